@@ -1,0 +1,106 @@
+"""What a command is: a method called ``smtp_VERB``, its syntax, and the rules that must hold before it runs.
+
+Rules are declared beside the syntax, each with its own refusal, and are inherited: a subclass that overrides a
+command keeps them, whether it declares a syntax or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+from txsmtpd.reply import Reply
+
+F = TypeVar("F", bound=Callable[..., Any])
+PREFIX = "smtp_"
+
+
+class Rule(NamedTuple):
+    """A precondition: whether it holds for a server and an argument, and the reply where it does not."""
+
+    holds: Callable[[Any, str | None], bool]
+    refusal: Reply
+
+
+class Syntax(NamedTuple):
+    """What :func:`syntax` declares."""
+
+    text: str
+    extended: str | None = None
+    when: str | None = None
+    needs: tuple[Rule, ...] = ()
+    argument: bool | None = None
+    junk: bool = False
+
+
+def syntax(
+    text: str,
+    extended: str | None = None,
+    when: str | None = None,
+    *,
+    needs: Iterable[Rule] = (),
+    argument: bool | None = None,
+    junk: bool = False,
+) -> Callable[[F], F]:
+    """Declare the syntax of a command, for HELP, and the rules that it needs.
+
+    :param text: the form of the command, such as ``"PING [ignored]"``.
+    :param extended: what is added to it after EHLO.
+    :param when: the attribute of the server that must be true for HELP to list the command.
+    :param needs: rules that must hold, in this order.
+    :param argument: True: the command needs an argument; False: it takes none. Either is refused with 501 and the syntax.
+    :param junk: whether the command brings no message nearer, and counts as such (``junk_command_limit``).
+    """
+
+    def declare(method: F) -> F:
+        method.__smtp_syntax__ = Syntax(text, extended, when, tuple(needs), argument, junk)  # type: ignore[attr-defined]
+        return method
+
+    return declare
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command of a class: its method, with all that is declared for it along the class's ancestors."""
+
+    verb: str
+    method: Callable[..., Any]
+    rules: tuple[Rule, ...]
+    syntax: Syntax | None  #: None: HELP does not list it
+    junk: bool
+
+    def help(self, extended_smtp: bool) -> str:
+        """The form of the command, as HELP shows it."""
+        if self.syntax is None:
+            return self.verb
+        return self.syntax.text + (self.syntax.extended or "" if extended_smtp else "")
+
+
+def commands_of(cls: type) -> dict[bytes, Command]:
+    """The commands of a class by their verb: its methods ``smtp_VERB``, inherited ones too.
+
+    ``smtp_VERB = None`` withdraws a command.
+    """
+    names = {name for each in cls.__mro__ for name in vars(each) if name.startswith(PREFIX)}
+    commands = {}
+    for name in names:
+        method = getattr(cls, name)
+        verb = name.removeprefix(PREFIX)
+        if callable(method) and verb.isascii() and verb == verb.upper():
+            commands[verb.encode("ascii")] = _command(cls, name, verb, method)
+    return commands
+
+
+def _command(cls: type, name: str, verb: str, method: Callable[..., Any]) -> Command:
+    methods = [vars(each)[name] for each in cls.__mro__ if name in vars(each)]
+    declared = [found for found in (getattr(each, "__smtp_syntax__", None) for each in methods) if found]
+    nearest = declared[0] if declared else None
+    rules: dict[Rule, None] = {}
+    for each in reversed(declared):
+        rules.update(dict.fromkeys(each.needs))
+    if nearest is not None and nearest.argument is not None:
+        wanted = nearest.argument
+        refusal = Reply(501, "5.5.4", f"Syntax: {nearest.text}")
+        rules[Rule(lambda server, arg: (arg is not None) is wanted, refusal)] = None
+    return Command(verb, method, tuple(rules), nearest, any(each.junk for each in declared[:1]))

@@ -1,0 +1,418 @@
+"""Take turns over a connection: one line in, one answer out, in order, whatever the timing.
+
+What lives here knows lines, turns, time and the transport, and nothing of SMTP: how input is cut into lines and handed
+on, how input waits while a turn does, how answers leave, and how a connection ends. The commands are in
+:mod:`txsmtpd.smtp`.
+
+A *turn* is the work for one line: a coroutine, a Deferred or a plain result. While it waits, reading goes on into a buffer, because a
+transport that is not read does not notice that its peer is gone; only above ``buffer_limit``, or when the client does not
+read the answers, is the transport paused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from types import CoroutineType
+from typing import Any, Protocol
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionDone, TimeoutError
+from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IPushProducer, ITCPTransport
+from twisted.protocols.basic import LineReceiver
+from twisted.protocols.policies import TimeoutMixin
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from txsmtpd.settings import Settings
+
+ENDLESS_LINE = 65536  # octets after which a line is no mistake any more
+PREMATURE_CLOSE_GRACE = 0.5  # seconds; see `readConnectionLost`
+GATHERED_ANSWERS = 64  # at most; then the transport can say that the client does not read them
+CR = 0x0D
+
+
+class Reader(Protocol):
+    """What takes octets that are not lines, until it finds their end."""
+
+    def feed(self, data: bytes, start: int) -> int:
+        """Take the octets from *start* on; return where what follows them begins, or -1 while there is no end."""
+
+
+@implementer(IHalfCloseableProtocol, IPushProducer)
+class Conversation(LineReceiver, TimeoutMixin):
+    """A :class:`~twisted.protocols.basic.LineReceiver` that takes one turn at a time.
+
+    Subclasses say what a turn is (:meth:`greet`, :meth:`take_turn`), what its result means (:meth:`answer`) and what an
+    exception does (:meth:`explain`).
+    """
+
+    settings: Settings
+    farewell = b"QUIT"  #: the line after which a client has nothing more to say
+
+    # As class attributes, these cost an idle connection nothing.
+    closing = False  #: nothing that still comes is looked at
+    lost = False  #: the transport is gone
+    cause: Exception | None = None  #: why this side ended the connection, if it did
+    _buffer = b""
+    _offset = 0  # what stands before it in the buffer is done with
+    _discarded = 0  # octets dropped of a line that is too long
+    _proceeding = False
+    _turn: Deferred[Any] | None = None  # what waits
+    _expired = False
+    _deadline: IDelayedCall | None = None
+    _output_full = False
+    _reading_paused = False
+    _no_more_input = False
+    _reader: Reader | None = None
+    _after_reader: Callable[[], Any] | None = None
+    _abort_call: IDelayedCall | None = None
+
+    # What subclasses supply
+
+    def greet(self) -> Any:
+        """The first turn, before anything was read."""
+        raise NotImplementedError
+
+    def take_turn(self, line: bytes) -> Any:
+        """The turn for a line, without its CRLF."""
+        raise NotImplementedError
+
+    def answer(self, result: Any) -> None:
+        """A turn has ended with this result."""
+        raise NotImplementedError
+
+    async def explain(self, error: BaseException) -> Any:
+        """The result in place of the one that a turn did not give because it raised. Must not raise."""
+        raise NotImplementedError
+
+    def line_refused(self, why: str) -> Exception:
+        """What to raise for a line that is none: ``"long"``, ``"endless"``, ``"bare LF"`` or ``"foreign"``."""
+        raise NotImplementedError
+
+    def took_too_long(self, obedient: bool) -> Any:
+        """The result of a turn that was cancelled because it took too long; *obedient* unless it still goes on."""
+        raise NotImplementedError
+
+    def idle_for_too_long(self) -> None:
+        """The client has said nothing for the time allowed; the connection closes after this."""
+
+    def ended(self, cause: Exception) -> None:
+        """The connection is gone; called once."""
+
+    # The beginning
+
+    def connectionMade(self) -> None:
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+        # The transport tells the conversation, as its producer, when answers pile up unread.
+        self.transport.registerProducer(self, True)
+        self._out: list[bytes] = []
+        self.setTimeout(self.settings.timeout)
+        self._perform(self.greet)
+        self._proceed()
+
+    def callLater(self, period: float, function: Callable[..., Any], *args: Any) -> IDelayedCall:
+        """Where time comes from, for :class:`TimeoutMixin` too."""
+        reactor = self.settings.reactor
+        if reactor is None:
+            from twisted.internet import reactor
+        call: IDelayedCall = reactor.callLater(period, function, *args)  # type: ignore[union-attr]
+        return call
+
+    # Input
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.closing:
+            return
+        if self.timeOut is not None:
+            self.resetTimeout()
+        left = self._buffer[self._offset :] if self._offset else self._buffer
+        self._buffer = left + data if left else data
+        self._offset = 0
+        if self._proceeding:
+            return
+        if not self.paused:
+            self._proceed()
+        elif len(self._buffer) > self.settings.buffer_limit and not self._reading_paused:
+            self._reading_paused = True
+            self.transport.pauseProducing()
+
+    def clearLineBuffer(self) -> bytes:
+        """Forget the input that has not been looked at; return it."""
+        left = self._buffer[self._offset :]
+        self._buffer = b""
+        self._offset = self._discarded = 0
+        return left
+
+    def read_with(self, reader: Reader, then: Callable[[], Any]) -> None:
+        """Hand what follows to the reader instead of taking it for lines; its end begins the turn *then*."""
+        self._reader = reader
+        self._after_reader = then
+
+    def stop_reading_with(self) -> None:
+        """Forget the reader: what it reads will not be finished."""
+        self._reader = self._after_reader = None
+
+    def _proceed(self) -> None:
+        """Go through the input until it is used up, or something must be waited for."""
+        self._proceeding = True
+        try:
+            while self._offset < len(self._buffer) and not self.paused and not self.closing:
+                if self._reader is not None:
+                    self._read_on(self._reader)
+                elif not self.line_mode:
+                    self.rawDataReceived(self.clearLineBuffer())
+                elif not self._next_line():
+                    break
+        finally:
+            self._proceeding = False
+        self.flush()
+        if self._offset and self._offset >= len(self._buffer):
+            self._buffer = b""
+            self._offset = 0
+        if self.paused or self.closing:
+            return
+        if self._no_more_input:
+            self.close()
+        elif self._reading_paused:
+            self._reading_paused = False
+            self.transport.resumeProducing()
+
+    def _read_on(self, reader: Reader) -> None:
+        end = reader.feed(self._buffer, self._offset)
+        if end < 0:
+            self._buffer = b""
+            self._offset = 0
+            return
+        self._offset = end
+        then, self._reader, self._after_reader = self._after_reader, None, None
+        assert then is not None
+        self._perform(then)
+
+    def _next_line(self) -> bool:
+        """Take the turn for the next line, if it is there.
+
+        LF is looked for, not CRLF: a line that ends in LF alone gets its answer at once, instead of silence. It is
+        never carried out. What follows it is a line of its own, so each LF costs a refusal: nobody can slip more
+        than one command past a client that guards itself against CRLF only.
+        """
+        buffer, start = self._buffer, self._offset
+        if not self._discarded and buffer[start] in (0x16, 0x80):  # TLS, SSL 2: no line will ever end
+            self._offset = len(buffer)
+            self._perform(self._refuse_line, "foreign")
+            return True
+        end = buffer.find(b"\n", start)
+        if end < 0:
+            return self._await_end_of_line(len(buffer) - start)
+        self._offset = end + 1
+        length = self._discarded + end - start
+        self._discarded = 0
+        if length > self.settings.longest_line + 1:  # the CR counted
+            self._perform(self._refuse_line, "long" if length <= ENDLESS_LINE else "endless")
+        elif end > start and buffer[end - 1] == CR:
+            self.lineReceived(buffer[start : end - 1])
+        else:
+            self._perform(self._refuse_line, "bare LF")
+        return True
+
+    def _await_end_of_line(self, length: int) -> bool:
+        if self._discarded or length > self.settings.longest_line + 1:
+            self._discarded += length
+            self._offset = len(self._buffer)
+            if self._discarded > ENDLESS_LINE:
+                self._perform(self._refuse_line, "endless")
+        return False
+
+    def _refuse_line(self, why: str) -> Any:
+        raise self.line_refused(why)
+
+    def lineReceived(self, line: bytes) -> None:
+        """A line has come, and it is its turn."""
+        self._perform(self.take_turn, line)
+
+    # Turns
+
+    def _perform(self, work: Callable[..., Any], *args: Any) -> None:
+        """Take one turn: at once, or later if it must wait."""
+        try:
+            result = work(*args)
+        except Exception as error:
+            self._perform(self.explain, error)
+            return
+        if type(result) is CoroutineType:
+            self._step(result)
+        elif isinstance(result, Deferred):
+            self._wait_for(result)
+        else:
+            self.answer(result)
+
+    def _step(self, turn: Coroutine[Any, Any, Any]) -> None:
+        # Most turns do not wait. Stepped by hand, those cost no Deferred; one that does wait goes on where it stands,
+        # since awaiting a Deferred that has not fired just says so again when it is stepped again.
+        try:
+            turn.send(None)
+        except StopIteration as end:
+            self.answer(end.value)
+        except Exception as error:
+            self._perform(self.explain, error)
+        else:
+            self._wait_for(Deferred.fromCoroutine(turn))
+
+    def _wait_for(self, turn: Deferred[Any]) -> None:
+        self._turn = turn
+        self.paused = True
+        self.setTimeout(None)  # the client owes nothing while the server works
+        self._expired = False
+        if self._no_more_input and not self._has_said_farewell():
+            self._deadline = self.callLater(PREMATURE_CLOSE_GRACE, self.close)
+        elif self.settings.hook_timeout is not None:
+            self._deadline = self.callLater(self.settings.hook_timeout, self._give_up, turn)
+        turn.addCallbacks(self._turn_done, self._turn_failed, callbackArgs=(turn,), errbackArgs=(turn,))
+
+    def _turn_done(self, result: Any, turn: Deferred[Any]) -> None:
+        if self._turn_over(turn):
+            self.answer(result)
+            self._go_on()
+
+    def _turn_failed(self, failure: Failure, turn: Deferred[Any]) -> None:
+        expired = self._expired
+        if self._turn_over(turn):
+            if expired:
+                self.answer(self.took_too_long(True))
+            else:
+                self._perform(self.explain, failure.value)
+            self._go_on()
+        elif not failure.check(CancelledError):
+            # Nobody waits for it any more, but the log should know.
+            Deferred.fromCoroutine(self.explain(failure.value))
+
+    def _turn_over(self, turn: Deferred[Any]) -> bool:
+        """Whether somebody still waits for the end of this turn; if so, nobody does now."""
+        if self._turn is not turn:
+            return False
+        self._turn = None
+        self._cancel_deadline()
+        if self.closing or self.lost:
+            return False
+        self.paused = self._output_full
+        self.setTimeout(self.settings.timeout)
+        return True
+
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
+        self._deadline = None
+
+    def _go_on(self) -> None:
+        if not self._proceeding and not self.closing:
+            if self.paused:
+                self.flush()
+            else:
+                self._proceed()
+
+    def _give_up(self, turn: Deferred[Any]) -> None:
+        """The turn takes too long: cancel it; if it goes on regardless, end the connection, lest it answers twice."""
+        self._expired = True
+        turn.cancel()
+        if self._turn_over(turn):
+            self.answer(self.took_too_long(False))
+            self.close()
+
+    # Output
+
+    def send(self, octets: bytes) -> None:
+        """Send the octets, after all that was sent before, and together with all that is sent in the same turn."""
+        if self.closing:
+            return
+        self._out.append(octets)
+        if not self._proceeding or len(self._out) >= GATHERED_ANSWERS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Give the transport what was sent."""
+        if self._out:
+            octets = self._out[0] if len(self._out) == 1 else b"".join(self._out)
+            self._out.clear()
+            self.transport.write(octets)
+
+    def pauseProducing(self) -> None:
+        """The client does not read: take no turns and read nothing, until it does. Called by the transport."""
+        if not self.closing:
+            self._output_full = self.paused = True
+            self.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """The client reads again. Called by the transport."""
+        if self.closing:
+            return
+        self._output_full = False
+        if not self._reading_paused:
+            self.transport.resumeProducing()
+        self.paused = self._turn is not None
+        self._go_on()
+
+    def stopProducing(self) -> None:
+        """The transport wants no more; :meth:`connectionLost` follows."""
+
+    # The end
+
+    def close(self) -> None:
+        """Send what is to be sent, look at nothing more, and close."""
+        if self.closing:
+            return
+        self.closing = True
+        self.clearLineBuffer()
+        self.stop_reading_with()
+        self.setTimeout(None)
+        if self._turn is not None:
+            self._turn.cancel()
+        if self.lost:
+            return
+        self.flush()
+        # A transport with a producer would not close; one whose peer does not read would not either.
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+        self._abort_call = self.callLater(self.settings.linger, self.transport.abortConnection)
+
+    def timeoutConnection(self) -> None:
+        self.cause = TimeoutError("the client said nothing for too long")
+        self.idle_for_too_long()
+        self.close()
+
+    def readConnectionLost(self) -> None:
+        """The client has closed its side. What it sent is answered, then the connection closes.
+
+        That a client which is gone altogether looks the same, TCP does not let us see. A client that has said its
+        farewell is owed all answers, however long they take. One that has not breaks RFC 5321 4.1.1.10, which wants
+        a premature close to cancel what is pending: it gets the answers that are there within a moment.
+        """
+        self._no_more_input = True
+        if self.closing or self._proceeding:
+            return
+        if self._turn is not None:
+            if not self._has_said_farewell():
+                self._cancel_deadline()
+                self._deadline = self.callLater(PREMATURE_CLOSE_GRACE, self.close)
+        elif not self.paused:
+            self.close()
+
+    def _has_said_farewell(self) -> bool:
+        return self._buffer[self._offset :].rstrip().upper().endswith(self.farewell)
+
+    def writeConnectionLost(self) -> None:
+        """Part of IHalfCloseableProtocol; this side is never closed alone."""
+
+    def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
+        self.lost = True
+        self.setTimeout(None)
+        if self._abort_call is not None and self._abort_call.active():
+            self._abort_call.cancel()
+        self.closing = True
+        self.clearLineBuffer()
+        self.stop_reading_with()
+        self._out.clear()
+        turn = self._turn
+        if turn is not None:
+            turn.cancel()
+            self._turn_over(turn)  # even if it goes on regardless
+        self.ended(self.cause or reason.value)

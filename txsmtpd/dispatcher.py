@@ -1,0 +1,248 @@
+"""The one place that every command, hook result and reply passes.
+
+From a line to its command, from a command or a hook to its reply, from an exception to what the client may know of
+it; with the budgets that end a session which gets nowhere. What the commands do is in :mod:`txsmtpd.smtp`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar
+
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from txsmtpd.command import Command, commands_of
+from txsmtpd.conversation import Conversation
+from txsmtpd.reply import BAD_SEQUENCE, FAILED, FAILED_TWICE, TAKES_TOO_LONG, Refused, Reply, parse_status
+from txsmtpd.session import Envelope, Session
+from txsmtpd.wire import grammar
+
+IDLE = Reply(421, "4.4.2", "Nothing was heard for too long, goodbye")
+STILL_BUSY = Reply(421, "4.3.0", "The server took too long to do this; try again later")
+TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many errors, goodbye")
+TOO_MUCH_JUNK = Reply(421, "4.7.0", "Too many commands without a message, goodbye")
+FOREIGN_PROTOCOL = Reply(554, "5.5.1", "This is an SMTP server, goodbye")
+LINE_TOO_LONG = Reply(500, "5.5.2", "Command line too long")
+LINES_REFUSED = {
+    "long": LINE_TOO_LONG,
+    "endless": Reply(421, "4.7.0", "A line without end, goodbye"),
+    "bare LF": Reply(500, "5.5.2", "Lines end with CR LF; this one ended with LF alone"),
+    "foreign": FOREIGN_PROTOCOL,
+}
+
+# Whoever speaks these, or header fields, is a web browser or worse, made to send mail by somebody else.
+FOREIGN_VERBS = frozenset(b"CONNECT DELETE GET HEAD OPTIONS PATCH POST PRI PUT TRACE".split())
+
+
+class Dispatcher(Conversation):
+    """Commands by their verb, hooks by their name, and a reply to each line."""
+
+    commands: ClassVar[dict[bytes, Command]] = {}
+    log = Logger(namespace="txsmtpd")
+
+    session: Session  #: what is known of the client
+    envelope: Envelope  #: the mail transaction
+    _verb = b""  # of the command whose turn it is
+    _pushed = False  # whether that command has pushed a whole reply
+    _errors = 0
+    _junk = 0
+    _calls: dict[bytes, int] | None = None
+    _last_turn = False  # the connection closes after this reply
+    _turned_away = False
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        cls.commands = commands_of(cls)
+
+    # From a line to its command
+
+    def take_turn(self, line: bytes) -> Any:
+        word, _, rest = line.partition(b" ")
+        self._verb = verb = word.upper()
+        self._pushed = False
+        settings = self.settings
+        if settings.log_dialogue:
+            self.log.debug("{session} C: {line}", session=self.session.id, line=_shown(line))
+        if settings.limits_calls:
+            self._count_call(verb)
+        command = self.commands.get(verb)
+        if command is None:
+            raise Refused(_unknown(verb, line))
+        size_limit = settings.command_size_limit
+        if len(line) > size_limit and len(line) > settings.line_limits.get(verb, size_limit):
+            raise Refused(LINE_TOO_LONG)
+        if command.junk:
+            self._count_junk()
+        arg = grammar.decode(rest.strip(b" \t")) or None if rest else None
+        if self._turned_away and verb != b"QUIT":
+            raise Refused(BAD_SEQUENCE)
+        for rule in command.rules:
+            if not rule.holds(self, arg):
+                raise Refused(rule.refusal)
+        return command.method(self, arg)
+
+    def line_refused(self, why: str) -> Exception:
+        self._verb = b""
+        return Refused(LINES_REFUSED[why])
+
+    def _count_call(self, verb: bytes) -> None:
+        name = verb.decode("ascii", "replace")
+        limit = self.settings.call_limits.get(name, self.settings.call_limit_default)
+        if self._calls is None:
+            self._calls = {}
+        count = self._calls[verb] = self._calls.get(verb, 0) + 1
+        if limit is not None and count > limit:
+            raise Refused(Reply(421, "4.7.0", f"{name[:20]} sent too many times"))
+
+    def _count_junk(self) -> None:
+        self._junk += 1
+        limit = self.settings.junk_command_limit
+        if limit is not None and self._junk > limit:
+            raise Refused(TOO_MUCH_JUNK)
+
+    # From hooks to replies
+
+    async def call_hook(self, name: str, *arguments: Any, default: Callable[..., Reply]) -> Reply:
+        """The status of the handler's hook of this name, as a reply; without the hook, what *default* returns.
+
+        :param arguments: what the default is given, and the hook after server, session and envelope.
+        """
+        hook = self.settings.hooks.get(name)
+        if hook is None:
+            return default(*arguments)
+        result = hook(self, self.session, self.envelope, *arguments)
+        if type(result) is not str and isinstance(result, Awaitable):
+            result = await result
+        return self.final(result, name)
+
+    async def ask_hook(self, name: str, *arguments: Any) -> Any:
+        """What the handler's hook of this name gives, whatever it is."""
+        result = self.settings.hooks[name](self, self.session, self.envelope, *arguments)
+        return await result if isinstance(result, Awaitable) else result
+
+    def final(self, status: Any, hook: str) -> Reply:
+        """The reply that a hook's status means, if it may end a command; 451 otherwise, and a line in the log."""
+        try:
+            reply = parse_status(status)
+            if reply.code // 100 != 3:
+                return reply
+        except (TypeError, ValueError):
+            pass
+        return self.no_status(status, f"the hook {hook}")
+
+    def no_status(self, what: object, source: str) -> Reply:
+        """Log that the source has given something that is no status, and return the reply in its place."""
+        self.log.error(
+            "{session} {source} gave no status but {what}",
+            session=self.session.id,
+            source=source,
+            what=ascii(what)[:200],
+        )
+        return FAILED
+
+    async def explain(self, error: BaseException) -> Reply:
+        if isinstance(error, Refused):
+            return error.reply
+        failure = Failure(error, type(error), error.__traceback__)
+        self.log.failure("{session} {verb} failed", failure, session=self.session.id, verb=_shown(self._verb))
+        hook = self.settings.hooks.get("exception")
+        if hook is None or isinstance(error, CancelledError):
+            return FAILED
+        try:
+            status = hook(error)
+            if isinstance(status, Awaitable):
+                status = await status
+        except Exception:
+            self.log.failure("{session} handle_exception failed", session=self.session.id)
+            return FAILED_TWICE
+        return self.final(status, "exception")
+
+    def took_too_long(self, obedient: bool) -> Reply:
+        self.log.error("{session} {verb} took too long", session=self.session.id, verb=_shown(self._verb))
+        return TAKES_TOO_LONG if obedient else STILL_BUSY
+
+    # From replies to the client
+
+    def answer(self, result: Any) -> None:
+        if result is None and self._pushed:
+            closes = False
+        else:
+            reply = self._counted(result if type(result) is Reply else self._status_of_command(result))
+            self._say(reply)
+            closes = reply.code == 421 or reply is FOREIGN_PROTOCOL
+        if closes or self._last_turn:
+            self.close()
+
+    def _status_of_command(self, result: Any) -> Reply:
+        try:
+            return parse_status(result)
+        except (TypeError, ValueError):
+            return self.no_status(result, f"the command {_shown(self._verb)}")
+
+    def _counted(self, reply: Reply) -> Reply:
+        if 500 <= reply.code <= 504:
+            self._errors += 1
+            limit = self.settings.error_limit
+            if limit is not None and self._errors >= limit:
+                return TOO_MANY_ERRORS
+        return reply
+
+    def _say(self, reply: Reply) -> None:
+        if reply.code >= 400:
+            self.log.info(
+                "{session} {verb} refused: {reply}",
+                session=self.session.id,
+                verb=_shown(self._verb),
+                reply=str(reply),
+            )
+        self._log_reply(reply)
+        self.send(reply.encode(self.envelope.smtp_utf8))
+
+    def _log_reply(self, reply: Reply) -> None:
+        if self.settings.log_dialogue:
+            self.log.debug("{session} S: {reply}", session=self.session.id, reply=str(reply))
+
+    def push(self, status: Reply | str | bytes) -> Deferred[None]:
+        """Send a reply, or a part of one (``"250-more follows"``), before the command returns.
+
+        It is sent at once; awaiting the result is allowed and changes nothing. A command that has pushed its whole
+        reply returns None.
+
+        :raises TypeError: if it is neither a Reply, a string nor bytes.
+        :raises ValueError: if it does not begin with a reply code.
+        """
+        reply = parse_status(status)
+        self._log_reply(reply)
+        octets = reply.encode(self.envelope.smtp_utf8)
+        if _is_part(status):
+            last = octets.rfind(b"\r\n", 0, -2) + 2 if len(reply.lines) > 1 else 0
+            octets = octets[: last + 3] + b"-" + octets[last + 4 :]
+        elif reply.code // 100 != 3:
+            self._pushed = True
+        self.send(octets)
+        return succeed(None)
+
+
+def _is_part(status: Reply | str | bytes) -> bool:
+    """Whether a pushed status is a line with another to follow: its last line has a hyphen behind the code."""
+    if isinstance(status, Reply):
+        return False
+    text = status if isinstance(status, str) else status.decode("latin-1")
+    return text.rstrip("\r\n").rpartition("\n")[2][3:4] == "-"
+
+
+def _unknown(verb: bytes, line: bytes) -> Reply:
+    if verb in FOREIGN_VERBS or verb.endswith(b":") or verb.startswith(b"SSH-"):
+        return FOREIGN_PROTOCOL
+    if not line:
+        return Reply(500, "5.5.2", "An empty line is no command")
+    if verb.isalnum() and len(verb) <= 20:
+        return Reply(500, "5.5.1", f"Command {verb.decode('ascii')} not recognized")
+    return Reply(500, "5.5.2", "Command not recognized")
+
+
+def _shown(octets: bytes) -> str:
+    """What the client sent, fit for a log."""
+    return ascii(octets[:1000])[2:-1]

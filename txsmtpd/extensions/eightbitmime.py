@@ -1,0 +1,21 @@
+"""8BITMIME (RFC 6152): octets beyond ASCII may be in the message. They always may; the client learns so."""
+
+from __future__ import annotations
+
+from txsmtpd.extensions.base import Extension
+from txsmtpd.reply import Refused, Reply
+from txsmtpd.session import Envelope
+
+
+class EightBitMIME(Extension):
+    keyword = "8BITMIME"
+    mail_growth = 17
+    bodies = ("7BIT", "8BITMIME")
+
+    def body(self, envelope: Envelope, value: str | None) -> str:
+        body = (value or "").upper()
+        if body not in self.bodies:
+            raise Refused(Reply(501, "5.5.4", f"BODY must be one of {', '.join(self.bodies)}"))
+        return body
+
+    mail_parameters = {"BODY": body}

@@ -1,0 +1,31 @@
+"""SIZE (RFC 1870): the client may declare a size, the server its limit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from txsmtpd.extensions.base import Extension
+from txsmtpd.reply import Refused, Reply
+from txsmtpd.session import Envelope
+from txsmtpd.wire.grammar import parse_size
+
+TOO_LARGE = Reply(552, "5.3.4", "The message is larger than this server takes")  # RFC 1870 6.1, 6.3
+
+
+class Size(Extension):
+    """:param limit: octets that a message may have; 0: the server has no limit, but wants to know (RFC 1870 4)."""
+
+    keyword = "SIZE"
+    mail_growth = 26
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+
+    def parameter(self, server: Any) -> str:
+        return str(self.limit)
+
+    def declared(self, envelope: Envelope, value: str | None) -> None:
+        if parse_size(value) > self.limit > 0:
+            raise Refused(TOO_LARGE)
+
+    mail_parameters = {"SIZE": declared}

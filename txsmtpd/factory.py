@@ -1,0 +1,112 @@
+"""Connections: who makes their protocols, knows those that are open, and tells them to end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import Protocol, ServerFactory
+
+from txsmtpd.reply import Reply
+from txsmtpd.settings import Settings
+from txsmtpd.smtp import SMTP
+
+TOO_MANY_CONNECTIONS = Reply(421, "4.7.0", "Too many connections, try again later")
+
+
+class SMTPFactory(ServerFactory):
+    """Makes a protocol for each connection. Listen with it on any endpoint.
+
+    :param handler: the object whose hooks decide; see :mod:`txsmtpd.interfaces`.
+    :param protocol: :class:`~txsmtpd.smtp.SMTP` or a subclass.
+    :param connection_limit: connections at one time; above it, new ones are answered 421. None: no limit.
+    :param connection_limit_per_host: the same, for one address of a client.
+    :param options: see :class:`~txsmtpd.settings.Settings`.
+    :raises TypeError: for an unknown option, or one of a wrong type.
+    :raises ValueError: for an option whose value will not do.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        handler: object = None,
+        *,
+        protocol: type[SMTP] = SMTP,
+        connection_limit: int | None = None,
+        connection_limit_per_host: int | None = None,
+        **options: Any,
+    ) -> None:
+        self.handler = handler
+        self.protocol = protocol
+        self.connection_limit = connection_limit
+        self.connection_limit_per_host = connection_limit_per_host
+        self.settings = Settings.make(handler, options)
+        self.connections: set[SMTP] = set()
+        self._hosts: Counter[Any] = Counter()
+        self._drained: Deferred[None] | None = None
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol:
+        protocol: Protocol
+        if self._is_full(addr):
+            protocol = TurnedAway()
+        else:
+            protocol = self.protocol(self.handler, settings=self.settings)
+        protocol.factory = self
+        return protocol
+
+    def _is_full(self, addr: IAddress | None) -> bool:
+        if self.connection_limit is not None and len(self.connections) >= self.connection_limit:
+            return True
+        host = getattr(addr, "host", None)
+        limit = self.connection_limit_per_host
+        return limit is not None and host is not None and self._hosts[host] >= limit
+
+    def connected(self, protocol: SMTP) -> None:
+        """A protocol has got its connection."""
+        self.connections.add(protocol)
+        if self.connection_limit_per_host is not None:
+            self._hosts[_host_of(protocol)] += 1
+
+    def disconnected(self, protocol: SMTP) -> None:
+        """A protocol has lost its connection."""
+        self.connections.discard(protocol)
+        if self.connection_limit_per_host is not None:
+            host = _host_of(protocol)
+            self._hosts[host] -= 1
+            if not self._hosts[host]:
+                del self._hosts[host]
+        if self._drained is not None and not self.connections:
+            drained, self._drained = self._drained, None
+            drained.callback(None)
+
+    def drain(self) -> Deferred[None]:
+        """Let all connections end: 421 to those that are idle, and to the others once their transaction is over.
+
+        :return: fires when the last one is gone.
+        """
+        if not self.connections:
+            return succeed(None)
+        drained = self._drained = Deferred()
+        for protocol in list(self.connections):
+            protocol.leave()
+        return drained
+
+    def abort(self) -> None:
+        """End all connections at once, whatever they do."""
+        for protocol in list(self.connections):
+            protocol.transport.abortConnection()
+
+
+class TurnedAway(Protocol):
+    """A connection too many: 421, and closed (RFC 5321 3.8)."""
+
+    def connectionMade(self) -> None:
+        self.transport.write(TOO_MANY_CONNECTIONS.octets)
+        self.transport.loseConnection()
+
+
+def _host_of(protocol: SMTP) -> Any:
+    return getattr(protocol.transport.getPeer(), "host", None)

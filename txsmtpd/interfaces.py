@@ -1,0 +1,199 @@
+"""What the framework asks of others: the hooks of a handler, one small interface for each, and makers of handlers.
+
+A handler provides as few of them as it likes. Hooks are found by name; declaring the interfaces with
+:func:`zope.interface.implementer` is never needed. :func:`verifyHandler` holds a handler against them, for the
+handler's own tests.
+
+Each hook is called with ``server`` (the protocol of this connection), ``session`` and ``envelope`` first. It may be
+a coroutine function, return a Deferred, or be a plain function. Unless it says otherwise it returns a *status*: a string such as
+``"250 2.0.0 OK"`` or a :class:`~txsmtpd.reply.Reply`; or it raises :class:`~txsmtpd.reply.Refused`. A status 421 closes the
+connection once it is sent. A hook that is there owns the command: what the server would have done, it does.
+"""
+
+# The methods of interfaces have no self.
+# mypy: disable-error-code="no-untyped-def, override"
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from typing import Any
+
+from zope.interface import Attribute, Interface
+from zope.interface.exceptions import Invalid
+from zope.interface.interface import InterfaceClass
+from zope.interface.verify import verifyObject
+
+
+class IConnectHook(Interface):
+    def handle_CONNECT(server, session, envelope):
+        """A client has connected; nothing was said yet.
+
+        Return None to greet it as usual, a 220 status to word the greeting, or another to turn the client away:
+        after 5yz every command but QUIT is answered 503 (RFC 5321 3.1), after 4yz the connection closes.
+        """
+
+
+class IDisconnectHook(Interface):
+    def handle_DISCONNECT(server, session, envelope, cause):
+        """The connection is gone. Called exactly once for each connection, whatever ended it; the result is ignored.
+
+        :param cause: the exception that tells why, of :mod:`twisted.internet.error`: ``ConnectionDone`` (closed in good
+            order), ``TimeoutError`` (the client said nothing for too long), ``ConnectionLost``, ``ConnectionAborted``.
+        """
+
+
+class IHeloHook(Interface):
+    def handle_HELO(server, session, envelope, hostname):
+        """HELO (RFC 5321 4.1.1.1). Set ``session.host_name``; a 2yz status that leaves it unset sets it."""
+
+
+class IEhloHook(Interface):
+    def handle_EHLO(server, session, envelope, hostname, responses):
+        """EHLO (RFC 5321 4.1.1.1). Set ``session.host_name``; a 2yz answer that leaves it unset sets it.
+
+        :param responses: the lines that the server would send, such as ``"250-SIZE 1000"``.
+        :return: the list of lines to send instead. The older form of the hook, without *responses*, returns a status; its text
+            becomes the last line.
+        """
+
+
+class INoopHook(Interface):
+    def handle_NOOP(server, session, envelope, arg):
+        """NOOP; *arg* is what followed it, or None."""
+
+
+class IQuitHook(Interface):
+    def handle_QUIT(server, session, envelope):
+        """QUIT. The connection closes whatever the status."""
+
+
+class IRsetHook(Interface):
+    def handle_RSET(server, session, envelope):
+        """RSET. The envelope is already a new one."""
+
+
+class IVrfyHook(Interface):
+    def handle_VRFY(server, session, envelope, address):
+        """VRFY (RFC 5321 3.5); *address* is a user name or a mailbox."""
+
+
+class IMailHook(Interface):
+    def handle_MAIL(server, session, envelope, address, mail_options):
+        """MAIL. Set ``envelope.mail_from``; a 2yz status that leaves it None sets it. Any other status ends the transaction.
+
+        :param address: the reverse-path; ``""`` is the null one.
+        :param mail_options: ``KEYWORD`` or ``KEYWORD=value`` for each parameter.
+        """
+
+
+class IRcptHook(Interface):
+    def handle_RCPT(server, session, envelope, address, rcpt_options):
+        """RCPT. Append to ``envelope.rcpt_tos`` what shall be a recipient; what is not appended is dropped."""
+
+
+class IDataHook(Interface):
+    def handle_DATA(server, session, envelope):
+        """The message is here, in ``envelope.content``. The status is the reply to the end of the data: 250 takes on the
+        responsibility for the message (RFC 5321 4.1.1.4). The transaction is over afterwards, whatever the status."""
+
+
+class IExceptionHook(Interface):
+    def handle_exception(error):
+        """A command or a hook raised *error*; the status words the reply, which is 451 4.3.0 otherwise."""
+
+
+class IAuthHook(Interface):
+    def handle_AUTH(server, session, envelope, args):
+        """AUTH, in place of the mechanisms; *args* are the words that followed it."""
+
+
+class IStarttlsHook(Interface):
+    def handle_STARTTLS(server, session, envelope):
+        """TLS has begun; a false result refuses all further commands."""
+
+
+class IProxyHook(Interface):
+    def handle_PROXY(server, session, envelope, proxy_data):
+        """A PROXY header has come; a false result closes the connection."""
+
+
+class IProcessMessage(Interface):
+    def process_message(peer, mail_from, rcpt_tos, data):
+        """The hook of the old days: the message of a transaction. None means 250."""
+
+
+HOOKS: dict[str, InterfaceClass] = {
+    next(iter(hook.names())): hook
+    for hook in (
+        IConnectHook, IDisconnectHook, IHeloHook, IEhloHook, INoopHook, IQuitHook, IRsetHook, IVrfyHook, IMailHook,
+        IRcptHook, IDataHook, IExceptionHook, IAuthHook, IStarttlsHook, IProxyHook, IProcessMessage,
+    )
+}  # fmt: skip
+"""The interface of each hook, by the hook's name."""
+
+
+class IHandlerMaker(Interface):
+    """Makes a handler for the command line. Provided by objects in ``twisted/plugins``, together with
+    :class:`twisted.plugin.IPlugin`: ``--handler=NAME:ARG:ARG`` then finds it by its name."""
+
+    name: str = Attribute("What stands before the first colon of --handler.")  # type: ignore[assignment]
+    usage: str = Attribute("The form of the whole value, such as 'mailbox:DIR'.")  # type: ignore[assignment]
+    description: str = Attribute("One line for --help-handlers.")  # type: ignore[assignment]
+
+    def make_handler(parser: Any, *args: str) -> object:
+        """Make the handler.
+
+        :param parser: ``parser.error(text)`` refuses the arguments; it does not return.
+        :param args: what followed the name, parted at colons.
+        """
+
+
+class InvalidHandler(Invalid):
+    """A handler does not fit the hooks; says how to mend it."""
+
+
+def takes_responses(hook: Any) -> bool:
+    """Whether a handle_EHLO is of the form that is given the responses."""
+    try:
+        inspect.signature(hook).bind(*("server", "session", "envelope", "hostname", "responses"))
+    except TypeError:
+        return False
+    return True
+
+
+def verifyHandler(handler: object) -> bool:
+    """Hold a handler against the interfaces of its hooks: for the tests of whoever wrote it.
+
+    :return: True.
+    :raises InvalidHandler: if a hook's name is not known (with the nearest that is), it cannot be called, or its
+        parameters do not fit.
+    """
+    for name in dir(handler):
+        if not name.startswith("handle_"):
+            continue
+        if name not in HOOKS:
+            near = difflib.get_close_matches(name, HOOKS, 1, 0)
+            raise InvalidHandler(f"{name} is no hook of {handler!r}; is {near[0]} meant?")
+        _verify_hook(handler, name)
+    if hasattr(handler, "process_message"):
+        _verify_hook(handler, "process_message")
+    return True
+
+
+def _verify_hook(handler: object, name: str) -> None:
+    hook = getattr(handler, name)
+    parameters = HOOKS[name][name].getSignatureString()
+    if not callable(hook):
+        raise InvalidHandler(f"{name} of {handler!r} is no method; it must be {name}{parameters}")
+    if name == "handle_EHLO" and not takes_responses(hook):
+        try:
+            inspect.signature(hook).bind("server", "session", "envelope", "hostname")
+        except TypeError:
+            pass
+        else:
+            return
+    try:
+        verifyObject(HOOKS[name], handler, tentative=True)
+    except Invalid as problem:
+        raise InvalidHandler(f"{name} of {handler!r} must be {name}{parameters}: {problem}") from None

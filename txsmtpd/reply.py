@@ -1,0 +1,170 @@
+"""What the server says: replies as values (RFC 5321 4.2), and the one exception that carries one.
+
+A reply code, an enhanced status code (RFC 2034, RFC 3463) and lines of text belong together and never change,
+so they are one immutable object whose octets are made once. Nothing here knows sessions or transports.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+
+MAX_REPLY_LINE = 512  # RFC 5321 4.5.3.1.5, CRLF included
+
+_STATUS_LINE = re.compile(r"([2-5][0-5][0-9])(?:([ -])(.*))?", re.DOTALL)
+_ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |\Z)")
+_LINE_END = re.compile(r"\r\n|[\r\n]")  # not str.splitlines, which knows eight more
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+class Reply:
+    """One complete reply, of one line or several.
+
+    :param code: the reply code, 200 to 559.
+    :param status: the enhanced status code, such as ``"2.1.5"``, or None where RFC 2034 wants none
+        (greeting, HELO, EHLO, 3yz).
+    :param text: what a person reads; a string (line feeds part it into lines) or an iterable of lines.
+    :raises ValueError: if the code is none of RFC 5321, or the status does not agree with it.
+
+    >>> Reply(250, "2.1.5", "OK")
+    Reply(250, '2.1.5', 'OK')
+    >>> Reply(250, "2.1.5", "OK").octets
+    b'250 2.1.5 OK\\r\\n'
+    """
+
+    __slots__ = ("code", "status", "lines", "octets", "_utf8")
+
+    code: int
+    status: str | None
+    lines: tuple[str, ...]
+    octets: bytes  #: what goes over the wire, in ASCII; other characters have become "?"
+    _utf8: bytes | None
+
+    def __init__(self, code: int, status: str | None, text: str | Iterable[str]) -> None:
+        if not (200 <= code <= 559 and code // 10 % 10 <= 5):
+            raise ValueError(f"{code!r} is no reply code; RFC 5321 4.2 knows 200 to 559")
+        if status is not None and not (_ENHANCED.fullmatch(status) and status[0] == str(code)[0]):
+            raise ValueError(f"the enhanced status code {status!r} does not go with {code}")
+        lines = tuple(_LINE_END.split(text) if isinstance(text, str) else text) or ("",)
+        set_once = object.__setattr__
+        set_once(self, "code", code)
+        set_once(self, "status", status)
+        set_once(self, "lines", lines)
+        wire = self._wire()
+        set_once(self, "octets", wire.encode("ascii", "replace"))
+        set_once(self, "_utf8", None if wire.isascii() else wire.encode("utf-8"))
+
+    def _wire(self) -> str:
+        # RFC 2034 4: a status code stands on each line.
+        prefix = f"{self.status} " if self.status else ""
+        room = MAX_REPLY_LINE - len("250 \r\n")
+        texts = [_cut(prefix + _UNPRINTABLE.sub("?", line), room) for line in self.lines]
+        last = len(texts) - 1
+        return "".join(f"{self.code}{' ' if n == last else '-'}{text}\r\n" for n, text in enumerate(texts))
+
+    def encode(self, utf8: bool) -> bytes:
+        """The octets to send; with non-ASCII text only where RFC 6531 3.7.4.2 allows it."""
+        return self._utf8 if utf8 and self._utf8 is not None else self.octets
+
+    @property
+    def text(self) -> str:
+        """The lines as one string, parted by line feeds."""
+        return "\n".join(self.lines)
+
+    @property
+    def positive(self) -> bool:
+        """Whether the command succeeded (2yz)."""
+        return self.code < 300
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("a Reply does not change; make another")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError("a Reply does not change; make another")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Reply):
+            return NotImplemented
+        return (self.code, self.status, self.lines) == (other.code, other.status, other.lines)
+
+    def __hash__(self) -> int:
+        return hash((self.code, self.status, self.lines))
+
+    def __str__(self) -> str:
+        return self._wire().rstrip("\r\n").replace("\r\n", "\n")
+
+    def __repr__(self) -> str:
+        return f"Reply({self.code}, {self.status!r}, {self.text!r})"
+
+    def __reduce__(self) -> tuple[type[Reply], tuple[int, str | None, tuple[str, ...]]]:
+        return Reply, (self.code, self.status, self.lines)
+
+
+def _cut(text: str, octets: int) -> str:
+    """As much of the text as fits into so many octets of UTF-8."""
+    return text if len(text) * 4 <= octets else text.encode("utf-8")[:octets].decode("utf-8", "ignore")
+
+
+@lru_cache(maxsize=512)
+def _parse(text: str) -> Reply:
+    code = status = None
+    lines = []
+    for line in _LINE_END.split(text.rstrip("\r\n")):
+        found = _STATUS_LINE.fullmatch(line)
+        if found is None:
+            if code is None:
+                raise ValueError(f"{text!r} is no status: it must begin with a reply code, as in '250 2.0.0 OK'")
+            # More text for the reply that the first line began.
+            lines.append(line)
+            continue
+        code = code or int(found[1])
+        if int(found[1]) != code:
+            raise ValueError(f"{text!r} is no status: its lines have different reply codes")
+        words = found[3] or ""
+        enhanced = _ENHANCED.match(words)
+        if enhanced and enhanced[1][0] == found[1][0]:
+            status = status or enhanced[1]
+            if enhanced[1] == status:
+                words = words[enhanced.end() :]
+        lines.append(words)
+    assert code is not None
+    return Reply(code, status, lines)
+
+
+def parse_status(status: object) -> Reply:
+    """The reply that a status means: a :class:`Reply`, or a string (or bytes) such as ``"250 2.0.0 OK"``.
+
+    Several lines make a reply of several lines, with or without the code on each.
+
+    :raises TypeError: if it is none of these.
+    :raises ValueError: if it does not begin with a reply code.
+    """
+    if isinstance(status, Reply):
+        return status
+    if isinstance(status, bytes | bytearray):
+        status = status.decode("utf-8", "replace")
+    if not isinstance(status, str):
+        raise TypeError(f"a status is a string such as '250 2.0.0 OK' or a Reply, not {status!r}")
+    return _parse(status)
+
+
+class Refused(Exception):
+    """Raised by whatever refuses a command; its reply is the answer.
+
+    :param reply: a :class:`Reply`, or a status string such as ``"550 5.7.1 Not here"``.
+    """
+
+    def __init__(self, reply: Reply | str) -> None:
+        super().__init__(reply)
+        self.reply = parse_status(reply)
+
+
+# The replies that recur. What only one place says is worded there.
+
+OK = Reply(250, "2.0.0", "OK")
+GOODBYE = Reply(221, "2.0.0", "Goodbye")
+FAILED = Reply(451, "4.3.0", "The server failed to do this; try again later")
+FAILED_TWICE = Reply(500, "5.3.0", "The server failed, and failed to say why")
+TAKES_TOO_LONG = Reply(451, "4.3.0", "The server took too long to do this; try again later")
+BAD_SEQUENCE = Reply(503, "5.5.1", "Bad sequence of commands")

@@ -1,0 +1,54 @@
+"""What is known about a client and its message: :class:`Session` (the connection) and :class:`Envelope` (one
+mail transaction, RFC 5321 3.3). Plain attributes, which handlers may add to; no behaviour, no transport.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import Any
+
+_session_ids = (f"{int(time.time() * 1000):x}.{number:x}" for number in itertools.count(1))
+
+
+class Session:
+    """One client's connection. Handlers may hang attributes of their own on it."""
+
+    id: str  #: names the session in the log; unique for this host
+    peer: Any = None  #: ``(host, port)`` of the client, or ``""`` on a Unix socket
+    ssl: Any = None  #: what is known of the connection's TLS, or None in clear
+    host_name: str | None = None  #: the argument of HELO or EHLO; None before a greeting
+    extended_smtp: bool = False  #: whether the client greeted with EHLO
+    proxy_data: Any = None  #: what a PROXY header said
+    auth_data: Any = None  #: what the authenticator knows of the user
+    authenticated: bool | None = None  #: True once the client has authenticated
+
+    def __init__(self) -> None:
+        self.id = next(_session_ids)
+
+    def __repr__(self) -> str:
+        return f"<Session {self.id} peer={self.peer!r}>"
+
+
+class Envelope:
+    """One mail transaction. It is open while :attr:`mail_from` is not None."""
+
+    mail_from: str | None  #: the reverse-path; ``""`` is the null one (a bounce); None: no transaction
+    mail_options: list[str]  #: parameters of MAIL: ``KEYWORD`` or ``KEYWORD=value``, keyword in upper case
+    smtp_utf8: bool  #: whether MAIL said SMTPUTF8 (RFC 6531)
+    rcpt_tos: list[str]  #: the forward-paths of the accepted recipients, in order
+    rcpt_options: list[str]  #: parameters of RCPT, as for MAIL
+    content: bytes | str | None  #: the message; str only with ``decode_data``
+    original_content: bytes | None  #: the message as octets, dots undone, line ends as they came
+
+    def __init__(self) -> None:
+        self.mail_from = None
+        self.mail_options = []
+        self.smtp_utf8 = False
+        self.rcpt_tos = []
+        self.rcpt_options = []
+        self.content = None
+        self.original_content = None
+
+    def __repr__(self) -> str:
+        return f"<Envelope from={self.mail_from!r} to={self.rcpt_tos!r}>"

@@ -1,0 +1,284 @@
+"""What a server was told to do: its options, checked once, and the tables that follow from them.
+
+A :class:`Settings` is made by the factory and shared by all its connections, so nothing in it changes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import socket
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+from txsmtpd.extensions import ENHANCEDSTATUSCODES, HELP, PIPELINING, SMTPUTF8, EightBitMIME, Extension, Size
+from txsmtpd.interfaces import takes_responses
+from txsmtpd.reply import Reply
+from txsmtpd.session import Envelope
+from txsmtpd.wire import grammar
+
+DATA_SIZE_DEFAULT = 2**25  # octets: 32 MiB
+CALL_LIMIT_DEFAULT = 20
+IDENT = "ESMTP txsmtpd"  # no version: it would help only those who look for a weak one
+
+Parameters = Mapping[str, Callable[[Envelope, str | None], str | None]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Settings:
+    """The options of a server. Every limit that is None is off, unless it says otherwise."""
+
+    handler: Any
+    """The object whose hooks decide."""
+
+    hostname: str | None = None
+    """The server's name in the greeting, EHLO and trace headers: a domain or an address literal.
+    Default: what the system calls this host, without a look-up in the DNS."""
+
+    ident: str | None = None
+    """What follows the name in the greeting. Default: ``ESMTP txsmtpd``."""
+
+    data_size_limit: int | None = DATA_SIZE_DEFAULT
+    """Octets that a message may have, dots undone (RFC 1870 5). 0 or None: no limit."""
+
+    enable_SMTPUTF8: bool = False
+    """Whether addresses and headers may be UTF-8 (RFC 6531)."""
+
+    decode_data: bool = False
+    """Whether ``envelope.content`` is str instead of bytes: ASCII, or UTF-8 with *enable_SMTPUTF8*."""
+
+    extensions: Iterable[Extension] = ()
+    """Extensions of your own. One with the keyword of a built-in takes its place."""
+
+    timeout: float | None = 300.0
+    """Seconds without an octet from the client until 421 (RFC 5321 4.5.3.2.7 wants at least 300)."""
+
+    hook_timeout: float | None = 300.0
+    """Seconds that a hook may take until it is cancelled and the reply is 451. A client need not wait longer than
+    600 for the reply to its message (RFC 5321 4.5.3.2.6), and sends it again if it gives up."""
+
+    linger: float = 10.0
+    """Seconds that a closing connection has to take the last replies, before it is aborted."""
+
+    command_size_limit: int = 512
+    """Octets of a command line without its CRLF (RFC 5321 4.5.3.1.4); extensions add to it."""
+
+    line_length_limit: int | None = None
+    """Octets of a line of the message, CRLF included. RFC 5321 4.5.3.1.6 lets a server stop at 1000; few still do."""
+
+    bare_newlines: bool = False
+    """Whether CR and LF on their own may be in a message. They are kept as they are, and never end a line or the message;
+    but who passes such a message on may help others to be deceived about its end."""
+
+    local_part_limit: int = 0
+    """Characters before the ``@`` of an address (RFC 5321 4.5.3.1.1 lets a server stop at 64). 0: no limit."""
+
+    recipient_limit: int | None = 1000
+    """Recipients of one message (RFC 5321 4.5.3.1.8: at least 100)."""
+
+    command_call_limit: int | Mapping[str, int] | None = None
+    """How often a connection may send a command: a number for all, or one for each name, with ``"*"`` for the
+    others (20 if it is missing)."""
+
+    error_limit: int | None = 20
+    """Malformed, unknown and misplaced commands until a connection is closed with 421."""
+
+    junk_command_limit: int | None = 100
+    """Commands that bring no message nearer (NOOP, RSET, EHLO, ...) that a connection may send before, between and after
+    messages, until it is closed with 421."""
+
+    buffer_limit: int = 65536
+    """Octets read ahead while a hook works; above it, the connection is not read."""
+
+    log_dialogue: bool = False
+    """Whether each command and each reply is logged, at debug level."""
+
+    reactor: Any = None
+    """What keeps the time (IReactorTime). Default: the global reactor, imported when the first connection comes."""
+
+    hooks: Mapping[str, Callable[..., Any]] = field(init=False, repr=False)
+    """The handler's hooks by the name behind ``handle_``."""
+
+    ehlo_takes_responses: bool = field(init=False, repr=False)
+    offered: tuple[Extension, ...] = field(init=False, repr=False)
+    """All extensions, in the order of the answer to EHLO."""
+
+    mail_parameters: Parameters = field(init=False, repr=False)
+    rcpt_parameters: Parameters = field(init=False, repr=False)
+    line_limits: Mapping[bytes, int] = field(init=False, repr=False)
+    """Octets of a command line by verb, where they differ from *command_size_limit*."""
+
+    longest_line: int = field(init=False, repr=False)
+    greeting: Reply = field(init=False, repr=False)
+    call_limits: Mapping[str, int] = field(init=False, repr=False)
+    call_limit_default: int | None = field(init=False, repr=False)
+    limits_calls: bool = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _check(self)
+        offered = _offered(self)
+        hooks = find_hooks(self.handler)
+        call_limits, call_limit_default = _call_limits(self.command_call_limit)
+        mail_limit = self.command_size_limit + sum(extension.mail_growth for extension in offered)
+        rcpt_limit = self.command_size_limit + sum(extension.rcpt_growth for extension in offered)
+        hostname = self.hostname or _host_name()
+        ident = IDENT if self.ident is None else self.ident
+        for name, value in {
+            "hostname": hostname,
+            "ident": ident,
+            "data_size_limit": self.data_size_limit or None,
+            "hooks": MappingProxyType(hooks),
+            "ehlo_takes_responses": "EHLO" in hooks and _ehlo_takes_responses(hooks["EHLO"]),
+            "extensions": tuple(self.extensions),
+            "offered": offered,
+            "mail_parameters": _claimed(offered, "mail_parameters"),
+            "rcpt_parameters": _claimed(offered, "rcpt_parameters"),
+            "line_limits": {b"MAIL": mail_limit, b"RCPT": rcpt_limit},
+            "longest_line": max(self.command_size_limit, mail_limit, rcpt_limit),
+            "greeting": Reply(220, None, f"{hostname} {ident}".rstrip()),
+            "call_limits": call_limits,
+            "call_limit_default": call_limit_default,
+            "limits_calls": self.command_call_limit is not None,
+        }.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def make(cls, handler: object, options: Mapping[str, Any]) -> Settings:
+        """The settings for a handler.
+
+        :raises TypeError: for an option that does not exist, with the nearest that does, and for a value of a wrong type.
+        :raises ValueError: for a value that will not do.
+        """
+        known = [each.name for each in fields(cls) if each.init and each.name != "handler"]
+        for name in options:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"; is {near[0]} meant?" if near else f"; there are {', '.join(known)}"
+                raise TypeError(f"unknown option {name!r}{hint}")
+        return cls(handler=handler, **options)
+
+
+def find_hooks(handler: object) -> dict[str, Callable[..., Any]]:
+    """The hooks of a handler: what is called ``handle_NAME``, by NAME; ``process_message`` by its own name.
+
+    :raises TypeError: if one is not callable.
+    """
+    # Names are filtered before getattr: some attributes that dir tells of raise when they are asked for.
+    names = [name for name in dir(handler) if name.startswith("handle_") or name == "process_message"]
+    hooks = {name.removeprefix("handle_"): getattr(handler, name) for name in names}
+    for name, hook in hooks.items():
+        if not callable(hook):
+            raise TypeError(f"the hook {name} of {handler!r} is no method but {hook!r}")
+    # Debugging and Mailbox of old programs have a handle_message, which is no hook of ours.
+    hooks.pop("message", None)
+    if "process_message" in hooks:
+        if "DATA" in hooks:
+            del hooks["process_message"]
+        else:
+            warnings.warn("process_message is of the old days; write handle_DATA", DeprecationWarning, stacklevel=2)
+    return hooks
+
+
+def _ehlo_takes_responses(hook: Callable[..., Any]) -> bool:
+    if takes_responses(hook):
+        return True
+    try:
+        inspect.signature(hook).bind("server", "session", "envelope", "hostname")
+    except TypeError:
+        raise TypeError(
+            "handle_EHLO must take (server, session, envelope, hostname, responses), or the same without responses"
+        ) from None
+    return False
+
+
+def _offered(settings: Settings) -> tuple[Extension, ...]:
+    built_in: list[Extension] = []
+    if settings.data_size_limit:
+        built_in.append(Size(settings.data_size_limit))
+    if not settings.decode_data or settings.enable_SMTPUTF8:  # RFC 6531 3.1, item 8: SMTPUTF8 brings 8BITMIME along
+        built_in.append(EightBitMIME())
+    if settings.enable_SMTPUTF8:
+        built_in.append(SMTPUTF8())
+    built_in += [PIPELINING, ENHANCEDSTATUSCODES]
+    own = list(settings.extensions)
+    for extension in own:
+        if not isinstance(extension, Extension):
+            raise TypeError(f"extensions must be instances of Extension, not {extension!r}")
+    by_keyword = {extension.keyword.upper(): extension for extension in [*built_in, *own, HELP]}
+    return tuple(by_keyword.values())
+
+
+def _claimed(extensions: Iterable[Extension], which: str) -> Parameters:
+    return {
+        keyword.upper(): partial(take, extension)
+        for extension in extensions
+        for keyword, take in getattr(extension, which).items()
+    }
+
+
+def _call_limits(limit: int | Mapping[str, int] | None) -> tuple[Mapping[str, int], int | None]:
+    if limit is None:
+        return {}, None
+    if isinstance(limit, Mapping):
+        for value in limit.values():
+            _want_number("command_call_limit", value, int)
+        limits = {verb.upper(): value for verb, value in limit.items()}
+        return limits, limits.pop("*", CALL_LIMIT_DEFAULT)
+    return {}, limit
+
+
+def _host_name() -> str:
+    name = socket.gethostname()
+    return name if grammar.is_host(name) else "localhost"
+
+
+def _want_number(name: str, value: object, kind: type[int] | type[float]) -> None:
+    if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
+        raise TypeError(f"{name} must be {'an int' if kind is int else 'a number of seconds'}, not {value!r}")
+    if value < 0:
+        raise ValueError(f"{name} must not be negative, as {value!r} is")
+
+
+_NUMBERS: dict[str, type[int] | type[float]] = {
+    "data_size_limit": int,
+    "timeout": float,
+    "hook_timeout": float,
+    "linger": float,
+    "command_size_limit": int,
+    "line_length_limit": int,
+    "local_part_limit": int,
+    "recipient_limit": int,
+    "error_limit": int,
+    "junk_command_limit": int,
+    "buffer_limit": int,
+}
+_NEEDED = {"linger", "command_size_limit", "local_part_limit", "buffer_limit"}
+_FLAGS = ("enable_SMTPUTF8", "decode_data", "bare_newlines", "log_dialogue")
+
+
+def _check(settings: Settings) -> None:
+    for name, kind in _NUMBERS.items():
+        value = getattr(settings, name)
+        if value is not None or name in _NEEDED:
+            _want_number(name, value, kind)
+    for name in ("timeout", "hook_timeout"):
+        if getattr(settings, name) == 0:
+            raise ValueError(f"{name} must be more than 0 seconds; None for no limit")
+    for name in _FLAGS:
+        if not isinstance(getattr(settings, name), bool):
+            raise TypeError(f"{name} must be True or False, not {getattr(settings, name)!r}")
+    for name in ("hostname", "ident"):
+        value = getattr(settings, name)
+        if value is not None and not isinstance(value, str):
+            raise TypeError(f"{name} must be a string, not {value!r}")
+    if settings.hostname and not (settings.hostname.isascii() and grammar.is_host(settings.hostname)):
+        raise ValueError(f"hostname must be a domain or an address literal in ASCII, not {settings.hostname!r}")
+    if settings.ident and not (settings.ident.isascii() and settings.ident.isprintable()):
+        raise ValueError(f"ident must be printable ASCII, not {settings.ident!r}")
+    limit = settings.command_call_limit
+    if limit is not None and not isinstance(limit, Mapping):
+        _want_number("command_call_limit", limit, int)

@@ -1,0 +1,402 @@
+"""SMTP: the commands of RFC 5321, as methods that return their reply.
+
+A command is a method ``smtp_VERB(arg)``; it returns a status or raises :class:`~txsmtpd.reply.Refused`. What must hold before
+it runs is declared beside its syntax. A mail transaction is open while ``envelope.mail_from`` is not None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from functools import lru_cache, partial
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from txsmtpd.command import Rule, commands_of, syntax
+from txsmtpd.dispatcher import IDLE, Dispatcher
+from txsmtpd.extensions.size import TOO_LARGE
+from txsmtpd.reply import GOODBYE, OK, Refused, Reply
+from txsmtpd.session import Envelope, Session
+from txsmtpd.settings import Parameters, Settings
+from txsmtpd.wire import grammar
+from txsmtpd.wire.data import DataReader, Fault
+
+__all__ = ["SMTP", "Envelope", "Rule", "Session", "syntax"]
+
+SENDER_OK = Reply(250, "2.1.0", "OK")
+RECIPIENT_OK = Reply(250, "2.1.5", "OK")
+START_MAIL_INPUT = Reply(354, None, "End data with <CR><LF>.<CR><LF>")
+CANNOT_VRFY = Reply(252, "2.0.0", "Cannot VRFY user, but will accept message and attempt delivery")
+TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients")  # RFC 5321 4.5.3.1.10
+SHUTTING_DOWN = Reply(421, "4.3.2", "The server is shutting down")
+NEED_EHLO = Reply(501, "5.5.4", "Parameters need EHLO instead of HELO")
+NOT_ASCII = Reply(500, "5.6.1", "The message must be ASCII")
+FAULTS = {
+    Fault.TOO_LARGE: TOO_LARGE,
+    Fault.BARE_NEWLINE: Reply(550, "5.6.0", "A CR or LF in the message is not part of a CR LF"),
+    Fault.LINE_TOO_LONG: Reply(500, "5.6.0", "A line of the message is too long"),
+}
+
+greeted = Rule(
+    lambda smtp, arg: smtp.session.host_name is not None,
+    Reply(503, "5.5.1", "Send HELO or EHLO first"),
+)
+no_transaction = Rule(lambda smtp, arg: smtp.envelope.mail_from is None, Reply(503, "5.5.1", "Nested MAIL command"))
+transaction = Rule(lambda smtp, arg: smtp.envelope.mail_from is not None, Reply(503, "5.5.1", "Need MAIL command"))
+recipients = Rule(lambda smtp, arg: bool(smtp.envelope.rcpt_tos), Reply(503, "5.5.1", "Need RCPT command"))
+
+_ehlo_reply = lru_cache(maxsize=64)(partial(Reply, 250, None))
+
+
+class SMTP(Dispatcher):
+    """The protocol of one connection.
+
+    :param handler: the object whose hooks decide; see :mod:`txsmtpd.interfaces`.
+    :param settings: what a factory made of its options, in place of *handler* and *options*.
+    :param options: see :class:`~txsmtpd.settings.Settings`.
+    :raises TypeError: for an unknown option, or one of a wrong type.
+    :raises ValueError: for an option whose value will not do.
+
+    Subclass it to add commands or to change them:
+
+    >>> class MyServer(SMTP):
+    ...     @syntax("PING [ignored]")
+    ...     async def smtp_PING(self, arg):
+    ...         return "259 Pong"
+    """
+
+    _leaving = False
+    _messages = 0
+
+    def __init__(self, handler: object = None, *, settings: Settings | None = None, **options: Any) -> None:
+        self.settings = settings or Settings.make(handler, options)
+
+    def _create_session(self) -> Session:
+        """Make the session; override it to use a class of your own."""
+        return Session()
+
+    def _create_envelope(self) -> Envelope:
+        """Make the envelope of a transaction; override it to use a class of your own."""
+        return Envelope()
+
+    @property
+    def event_handler(self) -> Any:
+        """The object whose hooks decide."""
+        return self.settings.handler
+
+    @property
+    def hostname(self) -> str:
+        """The server's name."""
+        return self.settings.hostname or ""
+
+    @property
+    def data_size_limit(self) -> int | None:
+        """Octets that a message may have; None: no limit."""
+        return self.settings.data_size_limit
+
+    @property
+    def enable_SMTPUTF8(self) -> bool:
+        """Whether SMTPUTF8 (RFC 6531) is offered."""
+        return self.settings.enable_SMTPUTF8
+
+    # The beginning and the end
+
+    def connectionMade(self) -> None:
+        self.session = self._create_session()
+        self.session.peer = _peer_of(self.transport)
+        self.envelope = self._create_envelope()
+        if self.factory is not None:
+            self.factory.connected(self)
+        super().connectionMade()
+
+    def greet(self) -> Any:
+        return self._ask_first() if "CONNECT" in self.settings.hooks else self.settings.greeting
+
+    async def _ask_first(self) -> Reply:
+        status = await self.ask_hook("CONNECT")
+        if status is None:
+            return self.settings.greeting
+        reply = self.final(status, "CONNECT")
+        if reply.positive:
+            return reply if reply.code == 220 else self.settings.greeting
+        if reply.code >= 500:
+            self._turned_away = True  # RFC 5321 3.1: wait for QUIT, answer 503 to all else
+        else:
+            self._last_turn = True
+        return reply
+
+    def leave(self) -> None:
+        """Close with 421 as soon as no transaction is open: the server is shutting down (RFC 5321 3.8)."""
+        self._leaving = True
+        if self._turn is None and not self._proceeding:
+            self._leave_if_done()
+
+    def answer(self, result: Any) -> None:
+        super().answer(result)
+        if self._leaving:
+            self._leave_if_done()
+
+    def _leave_if_done(self) -> None:
+        if self.envelope.mail_from is None and not self.closing:
+            self.send(SHUTTING_DOWN.octets)
+            self.close()
+
+    def idle_for_too_long(self) -> None:
+        self.send(IDLE.octets)
+
+    def ended(self, cause: Exception) -> None:
+        if self.factory is not None:
+            self.factory.disconnected(self)
+        self.log.info(
+            "{session} from {peer} ended after {messages} messages: {cause}",
+            session=self.session.id,
+            peer=str(self.session.peer),
+            messages=self._messages,
+            cause=type(cause).__name__,
+        )
+        if "DISCONNECT" in self.settings.hooks:
+            Deferred.fromCoroutine(self._tell_disconnected(cause))
+
+    async def _tell_disconnected(self, cause: Exception) -> None:
+        try:
+            await self.ask_hook("DISCONNECT", cause)
+        except Exception:
+            self.log.failure("{session} handle_DISCONNECT failed", session=self.session.id)
+
+    # Greetings (RFC 5321 4.1.1.1)
+
+    @syntax("HELO hostname", argument=True, junk=True)
+    async def smtp_HELO(self, arg: str) -> Reply:
+        def welcome(hostname: str) -> Reply:
+            return Reply(250, None, self.hostname)
+
+        return await self._greeted(arg, False, self.call_hook("HELO", arg, default=welcome))
+
+    @syntax("EHLO hostname", argument=True, junk=True)
+    async def smtp_EHLO(self, arg: str) -> Reply:
+        return await self._greeted(arg, True, self._answer_to_ehlo(arg))
+
+    async def _greeted(self, hostname: str, extended: bool, answer: Any) -> Reply:
+        before = self.session.extended_smtp
+        self.session.extended_smtp = extended
+        known = self.session.host_name
+        self.session.host_name = None
+        self.reset_transaction()
+        accepted = False
+        try:
+            reply: Reply = await answer
+            accepted = reply.positive
+        finally:
+            if not accepted:  # RFC 5321 4.1.4: as if it had not been sent
+                self.session.extended_smtp = before
+                self.session.host_name = known
+            elif self.session.host_name is None:
+                self.session.host_name = hostname
+        return reply
+
+    async def _answer_to_ehlo(self, hostname: str) -> Reply:
+        lines = [self.hostname]
+        for extension in self.settings.offered:
+            parameter = extension.parameter(self)
+            if parameter is not None:
+                lines.append(f"{extension.keyword} {parameter}" if parameter else extension.keyword)
+        if "EHLO" not in self.settings.hooks:
+            return _ehlo_reply(tuple(lines))
+        if not self.settings.ehlo_takes_responses:
+            last = await self.call_hook("EHLO", hostname, default=_not_asked)
+            return Reply(250, None, [*lines[:-1], *last.lines]) if last.code == 250 else last
+        responses = [*(f"250-{line}" for line in lines[:-1]), f"250 {lines[-1]}"]
+        status = await self.ask_hook("EHLO", hostname, responses)
+        if isinstance(status, list | tuple) and all(isinstance(line, str) for line in status):
+            status = "\n".join(status)
+        return self.final(status, "EHLO")
+
+    # A mail transaction (RFC 5321 3.3)
+
+    @syntax(
+        "MAIL FROM:<address>",
+        extended=" [SP <mail-parameters>]",
+        needs=[greeted, no_transaction],
+    )
+    async def smtp_MAIL(self, arg: str | None) -> Reply:
+        path, parameters = grammar.parse_mail(arg)
+        reply = None
+        try:
+            options = self._claim(parameters, self.settings.mail_parameters) if parameters else []
+            self._check_address(path, Reply(550, "5.6.7", "A UTF-8 address needs the SMTPUTF8 parameter"), "5.1.7")
+            reply = await self.call_hook("MAIL", path, options, default=self.begin_transaction)
+        finally:
+            if reply is None or not reply.positive:
+                self.reset_transaction()
+        if self.envelope.mail_from is None and reply.positive:
+            self.envelope.mail_from = path
+        return reply
+
+    def begin_transaction(self, reverse_path: str, mail_options: list[str]) -> Reply:
+        """What MAIL does without a hook."""
+        self.envelope.mail_from = reverse_path
+        self.envelope.mail_options.extend(mail_options)
+        return SENDER_OK
+
+    @syntax(
+        "RCPT TO:<address>",
+        extended=" [SP <rcpt-parameters>]",
+        needs=[greeted, transaction],
+    )
+    async def smtp_RCPT(self, arg: str | None) -> Reply:
+        path, parameters = grammar.parse_rcpt(arg)
+        options = self._claim(parameters, self.settings.rcpt_parameters) if parameters else []
+        self._check_address(path, Reply(553, "5.6.7", "A UTF-8 address needs SMTPUTF8 with MAIL"), "5.1.3")
+        limit = self.settings.recipient_limit
+        if limit is not None and len(self.envelope.rcpt_tos) >= limit:
+            raise Refused(TOO_MANY_RECIPIENTS)
+        return await self.call_hook("RCPT", path, options, default=self.add_recipient)
+
+    def add_recipient(self, forward_path: str, rcpt_options: list[str]) -> Reply:
+        """What RCPT does without a hook."""
+        self.envelope.rcpt_tos.append(forward_path)
+        self.envelope.rcpt_options.extend(rcpt_options)
+        return RECIPIENT_OK
+
+    def _claim(self, parameters: grammar.Parameters, claimed: Parameters) -> list[str]:
+        """Let the extensions have their parameters.
+
+        :return: the parameters as handlers see them.
+        """
+        if not self.session.extended_smtp:
+            raise Refused(NEED_EHLO)
+        options = []
+        for keyword, value in parameters.items():
+            take = claimed.get(keyword)
+            if take is None:
+                raise Refused(Reply(555, "5.5.4", f"The parameter {keyword[:40]} is not known here"))
+            value = take(self.envelope, value) or value
+            options.append(keyword if value is None else f"{keyword}={value}")
+        return options
+
+    def _check_address(self, path: str, needs_utf8: Reply, malformed: str) -> None:
+        if not path.isascii() and not self.envelope.smtp_utf8:
+            raise Refused(needs_utf8)
+        limit = self.settings.local_part_limit
+        if limit and len(grammar.local_part(path)) > limit:
+            raise Refused(Reply(553, malformed, f"The part before the @ is longer than {limit} characters"))
+
+    def reset_transaction(self) -> None:
+        """End the mail transaction, if there is one: begin anew with an empty envelope."""
+        self.envelope = self._create_envelope()
+
+    @syntax("DATA", needs=[greeted, recipients], argument=False)
+    def smtp_DATA(self, arg: None) -> Reply:
+        content: list[bytes] = []
+        settings = self.settings
+        reader = DataReader(
+            content.append, settings.data_size_limit, settings.line_length_limit, settings.bare_newlines
+        )
+        self.read_with(reader, partial(self._end_of_data, reader, content))
+        return START_MAIL_INPUT
+
+    async def _end_of_data(self, reader: DataReader, content: list[bytes]) -> Reply:
+        envelope = self.envelope
+        try:
+            if reader.fault is not None:
+                raise Refused(FAULTS[reader.fault])
+            envelope.original_content = b"".join(content)
+            content.clear()
+            envelope.content = self._decoded(envelope.original_content)
+            if "process_message" in self.settings.hooks:
+                reply = await self._process_message(envelope)
+            else:
+                reply = await self.call_hook("DATA", default=_ok)
+            if reply.positive:
+                self._taken(envelope, reply)
+            return reply
+        finally:
+            self.reset_transaction()
+
+    def _decoded(self, content: bytes) -> bytes | str:
+        if not self.settings.decode_data:
+            return content
+        if self.settings.enable_SMTPUTF8:
+            return content.decode("utf-8", "surrogateescape")
+        try:
+            return content.decode("ascii")
+        except UnicodeDecodeError:
+            raise Refused(NOT_ASCII) from None
+
+    async def _process_message(self, envelope: Envelope) -> Reply:
+        """The hook of the old days, which may return None for 250."""
+        process = self.settings.hooks["process_message"]
+        status = process(self.session.peer, envelope.mail_from, envelope.rcpt_tos, envelope.content)
+        if isinstance(status, Awaitable):
+            status = await status
+        return OK if status is None else self.final(status, "process_message")
+
+    def _taken(self, envelope: Envelope, reply: Reply) -> None:
+        self._messages += 1
+        self._junk = 0
+        self.log.info(
+            "{session} message from <{sender}> to {recipients}, {octets} octets: {reply}",
+            session=self.session.id,
+            sender=envelope.mail_from,
+            recipients=", ".join(f"<{path}>" for path in envelope.rcpt_tos[:10]),
+            octets=len(envelope.original_content or b""),
+            reply=str(reply),
+        )
+
+    # Smaller commands
+
+    @syntax("RSET", argument=False, junk=True)
+    async def smtp_RSET(self, arg: None) -> Reply:
+        self.reset_transaction()
+        return await self.call_hook("RSET", default=_ok)
+
+    @syntax("NOOP [ignored]", junk=True)
+    async def smtp_NOOP(self, arg: str | None) -> Reply:
+        return await self.call_hook("NOOP", arg, default=_ok)
+
+    @syntax("QUIT", argument=False)
+    async def smtp_QUIT(self, arg: None) -> Reply:
+        self._last_turn = True
+        return await self.call_hook("QUIT", default=lambda: GOODBYE)
+
+    @syntax("VRFY <address>", argument=True, junk=True)
+    async def smtp_VRFY(self, arg: str) -> Reply:
+        return await self.call_hook("VRFY", grammar.parse_vrfy(arg), default=lambda address: CANNOT_VRFY)
+
+    def smtp_EXPN(self, arg: str | None) -> Reply:
+        return Reply(502, "5.5.1", "EXPN is not implemented")
+
+    @syntax("HELP [command]", junk=True)
+    def smtp_HELP(self, arg: str | None) -> Reply:
+        if arg is None:
+            return Reply(214, "2.0.0", self._commands_text())
+        command = self.commands.get(arg.upper().encode("utf-8"))
+        if command is None or command.syntax is None:
+            return Reply(504, "5.5.4", self._commands_text())
+        return Reply(214, "2.0.0", f"Syntax: {command.help(self.session.extended_smtp)}")
+
+    def _commands_text(self) -> str:
+        verbs = (
+            command.verb
+            for command in self.commands.values()
+            if command.syntax and (command.syntax.when is None or getattr(self, command.syntax.when, None))
+        )
+        return f"Supported commands: {' '.join(sorted(verbs))}"
+
+
+SMTP.commands = commands_of(SMTP)
+
+
+def _ok(*arguments: Any) -> Reply:
+    return OK
+
+
+def _not_asked(hostname: str) -> Reply:
+    raise AssertionError("the hook is there")
+
+
+def _peer_of(transport: Any) -> Any:
+    """``(host, port)`` of a TCP client, ``""`` of any other. An IPv4 client of an IPv6 listener has an IPv4 address."""
+    peer = transport.getPeer()
+    host = getattr(peer, "host", None)
+    return "" if host is None else (host.removeprefix("::ffff:"), peer.port)

@@ -1,0 +1,134 @@
+"""Read mail data (RFC 5321 4.1.1.4, 4.5.2). Octets only: no transport, no replies, no policy.
+
+The data end at CRLF "." CRLF and nowhere else. Whatever is wrong with them is noted, and reading goes on to the
+real end: what follows would otherwise be taken for commands.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Callable
+from io import IncrementalNewlineDecoder
+
+_END = b"\r\n.\r\n"
+_STUFFED = re.compile(rb"\r\n\.")
+
+
+class Fault(enum.Enum):
+    """What can be wrong with mail data."""
+
+    TOO_LARGE = "more octets than the limit"
+    BARE_NEWLINE = "a CR or LF that is not part of a CRLF"
+    LINE_TOO_LONG = "a line longer than the limit"
+
+
+class DataReader:
+    """Takes the octets that follow DATA, passes the message on, and knows where it ends.
+
+    :param write: called with each run of the message's octets, dots undone, until the end or a fault.
+    :param size_limit: octets the message may have, dots undone (RFC 1870 5); None: no limit.
+    :param line_limit: octets a line may have, its CRLF included, its stuffed dot not (RFC 5321 4.5.3.1.6);
+        None: no limit.
+    :param bare_newlines: whether CR and LF on their own are octets like any other instead of a fault.
+    """
+
+    __slots__ = ("size", "_write", "_size_limit", "_line_limit", "_newlines", "_faults", "_held", "_assumed", "_line")
+
+    def __init__(
+        self,
+        write: Callable[[bytes], object],
+        size_limit: int | None = None,
+        line_limit: int | None = None,
+        bare_newlines: bool = False,
+    ) -> None:
+        self.size = 0  #: octets of the message so far, dots undone; no longer counted once it is too large
+        self._write = write
+        self._size_limit = size_limit
+        self._line_limit = line_limit
+        # One pass in C that tells CRLF, CR and LF apart; two counts and a search would take three times as long.
+        self._newlines = None if bare_newlines else IncrementalNewlineDecoder(None, translate=False)
+        self._faults: set[Fault] | None = None
+        # What may be the beginning of the end is held back. The data begin as if a CRLF had gone before them, so
+        # that "." CRLF may end them at once; that one is only assumed, and never passed on.
+        self._held = b"\r\n"
+        self._assumed = 2
+        self._line = 0  # octets of the last line so far
+
+    @property
+    def fault(self) -> Fault | None:
+        """What is wrong with the data so far: the gravest fault, whichever came first, so that it cannot depend on
+        how the octets were cut into segments. None: nothing."""
+        if self._faults is None:
+            return None
+        return next(fault for fault in Fault if fault in self._faults)
+
+    def feed(self, data: bytes, start: int = 0) -> int:
+        """Take what has come, from *start* on.
+
+        :return: where in *data* the octets behind the end begin, or -1 if the end has not come yet.
+        """
+        held = self._held
+        text = held + (data[start:] if start else data)
+        # rfind is several times as fast as find, and in most chunks finds nothing.
+        dot = text.rfind(b"\r\n.")
+        end = -1
+        if dot >= 0:
+            if text.startswith(_END, dot) and text.rfind(b"\r\n.", 0, dot + 2) < 0:
+                end = dot
+                dot = -1
+            else:
+                end = text.find(_END)
+        if end >= 0:
+            self._pass_on(text[: end + 2], dot >= 0)
+            return start + end + len(_END) - len(held)
+        keep = _beginning_of_end(text)
+        if keep < len(text):
+            self._held = text[len(text) - keep :]
+            self._pass_on(text[: len(text) - keep] if keep else text, dot >= 0)
+        else:
+            self._held = text
+        return -1
+
+    def _pass_on(self, run: bytes, stuffed: bool) -> None:
+        """Pass on a run of the data that holds no part of their end, unless something is wrong with them."""
+        if self._faults is not None and Fault.TOO_LARGE in self._faults:
+            return
+        newlines = self._newlines
+        if newlines is not None:
+            newlines.decode(str(run, "latin-1"))
+            if newlines.newlines not in (None, "\r\n"):
+                self._note(Fault.BARE_NEWLINE)
+                self._newlines = None
+        if stuffed:
+            run = _STUFFED.sub(b"\r\n", run)
+        if self._assumed:
+            run = run[self._assumed :]
+            self._assumed = 0
+        self.size += len(run)
+        if self._size_limit is not None and self.size > self._size_limit:
+            self._note(Fault.TOO_LARGE)
+        elif self._line_limit is not None:
+            self._measure(run, self._line_limit)
+        if self._faults is None and run:
+            self._write(run)
+
+    def _measure(self, run: bytes, limit: int) -> None:
+        lines = run.split(b"\r\n")
+        first = self._line + len(lines[0])
+        if first + 2 > limit or max(map(len, lines)) + 2 > limit:
+            self._note(Fault.LINE_TOO_LONG)
+        self._line = len(lines[-1]) if len(lines) > 1 else first
+
+    def _note(self, fault: Fault) -> None:
+        if self._faults is None:
+            self._faults = set()
+        self._faults.add(fault)
+
+
+def _beginning_of_end(text: bytes) -> int:
+    """How many octets at the end of the text may turn out to begin the end of the data."""
+    for octets in (4, 3, 2, 1):
+        if text.endswith(_END[:octets]):
+            return octets
+    return 0

@@ -1,0 +1,240 @@
+"""Read commands and their arguments (RFC 5321 4.1.2, RFC 6531 3.3, RFC 3461 4 for xtext).
+
+Each function takes text from the client and returns what it means, or raises :class:`~txsmtpd.reply.Refused`
+with a reply that says what is wrong; nothing that a client can send makes one raise anything else.
+Where it harms nobody the reading is friendly: brackets around an address may be missing, blanks may follow the colon.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from ipaddress import IPv4Address, IPv6Address
+
+from txsmtpd.reply import Refused, Reply
+
+# The parts of RFC 5321 4.1.2, each with what RFC 6531 3.3 adds (any character beyond ASCII). Control characters are
+# gone before these are asked: see `decode`. Atomic groups keep a failing match linear.
+_ATOM = r'(?>[^\x00-\x20"(),.:;<>@\[\\\]\x7f]+)'
+_DOT_STRING = rf"{_ATOM}(?>\.{_ATOM})*"
+_QUOTED_STRING = r'"(?>[^\x00-\x1f"\\\x7f]+|\\[\x20-\x7e])*"'
+_LOCAL_PART = rf"(?:{_DOT_STRING}|{_QUOTED_STRING})"
+# Underscores occur in the host names of containers; RFC 1035 labels otherwise.
+_LABEL = r"(?!-)(?>[A-Za-z0-9_\-\x80-\U0010ffff]+)(?<!-)"
+_DOMAIN = rf"{_LABEL}(?>\.{_LABEL})*"
+_LITERAL = r"\[[A-Za-z0-9:.\-]+\]"
+_MAILBOX = rf"{_LOCAL_PART}@(?:{_DOMAIN}|{_LITERAL})"
+_SOURCE_ROUTE = rf"@{_DOMAIN}(?:,@{_DOMAIN})*:"  # RFC 5321 appendix C: accepted and ignored
+_FLAGS = re.ASCII | re.IGNORECASE  # ASCII, or the Kelvin sign would be a K
+
+
+def _command(keyword: str, in_brackets: str, bare: str) -> re.Pattern[str]:
+    path = rf"<(?:{_SOURCE_ROUTE})?(?P<path>{in_brackets})>|(?P<bare>{bare})"
+    return re.compile(rf"{keyword}: *(?:{path})(?: +(?P<rest>.*))?", _FLAGS)
+
+
+_RECIPIENT = rf"{_MAILBOX}|postmaster"  # RFC 5321 4.1.1.3: <Postmaster> needs no domain
+_MAIL = _command("FROM", rf"{_MAILBOX}|", _MAILBOX)
+_RCPT = _command("TO", _RECIPIENT, _RECIPIENT)
+_WHOLE_MAILBOX = re.compile(_MAILBOX, _FLAGS)
+_WHOLE_ADDRESS = re.compile(rf"<?(?P<path>{_MAILBOX})>?", _FLAGS)
+_USER_NAME = re.compile(rf"<?(?P<path>{_LOCAL_PART})>?", _FLAGS)
+_HOST = re.compile(rf"{_DOMAIN}|{_LITERAL}", _FLAGS)
+_PARAMETER = re.compile(r"(?P<keyword>[A-Za-z0-9][A-Za-z0-9-]*)(?:=(?P<value>[^\x00-\x20=\x7f]+))?")
+_XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*")  # RFC 3461 4
+_XTEXT_ENCODED = re.compile(r"[^!-*,-<>-~]")
+_NUMBER = re.compile(r"[0-9]{1,20}")  # RFC 1870 3
+
+Parameters = dict[str, str | None]  # keyword in upper case -> value as written, or None
+
+_NOT_UTF8 = Reply(500, "5.5.2", "The command is neither ASCII nor UTF-8")
+_CONTROL = Reply(500, "5.5.2", "Control characters are not allowed in commands")
+
+
+def decode(octets: bytes) -> str:
+    """The text of a command.
+
+    :raises Refused: 500 if it is not UTF-8, or holds a control character, a line separator or a NUL (RFC 5321 4.1.2).
+    """
+    try:
+        text = octets.decode("utf-8")
+    except UnicodeDecodeError:
+        raise Refused(_NOT_UTF8) from None
+    # str.isprintable is one look at each character in C; what it doubts beyond ASCII is looked at again, since
+    # it doubts joiners and rare spaces as well, which addresses may hold.
+    if not text.isprintable() and (
+        text.isascii() or any(unicodedata.category(letter) in ("Cc", "Zl", "Zp", "Cs") for letter in text)
+    ):
+        raise Refused(_CONTROL)
+    return text
+
+
+def parse_mail(arg: str | None) -> tuple[str, Parameters]:
+    """The reverse-path and the parameters of MAIL (RFC 5321 4.1.1.2). The null path ``<>`` is ``""``.
+
+    :raises Refused: 501 for the form of the command, 553 for the address.
+    """
+    found = _MAIL.fullmatch(arg or "")
+    if found is None:
+        raise Refused(_diagnose(arg, "FROM", "MAIL FROM:<address>", "5.1.7"))
+    return _taken(found, "5.1.7")
+
+
+def parse_rcpt(arg: str | None) -> tuple[str, Parameters]:
+    """The forward-path and the parameters of RCPT (RFC 5321 4.1.1.3). ``<Postmaster>`` has no domain.
+
+    :raises Refused: 501 for the form of the command, 553 for the address.
+    """
+    found = _RCPT.fullmatch(arg or "")
+    if found is None:
+        raise Refused(_diagnose(arg, "TO", "RCPT TO:<address>", "5.1.3"))
+    return _taken(found, "5.1.3")
+
+
+def _taken(found: re.Match[str], status: str) -> tuple[str, Parameters]:
+    path, bare, rest = found.group("path", "bare", "rest")
+    if path is None:
+        path = bare
+    if path[-1:] == "]":
+        _check_literal(path, status)
+    return path, parse_parameters(rest) if rest else {}
+
+
+def _check_literal(mailbox: str, status: str) -> None:
+    literal = mailbox[mailbox.rindex("[") + 1 : -1]
+    if not _is_address(literal):
+        raise Refused(Reply(553, status, f"[{literal}] is no address literal; write [192.0.2.1] or [IPv6:2001:db8::1]"))
+
+
+def _is_address(literal: str) -> bool:
+    """Whether an address literal (RFC 5321 4.1.3, without its brackets) is an IPv4 or an IPv6 address."""
+    try:
+        if literal[:5].upper() == "IPV6:":
+            IPv6Address(literal[5:])
+        else:
+            IPv4Address(literal)
+    except ValueError:
+        return False
+    return True
+
+
+def _diagnose(arg: str | None, keyword: str, form: str, status: str) -> Reply:
+    """Say what is wrong with the argument of MAIL or RCPT, as exactly as can be told."""
+    head, colon, path = (arg or "").partition(":")
+    if not colon or head.upper() != keyword:
+        return Reply(501, "5.5.4", f"Syntax: {form}")
+    path = path.lstrip(" ")
+    if not path:
+        return Reply(501, "5.5.4", f"The address is missing; syntax: {form}")
+    if path.startswith("<"):
+        end = _end_of_path(path)
+        if end is None:
+            return Reply(501, "5.5.4", "The closing > of the address is missing")
+        if path[end + 1 : end + 2] not in ("", " "):
+            return Reply(501, "5.5.4", "A space must stand between the address and what follows it")
+        path = path[1:end]
+        if not path:
+            return Reply(553, status, "The null path <> is no recipient")
+    else:
+        path = path.split(" ", 1)[0]
+    return _wrong_mailbox(path, status)
+
+
+def _end_of_path(path: str) -> int | None:
+    """Where the path that begins with "<" has its ">", quoted strings passed over; None if nowhere."""
+    found = re.match(rf"<(?>[^>\"]+|{_QUOTED_STRING}|\")*?>", path)
+    return found.end() - 1 if found else None
+
+
+def _wrong_mailbox(path: str, status: str) -> Reply:
+    if path.startswith("@"):
+        path = path.rpartition(":")[2]
+    local, at, domain = path.rpartition("@")
+    if not at:
+        return Reply(553, status, "The address needs a domain, as in user@example.com")
+    if not re.fullmatch(_LOCAL_PART, local, _FLAGS):
+        return Reply(553, status, "The part of the address before the @ is malformed")
+    return Reply(553, status, "The domain of the address is malformed")
+
+
+def parse_parameters(text: str) -> Parameters:
+    """The parameters behind an address: ``KEYWORD`` or ``KEYWORD=value``, parted by spaces (RFC 5321 4.1.2).
+
+    :raises Refused: 501 if one is malformed or given twice.
+    """
+    parameters: Parameters = {}
+    for word in text.split(" "):
+        if not word:
+            continue
+        found = _PARAMETER.fullmatch(word)
+        if found is None:
+            raise Refused(Reply(501, "5.5.4", "A parameter must be KEYWORD or KEYWORD=value"))
+        keyword = found["keyword"].upper()
+        if keyword in parameters:
+            raise Refused(Reply(501, "5.5.4", f"The parameter {keyword} is given twice"))
+        parameters[keyword] = found["value"]
+    return parameters
+
+
+def parse_size(value: str | None) -> int:
+    """The octets that a SIZE parameter declares (RFC 1870 3).
+
+    :raises Refused: 501 unless it is one to twenty digits.
+    """
+    if value is None or not _NUMBER.fullmatch(value):
+        raise Refused(Reply(501, "5.5.4", "SIZE takes a number of octets, as in SIZE=1000"))
+    return int(value)
+
+
+def parse_vrfy(arg: str) -> str:
+    """The user name or the mailbox that VRFY asks for (RFC 5321 3.5.1), without brackets.
+
+    :raises Refused: 502 if it is neither.
+    """
+    found = _WHOLE_ADDRESS.fullmatch(arg) or _USER_NAME.fullmatch(arg)
+    if found is None:
+        raise Refused(Reply(502, "5.1.3", "That is neither a user name nor an address; syntax: VRFY <address>"))
+    return found["path"]
+
+
+def is_mailbox(text: str) -> bool:
+    """Whether the text is an address as RFC 5321 4.1.2 has it (``user@domain``), without brackets."""
+    if not _WHOLE_MAILBOX.fullmatch(text):
+        return False
+    return not text.endswith("]") or _is_address(text[text.rindex("[") + 1 : -1])
+
+
+def is_host(text: str) -> bool:
+    """Whether the text can name a host: a domain or an address literal (RFC 5321 4.1.2, 4.1.3)."""
+    return _HOST.fullmatch(text) is not None and (not text.startswith("[") or _is_address(text[1:-1]))
+
+
+def local_part(mailbox: str) -> str:
+    """What stands before the last ``@`` of a mailbox, quotes included."""
+    return mailbox.rpartition("@")[0] or mailbox
+
+
+def decode_xtext(text: str) -> str:
+    """Undo xtext (RFC 3461 4): ``+3D`` is ``=``. What it hides is UTF-8, as RFC 6533 has it.
+
+    :raises Refused: 501 if it is not xtext, or hides a control character.
+    """
+    if not _XTEXT.fullmatch(text):
+        raise Refused(Reply(501, "5.5.4", "That is not xtext (RFC 3461 4)"))
+    head, *coded = text.split("+")
+    octets = head.encode("ascii") + b"".join(
+        bytes.fromhex(piece[:2]) + piece[2:].encode("ascii") for piece in coded
+    )
+    try:
+        return decode(octets)
+    except Refused:
+        raise Refused(Reply(501, "5.5.4", "The xtext hides control characters or is not UTF-8")) from None
+
+
+def encode_xtext(text: str) -> str:
+    """The text as xtext (RFC 3461 4)."""
+
+    def hexadecimal(found: re.Match[str]) -> str:
+        return "".join(f"+{octet:02X}" for octet in found[0].encode("utf-8"))
+
+    return _XTEXT_ENCODED.sub(hexadecimal, text)
