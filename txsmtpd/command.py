@@ -49,7 +49,8 @@ def syntax(
     :param extended: what is added to it after EHLO.
     :param when: the attribute of the server that must be true for HELP to list the command.
     :param needs: rules that must hold, in this order.
-    :param argument: True: the command needs an argument; False: it takes none. Either is refused with 501 and the syntax.
+    :param argument: True: the command needs an argument; False: it takes none. Either is refused with 501 and the
+        syntax.
     :param junk: whether the command brings no message nearer, and counts as such (``junk_command_limit``).
     """
 

@@ -4,9 +4,9 @@ What lives here knows lines, turns, time and the transport, and nothing of SMTP:
 on, how input waits while a turn does, how answers leave, and how a connection ends. The commands are in
 :mod:`txsmtpd.smtp`.
 
-A *turn* is the work for one line: a coroutine, a Deferred or a plain result. While it waits, reading goes on into a buffer, because a
-transport that is not read does not notice that its peer is gone; only above ``buffer_limit``, or when the client does not
-read the answers, is the transport paused.
+A *turn* is the work for one line: a coroutine, a Deferred or a plain result. While it waits, reading goes on into a
+buffer, because a transport that is not read does not notice that its peer is gone; only above ``buffer_limit``, or
+when the client does not read the answers, is the transport paused.
 """
 
 from __future__ import annotations
@@ -42,17 +42,18 @@ class Reader(Protocol):
 class Conversation(LineReceiver, TimeoutMixin):
     """A :class:`~twisted.protocols.basic.LineReceiver` that takes one turn at a time.
 
-    Subclasses say what a turn is (:meth:`greet`, :meth:`take_turn`), what its result means (:meth:`answer`) and what an
-    exception does (:meth:`explain`).
+    Subclasses say what a turn is (:meth:`greet`, :meth:`take_turn`), what its result means (:meth:`answer`) and what
+    an exception does (:meth:`explain`).
     """
 
     settings: Settings
+    transport: Any
     farewell = b"QUIT"  #: the line after which a client has nothing more to say
 
     # As class attributes, these cost an idle connection nothing.
     closing = False  #: nothing that still comes is looked at
     lost = False  #: the transport is gone
-    cause: Exception | None = None  #: why this side ended the connection, if it did
+    cause: BaseException | None = None  #: why this side ended the connection, if it did
     _buffer = b""
     _offset = 0  # what stands before it in the buffer is done with
     _discarded = 0  # octets dropped of a line that is too long
@@ -96,7 +97,7 @@ class Conversation(LineReceiver, TimeoutMixin):
     def idle_for_too_long(self) -> None:
         """The client has said nothing for the time allowed; the connection closes after this."""
 
-    def ended(self, cause: Exception) -> None:
+    def ended(self, cause: BaseException) -> None:
         """The connection is gone; called once."""
 
     # The beginning
@@ -116,7 +117,7 @@ class Conversation(LineReceiver, TimeoutMixin):
         reactor = self.settings.reactor
         if reactor is None:
             from twisted.internet import reactor
-        call: IDelayedCall = reactor.callLater(period, function, *args)  # type: ignore[union-attr]
+        call: IDelayedCall = reactor.callLater(period, function, *args)
         return call
 
     # Input
@@ -275,6 +276,7 @@ class Conversation(LineReceiver, TimeoutMixin):
             self._go_on()
 
     def _turn_failed(self, failure: Failure, turn: Deferred[Any]) -> None:
+        assert failure.value is not None
         expired = self._expired
         if self._turn_over(turn):
             if expired:
@@ -415,4 +417,4 @@ class Conversation(LineReceiver, TimeoutMixin):
         if turn is not None:
             turn.cancel()
             self._turn_over(turn)  # even if it goes on regardless
-        self.ended(self.cause or reason.value)
+        self.ended(self.cause or reason.value or ConnectionDone())

@@ -40,7 +40,7 @@ class SMTPFactory(ServerFactory):
         **options: Any,
     ) -> None:
         self.handler = handler
-        self.protocol = protocol
+        self.protocol: Any = protocol
         self.connection_limit = connection_limit
         self.connection_limit_per_host = connection_limit_per_host
         self.settings = Settings.make(handler, options)
@@ -50,10 +50,7 @@ class SMTPFactory(ServerFactory):
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         protocol: Protocol
-        if self._is_full(addr):
-            protocol = TurnedAway()
-        else:
-            protocol = self.protocol(self.handler, settings=self.settings)
+        protocol = TurnedAway() if self._is_full(addr) else self.protocol(self.handler, settings=self.settings)
         protocol.factory = self
         return protocol
 
@@ -104,6 +101,7 @@ class TurnedAway(Protocol):
     """A connection too many: 421, and closed (RFC 5321 3.8)."""
 
     def connectionMade(self) -> None:
+        assert self.transport is not None
         self.transport.write(TOO_MANY_CONNECTIONS.octets)
         self.transport.loseConnection()
 

@@ -5,9 +5,10 @@ A handler provides as few of them as it likes. Hooks are found by name; declarin
 handler's own tests.
 
 Each hook is called with ``server`` (the protocol of this connection), ``session`` and ``envelope`` first. It may be
-a coroutine function, return a Deferred, or be a plain function. Unless it says otherwise it returns a *status*: a string such as
-``"250 2.0.0 OK"`` or a :class:`~txsmtpd.reply.Reply`; or it raises :class:`~txsmtpd.reply.Refused`. A status 421 closes the
-connection once it is sent. A hook that is there owns the command: what the server would have done, it does.
+a coroutine function, return a Deferred, or be a plain function. Unless it says otherwise it returns a *status*: a
+string such as ``"250 2.0.0 OK"`` or a :class:`~txsmtpd.reply.Reply`; or it raises :class:`~txsmtpd.reply.Refused`. A
+status 421 closes the connection once it is sent. A hook that is there owns the command: what the server would have
+done, it does.
 """
 
 # The methods of interfaces have no self.
@@ -38,8 +39,9 @@ class IDisconnectHook(Interface):
     def handle_DISCONNECT(server, session, envelope, cause):
         """The connection is gone. Called exactly once for each connection, whatever ended it; the result is ignored.
 
-        :param cause: the exception that tells why, of :mod:`twisted.internet.error`: ``ConnectionDone`` (closed in good
-            order), ``TimeoutError`` (the client said nothing for too long), ``ConnectionLost``, ``ConnectionAborted``.
+        :param cause: the exception that tells why, of :mod:`twisted.internet.error`: ``ConnectionDone`` (closed in
+            good order), ``TimeoutError`` (the client said nothing for too long), ``ConnectionLost``,
+            ``ConnectionAborted``.
         """
 
 
@@ -53,8 +55,8 @@ class IEhloHook(Interface):
         """EHLO (RFC 5321 4.1.1.1). Set ``session.host_name``; a 2yz answer that leaves it unset sets it.
 
         :param responses: the lines that the server would send, such as ``"250-SIZE 1000"``.
-        :return: the list of lines to send instead. The older form of the hook, without *responses*, returns a status; its text
-            becomes the last line.
+        :return: the list of lines to send instead. The older form of the hook, without *responses*, returns a status;
+            its text becomes the last line.
         """
 
 
@@ -80,7 +82,8 @@ class IVrfyHook(Interface):
 
 class IMailHook(Interface):
     def handle_MAIL(server, session, envelope, address, mail_options):
-        """MAIL. Set ``envelope.mail_from``; a 2yz status that leaves it None sets it. Any other status ends the transaction.
+        """MAIL. Set ``envelope.mail_from``; a 2yz status that leaves it None sets it. Any other status ends the
+        transaction.
 
         :param address: the reverse-path; ``""`` is the null one.
         :param mail_options: ``KEYWORD`` or ``KEYWORD=value`` for each parameter.
@@ -94,8 +97,9 @@ class IRcptHook(Interface):
 
 class IDataHook(Interface):
     def handle_DATA(server, session, envelope):
-        """The message is here, in ``envelope.content``. The status is the reply to the end of the data: 250 takes on the
-        responsibility for the message (RFC 5321 4.1.1.4). The transaction is over afterwards, whatever the status."""
+        """The message is here, in ``envelope.content``. The status is the reply to the end of the data: 250 takes on
+        the responsibility for the message (RFC 5321 4.1.1.4). The transaction is over afterwards, whatever the status.
+        """
 
 
 class IExceptionHook(Interface):
@@ -137,9 +141,9 @@ class IHandlerMaker(Interface):
     """Makes a handler for the command line. Provided by objects in ``twisted/plugins``, together with
     :class:`twisted.plugin.IPlugin`: ``--handler=NAME:ARG:ARG`` then finds it by its name."""
 
-    name: str = Attribute("What stands before the first colon of --handler.")  # type: ignore[assignment]
-    usage: str = Attribute("The form of the whole value, such as 'mailbox:DIR'.")  # type: ignore[assignment]
-    description: str = Attribute("One line for --help-handlers.")  # type: ignore[assignment]
+    name: str = Attribute("What stands before the first colon of --handler.")
+    usage: str = Attribute("The form of the whole value, such as 'mailbox:DIR'.")
+    description: str = Attribute("One line for --help-handlers.")
 
     def make_handler(parser: Any, *args: str) -> object:
         """Make the handler.

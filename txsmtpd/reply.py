@@ -33,7 +33,7 @@ class Reply:
     b'250 2.1.5 OK\\r\\n'
     """
 
-    __slots__ = ("code", "status", "lines", "octets", "_utf8")
+    __slots__ = ("_utf8", "code", "lines", "octets", "status")
 
     code: int
     status: str | None

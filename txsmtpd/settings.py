@@ -58,8 +58,8 @@ class Settings:
     """Seconds without an octet from the client until 421 (RFC 5321 4.5.3.2.7 wants at least 300)."""
 
     hook_timeout: float | None = 300.0
-    """Seconds that a hook may take until it is cancelled and the reply is 451. A client need not wait longer than
-    600 for the reply to its message (RFC 5321 4.5.3.2.6), and sends it again if it gives up."""
+    """Seconds that a hook may take until it is cancelled and the reply is 451. A client need not wait longer than 600
+    for the reply to its message (RFC 5321 4.5.3.2.6), and sends it again if it gives up."""
 
     linger: float = 10.0
     """Seconds that a closing connection has to take the last replies, before it is aborted."""
@@ -71,8 +71,8 @@ class Settings:
     """Octets of a line of the message, CRLF included. RFC 5321 4.5.3.1.6 lets a server stop at 1000; few still do."""
 
     bare_newlines: bool = False
-    """Whether CR and LF on their own may be in a message. They are kept as they are, and never end a line or the message;
-    but who passes such a message on may help others to be deceived about its end."""
+    """Whether CR and LF on their own may be in a message. They are kept as they are, and never end a line or the
+    message; but who passes such a message on may help others to be deceived about its end."""
 
     local_part_limit: int = 0
     """Characters before the ``@`` of an address (RFC 5321 4.5.3.1.1 lets a server stop at 64). 0: no limit."""
@@ -88,8 +88,8 @@ class Settings:
     """Malformed, unknown and misplaced commands until a connection is closed with 421."""
 
     junk_command_limit: int | None = 100
-    """Commands that bring no message nearer (NOOP, RSET, EHLO, ...) that a connection may send before, between and after
-    messages, until it is closed with 421."""
+    """Commands that bring no message nearer (NOOP, RSET, EHLO, ...) that a connection may send before, between and
+    after messages, until it is closed with 421."""
 
     buffer_limit: int = 65536
     """Octets read ahead while a hook works; above it, the connection is not read."""
@@ -150,7 +150,8 @@ class Settings:
     def make(cls, handler: object, options: Mapping[str, Any]) -> Settings:
         """The settings for a handler.
 
-        :raises TypeError: for an option that does not exist, with the nearest that does, and for a value of a wrong type.
+        :raises TypeError: for an option that does not exist, with the nearest that does, and for a value of a wrong
+            type.
         :raises ValueError: for a value that will not do.
         """
         known = [each.name for each in fields(cls) if each.init and each.name != "handler"]

@@ -1,7 +1,7 @@
 """SMTP: the commands of RFC 5321, as methods that return their reply.
 
-A command is a method ``smtp_VERB(arg)``; it returns a status or raises :class:`~txsmtpd.reply.Refused`. What must hold before
-it runs is declared beside its syntax. A mail transaction is open while ``envelope.mail_from`` is not None.
+A command is a method ``smtp_VERB(arg)``; it returns a status or raises :class:`~txsmtpd.reply.Refused`. What must hold
+before it runs is declared beside its syntax. A mail transaction is open while ``envelope.mail_from`` is not None.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class SMTP(Dispatcher):
     def idle_for_too_long(self) -> None:
         self.send(IDLE.octets)
 
-    def ended(self, cause: Exception) -> None:
+    def ended(self, cause: BaseException) -> None:
         if self.factory is not None:
             self.factory.disconnected(self)
         self.log.info(
@@ -157,7 +157,7 @@ class SMTP(Dispatcher):
         if "DISCONNECT" in self.settings.hooks:
             Deferred.fromCoroutine(self._tell_disconnected(cause))
 
-    async def _tell_disconnected(self, cause: Exception) -> None:
+    async def _tell_disconnected(self, cause: BaseException) -> None:
         try:
             await self.ask_hook("DISCONNECT", cause)
         except Exception:

@@ -13,4 +13,4 @@ PIPELINING = Keyword("PIPELINING")  # RFC 2920
 ENHANCEDSTATUSCODES = Keyword("ENHANCEDSTATUSCODES")  # RFC 2034
 HELP = Keyword("HELP")  # RFC 5321 4.1.1.8
 
-__all__ = ["ENHANCEDSTATUSCODES", "HELP", "PIPELINING", "EightBitMIME", "Extension", "Keyword", "SMTPUTF8", "Size"]
+__all__ = ["ENHANCEDSTATUSCODES", "HELP", "PIPELINING", "SMTPUTF8", "EightBitMIME", "Extension", "Keyword", "Size"]

@@ -33,7 +33,7 @@ class DataReader:
     :param bare_newlines: whether CR and LF on their own are octets like any other instead of a fault.
     """
 
-    __slots__ = ("size", "_write", "_size_limit", "_line_limit", "_newlines", "_faults", "_held", "_assumed", "_line")
+    __slots__ = ("_assumed", "_faults", "_held", "_line", "_line_limit", "_newlines", "_size_limit", "_write", "size")
 
     def __init__(
         self,

@@ -149,7 +149,7 @@ def _end_of_path(path: str) -> int | None:
 def _wrong_mailbox(path: str, status: str) -> Reply:
     if path.startswith("@"):
         path = path.rpartition(":")[2]
-    local, at, domain = path.rpartition("@")
+    local, at, _ = path.rpartition("@")
     if not at:
         return Reply(553, status, "The address needs a domain, as in user@example.com")
     if not re.fullmatch(_LOCAL_PART, local, _FLAGS):
@@ -222,9 +222,7 @@ def decode_xtext(text: str) -> str:
     if not _XTEXT.fullmatch(text):
         raise Refused(Reply(501, "5.5.4", "That is not xtext (RFC 3461 4)"))
     head, *coded = text.split("+")
-    octets = head.encode("ascii") + b"".join(
-        bytes.fromhex(piece[:2]) + piece[2:].encode("ascii") for piece in coded
-    )
+    octets = head.encode("ascii") + b"".join(bytes.fromhex(piece[:2]) + piece[2:].encode("ascii") for piece in coded)
     try:
         return decode(octets)
     except Refused:
