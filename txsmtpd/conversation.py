@@ -11,7 +11,7 @@ when the client does not read the answers, is the transport paused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from types import CoroutineType
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from twisted.protocols.policies import TimeoutMixin
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from txsmtpd.output import send_at_once, sends_at_once
 from txsmtpd.settings import Settings
 
 ENDLESS_LINE = 65536  # octets after which a line is no mistake any more
@@ -67,6 +68,7 @@ class Conversation(LineReceiver, TimeoutMixin):
     _reader: Reader | None = None
     _after_reader: Callable[[], Any] | None = None
     _abort_call: IDelayedCall | None = None
+    _at_once = False
 
     # What subclasses supply
 
@@ -107,6 +109,7 @@ class Conversation(LineReceiver, TimeoutMixin):
             self.transport.setTcpNoDelay(True)
         # The transport tells the conversation, as its producer, when answers pile up unread.
         self.transport.registerProducer(self, True)
+        self._at_once = sends_at_once(self.transport)
         self._out: list[bytes] = []
         self.setTimeout(self.settings.timeout)
         self._perform(self.greet)
@@ -237,27 +240,23 @@ class Conversation(LineReceiver, TimeoutMixin):
         """Take one turn: at once, or later if it must wait."""
         try:
             result = work(*args)
+            if type(result) is CoroutineType:
+                # Most turns do not wait. Stepped by hand, those cost no Deferred; one that does wait goes on where it
+                # stands, since awaiting a Deferred that has not fired just says so again when it is stepped again.
+                turn = result
+                try:
+                    turn.send(None)
+                except StopIteration as end:
+                    result = end.value
+                else:
+                    result = Deferred.fromCoroutine(turn)
         except Exception as error:
             self._perform(self.explain, error)
             return
-        if type(result) is CoroutineType:
-            self._step(result)
-        elif isinstance(result, Deferred):
+        if isinstance(result, Deferred):
             self._wait_for(result)
         else:
             self.answer(result)
-
-    def _step(self, turn: Coroutine[Any, Any, Any]) -> None:
-        # Most turns do not wait. Stepped by hand, those cost no Deferred; one that does wait goes on where it stands,
-        # since awaiting a Deferred that has not fired just says so again when it is stepped again.
-        try:
-            turn.send(None)
-        except StopIteration as end:
-            self.answer(end.value)
-        except Exception as error:
-            self._perform(self.explain, error)
-        else:
-            self._wait_for(Deferred.fromCoroutine(turn))
 
     def _wait_for(self, turn: Deferred[Any]) -> None:
         self._turn = turn
@@ -335,7 +334,10 @@ class Conversation(LineReceiver, TimeoutMixin):
         if self._out:
             octets = self._out[0] if len(self._out) == 1 else b"".join(self._out)
             self._out.clear()
-            self.transport.write(octets)
+            if self._at_once:
+                send_at_once(self.transport, octets)
+            else:
+                self.transport.write(octets)
 
     def pauseProducing(self) -> None:
         """The client does not read: take no turns and read nothing, until it does. Called by the transport."""

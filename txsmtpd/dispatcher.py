@@ -167,12 +167,16 @@ class Dispatcher(Conversation):
 
     def answer(self, result: Any) -> None:
         if result is None and self._pushed:
-            closes = False
-        else:
-            reply = self._counted(result if type(result) is Reply else self._status_of_command(result))
-            self._say(reply)
-            closes = reply.code == 421 or reply is FOREIGN_PROTOCOL
-        if closes or self._last_turn:
+            if self._last_turn:
+                self.close()
+            return
+        reply = result if type(result) is Reply else self._status_of_command(result)
+        if reply.code >= 400:
+            reply = self._refusal(reply)
+        if self.settings.log_dialogue:
+            self._log_reply(reply)
+        self.send(reply.encode(True) if self.envelope.smtp_utf8 else reply.octets)
+        if self._last_turn or reply.code == 421:
             self.close()
 
     def _status_of_command(self, result: Any) -> Reply:
@@ -181,28 +185,25 @@ class Dispatcher(Conversation):
         except (TypeError, ValueError):
             return self.no_status(result, f"the command {_shown(self._verb)}")
 
-    def _counted(self, reply: Reply) -> Reply:
-        if 500 <= reply.code <= 504:
+    def _refusal(self, reply: Reply) -> Reply:
+        """Log and count a refusal; the one that is too many is answered 421 instead."""
+        if reply is FOREIGN_PROTOCOL:
+            self._last_turn = True
+        elif 500 <= reply.code <= 504:
             self._errors += 1
             limit = self.settings.error_limit
             if limit is not None and self._errors >= limit:
-                return TOO_MANY_ERRORS
+                reply = TOO_MANY_ERRORS
+        self.log.info(
+            "{session} {verb} refused: {reply}",
+            session=self.session.id,
+            verb=_shown(self._verb),
+            reply=str(reply),
+        )
         return reply
 
-    def _say(self, reply: Reply) -> None:
-        if reply.code >= 400:
-            self.log.info(
-                "{session} {verb} refused: {reply}",
-                session=self.session.id,
-                verb=_shown(self._verb),
-                reply=str(reply),
-            )
-        self._log_reply(reply)
-        self.send(reply.encode(self.envelope.smtp_utf8))
-
     def _log_reply(self, reply: Reply) -> None:
-        if self.settings.log_dialogue:
-            self.log.debug("{session} S: {reply}", session=self.session.id, reply=str(reply))
+        self.log.debug("{session} S: {reply}", session=self.session.id, reply=str(reply))
 
     def push(self, status: Reply | str | bytes) -> Deferred[None]:
         """Send a reply, or a part of one (``"250-more follows"``), before the command returns.
@@ -214,7 +215,8 @@ class Dispatcher(Conversation):
         :raises ValueError: if it does not begin with a reply code.
         """
         reply = parse_status(status)
-        self._log_reply(reply)
+        if self.settings.log_dialogue:
+            self._log_reply(reply)
         octets = reply.encode(self.envelope.smtp_utf8)
         if _is_part(status):
             last = octets.rfind(b"\r\n", 0, -2) + 2 if len(reply.lines) > 1 else 0

@@ -94,6 +94,9 @@ class Settings:
     buffer_limit: int = 65536
     """Octets read ahead while a hook works; above it, the connection is not read."""
 
+    log_messages: bool = False
+    """Whether each message taken and each end of a connection is logged, at info level. Refusals always are."""
+
     log_dialogue: bool = False
     """Whether each command and each reply is logged, at debug level."""
 
@@ -258,7 +261,7 @@ _NUMBERS: dict[str, type[int] | type[float]] = {
     "buffer_limit": int,
 }
 _NEEDED = {"linger", "command_size_limit", "local_part_limit", "buffer_limit"}
-_FLAGS = ("enable_SMTPUTF8", "decode_data", "bare_newlines", "log_dialogue")
+_FLAGS = ("enable_SMTPUTF8", "decode_data", "bare_newlines", "log_messages", "log_dialogue")
 
 
 def _check(settings: Settings) -> None:

@@ -30,6 +30,8 @@ CANNOT_VRFY = Reply(252, "2.0.0", "Cannot VRFY user, but will accept message and
 TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients")  # RFC 5321 4.5.3.1.10
 SHUTTING_DOWN = Reply(421, "4.3.2", "The server is shutting down")
 NEED_EHLO = Reply(501, "5.5.4", "Parameters need EHLO instead of HELO")
+SENDER_NEEDS_UTF8 = Reply(550, "5.6.7", "A UTF-8 address needs the SMTPUTF8 parameter")  # RFC 6531 3.5
+RECIPIENT_NEEDS_UTF8 = Reply(553, "5.6.7", "A UTF-8 address needs SMTPUTF8 with MAIL")
 NOT_ASCII = Reply(500, "5.6.1", "The message must be ASCII")
 FAULTS = {
     Fault.TOO_LARGE: TOO_LARGE,
@@ -147,6 +149,12 @@ class SMTP(Dispatcher):
     def ended(self, cause: BaseException) -> None:
         if self.factory is not None:
             self.factory.disconnected(self)
+        if self.settings.log_messages:
+            self._log_end(cause)
+        if "DISCONNECT" in self.settings.hooks:
+            Deferred.fromCoroutine(self._tell_disconnected(cause))
+
+    def _log_end(self, cause: BaseException) -> None:
         self.log.info(
             "{session} from {peer} ended after {messages} messages: {cause}",
             session=self.session.id,
@@ -154,8 +162,6 @@ class SMTP(Dispatcher):
             messages=self._messages,
             cause=type(cause).__name__,
         )
-        if "DISCONNECT" in self.settings.hooks:
-            Deferred.fromCoroutine(self._tell_disconnected(cause))
 
     async def _tell_disconnected(self, cause: BaseException) -> None:
         try:
@@ -223,7 +229,7 @@ class SMTP(Dispatcher):
         reply = None
         try:
             options = self._claim(parameters, self.settings.mail_parameters) if parameters else []
-            self._check_address(path, Reply(550, "5.6.7", "A UTF-8 address needs the SMTPUTF8 parameter"), "5.1.7")
+            self._check_address(path, SENDER_NEEDS_UTF8, "5.1.7")
             reply = await self.call_hook("MAIL", path, options, default=self.begin_transaction)
         finally:
             if reply is None or not reply.positive:
@@ -246,7 +252,7 @@ class SMTP(Dispatcher):
     async def smtp_RCPT(self, arg: str | None) -> Reply:
         path, parameters = grammar.parse_rcpt(arg)
         options = self._claim(parameters, self.settings.rcpt_parameters) if parameters else []
-        self._check_address(path, Reply(553, "5.6.7", "A UTF-8 address needs SMTPUTF8 with MAIL"), "5.1.3")
+        self._check_address(path, RECIPIENT_NEEDS_UTF8, "5.1.3")
         limit = self.settings.recipient_limit
         if limit is not None and len(self.envelope.rcpt_tos) >= limit:
             raise Refused(TOO_MANY_RECIPIENTS)
@@ -308,7 +314,10 @@ class SMTP(Dispatcher):
             else:
                 reply = await self.call_hook("DATA", default=_ok)
             if reply.positive:
-                self._taken(envelope, reply)
+                self._messages += 1
+                self._junk = 0
+                if self.settings.log_messages:
+                    self._log_message(envelope, reply)
             return reply
         finally:
             self.reset_transaction()
@@ -331,9 +340,7 @@ class SMTP(Dispatcher):
             status = await status
         return OK if status is None else self.final(status, "process_message")
 
-    def _taken(self, envelope: Envelope, reply: Reply) -> None:
-        self._messages += 1
-        self._junk = 0
+    def _log_message(self, envelope: Envelope, reply: Reply) -> None:
         self.log.info(
             "{session} message from <{sender}> to {recipients}, {octets} octets: {reply}",
             session=self.session.id,
