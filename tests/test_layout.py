@@ -1,0 +1,217 @@
+"""The picture that the documentation draws of the code, held against the code."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import importlib.metadata
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import twisted
+from twisted.trial.unittest import SynchronousTestCase
+
+import txsmtpd
+
+PACKAGE = Path(txsmtpd.__file__).parent
+
+# What imports what: each layer may import itself and those that stand before it. A layer is a module of the package,
+# or a folder with all that is in it. Layers in one row are neighbours, and do not know each other.
+PURE = {"reply", "session", "wire", "trace", "_version"}  # standard library and each other only
+LAYERS = [
+    PURE,
+    {"interfaces"},
+    {"extensions", "auth"},
+    {"settings"},
+    {"command", "output"},
+    {"conversation"},
+    {"dispatcher"},
+    {"smtp"},
+    {"lmtp"},
+    {"factory"},
+    {"handlers"},
+    {"service", "controller", "smtpd", "testing"},
+]
+FRIENDLY_NEIGHBOURS = [LAYERS[0], LAYERS[-1]]
+HANDLERS_MAY_IMPORT = {"handlers", "reply", "session", "trace", "interfaces", "wire"}
+
+
+def modules() -> list[str]:
+    """The names of all modules of the package, with the package's own first."""
+    return ["txsmtpd", *sorted(each.name for each in pkgutil.walk_packages(txsmtpd.__path__, "txsmtpd."))]
+
+
+def source_of(name: str) -> Path:
+    path = PACKAGE.joinpath(*name.split(".")[1:])
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def layer_of(name: str) -> str | None:
+    """The layer that a module belongs to; None for the package itself, which presents the public names."""
+    return name.split(".")[1] if "." in name else None
+
+
+def imports_of(nodes: Iterator[ast.AST], package: str) -> Iterator[str]:
+    """The full names of what the nodes import, each name of ``from x import y`` as ``x.y``."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: -node.level + 1 or None] if node.level else []
+            base = ".".join([*parents, *filter(None, [node.module])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def all_imports(name: str) -> set[str]:
+    path = source_of(name)
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    return set(imports_of(ast.walk(ast.parse(path.read_bytes())), package))
+
+
+def executed_on_import(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a module that run when it is imported: all that is not in a function."""
+    yield node
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        for child in ast.iter_child_nodes(node):
+            yield from executed_on_import(child)
+
+
+def layers_imported(name: str) -> set[str]:
+    """The layers that a module imports from. A name of the package itself stands for "txsmtpd"."""
+    layers = set().union(*LAYERS)
+    parts = (each.split(".") for each in all_imports(name) if each.split(".")[0] == "txsmtpd")
+    return {part[1] if len(part) > 1 and part[1] in layers else "txsmtpd" for part in parts}
+
+
+def allowed(layer: str) -> set[str]:
+    if layer == "handlers":
+        return HANDLERS_MAY_IMPORT
+    row = next(number for number, each in enumerate(LAYERS) if layer in each)
+    neighbours = LAYERS[row] if LAYERS[row] in FRIENDLY_NEIGHBOURS else {layer}
+    return neighbours.union(*LAYERS[:row])
+
+
+class ImportTests(SynchronousTestCase):
+    """Imports point one way."""
+
+    def test_eachModuleHasALayer(self) -> None:
+        """A new module or folder of the package finds its place in the order, and in this file, before it is used."""
+        layers = set().union(*LAYERS)
+        self.assertEqual({layer_of(name) for name in modules()} - layers - {None}, set())
+
+    def test_direction(self) -> None:
+        """Each module imports its own layer and lower ones only."""
+        wrong = {
+            name: upward
+            for name in modules()
+            if (layer := layer_of(name)) and (upward := layers_imported(name) - allowed(layer))
+        }
+        self.assertEqual(wrong, {})
+
+    def test_pure(self) -> None:
+        """The leaves need the standard library and each other, and nothing else: neither Twisted nor zope."""
+        known = sys.stdlib_module_names | {"txsmtpd"}
+        wrong = {
+            name: foreign
+            for name in modules()
+            if layer_of(name) in PURE and (foreign := {each.split(".")[0] for each in all_imports(name)} - known)
+        }
+        self.assertEqual(wrong, {})
+
+    def test_reactorInSource(self) -> None:
+        """No module imports the reactor when it is itself imported, except the one that starts it."""
+        wrong = []
+        for name in modules():
+            nodes = executed_on_import(ast.parse(source_of(name).read_bytes()))
+            if layer_of(name) != "controller" and "twisted.internet.reactor" in set(imports_of(nodes, name)):
+                wrong.append(name)
+        self.assertEqual(wrong, [])
+
+    def test_reactorInEffect(self) -> None:
+        """A program can choose its reactor after it has imported txsmtpd."""
+        names = [name for name in modules() if layer_of(name) not in ("controller", "service", "testing", "smtpd")]
+        code = f"import sys, {', '.join(names)}; print('twisted.internet.reactor' in sys.modules)"
+        printed = subprocess.run(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            check=True,
+            text=True,
+            env={"PYTHONPATH": str(PACKAGE.parent)},
+        )
+        self.assertEqual(printed.stdout, "False\n")
+
+    def test_relativeImports(self) -> None:
+        """This file's reading of relative imports: they are seen, too."""
+
+        def read(text: str) -> list[str]:
+            return list(imports_of(ast.walk(ast.parse(text)), "txsmtpd.wire"))
+
+        self.assertEqual(read("from . import data"), ["txsmtpd.wire.data"])
+        self.assertEqual(read("from .data import Fault"), ["txsmtpd.wire.data.Fault"])
+        self.assertEqual(read("from ..smtp import SMTP"), ["txsmtpd.smtp.SMTP"])
+        self.assertEqual(read("from .. import smtp"), ["txsmtpd.smtp"])
+
+
+class PluginTests(SynchronousTestCase):
+    """What lies in the folder of Twisted's plugins."""
+
+    def plugin(self) -> Path:
+        """The plugin's file, found as twist finds it."""
+        module = importlib.import_module("twisted.plugins.txsmtpd_plugin")
+        return Path(str(module.__file__))
+
+    def test_imports(self) -> None:
+        """The plugin imports ServiceMaker alone: all programs of an environment that look for plugins execute it."""
+        tree = ast.parse(self.plugin().read_bytes())
+        imports = set(imports_of(ast.walk(tree), "twisted.plugins"))
+        self.assertEqual(imports, {"twisted.application.service.ServiceMaker"})
+
+    def test_noPackages(self) -> None:
+        """There is no ``__init__.py`` of ours in ``twisted`` or ``twisted/plugins``: it would hide Twisted's own."""
+        plugins = self.plugin().parent
+        if plugins.parent == Path(twisted.__file__).parent:
+            shipped = {str(each) for each in importlib.metadata.files("txsmtpd") or ()}
+            self.assertIn("twisted/plugins/txsmtpd_plugin.py", shipped)
+            self.assertNotIn("twisted/__init__.py", shipped)
+            self.assertNotIn("twisted/plugins/__init__.py", shipped)
+            self.assertNotIn("twisted/plugins/dropin.cache", shipped)
+        else:
+            self.assertFalse((plugins / "__init__.py").exists())
+            self.assertFalse((plugins.parent / "__init__.py").exists())
+
+
+class PublicTests(SynchronousTestCase):
+    """What the package shows to the world."""
+
+    def test_all(self) -> None:
+        """Each name in an ``__all__`` exists, once."""
+        for name in modules():
+            module = importlib.import_module(name)
+            names = getattr(module, "__all__", [])
+            self.assertEqual(sorted(set(names)), sorted(names), name)
+            for each in names:
+                self.assertTrue(hasattr(module, each), f"{name}.{each}")
+
+    def test_typed(self) -> None:
+        """The package tells type checkers that it is typed."""
+        self.assertTrue((PACKAGE / "py.typed").is_file())
+
+    def test_examples(self) -> None:
+        """The examples in docstrings do what they show."""
+        report: list[str] = []
+        attempted = 0
+        runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+        for name in modules():
+            for example in doctest.DocTestFinder(exclude_empty=True).find(importlib.import_module(name)):
+                attempted += runner.run(example, out=report.append).attempted
+        self.assertEqual("".join(report), "")
+        self.assertGreater(attempted, 0)
+
+    def test_charters(self) -> None:
+        """Each module opens by saying what lives in it."""
+        missing = [name for name in modules() if not ast.get_docstring(ast.parse(source_of(name).read_bytes()))]
+        self.assertEqual(missing, [])
