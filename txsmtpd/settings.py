@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import socket
+import ssl
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -15,7 +16,18 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from txsmtpd.extensions import ENHANCEDSTATUSCODES, HELP, PIPELINING, SMTPUTF8, EightBitMIME, Extension, Size
+from twisted.internet.interfaces import IOpenSSLContextFactory, IOpenSSLServerConnectionCreator
+
+from txsmtpd.extensions import (
+    ENHANCEDSTATUSCODES,
+    HELP,
+    PIPELINING,
+    SMTPUTF8,
+    EightBitMIME,
+    Extension,
+    Size,
+    StartTLS,
+)
 from txsmtpd.interfaces import takes_responses
 from txsmtpd.reply import Reply
 from txsmtpd.session import Envelope
@@ -53,6 +65,20 @@ class Settings:
 
     extensions: Iterable[Extension] = ()
     """Extensions of your own. One with the keyword of a built-in takes its place."""
+
+    tls_context: Any = None
+    """The certificate and the terms of TLS, as Twisted takes them: :class:`~txsmtpd.service.certificates.Certificates`,
+    a ``twisted.internet.ssl.CertificateOptions``, or another provider of IOpenSSLServerConnectionCreator. With it,
+    STARTTLS is offered (RFC 3207)."""
+
+    implicit_tls: bool = False
+    """Whether connections begin with TLS, and are greeted once it is there (RFC 8314 3.3). Needs *tls_context*."""
+
+    require_starttls: bool = False
+    """Whether a connection in clear gets 530 for all but NOOP, EHLO, LHLO, STARTTLS and QUIT. Needs *tls_context*."""
+
+    tls_handshake_timeout: float = 30.0
+    """Seconds that a client has for the TLS handshake."""
 
     timeout: float | None = 300.0
     """Seconds without an octet from the client until 421 (RFC 5321 4.5.3.2.7 wants at least 300)."""
@@ -208,6 +234,8 @@ def _offered(settings: Settings) -> tuple[Extension, ...]:
     if settings.enable_SMTPUTF8:
         built_in.append(SMTPUTF8())
     built_in += [PIPELINING, ENHANCEDSTATUSCODES]
+    if settings.tls_context is not None:
+        built_in.append(StartTLS())
     own = list(settings.extensions)
     for extension in own:
         if not isinstance(extension, Extension):
@@ -249,6 +277,7 @@ def _want_number(name: str, value: object, kind: type[int] | type[float]) -> Non
 
 _NUMBERS: dict[str, type[int] | type[float]] = {
     "data_size_limit": int,
+    "tls_handshake_timeout": float,
     "timeout": float,
     "hook_timeout": float,
     "linger": float,
@@ -260,8 +289,16 @@ _NUMBERS: dict[str, type[int] | type[float]] = {
     "junk_command_limit": int,
     "buffer_limit": int,
 }
-_NEEDED = {"linger", "command_size_limit", "local_part_limit", "buffer_limit"}
-_FLAGS = ("enable_SMTPUTF8", "decode_data", "bare_newlines", "log_messages", "log_dialogue")
+_NEEDED = {"linger", "tls_handshake_timeout", "command_size_limit", "local_part_limit", "buffer_limit"}
+_FLAGS = (
+    "implicit_tls",
+    "require_starttls",
+    "enable_SMTPUTF8",
+    "decode_data",
+    "bare_newlines",
+    "log_messages",
+    "log_dialogue",
+)
 
 
 def _check(settings: Settings) -> None:
@@ -283,6 +320,33 @@ def _check(settings: Settings) -> None:
         raise ValueError(f"hostname must be a domain or an address literal in ASCII, not {settings.hostname!r}")
     if settings.ident and not (settings.ident.isascii() and settings.ident.isprintable()):
         raise ValueError(f"ident must be printable ASCII, not {settings.ident!r}")
+    _check_tls(settings)
     limit = settings.command_call_limit
     if limit is not None and not isinstance(limit, Mapping):
         _want_number("command_call_limit", limit, int)
+
+
+def _check_tls(settings: Settings) -> None:
+    context = settings.tls_context
+    if context is None:
+        for name in ("implicit_tls", "require_starttls"):
+            if getattr(settings, name):
+                raise ValueError(f"{name} needs a tls_context")
+        return
+    if isinstance(context, ssl.SSLContext):
+        raise TypeError(
+            "tls_context must be what Twisted's TLS takes, not an ssl.SSLContext: pass"
+            " txsmtpd.service.certificates.Certificates(certificate_file, key_file),"
+            " or a twisted.internet.ssl.CertificateOptions"
+        )
+    makes_contexts = IOpenSSLContextFactory.providedBy(context)
+    if not makes_contexts and not IOpenSSLServerConnectionCreator.providedBy(context):
+        raise TypeError(
+            "tls_context must be a CertificateOptions or another provider of IOpenSSLServerConnectionCreator,"
+            f" not {context!r}"
+        )
+    if makes_contexts:
+        try:
+            context.getContext()  # a key that does not fit its certificate shows now, not with the first client
+        except Exception as error:
+            raise ValueError(f"tls_context does not work: {error}") from error

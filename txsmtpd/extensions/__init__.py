@@ -8,9 +8,20 @@ from txsmtpd.extensions.base import Extension, Keyword
 from txsmtpd.extensions.eightbitmime import EightBitMIME
 from txsmtpd.extensions.size import Size
 from txsmtpd.extensions.smtputf8 import SMTPUTF8
+from txsmtpd.extensions.starttls import StartTLS
 
 PIPELINING = Keyword("PIPELINING")  # RFC 2920
 ENHANCEDSTATUSCODES = Keyword("ENHANCEDSTATUSCODES")  # RFC 2034
 HELP = Keyword("HELP")  # RFC 5321 4.1.1.8
 
-__all__ = ["ENHANCEDSTATUSCODES", "HELP", "PIPELINING", "SMTPUTF8", "EightBitMIME", "Extension", "Keyword", "Size"]
+__all__ = [
+    "ENHANCEDSTATUSCODES",
+    "HELP",
+    "PIPELINING",
+    "SMTPUTF8",
+    "EightBitMIME",
+    "Extension",
+    "Keyword",
+    "Size",
+    "StartTLS",
+]
