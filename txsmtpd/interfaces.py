@@ -118,8 +118,8 @@ class IAuthHook(Interface):
 
 class IStarttlsHook(Interface):
     def handle_STARTTLS(server, session, envelope):
-        """TLS has begun, by STARTTLS or with the connection; ``session.ssl`` tells its terms. After STARTTLS the session is
-        a new one (RFC 3207 4.2): of the old, only ``id``, ``peer`` and ``proxy_data`` are kept.
+        """TLS has begun, by STARTTLS or with the connection; ``session.ssl`` tells its terms. After STARTTLS the
+        session is a new one (RFC 3207 4.2): of the old, only ``id``, ``peer`` and ``proxy_data`` are kept.
 
         A false result refuses all further commands but QUIT with 554 5.7.0 (RFC 3207 4.1).
         """

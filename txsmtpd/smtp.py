@@ -51,7 +51,7 @@ transaction = Rule(lambda smtp, arg: smtp.envelope.mail_from is not None, Reply(
 recipients = Rule(lambda smtp, arg: bool(smtp.envelope.rcpt_tos), Reply(503, "5.5.1", "Need RCPT command"))
 
 in_clear = Rule(lambda smtp, arg: smtp.session.ssl is None, Reply(503, "5.5.1", "This is TLS already"))
-can_start_tls = Rule(lambda smtp, arg: smtp.can_start_tls, Reply(454, "4.7.0", "TLS is not available"))
+tls_available = Rule(lambda smtp, arg: smtp.can_start_tls, Reply(454, "4.7.0", "TLS is not available"))
 
 _ehlo_reply = lru_cache(maxsize=64)(partial(Reply, 250, None))
 
@@ -201,7 +201,7 @@ class SMTP(Dispatcher):
         """Whether STARTTLS is offered now."""
         return self.tls_context is not None and self.session.ssl is None and hasattr(self.transport, "startTLS")
 
-    @syntax("STARTTLS", when="can_start_tls", needs=[in_clear, can_start_tls], argument=False)
+    @syntax("STARTTLS", when="can_start_tls", needs=[in_clear, tls_available], argument=False)
     async def smtp_STARTTLS(self, arg: None) -> None:
         await self.push(READY_FOR_TLS)
         self._forget()
