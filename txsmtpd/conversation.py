@@ -75,6 +75,8 @@ class Conversation(LineReceiver, TimeoutMixin):
     _deadline: IDelayedCall | None = None
     _handshake: Deferred[None] | None = None  # fires once TLS is there
     _output_full = False
+    _held = False
+    _hold_call: IDelayedCall | None = None
     _reading_paused = False
     _no_more_input = False
     _reader: Reader | None = None
@@ -168,6 +170,31 @@ class Conversation(LineReceiver, TimeoutMixin):
     def stop_reading_with(self) -> None:
         """Forget the reader: what it reads will not be finished."""
         self._reader = self._after_reader = None
+
+    def hold(self) -> None:
+        """Who takes the octets wants no more for now: look at none, and read none above ``buffer_limit``."""
+        if self._held or self.closing:
+            return
+        self._held = self.paused = True
+        self.setTimeout(None)
+        if self.settings.hook_timeout is not None:
+            self._hold_call = self.callLater(self.settings.hook_timeout, self._held_too_long)
+
+    def release(self) -> None:
+        """Octets are wanted again."""
+        if not self._held:
+            return
+        self._held = False
+        if self._hold_call is not None and self._hold_call.active():
+            self._hold_call.cancel()
+        if not self.closing:
+            self.setTimeout(self.settings.timeout)
+            self.paused = self._output_full or self._turn is not None
+            self._go_on()
+
+    def _held_too_long(self) -> None:
+        self.answer(self.took_too_long(False))
+        self.close()
 
     def _proceed(self) -> None:
         """Go through the input until it is used up, or something must be waited for."""
@@ -311,7 +338,7 @@ class Conversation(LineReceiver, TimeoutMixin):
         self._cancel_deadline()
         if self.closing or self.lost:
             return False
-        self.paused = self._output_full
+        self.paused = self._output_full or self._held
         self.setTimeout(self.settings.timeout)
         return True
 
@@ -368,7 +395,7 @@ class Conversation(LineReceiver, TimeoutMixin):
         self._output_full = False
         if not self._reading_paused:
             self.transport.resumeProducing()
-        self.paused = self._turn is not None
+        self.paused = self._turn is not None or self._held
         self._go_on()
 
     def stopProducing(self) -> None:
@@ -437,6 +464,7 @@ class Conversation(LineReceiver, TimeoutMixin):
         self.closing = True
         self.clearLineBuffer()
         self.stop_reading_with()
+        self.release()
         self.setTimeout(None)
         if self._turn is not None:
             self._turn.cancel()
@@ -487,6 +515,7 @@ class Conversation(LineReceiver, TimeoutMixin):
         self.closing = True
         self.clearLineBuffer()
         self.stop_reading_with()
+        self.release()
         self._out.clear()
         turn = self._turn
         if turn is not None:

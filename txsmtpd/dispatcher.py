@@ -7,7 +7,7 @@ it; with the budgets that end a session which gets nowhere. What the commands do
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
@@ -18,6 +18,7 @@ from txsmtpd.conversation import Conversation
 from txsmtpd.reply import FAILED, FAILED_TWICE, TAKES_TOO_LONG, Refused, Reply, parse_status
 from txsmtpd.session import Envelope, Session
 from txsmtpd.wire import grammar
+from txsmtpd.wire.chunk import ChunkReader
 
 NEED_STARTTLS = Reply(530, "5.7.0", "Must issue a STARTTLS command first")  # RFC 3207 4
 ALLOWED_BEFORE_STARTTLS = frozenset(b"NOOP EHLO LHLO STARTTLS QUIT".split())
@@ -38,6 +39,10 @@ LINES_REFUSED = {
 FOREIGN_VERBS = frozenset(b"CONNECT DELETE GET HEAD OPTIONS PATCH POST PRI PUT TRACE".split())
 
 
+#: The result of a command whose reply is given when what follows it has been read.
+ANSWERED_LATER: Final = object()
+
+
 class Dispatcher(Conversation):
     """Commands by their verb, hooks by their name, and a reply to each line."""
 
@@ -48,6 +53,7 @@ class Dispatcher(Conversation):
     envelope: Envelope  #: the mail transaction
     _verb = b""  # of the command whose turn it is
     _pushed = False  # whether that command has pushed a whole reply
+    _payload_due = 0  # octets that follow that command and have not been taken
     _errors = 0
     _junk = 0
     _calls: dict[bytes, int] | None = None
@@ -72,11 +78,13 @@ class Dispatcher(Conversation):
         command = self.commands.get(verb)
         if command is None:
             raise Refused(_unknown(verb, line))
+        if command.payload is not None:
+            self._payload_due = command.payload(rest)
         size_limit = settings.command_size_limit
         if len(line) > size_limit and len(line) > settings.line_limits.get(verb, size_limit):
             raise Refused(LINE_TOO_LONG)
         if command.junk:
-            self._count_junk()
+            self.count_junk()
         arg = grammar.decode(rest.strip(b" \t")) or None if rest else None
         if self._turned_away and verb != b"QUIT":
             raise Refused(self._turned_away)
@@ -86,6 +94,14 @@ class Dispatcher(Conversation):
             if not rule.holds(self, arg):
                 raise Refused(rule.refusal)
         return command.method(self, arg)
+
+    def take_payload(self, write: Callable[[bytes], object], then: Callable[[], Any]) -> Any:
+        """Read the octets that follow the command, then take the turn *then*: its result is the command's."""
+        size, self._payload_due = self._payload_due, 0
+        if not size:
+            return then()
+        self.read_with(ChunkReader(size, write), then)
+        return ANSWERED_LATER
 
     def line_refused(self, why: str) -> Exception:
         self._verb = b""
@@ -100,7 +116,11 @@ class Dispatcher(Conversation):
         if limit is not None and count > limit:
             raise Refused(Reply(421, "4.7.0", f"{name[:20]} sent too many times"))
 
-    def _count_junk(self) -> None:
+    def count_junk(self) -> None:
+        """Count a command that brings no message nearer.
+
+        :raises Refused: 421, if it is one too many.
+        """
         self._junk += 1
         limit = self.settings.junk_command_limit
         if limit is not None and self._junk > limit:
@@ -170,11 +190,17 @@ class Dispatcher(Conversation):
     # From replies to the client
 
     def answer(self, result: Any) -> None:
+        if result is ANSWERED_LATER:
+            return
         if result is None and self._pushed:
             if self._last_turn:
                 self.close()
             return
         reply = result if type(result) is Reply else self._status_of_command(result)
+        if self._payload_due and reply.code != 421:
+            # The command was refused, but what follows it is none of the next one.
+            self.take_payload(_drop, lambda: reply)
+            return
         if reply.code >= 400:
             reply = self._refusal(reply)
         if self.settings.log_dialogue:
@@ -229,6 +255,10 @@ class Dispatcher(Conversation):
             self._pushed = True
         self.send(octets)
         return succeed(None)
+
+
+def _drop(octets: bytes) -> None:
+    """Where octets go that nobody wants."""
 
 
 def _is_part(status: Reply | str | bytes) -> bool:

@@ -20,6 +20,7 @@ import difflib
 import inspect
 from typing import Any
 
+from twisted.internet.interfaces import IConsumer
 from zope.interface import Attribute, Interface
 from zope.interface.exceptions import Invalid
 from zope.interface.interface import InterfaceClass
@@ -133,6 +134,42 @@ class IProxyHook(Interface):
 class IProcessMessage(Interface):
     def process_message(peer, mail_from, rcpt_tos, data):
         """The hook of the old days: the message of a transaction. None means 250."""
+
+
+class IStreamingHandler(Interface):
+    """A handler that takes messages as they arrive, instead of whole in ``handle_DATA``.
+
+    It must declare that it provides this, with :func:`zope.interface.implementer` on its class.
+    """
+
+    def open_message(server, session, envelope):
+        """A message begins; DATA, or the first BDAT, was found in order.
+
+        :return: an :class:`IMessageReceiver`, or an awaitable of one.
+        :raises Refused: to refuse the message before it is sent.
+        """
+
+
+class IMessageReceiver(IConsumer):
+    """Takes one message. The connection is its push producer: ``pauseProducing`` on what :meth:`registerProducer` was
+    given slows the client down, ``stopProducing`` refuses the message.
+
+    Exactly one of :meth:`finish` and :meth:`abort` is called, once, whatever happens to the client, and nothing after
+    it.
+    """
+
+    def write(data):
+        """Octets of the message have come, dots undone."""
+
+    def finish():
+        """The message is complete. Return its status, or an awaitable of one, as ``handle_DATA`` does."""
+
+    def abort(reason):
+        """The message will not be complete.
+
+        :param reason: the exception that tells why: :class:`~txsmtpd.reply.Refused` with the client's reply, what the
+            receiver itself has raised, or what ended the connection.
+        """
 
 
 HOOKS: dict[str, InterfaceClass] = {

@@ -19,16 +19,18 @@ from typing import Any
 from twisted.internet.interfaces import IOpenSSLContextFactory, IOpenSSLServerConnectionCreator
 
 from txsmtpd.extensions import (
+    CHUNKING,
     ENHANCEDSTATUSCODES,
     HELP,
     PIPELINING,
     SMTPUTF8,
+    BinaryMIME,
     EightBitMIME,
     Extension,
     Size,
     StartTLS,
 )
-from txsmtpd.interfaces import takes_responses
+from txsmtpd.interfaces import IStreamingHandler, takes_responses
 from txsmtpd.reply import Reply
 from txsmtpd.session import Envelope
 from txsmtpd.wire import grammar
@@ -132,6 +134,9 @@ class Settings:
     hooks: Mapping[str, Callable[..., Any]] = field(init=False, repr=False)
     """The handler's hooks by the name behind ``handle_``."""
 
+    streams: bool = field(init=False, repr=False)
+    """Whether the handler takes messages as they arrive."""
+
     ehlo_takes_responses: bool = field(init=False, repr=False)
     offered: tuple[Extension, ...] = field(init=False, repr=False)
     """All extensions, in the order of the answer to EHLO."""
@@ -161,6 +166,7 @@ class Settings:
             "ident": ident,
             "data_size_limit": self.data_size_limit or None,
             "hooks": MappingProxyType(hooks),
+            "streams": IStreamingHandler.providedBy(self.handler),
             "ehlo_takes_responses": "EHLO" in hooks and _ehlo_takes_responses(hooks["EHLO"]),
             "extensions": tuple(self.extensions),
             "offered": offered,
@@ -231,9 +237,11 @@ def _offered(settings: Settings) -> tuple[Extension, ...]:
         built_in.append(Size(settings.data_size_limit))
     if not settings.decode_data or settings.enable_SMTPUTF8:  # RFC 6531 3.1, item 8: SMTPUTF8 brings 8BITMIME along
         built_in.append(EightBitMIME())
+    if not settings.decode_data:
+        built_in.append(BinaryMIME())
     if settings.enable_SMTPUTF8:
         built_in.append(SMTPUTF8())
-    built_in += [PIPELINING, ENHANCEDSTATUSCODES]
+    built_in += [CHUNKING, PIPELINING, ENHANCEDSTATUSCODES]
     if settings.tls_context is not None:
         built_in.append(StartTLS())
     own = list(settings.extensions)
