@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import socket
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -259,8 +260,8 @@ def _host_name() -> str:
 def _want_number(name: str, value: object, kind: type[int] | type[float]) -> None:
     if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
         raise TypeError(f"{name} must be {'an int' if kind is int else 'a number of seconds'}, not {value!r}")
-    if value < 0:
-        raise ValueError(f"{name} must not be negative, as {value!r} is")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a number from 0 on, not {value!r}")
 
 
 _NUMBERS: dict[str, type[int] | type[float]] = {

@@ -152,6 +152,14 @@ class SMTP(Dispatcher):
         if self._turn is None and not self._proceeding:
             self._leave_if_done()
 
+    def expel(self) -> None:
+        """Close now: with 421 if the server owes no other reply."""
+        if self._turn is None and not self.closing:
+            self.send(SHUTTING_DOWN.octets)
+            self.close()
+        else:
+            self.transport.abortConnection()
+
     def answer(self, result: Any) -> None:
         super().answer(result)
         if self._leaving:

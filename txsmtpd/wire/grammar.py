@@ -25,21 +25,22 @@ _DOMAIN = rf"{_LABEL}(?>\.{_LABEL})*"
 _LITERAL = r"\[[A-Za-z0-9:.\-]+\]"
 _MAILBOX = rf"{_LOCAL_PART}@(?:{_DOMAIN}|{_LITERAL})"
 _SOURCE_ROUTE = rf"@{_DOMAIN}(?:,@{_DOMAIN})*:"  # RFC 5321 appendix C: accepted and ignored
-_FLAGS = re.ASCII | re.IGNORECASE  # ASCII, or the Kelvin sign would be a K
+# Only keywords are matched without regard to case, and only as ASCII, or the Kelvin sign would be a K. Patterns that
+# ignore case as a whole take forty times as long to compile, with ranges as wide as these.
 
 
 def _command(keyword: str, in_brackets: str, bare: str) -> re.Pattern[str]:
     path = rf"<(?:{_SOURCE_ROUTE})?(?P<path>{in_brackets})>|(?P<bare>{bare})"
-    return re.compile(rf"{keyword}: *(?:{path})(?: +(?P<rest>.*))?", _FLAGS)
+    return re.compile(rf"(?ai:{keyword}): *(?:{path})(?: +(?P<rest>.*))?")
 
 
-_RECIPIENT = rf"{_MAILBOX}|postmaster"  # RFC 5321 4.1.1.3: <Postmaster> needs no domain
+_RECIPIENT = rf"{_MAILBOX}|(?ai:postmaster)"  # RFC 5321 4.1.1.3: <Postmaster> needs no domain
 _MAIL = _command("FROM", rf"{_MAILBOX}|", _MAILBOX)
 _RCPT = _command("TO", _RECIPIENT, _RECIPIENT)
-_WHOLE_MAILBOX = re.compile(_MAILBOX, _FLAGS)
-_WHOLE_ADDRESS = re.compile(rf"<?(?P<path>{_MAILBOX})>?", _FLAGS)
-_USER_NAME = re.compile(rf"<?(?P<path>{_LOCAL_PART})>?", _FLAGS)
-_HOST = re.compile(rf"{_DOMAIN}|{_LITERAL}", _FLAGS)
+_WHOLE_MAILBOX = re.compile(_MAILBOX)
+_WHOLE_ADDRESS = re.compile(rf"<?(?P<path>{_MAILBOX})>?")
+_USER_NAME = re.compile(rf"<?(?P<path>{_LOCAL_PART})>?")
+_HOST = re.compile(rf"{_DOMAIN}|{_LITERAL}")
 _PARAMETER = re.compile(r"(?P<keyword>[A-Za-z0-9][A-Za-z0-9-]*)(?:=(?P<value>[^\x00-\x20=\x7f]+))?")
 _XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*")  # RFC 3461 4
 _XTEXT_ENCODED = re.compile(r"[^!-*,-<>-~]")
@@ -152,7 +153,7 @@ def _wrong_mailbox(path: str, status: str) -> Reply:
     local, at, _ = path.rpartition("@")
     if not at:
         return Reply(553, status, "The address needs a domain, as in user@example.com")
-    if not re.fullmatch(_LOCAL_PART, local, _FLAGS):
+    if not re.fullmatch(_LOCAL_PART, local):
         return Reply(553, status, "The part of the address before the @ is malformed")
     return Reply(553, status, "The domain of the address is malformed")
 
