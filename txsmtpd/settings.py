@@ -27,7 +27,7 @@ from txsmtpd.extensions import (
     Extension,
     Size,
 )
-from txsmtpd.interfaces import IStreamingHandler, takes_responses
+from txsmtpd.interfaces import NO_HOOKS, IStreamingHandler, takes_responses
 from txsmtpd.reply import Reply
 from txsmtpd.session import Envelope
 from txsmtpd.wire import grammar
@@ -187,13 +187,15 @@ def find_hooks(handler: object) -> dict[str, Callable[..., Any]]:
     :raises TypeError: if one is not callable.
     """
     # Names are filtered before getattr: some attributes that dir tells of raise when they are asked for.
-    names = [name for name in dir(handler) if name.startswith("handle_") or name == "process_message"]
+    names = [
+        name
+        for name in dir(handler)
+        if (name.startswith("handle_") and name not in NO_HOOKS) or name == "process_message"
+    ]
     hooks = {name.removeprefix("handle_"): getattr(handler, name) for name in names}
     for name, hook in hooks.items():
         if not callable(hook):
             raise TypeError(f"the hook {name} of {handler!r} is no method but {hook!r}")
-    # Debugging and Mailbox of old programs have a handle_message, which is no hook of ours.
-    hooks.pop("message", None)
     if "process_message" in hooks:
         if "DATA" in hooks:
             del hooks["process_message"]

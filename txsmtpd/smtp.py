@@ -15,7 +15,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
 from txsmtpd.command import Rule, commands_of, syntax
-from txsmtpd.dispatcher import IDLE, Dispatcher
+from txsmtpd.dispatcher import IDLE, Dispatcher, log
 from txsmtpd.extensions.size import TOO_LARGE
 from txsmtpd.intake import Buffered, Intake, Streamed
 from txsmtpd.reply import GOODBYE, OK, Refused, Reply
@@ -183,7 +183,7 @@ class SMTP(Dispatcher):
             Deferred.fromCoroutine(self._tell_disconnected(cause))
 
     def _log_end(self, cause: BaseException) -> None:
-        self.log.info(
+        log.info(
             "{session} from {peer} ended after {messages} messages: {cause}",
             session=self.session.id,
             peer=str(self.session.peer),
@@ -195,7 +195,7 @@ class SMTP(Dispatcher):
         try:
             await self.ask_hook("DISCONNECT", cause)
         except Exception:
-            self.log.failure("{session} handle_DISCONNECT failed", session=self.session.id)
+            log.failure("{session} handle_DISCONNECT failed", session=self.session.id)
 
     # Greetings (RFC 5321 4.1.1.1)
 
@@ -392,7 +392,7 @@ class SMTP(Dispatcher):
 
     def _complain(self, error: BaseException) -> None:
         failure = Failure(error, type(error), error.__traceback__)
-        self.log.failure("{session} the receiver of a message failed", failure, session=self.session.id)
+        log.failure("{session} the receiver of a message failed", failure, session=self.session.id)
 
     async def _end_of_message(self, octets: int) -> Reply:
         """The message is complete: its reply. The transaction is over, whatever it is."""
@@ -448,7 +448,7 @@ class SMTP(Dispatcher):
         return OK if status is None else self.final(status, "process_message")
 
     def _log_message(self, envelope: Envelope, octets: int, reply: Reply) -> None:
-        self.log.info(
+        log.info(
             "{session} message from <{sender}> to {recipients}, {octets} octets: {reply}",
             session=self.session.id,
             sender=envelope.mail_from,
