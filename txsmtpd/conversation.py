@@ -473,8 +473,8 @@ class Conversation(LineReceiver, TimeoutMixin):
         self.flush()
         # A transport with a producer would not close; one whose peer does not read would not either.
         self.transport.unregisterProducer()
-        self.transport.loseConnection()
         self._abort_call = self.callLater(self.settings.linger, self.transport.abortConnection)
+        self.transport.loseConnection()
 
     def timeoutConnection(self) -> None:
         self.cause = TimeoutError("the client said nothing for too long")

@@ -20,6 +20,8 @@ from txsmtpd.session import Envelope, Session
 from txsmtpd.wire import grammar
 from txsmtpd.wire.chunk import ChunkReader
 
+log = Logger(namespace="txsmtpd")
+
 NEED_STARTTLS = Reply(530, "5.7.0", "Must issue a STARTTLS command first")  # RFC 3207 4
 ALLOWED_BEFORE_STARTTLS = frozenset(b"NOOP EHLO LHLO STARTTLS QUIT".split())
 IDLE = Reply(421, "4.4.2", "Nothing was heard for too long, goodbye")
@@ -47,8 +49,6 @@ class Dispatcher(Conversation):
     """Commands by their verb, hooks by their name, and a reply to each line."""
 
     commands: ClassVar[dict[bytes, Command]] = {}
-    log = Logger(namespace="txsmtpd")
-
     session: Session  #: what is known of the client
     envelope: Envelope  #: the mail transaction
     _verb = b""  # of the command whose turn it is
@@ -72,7 +72,7 @@ class Dispatcher(Conversation):
         self._pushed = False
         settings = self.settings
         if settings.log_dialogue:
-            self.log.debug("{session} C: {line}", session=self.session.id, line=_shown(line))
+            log.debug("{session} C: {line}", session=self.session.id, line=_shown(line))
         if settings.limits_calls:
             self._count_call(verb)
         command = self.commands.get(verb)
@@ -158,7 +158,7 @@ class Dispatcher(Conversation):
 
     def no_status(self, what: object, source: str) -> Reply:
         """Log that the source has given something that is no status, and return the reply in its place."""
-        self.log.error(
+        log.error(
             "{session} {source} gave no status but {what}",
             session=self.session.id,
             source=source,
@@ -170,7 +170,7 @@ class Dispatcher(Conversation):
         if isinstance(error, Refused):
             return error.reply
         failure = Failure(error, type(error), error.__traceback__)
-        self.log.failure("{session} {verb} failed", failure, session=self.session.id, verb=_shown(self._verb))
+        log.failure("{session} {verb} failed", failure, session=self.session.id, verb=_shown(self._verb))
         hook = self.settings.hooks.get("exception")
         if hook is None or isinstance(error, CancelledError):
             return FAILED
@@ -179,12 +179,12 @@ class Dispatcher(Conversation):
             if isinstance(status, Awaitable):
                 status = await status
         except Exception:
-            self.log.failure("{session} handle_exception failed", session=self.session.id)
+            log.failure("{session} handle_exception failed", session=self.session.id)
             return FAILED_TWICE
         return self.final(status, "exception")
 
     def took_too_long(self, obedient: bool) -> Reply:
-        self.log.error("{session} {verb} took too long", session=self.session.id, verb=_shown(self._verb))
+        log.error("{session} {verb} took too long", session=self.session.id, verb=_shown(self._verb))
         return TAKES_TOO_LONG if obedient else STILL_BUSY
 
     # From replies to the client
@@ -224,7 +224,7 @@ class Dispatcher(Conversation):
             limit = self.settings.error_limit
             if limit is not None and self._errors >= limit:
                 reply = TOO_MANY_ERRORS
-        self.log.info(
+        log.info(
             "{session} {verb} refused: {reply}",
             session=self.session.id,
             verb=_shown(self._verb),
@@ -233,7 +233,7 @@ class Dispatcher(Conversation):
         return reply
 
     def _log_reply(self, reply: Reply) -> None:
-        self.log.debug("{session} S: {reply}", session=self.session.id, reply=str(reply))
+        log.debug("{session} S: {reply}", session=self.session.id, reply=str(reply))
 
     def push(self, status: Reply | str | bytes) -> Deferred[None]:
         """Send a reply, or a part of one (``"250-more follows"``), before the command returns.

@@ -181,6 +181,9 @@ HOOKS: dict[str, InterfaceClass] = {
 }  # fmt: skip
 """The interface of each hook, by the hook's name."""
 
+NO_HOOKS = frozenset(["handle_message"])
+"""Names that look like hooks, but are what the Message handlers ask of their subclasses."""
+
 
 class IHandlerMaker(Interface):
     """Makes a handler for the command line. Provided by objects in ``twisted/plugins``, together with
@@ -219,7 +222,7 @@ def verifyHandler(handler: object) -> bool:
         parameters do not fit.
     """
     for name in dir(handler):
-        if not name.startswith("handle_"):
+        if not name.startswith("handle_") or name in NO_HOOKS:
             continue
         if name not in HOOKS:
             near = difflib.get_close_matches(name, HOOKS, 1, 0)

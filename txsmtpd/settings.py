@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import socket
 import ssl
 import warnings
@@ -30,7 +31,7 @@ from txsmtpd.extensions import (
     Size,
     StartTLS,
 )
-from txsmtpd.interfaces import IStreamingHandler, takes_responses
+from txsmtpd.interfaces import NO_HOOKS, IStreamingHandler, takes_responses
 from txsmtpd.reply import Reply
 from txsmtpd.session import Envelope
 from txsmtpd.wire import grammar
@@ -204,13 +205,15 @@ def find_hooks(handler: object) -> dict[str, Callable[..., Any]]:
     :raises TypeError: if one is not callable.
     """
     # Names are filtered before getattr: some attributes that dir tells of raise when they are asked for.
-    names = [name for name in dir(handler) if name.startswith("handle_") or name == "process_message"]
+    names = [
+        name
+        for name in dir(handler)
+        if (name.startswith("handle_") and name not in NO_HOOKS) or name == "process_message"
+    ]
     hooks = {name.removeprefix("handle_"): getattr(handler, name) for name in names}
     for name, hook in hooks.items():
         if not callable(hook):
             raise TypeError(f"the hook {name} of {handler!r} is no method but {hook!r}")
-    # Debugging and Mailbox of old programs have a handle_message, which is no hook of ours.
-    hooks.pop("message", None)
     if "process_message" in hooks:
         if "DATA" in hooks:
             del hooks["process_message"]
@@ -279,8 +282,8 @@ def _host_name() -> str:
 def _want_number(name: str, value: object, kind: type[int] | type[float]) -> None:
     if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
         raise TypeError(f"{name} must be {'an int' if kind is int else 'a number of seconds'}, not {value!r}")
-    if value < 0:
-        raise ValueError(f"{name} must not be negative, as {value!r} is")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a number from 0 on, not {value!r}")
 
 
 _NUMBERS: dict[str, type[int] | type[float]] = {

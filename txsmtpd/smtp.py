@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from txsmtpd.command import Rule, commands_of, syntax
 from txsmtpd.conversation import TLSSetupException
-from txsmtpd.dispatcher import IDLE, Dispatcher
+from txsmtpd.dispatcher import IDLE, Dispatcher, log
 from txsmtpd.extensions.size import TOO_LARGE
 from txsmtpd.intake import Buffered, Intake, Streamed
 from txsmtpd.reply import BAD_SEQUENCE, GOODBYE, OK, Refused, Reply
@@ -162,6 +162,14 @@ class SMTP(Dispatcher):
         elif self._turn is None and not self._proceeding:
             self._leave_if_done()
 
+    def expel(self) -> None:
+        """Close now: with 421 if the server owes no other reply."""
+        if self._turn is None and not self.closing:
+            self.send(SHUTTING_DOWN.octets)
+            self.close()
+        else:
+            self.transport.abortConnection()
+
     def answer(self, result: Any) -> None:
         super().answer(result)
         if self._leaving:
@@ -182,12 +190,12 @@ class SMTP(Dispatcher):
         if self.settings.log_messages:
             self._log_end(cause)
         if isinstance(cause, TLSSetupException):
-            self.log.info("{session} {error}", session=self.session.id, error=str(cause))
+            log.info("{session} {error}", session=self.session.id, error=str(cause))
             self._tell("exception", cause)
         self._tell("DISCONNECT", self, self.session, self.envelope, cause)
 
     def _log_end(self, cause: BaseException) -> None:
-        self.log.info(
+        log.info(
             "{session} from {peer} ended after {messages} messages: {cause}",
             session=self.session.id,
             peer=str(self.session.peer),
@@ -206,7 +214,7 @@ class SMTP(Dispatcher):
             if isinstance(result, Awaitable):
                 await result
         except Exception:
-            self.log.failure("{session} handle_{name} failed", session=self.session.id, name=name)
+            log.failure("{session} handle_{name} failed", session=self.session.id, name=name)
 
     # TLS (RFC 3207, RFC 8314)
 
@@ -244,7 +252,7 @@ class SMTP(Dispatcher):
     async def _secure(self) -> None:
         await self.start_tls(self.tls_context)
         self.session.ssl = tls = _tls_of(self.transport)
-        self.log.debug(
+        log.debug(
             "{session} {protocol} with {cipher}", session=self.session.id, protocol=tls.protocol, cipher=tls.cipher
         )
         if "STARTTLS" in self.settings.hooks and not await self.ask_hook("STARTTLS"):
@@ -445,7 +453,7 @@ class SMTP(Dispatcher):
 
     def _complain(self, error: BaseException) -> None:
         failure = Failure(error, type(error), error.__traceback__)
-        self.log.failure("{session} the receiver of a message failed", failure, session=self.session.id)
+        log.failure("{session} the receiver of a message failed", failure, session=self.session.id)
 
     async def _end_of_message(self, octets: int) -> Reply:
         """The message is complete: its reply. The transaction is over, whatever it is."""
@@ -501,7 +509,7 @@ class SMTP(Dispatcher):
         return OK if status is None else self.final(status, "process_message")
 
     def _log_message(self, envelope: Envelope, octets: int, reply: Reply) -> None:
-        self.log.info(
+        log.info(
             "{session} message from <{sender}> to {recipients}, {octets} octets: {reply}",
             session=self.session.id,
             sender=envelope.mail_from,

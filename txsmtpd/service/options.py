@@ -172,7 +172,7 @@ class Options(usage.Options):
         self["handler"] = self._handler()
 
     def _settings(self) -> dict[str, Any]:
-        settings: dict[str, Any] = {"log_dialogue": self._is_debugging()}
+        settings: dict[str, Any] = {"log_messages": True, "log_dialogue": self._is_debugging()}
         for option, (keyword, read) in SETTINGS.items():
             asked = self._asked(option)
             if asked is not None:
