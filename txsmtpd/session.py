@@ -7,10 +7,7 @@ from __future__ import annotations
 import itertools
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from cryptography.x509 import Certificate
+from typing import Any
 
 _session_ids = (f"{int(time.time() * 1000):x}.{number:x}" for number in itertools.count(1))
 
@@ -21,7 +18,7 @@ class TLSInfo:
 
     protocol: str  #: the version, such as ``"TLSv1.3"``
     cipher: str  #: such as ``"TLS_AES_256_GCM_SHA384"``
-    peer_certificate: Certificate | None = None  #: the client's certificate, verified; None: it sent none
+    peer_certificate: Any = None  #: the client's, verified: an ``x509.Certificate`` of cryptography, or None
     server_name: str | None = None  #: the name by which the client asked for this server (SNI, RFC 6066 3)
 
 

@@ -22,6 +22,8 @@ from twisted.internet.ssl import CertificateOptions, TLSVersion
 from twisted.logger import Logger
 from zope.interface import implementer
 
+log = Logger(namespace="txsmtpd")
+
 LOOK_AGAIN = 1.0  # seconds between looks at the files: a renewal is seen soon, and a flood of clients costs no more
 DEFAULT = "default"  # the certificate of a directory for clients that ask for no name, or for an unknown one
 
@@ -84,8 +86,6 @@ class Certificates:
     :raises BadCertificate: if a file will not do.
     :raises ValueError: if the parameters do not go together.
     """
-
-    _log = Logger(namespace="txsmtpd")
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class Certificates:
             found = list(self._list_files())
         except BadCertificate as error:
             if str(error) != self._cannot_list:
-                self._log.error("{error}; the certificates are kept as they were", error=str(error))
+                log.error("{error}; the certificates are kept as they were", error=str(error))
             self._cannot_list = str(error)
             return
         self._cannot_list = None
@@ -187,9 +187,9 @@ class Certificates:
         try:
             entry.loaded = self._load(files)
         except BadCertificate as error:
-            self._log.error("{error}; what was served before is kept", error=str(error))
+            log.error("{error}; what was served before is kept", error=str(error))
             return False
-        self._log.info("{path} is served from now on", path=str(files.certificate))
+        log.info("{path} is served from now on", path=str(files.certificate))
         return True
 
     def _load(self, files: Files) -> Loaded:
@@ -224,7 +224,7 @@ def load(files: Files, require_client_certificate: bool = False, **options: Any)
     if key.public_key() != chain[0].public_key():
         raise BadCertificate(f"{files.certificate}: the private key in {key_path} does not fit the first certificate")
     if files.client_ca is not None:
-        authorities = _parse(files.client_ca, "certificate", x509.load_pem_x509_certificates, _read(files.client_ca))
+        authorities = load_authorities(files.client_ca)
         options["verify"] = True
         options["caCerts"] = [crypto.X509.from_cryptography(each) for each in authorities]
         options["requireCertificate"] = require_client_certificate
@@ -241,6 +241,17 @@ def load(files: Files, require_client_certificate: bool = False, **options: Any)
         raise BadCertificate(f"{files.certificate}: {error}") from error
     _warn_if_open(key_path)
     return Loaded(served, dns_names(chain[0]))
+
+
+def load_authorities(path: str | os.PathLike[str]) -> list[x509.Certificate]:
+    """Read a file of certificates.
+
+    :raises BadCertificate: if it cannot be read or will not do.
+    """
+    found: list[x509.Certificate] = _parse(
+        Path(path), "certificate", x509.load_pem_x509_certificates, _read(Path(path))
+    )
+    return found
 
 
 def dns_names(certificate: x509.Certificate) -> frozenset[str]:
@@ -287,4 +298,4 @@ def _stamp(path: Path | None) -> tuple[int, int, int] | None:
 def _warn_if_open(key: Path) -> None:
     with suppress(OSError):
         if stat.S_IMODE(key.stat().st_mode) & stat.S_IROTH:
-            Certificates._log.warn("{key}: everybody on this host can read this private key", key=str(key))
+            log.warn("{key}: everybody on this host can read this private key", key=str(key))

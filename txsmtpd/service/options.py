@@ -19,6 +19,7 @@ from twisted.logger import LogLevel
 from twisted.python import usage
 
 from txsmtpd._version import __version__
+from txsmtpd.service.certificates import Certificates, load_authorities
 from txsmtpd.service.exits import EX_USAGE, Exit, complain, described
 from txsmtpd.service.handlers import BUILT_IN, describe_handlers, make_handler
 from txsmtpd.service.listening import GRACE
@@ -98,8 +99,8 @@ SETTINGS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
 class Options(usage.Options):
     """What was asked for.
 
-    Once parsed, it has what :func:`~txsmtpd.service.makeService` needs: ``handler``, ``settings``, ``endpoints`` (each
-    with its label) and ``grace``.
+    Once parsed, it has what :func:`~txsmtpd.service.makeService` needs: ``handler``, ``settings``, ``endpoints`` and
+    ``tls_endpoints`` (each with its label) and ``grace``.
     """
 
     synopsis = "[options]"
@@ -113,18 +114,23 @@ class Options(usage.Options):
         ["hostname", None, None, "The server's name in its greeting. [default: this host's]"],
         ["ident", None, None, "What follows the name in the greeting. [default: ESMTP txsmtpd]"],
         ["size", "s", None, f"The largest message in octets; 0 for no limit. [default: {DATA_SIZE_DEFAULT}]"],
+        ["tls", None, None, "The certificate: CERT[:KEY], or a DIRECTORY of them, chosen by the name asked for."],
+        ["tls-client-ca", None, None, "A file of the authorities whose certificates clients may show."],
         ["timeout", "t", None, "Seconds that a client may be silent. [default: 300]"],
         ["grace", None, None, f"Seconds that open transactions have to end on SIGTERM. [default: {GRACE:g}]"],
     ]
     compData = usage.Completions(
         optActions={"handler": usage.CompleteList([maker.name for maker in BUILT_IN])},
-        multiUse=["listen"],
+        multiUse=["listen", "listen_tls"],
     )
     environ: Mapping[str, str] = os.environ
 
     def __init__(self) -> None:
         super().__init__()
         self["listen"] = []
+        self["listen-tls"] = []
+        self["require-starttls"] = None
+        self["require-client-certificate"] = None
         self["smtputf8"] = None
 
     # Options that do something
@@ -134,6 +140,18 @@ class Options(usage.Options):
         self["listen"].append(endpoint)
 
     opt_l = opt_listen
+
+    def opt_listen_tls(self, endpoint: str) -> None:
+        """An endpoint such as tcp:465, whose connections begin with TLS; may be repeated. Needs --tls."""
+        self["listen-tls"].append(endpoint)
+
+    def opt_require_starttls(self) -> None:
+        """Take no mail in clear."""
+        self["require-starttls"] = "yes"
+
+    def opt_require_client_certificate(self) -> None:
+        """Turn away clients that show no certificate of --tls-client-ca."""
+        self["require-client-certificate"] = "yes"
 
     def opt_smtputf8(self) -> None:
         """Take addresses and headers in UTF-8 (SMTPUTF8)."""
@@ -166,9 +184,10 @@ class Options(usage.Options):
             raise usage.UsageError(f"unexpected argument {args[0]!r}; all that can be given are options")
 
     def postOptions(self) -> None:
-        self["settings"] = self._settings()
+        self["settings"] = {**self._settings(), **self._tls_settings()}
         self["grace"] = self._value("grace", seconds, GRACE)
-        self["endpoints"] = [(str(asked), self._endpoint(asked)) for asked in self._asked_all("listen", DEFAULT_LISTEN)]
+        self["tls_endpoints"] = self._endpoints("listen-tls")
+        self["endpoints"] = self._endpoints("listen", None if self["tls_endpoints"] else DEFAULT_LISTEN)
         self["handler"] = self._handler()
 
     def _settings(self) -> dict[str, Any]:
@@ -183,6 +202,42 @@ class Options(usage.Options):
 
     def _is_debugging(self) -> bool:
         return self.parent is not None and self.parent.get("logLevel") is LogLevel.debug
+
+    def _tls_settings(self) -> dict[str, Any]:
+        certificate = self._asked("tls")
+        client_ca = self._asked("tls-client-ca")
+        required = self._flag("require-client-certificate")
+        starttls = self._flag("require-starttls")
+        if certificate is None:
+            for asked in (*self._asked_all("listen-tls"), client_ca, required, starttls):
+                if asked is not None:
+                    raise usage.UsageError(f"{asked}: there is no TLS without a certificate; give --tls")
+            return {}
+        if required is not None and client_ca is None:
+            raise usage.UsageError(f"{required}: give the authorities that they are from, by --tls-client-ca")
+        if client_ca is not None:
+            with refusing(client_ca):
+                load_authorities(client_ca.text)
+        path, key = certificate_files(certificate.text)
+        with refusing(certificate):
+            context = Certificates(
+                path,
+                key,
+                client_ca=client_ca and client_ca.text,
+                require_client_certificate=required is not None,
+            )
+        return {"tls_context": context, "require_starttls": starttls is not None}
+
+    def _flag(self, option: str) -> Asked | None:
+        """What asked for an option that takes no value; None: nothing did."""
+        asked = self._asked(option)
+        if asked is None:
+            return None
+        with refusing(asked):
+            return asked if yes_or_no(asked.text) else None
+
+    def _endpoints(self, option: str, default: str | None = None) -> list[tuple[str, IStreamServerEndpoint]]:
+        return [(str(asked), self._endpoint(asked)) for asked in self._asked_all(option, default)]
 
     def _endpoint(self, asked: Asked) -> IStreamServerEndpoint:
         with refusing(asked):
@@ -204,13 +259,13 @@ class Options(usage.Options):
         value = self.environ.get(variable)
         return Asked(variable, value) if value else None
 
-    def _asked_all(self, option: str, default: str) -> list[Asked]:
+    def _asked_all(self, option: str, default: str | None = None) -> list[Asked]:
         """The values of an option that may be repeated."""
         if self[option]:
             return [Asked(f"--{option}", value) for value in self[option]]
         variable = _variable(option)
-        values = [Asked(variable, value) for value in self.environ.get(variable, "").split()]
-        return values or [Asked(f"--{option}", default)]
+        found = [Asked(variable, value) for value in self.environ.get(variable, "").split()]
+        return found or ([] if default is None else [Asked(f"--{option}", default)])
 
     def _value(self, option: str, read: Callable[[str], Any], default: Any) -> Any:
         asked = self._asked(option)
@@ -241,6 +296,14 @@ def _check_setting(keyword: str, value: object) -> None:
     except (TypeError, ValueError) as error:
         # The option is named already, by the name that its user knows.
         raise ValueError(str(error).removeprefix(f"{keyword} ")) from error
+
+
+def certificate_files(text: str) -> tuple[str, str | None]:
+    """The file or directory of a certificate, and the file of its key if it is told: ``CERT[:KEY]``."""
+    if ":" not in text or os.path.exists(text):
+        return text, None
+    certificate, _, key = text.rpartition(":")
+    return certificate, key
 
 
 def make_endpoint(description: str) -> IStreamServerEndpoint:
