@@ -1,4 +1,4 @@
-"""How the documentation is built: ``sphinx-build -W -b html docs docs/_build/html``. ``-b doctest`` runs its examples."""
+"""How the documentation is built. ``sphinx-build -W -b html docs docs/_build`` makes the pages, ``-b doctest`` runs them."""
 
 import sys
 from pathlib import Path
