@@ -435,6 +435,8 @@ class Conversation(LineReceiver, TimeoutMixin):
             # Left half way, the transport would tell nobody that the connection is lost.
             self.transport.protocol = self
             self.transport.TLS = False
+            self._handshake = None
+            self._cancel_deadline()
             self.close()
             raise
         # TLS is another consumer, and knows nothing of the pauses before it.
