@@ -24,7 +24,7 @@ from twisted.mail.smtp import sendmail
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from tests.support import Client, LoggingTestCase
+from tests.support import HIGH_WATER, Client, LoggingTestCase
 from tests.tls import (
     MESSAGE,
     PATIENCE,
@@ -418,6 +418,18 @@ class MemoryTests(SynchronousTestCase):
         self.assertNotIn("STARTTLS", client.ask(b"EHLO x.test").text)
         self.assertEqual(client.ask(b"STARTTLS").code, 454)
         self.assertEqual(client.send_message().code, 250)
+
+    def test_unreadReplies(self) -> None:
+        """A client whose unread replies fill the transport as it says STARTTLS is read again, for its handshake."""
+        client = Client(tls_context=contexts(), junk_command_limit=None)
+        begun: list[Any] = []
+        client.transport.startTLS = begun.append  # type: ignore[attr-defined]
+        client.stop_reading()
+        client.say(b"NOOP\r\n" * (HIGH_WATER // len(b"250 2.0.0 OK\r\n")))
+        self.assertEqual(client.transport.pauses, 0)
+        client.say(b"STARTTLS\r\n")
+        self.assertEqual((client.transport.pauses, client.reading, len(begun)), (1, True, 1))
+        client.vanish()
 
     def test_argument(self) -> None:
         """STARTTLS takes no argument."""

@@ -125,7 +125,7 @@ class Certificates:
         if self._clock() >= self._look_again:
             self._look_again = self._clock() + LOOK_AGAIN
             self._look()
-        return self._default.serverConnectionForTLS(protocol)
+        return SSL.Connection(self._default.getContext())
 
     def _context_for(self, server_name: bytes | None) -> SSL.Context | None:
         """The context for the name that a client asks for; None: the default has to do."""
