@@ -371,6 +371,25 @@ class CommandTests(TLSTestCase):
         said = await self.run_client(talk, await self.serve(implicit_tls=True))
         self.assertEqual([reply[:3] for reply in said], ["554", "554", "221"])
 
+    async def test_hookFails(self) -> None:
+        """A handle_STARTTLS that raises lets nobody in, by either way."""
+
+        def failing(*arguments: Any) -> bool:
+            raise ZeroDivisionError
+
+        def talk(port: int, implicit: bool) -> list[str]:
+            client = LineClient(port) if implicit else greeted(port)
+            if not implicit:
+                client.ask("STARTTLS")
+            client.secure(trusting())
+            return [client.reply(), client.reply()]
+
+        self.handler.handle_STARTTLS = failing  # type: ignore[attr-defined]
+        for implicit in False, True:
+            said = await self.run_client(talk, await self.serve(implicit_tls=implicit), implicit)
+            self.assertEqual(said, ["451 4.3.0 failed", ""])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+
     async def test_hookSeesTerms(self) -> None:
         """handle_STARTTLS is told the terms of TLS, and may agree."""
         seen: list[Any] = []

@@ -307,7 +307,7 @@ class Conversation(LineReceiver, TimeoutMixin):
         turn.addCallbacks(self._turn_done, self._turn_failed, callbackArgs=(turn,), errbackArgs=(turn,))
 
     def _limit(self, turn: Deferred[Any]) -> None:
-        if self._no_more_input and not self._has_said_farewell():
+        if self._no_more_input and not self.has_said_farewell():
             self._deadline = self.callLater(PREMATURE_CLOSE_GRACE, self.close)
         elif self.settings.hook_timeout is not None:
             self._deadline = self.callLater(self.settings.hook_timeout, self._give_up, turn)
@@ -494,14 +494,16 @@ class Conversation(LineReceiver, TimeoutMixin):
         if self.closing or self._proceeding:
             return
         if self._turn is not None:
-            if not self._has_said_farewell():
+            if not self.has_said_farewell():
                 self._cancel_deadline()
                 self._deadline = self.callLater(PREMATURE_CLOSE_GRACE, self.close)
         elif not self.paused:
             self.close()
 
-    def _has_said_farewell(self) -> bool:
-        return self._buffer[self._offset :].rstrip().upper().endswith(self.farewell)
+    def has_said_farewell(self) -> bool:
+        """Whether the last line that has come is the farewell."""
+        lines = self._buffer[self._offset :].rsplit(b"\n", 2)
+        return len(lines) > 1 and not lines[-1] and lines[-2].strip().upper() == self.farewell
 
     def writeConnectionLost(self) -> None:
         """Part of IHalfCloseableProtocol; this side is never closed alone."""

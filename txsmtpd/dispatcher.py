@@ -6,7 +6,9 @@ it; with the budgets that end a session which gets nowhere. What the commands do
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
+from types import CoroutineType
 from typing import Any, ClassVar, Final
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -25,6 +27,7 @@ log = Logger(namespace="txsmtpd")
 NEED_STARTTLS = Reply(530, "5.7.0", "Must issue a STARTTLS command first")  # RFC 3207 4
 ALLOWED_BEFORE_STARTTLS = frozenset(b"NOOP EHLO LHLO STARTTLS QUIT".split())
 IDLE = Reply(421, "4.4.2", "Nothing was heard for too long, goodbye")
+SHUTTING_DOWN = Reply(421, "4.3.2", "The server is shutting down")
 STILL_BUSY = Reply(421, "4.3.0", "The server took too long to do this; try again later")
 TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many errors, goodbye")
 TOO_MUCH_JUNK = Reply(421, "4.7.0", "Too many commands without a message, goodbye")
@@ -39,6 +42,7 @@ LINES_REFUSED = {
 
 # Whoever speaks these, or header fields, is a web browser or worse, made to send mail by somebody else.
 FOREIGN_VERBS = frozenset(b"CONNECT DELETE GET HEAD OPTIONS PATCH POST PRI PUT TRACE".split())
+_HEADER_FIELD = re.compile(rb"(?!MAIL|RCPT)[A-Z][A-Z0-9-]*:")  # "MAILFROM:" is only a slip
 
 
 #: The result of a command whose reply is given when what follows it has been read.
@@ -59,6 +63,7 @@ class Dispatcher(Conversation):
     _calls: dict[bytes, int] | None = None
     _last_turn = False  # the connection closes after this reply
     _turned_away: Reply | None = None  # the answer to all but QUIT
+    _leaving = False
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
@@ -137,7 +142,7 @@ class Dispatcher(Conversation):
         if hook is None:
             return default(*arguments)
         result = hook(self, self.session, self.envelope, *arguments)
-        if type(result) is not str and isinstance(result, Awaitable):
+        if type(result) is CoroutineType or isinstance(result, Awaitable):
             result = await result
         return self.final(result, name)
 
@@ -187,14 +192,39 @@ class Dispatcher(Conversation):
         log.error("{session} {verb} took too long", session=self.session.id, verb=_shown(self._verb))
         return TAKES_TOO_LONG if obedient else STILL_BUSY
 
+    # The end
+
+    def leave(self) -> None:
+        """Close with 421 as soon as no transaction is open: the server is shutting down (RFC 5321 3.8)."""
+        self._leaving = True
+        if self._handshake is not None:
+            self.close()
+        elif self._turn is None and not self._proceeding:
+            self._leave_if_done()
+
+    def expel(self) -> None:
+        """Close now: with 421 if the server owes no other reply."""
+        if self._turn is None and not self.closing:
+            self.send(SHUTTING_DOWN.octets)
+            self.close()
+        else:
+            self.transport.abortConnection()
+
+    def _leave_if_done(self) -> None:
+        if self.envelope.mail_from is None and not self.closing:
+            self.send(SHUTTING_DOWN.octets)
+            self.close()
+
+    def has_said_farewell(self) -> bool:
+        return self._last_turn or super().has_said_farewell()
+
     # From replies to the client
 
     def answer(self, result: Any) -> None:
         if result is ANSWERED_LATER:
             return
         if result is None and self._pushed:
-            if self._last_turn:
-                self.close()
+            self._say_nothing()
             return
         reply = result if type(result) is Reply else self._status_of_command(result)
         if self._payload_due and reply.code != 421:
@@ -208,6 +238,14 @@ class Dispatcher(Conversation):
         self.send(reply.encode(True) if self.envelope.smtp_utf8 else reply.octets)
         if self._last_turn or reply.code == 421:
             self.close()
+        elif self._leaving:
+            self._leave_if_done()
+
+    def _say_nothing(self) -> None:
+        if self._last_turn:
+            self.close()
+        elif self._leaving:
+            self._leave_if_done()
 
     def _status_of_command(self, result: Any) -> Reply:
         try:
@@ -228,12 +266,12 @@ class Dispatcher(Conversation):
             "{session} {verb} refused: {reply}",
             session=self.session.id,
             verb=_shown(self._verb),
-            reply=str(reply),
+            reply=_in_one_line(reply),
         )
         return reply
 
     def _log_reply(self, reply: Reply) -> None:
-        log.debug("{session} S: {reply}", session=self.session.id, reply=str(reply))
+        log.debug("{session} S: {reply}", session=self.session.id, reply=_in_one_line(reply))
 
     def push(self, status: Reply | str | bytes) -> Deferred[None]:
         """Send a reply, or a part of one (``"250-more follows"``), before the command returns.
@@ -270,13 +308,17 @@ def _is_part(status: Reply | str | bytes) -> bool:
 
 
 def _unknown(verb: bytes, line: bytes) -> Reply:
-    if verb in FOREIGN_VERBS or verb.endswith(b":") or verb.startswith(b"SSH-"):
+    if verb in FOREIGN_VERBS or _HEADER_FIELD.match(verb) or verb.startswith(b"SSH-"):
         return FOREIGN_PROTOCOL
     if not line:
         return Reply(500, "5.5.2", "An empty line is no command")
     if verb.isalnum() and len(verb) <= 20:
         return Reply(500, "5.5.1", f"Command {verb.decode('ascii')} not recognized")
     return Reply(500, "5.5.2", "Command not recognized")
+
+
+def _in_one_line(reply: Reply) -> str:
+    return str(reply).replace("\n", " / ")
 
 
 def _shown(octets: bytes) -> str:

@@ -33,7 +33,6 @@ RECIPIENT_OK = Reply(250, "2.1.5", "OK")
 START_MAIL_INPUT = Reply(354, None, "End data with <CR><LF>.<CR><LF>")
 CANNOT_VRFY = Reply(252, "2.0.0", "Cannot VRFY user, but will accept message and attempt delivery")
 TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients")  # RFC 5321 4.5.3.1.10
-SHUTTING_DOWN = Reply(421, "4.3.2", "The server is shutting down")
 CHUNK_OK = Reply(250, "2.0.0", "Chunk received")
 TRANSACTION_RESET = Reply(250, "2.0.0", "The transaction was reset")
 FAR_TOO_LARGE = Reply(421, "4.3.4", "The chunk is far larger than this server takes, goodbye")
@@ -88,7 +87,6 @@ class SMTP(Dispatcher):
     ...         return "259 Pong"
     """
 
-    _leaving = False
     _messages = 0
     _intake: Intake | None = None  # of the message that is coming
     _message_octets = 0  # of its chunks so far
@@ -142,43 +140,19 @@ class SMTP(Dispatcher):
         return self._ask_first() if "CONNECT" in self.settings.hooks else self.settings.greeting
 
     async def _ask_first(self) -> Reply:
-        status = await self.ask_hook("CONNECT")
-        if status is None:
-            return self.settings.greeting
-        reply = self.final(status, "CONNECT")
+        self._last_turn = True  # unless the hook lets the client in, whatever becomes of the hook
+        try:
+            status = await self.ask_hook("CONNECT")
+            reply = self.settings.greeting if status is None else self.final(status, "CONNECT")
+        except Refused as refused:
+            reply = refused.reply
         if reply.positive:
+            self._last_turn = False
             return reply if reply.code == 220 else self.settings.greeting
         if reply.code >= 500:
+            self._last_turn = False
             self._turned_away = BAD_SEQUENCE  # RFC 5321 3.1: wait for QUIT, answer 503 to all else
-        else:
-            self._last_turn = True
         return reply
-
-    def leave(self) -> None:
-        """Close with 421 as soon as no transaction is open: the server is shutting down (RFC 5321 3.8)."""
-        self._leaving = True
-        if self._handshake is not None:
-            self.close()
-        elif self._turn is None and not self._proceeding:
-            self._leave_if_done()
-
-    def expel(self) -> None:
-        """Close now: with 421 if the server owes no other reply."""
-        if self._turn is None and not self.closing:
-            self.send(SHUTTING_DOWN.octets)
-            self.close()
-        else:
-            self.transport.abortConnection()
-
-    def answer(self, result: Any) -> None:
-        super().answer(result)
-        if self._leaving:
-            self._leave_if_done()
-
-    def _leave_if_done(self) -> None:
-        if self.envelope.mail_from is None and not self.closing:
-            self.send(SHUTTING_DOWN.octets)
-            self.close()
 
     def idle_for_too_long(self) -> None:
         self.send(IDLE.octets)
@@ -255,8 +229,11 @@ class SMTP(Dispatcher):
         log.debug(
             "{session} {protocol} with {cipher}", session=self.session.id, protocol=tls.protocol, cipher=tls.cipher
         )
-        if "STARTTLS" in self.settings.hooks and not await self.ask_hook("STARTTLS"):
-            self._turned_away = TLS_NOT_GOOD_ENOUGH
+        if "STARTTLS" in self.settings.hooks:
+            self._last_turn = True  # unless the hook answers: STARTTLS has had its reply, and cannot have another
+            if not await self.ask_hook("STARTTLS"):
+                self._turned_away = TLS_NOT_GOOD_ENOUGH
+            self._last_turn = False
 
     # Greetings (RFC 5321 4.1.1.1)
 
@@ -345,7 +322,14 @@ class SMTP(Dispatcher):
         limit = self.settings.recipient_limit
         if limit is not None and len(self.envelope.rcpt_tos) >= limit:
             raise Refused(TOO_MANY_RECIPIENTS)
-        return await self.call_hook("RCPT", path, options, default=self.add_recipient)
+        known = len(self.envelope.rcpt_tos)
+        reply = None
+        try:
+            reply = await self.call_hook("RCPT", path, options, default=self.add_recipient)
+        finally:
+            if reply is None or not reply.positive:
+                del self.envelope.rcpt_tos[known:]  # whom the client was told of, and nobody else
+        return reply
 
     def add_recipient(self, forward_path: str, rcpt_options: list[str]) -> Reply:
         """What RCPT does without a hook."""
@@ -402,10 +386,10 @@ class SMTP(Dispatcher):
         self.read_with(reader, partial(self._end_of_data, reader))
         return START_MAIL_INPUT
 
-    async def _end_of_data(self, reader: DataReader) -> Reply:
+    def _end_of_data(self, reader: DataReader) -> Any:
         if reader.fault is not None:
             raise self._refuse_message(FAULTS[reader.fault])
-        return await self._end_of_message(reader.size)
+        return self._end_of_message(reader.size)
 
     @syntax("BDAT size [LAST]", needs=[greeted, recipients], payload=lambda arg: parse_bdat(arg).size)
     async def smtp_BDAT(self, arg: str) -> Any:
@@ -482,13 +466,13 @@ class SMTP(Dispatcher):
         if intake is not None:
             intake.abort(reason)
 
-    async def _deliver(self, message: bytes) -> Reply:
+    def _deliver(self, message: bytes) -> Awaitable[Reply]:
         """Hand the whole message to the handler."""
         self.envelope.original_content = message
         self.envelope.content = self._decoded(message)
         if "process_message" in self.settings.hooks:
-            return await self._process_message(self.envelope)
-        return await self.call_hook("DATA", default=_ok)
+            return self._process_message(self.envelope)
+        return self.call_hook("DATA", default=_ok)
 
     def _decoded(self, content: bytes) -> bytes | str:
         if not self.settings.decode_data:
@@ -515,7 +499,7 @@ class SMTP(Dispatcher):
             sender=envelope.mail_from,
             recipients=", ".join(f"<{path}>" for path in envelope.rcpt_tos[:10]),
             octets=octets,
-            reply=str(reply),
+            reply=str(reply).replace("\n", " / "),
         )
 
     # Smaller commands
@@ -545,7 +529,7 @@ class SMTP(Dispatcher):
     def smtp_HELP(self, arg: str | None) -> Reply:
         if arg is None:
             return Reply(214, "2.0.0", self._commands_text())
-        command = self.commands.get(arg.upper().encode("utf-8"))
+        command = self.commands.get(arg.encode("utf-8").upper())
         if command is None or command.syntax is None:
             return Reply(504, "5.5.4", self._commands_text())
         return Reply(214, "2.0.0", f"Syntax: {command.help(self.session.extended_smtp)}")
