@@ -82,7 +82,7 @@ class ReadingTests(StoreTestCase):
         write(self.path, chain(self.leaf))
         self.assertEqual(self.refusal(), f"{self.path}: there is no private key in it")
         missing = self.folder / "missing.key"
-        self.assertIn("nor is there a missing.key", self.refusal(self.path, missing))
+        self.assertIn(f"and no file {missing}", self.refusal(self.path, missing))
 
     def test_otherKey(self) -> None:
         """A key that belongs to another certificate."""

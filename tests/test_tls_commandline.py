@@ -77,7 +77,7 @@ class OptionsTests(SynchronousTestCase):
         """A certificate that will not do is refused with its option and the reason."""
         self.assertEqual(refusal("--tls=/none.pem"), "--tls=/none.pem: /none.pem: No such file or directory")
         self.assertIn("there is no private key in it", refusal(f"--tls={self.authorities}"))
-        self.assertIn("No such file", refusal(f"--tls={self.certificate}:/none.key"))
+        self.assertIn("and no file /none.key", refusal(f"--tls={self.certificate}:/none.key"))
         write(self.key, issue("other.test").private_key_pem.bytes())
         self.assertIn("does not fit", refusal(f"--tls={self.certificate}:{self.key}"))
         self.assertIn("TXSMTPD_TLS=/none.pem: ", refusal(environ={"TXSMTPD_TLS": "/none.pem"}))

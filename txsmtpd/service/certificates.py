@@ -218,7 +218,7 @@ def load(files: Files, require_client_certificate: bool = False, **options: Any)
     chain = _parse(files.certificate, "certificate", x509.load_pem_x509_certificates, pem)
     key_path = files.certificate if b"PRIVATE KEY-----" in pem else files.key
     if key_path is None or not os.path.lexists(key_path):
-        beside = "" if key_path is None else f", nor is there a {key_path.name}"
+        beside = "" if key_path is None else f", and no file {key_path}"
         raise BadCertificate(f"{files.certificate}: there is no private key in it{beside}")
     key = _parse(key_path, "private key", _load_key, _read(key_path))
     if key.public_key() != chain[0].public_key():
