@@ -217,8 +217,9 @@ def verifyHandler(handler: object) -> bool:
         if not name.startswith("handle_") or name in NO_HOOKS:
             continue
         if name not in HOOKS:
-            near = difflib.get_close_matches(name, HOOKS, 1, 0)
-            raise InvalidHandler(f"{name} is no hook of {handler!r}; is {near[0]} meant?")
+            hooks = {hook.lower(): hook for hook in HOOKS}
+            near = difflib.get_close_matches(name.lower(), hooks, 1, 0)
+            raise InvalidHandler(f"{name} is no hook of {handler!r}; is {hooks[near[0]]} meant?")
         _verify_hook(handler, name)
     if hasattr(handler, "process_message"):
         _verify_hook(handler, "process_message")

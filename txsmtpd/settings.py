@@ -248,7 +248,7 @@ def _call_limits(limit: int | Mapping[str, int] | None) -> tuple[Mapping[str, in
         return {}, None
     if isinstance(limit, Mapping):
         for value in limit.values():
-            _want_number("command_call_limit", value, int)
+            want_number("command_call_limit", value, int)
         limits = {verb.upper(): value for verb, value in limit.items()}
         return limits, limits.pop("*", CALL_LIMIT_DEFAULT)
     return {}, limit
@@ -256,10 +256,15 @@ def _call_limits(limit: int | Mapping[str, int] | None) -> tuple[Mapping[str, in
 
 def _host_name() -> str:
     name = socket.gethostname()
-    return name if grammar.is_host(name) else "localhost"
+    return name if name.isascii() and grammar.is_host(name) else "localhost"
 
 
-def _want_number(name: str, value: object, kind: type[int] | type[float]) -> None:
+def want_number(name: str, value: object, kind: type[int] | type[float]) -> None:
+    """Refuse the value of an option unless it is a number from 0 on.
+
+    :raises TypeError: if it is no number, or no int where *kind* is int.
+    :raises ValueError: if it is negative, infinite or NaN.
+    """
     if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
         raise TypeError(f"{name} must be {'an int' if kind is int else 'a number of seconds'}, not {value!r}")
     if not 0 <= value < math.inf:
@@ -287,7 +292,7 @@ def _check(settings: Settings) -> None:
     for name, kind in _NUMBERS.items():
         value = getattr(settings, name)
         if value is not None or name in _NEEDED:
-            _want_number(name, value, kind)
+            want_number(name, value, kind)
     for name in ("timeout", "hook_timeout"):
         if getattr(settings, name) == 0:
             raise ValueError(f"{name} must be more than 0 seconds; None for no limit")
@@ -304,4 +309,4 @@ def _check(settings: Settings) -> None:
         raise ValueError(f"ident must be printable ASCII, not {settings.ident!r}")
     limit = settings.command_call_limit
     if limit is not None and not isinstance(limit, Mapping):
-        _want_number("command_call_limit", limit, int)
+        want_number("command_call_limit", limit, int)
