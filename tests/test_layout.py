@@ -30,6 +30,7 @@ LAYERS = [
     {"command", "output"},
     {"conversation"},
     {"dispatcher"},
+    {"authentication"},
     {"smtp"},
     {"lmtp"},
     {"factory"},

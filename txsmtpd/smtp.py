@@ -12,8 +12,10 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from txsmtpd.auth import MISSING, AuthResult, LoginPassword, auth_mechanism
+from txsmtpd.authentication import Authentication, authorized
 from txsmtpd.command import Rule, commands_of, syntax
-from txsmtpd.dispatcher import IDLE, Dispatcher
+from txsmtpd.dispatcher import IDLE, sanitize
 from txsmtpd.extensions.size import TOO_LARGE
 from txsmtpd.reply import GOODBYE, OK, Refused, Reply
 from txsmtpd.session import Envelope, Session
@@ -21,7 +23,18 @@ from txsmtpd.settings import Parameters, Settings
 from txsmtpd.wire import grammar
 from txsmtpd.wire.data import DataReader, Fault
 
-__all__ = ["SMTP", "Envelope", "Rule", "Session", "syntax"]
+__all__ = [
+    "MISSING",
+    "SMTP",
+    "AuthResult",
+    "Envelope",
+    "LoginPassword",
+    "Rule",
+    "Session",
+    "auth_mechanism",
+    "sanitize",
+    "syntax",
+]
 
 SENDER_OK = Reply(250, "2.1.0", "OK")
 RECIPIENT_OK = Reply(250, "2.1.5", "OK")
@@ -50,7 +63,7 @@ recipients = Rule(lambda smtp, arg: bool(smtp.envelope.rcpt_tos), Reply(503, "5.
 _ehlo_reply = lru_cache(maxsize=64)(partial(Reply, 250, None))
 
 
-class SMTP(Dispatcher):
+class SMTP(Authentication):
     """The protocol of one connection.
 
     :param handler: the object whose hooks decide; see :mod:`txsmtpd.interfaces`.
@@ -71,7 +84,7 @@ class SMTP(Dispatcher):
     _messages = 0
 
     def __init__(self, handler: object = None, *, settings: Settings | None = None, **options: Any) -> None:
-        self.settings = settings or Settings.make(handler, options)
+        self.settings = settings or Settings.make(handler, options, self.mechanisms)
 
     def _create_session(self) -> Session:
         """Make the session; override it to use a class of your own."""
@@ -153,6 +166,7 @@ class SMTP(Dispatcher):
             self._log_end(cause)
         if "DISCONNECT" in self.settings.hooks:
             Deferred.fromCoroutine(self._tell_disconnected(cause))
+        super().ended(cause)
 
     def _log_end(self, cause: BaseException) -> None:
         self.log.info(
@@ -222,7 +236,7 @@ class SMTP(Dispatcher):
     @syntax(
         "MAIL FROM:<address>",
         extended=" [SP <mail-parameters>]",
-        needs=[greeted, no_transaction],
+        needs=[greeted, authorized, no_transaction],
     )
     async def smtp_MAIL(self, arg: str | None) -> Reply:
         path, parameters = grammar.parse_mail(arg)
@@ -247,7 +261,7 @@ class SMTP(Dispatcher):
     @syntax(
         "RCPT TO:<address>",
         extended=" [SP <rcpt-parameters>]",
-        needs=[greeted, transaction],
+        needs=[greeted, authorized, transaction],
     )
     async def smtp_RCPT(self, arg: str | None) -> Reply:
         path, parameters = grammar.parse_rcpt(arg)
@@ -291,7 +305,7 @@ class SMTP(Dispatcher):
         """End the mail transaction, if there is one: begin anew with an empty envelope."""
         self.envelope = self._create_envelope()
 
-    @syntax("DATA", needs=[greeted, recipients], argument=False)
+    @syntax("DATA", needs=[greeted, authorized, recipients], argument=False)
     def smtp_DATA(self, arg: None) -> Reply:
         content: list[bytes] = []
         settings = self.settings
@@ -366,14 +380,16 @@ class SMTP(Dispatcher):
         self._last_turn = True
         return await self.call_hook("QUIT", default=lambda: GOODBYE)
 
-    @syntax("VRFY <address>", argument=True, junk=True)
+    @syntax("VRFY <address>", needs=[authorized], argument=True, junk=True)
     async def smtp_VRFY(self, arg: str) -> Reply:
         return await self.call_hook("VRFY", grammar.parse_vrfy(arg), default=lambda address: CANNOT_VRFY)
 
     def smtp_EXPN(self, arg: str | None) -> Reply:
+        if not authorized.holds(self, arg):
+            raise Refused(authorized.refusal)  # as a declared rule it would need a syntax, and show in HELP
         return Reply(502, "5.5.1", "EXPN is not implemented")
 
-    @syntax("HELP [command]", junk=True)
+    @syntax("HELP [command]", needs=[authorized], junk=True)
     def smtp_HELP(self, arg: str | None) -> Reply:
         if arg is None:
             return Reply(214, "2.0.0", self._commands_text())

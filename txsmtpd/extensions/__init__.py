@@ -4,6 +4,7 @@ An extension is one unit with the fields of RFC 5321 2.2.2. EHLO asks each in tu
 MAIL and RCPT hand it the parameters it claims. Adding one touches no other file.
 """
 
+from txsmtpd.extensions.auth import Auth
 from txsmtpd.extensions.base import Extension, Keyword
 from txsmtpd.extensions.eightbitmime import EightBitMIME
 from txsmtpd.extensions.size import Size
@@ -13,4 +14,14 @@ PIPELINING = Keyword("PIPELINING")  # RFC 2920
 ENHANCEDSTATUSCODES = Keyword("ENHANCEDSTATUSCODES")  # RFC 2034
 HELP = Keyword("HELP")  # RFC 5321 4.1.1.8
 
-__all__ = ["ENHANCEDSTATUSCODES", "HELP", "PIPELINING", "SMTPUTF8", "EightBitMIME", "Extension", "Keyword", "Size"]
+__all__ = [
+    "ENHANCEDSTATUSCODES",
+    "HELP",
+    "PIPELINING",
+    "SMTPUTF8",
+    "Auth",
+    "EightBitMIME",
+    "Extension",
+    "Keyword",
+    "Size",
+]
