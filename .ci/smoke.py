@@ -58,9 +58,10 @@ def send_with_smtplib(sender: str, recipient: str) -> None:
 
 def send_with_swaks(sender: str, recipient: str) -> None:
     with tempfile.NamedTemporaryFile() as data:
-        data.write(MESSAGE)
+        data.write(MESSAGE.removesuffix(b"\n"))  # swaks ends the last line itself
         data.flush()
         arguments = ["--server", f"127.0.0.1:{PORT}", "--helo", "client.example.com", "--timeout", "30"]
+        arguments += ["--silent", "2"]  # nothing but what goes wrong
         arguments += ["--from", sender, "--to", recipient, "--data", f"@{data.name}"]
         subprocess.run(["swaks", *arguments], check=True, stdin=subprocess.DEVNULL)
 

@@ -44,7 +44,9 @@ class Connection:
     :param options: of the factory; AUTH is offered in clear, and refusals do not wait, unless they say otherwise.
     """
 
-    def __init__(self, handler: object = None, *, protocol: type[SMTP] = SMTP, ehlo: bool = True, **options: Any) -> None:
+    def __init__(
+        self, handler: object = None, *, protocol: type[SMTP] = SMTP, ehlo: bool = True, **options: Any
+    ) -> None:
         self.clock = Clock()
         defaults = {"auth_require_tls": False, "auth_failure_delay": 0, "hostname": "mx.test", "reactor": self.clock}
         self.factory = SMTPFactory(handler, protocol=protocol, **(defaults | options))

@@ -278,9 +278,7 @@ class ExchangeTests(SynchronousTestCase):
         """What comes behind AUTH in one segment are the answers, then commands."""
         client = Connection(authenticator=friend)
         replies = client.say(b"AUTH LOGIN", b64("user"), b64("sesame"), b"NOOP", b"MAIL FROM:<a@example.com>")
-        self.assertEqual(
-            replies, [b"334 VXNlciBOYW1lAA==", b"334 UGFzc3dvcmQA", OK, b"250 2.0.0 OK", b"250 2.1.0 OK"]
-        )
+        self.assertEqual(replies, [b"334 VXNlciBOYW1lAA==", b"334 UGFzc3dvcmQA", OK, b"250 2.0.0 OK", b"250 2.1.0 OK"])
 
     def test_cutAnywhere(self) -> None:
         """However the input is cut, the replies are the same; also if who decides takes its time."""
@@ -582,7 +580,9 @@ class AuthenticatorTests(SynchronousTestCase):
     def test_message(self) -> None:
         """The result may word the reply, if it says the same."""
         self.assertEqual(self.decided(lambda *_: AuthResult(success=False, message="535 5.7.8 No")), b"535 5.7.8 No")
-        self.assertEqual(self.decided(lambda *_: AuthResult(success=False, message="454 4.7.0 Later")), b"454 4.7.0 Later")
+        self.assertEqual(
+            self.decided(lambda *_: AuthResult(success=False, message="454 4.7.0 Later")), b"454 4.7.0 Later"
+        )
         self.assertEqual(self.decided(lambda *_: AuthResult(success=False, message="235 2.7.0 Yes")), INVALID)
         self.assertEqual(self.decided(lambda *_: AuthResult(success=True, message="535 5.7.8 No")), OK)
         self.assertEqual(self.decided(lambda *_: AuthResult(success=False, message="nonsense")), INVALID)
@@ -592,7 +592,12 @@ class AuthenticatorTests(SynchronousTestCase):
 
     def test_callback(self) -> None:
         """The callback of the old days."""
-        for result, reply in ((True, OK), (False, INVALID), (None, INVALID), ("yes", b"454 4.7.0 Temporary authentication failure")):
+        for result, reply in (
+            (True, OK),
+            (False, INVALID),
+            (None, INVALID),
+            ("yes", b"454 4.7.0 Temporary authentication failure"),
+        ):
             asked: list[Any] = []
 
             async def callback(*arguments: Any, result: Any = result, asked: Any = asked) -> Any:
@@ -995,7 +1000,7 @@ class ValueTests(SynchronousTestCase):
         """A password is never shown, and no login too strange to be."""
         for login in (b"user", b"\xff\xfe", b"a'b", b"\r\n"):
             value = LoginPassword(login, b"sesame\xff")
-            for text in (repr(value), str(value), f"{value}", f"{value!s:>80}", "%s" % (value,), f"{[value]}"):
+            for text in (repr(value), str(value), f"{value}", f"{value!s:>80}", f"{[value]}"):
                 self.assertNotIn("sesame", text)
                 self.assertTrue(text.isascii() and text.isprintable())
         self.assertEqual(repr(LoginPassword(b"user", b"x")), "LoginPassword(login='user', password=...)")

@@ -27,7 +27,7 @@ LAYERS = [
     {"interfaces"},
     {"extensions", "auth"},
     {"settings"},
-    {"command", "output"},
+    {"command", "output", "intake"},
     {"conversation"},
     {"dispatcher"},
     {"authentication"},
@@ -209,7 +209,8 @@ class PublicTests(SynchronousTestCase):
         for name in modules():
             for example in doctest.DocTestFinder(exclude_empty=True).find(importlib.import_module(name)):
                 attempted += runner.run(example, out=report.append).attempted
-        self.assertEqual("".join(report), "")
+        if report:
+            self.fail("".join(report))
         self.assertGreater(attempted, 0)
 
     def test_charters(self) -> None:

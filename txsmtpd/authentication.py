@@ -16,7 +16,7 @@ from txsmtpd.auth.exchange import Exchange, decode_answer
 from txsmtpd.auth.methods import methods_of_class
 from txsmtpd.auth.results import INVALID, MISSING, AuthResult
 from txsmtpd.command import Rule, syntax
-from txsmtpd.dispatcher import Dispatcher
+from txsmtpd.dispatcher import Dispatcher, log
 from txsmtpd.reply import Refused, Reply, parse_status
 
 SUCCESSFUL = Reply(235, "2.7.0", "Authentication successful")
@@ -155,7 +155,7 @@ class Authentication(Dispatcher):
             reply = None
         if reply is not None and reply.code // 100 in ((2,) if usual.positive else (4, 5)):
             return reply
-        self.log.error("{session} AuthResult has a message that is no reply to it", session=self.session.id)
+        log.error("{session} AuthResult has a message that is no reply to it", session=self.session.id)
         return usual
 
     def _succeeded(self, exchange: Exchange, auth_data: Any) -> None:
@@ -163,7 +163,7 @@ class Authentication(Dispatcher):
         session.authenticated = True
         session.auth_data = auth_data
         session.login_data = getattr(auth_data, "login", auth_data)
-        self.log.info("{session} authenticated by {mechanism}", session=session.id, mechanism=exchange.mechanism)
+        log.info("{session} authenticated by {mechanism}", session=session.id, mechanism=exchange.mechanism)
 
     # For mechanisms that are methods
 
@@ -209,6 +209,6 @@ class Authentication(Dispatcher):
             try:
                 function()
             except Exception:
-                self.log.failure("{session} {function!r} failed", session=self.session.id, function=function)
+                log.failure("{session} {function!r} failed", session=self.session.id, function=function)
         self._at_end = ()
         super().ended(cause)

@@ -32,6 +32,7 @@ class Syntax(NamedTuple):
     needs: tuple[Rule, ...] = ()
     argument: bool | None = None
     junk: bool = False
+    payload: Callable[[bytes], int] | None = None
 
 
 def syntax(
@@ -42,6 +43,7 @@ def syntax(
     needs: Iterable[Rule] = (),
     argument: bool | None = None,
     junk: bool = False,
+    payload: Callable[[bytes], int] | None = None,
 ) -> Callable[[F], F]:
     """Declare the syntax of a command, for HELP, and the rules that it needs.
 
@@ -52,10 +54,12 @@ def syntax(
     :param argument: True: the command needs an argument; False: it takes none. Either is refused with 501 and the
         syntax.
     :param junk: whether the command brings no message nearer, and counts as such (``junk_command_limit``).
+    :param payload: tells from the argument how many octets follow the command; they are read, and dropped, also when
+        the command is refused.
     """
 
     def declare(method: F) -> F:
-        method.__smtp_syntax__ = Syntax(text, extended, when, tuple(needs), argument, junk)  # type: ignore[attr-defined]
+        method.__smtp_syntax__ = Syntax(text, extended, when, tuple(needs), argument, junk, payload)  # type: ignore[attr-defined]
         return method
 
     return declare
@@ -70,6 +74,7 @@ class Command:
     rules: tuple[Rule, ...]
     syntax: Syntax | None  #: None: HELP does not list it
     junk: bool
+    payload: Callable[[bytes], int] | None
 
     def help(self, extended_smtp: bool) -> str:
         """The form of the command, as HELP shows it."""
@@ -104,4 +109,6 @@ def _command(cls: type, name: str, verb: str, method: Callable[..., Any]) -> Com
         wanted = nearest.argument
         refusal = Reply(501, "5.5.4", f"Syntax: {nearest.text}")
         rules[Rule(lambda server, arg: (arg is not None) is wanted, refusal)] = None
-    return Command(verb, method, tuple(rules), nearest, any(each.junk for each in declared[:1]))
+    junk = nearest is not None and nearest.junk
+    payload = next((each.payload for each in declared if each.payload), None)
+    return Command(verb, method, tuple(rules), nearest, junk, payload)

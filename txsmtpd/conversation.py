@@ -64,6 +64,8 @@ class Conversation(LineReceiver, TimeoutMixin):
     _expired = False
     _deadline: IDelayedCall | None = None
     _output_full = False
+    _held = False
+    _hold_call: IDelayedCall | None = None
     _reading_paused = False
     _no_more_input = False
     _reader: Reader | None = None
@@ -158,6 +160,31 @@ class Conversation(LineReceiver, TimeoutMixin):
     def stop_reading_with(self) -> None:
         """Forget the reader: what it reads will not be finished."""
         self._reader = self._after_reader = None
+
+    def hold(self) -> None:
+        """Who takes the octets wants no more for now: look at none, and read none above ``buffer_limit``."""
+        if self._held or self.closing:
+            return
+        self._held = self.paused = True
+        self.setTimeout(None)
+        if self.settings.hook_timeout is not None:
+            self._hold_call = self.callLater(self.settings.hook_timeout, self._held_too_long)
+
+    def release(self) -> None:
+        """Octets are wanted again."""
+        if not self._held:
+            return
+        self._held = False
+        if self._hold_call is not None and self._hold_call.active():
+            self._hold_call.cancel()
+        if not self.closing:
+            self.setTimeout(self.settings.timeout)
+            self.paused = self._output_full or self._turn is not None
+            self._go_on()
+
+    def _held_too_long(self) -> None:
+        self.answer(self.took_too_long(False))
+        self.close()
 
     def _proceed(self) -> None:
         """Go through the input until it is used up, or something must be waited for."""
@@ -317,7 +344,7 @@ class Conversation(LineReceiver, TimeoutMixin):
     def _listen(self) -> None:
         """It is the client's time to speak."""
         self._cancel_deadline()
-        self.paused = self._output_full
+        self.paused = self._output_full or self._held
         self.setTimeout(self.settings.timeout)
 
     def _turn_done(self, result: Any, turn: Deferred[Any]) -> None:
@@ -402,7 +429,7 @@ class Conversation(LineReceiver, TimeoutMixin):
         self._output_full = False
         if not self._reading_paused:
             self.transport.resumeProducing()
-        self.paused = self._turn is not None and self._asked is None
+        self.paused = (self._turn is not None and self._asked is None) or self._held
         self._go_on()
 
     def stopProducing(self) -> None:
@@ -417,6 +444,7 @@ class Conversation(LineReceiver, TimeoutMixin):
         self.closing = True
         self.clearLineBuffer()
         self.stop_reading_with()
+        self.release()
         self.setTimeout(None)
         if self._turn is not None:
             self._turn.cancel()
@@ -425,8 +453,8 @@ class Conversation(LineReceiver, TimeoutMixin):
         self.flush()
         # A transport with a producer would not close; one whose peer does not read would not either.
         self.transport.unregisterProducer()
-        self.transport.loseConnection()
         self._abort_call = self.callLater(self.settings.linger, self.transport.abortConnection)
+        self.transport.loseConnection()
 
     def timeoutConnection(self) -> None:
         self.cause = TimeoutError("the client said nothing for too long")
@@ -464,6 +492,7 @@ class Conversation(LineReceiver, TimeoutMixin):
         self.closing = True
         self.clearLineBuffer()
         self.stop_reading_with()
+        self.release()
         self._out.clear()
         turn = self._turn
         if turn is not None:

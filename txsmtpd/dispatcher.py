@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
@@ -20,6 +20,9 @@ from txsmtpd.conversation import Conversation
 from txsmtpd.reply import BAD_SEQUENCE, FAILED, FAILED_TWICE, TAKES_TOO_LONG, Refused, Reply, parse_status
 from txsmtpd.session import Envelope, Session
 from txsmtpd.wire import grammar
+from txsmtpd.wire.chunk import ChunkReader
+
+log = Logger(namespace="txsmtpd")
 
 IDLE = Reply(421, "4.4.2", "Nothing was heard for too long, goodbye")
 STILL_BUSY = Reply(421, "4.3.0", "The server took too long to do this; try again later")
@@ -48,16 +51,19 @@ _AUTH = re.compile(rb"\s*(?i:AUTH)(?:\s+(?:[A-Z0-9_-]{1,20}|[a-z0-9_-]{1,20})(?!
 FOREIGN_VERBS = frozenset(b"CONNECT DELETE GET HEAD OPTIONS PATCH POST PRI PUT TRACE".split())
 
 
+#: The result of a command whose reply is given when what follows it has been read.
+ANSWERED_LATER: Final = object()
+
+
 class Dispatcher(Conversation):
     """Commands by their verb, hooks by their name, and a reply to each line."""
 
     commands: ClassVar[dict[bytes, Command]] = {}
-    log = Logger(namespace="txsmtpd")
-
     session: Session  #: what is known of the client
     envelope: Envelope  #: the mail transaction
     _verb = b""  # of the command whose turn it is
     _pushed = False  # whether that command has pushed a whole reply
+    _payload_due = 0  # octets that follow that command and have not been taken
     _errors = 0
     _junk = 0
     _calls: dict[bytes, int] | None = None
@@ -84,16 +90,18 @@ class Dispatcher(Conversation):
         settings = self.settings
         if settings.log_dialogue:
             shown = SECRET if stray else _shown(sanitize(line))
-            self.log.debug("{session} C: {line}", session=self.session.id, line=shown)
+            log.debug("{session} C: {line}", session=self.session.id, line=shown)
         if settings.limits_calls:
             self._count_call(verb)
         if command is None:
             raise Refused(NOT_RECOGNIZED if stray else _unknown(verb, line))
+        if command.payload is not None:
+            self._payload_due = command.payload(rest)
         size_limit = settings.command_size_limit
         if len(line) > size_limit and len(line) > settings.line_limits.get(verb, size_limit):
             raise Refused(LINE_TOO_LONG)
         if command.junk:
-            self._count_junk()
+            self.count_junk()
         arg = grammar.decode(rest.strip(b" \t")) or None if rest else None
         if self._turned_away and verb != b"QUIT":
             raise Refused(BAD_SEQUENCE)
@@ -110,12 +118,20 @@ class Dispatcher(Conversation):
         :raises Refused: if it is no line.
         """
         if self.settings.log_dialogue:
-            self.log.debug("{session} S: 334 {secret}", session=self.session.id, secret=SECRET)
+            log.debug("{session} S: 334 {secret}", session=self.session.id, secret=SECRET)
         self.send(b"334 " + challenge + b"\r\n")
         line = await self.next_line()
         if self.settings.log_dialogue:
-            self.log.debug("{session} C: {secret}", session=self.session.id, secret=SECRET)
+            log.debug("{session} C: {secret}", session=self.session.id, secret=SECRET)
         return line
+
+    def take_payload(self, write: Callable[[bytes], object], then: Callable[[], Any]) -> Any:
+        """Read the octets that follow the command, then take the turn *then*: its result is the command's."""
+        size, self._payload_due = self._payload_due, 0
+        if not size:
+            return then()
+        self.read_with(ChunkReader(size, write), then)
+        return ANSWERED_LATER
 
     def line_refused(self, why: str) -> Exception:
         if self._asked is not None:
@@ -132,7 +148,11 @@ class Dispatcher(Conversation):
         if limit is not None and count > limit:
             raise Refused(Reply(421, "4.7.0", f"{name[:20]} sent too many times"))
 
-    def _count_junk(self) -> None:
+    def count_junk(self) -> None:
+        """Count a command that brings no message nearer.
+
+        :raises Refused: 421, if it is one too many.
+        """
         self._junk += 1
         limit = self.settings.junk_command_limit
         if limit is not None and self._junk > limit:
@@ -170,7 +190,7 @@ class Dispatcher(Conversation):
 
     def no_status(self, what: object, source: str) -> Reply:
         """Log that the source has given something that is no status, and return the reply in its place."""
-        self.log.error(
+        log.error(
             "{session} {source} gave no status but {what}",
             session=self.session.id,
             source=source,
@@ -197,7 +217,7 @@ class Dispatcher(Conversation):
     def _log_failure(self, what: str, error: BaseException) -> None:
         if self._verb == b"AUTH":
             # The text of an exception may quote a password; the lines of code that raised it do not.
-            self.log.error(
+            log.error(
                 "{session} {what} failed: {type}, whose text may hold a secret, in\n{traceback}",
                 session=self.session.id,
                 what=what,
@@ -206,20 +226,26 @@ class Dispatcher(Conversation):
             )
             return
         failure = Failure(error, type(error), error.__traceback__)
-        self.log.failure("{session} {what} failed", failure, session=self.session.id, what=what)
+        log.failure("{session} {what} failed", failure, session=self.session.id, what=what)
 
     def took_too_long(self, obedient: bool) -> Reply:
-        self.log.error("{session} {verb} took too long", session=self.session.id, verb=_shown(self._verb))
+        log.error("{session} {verb} took too long", session=self.session.id, verb=_shown(self._verb))
         return TAKES_TOO_LONG if obedient else STILL_BUSY
 
     # From replies to the client
 
     def answer(self, result: Any) -> None:
+        if result is ANSWERED_LATER:
+            return
         if result is None and self._pushed:
             if self._last_turn:
                 self.close()
             return
         reply = result if type(result) is Reply else self._status_of_command(result)
+        if self._payload_due and reply.code != 421:
+            # The command was refused, but what follows it is none of the next one.
+            self.take_payload(_drop, lambda: reply)
+            return
         if reply.code >= 400:
             reply = self._refusal(reply)
         if self.settings.log_dialogue:
@@ -243,7 +269,7 @@ class Dispatcher(Conversation):
             limit = self.settings.error_limit
             if limit is not None and self._errors >= limit:
                 reply = TOO_MANY_ERRORS
-        self.log.info(
+        log.info(
             "{session} {verb} refused: {reply}",
             session=self.session.id,
             verb=_shown(self._verb),
@@ -252,7 +278,7 @@ class Dispatcher(Conversation):
         return reply
 
     def _log_reply(self, reply: Reply) -> None:
-        self.log.debug("{session} S: {reply}", session=self.session.id, reply=str(reply))
+        log.debug("{session} S: {reply}", session=self.session.id, reply=str(reply))
 
     def push(self, status: Reply | str | bytes) -> Deferred[None]:
         """Send a reply, or a part of one (``"250-more follows"``), before the command returns.
@@ -274,6 +300,10 @@ class Dispatcher(Conversation):
             self._pushed = True
         self.send(octets)
         return succeed(None)
+
+
+def _drop(octets: bytes) -> None:
+    """Where octets go that nobody wants."""
 
 
 def _is_part(status: Reply | str | bytes) -> bool:

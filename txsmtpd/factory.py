@@ -46,7 +46,7 @@ class SMTPFactory(ServerFactory):
         self.settings = Settings.make(handler, options, getattr(protocol, "mechanisms", {}))
         self.connections: set[SMTP] = set()
         self._hosts: Counter[Any] = Counter()
-        self._drained: Deferred[None] | None = None
+        self._drained: list[Deferred[None]] = []
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         protocol: Protocol
@@ -75,9 +75,10 @@ class SMTPFactory(ServerFactory):
             self._hosts[host] -= 1
             if not self._hosts[host]:
                 del self._hosts[host]
-        if self._drained is not None and not self.connections:
-            drained, self._drained = self._drained, None
-            drained.callback(None)
+        if self._drained and not self.connections:
+            waiting, self._drained = self._drained, []
+            for drained in waiting:
+                drained.callback(None)
 
     def drain(self) -> Deferred[None]:
         """Let all connections end: 421 to those that are idle, and to the others once their transaction is over.
@@ -86,15 +87,16 @@ class SMTPFactory(ServerFactory):
         """
         if not self.connections:
             return succeed(None)
-        drained = self._drained = Deferred()
+        drained: Deferred[None] = Deferred()
+        self._drained.append(drained)
         for protocol in list(self.connections):
             protocol.leave()
         return drained
 
     def abort(self) -> None:
-        """End all connections at once, whatever they do."""
+        """End all connections now, whatever they do; those that wait for their client are told why."""
         for protocol in list(self.connections):
-            protocol.transport.abortConnection()
+            protocol.expel()
 
 
 class TurnedAway(Protocol):

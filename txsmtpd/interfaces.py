@@ -20,6 +20,7 @@ import difflib
 import inspect
 from typing import Any
 
+from twisted.internet.interfaces import IConsumer
 from zope.interface import Attribute, Interface
 from zope.interface.exceptions import Invalid
 from zope.interface.interface import InterfaceClass
@@ -127,6 +128,42 @@ class IProcessMessage(Interface):
         """The hook of the old days: the message of a transaction. None means 250."""
 
 
+class IStreamingHandler(Interface):
+    """A handler that takes messages as they arrive, instead of whole in ``handle_DATA``.
+
+    It must declare that it provides this, with :func:`zope.interface.implementer` on its class.
+    """
+
+    def open_message(server, session, envelope):
+        """A message begins; DATA, or the first BDAT, was found in order.
+
+        :return: an :class:`IMessageReceiver`, or an awaitable of one.
+        :raises Refused: to refuse the message before it is sent.
+        """
+
+
+class IMessageReceiver(IConsumer):
+    """Takes one message. The connection is its push producer: ``pauseProducing`` on what :meth:`registerProducer` was
+    given slows the client down, ``stopProducing`` refuses the message.
+
+    Exactly one of :meth:`finish` and :meth:`abort` is called, once, whatever happens to the client, and nothing after
+    it.
+    """
+
+    def write(data):
+        """Octets of the message have come, dots undone."""
+
+    def finish():
+        """The message is complete. Return its status, or an awaitable of one, as ``handle_DATA`` does."""
+
+    def abort(reason):
+        """The message will not be complete.
+
+        :param reason: the exception that tells why: :class:`~txsmtpd.reply.Refused` with the client's reply, what the
+            receiver itself has raised, or what ended the connection.
+        """
+
+
 HOOKS: dict[str, InterfaceClass] = {
     next(iter(hook.names())): hook
     for hook in (
@@ -135,6 +172,9 @@ HOOKS: dict[str, InterfaceClass] = {
     )
 }  # fmt: skip
 """The interface of each hook, by the hook's name."""
+
+NO_HOOKS = frozenset(["handle_message"])
+"""Names that look like hooks, but are what the Message handlers ask of their subclasses."""
 
 
 class IAuthMechanism(Interface):
@@ -203,7 +243,7 @@ def verifyHandler(handler: object) -> bool:
         parameters do not fit.
     """
     for name in dir(handler):
-        if not name.startswith("handle_"):
+        if not name.startswith("handle_") or name in NO_HOOKS:
             continue
         if name not in HOOKS:
             near = difflib.get_close_matches(name, HOOKS, 1, 0)

@@ -1,8 +1,8 @@
 """Send replies in the turn of the reactor that made them.
 
-``transport.write`` waits for the next turn: it asks the reactor to tell when the socket can be written, is told, writes,
-and takes the request back. A reply is small and the socket is nearly always ready, so where the transport is a plain
-TCP or Unix connection with nothing queued, sending at once spares all that, more than a third of the work for a short
+``transport.write`` waits for the next turn: it asks the reactor to tell when the socket can be written, is told,
+writes, and takes the request back. A reply is small and the socket is nearly always ready, so where the transport is a
+plain TCP or Unix connection with nothing queued, sending at once spares all that, a third of the work for a short
 message. What the socket does not take at once goes the ordinary way; so does everything over TLS, in tests, and
 behind anything that is queued. The order of octets is kept, and so is the transport's word to its producer.
 """

@@ -13,7 +13,9 @@ from functools import lru_cache
 MAX_REPLY_LINE = 512  # RFC 5321 4.5.3.1.5, CRLF included
 
 _STATUS_LINE = re.compile(r"([2-5][0-5][0-9])(?:([ -])(.*))?", re.DOTALL)
-_ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |\Z)")
+_STATUS = r"[245]\.[0-9]{1,3}\.[0-9]{1,3}"  # RFC 3463 2
+_ENHANCED = re.compile(_STATUS)
+_STATUS_FIRST = re.compile(rf"({_STATUS})(?: |\Z)")
 _LINE_END = re.compile(r"\r\n|[\r\n]")  # not str.splitlines, which knows eight more
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -122,7 +124,7 @@ def _parse(text: str) -> Reply:
         if int(found[1]) != code:
             raise ValueError(f"{text!r} is no status: its lines have different reply codes")
         words = found[3] or ""
-        enhanced = _ENHANCED.match(words)
+        enhanced = _STATUS_FIRST.match(words)
         if enhanced and enhanced[1][0] == found[1][0]:
             status = status or enhanced[1]
             if enhanced[1] == status:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import socket
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -21,8 +22,19 @@ from txsmtpd.auth.login import Login
 from txsmtpd.auth.methods import methods_of_handler
 from txsmtpd.auth.plain import Plain
 from txsmtpd.auth.results import mechanism_name
-from txsmtpd.extensions import ENHANCEDSTATUSCODES, HELP, PIPELINING, SMTPUTF8, Auth, EightBitMIME, Extension, Size
-from txsmtpd.interfaces import takes_responses
+from txsmtpd.extensions import (
+    CHUNKING,
+    ENHANCEDSTATUSCODES,
+    HELP,
+    PIPELINING,
+    SMTPUTF8,
+    Auth,
+    BinaryMIME,
+    EightBitMIME,
+    Extension,
+    Size,
+)
+from txsmtpd.interfaces import NO_HOOKS, IStreamingHandler, takes_responses
 from txsmtpd.reply import Reply
 from txsmtpd.session import Envelope
 from txsmtpd.wire import grammar
@@ -147,6 +159,9 @@ class Settings:
     hooks: Mapping[str, Callable[..., Any]] = field(init=False, repr=False)
     """The handler's hooks by the name behind ``handle_``."""
 
+    streams: bool = field(init=False, repr=False)
+    """Whether the handler takes messages as they arrive."""
+
     ehlo_takes_responses: bool = field(init=False, repr=False)
     offered: tuple[Extension, ...] = field(init=False, repr=False)
     """All extensions, in the order of the answer to EHLO."""
@@ -182,6 +197,7 @@ class Settings:
             "ident": ident,
             "data_size_limit": self.data_size_limit or None,
             "hooks": MappingProxyType(hooks),
+            "streams": IStreamingHandler.providedBy(self.handler),
             "ehlo_takes_responses": "EHLO" in hooks and _ehlo_takes_responses(hooks["EHLO"]),
             "extensions": tuple(self.extensions),
             "offered": offered,
@@ -224,13 +240,15 @@ def find_hooks(handler: object) -> dict[str, Callable[..., Any]]:
     :raises TypeError: if one is not callable.
     """
     # Names are filtered before getattr: some attributes that dir tells of raise when they are asked for.
-    names = [name for name in dir(handler) if name.startswith("handle_") or name == "process_message"]
+    names = [
+        name
+        for name in dir(handler)
+        if (name.startswith("handle_") and name not in NO_HOOKS) or name == "process_message"
+    ]
     hooks = {name.removeprefix("handle_"): getattr(handler, name) for name in names}
     for name, hook in hooks.items():
         if not callable(hook):
             raise TypeError(f"the hook {name} of {handler!r} is no method but {hook!r}")
-    # Debugging and Mailbox of old programs have a handle_message, which is no hook of ours.
-    hooks.pop("message", None)
     if "process_message" in hooks:
         if "DATA" in hooks:
             del hooks["process_message"]
@@ -285,11 +303,13 @@ def _offered(settings: Settings, mechanisms: Mapping[str, Any]) -> tuple[Extensi
         built_in.append(Size(settings.data_size_limit))
     if not settings.decode_data or settings.enable_SMTPUTF8:  # RFC 6531 3.1, item 8: SMTPUTF8 brings 8BITMIME along
         built_in.append(EightBitMIME())
+    if not settings.decode_data:
+        built_in.append(BinaryMIME())
     if settings.enable_SMTPUTF8:
         built_in.append(SMTPUTF8())
     if mechanisms:
         built_in.append(Auth())
-    built_in += [PIPELINING, ENHANCEDSTATUSCODES]
+    built_in += [CHUNKING, PIPELINING, ENHANCEDSTATUSCODES]
     own = list(settings.extensions)
     for extension in own:
         if not isinstance(extension, Extension):
@@ -325,8 +345,8 @@ def _host_name() -> str:
 def _want_number(name: str, value: object, kind: type[int] | type[float]) -> None:
     if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
         raise TypeError(f"{name} must be {'an int' if kind is int else 'a number of seconds'}, not {value!r}")
-    if value < 0:
-        raise ValueError(f"{name} must not be negative, as {value!r} is")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a number from 0 on, not {value!r}")
 
 
 _NUMBERS: dict[str, type[int] | type[float]] = {

@@ -11,16 +11,20 @@ from functools import lru_cache, partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.python.failure import Failure
 
 from txsmtpd.auth import MISSING, AuthResult, LoginPassword, auth_mechanism
 from txsmtpd.authentication import Authentication, authorized
 from txsmtpd.command import Rule, commands_of, syntax
-from txsmtpd.dispatcher import IDLE, sanitize
+from txsmtpd.dispatcher import IDLE, log, sanitize
 from txsmtpd.extensions.size import TOO_LARGE
+from txsmtpd.intake import Buffered, Intake, Streamed
 from txsmtpd.reply import GOODBYE, OK, Refused, Reply
 from txsmtpd.session import Envelope, Session
 from txsmtpd.settings import Parameters, Settings
 from txsmtpd.wire import grammar
+from txsmtpd.wire.chunk import Chunk, parse_bdat
 from txsmtpd.wire.data import DataReader, Fault
 
 __all__ = [
@@ -42,6 +46,9 @@ START_MAIL_INPUT = Reply(354, None, "End data with <CR><LF>.<CR><LF>")
 CANNOT_VRFY = Reply(252, "2.0.0", "Cannot VRFY user, but will accept message and attempt delivery")
 TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients")  # RFC 5321 4.5.3.1.10
 SHUTTING_DOWN = Reply(421, "4.3.2", "The server is shutting down")
+CHUNK_OK = Reply(250, "2.0.0", "Chunk received")
+TRANSACTION_RESET = Reply(250, "2.0.0", "The transaction was reset")
+FAR_TOO_LARGE = Reply(421, "4.3.4", "The chunk is far larger than this server takes, goodbye")
 NEED_EHLO = Reply(501, "5.5.4", "Parameters need EHLO instead of HELO")
 SENDER_NEEDS_UTF8 = Reply(550, "5.6.7", "A UTF-8 address needs the SMTPUTF8 parameter")  # RFC 6531 3.5
 RECIPIENT_NEEDS_UTF8 = Reply(553, "5.6.7", "A UTF-8 address needs SMTPUTF8 with MAIL")
@@ -59,6 +66,15 @@ greeted = Rule(
 no_transaction = Rule(lambda smtp, arg: smtp.envelope.mail_from is None, Reply(503, "5.5.1", "Nested MAIL command"))
 transaction = Rule(lambda smtp, arg: smtp.envelope.mail_from is not None, Reply(503, "5.5.1", "Need MAIL command"))
 recipients = Rule(lambda smtp, arg: bool(smtp.envelope.rcpt_tos), Reply(503, "5.5.1", "Need RCPT command"))
+
+no_chunks = Rule(
+    lambda smtp, arg: smtp._intake is None and smtp._chunks_refused is None,
+    Reply(503, "5.5.1", "The message has begun with BDAT and must go on so"),
+)
+lines_only = Rule(
+    lambda smtp, arg: "BODY=BINARYMIME" not in smtp.envelope.mail_options,
+    Reply(503, "5.5.1", "A BINARYMIME message must come by BDAT"),  # RFC 3030 3
+)
 
 _ehlo_reply = lru_cache(maxsize=64)(partial(Reply, 250, None))
 
@@ -82,6 +98,9 @@ class SMTP(Authentication):
 
     _leaving = False
     _messages = 0
+    _intake: Intake | None = None  # of the message that is coming
+    _message_octets = 0  # of its chunks so far
+    _chunks_refused: Reply | None = None  # the answer to each chunk that still comes
 
     def __init__(self, handler: object = None, *, settings: Settings | None = None, **options: Any) -> None:
         self.settings = settings or Settings.make(handler, options, self.mechanisms)
@@ -146,6 +165,14 @@ class SMTP(Authentication):
         if self._turn is None and not self._proceeding:
             self._leave_if_done()
 
+    def expel(self) -> None:
+        """Close now: with 421 if the server owes no other reply."""
+        if self._turn is None and not self.closing:
+            self.send(SHUTTING_DOWN.octets)
+            self.close()
+        else:
+            self.transport.abortConnection()
+
     def answer(self, result: Any) -> None:
         super().answer(result)
         if self._leaving:
@@ -162,6 +189,7 @@ class SMTP(Authentication):
     def ended(self, cause: BaseException) -> None:
         if self.factory is not None:
             self.factory.disconnected(self)
+        self._abort_intake(cause)
         if self.settings.log_messages:
             self._log_end(cause)
         if "DISCONNECT" in self.settings.hooks:
@@ -169,7 +197,7 @@ class SMTP(Authentication):
         super().ended(cause)
 
     def _log_end(self, cause: BaseException) -> None:
-        self.log.info(
+        log.info(
             "{session} from {peer} ended after {messages} messages: {cause}",
             session=self.session.id,
             peer=str(self.session.peer),
@@ -181,7 +209,7 @@ class SMTP(Authentication):
         try:
             await self.ask_hook("DISCONNECT", cause)
         except Exception:
-            self.log.failure("{session} handle_DISCONNECT failed", session=self.session.id)
+            log.failure("{session} handle_DISCONNECT failed", session=self.session.id)
 
     # Greetings (RFC 5321 4.1.1.1)
 
@@ -261,7 +289,7 @@ class SMTP(Authentication):
     @syntax(
         "RCPT TO:<address>",
         extended=" [SP <rcpt-parameters>]",
-        needs=[greeted, authorized, transaction],
+        needs=[greeted, authorized, transaction, no_chunks],
     )
     async def smtp_RCPT(self, arg: str | None) -> Reply:
         path, parameters = grammar.parse_rcpt(arg)
@@ -303,38 +331,117 @@ class SMTP(Authentication):
 
     def reset_transaction(self) -> None:
         """End the mail transaction, if there is one: begin anew with an empty envelope."""
+        if self._intake is not None:
+            self._abort_intake(Refused(TRANSACTION_RESET))
+        self._message_octets = 0
+        self._chunks_refused = None
         self.envelope = self._create_envelope()
 
-    @syntax("DATA", needs=[greeted, authorized, recipients], argument=False)
-    def smtp_DATA(self, arg: None) -> Reply:
-        content: list[bytes] = []
+    # The message (RFC 5321 4.1.1.4, RFC 3030 2)
+
+    @syntax("DATA", needs=[greeted, authorized, recipients, no_chunks, lines_only], argument=False)
+    def smtp_DATA(self, arg: None) -> Any:
+        if self.settings.streams:
+            return self._open_then_read()
+        return self._read_data(Buffered(self._deliver))
+
+    async def _open_then_read(self) -> Reply:
+        return self._read_data(await self._open_intake())
+
+    def _read_data(self, intake: Intake) -> Reply:
         settings = self.settings
-        reader = DataReader(
-            content.append, settings.data_size_limit, settings.line_length_limit, settings.bare_newlines
-        )
-        self.read_with(reader, partial(self._end_of_data, reader, content))
+        self._intake = intake
+        reader = DataReader(intake.write, settings.data_size_limit, settings.line_length_limit, settings.bare_newlines)
+        self.read_with(reader, partial(self._end_of_data, reader))
         return START_MAIL_INPUT
 
-    async def _end_of_data(self, reader: DataReader, content: list[bytes]) -> Reply:
-        envelope = self.envelope
+    async def _end_of_data(self, reader: DataReader) -> Reply:
+        if reader.fault is not None:
+            raise self._refuse_message(FAULTS[reader.fault])
+        return await self._end_of_message(reader.size)
+
+    @syntax("BDAT size [LAST]", needs=[greeted, authorized, recipients], payload=lambda arg: parse_bdat(arg).size)
+    async def smtp_BDAT(self, arg: str) -> Any:
+        chunk = parse_bdat(arg.encode("ascii"))
+        if not chunk.size and not chunk.last:
+            self.count_junk()
         try:
-            if reader.fault is not None:
-                raise Refused(FAULTS[reader.fault])
-            envelope.original_content = b"".join(content)
-            content.clear()
-            envelope.content = self._decoded(envelope.original_content)
-            if "process_message" in self.settings.hooks:
-                reply = await self._process_message(envelope)
-            else:
-                reply = await self.call_hook("DATA", default=_ok)
+            intake = await self._intake_for(chunk)
+        except Refused as refused:
+            self._chunks_refused = refused.reply
+            self._abort_intake(refused)
+            if chunk.last:
+                self.reset_transaction()
+            raise
+        self._message_octets += chunk.size
+        reply = self.take_payload(intake.write, partial(self._end_of_chunk, chunk))
+        return await reply if isinstance(reply, Awaitable) else reply
+
+    async def _intake_for(self, chunk: Chunk) -> Intake:
+        if self._chunks_refused is not None:
+            raise Refused(self._chunks_refused)
+        limit = self.settings.data_size_limit
+        if limit is not None and self._message_octets + chunk.size > limit:
+            # More than is worth reading just to be polite: the connection ends instead.
+            raise Refused(TOO_LARGE if chunk.size <= 2 * limit else FAR_TOO_LARGE)
+        if self._intake is None:
+            self._intake = await self._open_intake()
+        return self._intake
+
+    def _end_of_chunk(self, chunk: Chunk) -> Any:
+        if chunk.last:
+            return self._end_of_message(self._message_octets)
+        return CHUNK_OK
+
+    async def _open_intake(self) -> Intake:
+        if not self.settings.streams:
+            return Buffered(self._deliver)
+        receiver = self.settings.handler.open_message(self, self.session, self.envelope)
+        if isinstance(receiver, Awaitable):
+            receiver = await receiver
+        intake = Streamed(receiver, self.hold, self.release, self._complain)
+        if self.closing:  # it took too long, and somebody must tell the receiver
+            intake.abort(ConnectionDone())
+        return intake
+
+    def _complain(self, error: BaseException) -> None:
+        failure = Failure(error, type(error), error.__traceback__)
+        log.failure("{session} the receiver of a message failed", failure, session=self.session.id)
+
+    async def _end_of_message(self, octets: int) -> Reply:
+        """The message is complete: its reply. The transaction is over, whatever it is."""
+        envelope, intake = self.envelope, self._intake
+        assert intake is not None
+        try:
+            reply = self.final(await intake.finish(), "DATA")
             if reply.positive:
                 self._messages += 1
                 self._junk = 0
                 if self.settings.log_messages:
-                    self._log_message(envelope, reply)
+                    self._log_message(envelope, octets, reply)
             return reply
         finally:
+            self._intake = None
             self.reset_transaction()
+
+    def _refuse_message(self, reply: Reply) -> Refused:
+        refused = Refused(reply)
+        self._abort_intake(refused)
+        self.reset_transaction()
+        return refused
+
+    def _abort_intake(self, reason: BaseException) -> None:
+        intake, self._intake = self._intake, None
+        if intake is not None:
+            intake.abort(reason)
+
+    async def _deliver(self, message: bytes) -> Reply:
+        """Hand the whole message to the handler."""
+        self.envelope.original_content = message
+        self.envelope.content = self._decoded(message)
+        if "process_message" in self.settings.hooks:
+            return await self._process_message(self.envelope)
+        return await self.call_hook("DATA", default=_ok)
 
     def _decoded(self, content: bytes) -> bytes | str:
         if not self.settings.decode_data:
@@ -354,13 +461,13 @@ class SMTP(Authentication):
             status = await status
         return OK if status is None else self.final(status, "process_message")
 
-    def _log_message(self, envelope: Envelope, reply: Reply) -> None:
-        self.log.info(
+    def _log_message(self, envelope: Envelope, octets: int, reply: Reply) -> None:
+        log.info(
             "{session} message from <{sender}> to {recipients}, {octets} octets: {reply}",
             session=self.session.id,
             sender=envelope.mail_from,
             recipients=", ".join(f"<{path}>" for path in envelope.rcpt_tos[:10]),
-            octets=len(envelope.original_content or b""),
+            octets=octets,
             reply=str(reply),
         )
 

@@ -10,7 +10,7 @@ from txsmtpd.session import Envelope
 class EightBitMIME(Extension):
     keyword = "8BITMIME"
     mail_growth = 17
-    bodies = ("7BIT", "8BITMIME")
+    bodies: tuple[str, ...] = ("7BIT", "8BITMIME")
 
     def body(self, envelope: Envelope, value: str | None) -> str:
         body = (value or "").upper()

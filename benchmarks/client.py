@@ -1,0 +1,242 @@
+"""The client for what smtp-source cannot do: pipelining, TLS, and many connections held open.
+
+One process, one thread, one epoll: each session is a generator that yields when it must wait for its socket. It is as
+cheap as can be, so that the server is the one that limits. It prints a line of JSON for each thing it has to tell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import select
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Generator
+
+Wait = Generator[int, None, None]
+
+MAIL = b"MAIL FROM:<sender@example.com>\r\n"
+RCPT = b"RCPT TO:<recipient@example.com>\r\n"
+GROUP = MAIL + RCPT + b"DATA\r\n"
+END = b"\r\n.\r\n"
+
+
+def message(size: int) -> bytes:
+    """A header and lines of 80 octets, *size* octets with the CRLF before the final dot."""
+    head = b"From: <sender@example.com>\r\nTo: <recipient@example.com>\r\nSubject: speed\r\n\r\n"
+    line = b"x" * 78 + b"\r\n"
+    body = line * (size // len(line) + 1)
+    return (head + body)[: size - 2].rstrip(b"\r\n") + b"\r\n"
+
+
+class Session:
+    """One connection, and what is said on it."""
+
+    def __init__(self, port: int, tls: ssl.SSLContext | None) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.setblocking(False)
+        self.tls = tls
+
+    def say(self, *pieces: bytes) -> Wait:
+        """Send the octets."""
+        for piece in pieces:
+            left = memoryview(piece)
+            while left:
+                try:
+                    left = left[self.socket.send(left) :]
+                except (BlockingIOError, ssl.SSLWantWriteError):
+                    yield select.EPOLLOUT
+                except ssl.SSLWantReadError:
+                    yield select.EPOLLIN
+
+    def hear(self, *codes: bytes) -> Wait:
+        """Receive one reply for each code, with exactly these codes."""
+        heard = b""
+        while True:
+            try:
+                octets = self.socket.recv(65536)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                yield select.EPOLLIN
+                continue
+            heard += octets
+            if heard[-1:] == b"\n":
+                last = [line[:3] for line in heard.split(b"\r\n")[:-1] if line[3:4] != b"-"]
+                if len(last) >= len(codes):
+                    break
+            if not octets:
+                break
+        if heard[-1:] != b"\n" or last != list(codes):
+            raise SystemExit(f"expected {codes}, got {heard!r}")
+
+    def start(self) -> Wait:
+        """Greeting, EHLO, and TLS if that is wanted."""
+        yield from self.hear(b"220")
+        yield from self.say(b"EHLO client.example.com\r\n")
+        yield from self.hear(b"250")
+        if self.tls is None:
+            return
+        yield from self.say(b"STARTTLS\r\n")
+        yield from self.hear(b"220")
+        self.socket = self.tls.wrap_socket(self.socket, server_hostname="localhost", do_handshake_on_connect=False)
+        while True:
+            try:
+                self.socket.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                yield select.EPOLLIN
+            except ssl.SSLWantWriteError:
+                yield select.EPOLLOUT
+        yield from self.say(b"EHLO client.example.com\r\n")
+        yield from self.hear(b"250")
+
+    def begin(self, pipelined: bool) -> Wait:
+        """A transaction as far as DATA."""
+        if pipelined:
+            yield from self.say(GROUP)
+            yield from self.hear(b"250", b"250", b"354")
+            return
+        for command, code in ((MAIL, b"250"), (RCPT, b"250"), (b"DATA\r\n", b"354")):
+            yield from self.say(command)
+            yield from self.hear(code)
+
+    def quit(self) -> Wait:
+        yield from self.say(b"QUIT\r\n")
+        yield from self.hear(b"221")
+        self.socket.close()
+
+
+class Load:
+    """Sessions that share a number of messages."""
+
+    def __init__(self, told: argparse.Namespace) -> None:
+        self.told = told
+        self.left = told.messages
+        self.content = message(told.size)
+        self.tls = None
+        if told.tls:
+            self.tls = ssl.create_default_context(cafile=told.tls)
+        self.waiting: list[Session] = []
+
+    def take(self) -> bool:
+        """Whether there is one more to send; if so, it is yours."""
+        self.left -= 1
+        return self.left >= 0
+
+    def messages(self, session: Session) -> Wait:
+        """Message after message on one connection."""
+        yield from session.start()
+        while self.take():
+            yield from session.begin(pipelined=not self.told.tls)
+            # In one piece when small: two segments would cost the server two turns.
+            if len(self.content) < 65536:
+                yield from session.say(self.content + b".\r\n")
+            else:
+                yield from session.say(self.content, b".\r\n")
+            yield from session.hear(b"250")
+        yield from session.quit()
+
+    def handshakes(self, session: Session) -> Wait:
+        """Connection after connection, with nothing in them."""
+        while self.take():
+            yield from session.start()
+            yield from session.quit()
+            if self.left > 0:
+                session.__init__(self.told.port, self.tls)  # type: ignore[misc]
+
+    def hold(self, session: Session) -> Wait:
+        """A transaction that stays where it is."""
+        yield from session.start()
+        yield from session.say(MAIL)
+        yield from session.hear(b"250")
+
+    def half(self, session: Session) -> Wait:
+        """A message without its end."""
+        yield from session.start()
+        yield from session.begin(pipelined=False)
+        yield from session.say(self.content)
+        self.waiting.append(session)
+
+    def end(self, session: Session) -> Wait:
+        yield from session.say(b".\r\n")
+        yield from session.hear(b"250")
+        yield from session.quit()
+
+
+def run(sessions: dict[Session, Wait]) -> None:
+    """Drive the sessions until all are through."""
+    poll = select.epoll()
+    waits: dict[int, list] = {}
+
+    def go_on(fd: int) -> None:
+        state = waits[fd]
+        session, wait, mask = state
+        new = next(wait, 0)
+        now = session.socket.fileno()
+        if now != fd:  # closed, or connected anew
+            del waits[fd]
+            if now >= 0 and new:
+                waits[now] = [session, wait, new]
+                poll.register(now, new)
+        elif not new:
+            del waits[fd]
+            poll.unregister(fd)
+        elif new != mask:
+            state[2] = new
+            poll.modify(fd, new)
+
+    for session, wait in sessions.items():
+        fd = session.socket.fileno()
+        waits[fd] = [session, wait, select.EPOLLIN]
+        poll.register(fd, select.EPOLLIN)
+        go_on(fd)
+    while waits:
+        for fd, _ in poll.poll():
+            if fd in waits:
+                go_on(fd)
+
+
+def tell(**what: object) -> None:
+    print(json.dumps(what), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("kind", choices=["pipelined", "tls", "tls-handshake", "idle", "many"])
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--messages", type=int, required=True)
+    parser.add_argument("--sessions", type=int, required=True)
+    parser.add_argument("--size", type=int, default=1024)
+    parser.add_argument("--tls", help="the certificate to trust")
+    told = parser.parse_args()
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    load = Load(told)
+
+    def connect(count: int) -> list[Session]:
+        return [Session(told.port, load.tls) for _ in range(count)]
+
+    start = time.perf_counter()
+    if told.kind == "idle":
+        held: list[Session] = []
+        while len(held) < told.sessions:
+            new = connect(min(100, told.sessions - len(held)))
+            run({session: load.hold(session) for session in new})
+            held += new
+            if len(held) in (told.sessions // 5, told.sessions):
+                tell(held=len(held))
+                sys.stdin.readline()
+    elif told.kind == "many":
+        run({session: load.half(session) for session in connect(told.sessions)})
+        run({session: load.end(session) for session in load.waiting})
+    else:
+        talk = load.handshakes if told.kind == "tls-handshake" else load.messages
+        run({session: talk(session) for session in connect(min(told.sessions, told.messages))})
+    tell(seconds=time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main()

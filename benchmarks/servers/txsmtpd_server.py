@@ -1,0 +1,62 @@
+"""txsmtpd: a handler with two coroutines, or the Mailbox."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import options
+from twisted.internet import reactor
+
+from txsmtpd import SMTP, SMTPFactory
+
+
+class Accept:
+    """Take every message and forget it."""
+
+    async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, rcpt_options: Any) -> str:
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+        return "250 OK"
+
+
+def part(module: str, name: str) -> Any:
+    """A part of txsmtpd that may not be there yet."""
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        options.unavailable()
+
+
+def main() -> None:
+    told = options.read()
+    handler: Any = part("txsmtpd.handlers", "Mailbox")(told.maildir) if told.maildir else Accept()
+    protocol = part("txsmtpd.lmtp", "LMTP") if told.lmtp else SMTP
+    settings: dict[str, Any] = {"hostname": "localhost"}
+    if told.certificate:
+        settings["tls_context"] = tls_context(told.certificate, told.key)
+    try:
+        factory = SMTPFactory(handler, protocol=protocol, **settings)
+    except TypeError:
+        if "tls_context" not in settings:
+            raise
+        options.unavailable()
+    reactor.listenTCP(told.port, factory, backlog=1024, interface="127.0.0.1")
+    reactor.run()
+
+
+def tls_context(certificate: str, key: str) -> Any:
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    from cryptography.x509 import load_pem_x509_certificate
+    from twisted.internet.ssl import CertificateOptions
+
+    with open(certificate, "rb") as pem, open(key, "rb") as secret:
+        return CertificateOptions(
+            certificate=load_pem_x509_certificate(pem.read()), privateKey=load_pem_private_key(secret.read(), None)
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Directives whose text is in the code, so that it is written once: ``.. options::`` and ``.. hooks::``."""
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import fields
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.pycode import ModuleAnalyzer
+from sphinx.util.docutils import SphinxDirective
+
+from txsmtpd.interfaces import HOOKS
+from txsmtpd.settings import Settings
+
+
+def option_lines() -> Iterator[str]:
+    analyzer = ModuleAnalyzer.for_module(Settings.__module__)
+    docs = analyzer.find_attr_docs()
+    yield f".. py:currentmodule:: {Settings.__module__}"
+    for option in fields(Settings):
+        if option.init and option.name != "handler":
+            yield ""
+            yield f".. py:attribute:: Settings.{option.name}"
+            yield f"   :type: {option.type}"
+            yield f"   :value: {option.default!r}"
+            yield ""
+            yield from (f"   {line}" for line in docs["Settings", option.name])
+
+
+def hook_lines() -> Iterator[str]:
+    for name, interface in HOOKS.items():
+        hook = interface[name]
+        yield ""
+        yield f".. py:method:: {name}{hook.getSignatureString()}"
+        yield "   :noindex:"
+        yield ""
+        yield from (f"   {line}" for line in inspect.cleandoc(hook.getDoc()).splitlines())
+
+
+class FromTheCode(SphinxDirective):
+    def run(self) -> list[nodes.Node]:
+        lines = {"options": option_lines, "hooks": hook_lines}[self.name]()
+        return self.parsed(StringList(list(lines), source=f"<{self.name}>"))
+
+    def parsed(self, content: StringList) -> list[nodes.Node]:
+        node = nodes.container()
+        self.state.nested_parse(content, self.content_offset, node)
+        return node.children
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_directive("options", FromTheCode)
+    app.add_directive("hooks", FromTheCode)
+    return {"parallel_read_safe": True}

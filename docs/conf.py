@@ -1,0 +1,31 @@
+"""How the documentation is built. ``sphinx-build -W -b html docs docs/_build`` makes the pages, ``-b doctest`` runs them."""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE / "_ext")]
+
+import txsmtpd  # noqa: E402
+
+project = "txsmtpd"
+author = "the txsmtpd developers"
+copyright = author
+version = release = txsmtpd.__version__
+
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.doctest", "from_the_code"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"txsmtpd {version}"
+html_show_sphinx = False
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autoclass_content = "class"
+toc_object_entries_show_parents = "hide"
+
+doctest_test_doctest_blocks = ""  # what is in docstrings, the tests run
+doctest_global_setup = """
+from talk import talk
+"""

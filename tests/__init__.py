@@ -1,0 +1,1 @@
+"""Tests, run by Twisted's trial: ``python -m twisted.trial tests``."""

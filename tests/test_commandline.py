@@ -1,0 +1,446 @@
+"""The command line as its users meet it: real processes, real sockets, real signals."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO
+
+from twisted.trial.unittest import SynchronousTestCase
+
+import txsmtpd
+
+PATIENCE = 10  # seconds until a test gives up; nothing takes that long
+TWIST = ["-m", "twisted", "--log-format=text"]
+TWISTD = ["-c", "from twisted.scripts.twistd import run; run()"]
+LOOPBACK = "--listen=tcp:0:interface=127.0.0.1"
+
+OWN_MODULE = '''
+class Prints:
+    """Prints the sender of each message, and what it was made with."""
+
+    def __init__(self, word=""):
+        self.word = word
+
+    @classmethod
+    def from_cli(cls, parser, word=""):
+        if word == "bad":
+            parser.error("not this word")
+        return cls(word)
+
+    async def handle_DATA(self, server, session, envelope):
+        print(f"{self.word} from {envelope.mail_from}", flush=True)
+        return "250 2.0.0 printed"
+
+class NotCallable:
+    handle_RCPT = None
+'''
+
+OWN_PLUGIN = """
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IStreamServerEndpoint, IStreamServerEndpointStringParser
+from twisted.plugin import IPlugin
+from zope.interface import implementer
+
+from txsmtpd.interfaces import IHandlerMaker
+
+@implementer(IPlugin, IHandlerMaker)
+class Printing:
+    name = "printing"
+    usage = "printing:WORD"
+    description = "Prints."
+
+    def make_handler(self, parser, *args):
+        from own_module import Prints
+        return Prints(*args)
+
+@implementer(IPlugin, IStreamServerEndpointStringParser)
+class Late:
+    prefix = "late"
+
+    def parseStreamServer(self, reactor, *args, **kwargs):
+        return LateEndpoint(reactor)
+
+@implementer(IStreamServerEndpoint)
+class LateEndpoint:
+    def __init__(self, reactor):
+        self.reactor = reactor
+
+    def listen(self, factory):
+        answer = Deferred()
+        self.reactor.callLater(0, answer.errback, OSError(99, "The address came too late"))
+        return answer
+
+printing = Printing()
+late = Late()
+"""
+
+
+def environment(folder: str, **variables: str) -> dict[str, str]:
+    """The environment of a user who has txsmtpd, and modules in the folder."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TXSMTPD_", "PYTHON"))}
+    root = str(Path(txsmtpd.__file__).parent.parent)
+    return {**kept, "PYTHONPATH": os.pathsep.join([root, folder]), **variables}
+
+
+class Process:
+    """A command that runs until the test ends, and the lines that it prints."""
+
+    def __init__(self, words: list[str], folder: str, variables: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+            env=environment(folder, **variables),
+        )
+        assert self.process.stdout is not None and self.process.stderr is not None
+        self.lines: queue.Queue[str] = queue.Queue()
+        self.errors: list[str] = []
+        self._threads = [
+            _reading(self.process.stdout, self.lines.put),
+            _reading(self.process.stderr, self.errors.append),
+        ]
+
+    def line_with(self, text: str) -> str:
+        """Wait for a line that contains this."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                line = self.lines.get(timeout=max(0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(f"no line with {text!r}; stderr: {self.errors}") from None
+            if text in line:
+                return line
+
+    def port(self) -> int:
+        """Wait until it listens; return the port."""
+        return int(self.line_with("listening on 127.0.0.1:").rpartition(":")[2])
+
+    def wait(self) -> int:
+        """Wait until it ends; return its status."""
+        status = self.process.wait(PATIENCE)
+        for thread in self._threads:
+            thread.join(PATIENCE)
+        return status
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.wait()
+        for pipe in self.process.stdout, self.process.stderr:
+            assert pipe is not None
+            pipe.close()
+
+
+def _reading(pipe: IO[str], take: Callable[[str], None]) -> threading.Thread:
+    def read() -> None:
+        for line in pipe:
+            take(line)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    return thread
+
+
+class Client:
+    """Speaks SMTP, line by line."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+        self._lines = self.socket.makefile("rb")
+
+    def reply(self) -> str:
+        """The next reply's last line; empty if the connection has ended."""
+        while True:
+            try:
+                line = self._lines.readline().decode()
+            except ConnectionError:
+                return ""
+            if line[3:4] != "-":
+                return line
+
+    def say(self, text: str) -> str:
+        self.socket.sendall(text.encode() + b"\r\n")
+        return self.reply()
+
+    def begin_data(self, sender: str = "a@a.example") -> None:
+        """Go on as far as the mail data."""
+        assert self.reply().startswith("220")
+        for command in "EHLO c.example", f"MAIL FROM:<{sender}>", "RCPT TO:<b@b.example>":
+            assert self.say(command).startswith("250")
+        assert self.say("DATA").startswith("354")
+
+    def deliver(self, sender: str = "a@a.example") -> str:
+        """Deliver a message; return the reply to it."""
+        self.begin_data(sender)
+        reply = self.say("Subject: hello\r\n\r\nthe text\r\n.")
+        assert self.say("QUIT").startswith("221")
+        return reply
+
+    def close(self) -> None:
+        self._lines.close()
+        self.socket.close()
+
+
+@contextmanager
+def taken_port() -> Iterator[int]:
+    """A port that another process has."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        yield taken.getsockname()[1]
+
+
+class CommandLineTestCase(SynchronousTestCase):
+    """Runs commands in a folder of their own, with modules in it."""
+
+    def setUp(self) -> None:
+        self.folder = os.path.abspath(self.mktemp())
+        plugins = Path(self.folder, "twisted", "plugins")
+        plugins.mkdir(parents=True)
+        (plugins / "own_plugin.py").write_text(OWN_PLUGIN)
+        Path(self.folder, "own_module.py").write_text(OWN_MODULE)
+        Path(self.folder, "broken_module.py").write_text("raise ValueError('this module\\nis broken')")
+
+    def run_python(self, *words: str, **variables: str) -> Process:
+        process = Process([sys.executable, *words], self.folder, variables)
+        self.addCleanup(process.close)
+        return process
+
+    def smtpd(self, *options: str, **variables: str) -> Process:
+        return self.run_python(*TWIST, "smtpd", *options, **variables)
+
+    def connect(self, port: int) -> Client:
+        client = Client(port)
+        self.addCleanup(client.close)
+        return client
+
+    def assertOneLine(self, process: Process, status: int, *expected: str) -> None:
+        """The process ends with this status and one line on stderr, with all of these in it."""
+        self.assertEqual((process.wait(), len(process.errors)), (status, 1), process.errors)
+        line = process.errors[0]
+        self.assertTrue(line.startswith("smtpd: "), line)
+        for text in expected:
+            self.assertIn(text, line)
+
+
+class ServingTests(CommandLineTestCase):
+    """What the server does when all is well."""
+
+    def test_default(self) -> None:
+        """Without a handler, messages are printed; SIGTERM ends the server."""
+        process = self.smtpd(LOOPBACK, "--hostname=mx.example", "--ident=hello")
+        client = self.connect(process.port())
+        self.assertEqual(client.reply(), "220 mx.example hello\r\n")
+        self.assertTrue(self.connect(_port_of(client)).deliver().startswith("250"))
+        process.line_with("the text")
+        process.process.send_signal(signal.SIGTERM)
+        self.assertEqual(process.wait(), -signal.SIGTERM)
+        self.assertEqual(process.errors, [])
+
+    def test_handlers(self) -> None:
+        """A dotted name, with arguments, and a third party's handler."""
+        for handler in "own_module.Prints:some\\:word", "printing:some\\:word":
+            process = self.smtpd(LOOPBACK, f"--handler={handler}")
+            self.assertEqual(self.connect(process.port()).deliver("me@a.example"), "250 2.0.0 printed\r\n")
+            process.line_with("some:word from me@a.example")
+
+    def test_mailbox(self) -> None:
+        """--handler=mailbox stores."""
+        process = self.smtpd(LOOPBACK, "--handler=mailbox:mail")
+        self.assertTrue(self.connect(process.port()).deliver().startswith("250"))
+        [message] = Path(self.folder, "mail", "new").iterdir()
+        self.assertIn(b"the text", message.read_bytes())
+
+    def test_environment(self) -> None:
+        """All can be said in the environment, too."""
+        process = self.smtpd(
+            TXSMTPD_LISTEN="tcp:0:interface=127.0.0.1 unix:smtp.sock",
+            TXSMTPD_HANDLER="own_module.Prints",
+            TXSMTPD_HOSTNAME="env.example",
+            TXSMTPD_SIZE="77",
+        )
+        client = self.connect(process.port())
+        process.line_with("smtp.sock")
+        self.assertIn("220 env.example ", client.reply())
+        client.socket.sendall(b"EHLO c.example\r\nNOOP\r\n")
+        client.reply()
+        self.assertTrue(client.say("MAIL FROM:<a@a.example> SIZE=78").startswith("250"))  # to the NOOP
+        self.assertTrue(client.reply().startswith("552"))
+
+    def test_reactor(self) -> None:
+        """Whoever starts the program chooses the reactor."""
+        process = self.run_python(*TWIST, "--reactor=asyncio", "smtpd", LOOPBACK, "--handler=own_module.Prints")
+        self.assertTrue(self.connect(process.port()).deliver().startswith("250"))
+        process.process.send_signal(signal.SIGTERM)
+        process.wait()
+        self.assertEqual(process.errors, [])
+
+    def test_twistd(self) -> None:
+        """twistd has the same subcommand."""
+        process = self.run_python(*TWISTD, "-n", "smtpd", LOOPBACK, "--handler=own_module.Prints")
+        self.assertTrue(self.connect(process.port()).deliver().startswith("250"))
+        process.process.send_signal(signal.SIGTERM)
+        process.wait()
+        self.assertEqual(process.errors, [])
+
+    def test_debugging(self) -> None:
+        """twist's --log-level=debug shows the dialogue."""
+        process = self.run_python(*TWIST, "--log-level=debug", "smtpd", LOOPBACK, "--handler=own_module.Prints")
+        self.connect(process.port()).deliver("shown@a.example")
+        process.line_with("C: MAIL FROM:<shown@a.example>")
+
+    def test_version(self) -> None:
+        """--version is ours."""
+        process = self.smtpd("--version")
+        self.assertEqual((process.wait(), process.lines.get()), (0, f"txsmtpd {txsmtpd.__version__}\n"))
+
+
+class RefusalTests(CommandLineTestCase):
+    """What cannot be done is one line and a status."""
+
+    def test_usage(self) -> None:
+        """A bad value: status 64, and the line names the option."""
+        started = [
+            (self.smtpd("--bogus"), "--bogus"),
+            (self.smtpd("--listen=tcp:foo"), "--listen=tcp:foo: "),
+            (self.smtpd("--handler=broken_module.X"), "broken_module raised ValueError: this module is broken"),
+            (self.smtpd("--handler=own_module.Prints:bad"), "--handler=own_module.Prints:bad: not this word"),
+            (self.smtpd("--handler=own_module.NotCallable"), "the hook RCPT"),
+            (self.smtpd(TXSMTPD_TIMEOUT="x"), "TXSMTPD_TIMEOUT=x: "),
+        ]
+        for process, text in started:
+            self.assertOneLine(process, 64, text)
+
+    def test_usageUnderTwistd(self) -> None:
+        """The same under twistd."""
+        self.assertOneLine(self.run_python(*TWISTD, "-n", "smtpd", "--size=x"), 64, "--size=x: ")
+
+    def test_currentFolder(self) -> None:
+        """twist does not look for modules in the current folder, and the line says what to do."""
+        script = "import sys; sys.path.remove(''); from twisted.application.twist._twist import Twist; Twist.main()"
+        Path(self.folder, "here").mkdir()
+        Path(self.folder, "here", "module_here.py").write_text(OWN_MODULE)
+        words = [sys.executable, "-c", script, "smtpd", "--handler=module_here.Prints"]
+        process = Process(["sh", "-c", 'cd here; exec "$@"', "sh", *words], self.folder, {})
+        self.addCleanup(process.close)
+        self.assertOneLine(process, 64, "PYTHONPATH=.")
+
+    def test_addressInUse(self) -> None:
+        """An address that is taken: status 71, even if another one is free."""
+        with taken_port() as port:
+            taken = f"--listen=tcp:{port}:interface=127.0.0.1"
+            alone = self.smtpd(taken, "--handler=sink")
+            second = self.smtpd(LOOPBACK, taken, "--handler=sink")
+            under_twistd = self.run_python(*TWISTD, "-n", "smtpd", taken, "--handler=sink")
+            for process in alone, second, under_twistd:
+                self.assertOneLine(process, 71, f"{taken}: cannot listen: Address already in use")
+        self.assertFalse(Path(self.folder, "twistd.pid").exists())
+
+    def test_addressInUseDaemon(self) -> None:
+        """A daemon tells the shell that started it, and leaves no PID file."""
+        with taken_port() as port:
+            options = f"--listen=tcp:{port}:interface=127.0.0.1", "--handler=sink"
+            process = self.run_python(*TWISTD, "--logfile=log", "smtpd", *options)
+            self.assertEqual(process.wait(), 1)
+        self.assertIn("An error has occurred", process.errors[0])
+        self.assertIn("Address already in use", Path(self.folder, "log").read_text())
+        self.assertFalse(Path(self.folder, "twistd.pid").exists())
+
+    def test_failsLate(self) -> None:
+        """An endpoint that fails after the start ends the server all the same."""
+        process = self.smtpd(LOOPBACK, "--listen=late:", "--handler=sink")
+        self.assertOneLine(process, 71, "--listen=late:: cannot listen: The address came too late")
+
+
+class DrainTests(CommandLineTestCase):
+    """SIGTERM."""
+
+    def test_drain(self) -> None:
+        """Idle clients get 421, new ones none, and an open transaction ends as it should."""
+        process = self.smtpd(LOOPBACK, "--handler=own_module.Prints")
+        port = process.port()
+        idle, busy = self.connect(port), self.connect(port)
+        idle.reply()
+        busy.begin_data()
+        process.process.send_signal(signal.SIGTERM)
+        self.assertTrue(idle.reply().startswith("421 4.3.2"))
+        self.assertEqual(idle.reply(), "")
+        process.line_with("stopped listening")
+        self.assertRaises(ConnectionRefusedError, Client, port)
+        self.assertEqual(busy.say("the text\r\n."), "250 2.0.0 printed\r\n")
+        self.assertTrue(busy.reply().startswith("421 4.3.2"))
+        self.assertEqual(busy.reply(), "")
+        self.assertEqual(process.wait(), -signal.SIGTERM)
+        self.assertEqual(process.errors, [])
+
+    def test_deadline(self) -> None:
+        """A transaction that does not end does not keep the server alive."""
+        process = self.smtpd(LOOPBACK, "--handler=own_module.Prints", "--grace=0.2")
+        client = self.connect(process.port())
+        client.begin_data()
+        process.process.send_signal(signal.SIGTERM)
+        self.assertEqual(client.reply(), "")
+        self.assertEqual(process.wait(), -signal.SIGTERM)
+        process.line_with("1 connections did not end within 0.2 seconds")
+
+
+class DescriptorsTests(CommandLineTestCase):
+    """More clients than the process may have descriptors."""
+
+    def test_moreClientsThanDescriptors(self) -> None:
+        """Some are turned away, the others are served, the processor rests, and room is made again."""
+        words = [sys.executable, *TWIST, "smtpd", LOOPBACK, "--handler=own_module.Prints"]
+        process = Process(["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", *words], self.folder, {})
+        self.addCleanup(process.close)
+        port = process.port()
+        with ExitStack() as held:
+            clients = [Client(port) for _ in range(100)]
+            for client in clients:
+                held.callback(client.close)
+            greetings = [client.reply()[:3] for client in clients]
+            self.assertEqual(set(greetings) - {""}, {"220", "421"})
+            self.assertEqual(greetings.count("220"), 32)
+            served = clients[greetings.index("220")]
+            self.assertTrue(served.say("NOOP").startswith("250"))
+            self.assertLess(_processor_share(process.process.pid), 0.5)
+            self.assertIsNone(process.process.poll())
+        self.assertTrue(self._deliver_when_possible(port).startswith("250"))
+        self.assertEqual(process.errors, [])
+
+    def _deliver_when_possible(self, port: int) -> str:
+        """Deliver as soon as the server has noticed that the others are gone."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self.connect(port).deliver()
+            except (AssertionError, OSError):
+                if time.monotonic() > deadline:
+                    raise
+
+
+def _processor_share(pid: int) -> float:
+    """How much of a core the process uses, over a moment in which nobody asks it for anything."""
+
+    def used() -> float:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    before, began = used(), time.monotonic()
+    threading.Event().wait(0.3)
+    return (used() - before) / (time.monotonic() - began)
+
+
+def _port_of(client: Client) -> int:
+    port: int = client.socket.getpeername()[1]
+    return port

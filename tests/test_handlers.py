@@ -1,0 +1,277 @@
+"""The built-in handlers that store nothing, or leave it to a subclass."""
+
+from __future__ import annotations
+
+import email.message
+import io
+import sys
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from txsmtpd.handlers import AsyncMessage, Debugging, Mailbox, Message, Sink
+from txsmtpd.interfaces import verifyHandler
+from txsmtpd.reply import Refused
+from txsmtpd.session import Envelope, Session
+
+MESSAGE = b"Subject: Hi\r\nX-Peer: forged\r\nx-rcptto: forged\r\nX-MAILFROM: forged\r\n\r\nHello\r\n"
+
+
+class UsageError(Exception):
+    """The command line is wrong."""
+
+
+class Parser:
+    def error(self, text):
+        raise UsageError(text)
+
+
+def mail(content=MESSAGE, **attributes):
+    session, envelope = Session(), Envelope()
+    session.peer = ("192.0.2.1", 4321)
+    envelope.mail_from, envelope.rcpt_tos, envelope.content = (
+        "a@example.com",
+        ["b@example.com", "c@example.com"],
+        content,
+    )
+    for name, value in attributes.items():
+        setattr(envelope, name, value)
+    return session, envelope
+
+
+class HandlerTestCase(SynchronousTestCase):
+    def deliver(self, handler, *arguments, **attributes):
+        """What the handler answers, or a Deferred."""
+        return Deferred.fromCoroutine(handler.handle_DATA(None, *mail(*arguments, **attributes)))
+
+    def taken(self, handler, *arguments, **attributes):
+        return self.successResultOf(self.deliver(handler, *arguments, **attributes))
+
+    def refuses(self, handler, *args):
+        error = self.assertRaises(UsageError, handler.from_cli, Parser(), *args)
+        self.assertEqual(len(str(error).splitlines()), 1)
+        return str(error)
+
+
+class SinkTests(HandlerTestCase):
+    def test_hooks(self):
+        """It has no hooks, so the server takes everything."""
+        self.assertTrue(verifyHandler(Sink()))
+        self.assertEqual([name for name in dir(Sink) if name.startswith("handle_")], [])
+
+    def test_fromCli(self):
+        """On the command line it takes no arguments."""
+        self.assertIsInstance(Sink.from_cli(Parser()), Sink)
+        self.assertEqual(self.refuses(Sink, "x"), "Sink takes no arguments")
+
+
+class DebuggingTests(HandlerTestCase):
+    def printed(self, *arguments, **attributes):
+        stream = io.StringIO()
+        self.assertEqual(self.taken(Debugging(stream), *arguments, **attributes), "250 2.0.0 OK")
+        return stream.getvalue()
+
+    def test_message(self):
+        """A message is printed between two lines, with the client's address at the end of its header."""
+        self.assertEqual(
+            self.printed(b"Subject: Hi\r\n\r\nHello\r\n\r\nBye\r\n"),
+            "---------- MESSAGE FOLLOWS ----------\n"
+            "Subject: Hi\nX-Peer: ('192.0.2.1', 4321)\n\nHello\n\nBye\n"
+            "------------ END MESSAGE ------------\n",
+        )
+
+    def test_options(self):
+        """Parameters of MAIL and RCPT stand above the message."""
+        printed = self.printed(b"\r\n", mail_options=["SIZE=3"], rcpt_options=["NOTIFY=NEVER"])
+        self.assertIn("mail options: ['SIZE=3']\nrcpt options: ['NOTIFY=NEVER']\n\nX-Peer", printed)
+        self.assertIn("FOLLOWS ----------\nrcpt options: ['X']\n\n", self.printed(rcpt_options=["X"]))
+
+    def test_noBody(self):
+        """A message without an empty line is printed as it is."""
+        self.assertNotIn("X-Peer", self.printed(b"Subject: Hi\r\n"))
+        self.assertNotIn("X-Peer", self.printed(None))
+
+    def test_text(self):
+        """With decode_data it does the same."""
+        self.assertEqual(self.printed(MESSAGE.decode()), self.printed(MESSAGE))
+
+    def test_terminal(self):
+        """Nothing in a message commands the terminal."""
+        self.assertIn("\\x1b[2Jhi\t\\x9b\n", self.printed("\x1b[2Jhi\t\x9b\r\n"))
+
+    def test_notUtf8(self):
+        """Octets that are not UTF-8 are shown as replaced."""
+        self.assertIn("\ufffd", self.printed(b"\xff\r\n"))
+
+    def test_asciiStream(self):
+        """A terminal that knows ASCII only does not keep mail from being taken."""
+        stream = io.TextIOWrapper(io.BytesIO(), "ascii")
+        self.taken(Debugging(stream), "ä\r\n")
+        self.assertIn(b"\\xe4", stream.buffer.getvalue())
+
+    def test_fromCli(self):
+        """On the command line it takes stdout, stderr or nothing."""
+        self.assertIs(Debugging().stream, sys.stdout)
+        self.assertIs(Debugging.from_cli(Parser()).stream, sys.stdout)
+        self.assertIs(Debugging.from_cli(Parser(), "stdout").stream, sys.stdout)
+        self.assertIs(Debugging.from_cli(Parser(), "stderr").stream, sys.stderr)
+        self.assertEqual(self.refuses(Debugging, "x"), "Debugging takes stdout or stderr, not 'x'")
+        self.refuses(Debugging, "stdout", "stderr")
+
+
+class Keeping(Message):
+    result = None
+
+    def handle_message(self, message):
+        self.message = message
+        return self.result
+
+
+class MessageTests(HandlerTestCase):
+    def test_abstract(self):
+        """A subclass must say what to do with a message."""
+        for abstract in (Message, AsyncMessage):
+            self.assertRaises(TypeError, abstract)
+
+    def test_message(self):
+        """The handler is given the parsed message, and the reply is 250."""
+        handler = Keeping()
+        self.assertEqual(self.taken(handler), "250 2.0.0 OK")
+        self.assertIs(type(handler.message), email.message.Message)
+        self.assertEqual(handler.message["subject"], "Hi")
+        self.assertEqual(handler.message.get_payload(), "Hello\r\n")
+
+    def test_fields(self):
+        """X-Peer, X-MailFrom and X-RcptTo are the server's, and what the client wrote there is gone."""
+        for message_class in (None, email.message.EmailMessage):
+            handler = Keeping(message_class)
+            self.taken(handler)
+            for name, value in {
+                "X-Peer": "('192.0.2.1', 4321)",
+                "X-MailFrom": "a@example.com",
+                "X-RcptTo": "b@example.com, c@example.com",
+            }.items():
+                self.assertEqual(handler.message.get_all(name), [value])
+
+    def test_hostileAddress(self):
+        """A line end in an address, if ever one came so far, is none in the message."""
+        for message_class in (None, email.message.EmailMessage):
+            handler = Keeping(message_class)
+            self.taken(handler, mail_from="a\r\nBcc: b")
+            self.assertEqual(handler.message["X-MailFrom"], "a??Bcc: b")
+
+    def test_emailMessage(self):
+        """An EmailMessage comes with all of its methods working."""
+        handler = Keeping(email.message.EmailMessage)
+        self.taken(handler)
+        self.assertEqual(handler.message.get_content(), "Hello\r\n")
+
+    def test_ownClass(self):
+        """A message class of one's own is used."""
+
+        class Own(email.message.Message):
+            pass
+
+        handler = Keeping(Own)
+        self.taken(handler)
+        self.assertIsInstance(handler.message, Own)
+
+    def test_text(self):
+        """With decode_data the text is parsed."""
+        handler = Keeping()
+        for content in (MESSAGE.decode(), bytearray(MESSAGE)):
+            self.taken(handler, content)
+            self.assertEqual(handler.message["Subject"], "Hi")
+
+    def test_wrongContent(self):
+        """A content that is neither octets nor text is the caller's mistake."""
+        for content in (None, 5):
+            error = self.failureResultOf(self.deliver(Keeping(), content), TypeError)
+            self.assertIn(type(content).__name__, str(error.value))
+
+    def test_status(self):
+        """A status that the handler returns is the reply."""
+        handler = Keeping()
+        handler.result = "550 5.7.1 No"
+        self.assertEqual(self.taken(handler), "550 5.7.1 No")
+
+    def test_nested(self):
+        """A message that is nested too deeply to be parsed is refused for good."""
+        depth = 3000
+        content = b"".join(
+            b'Content-Type: multipart/mixed; boundary="%d"\r\n\r\n--%d\r\n' % (n, n) for n in range(depth)
+        )
+        self.assertEqual(self.failureResultOf(self.deliver(Keeping(), content), Refused).value.reply.code, 554)
+
+    def test_prepareMessage(self):
+        """A subclass may prepare the message in its own way."""
+
+        class Prepared(Keeping):
+            def prepare_message(self, session, envelope):
+                message = super().prepare_message(session, envelope)
+                message["X-Own"] = "x"
+                return message
+
+        handler = Prepared()
+        self.taken(handler)
+        self.assertEqual(handler.message["X-Own"], "x")
+
+    def test_fromCli(self):
+        """On the command line a subclass takes no arguments, unless it has a from_cli of its own."""
+        self.assertIsInstance(Keeping.from_cli(Parser()), Keeping)
+        self.assertEqual(self.refuses(Keeping, "x"), "Keeping takes no arguments")
+
+
+class AsyncMessageTests(HandlerTestCase):
+    def handler(self, result):
+        class Handler(AsyncMessage):
+            def handle_message(self, message):
+                return result
+
+        return Handler(loop=None)
+
+    def test_coroutine(self):
+        """handle_message may be a coroutine function; its status is the reply."""
+
+        class Handler(AsyncMessage):
+            async def handle_message(self, message):
+                return f"250 2.0.0 {message['subject']}"
+
+        self.assertEqual(self.taken(Handler()), "250 2.0.0 Hi")
+
+    def test_deferred(self):
+        """It may return a Deferred: the reply waits for it."""
+        waiting = Deferred()
+        answer = self.deliver(self.handler(waiting))
+        self.assertNoResult(answer)
+        waiting.callback(None)
+        self.assertEqual(self.successResultOf(answer), "250 2.0.0 OK")
+
+    def test_plain(self):
+        """It may be a plain function."""
+        self.assertEqual(self.taken(self.handler(None)), "250 2.0.0 OK")
+        self.assertEqual(self.taken(self.handler("451 4.3.0 No")), "451 4.3.0 No")
+
+    def test_failure(self):
+        """What it raises gets to the server."""
+        waiting = Deferred()
+        answer = self.deliver(self.handler(waiting))
+        waiting.errback(KeyError("x"))
+        self.failureResultOf(answer, KeyError)
+
+
+class MailboxFromCliTests(HandlerTestCase):
+    def test_folder(self):
+        """On the command line a Mailbox takes its folder."""
+        folder = self.mktemp()
+        self.assertEqual(Mailbox.from_cli(Parser(), folder).mail_dir, folder)
+
+    def test_wrong(self):
+        """No folder, several, or one that will not do: one line that says so."""
+        self.assertIn("needs the folder", self.refuses(Mailbox))
+        self.assertIn("needs the folder", self.refuses(Mailbox, ""))
+        self.assertIn("takes one folder, not 2", self.refuses(Mailbox, "a", "b"))
+        self.assertRegex(
+            self.refuses(Mailbox, self.mktemp() + "/x"), "^/.*: the folder for the maildir does not exist$"
+        )
+        self.assertIn("must be a folder", self.refuses(Mailbox, __file__))

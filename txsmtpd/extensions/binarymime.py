@@ -1,0 +1,11 @@
+"""BINARYMIME (RFC 3030 3): the message may be any octets, without lines. It comes by BDAT only."""
+
+from __future__ import annotations
+
+from txsmtpd.extensions.eightbitmime import EightBitMIME
+
+
+class BinaryMIME(EightBitMIME):
+    keyword = "BINARYMIME"
+    mail_growth = 0  # what 8BITMIME adds is enough
+    bodies = (*EightBitMIME.bodies, "BINARYMIME")

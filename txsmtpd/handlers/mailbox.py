@@ -1,0 +1,241 @@
+"""Mailbox: stores each message in a maildir, and says 250 only when it would outlive a power cut.
+
+The octets are stored as they came, with LF line ends, below a trace header; they are parsed only for subclasses that
+want to see a message. The disk is waited for in threads. The file operations are in :mod:`txsmtpd.handlers.maildir`.
+"""
+
+from __future__ import annotations
+
+import email.message
+import errno
+import mailbox
+import os
+import re
+from collections.abc import Iterable, Iterator
+from email.generator import BytesGenerator
+from functools import cached_property
+from io import BytesIO
+from typing import Any, Self
+
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.threadpool import ThreadPool
+
+from txsmtpd import trace
+from txsmtpd.handlers.maildir import Maildir
+from txsmtpd.handlers.message import Message
+from txsmtpd.reply import Refused, Reply
+from txsmtpd.session import Envelope, Session
+
+NO_ROOM = Reply(452, "4.3.1", "There is no room for the message; try again later")
+NOT_STORED = Reply(451, "4.3.0", "The message could not be stored; try again later")
+
+THREADS = 8  # that wait for the disk at once
+PIECE = 2**18  # octets converted and written at a time, lest one message keeps all others waiting
+LONGEST_LINE = 998  # RFC 5322 2.1.1
+
+log = Logger()
+
+_BARE_CR = re.compile(rb"\r(?!\n)")
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class Mailbox(Message):
+    """Store each message in a maildir.
+
+    A subclass may override :meth:`prepare_message` or :meth:`handle_message`; then messages are parsed, and stored as
+    Python's :mod:`email` writes them.
+
+    A client that vanishes while its message is being stored may send it once more: what is stored, stays.
+
+    :param mail_dir: the folder; it is made if it is missing, but not the one that it stands in.
+    :param message_class: as for :class:`~txsmtpd.handlers.message.Message`; matters to subclasses only.
+    :param durable: whether 250 means that the message outlives a power cut. False is faster, and does for tests.
+    :param reactor: which to come back to from threads (IReactorFromThreads, IReactorCore). Default: the global one,
+        imported with the first message.
+    :param maildir: where to store, in place of *mail_dir*.
+    :raises ValueError: if *mail_dir* is empty.
+    :raises OSError: if *mail_dir* does not do: FileNotFoundError, NotADirectoryError, PermissionError.
+    """
+
+    _stores_octets = True
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        cls._stores_octets = (
+            cls.prepare_message is Mailbox.prepare_message and cls.handle_message is Mailbox.handle_message
+        )
+
+    def __init__(
+        self,
+        mail_dir: str | os.PathLike[str],
+        message_class: type[email.message.Message] | None = None,
+        *,
+        durable: bool = True,
+        reactor: Any = None,
+        maildir: Maildir | None = None,
+    ) -> None:
+        super().__init__(message_class)
+        self.mail_dir = mail_dir
+        self._maildir = maildir or Maildir(mail_dir, durable=durable)
+        self._reactor = reactor
+        self._pool: ThreadPool | None = None
+        self._stop_at_shutdown: Any = None
+        self._trouble: str | None = None  # why the last message was not stored
+
+    @classmethod
+    def from_cli(cls, parser: Any, *args: str) -> Self:
+        """Make it on the command line, from the folder."""
+        if len(args) > 1:
+            parser.error(
+                f"{cls.__name__} takes one folder, not {len(args)} arguments; write a colon in its name as \\:"
+            )
+        if not args or not args[0]:
+            parser.error(f"{cls.__name__} needs the folder of the maildir")
+        try:
+            return cls(args[0])
+        except OSError as error:
+            parser.error(f"{error.filename or args[0]}: {error.strerror or error}")
+            raise
+
+    async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> Any:
+        name = self._maildir.new_name()
+        identifier = _identifier(name)
+        lmtp = getattr(server, "lmtp", False)
+        if self._stores_octets:
+            header = trace.trace_header(server.hostname, session, envelope, identifier, lmtp=lmtp)
+            return await self._store_in_thread(_pieces(header, envelope.content), name)
+        message = self.prepare_message(session, envelope)
+        received = trace.received(server.hostname, session, envelope, identifier, lmtp=lmtp)
+        _put_on_top(message, trace.return_path(envelope) + received)
+        status = self.handle_message(message)
+        return "250 2.0.0 OK" if status is None else status
+
+    def handle_message(self, message: Any) -> Any:
+        """Store the message: when this returns, it is stored, and an override may rely on that. It waits for the disk.
+
+        :raises Refused: if it cannot be stored.
+        """
+        try:
+            name = self._maildir.deliver([_flattened(message)])
+        except OSError as error:
+            raise Refused(self._failed(error)) from error
+        return self._stored(name)
+
+    @cached_property
+    def mailbox(self) -> mailbox.Maildir:
+        """The maildir, for reading back what is stored."""
+        return mailbox.Maildir(self._maildir.path, create=False)
+
+    def reset(self) -> None:
+        """Remove all messages."""
+        self.mailbox.clear()
+
+    # Threads
+
+    async def _store_in_thread(self, pieces: Iterable[bytes], name: str) -> str:
+        try:
+            name = await self._in_thread(self._maildir.deliver, pieces, name)
+        except OSError as error:
+            raise Refused(self._failed(error)) from error
+        return self._stored(name)
+
+    def _in_thread(self, function: Any, *arguments: Any) -> Deferred[Any]:
+        pool = self._pool or self._start_pool()
+        return deferToThreadPool(self._reactor, pool, function, *arguments)
+
+    def _start_pool(self) -> ThreadPool:
+        if self._reactor is None:
+            from twisted.internet import reactor
+
+            self._reactor = reactor
+        self._pool = pool = ThreadPool(0, THREADS, "txsmtpd mailbox")
+        pool.start()
+        self._stop_at_shutdown = self._reactor.addSystemEventTrigger("during", "shutdown", self._stop_threads)
+        return pool
+
+    def close(self) -> None:
+        """Finish what is being stored, and end the threads, as happens with the end of the reactor too. Another message
+        starts new ones.
+        """
+        if self._stop_at_shutdown is not None:
+            self._reactor.removeSystemEventTrigger(self._stop_at_shutdown)
+            self._stop_threads()
+        self._pool = None
+
+    def _stop_threads(self) -> None:
+        # The pool is kept: new threads, once the reactor has ended, would keep the process alive.
+        self._stop_at_shutdown = None
+        if self._pool is not None:
+            self._pool.stop()
+
+    # What became of a message: said once for each change, not for each message
+
+    def _stored(self, name: str) -> str:
+        if self._trouble is not None:
+            self._trouble = None
+            log.info("The maildir {path} takes mail again", path=self._maildir.path)
+        return f"250 2.0.0 OK, stored as {_identifier(name)}"
+
+    def _failed(self, error: OSError) -> Reply:
+        trouble = error.strerror or str(error)
+        if trouble != self._trouble:
+            self._trouble = trouble
+            log.error("The maildir {path} takes no mail: {trouble}", path=self._maildir.path, trouble=trouble)
+        return NO_ROOM if error.errno in _FULL else NOT_STORED
+
+
+def _identifier(name: str) -> str:
+    """What a client may know of a file name: not the host."""
+    return ".".join(name.split(".", 2)[:2])
+
+
+def _pieces(header: bytes, content: bytes | str | None) -> Iterator[bytes]:
+    """The file, in pieces.
+
+    :raises TypeError: if the content is neither octets nor text.
+    """
+    if isinstance(content, str):
+        content = content.encode("utf-8", "surrogateescape")
+    if not isinstance(content, bytes | bytearray):
+        raise TypeError(f"the content of a message is bytes or str, not {type(content).__name__}")
+    return _with_header(header, bytes(content))
+
+
+def _with_header(header: bytes, content: bytes) -> Iterator[bytes]:
+    pieces = _with_lf(content)
+    first = next(pieces, b"")
+    if b"\n\n" not in first:
+        first += b"".join(pieces)  # a header without end; forgeries may be anywhere in it
+    yield header + trace.without_forgeries(first)
+    yield from pieces
+
+
+def _with_lf(content: bytes) -> Iterator[bytes]:
+    start = 0
+    while start < len(content):
+        end = start + PIECE
+        if content[end - 1 : end + 1] == b"\r\n":
+            end += 1
+        piece = content[start:end]
+        # Where each CR stands before an LF, as nearly always, dropping all of them is twice as fast.
+        yield piece.replace(b"\r\n", b"\n") if _BARE_CR.search(piece) else piece.translate(None, b"\r")
+        start = end
+
+
+def _put_on_top(message: email.message.Message, header: bytes) -> None:
+    """Put trace fields above all others, where RFC 5321 4.4 wants them."""
+    del message["Return-Path"]
+    ours = email.message_from_bytes(header)
+    fields = [*ours.raw_items(), *message.raw_items()]
+    for name in set(message.keys()):
+        del message[name]
+    for name, value in fields:
+        message.set_raw(name, value)
+
+
+def _flattened(message: email.message.Message) -> bytes:
+    out = BytesIO()
+    BytesGenerator(out, mangle_from_=False, maxheaderlen=LONGEST_LINE).flatten(message, linesep="\n")
+    return out.getvalue()

@@ -1,0 +1,194 @@
+"""A maildir on disk: plain blocking file operations, each error an OSError. No mail, no replies, no Twisted.
+
+A file is written in ``tmp``, synced, moved to ``new``, and the folder ``new`` is synced; only then it is delivered. So
+whoever reads ``new`` never sees a part of a message, and what was delivered outlives a power cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import socket
+import stat
+import threading
+import time
+from collections.abc import Iterable
+from typing import Any
+
+FOLDERS = ("tmp", "new", "cur")
+STALE = 36 * 3600  # seconds: whoever began a file in tmp so long ago does not finish it any more
+ATTEMPTS = 10
+
+_counter = itertools.count(1)
+
+
+class Draft:
+    """A file that is being delivered."""
+
+    __slots__ = ("fd", "name", "path")
+
+    def __init__(self, name: str, fd: int, path: str) -> None:
+        self.name = name
+        self.fd: int | None = fd  #: None once closed
+        self.path: str | None = path  #: where the file is at present; None once it is delivered or gone
+
+
+class Maildir:
+    """A folder with the folders ``tmp``, ``new`` and ``cur``; they are made if they are missing.
+
+    Several threads may deliver at once.
+
+    :param path: the folder; the one that it stands in must exist.
+    :param durable: whether a delivered file outlives a power cut. False is faster, and does for tests.
+    :param system: what does the file operations, in place of :mod:`os`.
+    :raises ValueError: if the path is empty.
+    :raises FileNotFoundError: if the folder that it stands in does not exist.
+    :raises NotADirectoryError: if it is no folder.
+    :raises PermissionError: if everybody may write there (and so could plant links), or we may not.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, durable: bool = True, system: Any = os) -> None:
+        if not os.fspath(path):
+            raise ValueError("the maildir must have a name")
+        self.path = os.path.abspath(path)  # stays the same when a daemon changes its working directory
+        self.durable = durable
+        self._os = system
+        self._tmp, self._new, _ = folders = [os.path.join(self.path, folder) for folder in FOLDERS]
+        self._host = socket.gethostname().replace("/", r"\057").replace(":", r"\072")
+        self._tickets = itertools.count(1)
+        self._synced = 0
+        self._syncing = threading.Lock()
+        created = [self._make(folder) for folder in (self.path, *folders)]
+        if durable and any(created):
+            self._sync_folder(self.path)
+            # A folder may be there to be passed through only; that cannot be mended here.
+            with contextlib.suppress(PermissionError):
+                self._sync_folder(os.path.dirname(self.path))
+        self._remove_stale()
+
+    # From octets to a delivered file
+
+    def new_name(self) -> str:
+        """A file name that no other process, host or moment has."""
+        seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+        return f"{seconds}.M{nanoseconds // 1000}P{os.getpid()}Q{next(_counter)}R{os.urandom(8).hex()}.{self._host}"
+
+    def deliver(self, pieces: Iterable[bytes], name: str | None = None) -> str:
+        """Write a file and deliver it.
+
+        :param pieces: its content.
+        :param name: a name from :meth:`new_name`, if the content tells it.
+        :return: the name that it has in ``new``.
+        :raises OSError: if it could not be delivered; nothing of it is left.
+        """
+        draft = self.open(name)
+        try:
+            for piece in pieces:
+                self.write(draft, piece)
+            self.commit(draft)
+        except BaseException:
+            self.abort(draft)
+            raise
+        return draft.name
+
+    def open(self, name: str | None = None) -> Draft:
+        """Begin a file. It must be ended by :meth:`commit` or :meth:`abort`."""
+        name = name or self.new_name()
+        for _ in range(ATTEMPTS):
+            path = f"{self._tmp}/{name}"
+            try:
+                return Draft(name, self._os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), path)
+            except FileExistsError:
+                name = self.new_name()
+        raise FileExistsError(errno.EEXIST, "no unused file name was found", self._tmp)
+
+    def write(self, draft: Draft, octets: bytes) -> None:
+        """Add to a file that was begun."""
+        rest = memoryview(octets)
+        while rest:
+            rest = rest[self._os.write(draft.fd, rest) :]
+
+    def commit(self, draft: Draft) -> None:
+        """Deliver the file: when this returns, it is in ``new``, whatever happens then.
+
+        :raises OSError: if it could not be delivered; then :meth:`abort` must be called.
+        """
+        assert draft.path is not None
+        if self.durable:
+            # Never tried again: after an error the system may have dropped the octets, and call the next one a success.
+            self._os.fsync(draft.fd)
+        self._close(draft)
+        target = f"{self._new}/{draft.name}"
+        self._os.rename(draft.path, target)
+        draft.path = target
+        if self.durable:
+            self._sync_new()
+        draft.path = None
+
+    def abort(self, draft: Draft) -> None:
+        """Leave nothing of a file that was not delivered; of one that was, do nothing."""
+        with contextlib.suppress(OSError):
+            self._close(draft)
+        if draft.path is not None:
+            # Also from new, if only the last step failed: the client is told to send it again.
+            with contextlib.suppress(OSError):
+                self._os.unlink(draft.path)
+            draft.path = None
+
+    def _close(self, draft: Draft) -> None:
+        fd, draft.fd = draft.fd, None
+        if fd is not None:
+            self._os.close(fd)
+
+    def _sync_new(self) -> None:
+        """Make sure that the renames done so far outlive a power cut. One sync serves all threads that wait for it."""
+        ticket = next(self._tickets)
+        with self._syncing:
+            if ticket < self._synced:
+                return
+            covered = next(self._tickets)  # whoever drew a lower one has renamed already
+            self._sync_folder(self._new)
+            self._synced = covered
+
+    def _sync_folder(self, path: str) -> None:
+        # Opened each time: one that was kept open might have been replaced by another of the same name.
+        fd = self._os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            self._os.fsync(fd)
+        finally:
+            self._os.close(fd)
+
+    # The folders
+
+    def _make(self, path: str) -> bool:
+        """Make sure that a folder is there and fit.
+
+        :return: whether it was made.
+        """
+        try:
+            self._os.mkdir(path, 0o700)
+            created = True
+        except FileExistsError:
+            created = False
+        except FileNotFoundError:
+            where = os.path.dirname(path)
+            raise FileNotFoundError(errno.ENOENT, "the folder for the maildir does not exist", where) from None
+        status = self._os.stat(path)
+        if not stat.S_ISDIR(status.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, "a maildir must be a folder", path)
+        if status.st_mode & stat.S_IWOTH:
+            raise PermissionError(errno.EPERM, "a maildir must not be writable by everybody (chmod o-w)", path)
+        if not self._os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "no right to write into the maildir", path)
+        return created
+
+    def _remove_stale(self) -> None:
+        """Remove what killed servers left in tmp."""
+        long_ago = time.time() - STALE
+        with contextlib.suppress(OSError), os.scandir(self._tmp) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    if entry.stat(follow_symlinks=False).st_mtime < long_ago:
+                        os.unlink(entry.path)

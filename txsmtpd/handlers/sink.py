@@ -1,0 +1,16 @@
+"""Sink: takes all mail and keeps none. For tests and measurements."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+
+class Sink:
+    """Accept every message, and drop it."""
+
+    @classmethod
+    def from_cli(cls, parser: Any, *args: str) -> Self:
+        """Make it on the command line, from no arguments."""
+        if args:
+            parser.error(f"{cls.__name__} takes no arguments")
+        return cls()

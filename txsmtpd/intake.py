@@ -1,0 +1,126 @@
+"""Where the octets of a message go: into memory, for ``handle_DATA``, or to a receiver as they arrive.
+
+An intake is made for each message when its data begin. It is told of each octet, and of the end, once: either
+:meth:`finish`, for its reply, or :meth:`abort`. Here that promise is kept; how octets come is not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from twisted.internet.interfaces import IPushProducer
+from zope.interface import implementer
+
+from txsmtpd.reply import Refused, Reply
+
+
+class Buffered:
+    """Collects the message and hands it over whole.
+
+    :param deliver: is given the octets, and gives the reply.
+    """
+
+    def __init__(self, deliver: Callable[[bytes], Awaitable[Reply]]) -> None:
+        self._octets: list[bytes] = []
+        self._deliver = deliver
+        self.write = self._octets.append
+
+    async def finish(self) -> Reply:
+        """The message is complete; give its reply."""
+        message = b"".join(self._octets)
+        self._octets.clear()
+        return await self._deliver(message)
+
+    def abort(self, reason: BaseException) -> None:
+        """The message will not be complete."""
+        self._octets.clear()
+
+
+@implementer(IPushProducer)
+class Streamed:
+    """Passes the message on to an :class:`~txsmtpd.interfaces.IMessageReceiver` as it arrives.
+
+    The receiver may raise in any method: what it has not taken is not asked for again, it is told of the abort, and the
+    reply to the message is the one for an exception.
+
+    :param receiver: what the handler has opened for the message.
+    :param hold: called when the receiver wants no more octets for now.
+    :param release: called when it wants them again.
+    :param complain: is given an exception that has no other way to be known.
+    """
+
+    def __init__(
+        self,
+        receiver: Any,
+        hold: Callable[[], object],
+        release: Callable[[], object],
+        complain: Callable[[BaseException], object],
+    ) -> None:
+        self._receiver = receiver
+        self._hold = hold
+        self._release = release
+        self._complain = complain
+        self._over = False
+        self._error: Exception | None = None
+        try:
+            receiver.registerProducer(self, True)
+        except Exception as error:
+            self._fail(error)
+
+    def write(self, octets: bytes) -> None:
+        """More of the message has come."""
+        if self._over:
+            return
+        try:
+            self._receiver.write(octets)
+        except Exception as error:
+            self._fail(error)
+
+    async def finish(self) -> Any:
+        """The message is complete; give the receiver's status."""
+        if self._error is None:
+            try:
+                self._receiver.unregisterProducer()
+            except Exception as error:
+                self._fail(error)
+        if self._error is not None:
+            raise self._error
+        self._over = True
+        status = self._receiver.finish()
+        return await status if isinstance(status, Awaitable) else status
+
+    def abort(self, reason: BaseException) -> None:
+        """The message will not be complete."""
+        if self._over:
+            return
+        self._over = True
+        for tell in (self._receiver.unregisterProducer, lambda: self._receiver.abort(reason)):
+            try:
+                tell()
+            except Exception as error:
+                self._complain(error)
+        self._release()
+
+    def _fail(self, error: Exception) -> None:
+        self._error = error
+        self.abort(error)
+
+    # What the receiver calls, as its producer.
+
+    def pauseProducing(self) -> None:
+        """No more octets for now."""
+        if not self._over:
+            self._hold()
+
+    def resumeProducing(self) -> None:
+        """More octets, please."""
+        self._release()
+
+    def stopProducing(self) -> None:
+        """No more octets at all: the message is refused."""
+        if not self._over:
+            self._fail(Refused(Reply(451, "4.3.0", "The receiver of the message has given up")))
+
+
+Intake = Buffered | Streamed

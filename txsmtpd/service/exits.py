@@ -1,0 +1,41 @@
+"""How the command line ends when it cannot do what it was told: one line on stderr, and a status of sysexits.h."""
+
+from __future__ import annotations
+
+import sys
+from typing import TextIO
+
+EX_USAGE = 64
+EX_OSERR = 71
+
+
+class Exit(SystemExit, Exception):
+    """Ends the process with a status.
+
+    An Exception too: only when it catches one does twistd remove its PID file, and tell the shell that waits for its
+    daemon.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(status)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+def complain(reason: str, file: TextIO | None = None) -> None:
+    """Write one line to *file*, which is stderr by default."""
+    # twistd has turned sys.stderr into a part of the log by the time that addresses are bound.
+    print(f"smtpd: {one_line(reason)}", file=file or sys.__stderr__ or sys.stderr, flush=True)
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks or control characters, whoever wrote it."""
+    joined = " ".join(text.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in joined)
+
+
+def described(error: BaseException) -> str:
+    """An exception's type and text."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,212 @@
+"""From ``--handler=NAME:ARG:ARG`` to a handler.
+
+A name is one of the built-in handlers', or a third party's (a plugin that provides
+:class:`~txsmtpd.interfaces.IHandlerMaker`), or the dotted name of a class. Colons part the arguments; a backslash
+takes the next character as it is. Whatever goes wrong is a :class:`~twisted.python.usage.UsageError`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+from typing import Any, NoReturn
+
+from twisted.plugin import getPlugins
+from twisted.python.usage import UsageError
+from zope.interface import implementer
+
+from txsmtpd.interfaces import IHandlerMaker
+from txsmtpd.service.exits import described
+from txsmtpd.settings import find_hooks
+
+# What the code of others raises while it is imported or called. SystemExit: some modules are programs.
+Raised = (Exception, SystemExit)
+
+
+class HandlerParser:
+    """What a handler's ``from_cli`` is given to refuse its arguments."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the arguments."""
+        raise UsageError(message)
+
+
+def make_handler(spec: str) -> object:
+    """The handler that a value of ``--handler`` describes.
+
+    :raises UsageError: if there is none, or it does not want to be made like this.
+    """
+    name, arguments = parse_spec(spec)
+    maker = find_maker(name)
+    try:
+        return maker.make_handler(HandlerParser(), *arguments)
+    except UsageError:
+        raise
+    except Raised as error:
+        raise UsageError(f"making it raised {described(error)}") from error
+
+
+# The form of the value
+
+
+def parse_spec(spec: str) -> tuple[str, list[str]]:
+    """Part ``NAME:ARG:ARG`` into the name and its arguments."""
+    fields = [""]
+    characters = iter(spec)
+    for character in characters:
+        if character == ":":
+            fields.append("")
+        elif character == "\\":
+            fields[-1] += _escaped(characters)
+        else:
+            fields[-1] += character
+    return fields[0], fields[1:]
+
+
+def _escaped(characters: Iterator[str]) -> str:
+    for character in characters:
+        return character
+    raise UsageError("the backslash at the end escapes nothing")
+
+
+def quote_argument(argument: str) -> str:
+    """The argument with the backslashes that it needs in ``NAME:ARG:ARG``."""
+    return argument.replace("\\", "\\\\").replace(":", "\\:")
+
+
+# Where handlers come from
+
+
+@implementer(IHandlerMaker)
+@dataclass(frozen=True)
+class Dotted:
+    """Makes the handler with a dotted name, which is imported when it is made."""
+
+    name: str
+    usage: str = ""
+    description: str = ""
+    path: str = ""
+
+    def make_handler(self, parser: HandlerParser, *args: str) -> object:
+        maker = find_object(self.path or self.name)
+        from_cli = getattr(maker, "from_cli", None)
+        if from_cli is not None:
+            _check_arguments(from_cli, parser, args)
+            return from_cli(parser, *args)
+        if args:
+            raise UsageError(f"{self.name} takes no arguments, for it has no from_cli")
+        if isinstance(maker, ModuleType):
+            raise UsageError(f"{self.name} is a module; name the class in it")
+        handler = maker() if callable(maker) else maker
+        if not find_hooks(handler):  # it would accept all mail and drop it
+            raise UsageError(f"{self.name} is no handler: it has no method such as handle_DATA")
+        return handler
+
+
+BUILT_IN = [
+    Dotted(
+        "debugging",
+        "debugging[:stdout|stderr]",
+        "Print each message.",
+        "txsmtpd.handlers.Debugging",
+    ),
+    Dotted("mailbox", "mailbox:DIR", "Store each message in the maildir DIR.", "txsmtpd.handlers.Mailbox"),
+    Dotted("sink", "sink", "Accept each message and forget it.", "txsmtpd.handlers.Sink"),
+]
+
+
+def makers() -> dict[str, Any]:
+    """The makers of handlers by name: the built-in ones, and those found as plugins."""
+    # A plugin cannot take the place of a built-in handler: mail would go elsewhere once a package is installed.
+    found = {plugin.name: plugin for plugin in getPlugins(IHandlerMaker)}
+    return {**found, **{maker.name: maker for maker in BUILT_IN}}
+
+
+def find_maker(name: str) -> Any:
+    """The maker of the handlers of this name."""
+    known = makers()
+    if name in known:
+        return known[name]
+    if "." in name:
+        return Dotted(name)
+    near = difflib.get_close_matches(name.lower(), known, 1)
+    hint = f"is {near[0]} meant?" if near else f"there are {', '.join(sorted(known))}, and dotted names"
+    raise UsageError(f"no handler is called {name!r}; {hint}")
+
+
+def describe_handlers() -> str:
+    """The text of --help-handlers."""
+    known = sorted(makers().values(), key=lambda maker: str(maker.name))
+    width = max(len(maker.usage) for maker in known)
+    dotted = f"{'package.Class[:ARG...]':{width}}"
+    return "\n".join(
+        [
+            "Values of --handler:",
+            *(f"  {maker.usage:{width}}  {maker.description}" for maker in known),
+            f"  {dotted}  A class of your own; its from_cli(parser, *args) makes it, if it has one.",
+            "A backslash before a colon makes it a part of the argument.",
+        ]
+    )
+
+
+# Dotted names
+
+
+def find_object(path: str) -> Any:
+    """What a dotted name stands for; modules on the way are imported."""
+    parts = path.split(".")
+    if not all(part.isidentifier() for part in parts):
+        raise UsageError(f"{path!r} is no dotted name")
+    found: Any = _import(parts[0])
+    if found is None:
+        raise UsageError(f"there is no module {parts[0]}{_hint_at_folder(parts[0])}")
+    for count, part in enumerate(parts[1:], 1):
+        found = _member(found, ".".join(parts[:count]), part)
+    return found
+
+
+def _member(owner: Any, path: str, name: str) -> Any:
+    try:
+        return getattr(owner, name)
+    except AttributeError:
+        pass
+    module = _import(f"{path}.{name}") if hasattr(owner, "__path__") else None
+    if module is None:
+        near = difflib.get_close_matches(name, dir(owner), 1)
+        raise UsageError(f"{path} has no {name}" + (f"; is {near[0]} meant?" if near else ""))
+    return module
+
+
+def _import(path: str) -> ModuleType | None:
+    """The module; None if there is none of this name."""
+    try:
+        return import_module(path)
+    except Raised as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == path:
+            return None
+        raise UsageError(f"importing {path} raised {described(error)}") from error
+
+
+def _hint_at_folder(module: str) -> str:
+    """What to say if the module lies where twist, unlike python, does not look."""
+    here = os.getcwd()
+    if here not in sys.path and (os.path.exists(f"{module}.py") or os.path.isdir(module)):
+        return "; for modules in the current folder, set PYTHONPATH=."
+    return ""
+
+
+def _check_arguments(from_cli: Any, parser: HandlerParser, arguments: Sequence[str]) -> None:
+    try:
+        signature = inspect.signature(from_cli)
+    except (TypeError, ValueError):  # it does not tell; calling it will
+        return
+    try:
+        signature.bind(parser, *arguments)
+    except TypeError as error:
+        raise UsageError(f"the arguments do not fit: {error}") from None

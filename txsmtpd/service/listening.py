@@ -1,0 +1,146 @@
+"""A service that listens, and that lets its connections end when it stops. No options: an endpoint and a factory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IAddress, IListeningPort, IStreamServerEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from txsmtpd.factory import SMTPFactory
+
+GRACE = 30.0  # seconds; what supervisors allow before they kill is seldom less
+
+
+class SMTPService(Service):
+    """Listens while it runs, and drains when it stops.
+
+    :param endpoint: where to listen.
+    :param factory: makes the protocols. Give each service a factory of its own.
+    :param grace: how many seconds open transactions have to end, once the service stops; then they are aborted.
+    :param reactor: what keeps the time (IReactorTime). Default: the global reactor.
+
+    Starting the service binds the address, in ``privilegedStartService`` if that is called, and raises what the
+    endpoint says if it cannot: a server that does not listen is none. Stopping it closes the port, tells idle clients
+    421 (RFC 5321 3.8), and waits for the others.
+
+    >>> service = SMTPService(serverFromString(reactor, "tcp:8025"), SMTPFactory(handler))
+    >>> service.setServiceParent(application)
+    """
+
+    log = Logger(namespace="txsmtpd")
+
+    def __init__(
+        self,
+        endpoint: IStreamServerEndpoint,
+        factory: SMTPFactory,
+        grace: float = GRACE,
+        *,
+        reactor: Any = None,
+    ) -> None:
+        self.endpoint = endpoint
+        self.factory = factory
+        self.grace = grace
+        self.reactor = reactor
+        self.port: IListeningPort | None = None
+        self._binding: Deferred[Any] | None = None  # while the endpoint has not answered
+
+    def privilegedStartService(self) -> None:
+        super().privilegedStartService()
+        self._listen()
+
+    def startService(self) -> None:
+        super().startService()
+        try:
+            self._listen()
+        except BaseException:
+            self.running = False
+            raise
+
+    def stopService(self) -> Deferred[None]:
+        """Stop listening, and let all connections end.
+
+        :return: fires when the last one is gone.
+        """
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    # Listening
+
+    def _listen(self) -> None:
+        if self.port is not None or self._binding is not None:
+            return
+        problems: list[Failure] = []
+        answer = self._binding = self.endpoint.listen(self.factory)
+        answer.addCallbacks(self._bound, problems.append)
+        if problems:
+            self._binding = None
+            problems[0].raiseException()
+        # Nearly every endpoint has answered by now. One that has not gets its errors reported as they come.
+        answer.addCallback(lambda _: self._not_bound(problems[0]) if problems else None)
+
+    def _bound(self, port: IListeningPort) -> None:
+        self._binding = None
+        self.port = port
+        self.log.info("listening on {address}", address=address_text(port.getHost()))
+
+    def _not_bound(self, failure: Failure) -> None:
+        if self._binding is not None:
+            self._binding = None
+            self.cannot_listen(failure)
+
+    def cannot_listen(self, failure: Failure) -> None:
+        """The endpoint has failed, but not before the service had started: log it. Override it to do more."""
+        self.log.failure("cannot listen", failure)
+
+    # Stopping
+
+    async def _stop(self) -> None:
+        await self._stop_listening()
+        drained = self.factory.drain()
+        deadline = self._reactor().callLater(self.grace, self._abort)
+        await drained
+        if deadline.active():
+            deadline.cancel()
+
+    async def _stop_listening(self) -> None:
+        if self._binding is not None:
+            binding, self._binding = self._binding, None
+            binding.cancel()
+        port, self.port = self.port, None
+        if port is None:
+            return
+        address = address_text(port.getHost())
+        try:
+            await maybeDeferred(port.stopListening)
+        except Exception:
+            self.log.failure("cannot stop listening on {address}", address=address)
+        else:
+            self.log.info("stopped listening on {address}", address=address)
+
+    def _abort(self) -> None:
+        self.log.warn(
+            "{connections} connections did not end within {grace} seconds and are aborted",
+            connections=len(self.factory.connections),
+            grace=self.grace,
+        )
+        self.factory.abort()
+
+    def _reactor(self) -> Any:
+        if self.reactor is None:
+            from twisted.internet import reactor
+
+            return reactor
+        return self.reactor
+
+
+def address_text(address: IAddress) -> str:
+    """An address as people write it: ``127.0.0.1:25``, ``[::1]:25``, ``/run/smtp.sock``."""
+    host = getattr(address, "host", None)
+    if host is not None:
+        return f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"  # type: ignore[attr-defined]
+    name = getattr(address, "name", None)
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name or address)

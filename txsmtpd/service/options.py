@@ -1,0 +1,262 @@
+"""The options of ``twist smtpd``: from words and the environment to checked values.
+
+Each option can be given as ``TXSMTPD_<OPTION>`` in the environment; the command line wins, and an empty variable counts
+as none. Whatever is wrong ends the process with one line and status 64 before anything listens.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.logger import LogLevel
+from twisted.python import usage
+
+from txsmtpd._version import __version__
+from txsmtpd.service.exits import EX_USAGE, Exit, complain, described
+from txsmtpd.service.handlers import BUILT_IN, describe_handlers, make_handler
+from txsmtpd.service.listening import GRACE
+from txsmtpd.settings import DATA_SIZE_DEFAULT, Settings
+
+DEFAULT_HANDLER = "debugging"
+DEFAULT_LISTEN = "tcp:8025:interface=127.0.0.1"
+
+
+class Asked(NamedTuple):
+    """A value that somebody gave for an option."""
+
+    where: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.where}={self.text}"
+
+
+# From words to values. They raise ValueError.
+
+
+def text(value: str) -> str:
+    return value
+
+
+def name(value: str) -> str:
+    if not value:
+        raise ValueError("a value is needed")
+    return value
+
+
+def octets(value: str) -> int:
+    if not re.fullmatch("[0-9]{1,20}", value):  # RFC 1870 3: up to 20 digits
+        raise ValueError("must be a number of octets")
+    return int(value)
+
+
+def seconds(value: str) -> float:
+    """A time that may be none at all."""
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise ValueError("must be a number of seconds")
+    return number
+
+
+def some_seconds(value: str) -> float:
+    """A time that must not be none."""
+    number = seconds(value)
+    if not number:
+        raise ValueError("must be more than 0 seconds")
+    return number
+
+
+def yes_or_no(value: str) -> bool:
+    word = value.lower()
+    if word in ("1", "yes", "true", "on"):
+        return True
+    if word in ("0", "no", "false", "off"):
+        return False
+    raise ValueError("must be yes or no")
+
+
+SETTINGS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    "hostname": ("hostname", name),
+    "ident": ("ident", text),
+    "size": ("data_size_limit", octets),
+    "smtputf8": ("enable_SMTPUTF8", yes_or_no),
+    "timeout": ("timeout", some_seconds),
+}
+"""The options that a :class:`~txsmtpd.settings.Settings` has too: its name for them, and how to read the value."""
+
+
+class Options(usage.Options):
+    """What was asked for.
+
+    Once parsed, it has what :func:`~txsmtpd.service.makeService` needs: ``handler``, ``settings``, ``endpoints`` (each
+    with its label) and ``grace``.
+    """
+
+    synopsis = "[options]"
+    longdesc = (
+        "Receive mail over SMTP and hand it to a handler. Without options, it prints each message and listens on"
+        f" {DEFAULT_LISTEN} only. Each option can be given in the environment, as TXSMTPD_<OPTION>;"
+        " several endpoints are parted by white space there."
+    )
+    optParameters = [
+        ["handler", "H", None, f"Where mail goes: NAME[:ARGS]; see --help-handlers. [default: {DEFAULT_HANDLER}]"],
+        ["hostname", None, None, "The server's name in its greeting. [default: this host's]"],
+        ["ident", None, None, "What follows the name in the greeting. [default: ESMTP txsmtpd]"],
+        ["size", "s", None, f"The largest message in octets; 0 for no limit. [default: {DATA_SIZE_DEFAULT}]"],
+        ["timeout", "t", None, "Seconds that a client may be silent. [default: 300]"],
+        ["grace", None, None, f"Seconds that open transactions have to end on SIGTERM. [default: {GRACE:g}]"],
+    ]
+    compData = usage.Completions(
+        optActions={"handler": usage.CompleteList([maker.name for maker in BUILT_IN])},
+        multiUse=["listen"],
+    )
+    environ: Mapping[str, str] = os.environ
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["listen"] = []
+        self["smtputf8"] = None
+
+    # Options that do something
+
+    def opt_listen(self, endpoint: str) -> None:
+        """A Twisted endpoint such as tcp:25; may be repeated. [default: tcp:8025:interface=127.0.0.1]"""
+        self["listen"].append(endpoint)
+
+    opt_l = opt_listen
+
+    def opt_smtputf8(self) -> None:
+        """Take addresses and headers in UTF-8 (SMTPUTF8)."""
+        self["smtputf8"] = "yes"
+
+    opt_u = opt_smtputf8
+
+    def opt_help_handlers(self) -> None:
+        """List the handlers and exit."""
+        print(describe_handlers())
+        raise SystemExit(0)
+
+    def opt_version(self) -> None:
+        """Print the version and exit."""
+        print(f"txsmtpd {__version__}")
+        raise SystemExit(0)
+
+    # Parsing
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            # The help that twist would print instead fills a screen, and hides what is wrong.
+            complain(str(error), sys.stderr)
+            raise Exit(EX_USAGE, str(error)) from None
+
+    def parseArgs(self, *args: str) -> None:
+        if args:
+            raise usage.UsageError(f"unexpected argument {args[0]!r}; all that can be given are options")
+
+    def postOptions(self) -> None:
+        self["settings"] = self._settings()
+        self["grace"] = self._value("grace", seconds, GRACE)
+        self["endpoints"] = [(str(asked), self._endpoint(asked)) for asked in self._asked_all("listen", DEFAULT_LISTEN)]
+        self["handler"] = self._handler()
+
+    def _settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = {"log_messages": True, "log_dialogue": self._is_debugging()}
+        for option, (keyword, read) in SETTINGS.items():
+            asked = self._asked(option)
+            if asked is not None:
+                with refusing(asked):
+                    settings[keyword] = read(asked.text)
+                    _check_setting(keyword, settings[keyword])
+        return settings
+
+    def _is_debugging(self) -> bool:
+        return self.parent is not None and self.parent.get("logLevel") is LogLevel.debug
+
+    def _endpoint(self, asked: Asked) -> IStreamServerEndpoint:
+        with refusing(asked):
+            return make_endpoint(asked.text)
+
+    def _handler(self) -> object:
+        asked = self._asked("handler") or Asked("--handler", DEFAULT_HANDLER)
+        with refusing(asked):
+            handler = make_handler(asked.text)
+            Settings.make(handler, self["settings"])  # finds hooks that cannot be called
+        return handler
+
+    # Where values come from
+
+    def _asked(self, option: str) -> Asked | None:
+        if self[option] is not None:
+            return Asked(f"--{option}", self[option])
+        variable = _variable(option)
+        value = self.environ.get(variable)
+        return Asked(variable, value) if value else None
+
+    def _asked_all(self, option: str, default: str) -> list[Asked]:
+        """The values of an option that may be repeated."""
+        if self[option]:
+            return [Asked(f"--{option}", value) for value in self[option]]
+        variable = _variable(option)
+        values = [Asked(variable, value) for value in self.environ.get(variable, "").split()]
+        return values or [Asked(f"--{option}", default)]
+
+    def _value(self, option: str, read: Callable[[str], Any], default: Any) -> Any:
+        asked = self._asked(option)
+        if asked is None:
+            return default
+        with refusing(asked):
+            return read(asked.text)
+
+
+def _variable(option: str) -> str:
+    return f"TXSMTPD_{option.upper().replace('-', '_')}"
+
+
+@contextmanager
+def refusing(asked: Asked) -> Iterator[None]:
+    """Whatever is raised in here is the fault of this value."""
+    try:
+        yield
+    except (usage.UsageError, TypeError, ValueError) as error:
+        raise usage.UsageError(f"{asked}: {error}") from error
+    except Exception as error:
+        raise usage.UsageError(f"{asked}: {described(error)}") from error
+
+
+def _check_setting(keyword: str, value: object) -> None:
+    try:
+        Settings.make(None, {keyword: value})
+    except (TypeError, ValueError) as error:
+        # The option is named already, by the name that its user knows.
+        raise ValueError(str(error).removeprefix(f"{keyword} ")) from error
+
+
+def make_endpoint(description: str) -> IStreamServerEndpoint:
+    """The endpoint of this description.
+
+    :raises ValueError: if it is none.
+    """
+    from twisted.internet import reactor
+    from twisted.internet.endpoints import serverFromString
+
+    port = re.match(r"(?:tcp6?|ssl|tls):(?:port=)?(-?[0-9]+)(?::|$)", description)
+    if port is not None and not 0 <= int(port[1]) <= 65535:
+        raise ValueError(f"there is no port {port[1]}")
+    try:
+        endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
+    except Exception as error:
+        example = f"tcp:{description}" if description.isdigit() else "tcp:8025:interface=127.0.0.1"
+        raise ValueError(f"not an endpoint such as {example}: {described(error)}") from error
+    return endpoint

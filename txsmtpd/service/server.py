@@ -1,0 +1,94 @@
+"""From the options of the command line to the service that it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from typing import Any
+
+from twisted.application.service import IService, MultiService
+from twisted.internet.error import CannotListenError, ReactorNotRunning
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from txsmtpd.factory import SMTPFactory
+from txsmtpd.service.exits import EX_OSERR, Exit, complain
+from txsmtpd.service.listening import SMTPService
+from txsmtpd.service.options import Options
+
+DESCRIPTORS_KEPT = 32  # for the reactor, the log, the handler's files, and clients that are turned away
+FEWEST_CONNECTIONS = 8
+
+
+def makeService(options: Options) -> MultiService:
+    """The service that the command line asks for: a listener for each endpoint."""
+    server = MultiService()
+    limit = connection_limit(len(options["endpoints"]))
+    for label, endpoint in options["endpoints"]:
+        factory = SMTPFactory(options["handler"], connection_limit=limit, **options["settings"])
+        Listener(label, endpoint, factory, options["grace"]).setServiceParent(server)
+    return server
+
+
+def connection_limit(listeners: int) -> int | None:
+    """How many connections each listener may have. None: as many as it likes.
+
+    A process without a free descriptor can neither accept nor store, and can tell nobody why. So clients are turned
+    away with 421 before that; and no listener takes the descriptors of another.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors == resource.RLIM_INFINITY:
+        return None
+    return max((descriptors - DESCRIPTORS_KEPT) // listeners, FEWEST_CONNECTIONS)
+
+
+@implementer(IService)
+class Listener(SMTPService):
+    """A listener without which the server shall not run: if it cannot listen, the process ends.
+
+    :param label: what the endpoint is called in messages: the option that asks for it.
+    """
+
+    def __init__(self, label: str, endpoint: IStreamServerEndpoint, factory: SMTPFactory, grace: float) -> None:
+        super().__init__(endpoint, factory, grace)
+        self.label = label
+
+    def _listen(self) -> None:
+        try:
+            super()._listen()
+        except Exception as error:
+            raise self._complained(error) from None
+
+    def cannot_listen(self, failure: Failure) -> None:
+        self._complained(failure.value)
+        reactor = self._reactor()
+        # What a reactor's run() leaves to a process is status 0, whatever has happened.
+        reactor.addSystemEventTrigger("after", "shutdown", _end_process, EX_OSERR)
+        reactor.callWhenRunning(_stop, reactor)
+
+    def _complained(self, error: BaseException | None) -> Exit:
+        reason = f"{self.label}: cannot listen: {_reason(error)}"
+        self.log.error("{reason}", reason=reason)  # a daemon has no stderr
+        complain(reason)
+        return Exit(EX_OSERR, reason)
+
+
+def _reason(error: BaseException | None) -> str:
+    cause: Any = error.socketError if isinstance(error, CannotListenError) else error
+    return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+
+
+def _stop(reactor: Any) -> None:
+    with suppress(ReactorNotRunning):  # it stops already
+        reactor.stop()
+
+
+def _end_process(status: int) -> None:
+    sys.stdout.flush()
+    os._exit(status)
