@@ -3,7 +3,7 @@
 # so only its libraries are installed, and the program is unpacked beside them. Nothing is done if it already runs.
 set -euo pipefail
 
-place=${XDG_CACHE_HOME:-$HOME/.cache}/txsmtpd-tests/exim
+place=/var/cache/txsmtpd-tests/exim
 exim=$place/usr/sbin/exim4
 account=Debian-exim # compiled into the program, which does not run without it
 
@@ -22,7 +22,7 @@ apt-get download -qq -o APT::Sandbox::User=root exim4-daemon-light
 package=$(echo exim4-daemon-light_*.deb)
 libraries=$(dpkg-deb -f "$package" Depends | tr ',' '\n' | grep -o '^ *lib[^ ]*')
 # shellcheck disable=SC2086  # several words
-apt-get install -qq -y --no-install-recommends $libraries
+apt-get install -qq -y --no-upgrade --no-install-recommends $libraries
 if ! getent passwd "$account" >/dev/null; then
     useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin "$account"
 fi

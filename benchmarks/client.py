@@ -14,7 +14,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 
 Wait = Generator[int, None, None]
 
@@ -139,19 +139,17 @@ class Load:
             yield from session.hear(b"250")
         yield from session.quit()
 
-    def handshakes(self, session: Session) -> Wait:
-        """Connection after connection, with nothing in them."""
-        while self.take():
-            yield from session.start()
-            yield from session.quit()
-            if self.left > 0:
-                session.__init__(self.told.port, self.tls)  # type: ignore[misc]
+    def handshake(self, session: Session) -> Wait:
+        """A connection with nothing in it."""
+        yield from session.start()
+        yield from session.quit()
 
     def hold(self, session: Session) -> Wait:
         """A transaction that stays where it is."""
         yield from session.start()
         yield from session.say(MAIL)
         yield from session.hear(b"250")
+        self.waiting.append(session)
 
     def half(self, session: Session) -> Wait:
         """A message without its end."""
@@ -166,37 +164,37 @@ class Load:
         yield from session.quit()
 
 
-def run(sessions: dict[Session, Wait]) -> None:
-    """Drive the sessions until all are through."""
+def run(talks: Iterator[tuple[Session, Wait]], at_once: int) -> None:
+    """Drive the sessions until all are through, so many at one time."""
     poll = select.epoll()
-    waits: dict[int, list] = {}
+    under_way: dict[int, tuple[Session, Wait]] = {}
+    masks: dict[int, int] = {}
 
-    def go_on(fd: int) -> None:
-        state = waits[fd]
-        session, wait, mask = state
-        new = next(wait, 0)
-        now = session.socket.fileno()
-        if now != fd:  # closed, or connected anew
-            del waits[fd]
-            if now >= 0 and new:
-                waits[now] = [session, wait, new]
-                poll.register(now, new)
-        elif not new:
-            del waits[fd]
-            poll.unregister(fd)
-        elif new != mask:
-            state[2] = new
-            poll.modify(fd, new)
+    def begin() -> None:
+        for session, talk in talks:
+            mask = next(talk, 0)
+            if not mask:  # it never had to wait
+                continue
+            fd = session.socket.fileno()
+            under_way[fd] = session, talk
+            masks[fd] = mask
+            poll.register(fd, mask)
+            return
 
-    for session, wait in sessions.items():
-        fd = session.socket.fileno()
-        waits[fd] = [session, wait, select.EPOLLIN]
-        poll.register(fd, select.EPOLLIN)
-        go_on(fd)
-    while waits:
+    for _ in range(at_once):
+        begin()
+    while under_way:
         for fd, _ in poll.poll():
-            if fd in waits:
-                go_on(fd)
+            session, talk = under_way[fd]
+            mask = next(talk, 0)
+            if not mask:
+                del under_way[fd]
+                if session.socket.fileno() == fd:
+                    poll.unregister(fd)
+                begin()
+            elif mask != masks[fd]:
+                masks[fd] = mask
+                poll.modify(fd, mask)
 
 
 def tell(**what: object) -> None:
@@ -216,25 +214,24 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     load = Load(told)
 
-    def connect(count: int) -> list[Session]:
-        return [Session(told.port, load.tls) for _ in range(count)]
+    def connect(talk: Callable[[Session], Wait], count: int) -> Iterator[tuple[Session, Wait]]:
+        for _ in range(count):
+            session = Session(told.port, load.tls)
+            yield session, talk(session)
 
     start = time.perf_counter()
     if told.kind == "idle":
-        held: list[Session] = []
-        while len(held) < told.sessions:
-            new = connect(min(100, told.sessions - len(held)))
-            run({session: load.hold(session) for session in new})
-            held += new
-            if len(held) in (told.sessions // 5, told.sessions):
-                tell(held=len(held))
-                sys.stdin.readline()
+        for count in (told.sessions // 5, told.sessions):
+            run(connect(load.hold, count - len(load.waiting)), 100)
+            tell(held=count)
+            sys.stdin.readline()
     elif told.kind == "many":
-        run({session: load.half(session) for session in connect(told.sessions)})
-        run({session: load.end(session) for session in load.waiting})
+        run(connect(load.half, told.sessions), told.sessions)
+        run(((session, load.end(session)) for session in load.waiting), told.sessions)
+    elif told.kind == "tls-handshake":
+        run(connect(load.handshake, told.messages), told.sessions)
     else:
-        talk = load.handshakes if told.kind == "tls-handshake" else load.messages
-        run({session: talk(session) for session in connect(min(told.sessions, told.messages))})
+        run(connect(load.messages, told.sessions), told.sessions)
     tell(seconds=time.perf_counter() - start)
 
 

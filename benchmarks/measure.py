@@ -191,9 +191,15 @@ def measure(peer: Peer, scenario: Scenario, tools: Tools, seconds: float, limit:
 
 
 def warm_up(tools: Tools, port: int, scenario: Scenario, seconds: float, limit: float) -> int:
-    """Send the first messages; return how many more will take so many seconds."""
-    elapsed = send(tools, port, scenario, scenario.first, limit)
-    return max(scenario.sessions, min(int(scenario.first * seconds / elapsed), 1000 * scenario.first))
+    """Send the first messages; return how many more will take so many seconds.
+
+    Twice, since some servers compile what is often run, and the first messages tell little about the others.
+    """
+    messages = scenario.first
+    for share in (0.5, 1.0):
+        elapsed = send(tools, port, scenario, messages, limit)
+        messages = max(scenario.sessions, min(int(messages * seconds * share / elapsed), 1000 * scenario.first))
+    return messages
 
 
 def _idle(server: subprocess.Popen[str], scenario: Scenario, tools: Tools, port: int, limit: float) -> Figures:

@@ -51,7 +51,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--servers", metavar="SERVER,...", help=", ".join(each.name for each in PEERS))
     parser.add_argument("--runs", type=int, help="of each server in each scenario (5)")
     parser.add_argument("--seconds", type=float, help="that a run's load should last (2)")
-    parser.add_argument("--limit", type=float, default=120, help="seconds that a run's load may last (120)")
+    parser.add_argument("--limit", type=float, default=600, help="seconds that a run's load may last at most (600)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them there (.svg, .png)")
     parser.add_argument("--cache", type=Path, help="folder for what is installed")

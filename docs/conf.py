@@ -1,4 +1,4 @@
-"""How the documentation is built. ``sphinx-build -W -b html docs docs/_build`` makes the pages, ``-b doctest`` runs them."""
+"""How the documentation is built: ``-b html`` makes the pages, ``-b doctest`` runs their examples."""
 
 import sys
 from pathlib import Path

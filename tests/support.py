@@ -85,7 +85,9 @@ def codes(octets: bytes) -> list[int]:
 
 def handler(**hooks: Any) -> Any:
     """A handler with these hooks: ``handler(RCPT=function)`` has a ``handle_RCPT``, without a ``self``."""
-    return SimpleNamespace(**{name if name[0].islower() else f"handle_{name}": hook for name, hook in hooks.items()})
+    return SimpleNamespace(
+        **{name if name == "process_message" else f"handle_{name}": hook for name, hook in hooks.items()}
+    )
 
 
 class Transport(StringTransport):
@@ -280,7 +282,7 @@ def conversation(
     client = Client(handler, **options)
     client.say(octets, cuts)
     client.wait(wait, step=1)
-    said = client.welcome + client.heard()
+    said = client.transport.taken
     closed = client.closed
     if not closed:
         client.vanish(ConnectionDone())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Awaitable, Callable
+from types import CoroutineType
 from typing import Any, ClassVar, Final
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -25,6 +26,7 @@ from txsmtpd.wire.chunk import ChunkReader
 log = Logger(namespace="txsmtpd")
 
 IDLE = Reply(421, "4.4.2", "Nothing was heard for too long, goodbye")
+SHUTTING_DOWN = Reply(421, "4.3.2", "The server is shutting down")
 STILL_BUSY = Reply(421, "4.3.0", "The server took too long to do this; try again later")
 TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many errors, goodbye")
 TOO_MUCH_JUNK = Reply(421, "4.7.0", "Too many commands without a message, goodbye")
@@ -69,6 +71,7 @@ class Dispatcher(Conversation):
     _calls: dict[bytes, int] | None = None
     _last_turn = False  # the connection closes after this reply
     _turned_away = False
+    _leaving = False
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
@@ -169,7 +172,7 @@ class Dispatcher(Conversation):
         if hook is None:
             return default(*arguments)
         result = hook(self, self.session, self.envelope, *arguments)
-        if type(result) is not str and isinstance(result, Awaitable):
+        if type(result) is CoroutineType or isinstance(result, Awaitable):
             result = await result
         return self.final(result, name)
 
@@ -232,14 +235,34 @@ class Dispatcher(Conversation):
         log.error("{session} {verb} took too long", session=self.session.id, verb=_shown(self._verb))
         return TAKES_TOO_LONG if obedient else STILL_BUSY
 
+    # The end
+
+    def leave(self) -> None:
+        """Close with 421 as soon as no transaction is open: the server is shutting down (RFC 5321 3.8)."""
+        self._leaving = True
+        if self._turn is None and not self._proceeding:
+            self._leave_if_done()
+
+    def expel(self) -> None:
+        """Close now: with 421 if the server owes no other reply."""
+        if self._turn is None and not self.closing:
+            self.send(SHUTTING_DOWN.octets)
+            self.close()
+        else:
+            self.transport.abortConnection()
+
+    def _leave_if_done(self) -> None:
+        if self.envelope.mail_from is None and not self.closing:
+            self.send(SHUTTING_DOWN.octets)
+            self.close()
+
     # From replies to the client
 
     def answer(self, result: Any) -> None:
         if result is ANSWERED_LATER:
             return
         if result is None and self._pushed:
-            if self._last_turn:
-                self.close()
+            self._say_nothing()
             return
         reply = result if type(result) is Reply else self._status_of_command(result)
         if self._payload_due and reply.code != 421:
@@ -253,6 +276,14 @@ class Dispatcher(Conversation):
         self.send(reply.encode(True) if self.envelope.smtp_utf8 else reply.octets)
         if self._last_turn or reply.code == 421:
             self.close()
+        elif self._leaving:
+            self._leave_if_done()
+
+    def _say_nothing(self) -> None:
+        if self._last_turn:
+            self.close()
+        elif self._leaving:
+            self._leave_if_done()
 
     def _status_of_command(self, result: Any) -> Reply:
         try:

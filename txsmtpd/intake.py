@@ -26,11 +26,11 @@ class Buffered:
         self._deliver = deliver
         self.write = self._octets.append
 
-    async def finish(self) -> Reply:
+    def finish(self) -> Awaitable[Reply]:
         """The message is complete; give its reply."""
         message = b"".join(self._octets)
         self._octets.clear()
-        return await self._deliver(message)
+        return self._deliver(message)
 
     def abort(self, reason: BaseException) -> None:
         """The message will not be complete."""

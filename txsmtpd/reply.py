@@ -142,13 +142,13 @@ def parse_status(status: object) -> Reply:
     :raises TypeError: if it is none of these.
     :raises ValueError: if it does not begin with a reply code.
     """
+    if isinstance(status, str):
+        return _parse(status)
     if isinstance(status, Reply):
         return status
     if isinstance(status, bytes | bytearray):
-        status = status.decode("utf-8", "replace")
-    if not isinstance(status, str):
-        raise TypeError(f"a status is a string such as '250 2.0.0 OK' or a Reply, not {status!r}")
-    return _parse(status)
+        return _parse(status.decode("utf-8", "replace"))
+    raise TypeError(f"a status is a string such as '250 2.0.0 OK' or a Reply, not {status!r}")
 
 
 class Refused(Exception):

@@ -45,7 +45,6 @@ RECIPIENT_OK = Reply(250, "2.1.5", "OK")
 START_MAIL_INPUT = Reply(354, None, "End data with <CR><LF>.<CR><LF>")
 CANNOT_VRFY = Reply(252, "2.0.0", "Cannot VRFY user, but will accept message and attempt delivery")
 TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients")  # RFC 5321 4.5.3.1.10
-SHUTTING_DOWN = Reply(421, "4.3.2", "The server is shutting down")
 CHUNK_OK = Reply(250, "2.0.0", "Chunk received")
 TRANSACTION_RESET = Reply(250, "2.0.0", "The transaction was reset")
 FAR_TOO_LARGE = Reply(421, "4.3.4", "The chunk is far larger than this server takes, goodbye")
@@ -96,7 +95,6 @@ class SMTP(Authentication):
     ...         return "259 Pong"
     """
 
-    _leaving = False
     _messages = 0
     _intake: Intake | None = None  # of the message that is coming
     _message_octets = 0  # of its chunks so far
@@ -158,30 +156,6 @@ class SMTP(Authentication):
         else:
             self._last_turn = True
         return reply
-
-    def leave(self) -> None:
-        """Close with 421 as soon as no transaction is open: the server is shutting down (RFC 5321 3.8)."""
-        self._leaving = True
-        if self._turn is None and not self._proceeding:
-            self._leave_if_done()
-
-    def expel(self) -> None:
-        """Close now: with 421 if the server owes no other reply."""
-        if self._turn is None and not self.closing:
-            self.send(SHUTTING_DOWN.octets)
-            self.close()
-        else:
-            self.transport.abortConnection()
-
-    def answer(self, result: Any) -> None:
-        super().answer(result)
-        if self._leaving:
-            self._leave_if_done()
-
-    def _leave_if_done(self) -> None:
-        if self.envelope.mail_from is None and not self.closing:
-            self.send(SHUTTING_DOWN.octets)
-            self.close()
 
     def idle_for_too_long(self) -> None:
         self.send(IDLE.octets)
@@ -355,10 +329,10 @@ class SMTP(Authentication):
         self.read_with(reader, partial(self._end_of_data, reader))
         return START_MAIL_INPUT
 
-    async def _end_of_data(self, reader: DataReader) -> Reply:
+    def _end_of_data(self, reader: DataReader) -> Any:
         if reader.fault is not None:
             raise self._refuse_message(FAULTS[reader.fault])
-        return await self._end_of_message(reader.size)
+        return self._end_of_message(reader.size)
 
     @syntax("BDAT size [LAST]", needs=[greeted, authorized, recipients], payload=lambda arg: parse_bdat(arg).size)
     async def smtp_BDAT(self, arg: str) -> Any:
@@ -435,13 +409,13 @@ class SMTP(Authentication):
         if intake is not None:
             intake.abort(reason)
 
-    async def _deliver(self, message: bytes) -> Reply:
+    def _deliver(self, message: bytes) -> Awaitable[Reply]:
         """Hand the whole message to the handler."""
         self.envelope.original_content = message
         self.envelope.content = self._decoded(message)
         if "process_message" in self.settings.hooks:
-            return await self._process_message(self.envelope)
-        return await self.call_hook("DATA", default=_ok)
+            return self._process_message(self.envelope)
+        return self.call_hook("DATA", default=_ok)
 
     def _decoded(self, content: bytes) -> bytes | str:
         if not self.settings.decode_data:

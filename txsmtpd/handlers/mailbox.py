@@ -10,7 +10,6 @@ import email.message
 import errno
 import mailbox
 import os
-import re
 from collections.abc import Iterable, Iterator
 from email.generator import BytesGenerator
 from functools import cached_property
@@ -21,10 +20,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
+from zope.interface import alsoProvides
 
 from txsmtpd import trace
+from txsmtpd.handlers.delivery import Delivery, with_lf
 from txsmtpd.handlers.maildir import Maildir
 from txsmtpd.handlers.message import Message
+from txsmtpd.interfaces import IStreamingHandler
 from txsmtpd.reply import Refused, Reply
 from txsmtpd.session import Envelope, Session
 
@@ -37,7 +39,6 @@ LONGEST_LINE = 998  # RFC 5322 2.1.1
 
 log = Logger()
 
-_BARE_CR = re.compile(rb"\r(?!\n)")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -60,12 +61,14 @@ class Mailbox(Message):
     """
 
     _stores_octets = True
+    _streams = True
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         cls._stores_octets = (
             cls.prepare_message is Mailbox.prepare_message and cls.handle_message is Mailbox.handle_message
         )
+        cls._streams = cls._stores_octets and cls.handle_DATA is Mailbox.handle_DATA
 
     def __init__(
         self,
@@ -83,6 +86,9 @@ class Mailbox(Message):
         self._pool: ThreadPool | None = None
         self._stop_at_shutdown: Any = None
         self._trouble: str | None = None  # why the last message was not stored
+        if self._streams:
+            # A subclass that wants to see messages is given them whole.
+            alsoProvides(self, IStreamingHandler)
 
     @classmethod
     def from_cli(cls, parser: Any, *args: str) -> Self:
@@ -98,6 +104,13 @@ class Mailbox(Message):
         except OSError as error:
             parser.error(f"{error.filename or args[0]}: {error.strerror or error}")
             raise
+
+    def open_message(self, server: Any, session: Session, envelope: Envelope) -> Delivery:
+        """Begin to store a message; see :class:`~txsmtpd.interfaces.IStreamingHandler`."""
+        name = self._maildir.new_name()
+        lmtp = getattr(server, "lmtp", False)
+        header = trace.trace_header(server.hostname, session, envelope, _identifier(name), lmtp=lmtp)
+        return Delivery(self._maildir, name, header, self._in_thread, self._stored, self._refusal)
 
     async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> Any:
         name = self._maildir.new_name()
@@ -120,7 +133,7 @@ class Mailbox(Message):
         try:
             name = self._maildir.deliver([_flattened(message)])
         except OSError as error:
-            raise Refused(self._failed(error)) from error
+            raise self._refusal(error) from error
         return self._stored(name)
 
     @cached_property
@@ -138,7 +151,7 @@ class Mailbox(Message):
         try:
             name = await self._in_thread(self._maildir.deliver, pieces, name)
         except OSError as error:
-            raise Refused(self._failed(error)) from error
+            raise self._refusal(error) from error
         return self._stored(name)
 
     def _in_thread(self, function: Any, *arguments: Any) -> Deferred[Any]:
@@ -178,12 +191,12 @@ class Mailbox(Message):
             log.info("The maildir {path} takes mail again", path=self._maildir.path)
         return f"250 2.0.0 OK, stored as {_identifier(name)}"
 
-    def _failed(self, error: OSError) -> Reply:
+    def _refusal(self, error: OSError) -> Refused:
         trouble = error.strerror or str(error)
         if trouble != self._trouble:
             self._trouble = trouble
             log.error("The maildir {path} takes no mail: {trouble}", path=self._maildir.path, trouble=trouble)
-        return NO_ROOM if error.errno in _FULL else NOT_STORED
+        return Refused(NO_ROOM if error.errno in _FULL else NOT_STORED)
 
 
 def _identifier(name: str) -> str:
@@ -219,8 +232,7 @@ def _with_lf(content: bytes) -> Iterator[bytes]:
         if content[end - 1 : end + 1] == b"\r\n":
             end += 1
         piece = content[start:end]
-        # Where each CR stands before an LF, as nearly always, dropping all of them is twice as fast.
-        yield piece.replace(b"\r\n", b"\n") if _BARE_CR.search(piece) else piece.translate(None, b"\r")
+        yield with_lf(piece)
         start = end
 
 

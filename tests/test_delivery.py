@@ -1,0 +1,261 @@
+"""Messages on their way into a maildir, piece by piece."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionLost
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from txsmtpd.handlers import Mailbox
+from txsmtpd.handlers.delivery import LONGEST_HEADER, PIECE, Delivery
+from txsmtpd.handlers.maildir import Maildir
+from txsmtpd.interfaces import IMessageReceiver, IStreamingHandler
+
+HEADER = b"X-Trace: ours\n"
+
+
+class Threads:
+    """Stands for threads: what is to be done waits until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Deferred[Any], Callable[[], Any]]] = []
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
+        done: Deferred[Any] = Deferred()
+        self.waiting.append((done, lambda: function(*arguments)))
+        return done
+
+    def run(self) -> None:
+        """Do all that is to be done, and what comes of it."""
+        while self.waiting:
+            done, work = self.waiting.pop(0)
+            try:
+                result = work()
+            except Exception:
+                result = Failure()
+            if not done.called:
+                done.callback(result)
+
+
+class Producer:
+    """Stands for the connection."""
+
+    paused = 0
+    resumed = 0
+
+    def pauseProducing(self) -> None:
+        self.paused += 1
+
+    def resumeProducing(self) -> None:
+        self.resumed += 1
+
+
+class FullDisk:
+    """The system's file operations, but for one that fails."""
+
+    def __init__(self, failing: str) -> None:
+        self.failing = failing
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self.failing:
+            return self._fail
+        return getattr(os, name)
+
+    def _fail(self, *arguments: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+class NotStored(Exception):
+    """What the tests' deliveries raise for an OSError."""
+
+
+class DeliveryTestCase(SynchronousTestCase):
+    """Makes deliveries into a maildir of its own."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp())
+        self.maildir = Maildir(self.folder, durable=False)
+        self.threads = Threads()
+
+    def delivery(self, maildir: Maildir | None = None) -> Delivery:
+        maildir = maildir or self.maildir
+        delivery = Delivery(
+            maildir,
+            maildir.new_name(),
+            HEADER,
+            self.threads.call,
+            lambda name: f"250 stored {name}",
+            lambda error: NotStored(error.errno),
+        )
+        self.producer = Producer()
+        delivery.registerProducer(self.producer, True)
+        return delivery
+
+    def finished(self, delivery: Delivery) -> Any:
+        delivery.unregisterProducer()
+        done = Deferred.fromCoroutine(delivery.finish())
+        self.threads.run()
+        return done
+
+    def files(self, folder: str) -> list[bytes]:
+        return [path.read_bytes() for path in sorted((self.folder / folder).iterdir())]
+
+
+class DeliveryTests(DeliveryTestCase):
+    def test_interface(self) -> None:
+        """A delivery is a receiver of messages."""
+        self.assertTrue(verifyObject(IMessageReceiver, self.delivery()))
+
+    def test_shortMessage(self) -> None:
+        """A short message makes one trip to a thread, and lies below our header with LF line ends."""
+        delivery = self.delivery()
+        delivery.write(b"Subject: x\r\n\r\n")
+        delivery.write(b"body\r\n")
+        self.assertEqual(self.threads.waiting, [])
+        done = Deferred.fromCoroutine(delivery.finish())
+        self.assertEqual(len(self.threads.waiting), 1)
+        self.threads.run()
+        self.assertEqual(self.successResultOf(done), f"250 stored {os.listdir(self.folder / 'new')[0]}")
+        self.assertEqual(self.files("new"), [HEADER + b"Subject: x\n\nbody\n"])
+
+    def test_emptyMessage(self) -> None:
+        """An empty message is stored too."""
+        self.successResultOf(self.finished(self.delivery()))
+        self.assertEqual(self.files("new"), [HEADER])
+
+    def test_cutAnywhere(self) -> None:
+        """However a message is cut into pieces, the same file comes of it."""
+        line = b"x" * 70 + b"\r\n"
+        message = b"Subject: long\r\nX-Peer: forged\r\n\r\n" + line * (2 * PIECE // len(line))
+        expected = [HEADER + b"Subject: long\n\n" + message[message.index(b"\r\n\r\n") + 4 :].replace(b"\r\n", b"\n")]
+
+        @settings(max_examples=40, deadline=None)
+        @given(st.lists(st.integers(0, len(message)), max_size=4), st.booleans())
+        def check(cuts: list[int], at_once: bool) -> None:
+            delivery = self.delivery()
+            for start, end in pairwise(sorted([0, *cuts, PIECE + 1, len(message)])):
+                delivery.write(message[start:end])
+                if at_once:
+                    self.threads.run()
+            self.successResultOf(self.finished(delivery))
+            self.assertEqual(self.files("new"), expected)
+            for path in (self.folder / "new").iterdir():
+                path.unlink()
+
+        check()
+
+    def test_carriageReturnAtTheEdge(self) -> None:
+        """A CR LF that is cut in two becomes one LF."""
+        delivery = self.delivery()
+        delivery.write(b"A: b\r\n\r\n" + b"y" * PIECE + b"\r")
+        self.threads.run()
+        delivery.write(b"\nend\r\n")
+        self.successResultOf(self.finished(delivery))
+        self.assertEqual(self.files("new"), [HEADER + b"A: b\n\n" + b"y" * PIECE + b"\nend\n"])
+
+    def test_bareCarriageReturnsStay(self) -> None:
+        """A CR on its own is an octet like any other."""
+        delivery = self.delivery()
+        delivery.write(b"A: b\r\n\r\na\rb\r\n")
+        self.successResultOf(self.finished(delivery))
+        self.assertEqual(self.files("new"), [HEADER + b"A: b\n\na\rb\n"])
+
+    def test_slowDisk(self) -> None:
+        """While a piece is being written and a second one has gathered, the client is slowed down."""
+        delivery = self.delivery()
+        delivery.write(b"A: b\r\n\r\n" + b"y" * PIECE)
+        self.assertEqual(self.producer.paused, 0)
+        delivery.write(b"z" * PIECE)
+        self.assertEqual(self.producer.paused, 1)
+        self.threads.run()
+        self.assertGreater(self.producer.resumed, 0)
+        self.successResultOf(self.finished(delivery))
+        self.assertEqual(self.files("new"), [HEADER + b"A: b\n\n" + b"y" * PIECE + b"z" * PIECE])
+
+    def test_forgeryFarDown(self) -> None:
+        """A forged field is found wherever it stands in a long header."""
+        delivery = self.delivery()
+        long = b"".join(b"X-%d: %s\r\n" % (number, b"v" * 60) for number in range(2 * PIECE // 64))
+        delivery.write(long)
+        self.threads.run()
+        delivery.write(b"X-RcptTo: forged\r\nLast: field\r\n\r\nbody\r\n")
+        self.successResultOf(self.finished(delivery))
+        self.assertEqual(self.files("new"), [HEADER + long.replace(b"\r\n", b"\n") + b"Last: field\n\nbody\n"])
+
+    def test_headerWithoutEnd(self) -> None:
+        """What has no header within a megabyte is written as it comes, and does not gather in memory."""
+        delivery = self.delivery()
+        for _ in range(2 * LONGEST_HEADER // PIECE + 1):
+            delivery.write(b"a" * PIECE)
+        self.assertEqual(len(self.threads.waiting), 1)
+        self.successResultOf(self.finished(delivery))
+
+    def test_abort(self) -> None:
+        """Of a message that is not completed, nothing is left."""
+        delivery = self.delivery()
+        delivery.write(b"A: b\r\n\r\n" + b"y" * PIECE)
+        self.threads.run()
+        self.assertEqual(len(self.files("tmp")), 1)
+        delivery.write(b"y" * PIECE)
+        delivery.abort(ConnectionLost())
+        self.threads.run()
+        self.assertEqual(self.files("tmp") + self.files("new"), [])
+
+    def test_abortBeforeAnything(self) -> None:
+        """A message of which nothing was written yet is simply forgotten."""
+        delivery = self.delivery()
+        delivery.write(b"A: b\r\n")
+        delivery.abort(ConnectionLost())
+        self.threads.run()
+        self.assertEqual(self.files("tmp") + self.files("new"), [])
+
+    def test_cancelledWhileWriting(self) -> None:
+        """Cancelled before it was complete, nothing of it is left."""
+        delivery = self.delivery()
+        delivery.write(b"A: b\r\n\r\n" + b"y" * PIECE)
+        done = Deferred.fromCoroutine(delivery.finish())
+        done.cancel()
+        self.threads.run()
+        self.failureResultOf(done)
+        self.assertEqual(self.files("tmp") + self.files("new"), [])
+
+    def test_faults(self) -> None:
+        """Whatever the disk does not want, the client is told so, and nothing is left behind."""
+        for failing in ("open", "write", "rename", "close"):
+            for octets in (10, 2 * PIECE):
+                maildir = Maildir(self.folder, durable=False)
+                maildir._os = FullDisk(failing)
+                delivery = self.delivery(maildir)
+                delivery.write(b"A: b\r\n\r\n" + b"y" * octets)
+                self.threads.run()
+                delivery.write(b"more")
+                self.failureResultOf(self.finished(delivery), NotStored)
+                self.assertEqual(self.files("tmp") + self.files("new"), [], f"{failing} {octets}")
+
+
+class MailboxStreamsTests(SynchronousTestCase):
+    def test_streams(self) -> None:
+        """A Mailbox takes messages as they arrive; one that wants to look at them is given them whole."""
+
+        class Filter(Mailbox):
+            async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> Any:
+                return await super().handle_DATA(server, session, envelope)
+
+        class Sorted(Mailbox):
+            def handle_message(self, message: Any) -> Any:
+                return super().handle_message(message)
+
+        self.assertTrue(IStreamingHandler.providedBy(Mailbox(self.mktemp())))
+        self.assertFalse(IStreamingHandler.providedBy(Filter(self.mktemp())))
+        self.assertFalse(IStreamingHandler.providedBy(Sorted(self.mktemp())))
