@@ -992,6 +992,20 @@ class ThreadTests(TestCase):
         self.assertEqual(result.auth_data, b"user")
         self.assertIsNot(seen[0], threading.main_thread())
 
+    async def test_checker(self) -> None:
+        """So can a checker; it says the same as without a thread."""
+        checker = auth.InThread(InMemoryUsernamePasswordDatabaseDontUse(user=b"sesame"))
+        self.assertEqual(await checker.requestAvatarId(LoginPassword(b"user", b"sesame")), b"user")
+        with self.assertRaises(UnauthorizedLogin):
+            await checker.requestAvatarId(LoginPassword(b"user", b"xyzzy"))
+
+        class Waits(InMemoryUsernamePasswordDatabaseDontUse):
+            def requestAvatarId(self, credentials: Any) -> Deferred[Any]:
+                return Deferred()
+
+        with self.assertRaises(TypeError):
+            await auth.InThread(Waits()).requestAvatarId(LoginPassword(b"user", b"sesame"))
+
 
 class ValueTests(SynchronousTestCase):
     """Credentials and results as values."""

@@ -15,8 +15,16 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.auth_support import INVALID, OK, Connection, Tls, b64, friend, plain
 from txsmtpd import auth
-from txsmtpd.auth import AuthResult, BearerToken, ClientCertificate, NameRealm, PortalAuthenticator, ProvedLogin
-from txsmtpd.auth import Scram, ScramKeys
+from txsmtpd.auth import (
+    AuthResult,
+    BearerToken,
+    ClientCertificate,
+    NameRealm,
+    PortalAuthenticator,
+    ProvedLogin,
+    Scram,
+    ScramKeys,
+)
 from txsmtpd.auth.saslprep import saslprep
 
 
@@ -51,7 +59,9 @@ class PlainTests(SynchronousTestCase):
         self.assertEqual(asked, [])
 
     def test_utf8(self) -> None:
-        client = Connection(authenticator=lambda *arguments: arguments[-1] == ("J\u00fcrgen".encode(), "p\u00e4ss".encode()))
+        client = Connection(
+            authenticator=lambda *arguments: arguments[-1] == ("J\u00fcrgen".encode(), "p\u00e4ss".encode())
+        )
         self.assertEqual(client.say(b"AUTH PLAIN " + plain("J\u00fcrgen", "p\u00e4ss")), [OK])
 
 
@@ -118,7 +128,11 @@ class Handle:
 class ScramTests(SynchronousTestCase):
     """SCRAM (RFC 5802, RFC 7677)."""
 
-    keys = {"SHA-1": ScramKeys.of("sesame", "SHA-1"), "SHA-256": ScramKeys.of("sesame"), "SHA-512": ScramKeys.of("sesame", "SHA-512")}
+    keys = {
+        "SHA-1": ScramKeys.of("sesame", "SHA-1"),
+        "SHA-256": ScramKeys.of("sesame"),
+        "SHA-512": ScramKeys.of("sesame", "SHA-512"),
+    }
 
     def client(self, name: str = "SHA-256", **options: Any) -> Connection:
         users = {"user": self.keys[name]}
@@ -132,9 +146,7 @@ class ScramTests(SynchronousTestCase):
         )
         (line,) = client.say(b"AUTH SCRAM-SHA-1 " + b64("n,,n=user,r=fyko+d2lbbFgONRv9qkxdawL"))
         self.assertEqual(unb64(line), b"r=fyko+d2lbbFgONRv9qkxdawL3rfcNHYJY1ZVvWVs7j,s=QSXCR+Q6sek8bf92,i=4096")
-        (line,) = client.say(
-            b64("c=biws,r=fyko+d2lbbFgONRv9qkxdawL3rfcNHYJY1ZVvWVs7j,p=v0X8v3Bz2T0CJGbJQyF0X+HI4Ts=")
-        )
+        (line,) = client.say(b64("c=biws,r=fyko+d2lbbFgONRv9qkxdawL3rfcNHYJY1ZVvWVs7j,p=v0X8v3Bz2T0CJGbJQyF0X+HI4Ts="))
         self.assertEqual(unb64(line), b"v=rmF9pqV8S7suAoZWja4dJRkFsKQ=")
         self.assertEqual(client.say(b""), [OK])
         self.assertEqual(client.session.auth_data, ProvedLogin("user"))
@@ -249,8 +261,8 @@ class ScramTests(SynchronousTestCase):
         self.assertEqual(client.say(b"AUTH SCRAM-SHA-256 " + b64("n,a=user,n=user,r=a"))[0][:4], b"334 ")
 
     def test_malformedFinal(self) -> None:
-        for message in (b"", b"c=biws", b"c=biws,r={n}", b"c=biws,r={n},p=!", b"c=,r={n},p=AAAA", b"c=biws,p=AAAA,r={n}",
-                        b"c=b,r={n},p=AAAA"):  # fmt: skip
+        for message in (b"", b"c=biws", b"c=biws,r={n}", b"c=biws,r={n},p=!", b"c=,r={n},p=AAAA",
+                        b"c=biws,p=AAAA,r={n}", b"c=b,r={n},p=AAAA"):  # fmt: skip
             client = self.client()
             line = unb64(client.say(b"AUTH SCRAM-SHA-256 " + b64("n,,n=user,r=a"))[0])
             nonce = line[2 : line.index(b",")]
@@ -284,9 +296,7 @@ class ScramTests(SynchronousTestCase):
 
     def bound(self, protocol: str = "TLSv1.3") -> Connection:
         users = {"user": self.keys["SHA-256"]}
-        client = Connection(
-            auth_mechanisms=[Scram("SHA-256", users.get), Scram("SHA-256", users.get, plus=True)]
-        )
+        client = Connection(auth_mechanisms=[Scram("SHA-256", users.get), Scram("SHA-256", users.get, plus=True)])
         client.session.ssl = BoundTls()
         client.session.ssl.protocol = protocol
         client.transport.getHandle = Handle  # type: ignore[attr-defined]
@@ -349,7 +359,13 @@ class SaslprepTests(SynchronousTestCase):
 
     def test_examples(self) -> None:
         """The examples of RFC 4013 3."""
-        for text, prepared in (("I\u00adX", "IX"), ("user", "user"), ("USER", "USER"), ("\u00aa", "a"), ("\u2168", "IX")):
+        for text, prepared in (
+            ("I\u00adX", "IX"),
+            ("user", "user"),
+            ("USER", "USER"),
+            ("\u00aa", "a"),
+            ("\u2168", "IX"),
+        ):
             self.assertEqual(saslprep(text), prepared)
         self.assertRaises(ValueError, saslprep, "\u0007")
         self.assertRaises(ValueError, saslprep, "\u0627\u0031")
@@ -430,9 +446,10 @@ class OAuthTests(SynchronousTestCase):
         self.assertEqual([credentials.login for _, credentials in seen], ["a,b=c", ""])
 
     def test_malformed(self) -> None:
-        for message in (b"", b"n,,", b"n,,\1\1", b"n,,\1auth=Bearer x\1", b"n,,\1auth=Basic x\1\1", b"n,,\1auth=Bearer\1\1",
-                        b"n,,\1auth=Bearer x\1auth=Bearer y\1\1", b"x,,\1auth=Bearer x\1\1", b"n,a=,\1auth=Bearer x\1\1",
-                        b"n,,\1auth=Bearer x y\1\1", b"n,,auth=Bearer x\1\1"):  # fmt: skip
+        for message in (b"", b"n,,", b"n,,\1\1", b"n,,\1auth=Bearer x\1", b"n,,\1auth=Basic x\1\1",
+                        b"n,,\1auth=Bearer\1\1", b"n,,\1auth=Bearer x\1auth=Bearer y\1\1",
+                        b"x,,\1auth=Bearer x\1\1", b"n,a=,\1auth=Bearer x\1\1", b"n,,\1auth=Bearer x y\1\1",
+                        b"n,,auth=Bearer x\1\1"):  # fmt: skip
             client = self.client()
             client.say(b"AUTH OAUTHBEARER")
             self.assertEqual(client.say(b64(message))[0][:9], b"501 5.5.2", message)

@@ -149,7 +149,12 @@ class Checker:
 def traces(secret: str) -> list[str]:
     """What must not be found anywhere: the secret as it is, as it is encoded, and as others write it."""
     found = [secret, secret.replace("=", ""), secret[:12], secret[-12:]]
-    for before in ("", "\0", "a\0", "ab\0"):  # base64 of it at each of three offsets, without what depends on neighbours
+    for before in (
+        "",
+        "\0",
+        "a\0",
+        "ab\0",
+    ):  # base64 of it at each of three offsets, without what depends on neighbours
         encoded = base64.b64encode((before[-1:] * (len(before) % 3) + secret).encode()).decode()
         found.append(encoded[4:24])
     found += [each.upper() for each in found]
@@ -201,7 +206,7 @@ class SecretTests(SynchronousTestCase):
                     said += b"".join(client.heard())
                     client.server.connectionLost(Failure(ConnectionLost()))
                     what = f"{name}, {decide.__name__}"
-                    # What the server says in XOAUTH2 and SCRAM is a challenge; the client's nonce is in it, and no secret.
+                    # A challenge of SCRAM quotes the client's nonce, which is no secret.
                     replies = b"\n".join(each for each in said.split(b"\n") if each[:4] != b"334 ")
                     self.assertSilent(what, replies.decode(), repr(client.session), repr(client.server))
                     self.flushLoggedErrors()

@@ -6,7 +6,7 @@ Deferred of one. The command AUTH makes the reply of what was decided.
 """
 
 from txsmtpd.auth.cram_md5 import CramMD5
-from txsmtpd.auth.cred import FirstOf, NameRealm, PortalAuthenticator
+from txsmtpd.auth.cred import FirstOf, InThread, NameRealm, PortalAuthenticator
 from txsmtpd.auth.exchange import Exchange
 from txsmtpd.auth.external import ClientCertificate, External
 from txsmtpd.auth.login import Login
@@ -33,6 +33,7 @@ __all__ = [
     "Exchange",
     "External",
     "FirstOf",
+    "InThread",
     "Login",
     "LoginPassword",
     "NameRealm",

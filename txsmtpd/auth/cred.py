@@ -10,6 +10,7 @@ from twisted.cred.credentials import IUsernamePassword
 from twisted.cred.error import LoginFailed, UnauthorizedLogin, UnhandledCredentials
 from twisted.cred.portal import IRealm, Portal
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.python.failure import Failure
 from zope.interface import Interface, implementer
 
 from txsmtpd.auth.results import AuthResult, ProvedLogin
@@ -78,6 +79,34 @@ class FirstOf:
                 except LoginFailed:
                     pass
         raise UnauthorizedLogin
+
+
+@implementer(ICredentialsChecker)
+class InThread:
+    """A checker that blocks, such as one that hashes passwords, at work in a thread of the reactor's pool."""
+
+    def __init__(self, checker: ICredentialsChecker) -> None:
+        self.checker = checker
+        self.credentialInterfaces = checker.credentialInterfaces
+
+    def requestAvatarId(self, credentials: Any) -> Deferred[Any]:
+        """The name of the user."""
+        from twisted.internet.threads import deferToThread
+
+        return deferToThread(self._ask, credentials)
+
+    def _ask(self, credentials: Any) -> Any:
+        result: Any = self.checker.requestAvatarId(credentials)
+        if not isinstance(result, Deferred):
+            return result
+        # A checker that blocks is done when it returns, even where it returns a Deferred.
+        results: list[Any] = []
+        result.addBoth(results.append)
+        if not results:
+            raise TypeError(f"{self.checker!r} does not block, and has no business in a thread")
+        if isinstance(results[0], Failure):
+            results[0].raiseException()
+        return results[0]
 
 
 @implementer(IRealm)
