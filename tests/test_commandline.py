@@ -390,6 +390,7 @@ class DrainTests(CommandLineTestCase):
         client = self.connect(process.port())
         client.begin_data()
         process.process.send_signal(signal.SIGTERM)
+        self.assertTrue(client.reply().startswith("421 4.3.2"))
         self.assertEqual(client.reply(), "")
         self.assertEqual(process.wait(), -signal.SIGTERM)
         process.line_with("1 connections did not end within 0.2 seconds")

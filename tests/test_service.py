@@ -107,7 +107,7 @@ class OptionsTests(SynchronousTestCase):
         options = parse()
         [(label, _)] = options["endpoints"]
         self.assertEqual(label, "--listen=tcp:8025:interface=127.0.0.1")
-        self.assertEqual(options["settings"], {"log_dialogue": False})
+        self.assertEqual(options["settings"], {"log_messages": True, "log_dialogue": False})
         self.assertEqual(options["grace"], 30)
         settings = makeService(options).services[0].factory.settings
         self.assertEqual((settings.data_size_limit, settings.timeout), (33554432, 300))
@@ -206,7 +206,13 @@ class EnvironmentTests(SynchronousTestCase):
         )
         self.assertEqual(
             options["settings"],
-            {"log_dialogue": False, "hostname": "mx.example", "data_size_limit": 7, "enable_SMTPUTF8": True},
+            {
+                "log_messages": True,
+                "log_dialogue": False,
+                "hostname": "mx.example",
+                "data_size_limit": 7,
+                "enable_SMTPUTF8": True,
+            },
         )
         self.assertEqual(options["grace"], 1)
         self.assertEqual([label for label, _ in options["endpoints"]], [f"TXSMTPD_LISTEN=tcp:{n}" for n in (1, 2, 3)])
@@ -229,7 +235,7 @@ class EnvironmentTests(SynchronousTestCase):
     def test_empty(self) -> None:
         """An empty variable is as good as none."""
         options = parse(environ={"TXSMTPD_SIZE": "", "TXSMTPD_LISTEN": " ", "TXSMTPD_HOSTNAME": ""})
-        self.assertEqual(options["settings"], {"log_dialogue": False})
+        self.assertEqual(options["settings"], {"log_messages": True, "log_dialogue": False})
         self.assertEqual(len(options["endpoints"]), 1)
 
     def test_flags(self) -> None:

@@ -336,7 +336,7 @@ class Conversation(LineReceiver, TimeoutMixin):
         """The server works at the turn: the client owes nothing, and the server must not take too long."""
         self.paused = True
         self.setTimeout(None)
-        if self._no_more_input and not self._has_said_farewell():
+        if self._no_more_input and not self.has_said_farewell():
             self._deadline = self.callLater(PREMATURE_CLOSE_GRACE, self.close)
         elif self.settings.hook_timeout is not None:
             self._deadline = self.callLater(self.settings.hook_timeout, self._give_up, turn)
@@ -472,14 +472,16 @@ class Conversation(LineReceiver, TimeoutMixin):
         if self.closing or self._proceeding:
             return
         if self._turn is not None and self._asked is None:
-            if not self._has_said_farewell():
+            if not self.has_said_farewell():
                 self._cancel_deadline()
                 self._deadline = self.callLater(PREMATURE_CLOSE_GRACE, self.close)
         elif not self.paused:
             self._end_of_input()
 
-    def _has_said_farewell(self) -> bool:
-        return self._buffer[self._offset :].rstrip().upper().endswith(self.farewell)
+    def has_said_farewell(self) -> bool:
+        """Whether the last line that has come is the farewell."""
+        lines = self._buffer[self._offset :].rsplit(b"\n", 2)
+        return len(lines) > 1 and not lines[-1] and lines[-2].strip().upper() == self.farewell
 
     def writeConnectionLost(self) -> None:
         """Part of IHalfCloseableProtocol; this side is never closed alone."""

@@ -51,6 +51,7 @@ _AUTH = re.compile(rb"\s*(?i:AUTH)(?:\s+(?:[A-Z0-9_-]{1,20}|[a-z0-9_-]{1,20})(?!
 
 # Whoever speaks these, or header fields, is a web browser or worse, made to send mail by somebody else.
 FOREIGN_VERBS = frozenset(b"CONNECT DELETE GET HEAD OPTIONS PATCH POST PRI PUT TRACE".split())
+_HEADER_FIELD = re.compile(rb"(?!MAIL|RCPT)[A-Z][A-Z0-9-]*:")  # "MAILFROM:" is only a slip
 
 
 #: The result of a command whose reply is given when what follows it has been read.
@@ -256,6 +257,9 @@ class Dispatcher(Conversation):
             self.send(SHUTTING_DOWN.octets)
             self.close()
 
+    def has_said_farewell(self) -> bool:
+        return self._last_turn or super().has_said_farewell()
+
     # From replies to the client
 
     def answer(self, result: Any) -> None:
@@ -304,12 +308,12 @@ class Dispatcher(Conversation):
             "{session} {verb} refused: {reply}",
             session=self.session.id,
             verb=_shown(self._verb),
-            reply=str(reply),
+            reply=_in_one_line(reply),
         )
         return reply
 
     def _log_reply(self, reply: Reply) -> None:
-        log.debug("{session} S: {reply}", session=self.session.id, reply=str(reply))
+        log.debug("{session} S: {reply}", session=self.session.id, reply=_in_one_line(reply))
 
     def push(self, status: Reply | str | bytes) -> Deferred[None]:
         """Send a reply, or a part of one (``"250-more follows"``), before the command returns.
@@ -346,7 +350,7 @@ def _is_part(status: Reply | str | bytes) -> bool:
 
 
 def _unknown(verb: bytes, line: bytes) -> Reply:
-    if verb in FOREIGN_VERBS or verb.endswith(b":") or verb.startswith(b"SSH-"):
+    if verb in FOREIGN_VERBS or _HEADER_FIELD.match(verb) or verb.startswith(b"SSH-"):
         return FOREIGN_PROTOCOL
     if not line:
         return Reply(500, "5.5.2", "An empty line is no command")
@@ -365,6 +369,10 @@ def sanitize(line: bytes) -> bytes:
     if found is None or not line[found.end() :].strip():
         return line
     return found[0] + b" " + SECRET.encode("ascii")
+
+
+def _in_one_line(reply: Reply) -> str:
+    return str(reply).replace("\n", " / ")
 
 
 def _shown(octets: bytes) -> str:

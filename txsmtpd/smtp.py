@@ -145,16 +145,18 @@ class SMTP(Authentication):
         return self._ask_first() if "CONNECT" in self.settings.hooks else self.settings.greeting
 
     async def _ask_first(self) -> Reply:
-        status = await self.ask_hook("CONNECT")
-        if status is None:
-            return self.settings.greeting
-        reply = self.final(status, "CONNECT")
+        self._last_turn = True  # unless the hook lets the client in, whatever becomes of the hook
+        try:
+            status = await self.ask_hook("CONNECT")
+            reply = self.settings.greeting if status is None else self.final(status, "CONNECT")
+        except Refused as refused:
+            reply = refused.reply
         if reply.positive:
+            self._last_turn = False
             return reply if reply.code == 220 else self.settings.greeting
         if reply.code >= 500:
+            self._last_turn = False
             self._turned_away = True  # RFC 5321 3.1: wait for QUIT, answer 503 to all else
-        else:
-            self._last_turn = True
         return reply
 
     def idle_for_too_long(self) -> None:
@@ -272,7 +274,14 @@ class SMTP(Authentication):
         limit = self.settings.recipient_limit
         if limit is not None and len(self.envelope.rcpt_tos) >= limit:
             raise Refused(TOO_MANY_RECIPIENTS)
-        return await self.call_hook("RCPT", path, options, default=self.add_recipient)
+        known = len(self.envelope.rcpt_tos)
+        reply = None
+        try:
+            reply = await self.call_hook("RCPT", path, options, default=self.add_recipient)
+        finally:
+            if reply is None or not reply.positive:
+                del self.envelope.rcpt_tos[known:]  # whom the client was told of, and nobody else
+        return reply
 
     def add_recipient(self, forward_path: str, rcpt_options: list[str]) -> Reply:
         """What RCPT does without a hook."""
@@ -442,7 +451,7 @@ class SMTP(Authentication):
             sender=envelope.mail_from,
             recipients=", ".join(f"<{path}>" for path in envelope.rcpt_tos[:10]),
             octets=octets,
-            reply=str(reply),
+            reply=str(reply).replace("\n", " / "),
         )
 
     # Smaller commands
@@ -474,7 +483,7 @@ class SMTP(Authentication):
     def smtp_HELP(self, arg: str | None) -> Reply:
         if arg is None:
             return Reply(214, "2.0.0", self._commands_text())
-        command = self.commands.get(arg.upper().encode("utf-8"))
+        command = self.commands.get(arg.encode("utf-8").upper())
         if command is None or command.syntax is None:
             return Reply(504, "5.5.4", self._commands_text())
         return Reply(214, "2.0.0", f"Syntax: {command.help(self.session.extended_smtp)}")

@@ -13,7 +13,7 @@ class EightBitMIME(Extension):
     bodies: tuple[str, ...] = ("7BIT", "8BITMIME")
 
     def body(self, envelope: Envelope, value: str | None) -> str:
-        body = (value or "").upper()
+        body = value.upper() if value and value.isascii() else ""
         if body not in self.bodies:
             raise Refused(Reply(501, "5.5.4", f"BODY must be one of {', '.join(self.bodies)}"))
         return body

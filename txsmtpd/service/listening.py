@@ -25,10 +25,10 @@ class SMTPService(Service):
 
     Starting the service binds the address, in ``privilegedStartService`` if that is called, and raises what the
     endpoint says if it cannot: a server that does not listen is none. Stopping it closes the port, tells idle clients
-    421 (RFC 5321 3.8), and waits for the others.
+    421 (RFC 5321 3.8), and waits for the others::
 
-    >>> service = SMTPService(serverFromString(reactor, "tcp:8025"), SMTPFactory(handler))
-    >>> service.setServiceParent(application)
+        service = SMTPService(serverFromString(reactor, "tcp:8025"), SMTPFactory(handler))
+        service.setServiceParent(application)
     """
 
     log = Logger(namespace="txsmtpd")

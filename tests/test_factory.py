@@ -1,0 +1,155 @@
+"""The factory: connections, their limits, and what they share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.interfaces import IProtocolFactory
+from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from tests.support import GREETING, PEER, TRANSACTION, Client, Waiting, answers, codes, handler
+from txsmtpd import SMTP, SMTPFactory
+
+OTHER = IPv4Address("TCP", "192.0.2.8", 4321)
+
+
+def factory(hooks: object = None, **options: Any) -> SMTPFactory:
+    """A factory on a clock."""
+    return SMTPFactory(hooks, hostname="mx.test", reactor=Clock(), **options)
+
+
+class FactoryTests(SynchronousTestCase):
+    """Making connections."""
+
+    def test_interface(self) -> None:
+        """It is a factory that any endpoint can listen with."""
+        verifyObject(IProtocolFactory, factory())
+
+    def test_protocol(self) -> None:
+        """It makes protocols of the class it was given, all with the same settings."""
+
+        class Server(SMTP):
+            pass
+
+        made = factory(protocol=Server)
+        first, second = made.buildProtocol(PEER), made.buildProtocol(PEER)
+        assert isinstance(first, Server) and isinstance(second, Server)
+        self.assertIs(first.settings, second.settings)
+        self.assertIs(first.factory, made)
+        self.assertIsNot(first, second)
+
+    def test_handler(self) -> None:
+        """All connections have the one handler."""
+        hooks = handler()
+        made = factory(hooks)
+        self.assertIs(made.handler, hooks)
+        self.assertIs(Client(factory=made).server.event_handler, hooks)
+
+    def test_unknownOption(self) -> None:
+        """An option that does not exist is a TypeError at once, which names the nearest."""
+        error = self.assertRaises(TypeError, SMTPFactory, None, data_size_limits=5)
+        self.assertIn("data_size_limit", str(error))
+        self.assertRaises(TypeError, SMTPFactory, None, nosuchthing=1)
+
+    def test_nothingShared(self) -> None:
+        """Connections share nothing: what one says does not show in another."""
+        made = factory(command_call_limit=3)
+        first, second = Client(factory=made), Client(factory=made)
+        self.assertEqual(first.codes(GREETING + TRANSACTION + b"NOOP\r\nNOOP\r\nNOOP\r\n"), [250] * 6)
+        self.assertEqual(second.codes(b"RCPT TO:<a@b>\r\n" + b"NOOP\r\n" * 4), [503, 250, 250, 250, 421])
+        self.assertEqual(first.codes(b"DATA\r\n"), [354])
+        self.assertNotEqual(first.server.session.id, second.server.session.id)
+
+    def test_unixSocket(self) -> None:
+        """A client on a Unix socket has an empty peer, and is served like any other."""
+        client = Client(peer=UNIXAddress(None))
+        self.assertEqual(client.server.session.peer, "")
+        self.assertEqual(client.send_message().code if client.codes(GREETING) == [250] else 0, 250)
+
+    def test_mappedAddress(self) -> None:
+        """An IPv4 client of an IPv6 listener is known by its IPv4 address."""
+        client = Client(peer=IPv4Address("TCP", "::ffff:192.0.2.7", 4321))
+        self.assertEqual(client.server.session.peer, ("192.0.2.7", 4321))
+
+    def test_knowsConnections(self) -> None:
+        """The factory knows the connections that are open."""
+        made = factory()
+        first, second = Client(factory=made), Client(factory=made)
+        self.assertEqual(made.connections, {first.server, second.server})
+        first.talk(b"QUIT\r\n")
+        self.assertEqual(made.connections, {second.server})
+        second.vanish()
+        self.assertEqual(made.connections, set())
+
+
+class LimitTests(SynchronousTestCase):
+    """Connections at one time."""
+
+    def assertTurnedAway(self, client: Client) -> None:
+        """The client got 421 4.7.0 and was let go, without a session."""
+        (answer,) = answers(client.welcome)
+        self.assertEqual((answer.code, answer.status), (421, "4.7.0"))
+        self.assertTrue(client.closed)
+        self.assertNotIsInstance(client.server, SMTP)
+
+    def test_total(self) -> None:
+        """Above the limit clients are answered 421, until others have gone."""
+        made = factory(connection_limit=2)
+        first, second = Client(factory=made), Client(factory=made)
+        self.assertTurnedAway(Client(factory=made))
+        self.assertTurnedAway(Client(factory=made, peer=OTHER))
+        self.assertEqual((first.codes(b"NOOP\r\n"), second.codes(b"NOOP\r\n")), ([250], [250]))
+        first.vanish()
+        self.assertEqual(codes(Client(factory=made).welcome), [220])
+        self.assertTurnedAway(Client(factory=made))
+
+    def test_perHost(self) -> None:
+        """The limit for one address does not touch the others."""
+        made = factory(connection_limit_per_host=1)
+        first = Client(factory=made)
+        self.assertTurnedAway(Client(factory=made, peer=IPv4Address("TCP", PEER.host, 99)))
+        second = Client(factory=made, peer=OTHER)
+        self.assertEqual(codes(second.welcome), [220])
+        first.talk(b"QUIT\r\n")
+        self.assertEqual(codes(Client(factory=made).welcome), [220])
+
+    def test_perHostForgets(self) -> None:
+        """Nothing is kept of addresses that have gone."""
+        made = factory(connection_limit_per_host=1)
+        for number in range(100):
+            client = Client(factory=made, peer=IPv4Address("TCP", f"192.0.2.{number}", 1))
+            client.vanish()
+        self.assertEqual(len(made._hosts), 0)
+
+    def test_perHostOnUnixSocket(self) -> None:
+        """Clients on a Unix socket have no address, and no such limit."""
+        made = factory(connection_limit_per_host=1)
+        clients = [Client(factory=made, peer=UNIXAddress(None)) for _ in range(3)]
+        self.assertEqual([codes(client.welcome) for client in clients], [[220]] * 3)
+
+    def test_noHooksForTheTurnedAway(self) -> None:
+        """Hooks are not asked about clients that are too many."""
+        hook = Waiting(None)
+        made = factory(handler(CONNECT=hook), connection_limit=1)
+        Client(factory=made)
+        self.assertTurnedAway(Client(factory=made))
+        self.assertEqual(len(hook.calls), 1)
+
+    def test_talksAnyway(self) -> None:
+        """What a client that was turned away sends is not looked at."""
+        made = factory(connection_limit=0)
+        client = Client(factory=made)
+        assert isinstance(client.server, Protocol)
+        client.server.dataReceived(GREETING)
+        self.assertEqual(client.heard(), b"")
+
+    def test_checked(self) -> None:
+        """A limit that is no number is refused when the factory is made, not when a client comes."""
+        for name in ("connection_limit", "connection_limit_per_host"):
+            for value in ("5", 2.5, True, [1]):
+                self.assertRaises(TypeError, SMTPFactory, None, **{name: value})
+            self.assertRaises(ValueError, SMTPFactory, None, **{name: -1})

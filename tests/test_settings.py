@@ -1,0 +1,188 @@
+"""Options: what is checked when they are given, and what follows from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import socket
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.support import handler
+from txsmtpd import Extension, Reply
+from txsmtpd.settings import Settings, find_hooks
+
+
+def make(hooks: object = None, /, **options: Any) -> Settings:
+    """Settings for these options."""
+    return Settings.make(hooks, options)
+
+
+class OptionTests(SynchronousTestCase):
+    """Checking."""
+
+    def test_defaults(self) -> None:
+        """Without options there is a limit to everything that a stranger could use up."""
+        settings = make()
+        self.assertEqual(settings.data_size_limit, 2**25)
+        self.assertEqual(settings.timeout, 300)
+        for name in ("hook_timeout", "recipient_limit", "error_limit", "junk_command_limit", "buffer_limit", "linger"):
+            self.assertGreater(getattr(settings, name), 0, name)
+        for name in ("enable_SMTPUTF8", "decode_data", "bare_newlines", "log_messages", "log_dialogue"):
+            self.assertFalse(getattr(settings, name), name)
+
+    def test_unknown(self) -> None:
+        """An unknown option is a TypeError that names the nearest, or all."""
+        for wrong, near in (("time_out", "timeout"), ("enable_smtputf8", "enable_SMTPUTF8"), ("host_name", "hostname")):
+            self.assertIn(near, str(self.assertRaises(TypeError, make, **{wrong: 1})))
+        self.assertIn("timeout", str(self.assertRaises(TypeError, make, zzz=1)))
+        self.assertRaises(TypeError, make, handler=1)
+        self.assertRaises(TypeError, make, hooks={})
+
+    def test_wrongTypes(self) -> None:
+        """A value of the wrong type is a TypeError that names the option."""
+        for name in ("data_size_limit", "recipient_limit", "error_limit", "line_length_limit", "buffer_limit"):
+            for value in ("5", 2.5, True, [1]):
+                self.assertIn(name, str(self.assertRaises(TypeError, make, **{name: value})))
+        for name in ("timeout", "hook_timeout", "linger"):
+            for value in ("5", True, [1]):
+                self.assertIn(name, str(self.assertRaises(TypeError, make, **{name: value})))
+        for name in ("enable_SMTPUTF8", "decode_data", "bare_newlines", "log_messages", "log_dialogue"):
+            for value in (None, 1, "yes"):
+                self.assertIn(name, str(self.assertRaises(TypeError, make, **{name: value})))
+        for name in ("hostname", "ident"):
+            self.assertIn(name, str(self.assertRaises(TypeError, make, **{name: b"x"})))
+        for value in ("5", True, {"NOOP": "5"}, {"*": None}):
+            self.assertRaises(TypeError, make, command_call_limit=value)
+
+    def test_needed(self) -> None:
+        """Limits without which nothing would be bounded cannot be None."""
+        for name in ("linger", "command_size_limit", "local_part_limit", "buffer_limit"):
+            self.assertRaises(TypeError, make, **{name: None})
+
+    def test_wrongValues(self) -> None:
+        """A value that will not do is a ValueError that names the option."""
+        for name, value in (
+            ("data_size_limit", -1),
+            ("timeout", 0),
+            ("timeout", -5),
+            ("timeout", math.nan),
+            ("timeout", math.inf),
+            ("hook_timeout", 0),
+            ("linger", -1),
+            ("recipient_limit", -1),
+            ("command_call_limit", -1),
+            ("command_call_limit", {"NOOP": -1}),
+        ):
+            self.assertIn(name, str(self.assertRaises(ValueError, make, **{name: value})), (name, value))
+
+    def test_hostname(self) -> None:
+        """The name must be one that can stand in a greeting."""
+        for value in ("mx.example.com", "localhost", "[192.0.2.1]", "[IPv6:2001:db8::1]"):
+            self.assertEqual(make(hostname=value).hostname, value)
+        for value in ("a b", "a\r\nb", "bücher.example", "-a", "a..b", "[1.2.3]", "a\n"):
+            self.assertRaises(ValueError, make, hostname=value)
+
+    def test_hostnameOfSystem(self) -> None:
+        """Without a name it is what the system calls this host, and no look-up is made."""
+
+        def forbidden(*arguments: Any) -> str:
+            raise AssertionError("a look-up was made")
+
+        for name in ("getfqdn", "gethostbyname", "getaddrinfo", "gethostbyaddr"):
+            self.patch(socket, name, forbidden)
+        self.patch(socket, "gethostname", lambda: "box.internal")
+        self.assertEqual(make().hostname, "box.internal")
+        self.patch(socket, "gethostname", lambda: "what a name")
+        self.assertEqual(make().hostname, "localhost")
+
+    def test_hostnameOfSystemInASCII(self) -> None:
+        """A system's name that cannot stand in a greeting is not used."""
+        self.patch(socket, "gethostname", lambda: "b\u00fccher")
+        self.assertEqual(make().hostname, "localhost")
+
+    def test_ident(self) -> None:
+        """The ident must be printable ASCII."""
+        self.assertEqual(make(hostname="a", ident="x y").greeting, Reply(220, None, "a x y"))
+        self.assertEqual(make(hostname="a", ident="").greeting, Reply(220, None, "a"))
+        for value in ("ü", "a\r\nb", "a\tb", "\x1b"):
+            self.assertRaises(ValueError, make, ident=value)
+
+    def test_extensions(self) -> None:
+        """Extensions must be instances."""
+        self.assertRaises(TypeError, make, extensions=[Extension])
+        self.assertRaises(TypeError, make, extensions=["X"])
+
+    def test_unchanging(self) -> None:
+        """What all connections share does not change."""
+        settings = make(command_call_limit={"NOOP": 1})
+        with self.assertRaises(dataclasses.FrozenInstanceError):
+            settings.timeout = 5  # type: ignore[misc]
+        with self.assertRaises(TypeError):
+            settings.hooks["NOOP"] = print  # type: ignore[index]
+
+    def test_callersMapping(self) -> None:
+        """What the caller does with its mapping afterwards changes nothing."""
+        limits = {"noop": 1, "*": 5}
+        settings = make(command_call_limit=limits)
+        limits.clear()
+        self.assertEqual((dict(settings.call_limits), settings.call_limit_default), ({"NOOP": 1}, 5))
+
+    def test_noSizeLimit(self) -> None:
+        """0 is no limit for a message, and None neither."""
+        self.assertIsNone(make(data_size_limit=0).data_size_limit)
+        self.assertIsNone(make(data_size_limit=None).data_size_limit)
+
+
+class HookTests(SynchronousTestCase):
+    """Finding hooks."""
+
+    def test_found(self) -> None:
+        """Hooks are the methods handle_NAME, by NAME."""
+
+        class Handler:
+            def handle_RCPT(self) -> None:
+                pass
+
+            async def handle_DATA(self) -> None:
+                pass
+
+            def other(self) -> None:
+                pass
+
+        self.assertEqual(set(find_hooks(Handler())), {"RCPT", "DATA"})
+        self.assertEqual(find_hooks(None), {})
+
+    def test_notCallable(self) -> None:
+        """A hook that is no method is a TypeError."""
+        self.assertIn("RCPT", str(self.assertRaises(TypeError, make, handler(RCPT="no"))))
+
+    def test_touchesNothingElse(self) -> None:
+        """Other attributes are not asked for: some fail when they are."""
+
+        class Handler:
+            @property
+            def database(self) -> None:
+                raise AssertionError("asked for")
+
+        self.assertEqual(find_hooks(Handler()), {})
+
+    def test_handleMessage(self) -> None:
+        """handle_message, which old handlers have for their own use, is no hook."""
+        self.assertEqual(find_hooks(handler(message=print)), {})
+
+    def test_processMessage(self) -> None:
+        """process_message is found where there is no handle_DATA, with a warning."""
+        self.assertEqual(set(find_hooks(handler(process_message=print))), {"process_message"})
+        (warning,) = self.flushWarnings()
+        self.assertIs(warning["category"], DeprecationWarning)
+        self.assertEqual(set(find_hooks(handler(process_message=print, DATA=print))), {"DATA"})
+        self.assertEqual(self.flushWarnings(), [])
+
+    def test_ehloForms(self) -> None:
+        """handle_EHLO is known by its parameters; others are a TypeError."""
+        self.assertTrue(make(handler(EHLO=lambda a, b, c, d, e: None)).ehlo_takes_responses)
+        self.assertTrue(make(handler(EHLO=lambda *arguments: None)).ehlo_takes_responses)
+        self.assertFalse(make(handler(EHLO=lambda a, b, c, d: None)).ehlo_takes_responses)
+        self.assertRaises(TypeError, make, handler(EHLO=lambda a: None))
