@@ -7,15 +7,22 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
+import trustme
 from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.cred.portal import Portal
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, connectProtocol
+from twisted.internet.interfaces import IHandshakeListener
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.ssl import Certificate, CertificateOptions, PrivateCertificate, optionsForClientTLS
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
+from zope.interface import implementer
 
 from txsmtpd import SMTPFactory, auth
+from txsmtpd.auth.scram import channel_binding
 
 MESSAGE = "Subject: hello\r\n\r\nHello\r\n"
 
@@ -150,3 +157,50 @@ class ClientTests(TestCase):
             self.assertEqual(done.returncode, 28, done.stdout + done.stderr)  # swaks: authentication failed
             self.assertIn("535 5.7.8", done.stdout)
         self.assertEqual(self.handler.taken, [])
+
+
+@implementer(IHandshakeListener)
+class Binding(Protocol):
+    """Begins TLS at once, and tells what its end exports."""
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+        self.exported: Deferred[bytes] = Deferred()
+
+    def connectionMade(self) -> None:
+        self.transport.startTLS(self.options)  # type: ignore[union-attr]
+
+    def handshakeCompleted(self) -> None:
+        self.exported.callback(channel_binding(self))
+
+
+class ChannelBindingTests(TestCase):
+    """tls-exporter (RFC 9266), with real TLS."""
+
+    timeout = 30
+
+    async def test_bothEnds(self) -> None:
+        """Both ends of a connection export the same, and another connection's ends something else."""
+        authority = trustme.CA()
+        certificate = authority.issue_cert("localhost")
+        chain = [Certificate.loadPEM(pem.bytes()).original for pem in certificate.cert_chain_pems]
+        key = PrivateCertificate.loadPEM(certificate.private_key_and_cert_chain_pem.bytes())
+        server_options = CertificateOptions(
+            privateKey=key.privateKey.original, certificate=chain[0], extraCertChain=chain[1:]
+        )
+        client_options = optionsForClientTLS("localhost", Certificate.loadPEM(authority.cert_pem.bytes()))
+        seen = set()
+        for _ in range(2):
+            server = Binding(server_options)
+            factory = Factory.forProtocol(lambda server=server: server)  # type: ignore[arg-type]
+            port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
+            client = await connectProtocol(
+                TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port), Binding(client_options)
+            )
+            here, there = await client.exported, await server.exported
+            self.assertEqual(here, there)
+            self.assertEqual(len(here), 32)
+            seen.add(here)
+            client.transport.abortConnection()
+            await port.stopListening()
+        self.assertEqual(len(seen), 2)
