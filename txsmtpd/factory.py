@@ -49,7 +49,7 @@ class SMTPFactory(ServerFactory):
         self.protocol: Any = protocol
         self.connection_limit = connection_limit
         self.connection_limit_per_host = connection_limit_per_host
-        self.settings = Settings.make(handler, options)
+        self.settings = Settings.make(handler, options, getattr(protocol, "mechanisms", {}))
         self.connections: set[SMTP] = set()
         self._hosts: Counter[Any] = Counter()
         self._drained: list[Deferred[None]] = []

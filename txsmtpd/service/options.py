@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from twisted.cred.strcred import AuthOptionMixin
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import LogLevel
 from twisted.python import usage
 
 from txsmtpd._version import __version__
+from txsmtpd.service.checkers import INTERFACES, make_checker, portal_of
 from txsmtpd.service.exits import EX_USAGE, Exit, complain, described
 from txsmtpd.service.handlers import BUILT_IN, describe_handlers, make_handler
 from txsmtpd.service.listening import GRACE
@@ -95,7 +97,7 @@ SETTINGS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
 """The options that a :class:`~txsmtpd.settings.Settings` has too: its name for them, and how to read the value."""
 
 
-class Options(usage.Options):
+class Options(usage.Options, AuthOptionMixin):
     """What was asked for.
 
     Once parsed, it has what :func:`~txsmtpd.service.makeService` needs: ``handler``, ``settings``, ``endpoints`` (each
@@ -118,14 +120,19 @@ class Options(usage.Options):
     ]
     compData = usage.Completions(
         optActions={"handler": usage.CompleteList([maker.name for maker in BUILT_IN])},
-        multiUse=["listen"],
+        multiUse=["auth", "listen"],
     )
     environ: Mapping[str, str] = os.environ
+    supportedInterfaces = INTERFACES
 
     def __init__(self) -> None:
         super().__init__()
         self["listen"] = []
         self["smtputf8"] = None
+        self["auth"] = []
+        self["require-auth"] = None
+        self["auth-without-tls"] = None
+        self.authOutput = sys.stdout
 
     # Options that do something
 
@@ -140,6 +147,18 @@ class Options(usage.Options):
         self["smtputf8"] = "yes"
 
     opt_u = opt_smtputf8
+
+    def opt_auth(self, description: str) -> None:
+        """Who knows the users, such as file:/path; may be repeated. See --help-auth."""
+        self["auth"].append(description)
+
+    def opt_require_auth(self) -> None:
+        """Take mail from users only."""
+        self["require-auth"] = "yes"
+
+    def opt_auth_without_tls(self) -> None:
+        """Let passwords pass in clear."""
+        self["auth-without-tls"] = "yes"
 
     def opt_help_handlers(self) -> None:
         """List the handlers and exit."""
@@ -167,6 +186,7 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         self["settings"] = self._settings()
+        self["settings"] |= self._auth_settings()
         self["grace"] = self._value("grace", seconds, GRACE)
         self["endpoints"] = [(str(asked), self._endpoint(asked)) for asked in self._asked_all("listen", DEFAULT_LISTEN)]
         self["handler"] = self._handler()
@@ -180,6 +200,39 @@ class Options(usage.Options):
                     settings[keyword] = read(asked.text)
                     _check_setting(keyword, settings[keyword])
         return settings
+
+    def _auth_settings(self) -> dict[str, Any]:
+        checkers = self._asked_all("auth")
+        required, without_tls = self._flag("require-auth"), self._flag("auth-without-tls")
+        if not checkers:
+            for asked in required, without_tls:
+                if asked is not None:
+                    raise usage.UsageError(
+                        f"{asked.where}: nobody could authenticate; tell who knows the users by --auth"
+                    )
+            return {}
+        found = []
+        for asked in checkers:
+            # The rest of the text may hold passwords, and nobody wants those on the screen.
+            with refusing(Asked(asked.where, asked.text.partition(":")[0])):
+                found.append(make_checker(asked.text))
+        if without_tls is None and "tls_context" not in self["settings"]:
+            raise usage.UsageError(
+                f"{checkers[0].where}: passwords would pass in clear; give --auth-without-tls to allow it"
+            )
+        return {
+            "portal": portal_of(found),
+            "auth_required": required is not None,
+            "auth_require_tls": without_tls is None,
+        }
+
+    def _flag(self, option: str) -> Asked | None:
+        """What asked for an option that takes no value; None: nothing did."""
+        asked = self._asked(option)
+        if asked is None:
+            return None
+        with refusing(asked):
+            return asked if yes_or_no(asked.text) else None
 
     def _is_debugging(self) -> bool:
         return self.parent is not None and self.parent.get("logLevel") is LogLevel.debug
@@ -204,13 +257,13 @@ class Options(usage.Options):
         value = self.environ.get(variable)
         return Asked(variable, value) if value else None
 
-    def _asked_all(self, option: str, default: str) -> list[Asked]:
+    def _asked_all(self, option: str, default: str | None = None) -> list[Asked]:
         """The values of an option that may be repeated."""
         if self[option]:
             return [Asked(f"--{option}", value) for value in self[option]]
         variable = _variable(option)
-        values = [Asked(variable, value) for value in self.environ.get(variable, "").split()]
-        return values or [Asked(f"--{option}", default)]
+        found = [Asked(variable, value) for value in self.environ.get(variable, "").split()]
+        return found or ([] if default is None else [Asked(f"--{option}", default)])
 
     def _value(self, option: str, read: Callable[[str], Any], default: Any) -> Any:
         asked = self._asked(option)
