@@ -942,6 +942,7 @@ class PropertyTests(LoggingTestCase):
             scenario.client.vanish()
         scenario.settle()
         scenario.client.wait(100, 10)
+        self.flushLoggedErrors(ValueError, Refused, CancelledError)
         finished = 0
         for receiver in scenario.handler.receivers:
             self.assertEqual(receiver.broken, [], receiver.calls)
@@ -952,7 +953,6 @@ class PropertyTests(LoggingTestCase):
         said = answers(scenario.client.transport.taken)
         self.assertLessEqual(said.count(KEPT), finished)
         self.assertEqual(scenario.client.clock.getDelayedCalls(), [])
-        self.flushLoggedErrors(ValueError, Refused, CancelledError)
 
 
 class Sends(Protocol):
