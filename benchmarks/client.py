@@ -114,7 +114,7 @@ class Load:
 
     def __init__(self, told: argparse.Namespace) -> None:
         self.told = told
-        self.left = told.messages
+        self.left: int = told.messages
         self.content = message(told.size)
         self.tls = None
         if told.tls:

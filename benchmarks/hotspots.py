@@ -1,6 +1,6 @@
 """See where a server in Python spends its time in one scenario.
 
-    python benchmarks/hotspots.py reuse [--calls] [--server floor] [--top 40]
+python benchmarks/hotspots.py reuse [--calls] [--server floor] [--top 40]
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 import matplotlib
 
@@ -13,9 +14,10 @@ from peers import PEERS
 from scenarios import SCENARIOS
 
 COLOURS = ["#1f6f8b", "#d1603d", "#e3a857", "#7a9e7e", "#6c8ebf", "#777777", "#c9c9c9", "#dedede"]
+LONGEST = 30  # times txsmtpd's; longer bars are cut, lest the others cannot be told apart
 
 
-def draw(record: dict, file: str) -> None:
+def draw(record: dict[str, Any], file: str) -> None:
     """One panel for each scenario, one bar for each server, on a scale that shows ratios."""
     matplotlib.rcParams["svg.hashsalt"] = "txsmtpd"  # the same figures give the same file
     shown = [scenario for scenario in SCENARIOS if "txsmtpd" in record["ratios"].get(scenario.name, {})]
@@ -32,11 +34,14 @@ def draw(record: dict, file: str) -> None:
             if scenario.figure in ratios.get(peer.name, {})
         ][::-1]
         names, values, colours = zip(*bars, strict=True)
-        drawn = panel.barh(names, values, color=colours)
-        panel.bar_label(drawn, labels=[f"{value:.2g}" if value < 9.95 else f"{value:.0f}" for value in values], padding=2)
+        longest = min(max(values), LONGEST)
+        drawn = panel.barh(names, [min(value, longest) for value in values], color=colours)
+        panel.bar_label(
+            drawn, labels=[f"{value:.2g}" if value < 9.95 else f"{value:.0f}" for value in values], padding=2
+        )
         what = {"cpu": "CPU", "peak": "peak memory", "idle": "memory"}[scenario.figure]
         panel.set_title(f"{scenario.title}: {what}", fontsize=9, loc="left")
-        panel.set_xlim(0, max(values) * 1.18)
+        panel.set_xlim(0, longest * 1.18)
         panel.set_xticks([])
         panel.tick_params(axis="y", labelsize=8, length=0)
         panel.spines[["top", "right", "bottom"]].set_visible(False)

@@ -45,7 +45,6 @@ class Tools:
         environment = {
             **os.environ,
             "PYTHONPATH": str(ROOT),
-            "PYTHONDONTWRITEBYTECODE": "",
             "LD_LIBRARY_PATH": str(self.folder / "debian" / "usr" / "lib" / "postfix"),
         }
         if self.node_modules is not None:
@@ -93,7 +92,11 @@ def prepare(folder: Path, say: Callable[[str], None]) -> Tools:
 
 def add_packages(tools: Tools, *packages: str) -> None:
     """Install Python packages that only some uses need."""
-    _run([tools.python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages])
+    _install(tools.python, *packages)
+
+
+def _install(python: Path, *what: str) -> None:
+    _run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *what])
 
 
 def _run(command: list[str | Path], cwd: Path | None = None, **environment: str) -> None:
@@ -118,10 +121,7 @@ def _virtual_environment(folder: Path) -> Path:
     wanted = (HERE / "requirements.txt").read_text()
     if not done.exists() or done.read_text() != wanted:
         _run([sys.executable, "-m", "venv", "--clear", folder / "venv"])
-        _run(
-            [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            + ["-r", HERE / "requirements.txt"]
-        )
+        _install(python, "-r", str(HERE / "requirements.txt"))
         done.write_text(wanted)
     return python
 
@@ -129,11 +129,9 @@ def _virtual_environment(folder: Path) -> Path:
 def _certificate(folder: Path) -> tuple[Path, Path]:
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     if not certificate.exists():
-        _run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-batch"]
-            + ["-days", "3650", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-            + ["-keyout", key, "-out", certificate]
-        )
+        kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-batch", "-days", "3650"]
+        name = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+        _run(["openssl", "req", *kind, *name, "-keyout", key, "-out", certificate])
     return certificate, key
 
 

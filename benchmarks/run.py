@@ -90,7 +90,11 @@ def compare(scenarios: list[Scenario], peers: list[Peer], tools: Tools, told: ar
 
 def machine() -> dict[str, Any]:
     cpu = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         platform.machine(),
     )
     return {"system": f"{platform.system()} {platform.machine()}", "processor": cpu, "cores": os.cpu_count()}

@@ -1,1 +1,7 @@
 """Tests, run by Twisted's trial: ``python -m twisted.trial tests``."""
+
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no defect.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")

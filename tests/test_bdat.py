@@ -489,8 +489,8 @@ class Breaks:
         return receiver
 
 
-# What may go wrong with a chunk: what goes before it, the handler, options, and the codes of the chunk's reply, if it is
-# not the last and if it is.
+# What may go wrong with a chunk: what goes before it, the handler, options, and the codes of the chunk's reply: if it
+# is not the last, and if it is.
 Case = tuple[bytes, Callable[[], Keeps], dict[str, Any], int, int]
 CASES: dict[str, Case] = {
     "nothing": (START, Keeps, {}, 250, 250),

@@ -30,6 +30,7 @@ LAYERS = [
     {"command", "output", "intake"},
     {"conversation"},
     {"dispatcher"},
+    {"authentication"},
     {"smtp"},
     {"lmtp"},
     {"factory"},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import smtplib
 import socket
 import struct
@@ -22,6 +21,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
+from tests.programs import program
 from tests.support import GREETING, MESSAGE, TRANSACTION, Waiting, codes, handler
 from tests.test_conversation import DIALOGS, SESSION, SESSION_CODES, fits, steps
 from txsmtpd import SMTP, Envelope, Session, SMTPFactory
@@ -50,14 +50,6 @@ class Slow(Inbox):
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         await deferLater(reactor, 0.8)  # type: ignore[arg-type]
         return await super().handle_DATA(server, session, envelope)
-
-
-def program(name: str, package: str) -> str:
-    """The path of a program that a test needs; without it the test fails, lest it be missed."""
-    path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin:/sbin:/bin")
-    if path is None:
-        raise AssertionError(f"this test needs {name}; on Debian it is in the package {package}")
-    return path
 
 
 def resident() -> int:

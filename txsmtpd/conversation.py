@@ -71,6 +71,7 @@ class Conversation(LineReceiver, TimeoutMixin):
     _discarded = 0  # octets dropped of a line that is too long
     _proceeding = False
     _turn: Deferred[Any] | None = None  # what waits
+    _asked: Deferred[bytes] | None = None  # what waits for the client's next line, within a turn
     _expired = False
     _deadline: IDelayedCall | None = None
     _handshake: Deferred[None] | None = None  # fires once TLS is there
@@ -103,7 +104,8 @@ class Conversation(LineReceiver, TimeoutMixin):
         raise NotImplementedError
 
     def line_refused(self, why: str) -> Exception:
-        """What to raise for a line that is none: ``"long"``, ``"endless"``, ``"bare LF"`` or ``"foreign"``."""
+        """What to raise for a line that is none: ``"long"``, ``"endless"``, ``"bare LF"`` or ``"foreign"``; for one
+        that was asked for and will never come, ``"missing"``."""
         raise NotImplementedError
 
     def took_too_long(self, obedient: bool) -> Any:
@@ -216,10 +218,16 @@ class Conversation(LineReceiver, TimeoutMixin):
         if self.paused or self.closing:
             return
         if self._no_more_input:
-            self.close()
+            self._end_of_input()
         elif self._reading_paused:
             self._reading_paused = False
             self.transport.resumeProducing()
+
+    def _end_of_input(self) -> None:
+        if self._asked is not None:
+            self._refuse_line("missing")
+        else:
+            self.close()
 
     def _read_on(self, reader: Reader) -> None:
         end = reader.feed(self._buffer, self._offset)
@@ -242,7 +250,7 @@ class Conversation(LineReceiver, TimeoutMixin):
         buffer, start = self._buffer, self._offset
         if not self._discarded and buffer[start] in (0x16, 0x80):  # TLS, SSL 2: no line will ever end
             self._offset = len(buffer)
-            self._perform(self._refuse_line, "foreign")
+            self._refuse_line("foreign")
             return True
         end = buffer.find(b"\n", start)
         if end < 0:
@@ -251,11 +259,11 @@ class Conversation(LineReceiver, TimeoutMixin):
         length = self._discarded + end - start
         self._discarded = 0
         if length > self.settings.longest_line + 1:  # the CR counted
-            self._perform(self._refuse_line, "long" if length <= ENDLESS_LINE else "endless")
+            self._refuse_line("long" if length <= ENDLESS_LINE else "endless")
         elif end > start and buffer[end - 1] == CR:
             self.lineReceived(buffer[start : end - 1])
         else:
-            self._perform(self._refuse_line, "bare LF")
+            self._refuse_line("bare LF")
         return True
 
     def _await_end_of_line(self, length: int) -> bool:
@@ -263,15 +271,47 @@ class Conversation(LineReceiver, TimeoutMixin):
             self._discarded += length
             self._offset = len(self._buffer)
             if self._discarded > ENDLESS_LINE:
-                self._perform(self._refuse_line, "endless")
+                self._refuse_line("endless")
         return False
 
-    def _refuse_line(self, why: str) -> Any:
-        raise self.line_refused(why)
+    def _refuse_line(self, why: str) -> None:
+        error = self.line_refused(why)
+        asked = self._asked
+        if asked is not None:
+            self._unask(asked)
+            asked.errback(error)
+        else:
+            self._perform(self.explain, error)
 
     def lineReceived(self, line: bytes) -> None:
-        """A line has come, and it is its turn."""
-        self._perform(self.take_turn, line)
+        """A line has come, and it is its turn, or what the turn has asked for."""
+        asked = self._asked
+        if asked is not None:
+            self._unask(asked)
+            asked.callback(line)
+        else:
+            self._perform(self.take_turn, line)
+
+    # Lines within a turn
+
+    def next_line(self) -> Deferred[bytes]:
+        """The client's next line, for a turn that has asked the client something.
+
+        Until it is there the server listens as between turns: it is the client who may take too long. A line that is
+        none fails with what :meth:`line_refused` makes of it.
+        """
+        asked = self._asked = Deferred(self._unask)
+        self._listen()
+        if self._turn is not None:  # else the turn has only begun, and whoever let it begin goes on
+            self._go_on()
+        return asked
+
+    def _unask(self, asked: Deferred[bytes]) -> None:
+        """The turn waits for the client no more: it works again."""
+        if self._asked is asked:
+            self._asked = None
+            if self._turn is not None:
+                self._work(self._turn)
 
     # Turns
 
@@ -299,18 +339,25 @@ class Conversation(LineReceiver, TimeoutMixin):
 
     def _wait_for(self, turn: Deferred[Any]) -> None:
         self._turn = turn
-        self.paused = True
-        self.setTimeout(None)  # the client owes nothing while the server works
         self._expired = False
-        if self._handshake is None:  # it has a deadline of its own
-            self._limit(turn)
+        if self._asked is None and self._handshake is None:
+            self._work(turn)
         turn.addCallbacks(self._turn_done, self._turn_failed, callbackArgs=(turn,), errbackArgs=(turn,))
 
-    def _limit(self, turn: Deferred[Any]) -> None:
+    def _work(self, turn: Deferred[Any]) -> None:
+        """The server works at the turn: the client owes nothing, and the server must not take too long."""
+        self.paused = True
+        self.setTimeout(None)
         if self._no_more_input and not self.has_said_farewell():
             self._deadline = self.callLater(PREMATURE_CLOSE_GRACE, self.close)
         elif self.settings.hook_timeout is not None:
             self._deadline = self.callLater(self.settings.hook_timeout, self._give_up, turn)
+
+    def _listen(self) -> None:
+        """It is the client's time to speak."""
+        self._cancel_deadline()
+        self.paused = self._output_full or self._held
+        self.setTimeout(self.settings.timeout)
 
     def _turn_done(self, result: Any, turn: Deferred[Any]) -> None:
         if self._turn_over(turn):
@@ -334,12 +381,11 @@ class Conversation(LineReceiver, TimeoutMixin):
         """Whether somebody still waits for the end of this turn; if so, nobody does now."""
         if self._turn is not turn:
             return False
-        self._turn = None
-        self._cancel_deadline()
+        self._turn = self._asked = None
         if self.closing or self.lost:
+            self._cancel_deadline()
             return False
-        self.paused = self._output_full or self._held
-        self.setTimeout(self.settings.timeout)
+        self._listen()
         return True
 
     def _cancel_deadline(self) -> None:
@@ -395,7 +441,7 @@ class Conversation(LineReceiver, TimeoutMixin):
         self._output_full = False
         if not self._reading_paused:
             self.transport.resumeProducing()
-        self.paused = self._turn is not None or self._held
+        self.paused = (self._turn is not None and self._asked is None) or self._held
         self._go_on()
 
     def stopProducing(self) -> None:
@@ -421,6 +467,8 @@ class Conversation(LineReceiver, TimeoutMixin):
         self.clearLineBuffer()
         self.stop_reading_with()
         self._handshake = Deferred()
+        self.paused = True
+        self.setTimeout(None)
         self._cancel_deadline()
         period = PREMATURE_CLOSE_GRACE if self._no_more_input else self.settings.tls_handshake_timeout
         self._deadline = self.callLater(period, self._handshake_took_too_long)
@@ -450,7 +498,7 @@ class Conversation(LineReceiver, TimeoutMixin):
             return
         self._cancel_deadline()
         if self._turn is not None:
-            self._limit(self._turn)
+            self._work(self._turn)
         handshake.callback(None)
 
     def _handshake_took_too_long(self) -> None:
@@ -493,12 +541,12 @@ class Conversation(LineReceiver, TimeoutMixin):
         self._no_more_input = True
         if self.closing or self._proceeding:
             return
-        if self._turn is not None:
+        if self._turn is not None and self._asked is None:
             if not self.has_said_farewell():
                 self._cancel_deadline()
                 self._deadline = self.callLater(PREMATURE_CLOSE_GRACE, self.close)
         elif not self.paused:
-            self.close()
+            self._end_of_input()
 
     def has_said_farewell(self) -> bool:
         """Whether the last line that has come is the farewell."""

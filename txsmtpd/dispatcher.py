@@ -7,6 +7,7 @@ it; with the budgets that end a session which gets nowhere. What the commands do
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Awaitable, Callable
 from types import CoroutineType
 from typing import Any, ClassVar, Final
@@ -39,6 +40,16 @@ LINES_REFUSED = {
     "bare LF": Reply(500, "5.5.2", "Lines end with CR LF; this one ended with LF alone"),
     "foreign": FOREIGN_PROTOCOL,
 }
+# The same, for lines that answer what a command has asked (RFC 4954 4).
+ANSWERS_REFUSED = LINES_REFUSED | {
+    "long": Reply(500, "5.5.6", "Authentication exchange line is too long"),
+    "missing": Reply(501, "5.7.0", "The connection ended where an answer was needed"),
+}
+NOT_RECOGNIZED = Reply(500, "5.5.2", "Command not recognized")
+
+SECRET = "********"
+# AUTH with a mechanism, if that is what follows: a word of small and great letters is rather a password in base64.
+_AUTH = re.compile(rb"\s*(?i:AUTH)(?:\s+(?:[A-Z0-9_-]{1,20}|[a-z0-9_-]{1,20})(?!\S))?")
 
 # Whoever speaks these, or header fields, is a web browser or worse, made to send mail by somebody else.
 FOREIGN_VERBS = frozenset(b"CONNECT DELETE GET HEAD OPTIONS PATCH POST PRI PUT TRACE".split())
@@ -73,16 +84,23 @@ class Dispatcher(Conversation):
 
     def take_turn(self, line: bytes) -> Any:
         word, _, rest = line.partition(b" ")
-        self._verb = verb = word.upper()
+        verb = word.upper()
+        command = self.commands.get(verb)
+        # What follows an AUTH that was refused may be the answer to it, from a client that did not wait. It is kept
+        # as secret as if it were.
+        stray = command is None and (self._verb == b"AUTH" or line.lstrip()[:4].upper() == b"AUTH")
+        if stray:
+            verb = b"AUTH"
+        self._verb = verb
         self._pushed = False
         settings = self.settings
         if settings.log_dialogue:
-            log.debug("{session} C: {line}", session=self.session.id, line=_shown(line))
+            shown = SECRET if stray else _shown(sanitize(line))
+            log.debug("{session} C: {line}", session=self.session.id, line=shown)
         if settings.limits_calls:
             self._count_call(verb)
-        command = self.commands.get(verb)
         if command is None:
-            raise Refused(_unknown(verb, line))
+            raise Refused(NOT_RECOGNIZED if stray else _unknown(verb, line))
         if command.payload is not None:
             self._payload_due = command.payload(rest)
         size_limit = settings.command_size_limit
@@ -100,6 +118,21 @@ class Dispatcher(Conversation):
                 raise Refused(rule.refusal)
         return command.method(self, arg)
 
+    async def ask(self, challenge: bytes) -> bytes:
+        """Ask the client something within a command.
+
+        :param challenge: what stands behind 334 (RFC 4954 4).
+        :return: the line that the client answers, without its CRLF. Neither is ever logged.
+        :raises Refused: if it is no line.
+        """
+        if self.settings.log_dialogue:
+            log.debug("{session} S: 334 {secret}", session=self.session.id, secret=SECRET)
+        self.send(b"334 " + challenge + b"\r\n")
+        line = await self.next_line()
+        if self.settings.log_dialogue:
+            log.debug("{session} C: {secret}", session=self.session.id, secret=SECRET)
+        return line
+
     def take_payload(self, write: Callable[[bytes], object], then: Callable[[], Any]) -> Any:
         """Read the octets that follow the command, then take the turn *then*: its result is the command's."""
         size, self._payload_due = self._payload_due, 0
@@ -109,6 +142,8 @@ class Dispatcher(Conversation):
         return ANSWERED_LATER
 
     def line_refused(self, why: str) -> Exception:
+        if self._asked is not None:
+            return Refused(ANSWERS_REFUSED[why])
         self._verb = b""
         return Refused(LINES_REFUSED[why])
 
@@ -174,8 +209,7 @@ class Dispatcher(Conversation):
     async def explain(self, error: BaseException) -> Reply:
         if isinstance(error, Refused):
             return error.reply
-        failure = Failure(error, type(error), error.__traceback__)
-        log.failure("{session} {verb} failed", failure, session=self.session.id, verb=_shown(self._verb))
+        self._log_failure(_shown(self._verb), error)
         hook = self.settings.hooks.get("exception")
         if hook is None or isinstance(error, CancelledError):
             return FAILED
@@ -183,10 +217,24 @@ class Dispatcher(Conversation):
             status = hook(error)
             if isinstance(status, Awaitable):
                 status = await status
-        except Exception:
-            log.failure("{session} handle_exception failed", session=self.session.id)
+        except Exception as another:
+            self._log_failure("handle_exception", another)
             return FAILED_TWICE
         return self.final(status, "exception")
+
+    def _log_failure(self, what: str, error: BaseException) -> None:
+        if self._verb == b"AUTH":
+            # The text of an exception may quote a password; the lines of code that raised it do not.
+            log.error(
+                "{session} {what} failed: {type}, whose text may hold a secret, in\n{traceback}",
+                session=self.session.id,
+                what=what,
+                type=type(error).__qualname__,
+                traceback="".join(traceback.format_tb(error.__traceback__)),
+            )
+            return
+        failure = Failure(error, type(error), error.__traceback__)
+        log.failure("{session} {what} failed", failure, session=self.session.id, what=what)
 
     def took_too_long(self, obedient: bool) -> Reply:
         log.error("{session} {verb} took too long", session=self.session.id, verb=_shown(self._verb))
@@ -314,7 +362,19 @@ def _unknown(verb: bytes, line: bytes) -> Reply:
         return Reply(500, "5.5.2", "An empty line is no command")
     if verb.isalnum() and len(verb) <= 20:
         return Reply(500, "5.5.1", f"Command {verb.decode('ascii')} not recognized")
-    return Reply(500, "5.5.2", "Command not recognized")
+    return NOT_RECOGNIZED
+
+
+def sanitize(line: bytes) -> bytes:
+    """The line of a command as a log may show it: without the credentials of AUTH.
+
+    >>> sanitize(b"AUTH PLAIN AHVzZXIAcGFzcw==")
+    b'AUTH PLAIN ********'
+    """
+    found = _AUTH.match(line)
+    if found is None or not line[found.end() :].strip():
+        return line
+    return found[0] + b" " + SECRET.encode("ascii")
 
 
 def _in_one_line(reply: Reply) -> str:

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Protocol, ServerFactory
 
 from txsmtpd.reply import Reply
-from txsmtpd.settings import Settings
+from txsmtpd.settings import Settings, want_number
 from txsmtpd.smtp import SMTP
 
 TOO_MANY_CONNECTIONS = Reply(421, "4.7.0", "Too many connections, try again later")
@@ -39,11 +39,17 @@ class SMTPFactory(ServerFactory):
         connection_limit_per_host: int | None = None,
         **options: Any,
     ) -> None:
+        for name, limit in (
+            ("connection_limit", connection_limit),
+            ("connection_limit_per_host", connection_limit_per_host),
+        ):
+            if limit is not None:
+                want_number(name, limit, int)
         self.handler = handler
         self.protocol: Any = protocol
         self.connection_limit = connection_limit
         self.connection_limit_per_host = connection_limit_per_host
-        self.settings = Settings.make(handler, options)
+        self.settings = Settings.make(handler, options, getattr(protocol, "mechanisms", {}))
         self.connections: set[SMTP] = set()
         self._hosts: Counter[Any] = Counter()
         self._drained: list[Deferred[None]] = []

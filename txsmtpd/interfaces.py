@@ -185,6 +185,35 @@ NO_HOOKS = frozenset(["handle_message"])
 """Names that look like hooks, but are what the Message handlers ask of their subclasses."""
 
 
+class IAuthMechanism(Interface):
+    """A mechanism of AUTH (RFC 4954, RFC 4422): holds the conversation, and returns credentials.
+
+    It may also have a method ``available(session)``; where that is false, the mechanism is not offered to this client.
+    """
+
+    name: str = Attribute("The name that clients know it by, in upper case.")
+
+    def authenticate(exchange: Any) -> Any:
+        """Ask the client, as a coroutine, or return a Deferred.
+
+        :param exchange: an :class:`~txsmtpd.auth.Exchange`; one for each attempt.
+        :return: credentials, about which the server's authenticator decides; or what ``exchange.decide(credentials)``
+            has given, or an :class:`~txsmtpd.auth.AuthResult` of the mechanism's own.
+        :raises Refused: if the client's messages will not do.
+        """
+
+
+class IAuthenticator(Interface):
+    """Decides about credentials. Any callable with these parameters is one."""
+
+    def __call__(server: Any, session: Any, envelope: Any, mechanism: str, auth_data: Any) -> Any:
+        """Whether the client is who it says; plain, a coroutine or a Deferred.
+
+        :param auth_data: the credentials: a :class:`~txsmtpd.auth.LoginPassword` of PLAIN and LOGIN.
+        :return: an :class:`~txsmtpd.auth.AuthResult`, True or False. Nothing else is believed.
+        """
+
+
 class IHandlerMaker(Interface):
     """Makes a handler for the command line. Provided by objects in ``twisted/plugins``, together with
     :class:`twisted.plugin.IPlugin`: ``--handler=NAME:ARG:ARG`` then finds it by its name."""
@@ -225,8 +254,9 @@ def verifyHandler(handler: object) -> bool:
         if not name.startswith("handle_") or name in NO_HOOKS:
             continue
         if name not in HOOKS:
-            near = difflib.get_close_matches(name, HOOKS, 1, 0)
-            raise InvalidHandler(f"{name} is no hook of {handler!r}; is {near[0]} meant?")
+            hooks = {hook.lower(): hook for hook in HOOKS}
+            near = difflib.get_close_matches(name.lower(), hooks, 1, 0)
+            raise InvalidHandler(f"{name} is no hook of {handler!r}; is {hooks[near[0]]} meant?")
         _verify_hook(handler, name)
     if hasattr(handler, "process_message"):
         _verify_hook(handler, "process_message")

@@ -19,12 +19,19 @@ from typing import Any
 
 from twisted.internet.interfaces import IOpenSSLContextFactory, IOpenSSLServerConnectionCreator
 
+from txsmtpd.auth.cred import PortalAuthenticator
+from txsmtpd.auth.decision import of_callback
+from txsmtpd.auth.login import Login
+from txsmtpd.auth.methods import methods_of_handler
+from txsmtpd.auth.plain import Plain
+from txsmtpd.auth.results import mechanism_name
 from txsmtpd.extensions import (
     CHUNKING,
     ENHANCEDSTATUSCODES,
     HELP,
     PIPELINING,
     SMTPUTF8,
+    Auth,
     BinaryMIME,
     EightBitMIME,
     Extension,
@@ -38,6 +45,7 @@ from txsmtpd.wire import grammar
 
 DATA_SIZE_DEFAULT = 2**25  # octets: 32 MiB
 CALL_LIMIT_DEFAULT = 20
+AUTH_LINE = 12288  # octets (RFC 4954 4)
 IDENT = "ESMTP txsmtpd"  # no version: it would help only those who look for a weak one
 
 Parameters = Mapping[str, Callable[[Envelope, str | None], str | None]]
@@ -126,6 +134,40 @@ class Settings:
     log_messages: bool = False
     """Whether each message taken and each end of a connection is logged, at info level. Refusals always are."""
 
+    auth_required: bool = False
+    """Whether mail is taken from clients only that have authenticated (RFC 4954 6: 530 to all others)."""
+
+    auth_require_tls: bool = True
+    """Whether AUTH is neither offered nor taken outside TLS."""
+
+    auth_exclude_mechanism: Iterable[str] | None = None
+    """Names of mechanisms that are not offered."""
+
+    authenticator: Callable[..., Any] | None = None
+    """Decides about credentials: see :class:`~txsmtpd.interfaces.IAuthenticator`."""
+
+    auth_callback: Callable[..., Any] | None = None
+    """The authenticator of the old days: ``f(mechanism, login, password)`` returns True or False."""
+
+    portal: Any = None
+    """A :class:`twisted.cred.portal.Portal` that decides instead."""
+
+    auth_mechanisms: Iterable[Any] = ()
+    """Mechanisms besides PLAIN and LOGIN: objects that provide :class:`~txsmtpd.interfaces.IAuthMechanism`. One with
+    the name of a built-in takes its place."""
+
+    auth_failure_limit: int | None = 3
+    """Refused credentials until a connection is closed with 421."""
+
+    auth_attempt_limit: int | None = 10
+    """AUTH commands, whatever becomes of them, until a connection is closed with 421."""
+
+    auth_failure_delay: float = 1.0
+    """Seconds that the reply to refused credentials waits: guessing shall take time."""
+
+    protocol_mechanisms: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """The methods ``auth_MECHANISM`` of the protocol's class, by the mechanism's name; found by the factory."""
+
     log_dialogue: bool = False
     """Whether each command and each reply is logged, at debug level."""
 
@@ -148,6 +190,9 @@ class Settings:
     """Octets of a command line by verb, where they differ from *command_size_limit*."""
 
     longest_line: int = field(init=False, repr=False)
+    mechanisms: Mapping[str, Any] = field(init=False, repr=False)
+    """All mechanisms by name, whether this or that client may use them or not."""
+
     greeting: Reply = field(init=False, repr=False)
     call_limits: Mapping[str, int] = field(init=False, repr=False)
     call_limit_default: int | None = field(init=False, repr=False)
@@ -155,11 +200,14 @@ class Settings:
 
     def __post_init__(self) -> None:
         _check(self)
-        offered = _offered(self)
         hooks = find_hooks(self.handler)
+        authenticator = _authenticator(self)
+        mechanisms = _mechanisms(self, authenticator, hooks)
+        offered = _offered(self, mechanisms)
         call_limits, call_limit_default = _call_limits(self.command_call_limit)
         mail_limit = self.command_size_limit + sum(extension.mail_growth for extension in offered)
         rcpt_limit = self.command_size_limit + sum(extension.rcpt_growth for extension in offered)
+        auth_limit = max(self.command_size_limit, AUTH_LINE) if mechanisms else self.command_size_limit
         hostname = self.hostname or _host_name()
         ident = IDENT if self.ident is None else self.ident
         for name, value in {
@@ -171,10 +219,13 @@ class Settings:
             "ehlo_takes_responses": "EHLO" in hooks and _ehlo_takes_responses(hooks["EHLO"]),
             "extensions": tuple(self.extensions),
             "offered": offered,
+            "authenticator": authenticator,
+            "auth_mechanisms": tuple(self.auth_mechanisms),
+            "mechanisms": MappingProxyType(mechanisms),
             "mail_parameters": _claimed(offered, "mail_parameters"),
             "rcpt_parameters": _claimed(offered, "rcpt_parameters"),
-            "line_limits": {b"MAIL": mail_limit, b"RCPT": rcpt_limit},
-            "longest_line": max(self.command_size_limit, mail_limit, rcpt_limit),
+            "line_limits": {b"MAIL": mail_limit, b"RCPT": rcpt_limit, b"AUTH": auth_limit},
+            "longest_line": max(self.command_size_limit, mail_limit, rcpt_limit, auth_limit),
             "greeting": Reply(220, None, f"{hostname} {ident}".rstrip()),
             "call_limits": call_limits,
             "call_limit_default": call_limit_default,
@@ -183,20 +234,22 @@ class Settings:
             object.__setattr__(self, name, value)
 
     @classmethod
-    def make(cls, handler: object, options: Mapping[str, Any]) -> Settings:
+    def make(
+        cls, handler: object, options: Mapping[str, Any], protocol_mechanisms: Mapping[str, Any] = MappingProxyType({})
+    ) -> Settings:
         """The settings for a handler.
 
         :raises TypeError: for an option that does not exist, with the nearest that does, and for a value of a wrong
             type.
         :raises ValueError: for a value that will not do.
         """
-        known = [each.name for each in fields(cls) if each.init and each.name != "handler"]
+        known = [each.name for each in fields(cls) if each.init and each.name not in ("handler", "protocol_mechanisms")]
         for name in options:
             if name not in known:
                 near = difflib.get_close_matches(name, known, 1)
                 hint = f"; is {near[0]} meant?" if near else f"; there are {', '.join(known)}"
                 raise TypeError(f"unknown option {name!r}{hint}")
-        return cls(handler=handler, **options)
+        return cls(handler=handler, protocol_mechanisms=protocol_mechanisms, **options)
 
 
 def find_hooks(handler: object) -> dict[str, Callable[..., Any]]:
@@ -234,7 +287,35 @@ def _ehlo_takes_responses(hook: Callable[..., Any]) -> bool:
     return False
 
 
-def _offered(settings: Settings) -> tuple[Extension, ...]:
+def _authenticator(settings: Settings) -> Callable[..., Any] | None:
+    """Who decides about credentials, if anybody does."""
+    if settings.portal is not None:
+        if settings.authenticator is not None:
+            raise TypeError("portal and authenticator exclude each other: one of them decides")
+        return PortalAuthenticator(settings.portal)
+    if settings.authenticator is None and settings.auth_callback is not None:
+        return of_callback(settings.auth_callback)
+    return settings.authenticator
+
+
+def _mechanisms(
+    settings: Settings, authenticator: Callable[..., Any] | None, hooks: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The mechanisms that somebody can decide about."""
+    mechanisms: dict[str, Any] = {}
+    if getattr(authenticator, "takes_passwords", authenticator is not None) or "AUTH" in hooks:
+        mechanisms = {each.name: each for each in (Login(), Plain())}
+    for mechanism in settings.auth_mechanisms:
+        if not callable(getattr(mechanism, "authenticate", None)):
+            raise TypeError(f"auth_mechanisms must provide IAuthMechanism; {mechanism!r} does not")
+        mechanisms[mechanism_name(mechanism.name)] = mechanism
+    mechanisms |= settings.protocol_mechanisms
+    mechanisms |= methods_of_handler(settings.handler)
+    excluded = {name.upper() for name in settings.auth_exclude_mechanism or ()}
+    return {name: mechanism for name, mechanism in sorted(mechanisms.items()) if name not in excluded}
+
+
+def _offered(settings: Settings, mechanisms: Mapping[str, Any]) -> tuple[Extension, ...]:
     built_in: list[Extension] = []
     if settings.data_size_limit:
         built_in.append(Size(settings.data_size_limit))
@@ -244,6 +325,8 @@ def _offered(settings: Settings) -> tuple[Extension, ...]:
         built_in.append(BinaryMIME())
     if settings.enable_SMTPUTF8:
         built_in.append(SMTPUTF8())
+    if mechanisms:
+        built_in.append(Auth())
     built_in += [CHUNKING, PIPELINING, ENHANCEDSTATUSCODES]
     if settings.tls_context is not None:
         built_in.append(StartTLS())
@@ -268,7 +351,7 @@ def _call_limits(limit: int | Mapping[str, int] | None) -> tuple[Mapping[str, in
         return {}, None
     if isinstance(limit, Mapping):
         for value in limit.values():
-            _want_number("command_call_limit", value, int)
+            want_number("command_call_limit", value, int)
         limits = {verb.upper(): value for verb, value in limit.items()}
         return limits, limits.pop("*", CALL_LIMIT_DEFAULT)
     return {}, limit
@@ -276,10 +359,15 @@ def _call_limits(limit: int | Mapping[str, int] | None) -> tuple[Mapping[str, in
 
 def _host_name() -> str:
     name = socket.gethostname()
-    return name if grammar.is_host(name) else "localhost"
+    return name if name.isascii() and grammar.is_host(name) else "localhost"
 
 
-def _want_number(name: str, value: object, kind: type[int] | type[float]) -> None:
+def want_number(name: str, value: object, kind: type[int] | type[float]) -> None:
+    """Refuse the value of an option unless it is a number from 0 on.
+
+    :raises TypeError: if it is no number, or no int where *kind* is int.
+    :raises ValueError: if it is negative, infinite or NaN.
+    """
     if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
         raise TypeError(f"{name} must be {'an int' if kind is int else 'a number of seconds'}, not {value!r}")
     if not 0 <= value < math.inf:
@@ -299,24 +387,37 @@ _NUMBERS: dict[str, type[int] | type[float]] = {
     "error_limit": int,
     "junk_command_limit": int,
     "buffer_limit": int,
+    "auth_failure_limit": int,
+    "auth_attempt_limit": int,
+    "auth_failure_delay": float,
 }
-_NEEDED = {"linger", "tls_handshake_timeout", "command_size_limit", "local_part_limit", "buffer_limit"}
+_NEEDED = {
+    "linger",
+    "tls_handshake_timeout",
+    "command_size_limit",
+    "local_part_limit",
+    "buffer_limit",
+    "auth_failure_delay",
+}
 _FLAGS = (
     "implicit_tls",
     "require_starttls",
     "enable_SMTPUTF8",
     "decode_data",
     "bare_newlines",
+    "auth_required",
+    "auth_require_tls",
     "log_messages",
     "log_dialogue",
 )
+_DECIDERS = ("authenticator", "auth_callback")
 
 
 def _check(settings: Settings) -> None:
     for name, kind in _NUMBERS.items():
         value = getattr(settings, name)
         if value is not None or name in _NEEDED:
-            _want_number(name, value, kind)
+            want_number(name, value, kind)
     for name in ("timeout", "hook_timeout"):
         if getattr(settings, name) == 0:
             raise ValueError(f"{name} must be more than 0 seconds; None for no limit")
@@ -332,9 +433,16 @@ def _check(settings: Settings) -> None:
     if settings.ident and not (settings.ident.isascii() and settings.ident.isprintable()):
         raise ValueError(f"ident must be printable ASCII, not {settings.ident!r}")
     _check_tls(settings)
+    for name in _DECIDERS:
+        if getattr(settings, name) is not None and not callable(getattr(settings, name)):
+            raise TypeError(f"{name} must be callable, not {getattr(settings, name)!r}")
+    if isinstance(settings.auth_exclude_mechanism, str):
+        raise TypeError(f"auth_exclude_mechanism must be a list of names, not {settings.auth_exclude_mechanism!r}")
+    if settings.auth_required and not settings.auth_require_tls:
+        warnings.warn("Requiring AUTH while not requiring TLS can lead to security vulnerabilities!", stacklevel=4)
     limit = settings.command_call_limit
     if limit is not None and not isinstance(limit, Mapping):
-        _want_number("command_call_limit", limit, int)
+        want_number("command_call_limit", limit, int)
 
 
 def _check_tls(settings: Settings) -> None:

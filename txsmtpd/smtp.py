@@ -14,9 +14,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
+from txsmtpd.auth import MISSING, AuthResult, LoginPassword, auth_mechanism
+from txsmtpd.authentication import Authentication, authorized
 from txsmtpd.command import Rule, commands_of, syntax
 from txsmtpd.conversation import TLSSetupException
-from txsmtpd.dispatcher import IDLE, Dispatcher, log
+from txsmtpd.dispatcher import IDLE, log, sanitize
 from txsmtpd.extensions.size import TOO_LARGE
 from txsmtpd.intake import Buffered, Intake, Streamed
 from txsmtpd.reply import BAD_SEQUENCE, GOODBYE, OK, Refused, Reply
@@ -26,7 +28,19 @@ from txsmtpd.wire import grammar
 from txsmtpd.wire.chunk import Chunk, parse_bdat
 from txsmtpd.wire.data import DataReader, Fault
 
-__all__ = ["SMTP", "Envelope", "Rule", "Session", "TLSSetupException", "syntax"]
+__all__ = [
+    "MISSING",
+    "SMTP",
+    "AuthResult",
+    "Envelope",
+    "LoginPassword",
+    "Rule",
+    "Session",
+    "TLSSetupException",
+    "auth_mechanism",
+    "sanitize",
+    "syntax",
+]
 
 SENDER_OK = Reply(250, "2.1.0", "OK")
 RECIPIENT_OK = Reply(250, "2.1.5", "OK")
@@ -70,7 +84,7 @@ tls_available = Rule(lambda smtp, arg: smtp.can_start_tls, Reply(454, "4.7.0", "
 _ehlo_reply = lru_cache(maxsize=64)(partial(Reply, 250, None))
 
 
-class SMTP(Dispatcher):
+class SMTP(Authentication):
     """The protocol of one connection.
 
     :param handler: the object whose hooks decide; see :mod:`txsmtpd.interfaces`.
@@ -93,7 +107,7 @@ class SMTP(Dispatcher):
     _chunks_refused: Reply | None = None  # the answer to each chunk that still comes
 
     def __init__(self, handler: object = None, *, settings: Settings | None = None, **options: Any) -> None:
-        self.settings = settings or Settings.make(handler, options)
+        self.settings = settings or Settings.make(handler, options, self.mechanisms)
 
     def _create_session(self) -> Session:
         """Make the session; override it to use a class of your own."""
@@ -167,6 +181,7 @@ class SMTP(Dispatcher):
             log.info("{session} {error}", session=self.session.id, error=str(cause))
             self._tell("exception", cause)
         self._tell("DISCONNECT", self, self.session, self.envelope, cause)
+        super().ended(cause)
 
     def _log_end(self, cause: BaseException) -> None:
         log.info(
@@ -288,7 +303,7 @@ class SMTP(Dispatcher):
     @syntax(
         "MAIL FROM:<address>",
         extended=" [SP <mail-parameters>]",
-        needs=[greeted, no_transaction],
+        needs=[greeted, authorized, no_transaction],
     )
     async def smtp_MAIL(self, arg: str | None) -> Reply:
         path, parameters = grammar.parse_mail(arg)
@@ -313,7 +328,7 @@ class SMTP(Dispatcher):
     @syntax(
         "RCPT TO:<address>",
         extended=" [SP <rcpt-parameters>]",
-        needs=[greeted, transaction, no_chunks],
+        needs=[greeted, authorized, transaction, no_chunks],
     )
     async def smtp_RCPT(self, arg: str | None) -> Reply:
         path, parameters = grammar.parse_rcpt(arg)
@@ -370,7 +385,7 @@ class SMTP(Dispatcher):
 
     # The message (RFC 5321 4.1.1.4, RFC 3030 2)
 
-    @syntax("DATA", needs=[greeted, recipients, no_chunks, lines_only], argument=False)
+    @syntax("DATA", needs=[greeted, authorized, recipients, no_chunks, lines_only], argument=False)
     def smtp_DATA(self, arg: None) -> Any:
         if self.settings.streams:
             return self._open_then_read()
@@ -391,7 +406,7 @@ class SMTP(Dispatcher):
             raise self._refuse_message(FAULTS[reader.fault])
         return self._end_of_message(reader.size)
 
-    @syntax("BDAT size [LAST]", needs=[greeted, recipients], payload=lambda arg: parse_bdat(arg).size)
+    @syntax("BDAT size [LAST]", needs=[greeted, authorized, recipients], payload=lambda arg: parse_bdat(arg).size)
     async def smtp_BDAT(self, arg: str) -> Any:
         chunk = parse_bdat(arg.encode("ascii"))
         if not chunk.size and not chunk.last:
@@ -518,14 +533,16 @@ class SMTP(Dispatcher):
         self._last_turn = True
         return await self.call_hook("QUIT", default=lambda: GOODBYE)
 
-    @syntax("VRFY <address>", argument=True, junk=True)
+    @syntax("VRFY <address>", needs=[authorized], argument=True, junk=True)
     async def smtp_VRFY(self, arg: str) -> Reply:
         return await self.call_hook("VRFY", grammar.parse_vrfy(arg), default=lambda address: CANNOT_VRFY)
 
     def smtp_EXPN(self, arg: str | None) -> Reply:
+        if not authorized.holds(self, arg):
+            raise Refused(authorized.refusal)  # as a declared rule it would need a syntax, and show in HELP
         return Reply(502, "5.5.1", "EXPN is not implemented")
 
-    @syntax("HELP [command]", junk=True)
+    @syntax("HELP [command]", needs=[authorized], junk=True)
     def smtp_HELP(self, arg: str | None) -> Reply:
         if arg is None:
             return Reply(214, "2.0.0", self._commands_text())

@@ -1,7 +1,7 @@
 """The floor: the least that a Twisted protocol can do for a client that does everything right.
 
-Fixed answers by the first octet of a line, no parsing, no checks, no limits; only what nobody can leave out: finding the
-end of the mail data and having the message in one piece. A command must not be cut by the end of a segment.
+Fixed answers by the first octet of a line, no parsing, no checks, no limits; only what nobody can leave out: finding
+the end of the mail data and having the message in one piece. A command must not be cut by the end of a segment.
 With ``--direct``, answers go to the socket at once instead of through ``transport.write``.
 """
 
@@ -13,10 +13,9 @@ from itertools import count
 from typing import Any
 
 import options
+from certificate import tls_context
 from twisted.internet import reactor
 from twisted.internet.protocol import Protocol, ServerFactory
-
-from txsmtpd_server import tls_context
 
 GREETING = b"220 localhost floor\r\n"
 OK = b"250 OK\r\n"

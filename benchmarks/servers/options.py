@@ -8,7 +8,7 @@ import resource
 import sys
 
 
-def read(*, tls: bool = True, lmtp: bool = True, maildir: bool = True) -> argparse.Namespace:
+def read(*, lmtp: bool = True, maildir: bool = True) -> argparse.Namespace:
     """The options; what the server cannot do ends it with EX_UNAVAILABLE."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
@@ -19,7 +19,7 @@ def read(*, tls: bool = True, lmtp: bool = True, maildir: bool = True) -> argpar
     parser.add_argument("--no-fsync", action="store_true", help="do not wait for the disk")
     parser.add_argument("--direct", action="store_true", help="the floor: send replies at once")
     options = parser.parse_args()
-    if options.certificate and not tls or options.lmtp and not lmtp or options.maildir and not maildir:
+    if (options.lmtp and not lmtp) or (options.maildir and not maildir):
         unavailable()
     if options.no_fsync:
         os.fsync = os.fdatasync = lambda descriptor: None

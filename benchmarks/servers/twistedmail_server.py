@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import options
+from certificate import tls_context
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.protocol import ServerFactory
 from twisted.mail.smtp import ESMTP, IMessage, IMessageDelivery
 from zope.interface import implementer
-
-from txsmtpd_server import tls_context
 
 
 @implementer(IMessage)

@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 import options
+from certificate import tls_context
 from twisted.internet import reactor
 
 from txsmtpd import SMTP, SMTPFactory
@@ -45,17 +46,6 @@ def main() -> None:
         options.unavailable()
     reactor.listenTCP(told.port, factory, backlog=1024, interface="127.0.0.1")
     reactor.run()
-
-
-def tls_context(certificate: str, key: str) -> Any:
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-    from cryptography.x509 import load_pem_x509_certificate
-    from twisted.internet.ssl import CertificateOptions
-
-    with open(certificate, "rb") as pem, open(key, "rb") as secret:
-        return CertificateOptions(
-            certificate=load_pem_x509_certificate(pem.read()), privateKey=load_pem_private_key(secret.read(), None)
-        )
 
 
 if __name__ == "__main__":

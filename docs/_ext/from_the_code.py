@@ -19,7 +19,7 @@ def option_lines() -> Iterator[str]:
     docs = analyzer.find_attr_docs()
     yield f".. py:currentmodule:: {Settings.__module__}"
     for option in fields(Settings):
-        if option.init and option.name != "handler":
+        if option.init and option.name not in ("handler", "protocol_mechanisms"):
             yield ""
             yield f".. py:attribute:: Settings.{option.name}"
             yield f"   :type: {option.type}"

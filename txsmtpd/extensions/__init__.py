@@ -4,6 +4,7 @@ An extension is one unit with the fields of RFC 5321 2.2.2. EHLO asks each in tu
 MAIL and RCPT hand it the parameters it claims. Adding one touches no other file.
 """
 
+from txsmtpd.extensions.auth import Auth
 from txsmtpd.extensions.base import Extension, Keyword
 from txsmtpd.extensions.binarymime import BinaryMIME
 from txsmtpd.extensions.eightbitmime import EightBitMIME
@@ -22,6 +23,7 @@ __all__ = [
     "HELP",
     "PIPELINING",
     "SMTPUTF8",
+    "Auth",
     "BinaryMIME",
     "EightBitMIME",
     "Extension",

@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from twisted.cred.strcred import AuthOptionMixin
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import LogLevel
 from twisted.python import usage
 
 from txsmtpd._version import __version__
 from txsmtpd.service.certificates import Certificates, load_authorities
+from txsmtpd.service.checkers import INTERFACES, make_checker, portal_of
 from txsmtpd.service.exits import EX_USAGE, Exit, complain, described
 from txsmtpd.service.handlers import BUILT_IN, describe_handlers, make_handler
 from txsmtpd.service.listening import GRACE
@@ -96,7 +98,7 @@ SETTINGS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
 """The options that a :class:`~txsmtpd.settings.Settings` has too: its name for them, and how to read the value."""
 
 
-class Options(usage.Options):
+class Options(usage.Options, AuthOptionMixin):
     """What was asked for.
 
     Once parsed, it has what :func:`~txsmtpd.service.makeService` needs: ``handler``, ``settings``, ``endpoints`` and
@@ -121,9 +123,10 @@ class Options(usage.Options):
     ]
     compData = usage.Completions(
         optActions={"handler": usage.CompleteList([maker.name for maker in BUILT_IN])},
-        multiUse=["listen", "listen_tls"],
+        multiUse=["auth", "listen", "listen_tls"],
     )
     environ: Mapping[str, str] = os.environ
+    supportedInterfaces = INTERFACES
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,6 +135,10 @@ class Options(usage.Options):
         self["require-starttls"] = None
         self["require-client-certificate"] = None
         self["smtputf8"] = None
+        self["auth"] = []
+        self["require-auth"] = None
+        self["auth-without-tls"] = None
+        self.authOutput = sys.stdout
 
     # Options that do something
 
@@ -159,6 +166,18 @@ class Options(usage.Options):
 
     opt_u = opt_smtputf8
 
+    def opt_auth(self, description: str) -> None:
+        """Who knows the users, such as file:/path; may be repeated. See --help-auth."""
+        self["auth"].append(description)
+
+    def opt_require_auth(self) -> None:
+        """Take mail from users only."""
+        self["require-auth"] = "yes"
+
+    def opt_auth_without_tls(self) -> None:
+        """Let passwords pass in clear."""
+        self["auth-without-tls"] = "yes"
+
     def opt_help_handlers(self) -> None:
         """List the handlers and exit."""
         print(describe_handlers())
@@ -184,7 +203,8 @@ class Options(usage.Options):
             raise usage.UsageError(f"unexpected argument {args[0]!r}; all that can be given are options")
 
     def postOptions(self) -> None:
-        self["settings"] = {**self._settings(), **self._tls_settings()}
+        self["settings"] = self._settings() | self._tls_settings()
+        self["settings"] |= self._auth_settings()
         self["grace"] = self._value("grace", seconds, GRACE)
         self["tls_endpoints"] = self._endpoints("listen-tls")
         self["endpoints"] = self._endpoints("listen", None if self["tls_endpoints"] else DEFAULT_LISTEN)
@@ -199,6 +219,39 @@ class Options(usage.Options):
                     settings[keyword] = read(asked.text)
                     _check_setting(keyword, settings[keyword])
         return settings
+
+    def _auth_settings(self) -> dict[str, Any]:
+        checkers = self._asked_all("auth")
+        required, without_tls = self._flag("require-auth"), self._flag("auth-without-tls")
+        if not checkers:
+            for asked in required, without_tls:
+                if asked is not None:
+                    raise usage.UsageError(
+                        f"{asked.where}: nobody could authenticate; tell who knows the users by --auth"
+                    )
+            return {}
+        found = []
+        for asked in checkers:
+            # The rest of the text may hold passwords, and nobody wants those on the screen.
+            with refusing(Asked(asked.where, asked.text.partition(":")[0])):
+                found.append(make_checker(asked.text))
+        if without_tls is None and "tls_context" not in self["settings"]:
+            raise usage.UsageError(
+                f"{checkers[0].where}: passwords would pass in clear; give --auth-without-tls to allow it"
+            )
+        return {
+            "portal": portal_of(found),
+            "auth_required": required is not None,
+            "auth_require_tls": without_tls is None,
+        }
+
+    def _flag(self, option: str) -> Asked | None:
+        """What asked for an option that takes no value; None: nothing did."""
+        asked = self._asked(option)
+        if asked is None:
+            return None
+        with refusing(asked):
+            return asked if yes_or_no(asked.text) else None
 
     def _is_debugging(self) -> bool:
         return self.parent is not None and self.parent.get("logLevel") is LogLevel.debug
@@ -227,14 +280,6 @@ class Options(usage.Options):
                 require_client_certificate=required is not None,
             )
         return {"tls_context": context, "require_starttls": starttls is not None}
-
-    def _flag(self, option: str) -> Asked | None:
-        """What asked for an option that takes no value; None: nothing did."""
-        asked = self._asked(option)
-        if asked is None:
-            return None
-        with refusing(asked):
-            return asked if yes_or_no(asked.text) else None
 
     def _endpoints(self, option: str, default: str | None = None) -> list[tuple[str, IStreamServerEndpoint]]:
         return [(str(asked), self._endpoint(asked)) for asked in self._asked_all(option, default)]

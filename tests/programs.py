@@ -1,0 +1,27 @@
+"""Programs that tests have as clients: where they are, and what becomes of a test that misses one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from unittest import SkipTest
+
+# Servers and their tools are in folders that only root's path has.
+FOLDERS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def program(name: str, package: str) -> str:
+    """The path of a program.
+
+    Where it is missing the test is skipped, and says what to install. Under CI=true it fails: there, what tests need
+    was to be installed.
+
+    :param package: Debian's package that has it.
+    """
+    path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:{FOLDERS}")
+    if path is not None:
+        return path
+    missing = f"{name} is not installed; on Debian it is in the package {package}"
+    if os.environ.get("CI"):
+        raise AssertionError(missing)
+    raise SkipTest(missing)

@@ -1,0 +1,61 @@
+"""Asking an authenticator, and believing only what cannot be misunderstood.
+
+Whatever an authenticator gives is awaited first. True, False and an :class:`~txsmtpd.auth.AuthResult` say what they
+say; anything else decides nothing, since nearly every object counts as true in Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from twisted.logger import Logger
+
+from txsmtpd.auth.results import UNDECIDED, AuthResult, LoginPassword
+from txsmtpd.reply import Refused
+
+log = Logger(namespace="txsmtpd")
+
+
+async def decide(authenticator: Callable[..., Any], server: Any, mechanism: str, credentials: Any) -> AuthResult:
+    """What the authenticator says.
+
+    :raises Refused: 454 if it says nothing that can be believed.
+    """
+    result = authenticator(server, server.session, server.envelope, mechanism, credentials)
+    if isinstance(result, Awaitable):
+        result = await result
+    if isinstance(result, AuthResult) and isinstance(result.success, bool):
+        return result
+    if isinstance(result, bool):
+        return AuthResult(success=result, auth_data=credentials if result else None)
+    raise undecided(server, "the authenticator", result)
+
+
+def undecided(server: Any, source: str, result: object) -> Refused:
+    """Log that the source has not decided, and return what to raise."""
+    kind = type(result).__name__
+    if isinstance(result, AuthResult):
+        kind = f"AuthResult whose success is a {type(result.success).__name__}"
+    # Not its value, which may be made of a password.
+    log.error(
+        "{session} {source} gave neither AuthResult, True nor False, but a {kind}",
+        session=server.session.id,
+        source=source,
+        kind=kind,
+    )
+    return Refused(UNDECIDED)
+
+
+def of_callback(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """The authenticator that a callback of the old days is: ``f(mechanism, login, password)`` returns True or False."""
+
+    async def authenticator(server: Any, session: Any, envelope: Any, mechanism: str, auth_data: Any) -> Any:
+        if not isinstance(auth_data, LoginPassword):
+            return False
+        result = callback(mechanism, *auth_data)
+        if isinstance(result, Awaitable):
+            result = await result
+        return False if result is None else result
+
+    return authenticator

@@ -1,0 +1,100 @@
+"""The exchange of challenges and answers between a mechanism and the client (RFC 4954 4).
+
+Base64, the initial response, and a client that gives up are dealt with here, so that mechanisms need not know of them.
+"""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Callable
+from typing import Any
+
+from txsmtpd.auth.decision import decide
+from txsmtpd.auth.results import AuthResult
+from txsmtpd.reply import Refused, Reply
+
+ABORTED = Reply(501, "5.7.0", "Authentication aborted")
+NOT_BASE64 = Reply(501, "5.5.2", "That is not base64")
+NO_INITIAL_RESPONSE = Reply(501, "5.7.0", "In this mechanism, the server speaks first")
+
+
+class Exchange:
+    """One attempt of a client to authenticate.
+
+    :param server: the protocol of the connection.
+    :param mechanism: the mechanism's name.
+    :param initial: what the client sent together with the command, in base64; None: nothing.
+    """
+
+    def __init__(self, server: Any, mechanism: str, initial: str | None = None) -> None:
+        self.server = server
+        self.mechanism = mechanism
+        self._initial = initial
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.mechanism} {self.server.session!r}>"
+
+    @property
+    def session(self) -> Any:
+        """What is known of the client; ``session.ssl`` is None in clear."""
+        return self.server.session
+
+    async def challenge(self, octets: bytes = b"") -> bytes:
+        """Send a challenge, and await the client's answer.
+
+        The first answer may be there already, as the client's initial response; then nothing is sent.
+
+        :raises Refused: if the client gives up, or what it sends cannot be read.
+        """
+        if self._initial is not None:
+            initial, self._initial = self._initial, None
+            return decode_initial(initial)
+        return decode_answer(await self.server.ask(binascii.b2a_base64(octets, newline=False)))
+
+    def begin(self) -> None:
+        """For a mechanism in which the server speaks first.
+
+        :raises Refused: if the client has spoken.
+        """
+        if self._initial is not None:
+            raise Refused(NO_INITIAL_RESPONSE)
+
+    @property
+    def words(self) -> list[str]:
+        """The words that followed AUTH."""
+        return [self.mechanism] if self._initial is None else [self.mechanism, self._initial]
+
+    async def decide(self, credentials: Any, authenticator: Callable[..., Any] | None = None) -> AuthResult:
+        """Ask the authenticator, or else the server's own, for a mechanism that has something to say after it.
+
+        :raises Refused: 454 if it says nothing that can be believed.
+        """
+        authenticator = authenticator or self.server.settings.authenticator
+        if authenticator is None:
+            return AuthResult(success=False)
+        return await decide(authenticator, self.server, self.mechanism, credentials)
+
+
+def decode_initial(word: str) -> bytes:
+    """The octets of an initial response; ``=`` stands for none (RFC 4954 4).
+
+    :raises Refused: 501 if it is not base64.
+    """
+    return b"" if word == "=" else _decoded(word.encode("utf-8"))
+
+
+def decode_answer(line: bytes) -> bytes:
+    """The octets of an answer.
+
+    :raises Refused: 501 if the client gives up (``*``), or it is not base64.
+    """
+    if line == b"*":
+        raise Refused(ABORTED)
+    return _decoded(line)
+
+
+def _decoded(octets: bytes) -> bytes:
+    try:
+        return binascii.a2b_base64(octets, strict_mode=True)
+    except binascii.Error:
+        raise Refused(NOT_BASE64) from None
