@@ -101,6 +101,7 @@ def machine() -> dict[str, Any]:
 
 
 def _ended(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_IGN)
     raise SystemExit(128 + number)  # through every `finally`
 
 

@@ -25,7 +25,6 @@ from twisted.internet.interfaces import (
     ITCPTransport,
 )
 from twisted.protocols.basic import LineReceiver
-from twisted.protocols.policies import TimeoutMixin
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -34,6 +33,7 @@ from txsmtpd.output import send_at_once, sends_at_once
 from txsmtpd.settings import Settings
 
 ENDLESS_LINE = 65536  # octets after which a line is no mistake any more
+BEGINNING = 16  # octets of a line that tell what it was going to be
 PREMATURE_CLOSE_GRACE = 0.5  # seconds; see `readConnectionLost`
 GATHERED_ANSWERS = 64  # at most; then the transport can say that the client does not read them
 CR = 0x0D
@@ -51,7 +51,7 @@ class TLSSetupException(Exception):
 
 
 @implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
-class Conversation(LineReceiver, TimeoutMixin):
+class Conversation(LineReceiver):
     """A :class:`~twisted.protocols.basic.LineReceiver` that takes one turn at a time.
 
     Subclasses say what a turn is (:meth:`greet`, :meth:`take_turn`), what its result means (:meth:`answer`) and what
@@ -69,12 +69,15 @@ class Conversation(LineReceiver, TimeoutMixin):
     _buffer = b""
     _offset = 0  # what stands before it in the buffer is done with
     _discarded = 0  # octets dropped of a line that is too long
+    _line_begins = b""  # what that line began with
     _proceeding = False
     _turn: Deferred[Any] | None = None  # what waits
     _asked: Deferred[bytes] | None = None  # what waits for the client's next line, within a turn
     _expired = False
     _deadline: IDelayedCall | None = None
     _handshake: Deferred[None] | None = None  # fires once TLS is there
+    _heard = 0.0  # when the client last said something, or its silence began to count
+    _idle_call: IDelayedCall | None = None
     _output_full = False
     _held = False
     _hold_call: IDelayedCall | None = None
@@ -103,9 +106,13 @@ class Conversation(LineReceiver, TimeoutMixin):
         """The result in place of the one that a turn did not give because it raised. Must not raise."""
         raise NotImplementedError
 
-    def line_refused(self, why: str) -> Exception:
-        """What to raise for a line that is none: ``"long"``, ``"endless"``, ``"bare LF"`` or ``"foreign"``; for one
-        that was asked for and will never come, ``"missing"``."""
+    def line_refused(self, why: str, begins: bytes) -> Exception:
+        """What to raise for a line that is none.
+
+        :param why: ``"long"``, ``"endless"``, ``"bare LF"`` or ``"foreign"``; for one that was asked for and will never
+            come, ``"missing"``.
+        :param begins: what the line began with.
+        """
         raise NotImplementedError
 
     def took_too_long(self, obedient: bool) -> Any:
@@ -127,25 +134,59 @@ class Conversation(LineReceiver, TimeoutMixin):
         self.transport.registerProducer(self, True)
         self._at_once = sends_at_once(self.transport)
         self._out: list[bytes] = []
-        self.setTimeout(self.settings.timeout)
+        self._watch_for_silence()
         self._perform(self.greet)
         self._proceed()
 
-    def callLater(self, period: float, function: Callable[..., Any], *args: Any) -> IDelayedCall:
-        """Where time comes from, for :class:`TimeoutMixin` too."""
+    # Time
+
+    @property
+    def clock(self) -> Any:
+        """What keeps the time."""
         reactor = self.settings.reactor
         if reactor is None:
             from twisted.internet import reactor
-        call: IDelayedCall = reactor.callLater(period, function, *args)
+        return reactor
+
+    def callLater(self, period: float, function: Callable[..., Any], *args: Any) -> IDelayedCall:
+        """Call the function after so many seconds."""
+        call: IDelayedCall = self.clock.callLater(period, function, *args)
         return call
+
+    def _watch_for_silence(self) -> None:
+        # Octets only note when they came. The timer looks at that when it goes off, and is rarely set.
+        clock = self.clock
+        self._now = clock.seconds
+        self._heard = self._now()
+        if self.settings.timeout is not None:
+            self._idle_call = clock.callLater(self.settings.timeout, self._look_for_silence)
+
+    def _look_for_silence(self) -> None:
+        assert self.settings.timeout is not None
+        if self._owes_nothing():
+            self._heard = self._now()
+        left = self._heard + self.settings.timeout - self._now()
+        if left > 0:
+            self._idle_call = self.callLater(left, self._look_for_silence)
+        else:
+            self._idle_call = None
+            self.timeoutConnection()
+
+    def _owes_nothing(self) -> bool:
+        """Whether it is the server's turn to act, not the client's."""
+        return self._held or (self._turn is not None and self._asked is None)
+
+    def _await_client(self) -> None:
+        """It is the client's turn to act, as far as a turn, or who takes its octets, is concerned."""
+        self._heard = self._now()
+        self.paused = self._output_full or self._owes_nothing()
 
     # Input
 
     def dataReceived(self, data: bytes) -> None:
         if self.closing:
             return
-        if self.timeOut is not None:
-            self.resetTimeout()
+        self._heard = self._now()
         left = self._buffer[self._offset :] if self._offset else self._buffer
         self._buffer = left + data if left else data
         self._offset = 0
@@ -178,7 +219,6 @@ class Conversation(LineReceiver, TimeoutMixin):
         if self._held or self.closing:
             return
         self._held = self.paused = True
-        self.setTimeout(None)
         if self.settings.hook_timeout is not None:
             self._hold_call = self.callLater(self.settings.hook_timeout, self._held_too_long)
 
@@ -190,8 +230,7 @@ class Conversation(LineReceiver, TimeoutMixin):
         if self._hold_call is not None and self._hold_call.active():
             self._hold_call.cancel()
         if not self.closing:
-            self.setTimeout(self.settings.timeout)
-            self.paused = self._output_full or self._turn is not None
+            self._await_client()
             self._go_on()
 
     def _held_too_long(self) -> None:
@@ -257,25 +296,28 @@ class Conversation(LineReceiver, TimeoutMixin):
             return self._await_end_of_line(len(buffer) - start)
         self._offset = end + 1
         length = self._discarded + end - start
-        self._discarded = 0
         if length > self.settings.longest_line + 1:  # the CR counted
-            self._refuse_line("long" if length <= ENDLESS_LINE else "endless")
+            begins = self._line_begins if self._discarded else buffer[start : start + BEGINNING]
+            self._discarded = 0
+            self._refuse_line("long" if length <= ENDLESS_LINE else "endless", begins)
         elif end > start and buffer[end - 1] == CR:
             self.lineReceived(buffer[start : end - 1])
         else:
-            self._refuse_line("bare LF")
+            self._refuse_line("bare LF", buffer[start : start + BEGINNING])
         return True
 
     def _await_end_of_line(self, length: int) -> bool:
         if self._discarded or length > self.settings.longest_line + 1:
+            if not self._discarded:
+                self._line_begins = self._buffer[self._offset : self._offset + BEGINNING]
             self._discarded += length
             self._offset = len(self._buffer)
             if self._discarded > ENDLESS_LINE:
                 self._refuse_line("endless")
         return False
 
-    def _refuse_line(self, why: str) -> None:
-        error = self.line_refused(why)
+    def _refuse_line(self, why: str, begins: bytes = b"") -> None:
+        error = self.line_refused(why, begins)
         asked = self._asked
         if asked is not None:
             self._unask(asked)
@@ -301,7 +343,8 @@ class Conversation(LineReceiver, TimeoutMixin):
         none fails with what :meth:`line_refused` makes of it.
         """
         asked = self._asked = Deferred(self._unask)
-        self._listen()
+        self._cancel_deadline()
+        self._await_client()
         if self._turn is not None:  # else the turn has only begun, and whoever let it begin goes on
             self._go_on()
         return asked
@@ -347,17 +390,10 @@ class Conversation(LineReceiver, TimeoutMixin):
     def _work(self, turn: Deferred[Any]) -> None:
         """The server works at the turn: the client owes nothing, and the server must not take too long."""
         self.paused = True
-        self.setTimeout(None)
         if self._no_more_input and not self.has_said_farewell():
             self._deadline = self.callLater(PREMATURE_CLOSE_GRACE, self.close)
         elif self.settings.hook_timeout is not None:
             self._deadline = self.callLater(self.settings.hook_timeout, self._give_up, turn)
-
-    def _listen(self) -> None:
-        """It is the client's time to speak."""
-        self._cancel_deadline()
-        self.paused = self._output_full or self._held
-        self.setTimeout(self.settings.timeout)
 
     def _turn_done(self, result: Any, turn: Deferred[Any]) -> None:
         if self._turn_over(turn):
@@ -382,10 +418,10 @@ class Conversation(LineReceiver, TimeoutMixin):
         if self._turn is not turn:
             return False
         self._turn = self._asked = None
+        self._cancel_deadline()
         if self.closing or self.lost:
-            self._cancel_deadline()
             return False
-        self._listen()
+        self._await_client()
         return True
 
     def _cancel_deadline(self) -> None:
@@ -441,7 +477,7 @@ class Conversation(LineReceiver, TimeoutMixin):
         self._output_full = False
         if not self._reading_paused:
             self.transport.resumeProducing()
-        self.paused = (self._turn is not None and self._asked is None) or self._held
+        self.paused = self._owes_nothing()
         self._go_on()
 
     def stopProducing(self) -> None:
@@ -515,7 +551,7 @@ class Conversation(LineReceiver, TimeoutMixin):
         self.clearLineBuffer()
         self.stop_reading_with()
         self.release()
-        self.setTimeout(None)
+        self._stop_watching()
         if self._turn is not None:
             self._turn.cancel()
         if self.lost:
@@ -526,7 +562,13 @@ class Conversation(LineReceiver, TimeoutMixin):
         self._abort_call = self.callLater(self.settings.linger, self.transport.abortConnection)
         self.transport.loseConnection()
 
+    def _stop_watching(self) -> None:
+        if self._idle_call is not None and self._idle_call.active():
+            self._idle_call.cancel()
+        self._idle_call = None
+
     def timeoutConnection(self) -> None:
+        """The client has said nothing for too long."""
         self.cause = TimeoutError("the client said nothing for too long")
         self.idle_for_too_long()
         self.close()
@@ -561,7 +603,7 @@ class Conversation(LineReceiver, TimeoutMixin):
         if self._handshake is not None and not self.closing:
             cause = _handshake_failed(cause)
         self.lost = True
-        self.setTimeout(None)
+        self._stop_watching()
         if self._abort_call is not None and self._abort_call.active():
             self._abort_call.cancel()
         self.closing = True

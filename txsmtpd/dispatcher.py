@@ -41,6 +41,7 @@ LINES_REFUSED = {
     "foreign": FOREIGN_PROTOCOL,
 }
 # The same, for lines that answer what a command has asked (RFC 4954 4).
+PAYLOAD_UNKNOWN = Reply(421, "4.5.4", "Nobody knows how many octets follow this line, goodbye")
 ANSWERS_REFUSED = LINES_REFUSED | {
     "long": Reply(500, "5.5.6", "Authentication exchange line is too long"),
     "missing": Reply(501, "5.7.0", "The connection ended where an answer was needed"),
@@ -53,6 +54,7 @@ _AUTH = re.compile(rb"\s*(?i:AUTH)(?:\s+(?:[A-Z0-9_-]{1,20}|[a-z0-9_-]{1,20})(?!
 
 # Whoever speaks these, or header fields, is a web browser or worse, made to send mail by somebody else.
 FOREIGN_VERBS = frozenset(b"CONNECT DELETE GET HEAD OPTIONS PATCH POST PRI PUT TRACE".split())
+_LETTERS = re.compile(rb"[A-Z]*")
 _HEADER_FIELD = re.compile(rb"(?!MAIL|RCPT)[A-Z][A-Z0-9-]*:")  # "MAILFROM:" is only a slip
 
 
@@ -100,6 +102,8 @@ class Dispatcher(Conversation):
         if settings.limits_calls:
             self._count_call(verb)
         if command is None:
+            if self._announces_payload(line):
+                raise Refused(PAYLOAD_UNKNOWN)
             raise Refused(NOT_RECOGNIZED if stray else _unknown(verb, line))
         if command.payload is not None:
             self._payload_due = command.payload(rest)
@@ -141,11 +145,19 @@ class Dispatcher(Conversation):
         self.read_with(ChunkReader(size, write), then)
         return ANSWERED_LATER
 
-    def line_refused(self, why: str) -> Exception:
+    def payload_refused(self, reply: Reply) -> None:
+        """The octets that follow a command are going to be dropped, because it was refused with this reply."""
+
+    def line_refused(self, why: str, begins: bytes) -> Exception:
         if self._asked is not None:
             return Refused(ANSWERS_REFUSED[why])
         self._verb = b""
-        return Refused(LINES_REFUSED[why])
+        return Refused(PAYLOAD_UNKNOWN if self._announces_payload(begins) else LINES_REFUSED[why])
+
+    def _announces_payload(self, line: bytes) -> bool:
+        """Whether octets of an unknown number follow a line that is refused as a whole."""
+        command = self.commands.get(_LETTERS.match(line.upper())[0])  # type: ignore[index]  # it matches nothing, too
+        return command is not None and command.payload is not None
 
     def _count_call(self, verb: bytes) -> None:
         name = verb.decode("ascii", "replace")
@@ -277,6 +289,7 @@ class Dispatcher(Conversation):
         reply = result if type(result) is Reply else self._status_of_command(result)
         if self._payload_due and reply.code != 421:
             # The command was refused, but what follows it is none of the next one.
+            self.payload_refused(reply)
             self.take_payload(_drop, lambda: reply)
             return
         if reply.code >= 400:

@@ -85,14 +85,17 @@ class Streamed:
             except Exception as error:
                 self._fail(error)
         if self._error is not None:
-            raise self._error
+            known, self._error = self._error, None
+            raise known
         self._over = True
+        self._release()
         status = self._receiver.finish()
         return await status if isinstance(status, Awaitable) else status
 
     def abort(self, reason: BaseException) -> None:
         """The message will not be complete."""
         if self._over:
+            self._tell_of_error()
             return
         self._over = True
         for tell in (self._receiver.unregisterProducer, lambda: self._receiver.abort(reason)):
@@ -101,6 +104,12 @@ class Streamed:
             except Exception as error:
                 self._complain(error)
         self._release()
+
+    def _tell_of_error(self) -> None:
+        """No reply to the message will: it was aborted for another reason, after the receiver had failed."""
+        error, self._error = self._error, None
+        if error is not None and not isinstance(error, Refused):
+            self._complain(error)
 
     def _fail(self, error: Exception) -> None:
         self._error = error
@@ -115,7 +124,8 @@ class Streamed:
 
     def resumeProducing(self) -> None:
         """More octets, please."""
-        self._release()
+        if not self._over:  # the connection may be busy with another message
+            self._release()
 
     def stopProducing(self) -> None:
         """No more octets at all: the message is refused."""

@@ -48,6 +48,7 @@ class Envelope:
     mail_from: str | None  #: the reverse-path; ``""`` is the null one (a bounce); None: no transaction
     mail_options: list[str]  #: parameters of MAIL: ``KEYWORD`` or ``KEYWORD=value``, keyword in upper case
     smtp_utf8: bool  #: whether MAIL said SMTPUTF8 (RFC 6531)
+    body: str | None = None  #: what MAIL said of the message: ``7BIT``, ``8BITMIME``, ``BINARYMIME``; None: nothing
     rcpt_tos: list[str]  #: the forward-paths of the accepted recipients, in order
     rcpt_options: list[str]  #: parameters of RCPT, as for MAIL
     content: bytes | str | None  #: the message; str only with ``decode_data``

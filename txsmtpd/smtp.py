@@ -21,7 +21,7 @@ from txsmtpd.conversation import TLSSetupException
 from txsmtpd.dispatcher import IDLE, log, sanitize
 from txsmtpd.extensions.size import TOO_LARGE
 from txsmtpd.intake import Buffered, Intake, Streamed
-from txsmtpd.reply import BAD_SEQUENCE, GOODBYE, OK, Refused, Reply
+from txsmtpd.reply import BAD_SEQUENCE, FAILED, GOODBYE, OK, Refused, Reply
 from txsmtpd.session import Envelope, Session, TLSInfo
 from txsmtpd.settings import Parameters, Settings
 from txsmtpd.wire import grammar
@@ -75,7 +75,7 @@ no_chunks = Rule(
     Reply(503, "5.5.1", "The message has begun with BDAT and must go on so"),
 )
 lines_only = Rule(
-    lambda smtp, arg: "BODY=BINARYMIME" not in smtp.envelope.mail_options,
+    lambda smtp, arg: smtp.envelope.body != "BINARYMIME",
     Reply(503, "5.5.1", "A BINARYMIME message must come by BDAT"),  # RFC 3030 3
 )
 in_clear = Rule(lambda smtp, arg: smtp.session.ssl is None, Reply(503, "5.5.1", "This is TLS already"))
@@ -413,15 +413,23 @@ class SMTP(Authentication):
             self.count_junk()
         try:
             intake = await self._intake_for(chunk)
-        except Refused as refused:
-            self._chunks_refused = refused.reply
-            self._abort_intake(refused)
+        except BaseException as error:
+            self._refuse_chunks(error.reply if isinstance(error, Refused) else FAILED)
             if chunk.last:
                 self.reset_transaction()
             raise
         self._message_octets += chunk.size
         reply = self.take_payload(intake.write, partial(self._end_of_chunk, chunk))
         return await reply if isinstance(reply, Awaitable) else reply
+
+    def payload_refused(self, reply: Reply) -> None:
+        # A message must not go on without a part of it.
+        if self.envelope.mail_from is not None and self._chunks_refused is None:
+            self._refuse_chunks(reply)
+
+    def _refuse_chunks(self, reply: Reply) -> None:
+        self._chunks_refused = reply
+        self._abort_intake(Refused(reply))
 
     async def _intake_for(self, chunk: Chunk) -> Intake:
         if self._chunks_refused is not None:

@@ -16,6 +16,7 @@ class EightBitMIME(Extension):
         body = value.upper() if value and value.isascii() else ""
         if body not in self.bodies:
             raise Refused(Reply(501, "5.5.4", f"BODY must be one of {', '.join(self.bodies)}"))
+        envelope.body = body
         return body
 
     mail_parameters = {"BODY": body}
