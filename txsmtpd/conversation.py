@@ -504,7 +504,6 @@ class Conversation(LineReceiver):
         self.stop_reading_with()
         self._handshake = Deferred()
         self.paused = True
-        self.setTimeout(None)
         self._cancel_deadline()
         period = PREMATURE_CLOSE_GRACE if self._no_more_input else self.settings.tls_handshake_timeout
         self._deadline = self.callLater(period, self._handshake_took_too_long)
