@@ -18,13 +18,15 @@ from twisted.python.failure import Failure
 
 from txsmtpd.command import Command, commands_of
 from txsmtpd.conversation import Conversation
-from txsmtpd.reply import BAD_SEQUENCE, FAILED, FAILED_TWICE, TAKES_TOO_LONG, Refused, Reply, parse_status
+from txsmtpd.reply import FAILED, FAILED_TWICE, TAKES_TOO_LONG, Refused, Reply, parse_status
 from txsmtpd.session import Envelope, Session
 from txsmtpd.wire import grammar
 from txsmtpd.wire.chunk import ChunkReader
 
 log = Logger(namespace="txsmtpd")
 
+NEED_STARTTLS = Reply(530, "5.7.0", "Must issue a STARTTLS command first")  # RFC 3207 4
+ALLOWED_BEFORE_STARTTLS = frozenset(b"NOOP EHLO LHLO STARTTLS QUIT".split())
 IDLE = Reply(421, "4.4.2", "Nothing was heard for too long, goodbye")
 SHUTTING_DOWN = Reply(421, "4.3.2", "The server is shutting down")
 STILL_BUSY = Reply(421, "4.3.0", "The server took too long to do this; try again later")
@@ -73,7 +75,7 @@ class Dispatcher(Conversation):
     _junk = 0
     _calls: dict[bytes, int] | None = None
     _last_turn = False  # the connection closes after this reply
-    _turned_away = False
+    _turned_away: Reply | None = None  # the answer to all but QUIT
     _leaving = False
 
     def __init_subclass__(cls, **arguments: Any) -> None:
@@ -112,7 +114,9 @@ class Dispatcher(Conversation):
             self.count_junk()
         arg = grammar.decode(rest.strip(b" \t")) or None if rest else None
         if self._turned_away and verb != b"QUIT":
-            raise Refused(BAD_SEQUENCE)
+            raise Refused(self._turned_away)
+        if settings.require_starttls and self.session.ssl is None and verb not in ALLOWED_BEFORE_STARTTLS:
+            raise Refused(NEED_STARTTLS)
         for rule in command.rules:
             if not rule.holds(self, arg):
                 raise Refused(rule.refusal)
@@ -253,7 +257,9 @@ class Dispatcher(Conversation):
     def leave(self) -> None:
         """Close with 421 as soon as no transaction is open: the server is shutting down (RFC 5321 3.8)."""
         self._leaving = True
-        if self._turn is None and not self._proceeding:
+        if self._handshake is not None:
+            self.close()
+        elif self._turn is None and not self._proceeding:
             self._leave_if_done()
 
     def expel(self) -> None:
@@ -312,7 +318,7 @@ class Dispatcher(Conversation):
         """Log and count a refusal; the one that is too many is answered 421 instead."""
         if reply is FOREIGN_PROTOCOL:
             self._last_turn = True
-        elif 500 <= reply.code <= 504:
+        elif 500 <= reply.code <= 504 or reply is self._turned_away or reply is NEED_STARTTLS:
             self._errors += 1
             limit = self.settings.error_limit
             if limit is not None and self._errors >= limit:

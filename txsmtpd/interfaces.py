@@ -42,7 +42,7 @@ class IDisconnectHook(Interface):
 
         :param cause: the exception that tells why, of :mod:`twisted.internet.error`: ``ConnectionDone`` (closed in
             good order), ``TimeoutError`` (the client said nothing for too long), ``ConnectionLost``,
-            ``ConnectionAborted``.
+            ``ConnectionAborted``; or :class:`~txsmtpd.smtp.TLSSetupException` (the TLS handshake failed).
         """
 
 
@@ -105,7 +105,11 @@ class IDataHook(Interface):
 
 class IExceptionHook(Interface):
     def handle_exception(error):
-        """A command or a hook raised *error*; the status words the reply, which is 451 4.3.0 otherwise."""
+        """A command or a hook raised *error*; the status words the reply, which is 451 4.3.0 otherwise.
+
+        Also called with a :class:`~txsmtpd.smtp.TLSSetupException` when a TLS handshake failed. The connection is gone
+        then, and nobody sees the status.
+        """
 
 
 class IAuthHook(Interface):
@@ -115,7 +119,11 @@ class IAuthHook(Interface):
 
 class IStarttlsHook(Interface):
     def handle_STARTTLS(server, session, envelope):
-        """TLS has begun; a false result refuses all further commands."""
+        """TLS has begun, by STARTTLS or with the connection; ``session.ssl`` tells its terms. After STARTTLS the
+        session is a new one (RFC 3207 4.2): of the old, only ``id``, ``peer`` and ``proxy_data`` are kept.
+
+        A false result refuses all further commands but QUIT with 554 5.7.0 (RFC 3207 4.1).
+        """
 
 
 class IProxyHook(Interface):

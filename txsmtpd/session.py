@@ -6,9 +6,20 @@ from __future__ import annotations
 
 import itertools
 import time
+from dataclasses import dataclass
 from typing import Any
 
 _session_ids = (f"{int(time.time() * 1000):x}.{number:x}" for number in itertools.count(1))
+
+
+@dataclass(frozen=True, slots=True)
+class TLSInfo:
+    """What is known of a connection's TLS. It is true: ``if session.ssl`` tells whether there is TLS."""
+
+    protocol: str  #: the version, such as ``"TLSv1.3"``
+    cipher: str  #: such as ``"TLS_AES_256_GCM_SHA384"``
+    peer_certificate: Any = None  #: the client's, verified: an ``x509.Certificate`` of cryptography, or None
+    server_name: str | None = None  #: the name by which the client asked for this server (SNI, RFC 6066 3)
 
 
 class Session:
@@ -16,7 +27,7 @@ class Session:
 
     id: str  #: names the session in the log; unique for this host
     peer: Any = None  #: ``(host, port)`` of the client, or ``""`` on a Unix socket
-    ssl: Any = None  #: what is known of the connection's TLS, or None in clear
+    ssl: TLSInfo | None = None  #: what is known of the connection's TLS; None: it is in clear
     host_name: str | None = None  #: the argument of HELO or EHLO; None before a greeting
     extended_smtp: bool = False  #: whether the client greeted with EHLO
     proxy_data: Any = None  #: what a PROXY header said

@@ -9,12 +9,15 @@ import difflib
 import inspect
 import math
 import socket
+import ssl
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from types import MappingProxyType
 from typing import Any
+
+from twisted.internet.interfaces import IOpenSSLContextFactory, IOpenSSLServerConnectionCreator
 
 from txsmtpd.auth.cred import PortalAuthenticator
 from txsmtpd.auth.decision import of_callback
@@ -33,6 +36,7 @@ from txsmtpd.extensions import (
     EightBitMIME,
     Extension,
     Size,
+    StartTLS,
 )
 from txsmtpd.interfaces import NO_HOOKS, IStreamingHandler, takes_responses
 from txsmtpd.reply import Reply
@@ -72,6 +76,20 @@ class Settings:
 
     extensions: Iterable[Extension] = ()
     """Extensions of your own. One with the keyword of a built-in takes its place."""
+
+    tls_context: Any = None
+    """The certificate and the terms of TLS, as Twisted takes them: :class:`~txsmtpd.service.certificates.Certificates`,
+    a ``twisted.internet.ssl.CertificateOptions``, or another provider of IOpenSSLServerConnectionCreator. With it,
+    STARTTLS is offered (RFC 3207)."""
+
+    implicit_tls: bool = False
+    """Whether connections begin with TLS, and are greeted once it is there (RFC 8314 3.3). Needs *tls_context*."""
+
+    require_starttls: bool = False
+    """Whether a connection in clear gets 530 for all but NOOP, EHLO, LHLO, STARTTLS and QUIT. Needs *tls_context*."""
+
+    tls_handshake_timeout: float = 30.0
+    """Seconds that a client has for the TLS handshake."""
 
     timeout: float | None = 300.0
     """Seconds without an octet from the client until 421 (RFC 5321 4.5.3.2.7 wants at least 300)."""
@@ -310,6 +328,8 @@ def _offered(settings: Settings, mechanisms: Mapping[str, Any]) -> tuple[Extensi
     if mechanisms:
         built_in.append(Auth())
     built_in += [CHUNKING, PIPELINING, ENHANCEDSTATUSCODES]
+    if settings.tls_context is not None:
+        built_in.append(StartTLS())
     own = list(settings.extensions)
     for extension in own:
         if not isinstance(extension, Extension):
@@ -356,6 +376,7 @@ def want_number(name: str, value: object, kind: type[int] | type[float]) -> None
 
 _NUMBERS: dict[str, type[int] | type[float]] = {
     "data_size_limit": int,
+    "tls_handshake_timeout": float,
     "timeout": float,
     "hook_timeout": float,
     "linger": float,
@@ -370,8 +391,17 @@ _NUMBERS: dict[str, type[int] | type[float]] = {
     "auth_attempt_limit": int,
     "auth_failure_delay": float,
 }
-_NEEDED = {"linger", "command_size_limit", "local_part_limit", "buffer_limit", "auth_failure_delay"}
+_NEEDED = {
+    "linger",
+    "tls_handshake_timeout",
+    "command_size_limit",
+    "local_part_limit",
+    "buffer_limit",
+    "auth_failure_delay",
+}
 _FLAGS = (
+    "implicit_tls",
+    "require_starttls",
     "enable_SMTPUTF8",
     "decode_data",
     "bare_newlines",
@@ -402,6 +432,7 @@ def _check(settings: Settings) -> None:
         raise ValueError(f"hostname must be a domain or an address literal in ASCII, not {settings.hostname!r}")
     if settings.ident and not (settings.ident.isascii() and settings.ident.isprintable()):
         raise ValueError(f"ident must be printable ASCII, not {settings.ident!r}")
+    _check_tls(settings)
     for name in _DECIDERS:
         if getattr(settings, name) is not None and not callable(getattr(settings, name)):
             raise TypeError(f"{name} must be callable, not {getattr(settings, name)!r}")
@@ -412,3 +443,29 @@ def _check(settings: Settings) -> None:
     limit = settings.command_call_limit
     if limit is not None and not isinstance(limit, Mapping):
         want_number("command_call_limit", limit, int)
+
+
+def _check_tls(settings: Settings) -> None:
+    context = settings.tls_context
+    if context is None:
+        for name in ("implicit_tls", "require_starttls"):
+            if getattr(settings, name):
+                raise ValueError(f"{name} needs a tls_context")
+        return
+    if isinstance(context, ssl.SSLContext):
+        raise TypeError(
+            "tls_context must be what Twisted's TLS takes, not an ssl.SSLContext: pass"
+            " txsmtpd.service.certificates.Certificates(certificate_file, key_file),"
+            " or a twisted.internet.ssl.CertificateOptions"
+        )
+    makes_contexts = IOpenSSLContextFactory.providedBy(context)
+    if not makes_contexts and not IOpenSSLServerConnectionCreator.providedBy(context):
+        raise TypeError(
+            "tls_context must be a CertificateOptions or another provider of IOpenSSLServerConnectionCreator,"
+            f" not {context!r}"
+        )
+    if makes_contexts:
+        try:
+            context.getContext()  # a key that does not fit its certificate shows now, not with the first client
+        except Exception as error:
+            raise ValueError(f"tls_context does not work: {error}") from error

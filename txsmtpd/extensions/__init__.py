@@ -10,6 +10,7 @@ from txsmtpd.extensions.binarymime import BinaryMIME
 from txsmtpd.extensions.eightbitmime import EightBitMIME
 from txsmtpd.extensions.size import Size
 from txsmtpd.extensions.smtputf8 import SMTPUTF8
+from txsmtpd.extensions.starttls import StartTLS
 
 CHUNKING = Keyword("CHUNKING")  # RFC 3030 2
 PIPELINING = Keyword("PIPELINING")  # RFC 2920
@@ -28,4 +29,5 @@ __all__ = [
     "Extension",
     "Keyword",
     "Size",
+    "StartTLS",
 ]

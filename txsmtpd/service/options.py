@@ -20,6 +20,7 @@ from twisted.logger import LogLevel
 from twisted.python import usage
 
 from txsmtpd._version import __version__
+from txsmtpd.service.certificates import Certificates, load_authorities
 from txsmtpd.service.checkers import INTERFACES, make_checker, portal_of
 from txsmtpd.service.exits import EX_USAGE, Exit, complain, described
 from txsmtpd.service.handlers import BUILT_IN, describe_handlers, make_handler
@@ -100,8 +101,8 @@ SETTINGS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
 class Options(usage.Options, AuthOptionMixin):
     """What was asked for.
 
-    Once parsed, it has what :func:`~txsmtpd.service.makeService` needs: ``handler``, ``settings``, ``endpoints`` (each
-    with its label) and ``grace``.
+    Once parsed, it has what :func:`~txsmtpd.service.makeService` needs: ``handler``, ``settings``, ``endpoints`` and
+    ``tls_endpoints`` (each with its label) and ``grace``.
     """
 
     synopsis = "[options]"
@@ -115,12 +116,14 @@ class Options(usage.Options, AuthOptionMixin):
         ["hostname", None, None, "The server's name in its greeting. [default: this host's]"],
         ["ident", None, None, "What follows the name in the greeting. [default: ESMTP txsmtpd]"],
         ["size", "s", None, f"The largest message in octets; 0 for no limit. [default: {DATA_SIZE_DEFAULT}]"],
+        ["tls", None, None, "The certificate: CERT[:KEY], or a DIRECTORY of them, chosen by the name asked for."],
+        ["tls-client-ca", None, None, "A file of the authorities whose certificates clients may show."],
         ["timeout", "t", None, "Seconds that a client may be silent. [default: 300]"],
         ["grace", None, None, f"Seconds that open transactions have to end on SIGTERM. [default: {GRACE:g}]"],
     ]
     compData = usage.Completions(
         optActions={"handler": usage.CompleteList([maker.name for maker in BUILT_IN])},
-        multiUse=["auth", "listen"],
+        multiUse=["auth", "listen", "listen_tls"],
     )
     environ: Mapping[str, str] = os.environ
     supportedInterfaces = INTERFACES
@@ -128,6 +131,9 @@ class Options(usage.Options, AuthOptionMixin):
     def __init__(self) -> None:
         super().__init__()
         self["listen"] = []
+        self["listen-tls"] = []
+        self["require-starttls"] = None
+        self["require-client-certificate"] = None
         self["smtputf8"] = None
         self["auth"] = []
         self["require-auth"] = None
@@ -141,6 +147,18 @@ class Options(usage.Options, AuthOptionMixin):
         self["listen"].append(endpoint)
 
     opt_l = opt_listen
+
+    def opt_listen_tls(self, endpoint: str) -> None:
+        """An endpoint such as tcp:465, whose connections begin with TLS; may be repeated. Needs --tls."""
+        self["listen-tls"].append(endpoint)
+
+    def opt_require_starttls(self) -> None:
+        """Take no mail in clear."""
+        self["require-starttls"] = "yes"
+
+    def opt_require_client_certificate(self) -> None:
+        """Turn away clients that show no certificate of --tls-client-ca."""
+        self["require-client-certificate"] = "yes"
 
     def opt_smtputf8(self) -> None:
         """Take addresses and headers in UTF-8 (SMTPUTF8)."""
@@ -185,10 +203,11 @@ class Options(usage.Options, AuthOptionMixin):
             raise usage.UsageError(f"unexpected argument {args[0]!r}; all that can be given are options")
 
     def postOptions(self) -> None:
-        self["settings"] = self._settings()
+        self["settings"] = self._settings() | self._tls_settings()
         self["settings"] |= self._auth_settings()
         self["grace"] = self._value("grace", seconds, GRACE)
-        self["endpoints"] = [(str(asked), self._endpoint(asked)) for asked in self._asked_all("listen", DEFAULT_LISTEN)]
+        self["tls_endpoints"] = self._endpoints("listen-tls")
+        self["endpoints"] = self._endpoints("listen", None if self["tls_endpoints"] else DEFAULT_LISTEN)
         self["handler"] = self._handler()
 
     def _settings(self) -> dict[str, Any]:
@@ -236,6 +255,34 @@ class Options(usage.Options, AuthOptionMixin):
 
     def _is_debugging(self) -> bool:
         return self.parent is not None and self.parent.get("logLevel") is LogLevel.debug
+
+    def _tls_settings(self) -> dict[str, Any]:
+        certificate = self._asked("tls")
+        client_ca = self._asked("tls-client-ca")
+        required = self._flag("require-client-certificate")
+        starttls = self._flag("require-starttls")
+        if certificate is None:
+            for asked in (*self._asked_all("listen-tls"), client_ca, required, starttls):
+                if asked is not None:
+                    raise usage.UsageError(f"{asked}: there is no TLS without a certificate; give --tls")
+            return {}
+        if required is not None and client_ca is None:
+            raise usage.UsageError(f"{required}: give the authorities that they are from, by --tls-client-ca")
+        if client_ca is not None:
+            with refusing(client_ca):
+                load_authorities(client_ca.text)
+        path, key = certificate_files(certificate.text)
+        with refusing(certificate):
+            context = Certificates(
+                path,
+                key,
+                client_ca=client_ca and client_ca.text,
+                require_client_certificate=required is not None,
+            )
+        return {"tls_context": context, "require_starttls": starttls is not None}
+
+    def _endpoints(self, option: str, default: str | None = None) -> list[tuple[str, IStreamServerEndpoint]]:
+        return [(str(asked), self._endpoint(asked)) for asked in self._asked_all(option, default)]
 
     def _endpoint(self, asked: Asked) -> IStreamServerEndpoint:
         with refusing(asked):
@@ -294,6 +341,14 @@ def _check_setting(keyword: str, value: object) -> None:
     except (TypeError, ValueError) as error:
         # The option is named already, by the name that its user knows.
         raise ValueError(str(error).removeprefix(f"{keyword} ")) from error
+
+
+def certificate_files(text: str) -> tuple[str, str | None]:
+    """The file or directory of a certificate, and the file of its key if it is told: ``CERT[:KEY]``."""
+    if ":" not in text or os.path.exists(text):
+        return text, None
+    certificate, _, key = text.rpartition(":")
+    return certificate, key
 
 
 def make_endpoint(description: str) -> IStreamServerEndpoint:

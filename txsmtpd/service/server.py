@@ -25,9 +25,11 @@ FEWEST_CONNECTIONS = 8
 def makeService(options: Options) -> MultiService:
     """The service that the command line asks for: a listener for each endpoint."""
     server = MultiService()
-    limit = connection_limit(len(options["endpoints"]))
-    for label, endpoint in options["endpoints"]:
-        factory = SMTPFactory(options["handler"], connection_limit=limit, **options["settings"])
+    listeners = [(*each, False) for each in options["endpoints"]] + [(*each, True) for each in options["tls_endpoints"]]
+    limit = connection_limit(len(listeners))
+    for label, endpoint, tls in listeners:
+        settings = {**options["settings"], "implicit_tls": tls}
+        factory = SMTPFactory(options["handler"], connection_limit=limit, **settings)
         Listener(label, endpoint, factory, options["grace"]).setServiceParent(server)
     return server
 
