@@ -250,7 +250,8 @@ class Conversation(LineReceiver):
                     break
         finally:
             self._proceeding = False
-        self.flush()
+        if self._out:
+            self.flush()
         if self._offset and self._offset >= len(self._buffer):
             self._buffer = b""
             self._offset = 0
@@ -360,6 +361,7 @@ class Conversation(LineReceiver):
 
     def _perform(self, work: Callable[..., Any], *args: Any) -> None:
         """Take one turn: at once, or later if it must wait."""
+        waiting = None
         try:
             result = work(*args)
             if type(result) is CoroutineType:
@@ -371,14 +373,16 @@ class Conversation(LineReceiver):
                 except StopIteration as end:
                     result = end.value
                 else:
-                    result = Deferred.fromCoroutine(turn)
+                    waiting = Deferred.fromCoroutine(turn)
+            elif isinstance(result, Deferred):
+                waiting = result
         except Exception as error:
             self._perform(self.explain, error)
             return
-        if isinstance(result, Deferred):
-            self._wait_for(result)
-        else:
+        if waiting is None:
             self.answer(result)
+        else:
+            self._wait_for(waiting)
 
     def _wait_for(self, turn: Deferred[Any]) -> None:
         self._turn = turn

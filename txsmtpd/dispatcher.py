@@ -189,7 +189,7 @@ class Dispatcher(Conversation):
         if hook is None:
             return default(*arguments)
         result = hook(self, self.session, self.envelope, *arguments)
-        if type(result) is CoroutineType or isinstance(result, Awaitable):
+        if type(result) is CoroutineType or (type(result) is not str and isinstance(result, Awaitable)):
             result = await result
         return self.final(result, name)
 

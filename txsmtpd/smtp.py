@@ -81,7 +81,7 @@ lines_only = Rule(
 in_clear = Rule(lambda smtp, arg: smtp.session.ssl is None, Reply(503, "5.5.1", "This is TLS already"))
 tls_available = Rule(lambda smtp, arg: smtp.can_start_tls, Reply(454, "4.7.0", "TLS is not available"))
 
-_ehlo_reply = lru_cache(maxsize=64)(partial(Reply, 250, None))
+_greeting_reply = lru_cache(maxsize=64)(partial(Reply, 250, None))
 
 
 class SMTP(Authentication):
@@ -255,7 +255,7 @@ class SMTP(Authentication):
     @syntax("HELO hostname", argument=True, junk=True)
     async def smtp_HELO(self, arg: str) -> Reply:
         def welcome(hostname: str) -> Reply:
-            return Reply(250, None, self.hostname)
+            return _greeting_reply((self.hostname,))
 
         return await self._greeted(arg, False, self.call_hook("HELO", arg, default=welcome))
 
@@ -288,7 +288,7 @@ class SMTP(Authentication):
             if parameter is not None:
                 lines.append(f"{extension.keyword} {parameter}" if parameter else extension.keyword)
         if "EHLO" not in self.settings.hooks:
-            return _ehlo_reply(tuple(lines))
+            return _greeting_reply(tuple(lines))
         if not self.settings.ehlo_takes_responses:
             last = await self.call_hook("EHLO", hostname, default=_not_asked)
             return Reply(250, None, [*lines[:-1], *last.lines]) if last.code == 250 else last

@@ -70,8 +70,9 @@ class DataReader:
         """
         held = self._held
         text = held + (data[start:] if start else data)
-        # rfind is several times as fast as find, and in most chunks finds nothing.
-        dot = text.rfind(b"\r\n.")
+        # rfind is several times as fast as find, and in most chunks finds nothing; to look for a single octet costs
+        # next to nothing.
+        dot = text.rfind(b"\r\n.") if b"." in text else -1
         end = -1
         if dot >= 0:
             if text.startswith(_END, dot) and text.rfind(b"\r\n.", 0, dot + 2) < 0:
