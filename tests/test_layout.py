@@ -30,7 +30,7 @@ LAYERS = [
     {"command", "output", "intake"},
     {"conversation"},
     {"dispatcher"},
-    {"authentication"},
+    {"authentication", "tls"},
     {"smtp"},
     {"lmtp"},
     {"factory"},

@@ -17,15 +17,8 @@ from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone, TimeoutError
-from twisted.internet.interfaces import (
-    IDelayedCall,
-    IHalfCloseableProtocol,
-    IHandshakeListener,
-    IPushProducer,
-    ITCPTransport,
-)
+from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IPushProducer, ITCPTransport
 from twisted.protocols.basic import LineReceiver
-from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -46,11 +39,7 @@ class Reader(Protocol):
         """Take the octets from *start* on; return where what follows them begins, or -1 while there is no end."""
 
 
-class TLSSetupException(Exception):
-    """The TLS handshake failed; the connection is gone. Its cause is what Twisted or OpenSSL says of it."""
-
-
-@implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
+@implementer(IHalfCloseableProtocol, IPushProducer)
 class Conversation(LineReceiver):
     """A :class:`~twisted.protocols.basic.LineReceiver` that takes one turn at a time.
 
@@ -75,7 +64,7 @@ class Conversation(LineReceiver):
     _asked: Deferred[bytes] | None = None  # what waits for the client's next line, within a turn
     _expired = False
     _deadline: IDelayedCall | None = None
-    _handshake: Deferred[None] | None = None  # fires once TLS is there
+    _handshake: Deferred[None] | None = None  # what a turn waits for that has a deadline of its own
     _heard = 0.0  # when the client last said something, or its silence began to count
     _idle_call: IDelayedCall | None = None
     _output_full = False
@@ -487,63 +476,6 @@ class Conversation(LineReceiver):
     def stopProducing(self) -> None:
         """The transport wants no more; :meth:`connectionLost` follows."""
 
-    # TLS
-
-    @property
-    def wrapped_in_tls(self) -> bool:
-        """Whether the connection was accepted in TLS, by an endpoint that speaks it."""
-        return isinstance(self.transport, TLSMemoryBIOProtocol)
-
-    def start_tls(self, context: Any) -> Deferred[None]:
-        """Begin TLS as soon as what was sent has left in clear. To be awaited by a turn.
-
-        Input that was not looked at until now never will be: it came in clear, from whomever (RFC 3207 4.2).
-
-        :param context: what Twisted's TLS takes.
-        :return: fires when the handshake is complete. If it fails or takes too long, the turn is cancelled, and the
-            connection is lost because of a :class:`TLSSetupException`.
-        """
-        self.flush()
-        self.clearLineBuffer()
-        self.stop_reading_with()
-        self._handshake = Deferred()
-        self.paused = True
-        self._cancel_deadline()
-        period = PREMATURE_CLOSE_GRACE if self._no_more_input else self.settings.tls_handshake_timeout
-        self._deadline = self.callLater(period, self._handshake_took_too_long)
-        if not self.wrapped_in_tls:
-            self._wrap_in_tls(context)
-        return self._handshake
-
-    def _wrap_in_tls(self, context: Any) -> None:
-        try:
-            self.transport.startTLS(context)
-        except Exception:
-            # Left half way, the transport would tell nobody that the connection is lost.
-            self.transport.protocol = self
-            self.transport.TLS = False
-            self._handshake = None
-            self._cancel_deadline()
-            self.close()
-            raise
-        # TLS is another consumer, and knows nothing of the pauses before it.
-        if self._output_full or self._reading_paused:
-            self._output_full = self._reading_paused = False
-            self.transport.resumeProducing()
-
-    def handshakeCompleted(self) -> None:
-        handshake, self._handshake = self._handshake, None
-        if handshake is None or self.closing:
-            return
-        self._cancel_deadline()
-        if self._turn is not None:
-            self._work(self._turn)
-        handshake.callback(None)
-
-    def _handshake_took_too_long(self) -> None:
-        self.cause = TimeoutError("the TLS handshake took too long")
-        self.transport.abortConnection()
-
     # The end
 
     def close(self) -> None:
@@ -602,9 +534,6 @@ class Conversation(LineReceiver):
         """Part of IHalfCloseableProtocol; this side is never closed alone."""
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
-        cause: BaseException = self.cause or reason.value or ConnectionDone()
-        if self._handshake is not None and not self.closing:
-            cause = _handshake_failed(cause)
         self.lost = True
         self._stop_watching()
         if self._abort_call is not None and self._abort_call.active():
@@ -618,13 +547,4 @@ class Conversation(LineReceiver):
         if turn is not None:
             turn.cancel()
             self._turn_over(turn)  # even if it goes on regardless
-        self.ended(cause)
-
-
-def _handshake_failed(cause: BaseException) -> TLSSetupException:
-    # An OpenSSL error carries tuples of library, function and reason; the reasons are constants, fit for a log.
-    details = cause.args[0] if cause.args and isinstance(cause.args[0], list) else []
-    reasons = ", ".join(str(each[-1]) for each in details) or type(cause).__name__
-    error = TLSSetupException(f"the TLS handshake failed: {reasons}")
-    error.__cause__ = cause
-    return error
+        self.ended(self.cause or reason.value or ConnectionDone())

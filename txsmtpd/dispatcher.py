@@ -257,9 +257,7 @@ class Dispatcher(Conversation):
     def leave(self) -> None:
         """Close with 421 as soon as no transaction is open: the server is shutting down (RFC 5321 3.8)."""
         self._leaving = True
-        if self._handshake is not None:
-            self.close()
-        elif self._turn is None and not self._proceeding:
+        if self._turn is None and not self._proceeding:
             self._leave_if_done()
 
     def expel(self) -> None:

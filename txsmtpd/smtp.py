@@ -17,13 +17,13 @@ from twisted.python.failure import Failure
 from txsmtpd.auth import MISSING, AuthResult, LoginPassword, auth_mechanism
 from txsmtpd.authentication import Authentication, authorized
 from txsmtpd.command import Rule, commands_of, syntax
-from txsmtpd.conversation import TLSSetupException
 from txsmtpd.dispatcher import IDLE, log, sanitize
 from txsmtpd.extensions.size import TOO_LARGE
 from txsmtpd.intake import Buffered, Intake, Streamed
 from txsmtpd.reply import BAD_SEQUENCE, FAILED, GOODBYE, OK, Refused, Reply
-from txsmtpd.session import Envelope, Session, TLSInfo
+from txsmtpd.session import Envelope, Session
 from txsmtpd.settings import Parameters, Settings
+from txsmtpd.tls import TLS, TLSSetupException
 from txsmtpd.wire import grammar
 from txsmtpd.wire.chunk import Chunk, parse_bdat
 from txsmtpd.wire.data import DataReader, Fault
@@ -54,8 +54,6 @@ NEED_EHLO = Reply(501, "5.5.4", "Parameters need EHLO instead of HELO")
 SENDER_NEEDS_UTF8 = Reply(550, "5.6.7", "A UTF-8 address needs the SMTPUTF8 parameter")  # RFC 6531 3.5
 RECIPIENT_NEEDS_UTF8 = Reply(553, "5.6.7", "A UTF-8 address needs SMTPUTF8 with MAIL")
 NOT_ASCII = Reply(500, "5.6.1", "The message must be ASCII")
-READY_FOR_TLS = Reply(220, "2.0.0", "Ready to start TLS")
-TLS_NOT_GOOD_ENOUGH = Reply(554, "5.7.0", "Command refused due to lack of security")  # RFC 3207 4.1
 FAULTS = {
     Fault.TOO_LARGE: TOO_LARGE,
     Fault.BARE_NEWLINE: Reply(550, "5.6.0", "A CR or LF in the message is not part of a CR LF"),
@@ -78,13 +76,11 @@ lines_only = Rule(
     lambda smtp, arg: smtp.envelope.body != "BINARYMIME",
     Reply(503, "5.5.1", "A BINARYMIME message must come by BDAT"),  # RFC 3030 3
 )
-in_clear = Rule(lambda smtp, arg: smtp.session.ssl is None, Reply(503, "5.5.1", "This is TLS already"))
-tls_available = Rule(lambda smtp, arg: smtp.can_start_tls, Reply(454, "4.7.0", "TLS is not available"))
 
 _greeting_reply = lru_cache(maxsize=64)(partial(Reply, 250, None))
 
 
-class SMTP(Authentication):
+class SMTP(TLS, Authentication):
     """The protocol of one connection.
 
     :param handler: the object whose hooks decide; see :mod:`txsmtpd.interfaces`.
@@ -148,9 +144,9 @@ class SMTP(Authentication):
         super().connectionMade()
 
     def greet(self) -> Any:
-        return self._greet_in_tls() if self.settings.implicit_tls or self.wrapped_in_tls else self._greet()
+        return self.greet_in_tls() if self.settings.implicit_tls or self.wrapped_in_tls else self.greet_at_once()
 
-    def _greet(self) -> Any:
+    def greet_at_once(self) -> Any:
         return self._ask_first() if "CONNECT" in self.settings.hooks else self.settings.greeting
 
     async def _ask_first(self) -> Reply:
@@ -204,51 +200,6 @@ class SMTP(Authentication):
                 await result
         except Exception:
             log.failure("{session} handle_{name} failed", session=self.session.id, name=name)
-
-    # TLS (RFC 3207, RFC 8314)
-
-    @property
-    def tls_context(self) -> Any:
-        """What TLS is begun with, or None."""
-        return self.settings.tls_context
-
-    @property
-    def can_start_tls(self) -> bool:
-        """Whether STARTTLS is offered now."""
-        return self.tls_context is not None and self.session.ssl is None and hasattr(self.transport, "startTLS")
-
-    @syntax("STARTTLS", when="can_start_tls", needs=[in_clear, tls_available], argument=False)
-    async def smtp_STARTTLS(self, arg: None) -> None:
-        await self.push(READY_FOR_TLS)
-        self._forget()
-        await self._secure()
-
-    async def _greet_in_tls(self) -> Reply:
-        await self._secure()
-        if self._turned_away is not None:
-            return self._turned_away
-        greeting = self._greet()
-        return greeting if isinstance(greeting, Reply) else await greeting
-
-    def _forget(self) -> None:
-        """Forget all that was said before TLS (RFC 3207 4.2). Who the client is, the connection tells: that stays."""
-        before, self.session = self.session, self._create_session()
-        self.session.id = before.id
-        self.session.peer = before.peer
-        self.session.proxy_data = before.proxy_data
-        self.reset_transaction()
-
-    async def _secure(self) -> None:
-        await self.start_tls(self.tls_context)
-        self.session.ssl = tls = _tls_of(self.transport)
-        log.debug(
-            "{session} {protocol} with {cipher}", session=self.session.id, protocol=tls.protocol, cipher=tls.cipher
-        )
-        if "STARTTLS" in self.settings.hooks:
-            self._last_turn = True  # unless the hook answers: STARTTLS has had its reply, and cannot have another
-            if not await self.ask_hook("STARTTLS"):
-                self._turned_away = TLS_NOT_GOOD_ENOUGH
-            self._last_turn = False
 
     # Greetings (RFC 5321 4.1.1.1)
 
@@ -584,14 +535,3 @@ def _peer_of(transport: Any) -> Any:
     peer = transport.getPeer()
     host = getattr(peer, "host", None)
     return "" if host is None else (host.removeprefix("::ffff:"), peer.port)
-
-
-def _tls_of(transport: Any) -> TLSInfo:
-    connection = transport.getHandle()
-    name = connection.get_servername()
-    return TLSInfo(
-        protocol=connection.get_protocol_version_name(),
-        cipher=connection.get_cipher_name(),
-        peer_certificate=connection.get_peer_certificate(as_cryptography=True),
-        server_name=None if name is None else name.decode("ascii", "backslashreplace"),
-    )
