@@ -53,7 +53,7 @@ class OptionsTests(SynchronousTestCase):
         """One line, which names the option, and quotes no password."""
         missing = str(Path(self.mktemp()).absolute())
         for words, expected in [
-            (["--auth=memory:user:sesame"], "--auth: passwords would pass in clear; give --auth-without-tls"),
+            (["--auth=memory:user:sesame"], "--auth: passwords would pass in clear; give --tls, or --auth-without-tls"),
             (["--require-auth"], "--require-auth: nobody could authenticate"),
             (["--auth-without-tls"], "--auth-without-tls: nobody could authenticate"),
             (["--auth="], "--auth=: there is no such checker; see --help-auth"),

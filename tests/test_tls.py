@@ -6,6 +6,7 @@ import os
 import smtplib
 import socket
 import ssl
+import warnings
 from typing import Any
 from unittest.mock import patch
 
@@ -126,6 +127,27 @@ class ClientTests(TLSTestCase):
         self.assertReceived()
         await self.handler.gone
 
+    async def test_login(self) -> None:
+        """AUTH is offered inside TLS only, both ways."""
+
+        def talk(port: int, implicit: bool) -> str:
+            if implicit:
+                client: smtplib.SMTP = smtplib.SMTP_SSL("localhost", port, timeout=PATIENCE, context=trusting())
+            else:
+                client = smtplib.SMTP("localhost", port, timeout=PATIENCE)
+                client.ehlo()
+                assert not client.has_extn("auth")
+                client.starttls(context=trusting())
+            with client:
+                client.login("alice", "sesame")
+                client.sendmail(SENDER, RECIPIENT, MESSAGE)
+            return "sent"
+
+        for implicit in False, True:
+            port = await self.serve(authenticator=lambda *arguments: True, auth_required=True, implicit_tls=implicit)
+            self.assertEqual(await self.run_client(talk, port, implicit), "sent")
+        self.assertReceived(2)
+
     async def test_unixSocket(self) -> None:
         """A Unix socket can have TLS, too."""
         path = self.mktemp()[-60:].replace("/", "_")
@@ -203,6 +225,23 @@ class ForgettingTests(TLSTestCase):
         await self.run_client(go_on)
         self.assertEqual(self.connection().session.proxy_data, "from the proxy")
         await self.run_client(client.close)
+
+    async def test_authentication(self) -> None:
+        """Who authenticated in clear has not done so inside TLS."""
+
+        def talk(port: int) -> list[str]:
+            client = greeted(port)
+            client.ask("EHLO before.test")
+            said = [client.ask("AUTH PLAIN AGFsaWNlAHNlc2FtZQ==")]
+            client.ask("STARTTLS")
+            client.secure(trusting())
+            return [*said, client.ask("EHLO after.test"), client.ask("MAIL FROM:<a@example.com>")]
+
+        options = {"auth_required": True, "auth_require_tls": False}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            port = await self.serve(authenticator=lambda *arguments: True, **options)
+        self.assertEqual([reply[:3] for reply in await self.run_client(talk, port)], ["235", "250", "530"])
 
     async def test_budgets(self) -> None:
         """Errors made before TLS count on."""

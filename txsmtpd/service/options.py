@@ -237,7 +237,7 @@ class Options(usage.Options, AuthOptionMixin):
                 found.append(make_checker(asked.text))
         if without_tls is None and "tls_context" not in self["settings"]:
             raise usage.UsageError(
-                f"{checkers[0].where}: passwords would pass in clear; give --auth-without-tls to allow it"
+                f"{checkers[0].where}: passwords would pass in clear; give --tls, or --auth-without-tls to allow it"
             )
         return {
             "portal": portal_of(found),
