@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import pwd
 import queue
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
+from unittest import SkipTest
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -445,3 +449,23 @@ def _processor_share(pid: int) -> float:
 def _port_of(client: Client) -> int:
     port: int = client.socket.getpeername()[1]
     return port
+
+
+class PrivilegesTests(CommandLineTestCase):
+    """A server that begins as root, and goes on as somebody else."""
+
+    def test_mailboxBelongsToTheServer(self) -> None:
+        """What --handler makes belongs to the user of --uid, who then can store mail in it."""
+        if os.geteuid() != 0:
+            raise SkipTest("only root can give up root's rights")
+        nobody = pwd.getpwnam("nobody")
+        root = tempfile.mkdtemp()  # trial's folders may be below one that others cannot enter
+        self.addCleanup(shutil.rmtree, root)
+        os.chown(root, nobody.pw_uid, nobody.pw_gid)
+        users = [f"--uid={nobody.pw_uid}", f"--gid={nobody.pw_gid}"]
+        process = self.run_python(
+            *TWISTD, "-n", "--pidfile=", *users, "smtpd", LOOPBACK, f"--handler=mailbox:{root}/mail"
+        )
+        port = process.port()
+        self.assertEqual(os.stat(f"{root}/mail/new").st_uid, nobody.pw_uid)
+        self.assertTrue(self.connect(port).deliver().startswith("250"))

@@ -310,7 +310,13 @@ class Dispatcher(Conversation):
         try:
             return parse_status(result)
         except (TypeError, ValueError):
-            return self.no_status(result, f"the command {_shown(self._verb)}")
+            self.lost_track()
+            return self.no_status(
+                result, f"the command {_shown(self._verb)} (an override must return what super() does)"
+            )
+
+    def lost_track(self) -> None:
+        """A command has given no reply: nobody knows what it has done, and the client is told that it failed."""
 
     def _refusal(self, reply: Reply) -> Reply:
         """Log and count a refusal; the one that is too many is answered 421 instead."""

@@ -45,11 +45,13 @@ class SMTPFactory(ServerFactory):
         ):
             if limit is not None:
                 want_number(name, limit, int)
+        if not (isinstance(protocol, type) and issubclass(protocol, SMTP)):
+            raise TypeError(f"protocol must be SMTP or a subclass, not {protocol!r}")
         self.handler = handler
         self.protocol: Any = protocol
         self.connection_limit = connection_limit
         self.connection_limit_per_host = connection_limit_per_host
-        self.settings = Settings.make(handler, options, getattr(protocol, "mechanisms", {}))
+        self.settings = Settings.make(handler, options, protocol)
         self.connections: set[SMTP] = set()
         self._hosts: Counter[Any] = Counter()
         self._drained: list[Deferred[None]] = []

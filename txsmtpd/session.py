@@ -35,7 +35,8 @@ class Session:
     authenticated: bool | None = None  #: True once the client has authenticated, False after it has failed to
     login_data: Any = None  #: the login, or what a method ``auth_MECHANISM`` gave; *auth_data* knows more
 
-    def __init__(self) -> None:
+    def __init__(self, loop: object = None) -> None:
+        # Programs that were written for asyncio give a loop; nothing is done with it.
         self.id = next(_session_ids)
 
     def __repr__(self) -> str:

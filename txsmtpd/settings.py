@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import re
 import socket
 import ssl
 import warnings
@@ -45,7 +46,9 @@ from txsmtpd.wire import grammar
 
 DATA_SIZE_DEFAULT = 2**25  # octets: 32 MiB
 CALL_LIMIT_DEFAULT = 20
+_KEYWORD = re.compile("[A-Za-z0-9][A-Za-z0-9-]*")
 AUTH_LINE = 12288  # octets (RFC 4954 4)
+CLASS_LIMITS = ("command_size_limit", "line_length_limit", "local_part_limit")  # where old programs set them
 IDENT = "ESMTP txsmtpd"  # no version: it would help only those who look for a weak one
 
 Parameters = Mapping[str, Callable[[Envelope, str | None], str | None]]
@@ -234,11 +237,11 @@ class Settings:
             object.__setattr__(self, name, value)
 
     @classmethod
-    def make(
-        cls, handler: object, options: Mapping[str, Any], protocol_mechanisms: Mapping[str, Any] = MappingProxyType({})
-    ) -> Settings:
+    def make(cls, handler: object, options: Mapping[str, Any], protocol: type | None = None) -> Settings:
         """The settings for a handler.
 
+        :param protocol: the class of the protocol, whose methods may be mechanisms, and whose attributes may be limits:
+            an option that is not given takes its value from the attribute of its name, if it is one of `CLASS_LIMITS`.
         :raises TypeError: for an option that does not exist, with the nearest that does, and for a value of a wrong
             type.
         :raises ValueError: for a value that will not do.
@@ -249,13 +252,15 @@ class Settings:
                 near = difflib.get_close_matches(name, known, 1)
                 hint = f"; is {near[0]} meant?" if near else f"; there are {', '.join(known)}"
                 raise TypeError(f"unknown option {name!r}{hint}")
-        return cls(handler=handler, protocol_mechanisms=protocol_mechanisms, **options)
+        limits = {name: getattr(protocol, name) for name in CLASS_LIMITS if hasattr(protocol, name)}
+        mechanisms = getattr(protocol, "mechanisms", {})
+        return cls(handler=handler, protocol_mechanisms=mechanisms, **{**limits, **options})
 
 
 def find_hooks(handler: object) -> dict[str, Callable[..., Any]]:
     """The hooks of a handler: what is called ``handle_NAME``, by NAME; ``process_message`` by its own name.
 
-    :raises TypeError: if one is not callable.
+    :raises TypeError: if one is not callable, or the handler is a class where an object was meant.
     """
     # Names are filtered before getattr: some attributes that dir tells of raise when they are asked for.
     names = [
@@ -267,6 +272,10 @@ def find_hooks(handler: object) -> dict[str, Callable[..., Any]]:
     for name, hook in hooks.items():
         if not callable(hook):
             raise TypeError(f"the hook {name} of {handler!r} is no method but {hook!r}")
+    if isinstance(handler, type):
+        for name in names:
+            if inspect.isfunction(inspect.getattr_static(handler, name)):
+                raise TypeError(f"the handler must be an object, not its class; write {handler.__name__}(...)")
     if "process_message" in hooks:
         if "DATA" in hooks:
             del hooks["process_message"]
@@ -334,7 +343,10 @@ def _offered(settings: Settings, mechanisms: Mapping[str, Any]) -> tuple[Extensi
     for extension in own:
         if not isinstance(extension, Extension):
             raise TypeError(f"extensions must be instances of Extension, not {extension!r}")
-    by_keyword = {extension.keyword.upper(): extension for extension in [*built_in, *own, HELP]}
+        if not _KEYWORD.fullmatch(getattr(extension, "keyword", "")):
+            raise ValueError(f"{extension!r} needs a keyword of letters, digits and hyphens (RFC 5321 4.1.1.1)")
+    by_keyword = {extension.keyword.upper(): extension for extension in [*built_in, *own]}
+    by_keyword.setdefault("HELP", HELP)
     return tuple(by_keyword.values())
 
 

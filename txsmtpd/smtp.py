@@ -103,7 +103,7 @@ class SMTP(TLS, Authentication):
     _chunks_refused: Reply | None = None  # the answer to each chunk that still comes
 
     def __init__(self, handler: object = None, *, settings: Settings | None = None, **options: Any) -> None:
-        self.settings = settings or Settings.make(handler, options, self.mechanisms)
+        self.settings = settings or Settings.make(handler, options, type(self))
 
     def _create_session(self) -> Session:
         """Make the session; override it to use a class of your own."""
@@ -325,6 +325,9 @@ class SMTP(TLS, Authentication):
         limit = self.settings.local_part_limit
         if limit and len(grammar.local_part(path)) > limit:
             raise Refused(Reply(553, malformed, f"The part before the @ is longer than {limit} characters"))
+
+    def lost_track(self) -> None:
+        self.reset_transaction()
 
     def reset_transaction(self) -> None:
         """End the mail transaction, if there is one: begin anew with an empty envelope."""

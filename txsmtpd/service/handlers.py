@@ -12,6 +12,7 @@ import inspect
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
@@ -37,15 +38,19 @@ class HandlerParser:
         raise UsageError(message)
 
 
-def make_handler(spec: str) -> object:
+def make_handler(spec: str, rights: AbstractContextManager[None] | None = None) -> object:
     """The handler that a value of ``--handler`` describes.
 
+    :param rights: entered to make it, once what is needed for that has been imported.
     :raises UsageError: if there is none, or it does not want to be made like this.
     """
     name, arguments = parse_spec(spec)
     maker = find_maker(name)
+    if isinstance(maker, Dotted):
+        maker.find()
     try:
-        return maker.make_handler(HandlerParser(), *arguments)
+        with rights or nullcontext():
+            return maker.make_handler(HandlerParser(), *arguments)
     except UsageError:
         raise
     except Raised as error:
@@ -93,8 +98,12 @@ class Dotted:
     description: str = ""
     path: str = ""
 
+    def find(self) -> Any:
+        """What the name stands for."""
+        return find_object(self.path or self.name)
+
     def make_handler(self, parser: HandlerParser, *args: str) -> object:
-        maker = find_object(self.path or self.name)
+        maker = self.find()
         from_cli = getattr(maker, "from_cli", None)
         if from_cli is not None:
             _check_arguments(from_cli, parser, args)

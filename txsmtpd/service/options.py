@@ -25,6 +25,7 @@ from txsmtpd.service.checkers import INTERFACES, make_checker, portal_of
 from txsmtpd.service.exits import EX_USAGE, Exit, complain, described
 from txsmtpd.service.handlers import BUILT_IN, describe_handlers, make_handler
 from txsmtpd.service.listening import GRACE
+from txsmtpd.service.privileges import of_the_server
 from txsmtpd.settings import DATA_SIZE_DEFAULT, Settings
 
 DEFAULT_HANDLER = "debugging"
@@ -291,7 +292,7 @@ class Options(usage.Options, AuthOptionMixin):
     def _handler(self) -> object:
         asked = self._asked("handler") or Asked("--handler", DEFAULT_HANDLER)
         with refusing(asked):
-            handler = make_handler(asked.text)
+            handler = make_handler(asked.text, of_the_server(getattr(self, "parent", None)))
             Settings.make(handler, self["settings"])  # finds hooks that cannot be called
         return handler
 
