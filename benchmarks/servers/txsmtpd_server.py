@@ -33,7 +33,8 @@ def part(module: str, name: str) -> Any:
 
 def main() -> None:
     told = options.read()
-    handler: Any = part("txsmtpd.handlers", "Mailbox")(told.maildir) if told.maildir else Accept()
+    mailbox = part("txsmtpd.handlers", "Mailbox")
+    handler: Any = mailbox(told.maildir, durable=not told.no_fsync) if told.maildir else Accept()
     protocol = part("txsmtpd.lmtp", "LMTP") if told.lmtp else SMTP
     settings: dict[str, Any] = {"hostname": "localhost"}
     if told.certificate:

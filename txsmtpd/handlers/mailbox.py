@@ -16,7 +16,7 @@ from functools import cached_property
 from io import BytesIO
 from typing import Any, Self
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, execute
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
@@ -52,7 +52,8 @@ class Mailbox(Message):
 
     :param mail_dir: the folder; it is made if it is missing, but not the one that it stands in.
     :param message_class: as for :class:`~txsmtpd.handlers.message.Message`; matters to subclasses only.
-    :param durable: whether 250 means that the message outlives a power cut. False is faster, and does for tests.
+    :param durable: whether 250 means that the message outlives a power cut. False is faster, and does for tests: the
+        disk is not waited for, so no threads are needed for that.
     :param reactor: which to come back to from threads (IReactorFromThreads, IReactorCore). Default: the global one,
         imported with the first message.
     :param maildir: where to store, in place of *mail_dir*.
@@ -155,6 +156,8 @@ class Mailbox(Message):
         return self._stored(name)
 
     def _in_thread(self, function: Any, *arguments: Any) -> Deferred[Any]:
+        if not self._maildir.durable:
+            return execute(function, *arguments)
         pool = self._pool or self._start_pool()
         return deferToThreadPool(self._reactor, pool, function, *arguments)
 
