@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import smtplib
+import ssl
 import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -13,7 +14,9 @@ from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from tests.test_commandline import LOOPBACK, CommandLineTestCase
 from tests.test_service import parse, refusal
+from tests.tls import MESSAGE, PATIENCE, RECIPIENT, SENDER, combined, issue, trusting, write
 from txsmtpd.service import makeService
 from txsmtpd.service.checkers import make_checker
 
@@ -59,6 +62,11 @@ class OptionsTests(SynchronousTestCase):
             (["--auth="], "--auth=: there is no such checker; see --help-auth"),
             (["--auth=nonesuch:x", "--auth-without-tls"], "--auth=nonesuch: there is no such checker"),
             (["--auth=anonymous", "--auth-without-tls"], "--auth=anonymous: it does not check passwords"),
+            (
+                ["--auth=memory", "--auth-without-tls"],
+                "--auth=memory: nobody could be known; give memory:NAME:PASSWORD",
+            ),
+            (["--auth=memory:", "--auth-without-tls"], "--auth=memory: nobody could be known"),
             (["--auth=file:", "--auth-without-tls"], "--auth=file: no file: "),
             ([f"--auth=file:{missing}", "--auth-without-tls"], f"--auth=file: {missing}: No such file"),
             ([f"--auth=memory:user:{CANARY}:x", "--auth-without-tls"], "--auth=memory: "),
@@ -67,6 +75,13 @@ class OptionsTests(SynchronousTestCase):
             line = refusal(*words)
             self.assertIn(expected, line)
             self.assertNotIn(CANARY, line)
+
+    def test_noWarning(self) -> None:
+        """What was allowed by an option is not warned of."""
+        self.assertTrue(
+            makeService(parse("--auth=memory:user:sesame", "--auth-without-tls", "--require-auth")).services
+        )
+        self.assertEqual(self.flushWarnings(), [])
 
     def test_help(self) -> None:
         """--help-auth lists the checkers for passwords."""
@@ -120,3 +135,37 @@ class ServingTests(TestCase):
         self.assertEqual(await deferToThread(login, "user", "sesame"), 250)
         self.assertEqual(await deferToThread(login, "other", "mustard"), 250)
         self.assertEqual(await deferToThread(login, "user", "mustard"), 535)
+
+
+class ProcessTests(CommandLineTestCase):
+    """A real server, with users and TLS."""
+
+    def test_loginInTLS(self) -> None:
+        """By STARTTLS and in TLS from the first octet: who knows the password sends mail, and nobody else."""
+        pem = write(Path(self.folder) / "server.pem", combined(issue("localhost")))
+        process = self.smtpd(
+            "--auth=memory:user:sesame", "--require-auth", f"--tls={pem}", LOOPBACK,
+            LOOPBACK.replace("listen", "listen-tls"), "--handler=sink",
+        )  # fmt: skip
+        clear, implicit = process.port(), process.port()
+
+        def by_starttls() -> smtplib.SMTP:
+            client = smtplib.SMTP("localhost", clear, timeout=PATIENCE)
+            client.ehlo()
+            self.assertFalse(client.has_extn("auth"))
+            self.assertEqual(client.docmd("AUTH PLAIN")[0], 538)
+            client.starttls(context=trusting())
+            return client
+
+        def from_the_first_octet() -> smtplib.SMTP:
+            return smtplib.SMTP_SSL("localhost", implicit, timeout=PATIENCE, context=trusting())
+
+        for connect in by_starttls, from_the_first_octet:
+            with connect() as client:
+                self.assertIsInstance(client.sock, ssl.SSLSocket)
+                refused = self.assertRaises(smtplib.SMTPAuthenticationError, client.login, "user", CANARY)
+                self.assertEqual(refused.smtp_code, 535)
+                self.assertEqual(client.mail(SENDER)[0], 530)
+                client.login("user", "sesame")
+                client.sendmail(SENDER, RECIPIENT, MESSAGE)
+        self.assertEqual(process.errors, [])

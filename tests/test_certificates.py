@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
+import errno
+import os
 import ssl
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.internet.task import Clock
+from twisted.internet.threads import deferToThread
 
 from tests.support import LoggingTestCase
 from tests.tls import TLSTestCase, authority, chain, combined, issue, secured, serial, trusting, write
@@ -36,6 +46,40 @@ def served(store: Certificates, name: str | None = None) -> int:
     shown = client.getpeercert(binary_form=True)
     assert shown is not None
     return serial(shown)
+
+
+def odd(*extensions: x509.ExtensionType, days: int = 1) -> bytes:
+    """A certificate and its key that no authority would issue; it is good for some days, which may be negative."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "odd.test")])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=30))
+        .not_valid_after(now + datetime.timedelta(days=days))
+    )
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=False)
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM) + key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+MALFORMED_NAMES = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.17"), b"\x30\x05garbage")
+
+
+@contextlib.contextmanager
+def failing(method: str, number: int, *paths: Path) -> Iterator[None]:
+    """A method of these paths fails as the system would make it."""
+    real = getattr(Path, method)
+
+    def fails(path: Path, *arguments: Any, **more: Any) -> Any:
+        if path in paths:
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, *arguments, **more)
+
+    with patch.object(Path, method, fails):
+        yield
 
 
 class StoreTestCase(LoggingTestCase):
@@ -136,9 +180,101 @@ class ReadingTests(StoreTestCase):
         self.store()
         self.assertEqual(self.logged("warn"), [f"{self.path}: everybody on this host can read this private key"])
 
+    def test_malformedNames(self) -> None:
+        """A certificate whose names cannot be read."""
+        write(self.path, odd(MALFORMED_NAMES))
+        self.assertIn(f"{self.path}: ", self.refusal())
+        self.assertRaises(BadCertificate, self.store)
+
+    def test_expired(self) -> None:
+        """A certificate that has expired is served, with one warning."""
+        write(self.path, odd(days=-2))
+        store = self.store()
+        for _ in range(3):
+            self.clock.advance(1)
+            served(store)
+        (line,) = self.logged("warn")
+        self.assertIn(f"{self.path}: the certificate has expired on 20", line)
+
+    def test_reasonOfOpenSSL(self) -> None:
+        """What OpenSSL does not like is told in its words, not as a list."""
+        error = certificates.SSL.Error([("SSL routines", "", "ee key too small"), ("x", "y", "z")])
+        with patch.object(certificates.CertificateOptions, "getContext", side_effect=error):
+            self.assertEqual(self.refusal(), f"{self.path}: ee key too small, z")
+        with patch.object(certificates.CertificateOptions, "getContext", side_effect=certificates.SSL.Error()):
+            self.assertEqual(self.refusal(), f"{self.path}: Error")
+
+    def test_directoryThatIsOne(self) -> None:
+        """A directory as an ACME client keeps one name is one certificate."""
+        one = self.folder / "one.test"
+        one.mkdir()
+        for name, content in {
+            "fullchain.pem": chain(self.leaf),
+            "privkey.pem": self.leaf.private_key_pem.bytes(),
+            "cert.pem": chain(self.leaf),
+            "chain.pem": authority().cert_pem.bytes(),
+        }.items():
+            write(one / name, content)
+        store = self.store(one)
+        self.assertEqual(served(store), serial(self.leaf))
+        new = issue("one.test")
+        write(one / "fullchain.pem", chain(new))
+        write(one / "privkey.pem", new.private_key_pem.bytes())
+        self.clock.advance(1)
+        self.assertEqual(served(store), serial(new))
+        self.assertIn("no key can be given", self.refusal(one, self.path))
+
+    def test_unreadableAtTheStart(self) -> None:
+        """At the start, all must be readable."""
+        (self.folder / "one.test").mkdir()
+        with failing("stat", errno.EACCES, self.folder / "one.test" / "fullchain.pem"):
+            self.assertEqual(self.refusal(self.folder), f"{self.folder / 'one.test'}: Permission denied")
+        with failing("stat", errno.EACCES, self.path):
+            self.assertEqual(self.refusal(), f"{self.path}: Permission denied")
+
 
 class RenewalTests(StoreTestCase):
     """Files that change while the server runs."""
+
+    def test_unreadable(self) -> None:
+        """A file that cannot be read is tried again without having changed, and told once for each reason."""
+        store = self.store()
+        new = issue("mx.test")
+        write(self.path, combined(new))
+        for number in errno.EACCES, errno.EMFILE, errno.EACCES:
+            with failing("read_bytes", number, self.path):
+                for _ in range(3):
+                    self.clock.advance(1)
+                    self.assertEqual(served(store), serial(self.leaf))
+        self.assertEqual(
+            self.logged("error"),
+            [
+                f"{self.path}: {reason}; what was served before is kept"
+                for reason in ("Permission denied", "Too many open files")
+            ],
+        )
+        self.clock.advance(1)
+        self.assertEqual(served(store), serial(new))
+        with patch.object(certificates, "_read", self.fail):
+            self.clock.advance(1)
+            served(store)
+        write(self.path, combined(self.leaf))
+        with failing("read_bytes", errno.EACCES, self.path):
+            self.clock.advance(1)
+            served(store)
+        self.assertEqual(len(self.logged("error")), 3)
+
+    def test_stamp(self) -> None:
+        """A file that is written over within its size and time counts as changed."""
+        before = self.path.stat()
+        stamp = certificates._stamp(self.path)
+        content = self.path.read_bytes()
+        for _ in range(100):
+            time.sleep(0.001)  # the clock of a file system ticks slowly
+            self.path.write_bytes(content)
+            os.utime(self.path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        self.assertNotEqual(certificates._stamp(self.path), stamp)
+        self.assertEqual(self.path.stat().st_mtime_ns, before.st_mtime_ns)
 
     def test_replaced(self) -> None:
         """A replaced file is served within a second."""
@@ -323,6 +459,56 @@ class DirectoryTests(StoreTestCase):
             self.assertEqual(served(store), serial(self.leaf))
         self.assertEqual(len(self.logged("error")), 1)
 
+    def test_badOneAmongOthers(self) -> None:
+        """A certificate whose names cannot be read does not stop the renewal of the others, before it or behind it."""
+        store = self.store(self.folder)
+        before = write(self.folder / "aaa.pem", odd(MALFORMED_NAMES))
+        behind = write(self.folder / "zzz.pem", odd(MALFORMED_NAMES))
+        new = issue("mx.test")
+        write(self.path, combined(new))
+        for _ in range(3):
+            self.clock.advance(1)
+            self.assertEqual(served(store, "mx.test"), serial(new))
+        told_before, told_behind = self.logged("error")
+        self.assertIn(str(before), told_before)
+        self.assertIn(str(behind), told_behind)
+
+    def test_surpriseAmongOthers(self) -> None:
+        """Whatever else happens while one is read, those before it are served."""
+        store = self.store(self.folder)
+        new = issue("mx.test")
+        write(self.path, combined(new))
+        write(self.folder / "wild.pem", combined(self.wild))
+        real = store._load
+
+        def surprised(files: Any) -> Any:
+            if files.certificate != self.path:
+                raise MemoryError
+            return real(files)
+
+        self.clock.advance(1)
+        with patch.object(store, "_load", surprised):
+            self.assertRaises(MemoryError, served, store, "mx.test")
+        self.assertEqual(served(store, "mx.test"), serial(new))
+
+    def test_unreadableDirectoryAmongOthers(self) -> None:
+        """A directory that cannot be looked into is kept as it was, told once, and hides no other's renewal."""
+        hidden, live = self.folder / "live.test", issue("live.test")
+        hidden.mkdir()
+        write(hidden / "fullchain.pem", chain(live))
+        write(hidden / "privkey.pem", live.private_key_pem.bytes())
+        store = self.store(self.folder)
+        new = issue("mx.test")
+        write(self.path, combined(new))
+        with failing("stat", errno.EACCES, hidden / "fullchain.pem"):
+            for _ in range(3):
+                self.clock.advance(1)
+                self.assertEqual(served(store, "mx.test"), serial(new))
+                self.assertEqual(served(store, "live.test"), serial(live))
+        self.assertEqual(
+            self.logged("error"), [f"{hidden}: Permission denied; the certificates there are kept as they were"]
+        )
+
     def test_directoryGone(self) -> None:
         """A directory that cannot be read any more leaves all as it was, and is told once."""
         store = self.store(self.folder)
@@ -373,3 +559,36 @@ class ServerTests(TLSTestCase):
             for name, leaf in leaves.items():
                 self.assertEqual(await self.run_client(shown, port, connect, name), serial(leaf))
         self.assertRaises(BadCertificate, Certificates, self.folder / "none")
+
+    async def test_swappedAllTheTime(self) -> None:
+        """Handshakes while the file is replaced again and again: each is served an old or a new one, and none fails."""
+        leaves = [issue("localhost") for _ in range(3)]
+        path = write(self.folder / "swapped.pem", combined(leaves[0]))
+        # A clock that leaps, so that each handshake looks at the file.
+        port = await self.serve(tls_context=Certificates(path, clock=iter(range(100_000)).__next__))
+        done = threading.Event()
+
+        def swap() -> int:
+            swaps = 0
+            while not done.wait(0.001):
+                swaps += 1
+                write(path, combined(leaves[swaps % len(leaves)]))
+            return swaps
+
+        def shake() -> list[int]:
+            shown = []
+            try:
+                for _ in range(60):
+                    client = secured(port, trusting())
+                    shown.append(serial(client.socket.getpeercert(binary_form=True)))  # type: ignore[attr-defined]
+                    client.ask("QUIT")
+                    client.close()
+            finally:
+                done.set()
+            return shown
+
+        swapping = deferToThread(swap)
+        shown = await self.run_client(shake)
+        self.assertGreater(await swapping, 10)
+        self.assertEqual(len(shown), 60)
+        self.assertEqual(set(shown), {serial(leaf) for leaf in leaves})

@@ -82,6 +82,23 @@ class OptionsTests(SynchronousTestCase):
         self.assertIn("does not fit", refusal(f"--tls={self.certificate}:{self.key}"))
         self.assertIn("TXSMTPD_TLS=/none.pem: ", refusal(environ={"TXSMTPD_TLS": "/none.pem"}))
 
+    def test_emptyValues(self) -> None:
+        """A file that is not named is told as that."""
+        self.assertEqual(refusal("--tls="), "--tls=: a certificate is needed: CERT[:KEY], or a DIRECTORY")
+        crt, key = f"--tls={self.certificate}:", f"--tls=:{self.key}"
+        self.assertEqual(refusal(crt), f"{crt}: the file of the key is missing: give CERT[:KEY]")
+        self.assertEqual(refusal(key), f"{key}: the file of the certificate is missing: give CERT[:KEY]")
+        tls = f"--tls={self.pem}"
+        self.assertEqual(refusal(tls, "--tls-client-ca="), "--tls-client-ca=: a value is needed")
+
+    def test_tlsWithinTLS(self) -> None:
+        """An endpoint that speaks TLS itself is not one for --listen-tls."""
+        for kind in "ssl", "tls", "haproxy:ssl":
+            asked = f"--listen-tls={kind}:0:privateKey={self.pem}"
+            said = refusal(f"--tls={self.pem}", asked)
+            self.assertTrue(said.startswith(f"{asked}: an endpoint {kind[-3:]}: speaks TLS by itself"), said)
+            self.assertIn("give one such as tcp:465", said)
+
     def test_needsCertificate(self) -> None:
         """What is about TLS needs --tls."""
         for word in "--listen-tls=tcp:1", "--require-starttls", "--tls-client-ca=x", "--require-client-certificate":

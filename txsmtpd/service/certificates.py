@@ -6,10 +6,12 @@ handshake is served the new one. No session notices, and nobody needs to be told
 
 from __future__ import annotations
 
+import datetime
+import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,11 +29,16 @@ log = Logger(namespace="txsmtpd")
 LOOK_AGAIN = 1.0  # seconds between looks at the files: a renewal is seen soon, and a flood of clients costs no more
 DEFAULT = "default"  # the certificate of a directory for clients that ask for no name, or for an unknown one
 
-Signature = tuple[tuple[int, int, int] | None, ...]
+Stamp = tuple[int, int, int, int]
+Signature = tuple[Stamp | None, ...]
 
 
 class BadCertificate(ValueError):
     """A certificate, its key or its file will not do; the text says which and why."""
+
+
+class Unreadable(BadCertificate):
+    """The system does not let a file be read: for now, perhaps, and without a change of the file when it does again."""
 
 
 class Files(NamedTuple):
@@ -65,6 +72,7 @@ class _Entry:
     def __init__(self, signature: Signature, loaded: Loaded | None) -> None:
         self.signature = signature
         self.loaded = loaded
+        self.told: set[str] = set()  # why it could not be read, since it was last good
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -73,12 +81,13 @@ class Certificates:
 
     Files are looked at when a client comes, at most once a second. A file that is half written, or whose key does
     not fit, changes nothing: the certificate before it is kept, and the log tells so, once for each change of the file.
-    TLS 1.2 is the least that is spoken.
+    One that may not be read is tried again at each look. TLS 1.2 is the least that is spoken.
 
     :param path: a PEM file with the certificate, its chain behind it, and perhaps its key. Or a directory of such: each
         ``NAME.pem`` with its key within or in ``NAME.key``, and each directory ``NAME`` with ``fullchain.pem`` and
         ``privkey.pem``. The client is given the one whose DNS names fit the name that it asks for (SNI, RFC 6066 3);
-        the one called ``default``, or else the first by name, is for the others.
+        the one called ``default``, or else the first by name, is for the others. A directory that has ``fullchain.pem``
+        and ``privkey.pem`` itself is one certificate.
     :param key: the PEM file of the key, where it is not in the certificate's own.
     :param client_ca: a PEM file of the authorities whose certificates clients may show.
     :param require_client_certificate: whether a client that shows none fails the handshake.
@@ -103,12 +112,23 @@ class Certificates:
         self._client_ca = None if client_ca is None else Path(client_ca)
         self._require_client_certificate = require_client_certificate
         self._clock = clock
-        self._is_directory = self._path.is_dir()
+        try:
+            self._is_directory = stat.S_ISDIR(_mode(self._path))
+            own = self._path / "fullchain.pem", self._path / "privkey.pem"
+            is_one = self._is_directory and all(_mode(each) for each in own)
+        except OSError as error:
+            raise Unreadable(f"{error.filename}: {error.strerror}") from error
         if self._is_directory and key is not None:
             raise ValueError(f"{path} is a directory, where each key lies beside its certificate: no key can be given")
-        self._cannot_list: str | None = None
+        if is_one:
+            self._is_directory = False
+            self._path, self._key = own
+        self._cannot_list: set[str] = set()
         self._entries: dict[Path, _Entry] = {}
-        for files in self._list_files():
+        found, unreadable = self._list_files()
+        for reason in unreadable.values():
+            raise Unreadable(reason)
+        for files in found:
             self._entries[files.certificate] = _Entry(files.signature(), self._load(files))
         if not self._entries:
             raise BadCertificate(f"{path}: no certificate is in this directory")
@@ -138,35 +158,42 @@ class Certificates:
 
     # Looking at the files
 
-    def _list_files(self) -> Iterator[Files]:
+    def _list_files(self) -> tuple[list[Files], dict[Path, str]]:
+        """What there is, and what cannot be looked at, with the reason."""
         if not self._is_directory:
-            yield Files(self._path, self._key, self._client_ca)
-            return
+            return [Files(self._path, self._key, self._client_ca)], {}
+        found: list[Files] = []
+        unreadable: dict[Path, str] = {}
         try:
-            for path in sorted(self._path.iterdir()):
-                if path.name.startswith("."):
-                    continue
-                if path.suffix == ".pem" and not path.is_dir():
-                    yield Files(path, path.with_suffix(".key"), self._client_ca)
-                elif (path / "fullchain.pem").exists():
-                    yield Files(path / "fullchain.pem", path / "privkey.pem", self._client_ca)
+            paths = sorted(self._path.iterdir())
         except OSError as error:
-            raise BadCertificate(f"{error.filename or self._path}: {error.strerror}") from error
+            return found, {self._path: f"{self._path}: {error.strerror}"}
+        for path in paths:
+            if path.name.startswith("."):
+                continue
+            try:
+                if path.suffix == ".pem" and not stat.S_ISDIR(_mode(path)):
+                    found.append(Files(path, path.with_suffix(".key"), self._client_ca))
+                elif _mode(path / "fullchain.pem"):
+                    found.append(Files(path / "fullchain.pem", path / "privkey.pem", self._client_ca))
+            except OSError as error:
+                unreadable[path] = f"{path}: {error.strerror}"
+        return found, unreadable
 
     def _look(self) -> None:
+        found, unreadable = self._list_files()
+        for reason in sorted(set(unreadable.values()) - self._cannot_list):
+            log.error("{error}; the certificates there are kept as they were", error=reason)
+        self._cannot_list = set(unreadable.values())
+        # What cannot be seen just now is not gone.
+        hidden = {path for path in self._entries if not unreadable.keys().isdisjoint((path, *path.parents))}
+        changed = self._drop_all_but({files.certificate for files in found} | hidden)
         try:
-            found = list(self._list_files())
-        except BadCertificate as error:
-            if str(error) != self._cannot_list:
-                log.error("{error}; the certificates are kept as they were", error=str(error))
-            self._cannot_list = str(error)
-            return
-        self._cannot_list = None
-        changed = self._drop_all_but({files.certificate for files in found})
-        for files in found:
-            changed = self._look_at(files) or changed
-        if changed:
-            self._arrange()
+            for files in found:
+                changed = self._look_at(files) or changed
+        finally:
+            if changed:
+                self._arrange()
 
     def _drop_all_but(self, there: set[Path]) -> bool:
         """Drop the certificates whose files are gone, unless nothing good would be left; whether any was dropped."""
@@ -183,12 +210,21 @@ class Certificates:
         entry = self._entries.setdefault(files.certificate, _Entry((), None))
         if entry.signature == signature:
             return False
-        entry.signature = signature  # of files that will not do, too: it is told once
         try:
             entry.loaded = self._load(files)
+        except Unreadable as error:
+            # The files need not change before they can be read, so they are tried again; but it is told once.
+            entry.signature = ()
+            if str(error) not in entry.told:
+                log.error("{error}; what was served before is kept", error=str(error))
+            entry.told.add(str(error))
+            return False
         except BadCertificate as error:
+            entry.signature = signature  # there is no use in reading them again as they are
             log.error("{error}; what was served before is kept", error=str(error))
             return False
+        entry.signature = signature
+        entry.told.clear()
         log.info("{path} is served from now on", path=str(files.certificate))
         return True
 
@@ -214,6 +250,15 @@ def load(files: Files, require_client_certificate: bool = False, **options: Any)
     :param options: further ones for ``CertificateOptions``.
     :raises BadCertificate: if a file cannot be read or will not do, or the key does not fit the certificate.
     """
+    try:
+        return _load(files, require_client_certificate, options)
+    except BadCertificate:
+        raise
+    except Exception as error:  # a certificate can be wrong in more ways than are listed anywhere
+        raise BadCertificate(f"{files.certificate}: {_reason(error)}") from error
+
+
+def _load(files: Files, require_client_certificate: bool, options: dict[str, Any]) -> Loaded:
     pem = _read(files.certificate)
     chain = _parse(files.certificate, "certificate", x509.load_pem_x509_certificates, pem)
     key_path = files.certificate if b"PRIVATE KEY-----" in pem else files.key
@@ -228,19 +273,18 @@ def load(files: Files, require_client_certificate: bool = False, **options: Any)
         options["verify"] = True
         options["caCerts"] = [crypto.X509.from_cryptography(each) for each in authorities]
         options["requireCertificate"] = require_client_certificate
-    try:
-        served = CertificateOptions(
-            privateKey=key,
-            certificate=chain[0],
-            extraCertChain=chain[1:],
-            raiseMinimumTo=TLSVersion.TLSv1_2,
-            **options,
-        )
-        served.getContext()
-    except (SSL.Error, ValueError) as error:
-        raise BadCertificate(f"{files.certificate}: {error}") from error
+    served = CertificateOptions(
+        privateKey=key,
+        certificate=chain[0],
+        extraCertChain=chain[1:],
+        raiseMinimumTo=TLSVersion.TLSv1_2,
+        **options,
+    )
+    served.getContext()
+    loaded = Loaded(served, dns_names(chain[0]))
     _warn_if_open(key_path)
-    return Loaded(served, dns_names(chain[0]))
+    _warn_if_expired(files.certificate, chain[0])
+    return loaded
 
 
 def load_authorities(path: str | os.PathLike[str]) -> list[x509.Certificate]:
@@ -274,7 +318,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise BadCertificate(f"{path}: {error.strerror}") from error
+        raise Unreadable(f"{path}: {error.strerror}") from error
 
 
 def _parse(path: Path, what: str, parser: Callable[[bytes], Any], pem: bytes) -> Any:
@@ -285,17 +329,44 @@ def _parse(path: Path, what: str, parser: Callable[[bytes], Any], pem: bytes) ->
         raise BadCertificate(f"{path}: no {what} can be read: {reason}") from error
 
 
-def _stamp(path: Path | None) -> tuple[int, int, int] | None:
+def _reason(error: Exception) -> str:
+    """What an exception says; OpenSSL's have a list of (library, function, reason) instead of a text."""
+    if isinstance(error, SSL.Error) and error.args and isinstance(error.args[0], list):
+        return ", ".join(str(each[-1]) for each in error.args[0]) or "TLS cannot use it"
+    return str(error) or type(error).__name__
+
+
+def _mode(path: Path) -> int:
+    """The mode of a file; 0 if there is none.
+
+    :raises OSError: if that cannot be told.
+    """
+    try:
+        return path.stat().st_mode
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return 0
+        raise
+
+
+def _stamp(path: Path | None) -> Stamp | None:
     if path is None:
         return None
     try:
         found = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_ino, found.st_size
+    # The time of the last change of the inode, too: it tells of a new owner or mode.
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size
 
 
 def _warn_if_open(key: Path) -> None:
     with suppress(OSError):
         if stat.S_IMODE(key.stat().st_mode) & stat.S_IROTH:
             log.warn("{key}: everybody on this host can read this private key", key=str(key))
+
+
+def _warn_if_expired(path: Path, certificate: x509.Certificate) -> None:
+    end = certificate.not_valid_after_utc
+    if end < datetime.datetime.now(datetime.UTC):
+        log.warn("{path}: the certificate has expired on {day}", path=str(path), day=f"{end:%Y-%m-%d}")

@@ -33,6 +33,8 @@ def make_checker(description: str) -> ICredentialsChecker:
     if IUsernamePassword not in checker.credentialInterfaces:
         raise ValueError("it does not check passwords; see --help-auth")
     if isinstance(checker, InMemoryUsernamePasswordDatabaseDontUse):
+        if not checker.users:
+            raise ValueError("nobody could be known; give memory:NAME:PASSWORD")
         # Those of the command line are strings, and clients send octets.
         checker.users = {_octets(name): _octets(password) for name, password in checker.users.items()}
         return checker

@@ -10,6 +10,7 @@ import math
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -207,6 +208,8 @@ class Options(usage.Options, AuthOptionMixin):
         self["settings"] = self._settings() | self._tls_settings()
         self["settings"] |= self._auth_settings()
         self["grace"] = self._value("grace", seconds, GRACE)
+        for asked in self._asked_all("listen-tls"):
+            self._check_in_clear(asked)
         self["tls_endpoints"] = self._endpoints("listen-tls")
         self["endpoints"] = self._endpoints("listen", None if self["tls_endpoints"] else DEFAULT_LISTEN)
         self["handler"] = self._handler()
@@ -240,6 +243,10 @@ class Options(usage.Options, AuthOptionMixin):
             raise usage.UsageError(
                 f"{checkers[0].where}: passwords would pass in clear; give --tls, or --auth-without-tls to allow it"
             )
+        if without_tls is not None:
+            # The warning is for programs. Who gives the option has just allowed it; and all that this process has of
+            # settings are those of its command line.
+            warnings.filterwarnings("ignore", "Requiring AUTH while not requiring TLS", UserWarning)
         return {
             "portal": portal_of(found),
             "auth_required": required is not None,
@@ -271,9 +278,9 @@ class Options(usage.Options, AuthOptionMixin):
             raise usage.UsageError(f"{required}: give the authorities that they are from, by --tls-client-ca")
         if client_ca is not None:
             with refusing(client_ca):
-                load_authorities(client_ca.text)
-        path, key = certificate_files(certificate.text)
+                load_authorities(name(client_ca.text))
         with refusing(certificate):
+            path, key = certificate_files(certificate.text)
             context = Certificates(
                 path,
                 key,
@@ -288,6 +295,14 @@ class Options(usage.Options, AuthOptionMixin):
     def _endpoint(self, asked: Asked) -> IStreamServerEndpoint:
         with refusing(asked):
             return make_endpoint(asked.text)
+
+    def _check_in_clear(self, asked: Asked) -> None:
+        already = re.match(r"(?:haproxy:)?(ssl|tls):", asked.text)
+        if already is not None:
+            raise usage.UsageError(
+                f"{asked}: an endpoint {already[1]}: speaks TLS by itself, and the server would begin TLS within it;"
+                " give one such as tcp:465"
+            )
 
     def _handler(self) -> object:
         asked = self._asked("handler") or Asked("--handler", DEFAULT_HANDLER)
@@ -345,10 +360,17 @@ def _check_setting(keyword: str, value: object) -> None:
 
 
 def certificate_files(text: str) -> tuple[str, str | None]:
-    """The file or directory of a certificate, and the file of its key if it is told: ``CERT[:KEY]``."""
+    """The file or directory of a certificate, and the file of its key if it is told: ``CERT[:KEY]``.
+
+    :raises ValueError: if one of them is empty.
+    """
+    if not text:
+        raise ValueError("a certificate is needed: CERT[:KEY], or a DIRECTORY")
     if ":" not in text or os.path.exists(text):
         return text, None
     certificate, _, key = text.rpartition(":")
+    if not certificate or not key:
+        raise ValueError(f"the file of the {'key' if certificate else 'certificate'} is missing: give CERT[:KEY]")
     return certificate, key
 
 
