@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import warnings
 from typing import Any
 
-from twisted.cred.checkers import FilePasswordDB, InMemoryUsernamePasswordDatabaseDontUse
+from twisted.cred.checkers import FilePasswordDB, ICredentialsChecker, InMemoryUsernamePasswordDatabaseDontUse
+from twisted.cred.credentials import IUsernamePassword
 from twisted.cred.error import UnauthorizedLogin
 from twisted.cred.portal import Portal
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.logger import formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import Interface, implementer
@@ -108,6 +111,14 @@ class CommandTests(SynchronousTestCase):
         client = Connection(authenticator=friend)
         self.assertEqual(client.say(b"AUTH GSSAPI"), [b"504 5.5.4 Unrecognized authentication type"])
 
+    def test_otherAlphabets(self) -> None:
+        """Names are of ASCII, and parted from what follows by spaces or tabs, not by whatever is a blank somewhere."""
+        for line in ("AUTH PLA\u0131N ", "AUTH PLAIN\u2003", "AUTH PLAIN\u00a0"):
+            client = Connection(authenticator=friend)
+            self.assertEqual(client.say(line.encode() + GOOD)[0][:9], b"504 5.5.4", line)
+        for line in (b"AUTH  PLAIN  ", b"AUTH PLAIN\t", b"AUTH \t PLAIN \t "):
+            self.assertEqual(Connection(authenticator=friend).say(line + GOOD), [OK], line)
+
     def test_nobodyDecides(self) -> None:
         """Without anybody who could decide, AUTH is not offered, and not implemented."""
         client = Connection()
@@ -120,6 +131,15 @@ class CommandTests(SynchronousTestCase):
         client = Connection(authenticator=friend)
         self.assertIn(b" AUTH ", client.say(b"HELP")[0])
         self.assertEqual(client.say(b"HELP auth"), [b"214 2.0.0 Syntax: AUTH <mechanism> [initial-response]"])
+        client.say(b"AUTH PLAIN " + GOOD)
+        self.assertNotIn(b"AUTH", client.say(b"HELP")[0])
+
+    def test_helpInClear(self) -> None:
+        """HELP lists AUTH only where it can be used."""
+        client = Connection(authenticator=friend, auth_require_tls=True)
+        self.assertNotIn(b"AUTH", client.say(b"HELP")[0])
+        client.session.ssl = Tls()
+        self.assertIn(b" AUTH ", client.say(b"HELP")[0])
 
     def test_ehloKeepsIt(self) -> None:
         client = Connection(authenticator=friend)
@@ -498,6 +518,59 @@ class GuessingTests(SynchronousTestCase):
         self.assertEqual(replies, [INVALID, INVALID, GOODBYE])
         self.assertEqual(asked, [b"guess0", b"guess1", b"guess2"])
 
+    def failures(self) -> list[str]:
+        """What is going to be logged of failures."""
+        lines: list[str] = []
+
+        def observe(event: Any) -> None:
+            text = formatEvent(event)
+            if " failed for " in text:
+                lines.append(text.partition(" ")[2])
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+        return lines
+
+    def test_loggedAtOnce(self) -> None:
+        """A wrong guess is counted and logged before its reply is delayed, with who guessed at whom."""
+        lines = self.failures()
+        client = Connection(authenticator=friend, auth_failure_delay=5, auth_failure_limit=1)
+        self.assertEqual(client.say(b"AUTH PLAIN " + WRONG), [])
+        self.assertEqual(lines, ["authentication by PLAIN failed for 'user' from [192.168.1.1]:54321"])
+        self.assertEqual(client.server._failures, 1)
+        client.server.connectionLost(Failure(ConnectionLost()))
+        client.clock.advance(10)
+        self.assertEqual(len(lines), 1)
+
+    def test_loggedOfMechanisms(self) -> None:
+        """The name is logged where it is known, whatever it is made of; passwords and tokens are not."""
+        lines = self.failures()
+        deny = lambda *_: False  # noqa: E731
+        mechanisms = [auth.CramMD5(), auth.XOAuth2(), auth.Scram("SHA-256", {}.get)]
+        client = Connection(authenticator=deny, auth_mechanisms=mechanisms, auth_failure_limit=None)
+        client.say(b"AUTH LOGIN", b64("J\u00fcr'gen\u200b"), b64("xyzzy"))
+        client.say(b"AUTH CRAM-MD5", b64("user " + "0" * 32))
+        (line,) = client.say(b"AUTH SCRAM-SHA-256 " + b64("n,,n=tim,r=a"))
+        nonce = base64.b64decode(line[4:]).decode().partition(",")[0]
+        client.say(b64(f"c=biws,{nonce},p=AAAA"))
+        client.say(b"AUTH PLAIN " + b64("\0user\0"))
+        client.say(b"AUTH XOAUTH2 " + b64("user=bob\1auth=Bearer xyzzy\1\1"))
+        self.assertEqual(
+            lines,
+            [
+                f"authentication by {what} from [192.168.1.1]:54321"
+                for what in (
+                    "LOGIN failed for " + ascii("J\u00fcr'gen\u200b"),
+                    "CRAM-MD5 failed for 'user'",
+                    "SCRAM-SHA-256 failed for 'tim'",
+                    "PLAIN failed for nobody in particular",
+                    "XOAUTH2 failed for 'bob'",  # told already, though the client has not yet heard all
+                )
+            ],
+        )
+        client.say(b"")
+        self.assertEqual((len(lines), client.server._failures), (5, 5))
+
     def test_attempts(self) -> None:
         """Attempts that come to nothing are counted, too."""
         client = Connection(authenticator=friend, error_limit=None)
@@ -651,6 +724,61 @@ class OfferTests(SynchronousTestCase):
         client.session.ssl.peer_certificate = "a certificate"
         self.assertEqual(client.offered(), b"AUTH EXTERNAL")
 
+    def test_nobodyDecides(self) -> None:
+        """A mechanism is offered only if somebody can decide about its credentials."""
+        mechanisms = [auth.CramMD5(), auth.XOAuth2(), auth.OAuthBearer(), auth.External()]
+        client = Connection(auth_mechanisms=mechanisms)
+        self.assertIsNone(client.offered())
+        self.assertEqual(client.say(b"AUTH CRAM-MD5")[0][:3], b"502")
+        client = Connection(auth_mechanisms=mechanisms, auth_callback=lambda *_: True)
+        client.session.ssl = Tls()
+        client.session.ssl.peer_certificate = "a certificate"
+        self.assertEqual(client.offered(), b"AUTH LOGIN PLAIN")
+        client = Connection(auth_mechanisms=[*mechanisms, auth.Scram("SHA-256", {}.get)])
+        self.assertEqual(client.offered(), b"AUTH SCRAM-SHA-256")
+        client = Connection(auth_mechanisms=[auth.CramMD5(), auth.XOAuth2(friend)])
+        self.assertEqual(client.offered(), b"AUTH XOAUTH2")
+
+    def test_portalDecides(self) -> None:
+        """A portal decides about what its checkers know."""
+
+        @implementer(ICredentialsChecker)
+        class Hashed:
+            credentialInterfaces = (IUsernamePassword,)
+
+            def requestAvatarId(self, credentials: Any) -> bytes:
+                return b"user"
+
+        mechanisms = [auth.CramMD5(), auth.XOAuth2()]
+        client = Connection(auth_mechanisms=mechanisms, portal=Portal(auth.NameRealm(), [Hashed()]))
+        self.assertEqual(client.offered(), b"AUTH LOGIN PLAIN")
+        portal = Portal(auth.NameRealm(), [InMemoryUsernamePasswordDatabaseDontUse(user=b"sesame")])
+        self.assertEqual(Connection(auth_mechanisms=mechanisms, portal=portal).offered(), b"AUTH CRAM-MD5 LOGIN PLAIN")
+
+    def test_hookDecides(self) -> None:
+        """handle_AUTH may decide about anything."""
+
+        class Handler:
+            def handle_AUTH(self, *arguments: Any) -> str:
+                return "235 2.7.0 OK"
+
+        client = Connection(Handler(), auth_mechanisms=[auth.CramMD5()])
+        self.assertEqual(client.offered(), b"AUTH CRAM-MD5 LOGIN PLAIN")
+
+    def test_availableFails(self) -> None:
+        """A mechanism that cannot say whether it is available is not; the log knows why."""
+
+        class Broken(auth.CramMD5):
+            def available(self, session: Any) -> bool:
+                raise KeyError("broken")
+
+        client = Connection(auth_mechanisms=[Broken()], authenticator=friend)
+        self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
+        self.assertEqual(client.greeting[0][:4], b"250-")
+        self.assertEqual(client.offered(), b"AUTH LOGIN PLAIN")
+        self.assertEqual(client.say(b"AUTH CRAM-MD5")[0][:3], b"504")
+        self.assertEqual(len(self.flushLoggedErrors(KeyError)), 2)
+
     def test_interfaces(self) -> None:
         """All mechanisms provide their interface."""
         for mechanism in (auth.Plain(), auth.Login(), auth.CramMD5(), auth.XOAuth2(), auth.OAuthBearer(),
@@ -786,6 +914,8 @@ class MethodTests(SynchronousTestCase):
         self.assertEqual(self.results(MISSING), (INVALID, False))
         self.assertEqual(self.results(False), (INVALID, False))
         self.assertEqual(self.results(None), (INVALID, False))
+        for nobody in (0, "", b"", {}, [], ()):
+            self.assertEqual(self.results(nobody), (INVALID, False), nobody)
         self.assertEqual(self.results("user"), (OK, True))
         self.assertEqual(self.results(True), (OK, True))
         self.assertEqual(self.results(AuthResult(success=False)), (INVALID, False))
@@ -835,6 +965,18 @@ class MethodTests(SynchronousTestCase):
         self.assertEqual(client.say(b"AUTH RAW"), [b"334 " + b64("raw")])
         self.assertEqual(client.say(b64("me")), [OK])
         self.assertEqual(client.session.auth_data, b"me")
+
+    def test_lineEndInChallenge(self) -> None:
+        """What follows a line end would be a reply of its own: such a challenge is not sent."""
+        for challenge in ("eA==\r\n235 2.7.0 OK", "eA==\n", "\reA=="):
+
+            class Handler:
+                async def auth_ONE(self, server: Any, args: list[str], challenge: str = challenge) -> Any:
+                    return await server.challenge_auth(challenge, encode_to_b64=False)
+
+            client = Connection(Handler())
+            self.assertEqual([each[:3] for each in client.say(b"AUTH ONE")], [b"451"])
+            self.assertEqual(client.say(b"NOOP"), [b"250 2.0.0 OK"])
 
     def test_logClientResponse(self) -> None:
         """The wish to log what clients answer is not granted, with a warning."""
@@ -945,7 +1087,17 @@ class PortalTests(SynchronousTestCase):
 
     def test_unhandled(self) -> None:
         """Credentials that no checker knows are a mistake of the server's."""
-        client = Connection(portal=Portal(self.realm), auth_mechanisms=[auth.Plain()])
+
+        @implementer(IAuthMechanism)
+        class Odd:
+            """It does not say what its credentials are."""
+
+            name = "PLAIN"
+
+            async def authenticate(self, exchange: auth.Exchange) -> auth.BearerToken:
+                return auth.BearerToken("user", "token")
+
+        client = Connection(portal=Portal(self.realm), auth_mechanisms=[Odd()])
         self.assertEqual(client.say(b"AUTH PLAIN " + GOOD)[0][:3], b"451")
 
     def test_firstOf(self) -> None:

@@ -58,6 +58,18 @@ class PlainTests(SynchronousTestCase):
             self.assertEqual(client.say(b"AUTH PLAIN " + b64(message)), [INVALID], message)
         self.assertEqual(asked, [])
 
+    def test_login(self) -> None:
+        """PLAIN and LOGIN take the same names."""
+        asked: list[Any] = []
+        for name in (b"us\ner", b"\x7f", b"\xff\xfe", b"J\xfcrgen", "a\x85b".encode(), "a\u2028b".encode(),
+                     "a\u2029b".encode(), "a\x9bb".encode()):  # fmt: skip
+            for lines in ([b"AUTH LOGIN", b64(name), b64("x")], [b"AUTH PLAIN " + b64(b"\0" + name + b"\0x")]):
+                client = Connection(authenticator=lambda *arguments: asked.append(arguments) or True)
+                self.assertEqual(client.say(*lines)[-1], INVALID, name)
+        self.assertEqual(asked, [])
+        client = Connection(authenticator=lambda *arguments: arguments[-1] == ("J\u00fcrgen".encode(), b"x"))
+        self.assertEqual(client.say(b"AUTH LOGIN", b64("J\u00fcrgen"), b64("x"))[-1], OK)
+
     def test_utf8(self) -> None:
         client = Connection(
             authenticator=lambda *arguments: arguments[-1] == ("J\u00fcrgen".encode(), "p\u00e4ss".encode())
@@ -212,6 +224,32 @@ class ScramTests(SynchronousTestCase):
         self.assertEqual(len(salts[0]), len(base64.b64encode(self.keys["SHA-256"].salt)))
         scram = ScramClient(["SCRAM-SHA-256"], "nobody", "sesame")
         self.assertEqual(self.dialog(Connection(auth_mechanisms=[mechanism]), scram, b"SCRAM-SHA-256"), [INVALID])
+
+    def salt(self, mechanism: Scram, name: str) -> str:
+        """The salt and the iterations that the mechanism shows for a name."""
+        client = Connection(auth_mechanisms=[mechanism])
+        client.session.ssl = BoundTls()
+        header = "p=tls-exporter,," if mechanism.plus else "n,,"
+        (line,) = client.say(b"AUTH " + mechanism.name.encode() + b" " + b64(f"{header}n={name},r=a"))
+        return unb64(line).decode().partition(",")[2]
+
+    def test_saltOfNobody(self) -> None:
+        """All mechanisms of one hash show the same salt for a user who does not exist: a second one tells nothing."""
+        first = Scram("SHA-256", {}.get)
+        for other in (Scram("SHA-256", {}.get), Scram("SHA-256", {}.get, plus=True)):
+            self.assertEqual(self.salt(first, "nobody"), self.salt(other, "nobody"))
+        self.assertNotEqual(self.salt(first, "nobody"), self.salt(first, "somebody"))
+        self.assertNotEqual(self.salt(first, "nobody"), self.salt(Scram("SHA-512", {}.get), "nobody"))
+
+    def test_secret(self) -> None:
+        """With a secret, the salt is the same also in another process."""
+        secret = b"sixteen octets.."
+        mechanism = Scram("SHA-256", {}.get, secret=secret)
+        expected = b64(hmac.digest(secret, b"sha256 nobody", "sha256")[:16]).decode()
+        self.assertEqual(self.salt(mechanism, "nobody"), f"s={expected},i=4096")
+        self.assertNotEqual(self.salt(Scram("SHA-256", {}.get), "nobody"), self.salt(mechanism, "nobody"))
+        for wrong in (b"short", "sixteen octets.."):
+            self.assertRaises(ValueError, Scram, "SHA-256", {}.get, secret=wrong)
 
     def test_lookups(self) -> None:
         """Keys may be long in coming."""
@@ -444,6 +482,13 @@ class OAuthTests(SynchronousTestCase):
         self.client(seen).say(b"AUTH OAUTHBEARER " + b64(b"n,a=a=2Cb=3Dc,\1auth=bearer x\1\1"))
         self.client(seen).say(b"AUTH OAUTHBEARER " + b64(b"n,,\1auth=Bearer x\1\1"))
         self.assertEqual([credentials.login for _, credentials in seen], ["a,b=c", ""])
+
+    def test_scheme(self) -> None:
+        """The name of the scheme may be in letters of any size (RFC 7235 2.1)."""
+        for scheme in (b"BEARER", b"bEaReR"):
+            self.assertEqual(
+                self.client().say(b"AUTH OAUTHBEARER " + b64(self.OAUTHBEARER.replace(b"Bearer", scheme))), [OK]
+            )
 
     def test_malformed(self) -> None:
         for message in (b"", b"n,,", b"n,,\1\1", b"n,,\1auth=Bearer x\1", b"n,,\1auth=Basic x\1\1",

@@ -6,6 +6,7 @@ What is said to the client and what is known of it afterwards is decided here; h
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -25,6 +26,8 @@ TOO_MANY_ATTEMPTS = Reply(421, "4.7.0", "Too many attempts to authenticate, good
 NO_MECHANISM = Reply(501, "5.5.4", "Not enough value: AUTH needs a mechanism")
 TOO_MANY_WORDS = Reply(501, "5.5.4", "Too many values: AUTH takes a mechanism and an initial response")
 UNKNOWN_MECHANISM = Reply(504, "5.5.4", "Unrecognized authentication type")
+
+_BLANKS = re.compile("[ \t]+")
 
 authorized = Rule(
     lambda smtp, arg: bool(smtp.session.authenticated or not smtp.settings.auth_required),
@@ -68,8 +71,8 @@ class Authentication(Dispatcher):
 
     @property
     def offers_auth(self) -> bool:
-        """Whether AUTH can be of any use."""
-        return bool(self.settings.mechanisms)
+        """Whether AUTH can be of any use to this client now."""
+        return not self.session.authenticated and bool(self.offered_mechanisms())
 
     def offered_mechanisms(self) -> list[str]:
         """The names of the mechanisms that this client may use now."""
@@ -79,7 +82,17 @@ class Authentication(Dispatcher):
 
     def _is_available(self, mechanism: Any) -> bool:
         available = getattr(mechanism, "available", None)
-        return available is None or bool(available(self.session))
+        if available is None:
+            return True
+        try:
+            return bool(available(self.session))
+        except Exception:
+            log.failure(
+                "{session} {name} is not offered: nobody knows whether it is available",
+                session=self.session.id,
+                name=mechanism.name,
+            )
+            return False
 
     @syntax(
         "AUTH <mechanism>",
@@ -100,13 +113,14 @@ class Authentication(Dispatcher):
         self._attempts += 1
         if limit is not None and self._attempts > limit:
             raise Refused(TOO_MANY_ATTEMPTS)
-        words = (arg or "").split()
+        words = _BLANKS.split(arg) if arg else []
         if not words:
             raise Refused(NO_MECHANISM)
         if len(words) > 2:
             raise Refused(TOO_MANY_WORDS)
         mechanism = words[0].upper()
-        if mechanism not in self.offered_mechanisms():
+        # In capitals, letters of other alphabets may become those of ASCII.
+        if not words[0].isascii() or mechanism not in self.offered_mechanisms():
             raise Refused(UNKNOWN_MECHANISM)
         self._gave_up = False
         return Exchange(self, mechanism, words[1] if len(words) == 2 else None)
@@ -134,16 +148,28 @@ class Authentication(Dispatcher):
             reply = self._worded(result, SUCCESSFUL)
             self._succeeded(exchange, result.auth_data)
         else:
+            exchange.failed()
             reply = self._worded(result, INVALID)
+            limit = self.settings.auth_failure_limit
+            too_many = limit is not None and self._failures >= limit
             delay = self.settings.auth_failure_delay
             if delay:
                 await deferLater(self, delay)  # type: ignore[arg-type]  # it has callLater, which is all that is used
-            self._failures += 1
-            limit = self.settings.auth_failure_limit
-            if limit is not None and self._failures >= limit:
+            if too_many:
                 self._last_turn = True
                 reply = TOO_MANY_FAILURES
         return None if self._pushed else reply
+
+    def authentication_failed(self, exchange: Exchange) -> None:
+        """Count and log a failure: at once, so that a client does not escape that by leaving."""
+        self._failures += 1
+        log.info(
+            "{session} authentication by {mechanism} failed for {login} from {peer}",
+            session=self.session.id,
+            mechanism=exchange.mechanism,
+            login=_name_shown(exchange.login),
+            peer=_peer_shown(self.session.peer),
+        )
 
     def _worded(self, result: AuthResult, usual: Reply) -> Reply:
         """The reply that the result wants, if it says the same as the usual one."""
@@ -172,7 +198,7 @@ class Authentication(Dispatcher):
     ) -> Any:
         """Send a challenge, and await the client's answer.
 
-        :param encode_to_b64: whether the challenge is still to be encoded.
+        :param encode_to_b64: whether the challenge is still to be encoded; if not, it must not have line ends.
         :param log_client_response: without effect; answers are never logged.
         :return: the octets that the client has answered; or ``MISSING``, if it gave up or sent something else than
             base64: then it has been told so, and the attempt is over.
@@ -212,3 +238,14 @@ class Authentication(Dispatcher):
                 log.failure("{session} {function!r} failed", session=self.session.id, function=function)
         self._at_end = ()
         super().ended(cause)
+
+
+def _name_shown(login: str | bytes | None) -> str:
+    """A user name, fit for a log: it may hold anything."""
+    if login is None:
+        return "nobody in particular"
+    return ascii(login if isinstance(login, str) else login.decode("utf-8", "backslashreplace"))[:200]
+
+
+def _peer_shown(peer: Any) -> str:
+    return f"[{peer[0]}]:{peer[1]}" if isinstance(peer, tuple) else "a local client"

@@ -52,6 +52,9 @@ SECRET = "********"
 # AUTH with a mechanism, if that is what follows: a word of small and great letters is rather a password in base64.
 _AUTH = re.compile(rb"\s*(?i:AUTH)(?:\s+(?:[A-Z0-9_-]{1,20}|[a-z0-9_-]{1,20})(?!\S))?")
 
+# AUTH behind what does not belong there: a NUL, the mark that some editors put before a text, another letter.
+_MENTIONS_AUTH = re.compile(rb"(?i:AUTH)(?!\S)")
+
 # Whoever speaks these, or header fields, is a web browser or worse, made to send mail by somebody else.
 FOREIGN_VERBS = frozenset(b"CONNECT DELETE GET HEAD OPTIONS PATCH POST PRI PUT TRACE".split())
 _LETTERS = re.compile(rb"[A-Z]*")
@@ -89,22 +92,23 @@ class Dispatcher(Conversation):
         verb = word.upper()
         command = self.commands.get(verb)
         # What follows an AUTH that was refused may be the answer to it, from a client that did not wait. It is kept
-        # as secret as if it were.
-        stray = command is None and (self._verb == b"AUTH" or line.lstrip()[:4].upper() == b"AUTH")
-        if stray:
+        # as secret as if it were; so is what looks like AUTH, and what follows that.
+        stray = command is None and (self._verb == b"AUTH" or _begins_auth(line))
+        hidden = stray or (command is None and _MENTIONS_AUTH.search(line) is not None)
+        if hidden:
             verb = b"AUTH"
         self._verb = verb
         self._pushed = False
         settings = self.settings
         if settings.log_dialogue:
-            shown = SECRET if stray else _shown(sanitize(line))
+            shown = SECRET if hidden else _shown(sanitize(line))
             log.debug("{session} C: {line}", session=self.session.id, line=shown)
         if settings.limits_calls:
             self._count_call(verb)
         if command is None:
             if self._announces_payload(line):
                 raise Refused(PAYLOAD_UNKNOWN)
-            raise Refused(NOT_RECOGNIZED if stray else _unknown(verb, line))
+            raise Refused(NOT_RECOGNIZED if stray else _unknown(word.upper(), line))
         if command.payload is not None:
             self._payload_due = command.payload(rest)
         size_limit = settings.command_size_limit
@@ -128,7 +132,10 @@ class Dispatcher(Conversation):
         :param challenge: what stands behind 334 (RFC 4954 4).
         :return: the line that the client answers, without its CRLF. Neither is ever logged.
         :raises Refused: if it is no line.
+        :raises ValueError: if the challenge has a line end: what follows it would be a reply of its own.
         """
+        if b"\r" in challenge or b"\n" in challenge:
+            raise ValueError("a challenge is one line, without CR or LF")
         if self.settings.log_dialogue:
             log.debug("{session} S: 334 {secret}", session=self.session.id, secret=SECRET)
         self.send(b"334 " + challenge + b"\r\n")
@@ -151,7 +158,9 @@ class Dispatcher(Conversation):
     def line_refused(self, why: str, begins: bytes) -> Exception:
         if self._asked is not None:
             return Refused(ANSWERS_REFUSED[why])
-        self._verb = b""
+        # Whatever was wrong with this line, what comes next may still be an answer to AUTH.
+        hidden = self._verb == b"AUTH" or _begins_auth(begins) or _MENTIONS_AUTH.search(begins) is not None
+        self._verb = b"AUTH" if hidden else b""
         return Refused(PAYLOAD_UNKNOWN if self._announces_payload(begins) else LINES_REFUSED[why])
 
     def _announces_payload(self, line: bytes) -> bool:
@@ -370,6 +379,10 @@ def _is_part(status: Reply | str | bytes) -> bool:
         return False
     text = status if isinstance(status, str) else status.decode("latin-1")
     return text.rstrip("\r\n").rpartition("\n")[2][3:4] == "-"
+
+
+def _begins_auth(line: bytes) -> bool:
+    return line.lstrip()[:4].upper() == b"AUTH"
 
 
 def _unknown(verb: bytes, line: bytes) -> Reply:

@@ -32,7 +32,7 @@ class Session:
     extended_smtp: bool = False  #: whether the client greeted with EHLO
     proxy_data: Any = None  #: what a PROXY header said
     auth_data: Any = None  #: what the authenticator knows of the user
-    authenticated: bool | None = None  #: True once the client has authenticated, False after it has failed to
+    authenticated: bool | None = None  #: True once it has, False from the first AUTH that is begun until then
     login_data: Any = None  #: the login, or what a method ``auth_MECHANISM`` gave; *auth_data* knows more
 
     def __init__(self, loop: object = None) -> None:

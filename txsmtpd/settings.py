@@ -311,17 +311,28 @@ def _mechanisms(
     settings: Settings, authenticator: Callable[..., Any] | None, hooks: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The mechanisms that somebody can decide about."""
-    mechanisms: dict[str, Any] = {}
-    if getattr(authenticator, "takes_passwords", authenticator is not None) or "AUTH" in hooks:
-        mechanisms = {each.name: each for each in (Login(), Plain())}
+    mechanisms: dict[str, Any] = {each.name: each for each in (Login(), Plain())}
     for mechanism in settings.auth_mechanisms:
         if not callable(getattr(mechanism, "authenticate", None)):
             raise TypeError(f"auth_mechanisms must provide IAuthMechanism; {mechanism!r} does not")
         mechanisms[mechanism_name(mechanism.name)] = mechanism
+    if "AUTH" not in hooks:  # which may decide about anything
+        mechanisms = {name: each for name, each in mechanisms.items() if _has_decider(each, authenticator)}
     mechanisms |= settings.protocol_mechanisms
     mechanisms |= methods_of_handler(settings.handler)
     excluded = {name.upper() for name in settings.auth_exclude_mechanism or ()}
     return {name: mechanism for name, mechanism in sorted(mechanisms.items()) if name not in excluded}
+
+
+def _has_decider(mechanism: Any, authenticator: Callable[..., Any] | None) -> bool:
+    """Whether anybody can decide about the mechanism's credentials, if it says of which class they are."""
+    credentials = getattr(mechanism, "credentials", None)
+    if credentials is None or getattr(mechanism, "authenticator", None) is not None:
+        return True
+    if authenticator is None:
+        return False
+    takes = getattr(authenticator, "takes", None)
+    return takes is None or bool(takes(credentials))
 
 
 def _offered(settings: Settings, mechanisms: Mapping[str, Any]) -> tuple[Extension, ...]:

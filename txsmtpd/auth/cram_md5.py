@@ -25,6 +25,7 @@ class CramMD5:
     know passwords."""
 
     name = "CRAM-MD5"
+    credentials = ChallengeResponse
 
     async def authenticate(self, exchange: Exchange) -> ChallengeResponse:
         exchange.begin()

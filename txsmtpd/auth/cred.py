@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.cred.checkers import ICredentialsChecker
-from twisted.cred.credentials import IUsernamePassword
 from twisted.cred.error import LoginFailed, UnauthorizedLogin, UnhandledCredentials
 from twisted.cred.portal import IRealm, Portal
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -30,10 +29,9 @@ class PortalAuthenticator:
         self.portal = portal
         self.interfaces = interfaces or (Interface,)
 
-    @property
-    def takes_passwords(self) -> bool:
-        """Whether a checker of the portal knows what to do with a password."""
-        return IUsernamePassword in self.portal.listCredentialsInterfaces()
+    def takes(self, credentials: type) -> bool:
+        """Whether a checker of the portal knows what to do with credentials of this class."""
+        return any(each.implementedBy(credentials) for each in self.portal.listCredentialsInterfaces())
 
     async def __call__(self, server: Any, session: Any, envelope: Any, mechanism: str, auth_data: Any) -> AuthResult:
         try:

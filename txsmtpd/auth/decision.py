@@ -58,4 +58,5 @@ def of_callback(callback: Callable[..., Any]) -> Callable[..., Any]:
             result = await result
         return False if result is None else result
 
+    authenticator.takes = lambda credentials: issubclass(credentials, LoginPassword)  # type: ignore[attr-defined]
     return authenticator

@@ -30,6 +30,8 @@ class Exchange:
         self.server = server
         self.mechanism = mechanism
         self._initial = initial
+        self.login: str | bytes | None = None  #: the user name, as soon as it is known
+        self._has_failed = False
 
     def __repr__(self) -> str:
         return f"<Exchange {self.mechanism} {self.server.session!r}>"
@@ -69,10 +71,17 @@ class Exchange:
 
         :raises Refused: 454 if it says nothing that can be believed.
         """
+        self.login = getattr(credentials, "login", None) or self.login
         authenticator = authenticator or self.server.settings.authenticator
         if authenticator is None:
             return AuthResult(success=False)
         return await decide(authenticator, self.server, self.mechanism, credentials)
+
+    def failed(self) -> None:
+        """Count and log, once, that the client is not who it says, for a mechanism that goes on after that."""
+        if not self._has_failed:
+            self._has_failed = True
+            self.server.authentication_failed(self)
 
 
 def decode_initial(word: str) -> bytes:

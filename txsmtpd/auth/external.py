@@ -30,6 +30,7 @@ class External:
     """
 
     name = "EXTERNAL"
+    credentials = ClientCertificate
 
     def __init__(self, authenticator: Callable[..., Any] | None = None) -> None:
         self.authenticator = authenticator

@@ -14,6 +14,7 @@ class Login:
     """LOGIN. An initial response is taken for the user name. The server has the words of the challenges."""
 
     name = "LOGIN"
+    credentials = LoginPassword
 
     async def authenticate(self, exchange: Exchange) -> LoginPassword:
         server = exchange.server

@@ -11,7 +11,7 @@ from zope.interface import implementer
 
 from txsmtpd.auth.decision import undecided
 from txsmtpd.auth.exchange import Exchange
-from txsmtpd.auth.results import MISSING, AuthResult, mechanism_name
+from txsmtpd.auth.results import AuthResult, mechanism_name
 from txsmtpd.interfaces import IAuthMechanism
 
 PREFIX = "auth_"
@@ -35,7 +35,7 @@ class MethodMechanism:
         if isinstance(result, AuthResult):
             if isinstance(result.success, bool):
                 return result
-        elif result is MISSING or result is False:
+        elif not result:  # MISSING and False, and what is no name of anybody
             return AuthResult(success=False)
         elif not isinstance(result, Awaitable):  # a coroutine that nobody awaited is no user
             return AuthResult(success=True, auth_data=result)

@@ -21,7 +21,7 @@ from txsmtpd.reply import Refused, Reply
 
 MALFORMED = Reply(501, "5.5.2", "That is not what a bearer of a token says")
 
-_BEARER = re.compile(rb"[Bb]earer +([A-Za-z0-9._~+/-]+=*)")  # RFC 6750 2.1
+_BEARER = re.compile(rb"(?i:bearer) +([A-Za-z0-9._~+/-]+=*)")  # RFC 6750 2.1, RFC 7235 2.1
 _GS2_HEADER = re.compile(rb"[ny],(?:a=((?:[^=,]|=2C|=3D)+))?,")  # RFC 5801 4
 
 
@@ -40,6 +40,8 @@ class _Bearer:
     :param scope: the scope that a token needs, told to those whose token will not do.
     """
 
+    credentials = BearerToken
+
     def __init__(self, authenticator: Callable[..., Any] | None = None, scope: str | None = None) -> None:
         self.authenticator = authenticator
         self.scope = scope
@@ -53,6 +55,7 @@ class _Bearer:
     async def authenticate(self, exchange: Exchange) -> AuthResult:
         result = await exchange.decide(self.read(await exchange.challenge()), self.authenticator)
         if not result.success:
+            exchange.failed()  # whether or not the client stays to hear why
             scope = {"scope": self.scope} if self.scope else {}
             # The client has nothing to answer to this (RFC 7628 3.2.3), and whatever it does, it has failed.
             with suppress(Refused):

@@ -23,7 +23,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 INVALID = Reply(535, "5.7.8", "Authentication credentials invalid")
 UNDECIDED = Reply(454, "4.7.0", "Temporary authentication failure")  # RFC 4954 6
 
-_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
+# Besides the controls, what some programs take for the end of a line.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _MECHANISM_NAME = re.compile(r"[A-Z0-9_-]{1,20}")  # RFC 4422 3.1
 
 
@@ -44,7 +45,7 @@ class AuthResult:
     """What became of an authentication.
 
     :param success: whether the client is who it says.
-    :param handled: whether the reply was pushed already. What was not pushed, the server says, in any case.
+    :param handled: kept for compatibility, without effect: the server replies unless a reply was pushed.
     :param message: the status to reply; None: 235 or 535 as usual.
     :param auth_data: what is to be known of the user from now on, as ``session.auth_data``.
     """
@@ -107,10 +108,12 @@ class ProvedLogin:
 def login_password(login: bytes, password: bytes) -> LoginPassword:
     """The credentials, if an authenticator may see them.
 
-    :raises Refused: 535 if one is empty, or the login has control characters. An empty password is success without any
-        password for some directories (RFC 4513 5.1.2); a line end in a name becomes a command in somebody's protocol.
+    :raises Refused: 535 if the password is empty, or the login is no name (see :func:`user_name`). An empty password
+        is success without any password for some directories (RFC 4513 5.1.2); a line end in a name becomes a command
+        in somebody's protocol.
     """
-    if not login or not password or _CONTROL.search(login):
+    user_name(login)
+    if not password:
         raise Refused(INVALID)
     return LoginPassword(login, password)
 
@@ -118,13 +121,13 @@ def login_password(login: bytes, password: bytes) -> LoginPassword:
 def user_name(octets: bytes) -> str:
     """The name in UTF-8, if an authenticator may see it.
 
-    :raises Refused: 535 if it is empty, no UTF-8, or has control characters.
+    :raises Refused: 535 if it is empty, no UTF-8, or has control characters or line ends of any kind.
     """
     try:
         name = octets.decode("utf-8")
     except UnicodeDecodeError:
         raise Refused(INVALID) from None
-    if not name or _CONTROL.search(octets):
+    if not name or _CONTROL.search(name):
         raise Refused(INVALID)
     return name
 

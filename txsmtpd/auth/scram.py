@@ -27,6 +27,7 @@ from txsmtpd.reply import Refused, Reply
 MALFORMED = Reply(501, "5.5.2", "That is no message of SCRAM")
 HASHES = {"SHA-1": "sha1", "SHA-256": "sha256", "SHA-512": "sha512"}
 ITERATIONS = 4096  # RFC 7677 4: at least
+_SECRET = secrets.token_bytes(32)  # of this process
 
 # RFC 5802 7, with the parts that are looked at.
 _NONCE = r"[!-+\--~]+"
@@ -86,6 +87,9 @@ class Scram:
     :param plus: whether it is the -PLUS form, which TLS 1.3 only can offer.
     :param authenticator: has a last word about the :class:`~txsmtpd.auth.ProvedLogin`; None: the proof is enough.
     :param iterations: of most users, so that one who does not exist looks like them.
+    :param secret: makes the salts that are shown for users who do not exist: octets that nobody can guess, the same
+        for all processes of a service and after each restart. Without it they differ from one process to the next,
+        and tell by that who does exist.
     """
 
     def __init__(
@@ -96,8 +100,11 @@ class Scram:
         plus: bool = False,
         authenticator: Callable[..., Any] | None = None,
         iterations: int = ITERATIONS,
+        secret: bytes | None = None,
         make_nonce: Callable[[], str] = secrets.token_urlsafe,
     ) -> None:
+        if secret is not None and (not isinstance(secret, bytes) or len(secret) < 16):
+            raise ValueError("secret must be at least 16 octets")
         self.name = f"SCRAM-{hash_name}-PLUS" if plus else f"SCRAM-{hash_name}"
         self.digest = HASHES[hash_name]
         self.lookup = lookup
@@ -105,7 +112,7 @@ class Scram:
         self.authenticator = authenticator
         self.iterations = iterations
         self.make_nonce = make_nonce
-        self._secret = secrets.token_bytes(32)
+        self._secret = _SECRET if secret is None else secret
 
     def available(self, session: Any) -> bool:
         """Whether the client's connection has what the -PLUS form needs.
@@ -116,6 +123,7 @@ class Scram:
 
     async def authenticate(self, exchange: Exchange) -> AuthResult:
         first = self._first(exchange, _text(await exchange.challenge()))
+        exchange.login = first.login
         keys = self.lookup(first.login)
         if isinstance(keys, Awaitable):
             keys = await keys
@@ -166,7 +174,7 @@ class Scram:
 
     def _keys_of_nobody(self, login: str) -> ScramKeys:
         """Keys that no password opens, with a salt that stays the same: nobody learns from them who exists."""
-        salt = hmac.digest(self._secret, login.encode(), "sha256")[:16]
+        salt = hmac.digest(self._secret, f"{self.digest} {login}".encode(), "sha256")[:16]
         size = hashlib.new(self.digest).digest_size
         return ScramKeys(salt, self.iterations, secrets.token_bytes(size), secrets.token_bytes(size))
 
