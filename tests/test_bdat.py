@@ -24,7 +24,7 @@ START = GREETING + TRANSACTION
 CHUNK_OK = Answer(250, ("2.0.0 Chunk received",))
 KEPT = Answer(250, ("2.0.0 kept",))
 TOO_LARGE = Answer(552, ("5.3.4 The message is larger than this server takes",))
-MALFORMED = Answer(421, ("4.5.4 Syntax: BDAT size [LAST]; what follows cannot be told from commands, goodbye",))
+MALFORMED = Answer(421, ("4.5.4 Syntax: BDAT size [LAST]; without a size nobody knows what follows, goodbye",))
 FAILED = 451
 
 
@@ -393,7 +393,7 @@ class SizeTests(SynchronousTestCase):
             client.say(START)
             client.heard()
             said = answers(client.talk(b"BDAT " + size + b"\r\nNOOP smuggled\r\n"))
-            self.assertEqual(said, [Answer(421, ("4.3.4 The chunk is far larger than this server takes, goodbye",))])
+            self.assertEqual(said, [Answer(421, ("4.3.4 The message is far larger than this server takes, goodbye",))])
             self.assertTrue(client.closed)
         self.assertEqual(self.handler.noops, [])
 
@@ -542,7 +542,7 @@ class SmugglingTests(LoggingTestCase):
         self.assertEqual(codes(client.heard()), [code_of_last if last else code, 503 if case == "turned away" else 250])
         if case != "turned away":
             self.assertEqual(handler.noops, ["real"])
-        self.flushLoggedErrors(RuntimeError, AttributeError)
+        self.flushLoggedErrors(RuntimeError, TypeError)
 
     @given(
         cuts=some.lists(some.integers(0, 900), max_size=8),

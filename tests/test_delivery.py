@@ -259,3 +259,19 @@ class MailboxStreamsTests(SynchronousTestCase):
         self.assertTrue(IStreamingHandler.providedBy(Mailbox(self.mktemp())))
         self.assertFalse(IStreamingHandler.providedBy(Filter(self.mktemp())))
         self.assertFalse(IStreamingHandler.providedBy(Sorted(self.mktemp())))
+
+
+class TwoThreadsTests(DeliveryTestCase):
+    def test_goneDuringCommit(self) -> None:
+        """A client that leaves while its message is committed changes nothing: nobody else touches the file."""
+        delivery = self.delivery()
+        delivery.write(b"A: b\r\n\r\n" + b"y" * PIECE)
+        self.threads.run()
+        delivery.write(b"the end\r\n")
+        done = Deferred.fromCoroutine(delivery.finish())
+        done.cancel()  # the commit has not begun, but is on its way
+        self.failureResultOf(done)
+        self.assertEqual(len(self.threads.waiting), 1)
+        self.threads.run()
+        self.assertEqual(self.files("tmp"), [])
+        self.assertEqual(self.files("new"), [HEADER + b"A: b\n\n" + b"y" * PIECE + b"the end\n"])

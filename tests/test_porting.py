@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Any
 
+from twisted.internet.protocol import Factory
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support import GREETING, TRANSACTION, Client, LoggingTestCase, handler
-from txsmtpd import SMTP, Extension, SMTPFactory, syntax
+from txsmtpd import SMTP, Extension, Refused, SMTPFactory, syntax
 from txsmtpd.handlers import Sink
 from txsmtpd.session import Session
 
@@ -96,3 +100,91 @@ class NoReplyTests(LoggingTestCase):
             client.talk(GREETING)
             self.assertEqual(client.codes(TRANSACTION + b"DATA\r\n"), expected)
         self.assertIn("must return what super() does", "".join(self.logged("error")))
+
+
+class OddServersTests(LoggingTestCase):
+    """What subclasses and hooks may do, and the session stays in step."""
+
+    def test_pushedRefusalOfAChunk(self) -> None:
+        """The octets of a chunk are no commands, also where an override has pushed its reply."""
+
+        class Pushing(SMTP):
+            async def smtp_BDAT(self, arg: str) -> Any:
+                await self.push("503 5.5.1 not here")
+
+        client = Client(handler(), protocol=Pushing)
+        client.talk(GREETING + TRANSACTION)
+        self.assertEqual(client.codes(b"BDAT 6\r\nNOOP\r\nNOOP\r\n"), [503, 250])
+
+    def test_syntaxAgain(self) -> None:
+        """A syntax that is declared anew keeps what was declared of the argument."""
+
+        class Anew(SMTP):
+            @syntax("EHLO hostname [more]")
+            async def smtp_EHLO(self, arg: str) -> Any:
+                return await super().smtp_EHLO(arg)
+
+        self.assertEqual(Client(handler(), protocol=Anew).codes(b"EHLO\r\n"), [501])
+
+    def test_refusedGreetingKeepsTheTransaction(self) -> None:
+        """EHLO that is refused counts as not sent (RFC 5321 4.1.4)."""
+        answers = iter(["250 HELP", "550 5.7.1 no"])
+        client = Client(handler(EHLO=lambda server, session, envelope, hostname: next(answers)))
+        client.talk(GREETING + TRANSACTION)
+        self.assertEqual(client.codes(GREETING + b"DATA\r\n"), [550, 354])
+
+    def test_sendLineInOrder(self) -> None:
+        """A line that a command sends stands behind the replies before it."""
+
+        class Lines(SMTP):
+            def smtp_LINE(self, arg: str | None) -> str:
+                self.sendLine(b"250-first")
+                return "250 second"
+
+        client = Client(handler(), protocol=Lines)
+        self.assertEqual(client.talk(b"NOOP\r\nLINE\r\n"), b"250 2.0.0 OK\r\n250-first\r\n250 second\r\n")
+
+    def test_contextsApart(self) -> None:
+        """What one connection keeps in a ContextVar, another does not see."""
+        name: ContextVar[str] = ContextVar("name", default="nobody")
+        seen = []
+
+        async def greet(server: Any, session: Any, envelope: Any, hostname: str) -> str:
+            seen.append(name.get())
+            name.set(hostname)
+            return "250 HELP"
+
+        for _ in range(2):
+            Client(handler(EHLO=greet)).talk(GREETING)
+        self.assertEqual(seen, ["nobody", "nobody"])
+
+    def test_anyFactory(self) -> None:
+        """A factory of Twisted's own will do."""
+        factory = Factory.forProtocol(lambda: SMTP(handler(), reactor=Clock()))  # type: ignore[arg-type]
+        server: Any = factory.buildProtocol(None)  # type: ignore[arg-type]
+        transport = StringTransport()
+        server.makeConnection(transport)
+        self.assertTrue(transport.value().startswith(b"220 "))
+        server.connectionLost()
+
+    def test_hookClosesTheTransport(self) -> None:
+        """Nothing behind a command whose hook has closed the transport is carried out."""
+        seen = []
+
+        def close(server: Any, session: Any, envelope: Any, address: str, options: list[str]) -> str:
+            seen.append(address)
+            server.transport.loseConnection()
+            return "550 5.7.1 no"
+
+        client = Client(handler(RCPT=close))
+        client.talk(GREETING + TRANSACTION + b"RCPT TO:<c@example.com>\r\n")
+        self.assertEqual(seen, ["b@example.com"])
+
+    def test_intermediateRefusal(self) -> None:
+        """A hook cannot refuse with 354."""
+
+        def refuse(*arguments: Any) -> None:
+            raise Refused("354 go on")
+
+        client = Client(handler(RCPT=refuse))
+        self.assertEqual(client.codes(GREETING + TRANSACTION), [250, 250, 451])

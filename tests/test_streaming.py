@@ -321,7 +321,7 @@ class OpenTests(ReceiverTestCase):
         client = self.start(hook=lambda receiver: None)
         client.say(b"DATA\r\nNOOP\r\n")
         self.assertEqual(codes(client.heard())[0], 451)
-        self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
+        self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
 
     def test_waits(self) -> None:
         """open_message may wait; 354 comes when it is done, and octets sent ahead are passed on."""

@@ -326,7 +326,7 @@ class FloodTests(TCPTestCase):
 
     async def test_endlessMessage(self) -> None:
         """A message beyond the limit is read on, and memory stays bounded."""
-        await self.serve(Inbox(), data_size_limit=1_000_000)
+        await self.serve(Inbox(), data_size_limit=60_000_000)
         before = resident()
 
         def act(connection: socket.socket) -> tuple[int, bytes]:
@@ -340,7 +340,26 @@ class FloodTests(TCPTestCase):
 
         grown, said = await self.client(act)
         self.assertEqual(codes(said), [552, 221])
-        self.assertLess(grown, 30_000_000)
+        self.assertLess(grown, 90_000_000)
+
+    async def test_messageFarTooLarge(self) -> None:
+        """One that has twice the size allowed, and more, is not read to its end: the connection closes with 421."""
+        await self.serve(Inbox(), data_size_limit=1_000_000)
+
+        def act(connection: socket.socket) -> bytes:
+            connection.sendall(GREETING + TRANSACTION + b"DATA\r\n")
+            read_replies(connection, 5)
+            line = b"x" * 998 + b"\r\n"
+            try:
+                for _ in range(100):
+                    connection.sendall(line * 100)
+                    time.sleep(0)
+            except ConnectionError:
+                return b""
+            return read_all(connection)
+
+        # What the client still had to send may have cost it the reply.
+        self.assertIn(codes(await self.client(act)), ([421], []))
 
     async def test_everythingAnswered(self) -> None:
         """A flood whose client reads late gets every reply, in order."""

@@ -105,10 +105,10 @@ def _command(cls: type, name: str, verb: str, method: Callable[..., Any]) -> Com
     rules: dict[Rule, None] = {}
     for each in reversed(declared):
         rules.update(dict.fromkeys(each.needs))
-    if nearest is not None and nearest.argument is not None:
-        wanted = nearest.argument
+    wanted = next((each.argument for each in declared if each.argument is not None), None)
+    if nearest is not None and wanted is not None:
         refusal = Reply(501, "5.5.4", f"Syntax: {nearest.text}")
         rules[Rule(lambda server, arg: (arg is not None) is wanted, refusal)] = None
-    junk = nearest is not None and nearest.junk
+    junk = any(each.junk for each in declared)
     payload = next((each.payload for each in declared if each.payload), None)
     return Command(verb, method, tuple(rules), nearest, junk, payload)

@@ -12,6 +12,7 @@ when the client does not read the answers, is the transport paused.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import copy_context
 from types import CoroutineType
 from typing import Any, Protocol
 
@@ -22,7 +23,7 @@ from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from txsmtpd.output import send_at_once, sends_at_once
+from txsmtpd.output import is_closing, send_at_once, sends_at_once
 from txsmtpd.settings import Settings
 
 ENDLESS_LINE = 65536  # octets after which a line is no mistake any more
@@ -230,7 +231,7 @@ class Conversation(LineReceiver):
         """Go through the input until it is used up, or something must be waited for."""
         self._proceeding = True
         try:
-            while self._offset < len(self._buffer) and not self.paused and not self.closing:
+            while self._offset < len(self._buffer) and not self.paused and not self._is_closing():
                 if self._reader is not None:
                     self._read_on(self._reader)
                 elif not self.line_mode:
@@ -251,6 +252,10 @@ class Conversation(LineReceiver):
         elif self._reading_paused:
             self._reading_paused = False
             self.transport.resumeProducing()
+
+    def _is_closing(self) -> bool:
+        """Whether nothing that still comes is looked at; hooks may close the transport themselves."""
+        return self.closing or is_closing(self.transport)
 
     def _end_of_input(self) -> None:
         if self._asked is not None:
@@ -356,13 +361,14 @@ class Conversation(LineReceiver):
             if type(result) is CoroutineType:
                 # Most turns do not wait. Stepped by hand, those cost no Deferred; one that does wait goes on where it
                 # stands, since awaiting a Deferred that has not fired just says so again when it is stepped again.
-                turn = result
+                # In a context of its own, so that what it keeps in a ContextVar reaches no other connection.
+                turn, context = result, copy_context()
                 try:
-                    turn.send(None)
+                    context.run(turn.send, None)
                 except StopIteration as end:
                     result = end.value
                 else:
-                    waiting = Deferred.fromCoroutine(turn)
+                    waiting = context.run(Deferred.fromCoroutine, turn)
             elif isinstance(result, Deferred):
                 waiting = result
         except Exception as error:
@@ -494,8 +500,17 @@ class Conversation(LineReceiver):
         self.flush()
         # A transport with a producer would not close; one whose peer does not read would not either.
         self.transport.unregisterProducer()
-        self._abort_call = self.callLater(self.settings.linger, self.transport.abortConnection)
+        self._abort_call = self.callLater(self.settings.linger, self.abort)
         self.transport.loseConnection()
+
+    def sendLine(self, line: bytes) -> None:
+        """Send a line, after all that was sent before."""
+        self.send(line + self.delimiter)
+
+    def abort(self) -> None:
+        """Close at once, whatever was not sent."""
+        # Standard input and output cannot be aborted.
+        getattr(self.transport, "abortConnection", self.transport.loseConnection)()
 
     def _stop_watching(self) -> None:
         if self._idle_call is not None and self._idle_call.active():

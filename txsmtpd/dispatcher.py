@@ -33,6 +33,7 @@ STILL_BUSY = Reply(421, "4.3.0", "The server took too long to do this; try again
 TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many errors, goodbye")
 TOO_MUCH_JUNK = Reply(421, "4.7.0", "Too many commands without a message, goodbye")
 FOREIGN_PROTOCOL = Reply(554, "5.5.1", "This is an SMTP server, goodbye")
+ERRORS = frozenset([500, 501, 502, 503, 504, 553, 555])  # what a client has to say otherwise
 LINE_TOO_LONG = Reply(500, "5.5.2", "Command line too long")
 LINES_REFUSED = {
     "long": LINE_TOO_LONG,
@@ -110,7 +111,7 @@ class Dispatcher(Conversation):
                 raise Refused(PAYLOAD_UNKNOWN)
             raise Refused(NOT_RECOGNIZED if stray else _unknown(word.upper(), line))
         if command.payload is not None:
-            self._payload_due = command.payload(rest)
+            self._payload_due = _payload_of(command.payload, rest)
         size_limit = settings.command_size_limit
         if len(line) > size_limit and len(line) > settings.line_limits.get(verb, size_limit):
             raise Refused(LINE_TOO_LONG)
@@ -151,6 +152,11 @@ class Dispatcher(Conversation):
             return then()
         self.read_with(ChunkReader(size, write), then)
         return ANSWERED_LATER
+
+    def _drop_payload(self, reply: Reply, then: Any) -> None:
+        # The command was refused, but what follows it is none of the next one.
+        self.payload_refused(reply)
+        self.take_payload(_drop, lambda: then)
 
     def payload_refused(self, reply: Reply) -> None:
         """The octets that follow a command are going to be dropped, because it was refused with this reply."""
@@ -223,12 +229,14 @@ class Dispatcher(Conversation):
             "{session} {source} gave no status but {what}",
             session=self.session.id,
             source=source,
-            what=ascii(what)[:200],
+            what=_described(what),
         )
         return FAILED
 
     async def explain(self, error: BaseException) -> Reply:
         if isinstance(error, Refused):
+            if error.reply.code // 100 == 3:
+                return self.no_status(error.reply, "Refused")
             return error.reply
         self._log_failure(_shown(self._verb), error)
         hook = self.settings.hooks.get("exception")
@@ -275,7 +283,7 @@ class Dispatcher(Conversation):
             self.send(SHUTTING_DOWN.octets)
             self.close()
         else:
-            self.transport.abortConnection()
+            self.abort()
 
     def _leave_if_done(self) -> None:
         if self.envelope.mail_from is None and not self.closing:
@@ -291,13 +299,13 @@ class Dispatcher(Conversation):
         if result is ANSWERED_LATER:
             return
         if result is None and self._pushed:
+            if self._payload_due:
+                self._drop_payload(FAILED, ANSWERED_LATER)
             self._say_nothing()
             return
         reply = result if type(result) is Reply else self._status_of_command(result)
         if self._payload_due and reply.code != 421:
-            # The command was refused, but what follows it is none of the next one.
-            self.payload_refused(reply)
-            self.take_payload(_drop, lambda: reply)
+            self._drop_payload(reply, reply)
             return
         if reply.code >= 400:
             reply = self._refusal(reply)
@@ -331,7 +339,9 @@ class Dispatcher(Conversation):
         """Log and count a refusal; the one that is too many is answered 421 instead."""
         if reply is FOREIGN_PROTOCOL:
             self._last_turn = True
-        elif 500 <= reply.code <= 504 or reply is self._turned_away or reply is NEED_STARTTLS:
+        elif (
+            500 <= reply.code <= 504 or reply.code in (553, 555) or reply is self._turned_away or reply is NEED_STARTTLS
+        ):
             self._errors += 1
             limit = self.settings.error_limit
             if limit is not None and self._errors >= limit:
@@ -367,6 +377,15 @@ class Dispatcher(Conversation):
             self._pushed = True
         self.send(octets)
         return succeed(None)
+
+
+def _payload_of(tell: Callable[[bytes], int], argument: bytes) -> int:
+    try:
+        return tell(argument)
+    except Refused:
+        raise
+    except Exception:
+        raise Refused(PAYLOAD_UNKNOWN) from None
 
 
 def _drop(octets: bytes) -> None:
@@ -405,6 +424,13 @@ def sanitize(line: bytes) -> bytes:
     if found is None or not line[found.end() :].strip():
         return line
     return found[0] + b" " + SECRET.encode("ascii")
+
+
+def _described(what: object) -> str:
+    try:
+        return ascii(what)[:200]
+    except Exception:
+        return f"a {type(what).__name__} that cannot be shown"
 
 
 def _in_one_line(reply: Reply) -> str:

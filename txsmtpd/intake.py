@@ -12,7 +12,10 @@ from typing import Any
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
-from txsmtpd.reply import Refused, Reply
+from txsmtpd.reply import FAILED, Refused, Reply
+
+RECEIVER_METHODS = ("registerProducer", "unregisterProducer", "write", "finish", "abort")
+PIECES = 1000  # that are kept apart
 
 
 class Buffered:
@@ -23,17 +26,27 @@ class Buffered:
 
     def __init__(self, deliver: Callable[[bytes], Awaitable[Reply]]) -> None:
         self._octets: list[bytes] = []
+        self._runs: list[bytes] = []
         self._deliver = deliver
-        self.write = self._octets.append
+
+    def write(self, octets: bytes) -> None:
+        """More of the message has come."""
+        self._octets.append(octets)
+        if len(self._octets) >= PIECES:
+            # An object for each octet or two would take many times their room.
+            self._runs.append(b"".join(self._octets))
+            self._octets.clear()
 
     def finish(self) -> Awaitable[Reply]:
         """The message is complete; give its reply."""
-        message = b"".join(self._octets)
+        message = b"".join([*self._runs, *self._octets])
+        self._runs.clear()
         self._octets.clear()
         return self._deliver(message)
 
     def abort(self, reason: BaseException) -> None:
         """The message will not be complete."""
+        self._runs.clear()
         self._octets.clear()
 
 
@@ -48,6 +61,7 @@ class Streamed:
     :param hold: called when the receiver wants no more octets for now.
     :param release: called when it wants them again.
     :param complain: is given an exception that has no other way to be known.
+    :raises TypeError: if the receiver is none.
     """
 
     def __init__(
@@ -57,6 +71,9 @@ class Streamed:
         release: Callable[[], object],
         complain: Callable[[BaseException], object],
     ) -> None:
+        for name in RECEIVER_METHODS:
+            if not callable(getattr(receiver, name, None)):
+                raise TypeError(f"open_message must return a receiver of messages; {receiver!r} has no {name}")
         self._receiver = receiver
         self._hold = hold
         self._release = release
@@ -79,6 +96,8 @@ class Streamed:
 
     async def finish(self) -> Any:
         """The message is complete; give the receiver's status."""
+        if self._over and self._error is None:
+            raise Refused(FAILED)  # it was aborted, and the client is gone
         if self._error is None:
             try:
                 self._receiver.unregisterProducer()

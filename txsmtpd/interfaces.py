@@ -258,6 +258,8 @@ def verifyHandler(handler: object) -> bool:
             near = difflib.get_close_matches(name.lower(), hooks, 1, 0)
             raise InvalidHandler(f"{name} is no hook of {handler!r}; is {hooks[near[0]]} meant?")
         _verify_hook(handler, name)
+    if hasattr(handler, "open_message") and not IStreamingHandler.providedBy(handler):
+        raise InvalidHandler(f"{handler!r} has open_message, but does not declare @implementer(IStreamingHandler)")
     if hasattr(handler, "process_message"):
         _verify_hook(handler, "process_message")
     return True

@@ -19,9 +19,14 @@ def sends_at_once(transport: Any) -> bool:
     return isinstance(transport, Connection)
 
 
+def is_closing(transport: Any) -> bool:
+    """Whether somebody has told the transport to close, so that nothing more should be done."""
+    return transport.disconnecting or getattr(transport, "_aborting", False)
+
+
 def send_at_once(transport: Any, octets: bytes) -> None:
     """Write the octets to the transport, now if possible."""
-    if transport.TLS or transport.disconnecting or transport.dataBuffer or transport._tempDataBuffer:
+    if transport.TLS or is_closing(transport) or transport.dataBuffer or transport._tempDataBuffer:
         transport.write(octets)
         return
     sent = transport.writeSomeData(octets)

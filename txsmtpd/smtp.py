@@ -49,7 +49,7 @@ CANNOT_VRFY = Reply(252, "2.0.0", "Cannot VRFY user, but will accept message and
 TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients")  # RFC 5321 4.5.3.1.10
 CHUNK_OK = Reply(250, "2.0.0", "Chunk received")
 TRANSACTION_RESET = Reply(250, "2.0.0", "The transaction was reset")
-FAR_TOO_LARGE = Reply(421, "4.3.4", "The chunk is far larger than this server takes, goodbye")
+FAR_TOO_LARGE = Reply(421, "4.3.4", "The message is far larger than this server takes, goodbye")
 NEED_EHLO = Reply(501, "5.5.4", "Parameters need EHLO instead of HELO")
 SENDER_NEEDS_UTF8 = Reply(550, "5.6.7", "A UTF-8 address needs the SMTPUTF8 parameter")  # RFC 6531 3.5
 RECIPIENT_NEEDS_UTF8 = Reply(553, "5.6.7", "A UTF-8 address needs SMTPUTF8 with MAIL")
@@ -139,8 +139,9 @@ class SMTP(TLS, Authentication):
         self.session = self._create_session()
         self.session.peer = _peer_of(self.transport)
         self.envelope = self._create_envelope()
-        if self.factory is not None:
-            self.factory.connected(self)
+        connected = getattr(self.factory, "connected", None)  # a factory of ours wants to know
+        if connected is not None:
+            connected(self)
         super().connectionMade()
 
     def greet(self) -> Any:
@@ -168,8 +169,9 @@ class SMTP(TLS, Authentication):
         self.send(IDLE.octets)
 
     def ended(self, cause: BaseException) -> None:
-        if self.factory is not None:
-            self.factory.disconnected(self)
+        disconnected = getattr(self.factory, "disconnected", None)
+        if disconnected is not None:
+            disconnected(self)
         self._abort_intake(cause)
         if self.settings.log_messages:
             self._log_end(cause)
@@ -219,7 +221,6 @@ class SMTP(TLS, Authentication):
         self.session.extended_smtp = extended
         known = self.session.host_name
         self.session.host_name = None
-        self.reset_transaction()
         accepted = False
         try:
             reply: Reply = await answer
@@ -228,8 +229,10 @@ class SMTP(TLS, Authentication):
             if not accepted:  # RFC 5321 4.1.4: as if it had not been sent
                 self.session.extended_smtp = before
                 self.session.host_name = known
-            elif self.session.host_name is None:
-                self.session.host_name = hostname
+            else:
+                self.reset_transaction()
+                if self.session.host_name is None:
+                    self.session.host_name = hostname
         return reply
 
     async def _answer_to_ehlo(self, hostname: str) -> Reply:
@@ -351,9 +354,20 @@ class SMTP(TLS, Authentication):
     def _read_data(self, intake: Intake) -> Reply:
         settings = self.settings
         self._intake = intake
-        reader = DataReader(intake.write, settings.data_size_limit, settings.line_length_limit, settings.bare_newlines)
+        reader = DataReader(
+            intake.write,
+            settings.data_size_limit,
+            settings.line_length_limit,
+            settings.bare_newlines,
+            self._far_too_large,
+        )
         self.read_with(reader, partial(self._end_of_data, reader))
         return START_MAIL_INPUT
+
+    def _far_too_large(self) -> None:
+        """More than is worth reading just to be polite."""
+        self.send(FAR_TOO_LARGE.octets)
+        self.close()
 
     def _end_of_data(self, reader: DataReader) -> Any:
         if reader.fault is not None:
@@ -410,6 +424,7 @@ class SMTP(TLS, Authentication):
         intake = Streamed(receiver, self.hold, self.release, self._complain)
         if self.closing:  # it took too long, and somebody must tell the receiver
             intake.abort(ConnectionDone())
+            raise Refused(FAILED)
         return intake
 
     def _complain(self, error: BaseException) -> None:

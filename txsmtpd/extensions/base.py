@@ -19,7 +19,7 @@ class Extension:
     ...     keyword = "X-PRIORITY"
     ...     mail_growth = len(" X-PRIORITY=9")
     ...     def asked(self, envelope, value):
-    ...         envelope.priority = int(value)
+    ...         envelope.priority = value
     ...     mail_parameters = {"X-PRIORITY": asked}
     """
 

@@ -87,6 +87,7 @@ class Delivery:
     async def finish(self) -> Any:
         try:
             await self._all_written()
+            self._committing = True  # from now on the commit has the file, and whoever aborts leaves it alone
             await self._in_thread(self._commit, self._taken())
         except OSError as error:
             raise self._failed(error) from error
@@ -167,7 +168,6 @@ class Delivery:
         return header, trace.without_forgeries(text)
 
     def _commit(self, rest: bytes) -> None:
-        self._committing = True
         self._add(rest)
         assert self._draft is not None
         try:

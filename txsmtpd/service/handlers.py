@@ -22,7 +22,7 @@ from twisted.plugin import getPlugins
 from twisted.python.usage import UsageError
 from zope.interface import implementer
 
-from txsmtpd.interfaces import IHandlerMaker
+from txsmtpd.interfaces import IHandlerMaker, IStreamingHandler
 from txsmtpd.service.exits import described
 from txsmtpd.settings import find_hooks
 
@@ -113,7 +113,9 @@ class Dotted:
         if isinstance(maker, ModuleType):
             raise UsageError(f"{self.name} is a module; name the class in it")
         handler = maker() if callable(maker) else maker
-        if not find_hooks(handler):  # it would accept all mail and drop it
+        if not find_hooks(handler) and not IStreamingHandler.providedBy(
+            handler
+        ):  # it would accept all mail and drop it
             raise UsageError(f"{self.name} is no handler: it has no method such as handle_DATA")
         return handler
 

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from txsmtpd.factory import SMTPFactory
+from txsmtpd.interfaces import IStreamingHandler
 from txsmtpd.service.exits import EX_OSERR, Exit, complain
 from txsmtpd.service.listening import SMTPService
 from txsmtpd.service.options import Options
@@ -26,7 +27,9 @@ def makeService(options: Options) -> MultiService:
     """The service that the command line asks for: a listener for each endpoint."""
     server = MultiService()
     listeners = [(*each, False) for each in options["endpoints"]] + [(*each, True) for each in options["tls_endpoints"]]
-    limit = connection_limit(len(listeners))
+    # A message that is stored while it arrives has a descriptor too.
+    each = 2 if IStreamingHandler.providedBy(options["handler"]) else 1
+    limit = connection_limit(len(listeners) * each)
     for label, endpoint, tls in listeners:
         settings = {**options["settings"], "implicit_tls": tls}
         factory = SMTPFactory(options["handler"], connection_limit=limit, **settings)
@@ -34,8 +37,10 @@ def makeService(options: Options) -> MultiService:
     return server
 
 
-def connection_limit(listeners: int) -> int | None:
+def connection_limit(shares: int) -> int | None:
     """How many connections each listener may have. None: as many as it likes.
+
+    :param shares: into how many the descriptors are divided.
 
     A process without a free descriptor can neither accept nor store, and can tell nobody why. So clients are turned
     away with 421 before that; and no listener takes the descriptors of another.
@@ -47,7 +52,7 @@ def connection_limit(listeners: int) -> int | None:
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if descriptors == resource.RLIM_INFINITY:
         return None
-    return max((descriptors - DESCRIPTORS_KEPT) // listeners, FEWEST_CONNECTIONS)
+    return max((descriptors - DESCRIPTORS_KEPT) // shares, FEWEST_CONNECTIONS)
 
 
 @implementer(IService)

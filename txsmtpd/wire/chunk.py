@@ -26,9 +26,7 @@ def parse_bdat(arg: bytes) -> Chunk:
     """
     found = _ARGUMENT.fullmatch(arg)
     if found is None:
-        raise Refused(
-            Reply(421, "4.5.4", "Syntax: BDAT size [LAST]; what follows cannot be told from commands, goodbye")
-        )
+        raise Refused(MALFORMED)
     return Chunk(int(found["size"]), found["last"] is not None)
 
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from io import IncrementalNewlineDecoder
 
+EXCESS = 2**20  # octets
 _END = b"\r\n.\r\n"
 _STUFFED = re.compile(rb"\r\n\.")
 
@@ -30,10 +31,22 @@ class DataReader:
     :param size_limit: octets the message may have, dots undone (RFC 1870 5); None: no limit.
     :param line_limit: octets a line may have, its CRLF included, its stuffed dot not (RFC 5321 4.5.3.1.6);
         None: no limit.
+    :param on_excess: called once, if what is too large anyway has twice the size allowed, and a mebibyte more.
     :param bare_newlines: whether CR and LF on their own are octets like any other instead of a fault.
     """
 
-    __slots__ = ("_assumed", "_faults", "_held", "_line", "_line_limit", "_newlines", "_size_limit", "_write", "size")
+    __slots__ = (
+        "_assumed",
+        "_faults",
+        "_held",
+        "_line",
+        "_line_limit",
+        "_newlines",
+        "_on_excess",
+        "_size_limit",
+        "_write",
+        "size",
+    )
 
     def __init__(
         self,
@@ -41,10 +54,12 @@ class DataReader:
         size_limit: int | None = None,
         line_limit: int | None = None,
         bare_newlines: bool = False,
+        on_excess: Callable[[], object] | None = None,
     ) -> None:
-        self.size = 0  #: octets of the message so far, dots undone; no longer counted once it is too large
+        self.size = 0  #: octets of the message so far, dots undone, as long as it is not too large
         self._write = write
         self._size_limit = size_limit
+        self._on_excess = on_excess
         self._line_limit = line_limit
         # One pass in C that tells CRLF, CR and LF apart; two counts and a search would take three times as long.
         self._newlines = None if bare_newlines else IncrementalNewlineDecoder(None, translate=False)
@@ -94,6 +109,7 @@ class DataReader:
     def _pass_on(self, run: bytes, stuffed: bool) -> None:
         """Pass on a run of the data that holds no part of their end, unless something is wrong with them."""
         if self._faults is not None and Fault.TOO_LARGE in self._faults:
+            self._count_excess(len(run))
             return
         newlines = self._newlines
         if newlines is not None:
@@ -113,6 +129,13 @@ class DataReader:
             self._measure(run, self._line_limit)
         if self._faults is None and run:
             self._write(run)
+
+    def _count_excess(self, octets: int) -> None:
+        self.size += octets
+        assert self._size_limit is not None
+        if self._on_excess is not None and self.size > 2 * self._size_limit + EXCESS:
+            tell, self._on_excess = self._on_excess, None
+            tell()
 
     def _measure(self, run: bytes, limit: int) -> None:
         lines = run.split(b"\r\n")
