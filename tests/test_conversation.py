@@ -25,6 +25,7 @@ from tests.support import (
 )
 from txsmtpd import SMTP, Envelope
 from txsmtpd.conversation import PREMATURE_CLOSE_GRACE
+from txsmtpd.wire.data import EXCESS
 
 SESSION = (
     GREETING
@@ -649,3 +650,18 @@ class ShortInputTests(SynchronousTestCase):
             for cuts in all_cuts(rest, 4):
                 found = conversation(before + rest, [len(before), *(len(before) + cut for cut in cuts)])
                 self.assertEqual(found, expected, (rest, cuts))
+
+
+class GivenUpInTheMiddleTests(LoggingTestCase):
+    """A message whose connection is closed while its octets are being looked at."""
+
+    def test_farTooLargeAtOnce(self) -> None:
+        """One that is far too large is answered 421, once, also if its end is in the same segment."""
+        octets = b"x" * (EXCESS + 1000) + b"\r\nmore\r\n.\r\nNOOP\r\n"
+        for size in (len(octets), 4096):
+            client = Client(data_size_limit=10)
+            client.talk(GREETING + TRANSACTION + b"DATA\r\n")
+            client.say(octets, range(size, len(octets), size))
+            self.assertEqual(codes(client.heard()), [421])
+            self.assertTrue(client.closed)
+        self.assertEqual(self.errors_logged(), 0)

@@ -265,6 +265,8 @@ class Conversation(LineReceiver):
 
     def _read_on(self, reader: Reader) -> None:
         end = reader.feed(self._buffer, self._offset)
+        if self._reader is not reader:  # whoever took the octets has closed the connection
+            return
         if end < 0:
             self._buffer = b""
             self._offset = 0

@@ -41,8 +41,8 @@ LINES_REFUSED = {
     "bare LF": Reply(500, "5.5.2", "Lines end with CR LF; this one ended with LF alone"),
     "foreign": FOREIGN_PROTOCOL,
 }
-# The same, for lines that answer what a command has asked (RFC 4954 4).
 PAYLOAD_UNKNOWN = Reply(421, "4.5.4", "Nobody knows how many octets follow this line, goodbye")
+# LINES_REFUSED, for lines that answer what a command has asked (RFC 4954 4).
 ANSWERS_REFUSED = LINES_REFUSED | {
     "long": Reply(500, "5.5.6", "Authentication exchange line is too long"),
     "missing": Reply(501, "5.7.0", "The connection ended where an answer was needed"),
@@ -301,7 +301,7 @@ class Dispatcher(Conversation):
         if result is None and self._pushed:
             if self._payload_due:
                 self._drop_payload(FAILED, ANSWERED_LATER)
-            self._say_nothing()
+            self._end_turn(self._last_turn)
             return
         reply = result if type(result) is Reply else self._status_of_command(result)
         if self._payload_due and reply.code != 421:
@@ -312,13 +312,10 @@ class Dispatcher(Conversation):
         if self.settings.log_dialogue:
             self._log_reply(reply)
         self.send(reply.encode(True) if self.envelope.smtp_utf8 else reply.octets)
-        if self._last_turn or reply.code == 421:
-            self.close()
-        elif self._leaving:
-            self._leave_if_done()
+        self._end_turn(self._last_turn or reply.code == 421)
 
-    def _say_nothing(self) -> None:
-        if self._last_turn:
+    def _end_turn(self, closes: bool) -> None:
+        if closes:
             self.close()
         elif self._leaving:
             self._leave_if_done()
@@ -350,12 +347,12 @@ class Dispatcher(Conversation):
             "{session} {verb} refused: {reply}",
             session=self.session.id,
             verb=_shown(self._verb),
-            reply=_in_one_line(reply),
+            reply=in_one_line(reply),
         )
         return reply
 
     def _log_reply(self, reply: Reply) -> None:
-        log.debug("{session} S: {reply}", session=self.session.id, reply=_in_one_line(reply))
+        log.debug("{session} S: {reply}", session=self.session.id, reply=in_one_line(reply))
 
     def push(self, status: Reply | str | bytes) -> Deferred[None]:
         """Send a reply, or a part of one (``"250-more follows"``), before the command returns.
@@ -433,7 +430,8 @@ def _described(what: object) -> str:
         return f"a {type(what).__name__} that cannot be shown"
 
 
-def _in_one_line(reply: Reply) -> str:
+def in_one_line(reply: Reply) -> str:
+    """A reply, fit for a log."""
     return str(reply).replace("\n", " / ")
 
 

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from txsmtpd.auth import MISSING, AuthResult, LoginPassword, auth_mechanism
 from txsmtpd.authentication import Authentication, authorized
 from txsmtpd.command import Rule, commands_of, syntax
-from txsmtpd.dispatcher import IDLE, log, sanitize
+from txsmtpd.dispatcher import IDLE, in_one_line, log, sanitize
 from txsmtpd.extensions.size import TOO_LARGE
 from txsmtpd.intake import Buffered, Intake, Streamed
 from txsmtpd.reply import BAD_SEQUENCE, FAILED, GOODBYE, OK, Refused, Reply
@@ -366,8 +366,7 @@ class SMTP(TLS, Authentication):
 
     def _far_too_large(self) -> None:
         """More than is worth reading just to be polite."""
-        self.send(FAR_TOO_LARGE.octets)
-        self.close()
+        self.answer(FAR_TOO_LARGE)
 
     def _end_of_data(self, reader: DataReader) -> Any:
         if reader.fault is not None:
@@ -491,7 +490,7 @@ class SMTP(TLS, Authentication):
             sender=envelope.mail_from,
             recipients=", ".join(f"<{path}>" for path in envelope.rcpt_tos[:10]),
             octets=octets,
-            reply=str(reply).replace("\n", " / "),
+            reply=in_one_line(reply),
         )
 
     # Smaller commands

@@ -37,6 +37,7 @@ class DataReader:
 
     __slots__ = (
         "_assumed",
+        "_come",
         "_faults",
         "_held",
         "_line",
@@ -60,6 +61,7 @@ class DataReader:
         self._write = write
         self._size_limit = size_limit
         self._on_excess = on_excess
+        self._come = 0  # octets so far, with their dots: counted also where they are not looked at any more
         self._line_limit = line_limit
         # One pass in C that tells CRLF, CR and LF apart; two counts and a search would take three times as long.
         self._newlines = None if bare_newlines else IncrementalNewlineDecoder(None, translate=False)
@@ -108,8 +110,9 @@ class DataReader:
 
     def _pass_on(self, run: bytes, stuffed: bool) -> None:
         """Pass on a run of the data that holds no part of their end, unless something is wrong with them."""
+        self._come += len(run)
         if self._faults is not None and Fault.TOO_LARGE in self._faults:
-            self._count_excess(len(run))
+            self._look_for_excess()
             return
         newlines = self._newlines
         if newlines is not None:
@@ -125,15 +128,15 @@ class DataReader:
         self.size += len(run)
         if self._size_limit is not None and self.size > self._size_limit:
             self._note(Fault.TOO_LARGE)
+            self._look_for_excess()
         elif self._line_limit is not None:
             self._measure(run, self._line_limit)
         if self._faults is None and run:
             self._write(run)
 
-    def _count_excess(self, octets: int) -> None:
-        self.size += octets
+    def _look_for_excess(self) -> None:
         assert self._size_limit is not None
-        if self._on_excess is not None and self.size > 2 * self._size_limit + EXCESS:
+        if self._on_excess is not None and self._come > 2 * self._size_limit + EXCESS:
             tell, self._on_excess = self._on_excess, None
             tell()
 
