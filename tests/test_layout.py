@@ -35,6 +35,7 @@ LAYERS = [
     {"lmtp"},
     {"factory"},
     {"handlers"},
+    {"reactor_thread"},
     {"service", "controller", "smtpd", "testing"},
 ]
 FRIENDLY_NEIGHBOURS = [LAYERS[0], LAYERS[-1]]

@@ -1,0 +1,212 @@
+"""The reactor for programs that are not Twisted: run in a thread of its own, for as long as somebody holds it.
+
+A process has one reactor. Whoever leaves something in it, such as a port that listens, holds it meanwhile; with the
+last hold the reactor is let go, so that another may run it: trial, for the next test. A reactor that runs already, in
+whatever thread, is used as it is. Nothing here knows of SMTP.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from time import monotonic
+from typing import Any, Self
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import ReactorNotRestartable
+from twisted.python import threadable
+from twisted.python.failure import Failure
+
+LOOK_AGAIN = 1.0  # seconds between looks at a reactor that may have stopped without a word
+FAREWELL = 5.0  # seconds that the reactor has to shut down when the program ends
+
+
+class ReactorThreadError(RuntimeError):
+    """The reactor cannot be waited for; the text says why, and what to do."""
+
+
+class ReactorHold:
+    """A right to the reactor: it runs at least until :meth:`release`. Made by :func:`hold_reactor`."""
+
+    def __init__(self, reactor: Any, release: Callable[[], None] | None) -> None:
+        self.reactor = reactor
+        self._release = release
+
+    def run(self, function: Callable[..., Any], *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
+        """Call the function in the reactor's thread, and wait for its result.
+
+        :param function: may be a coroutine function, or return a Deferred.
+        :param timeout: seconds to wait at most; then it is cancelled.
+        :raises TimeoutError: if it has taken longer.
+        :raises ReactorThreadError: if this is the reactor's own thread, or the reactor has ended.
+        :raises Exception: what the function has raised.
+        """
+        refuse_reactor_thread()
+        result: Future[Any] = Future()
+        working: list[Deferred[Any]] = []
+
+        def work() -> None:
+            deferred = maybeDeferred(function, *args, **kwargs)
+            working.append(deferred)
+            deferred.addCallbacks(result.set_result, fail)
+
+        def fail(failure: Failure) -> None:
+            result.set_exception(failure.value)
+
+        def cancel() -> None:
+            for deferred in working:
+                deferred.cancel()
+
+        self.reactor.callFromThread(work)
+        try:
+            self._await(result, timeout)
+        except BaseException:
+            self.reactor.callFromThread(cancel)
+            raise
+        return result.result()
+
+    def _await(self, result: Future[Any], timeout: float | None) -> None:
+        deadline = None if timeout is None else monotonic() + timeout
+        while not result.done():
+            left = LOOK_AGAIN if deadline is None else min(LOOK_AGAIN, deadline - monotonic())
+            if left <= 0:
+                raise TimeoutError(f"the reactor did not do this within {timeout} seconds")
+            wait([result], left)
+            if not self.reactor.running and not result.done():
+                raise ReactorThreadError("the reactor has been stopped")
+
+    def release(self) -> None:
+        """Let go. The second time, and those after it, do nothing.
+
+        :raises ReactorThreadError: if this is the reactor's own thread.
+        """
+        refuse_reactor_thread()
+        release, self._release = self._release, None
+        if release is not None:
+            release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
+
+
+def hold_reactor() -> ReactorHold:
+    """Hold the reactor: run it in a daemon thread, unless it runs already.
+
+    :raises ReactorThreadError: if this is the reactor's own thread, or the reactor can run no more.
+    """
+    refuse_reactor_thread()
+    from twisted.internet import reactor
+
+    return _thread.hold(reactor)
+
+
+def run_in_reactor(function: Callable[..., Any], *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
+    """Call a function in the reactor's thread, and wait for its result; see :meth:`ReactorHold.run`.
+
+    For a call that leaves nothing behind: without another hold, the reactor does not run afterwards.
+    """
+    with hold_reactor() as held:
+        return held.run(function, *args, timeout=timeout, **kwargs)
+
+
+def refuse_reactor_thread() -> None:
+    """Raise rather than wait for ever.
+
+    :raises ReactorThreadError: if this is the thread of a reactor that runs, or a fork of a process that had one.
+    """
+    _thread.refuse_fork()
+    if threadable.isInIOThread():
+        from twisted.internet import reactor
+
+        # The thread that has run the reactor and does not now may be trial's, between two tests.
+        if reactor.running:
+            raise ReactorThreadError(
+                "this is the reactor's own thread, which would wait for itself; in a program that runs the reactor,"
+                " listen with SMTPFactory on an endpoint, or with txsmtpd.service.SMTPService"
+            )
+
+
+class _ReactorThread:
+    """The one thread, and how many hold it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._holds = 0
+        self._process: int | None = None  # where the reactor was first run by us
+
+    def refuse_fork(self) -> None:
+        if self._process not in (None, os.getpid()):
+            # The descriptors of the reactor are shared by both processes, its thread is not.
+            raise ReactorThreadError(
+                "this process was forked from one that has used the reactor, and has no reactor of its own; start it"
+                ' with multiprocessing\'s "spawn", or use the reactor only after the fork'
+            )
+
+    def hold(self, reactor: Any) -> ReactorHold:
+        with self._lock:
+            ours = self._thread is not None and self._thread.is_alive()
+            if reactor.running and not ours:
+                return ReactorHold(reactor, None)
+            if not ours:
+                self._thread = self._start(reactor)
+                self._holds = 0
+            self._holds += 1
+            thread = self._thread
+        return ReactorHold(reactor, lambda: self._release(reactor, thread))
+
+    def _release(self, reactor: Any, thread: threading.Thread | None) -> None:
+        with self._lock:
+            if thread is not self._thread:  # it has ended, and another has begun
+                return
+            self._holds -= 1
+            if self._holds or thread is None:
+                return
+            # Not stop(), after which no reactor runs again; and the class's own, since trial warns of crash() in tests.
+            reactor.callFromThread(type(reactor).crash, reactor)
+            thread.join()
+            self._thread = None
+
+    def _start(self, reactor: Any) -> threading.Thread:
+        started: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                reactor.callWhenRunning(started.set_result, None)
+                reactor.run(installSignalHandlers=False)
+            except BaseException as error:
+                if started.done():
+                    raise
+                started.set_exception(error)
+
+        thread = threading.Thread(target=run, name="reactor", daemon=True)
+        thread.start()
+        try:
+            started.result()
+        except ReactorNotRestartable:
+            raise ReactorThreadError("the reactor of this process was stopped, and cannot run again") from None
+        if self._process is None:
+            self._process = os.getpid()
+            threading.Thread(target=self._see_off, args=(reactor,), name="reactor's end").start()
+        return thread
+
+    def _see_off(self, reactor: Any) -> None:
+        """When the program ends, let the reactor shut down: its pool of threads would keep the process alive."""
+        threading.main_thread().join()
+        thread = self._thread
+        if thread is not None and thread.is_alive():
+            reactor.callFromThread(_stop, reactor)
+            thread.join(FAREWELL)
+
+
+def _stop(reactor: Any) -> None:
+    if reactor.running:
+        reactor.stop()
+
+
+_thread = _ReactorThread()
