@@ -7,7 +7,10 @@ from __future__ import annotations
 import itertools
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
+
+from txsmtpd.terms import NOTHING_SAID, DeliverBy, Recipient, Return
 
 _session_ids = (f"{int(time.time() * 1000):x}.{number:x}" for number in itertools.count(1))
 
@@ -34,6 +37,8 @@ class Session:
     auth_data: Any = None  #: what the authenticator knows of the user
     authenticated: bool | None = None  #: True once it has, False from the first AUTH that is begun until then
     login_data: Any = None  #: the login, or what a method ``auth_MECHANISM`` gave; *auth_data* knows more
+    mail_commands: int = 0  #: MAIL commands so far, where LIMITS (RFC 9422) counts them
+    rcpt_domains: frozenset[str] = frozenset()  #: domains of recipients so far, where LIMITS counts them
 
     def __init__(self, loop: object = None) -> None:
         # Programs that were written for asyncio give a loop; nothing is done with it.
@@ -50,10 +55,19 @@ class Envelope:
     mail_options: list[str]  #: parameters of MAIL: ``KEYWORD`` or ``KEYWORD=value``, keyword in upper case
     smtp_utf8: bool  #: whether MAIL said SMTPUTF8 (RFC 6531)
     body: str | None = None  #: what MAIL said of the message: ``7BIT``, ``8BITMIME``, ``BINARYMIME``; None: nothing
+    dsn_return: Return | None = None  #: how much goes back with a report of failure (RFC 3461 RET)
+    dsn_id: str | None = None  #: the sender's name for the message, for reports about it (RFC 3461 ENVID)
+    require_tls: bool = False  #: whether the message may be passed on in TLS only (RFC 8689)
+    deliver_by: DeliverBy | None = None  #: when it must have arrived (RFC 2852)
+    mt_priority: int | None = None  #: from -9 to 9 (RFC 6710)
+    hold_until: datetime | None = None  #: the time in UTC before which it must not be sent on (RFC 4865)
+    recipient: Recipient = NOTHING_SAID  #: what the RCPT that is at work has said; see :attr:`recipients`
     rcpt_tos: list[str]  #: the forward-paths of the accepted recipients, in order
     rcpt_options: list[str]  #: parameters of RCPT, as for MAIL
     content: bytes | str | None  #: the message; str only with ``decode_data``
     original_content: bytes | None  #: the message as octets, dots undone, line ends as they came
+
+    said_of: dict[int, tuple[str, Recipient]]  #: what *recipients* is made of, by place in *rcpt_tos*
 
     def __init__(self) -> None:
         self.mail_from = None
@@ -61,8 +75,16 @@ class Envelope:
         self.smtp_utf8 = False
         self.rcpt_tos = []
         self.rcpt_options = []
+        self.said_of = {}
         self.content = None
         self.original_content = None
+
+    @property
+    def recipients(self) -> list[Recipient]:
+        """What RCPT said of each of *rcpt_tos*, in their order."""
+        found = (self.said_of.get(place, ("", NOTHING_SAID)) for place in range(len(self.rcpt_tos)))
+        # A hook may have put somebody else in a recipient's place since.
+        return [said if path == of else NOTHING_SAID for path, (of, said) in zip(self.rcpt_tos, found, strict=True)]
 
     def __repr__(self) -> str:
         return f"<Envelope from={self.mail_from!r} to={self.rcpt_tos!r}>"

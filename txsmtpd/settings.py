@@ -52,6 +52,7 @@ CLASS_LIMITS = ("command_size_limit", "line_length_limit", "local_part_limit")  
 IDENT = "ESMTP txsmtpd"  # no version: it would help only those who look for a weak one
 
 Parameters = Mapping[str, Callable[[Envelope, str | None], str | None]]
+Check = Callable[[Any, str], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -189,6 +190,10 @@ class Settings:
 
     mail_parameters: Parameters = field(init=False, repr=False)
     rcpt_parameters: Parameters = field(init=False, repr=False)
+    mail_checks: tuple[Check, ...] = field(init=False, repr=False)
+    """What extensions want to see of each MAIL; that of RCPT is *rcpt_checks*."""
+
+    rcpt_checks: tuple[Check, ...] = field(init=False, repr=False)
     line_limits: Mapping[bytes, int] = field(init=False, repr=False)
     """Octets of a command line by verb, where they differ from *command_size_limit*."""
 
@@ -227,6 +232,8 @@ class Settings:
             "mechanisms": MappingProxyType(mechanisms),
             "mail_parameters": _claimed(offered, "mail_parameters"),
             "rcpt_parameters": _claimed(offered, "rcpt_parameters"),
+            "mail_checks": _checks(offered, "check_mail"),
+            "rcpt_checks": _checks(offered, "check_rcpt"),
             "line_limits": {b"MAIL": mail_limit, b"RCPT": rcpt_limit, b"AUTH": auth_limit},
             "longest_line": max(self.command_size_limit, mail_limit, rcpt_limit, auth_limit),
             "greeting": Reply(220, None, f"{hostname} {ident}".rstrip()),
@@ -367,6 +374,13 @@ def _claimed(extensions: Iterable[Extension], which: str) -> Parameters:
         for extension in extensions
         for keyword, take in getattr(extension, which).items()
     }
+
+
+def _checks(extensions: Iterable[Extension], which: str) -> tuple[Check, ...]:
+    """The checks of those extensions that have one of their own."""
+    return tuple(
+        getattr(each, which) for each in extensions if getattr(type(each), which) is not getattr(Extension, which)
+    )
 
 
 def _call_limits(limit: int | Mapping[str, int] | None) -> tuple[Mapping[str, int], int | None]:

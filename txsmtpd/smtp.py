@@ -23,6 +23,7 @@ from txsmtpd.intake import Buffered, Intake, Streamed
 from txsmtpd.reply import BAD_SEQUENCE, FAILED, GOODBYE, OK, Refused, Reply
 from txsmtpd.session import Envelope, Session
 from txsmtpd.settings import Parameters, Settings
+from txsmtpd.terms import NOTHING_SAID
 from txsmtpd.tls import TLS, TLSSetupException
 from txsmtpd.wire import grammar
 from txsmtpd.wire.chunk import Chunk, parse_bdat
@@ -265,6 +266,8 @@ class SMTP(TLS, Authentication):
         try:
             options = self._claim(parameters, self.settings.mail_parameters) if parameters else []
             self._check_address(path, SENDER_NEEDS_UTF8, "5.1.7")
+            for check in self.settings.mail_checks:
+                check(self, path)
             reply = await self.call_hook("MAIL", path, options, default=self.begin_transaction)
         finally:
             if reply is None or not reply.positive:
@@ -286,18 +289,27 @@ class SMTP(TLS, Authentication):
     )
     async def smtp_RCPT(self, arg: str | None) -> Reply:
         path, parameters = grammar.parse_rcpt(arg)
-        options = self._claim(parameters, self.settings.rcpt_parameters) if parameters else []
-        self._check_address(path, RECIPIENT_NEEDS_UTF8, "5.1.3")
-        limit = self.settings.recipient_limit
-        if limit is not None and len(self.envelope.rcpt_tos) >= limit:
-            raise Refused(TOO_MANY_RECIPIENTS)
-        known = len(self.envelope.rcpt_tos)
+        envelope = self.envelope
+        known = len(envelope.rcpt_tos)
         reply = None
         try:
+            options = self._claim(parameters, self.settings.rcpt_parameters) if parameters else []
+            self._check_address(path, RECIPIENT_NEEDS_UTF8, "5.1.3")
+            limit = self.settings.recipient_limit
+            if limit is not None and known >= limit:
+                raise Refused(TOO_MANY_RECIPIENTS)
+            for check in self.settings.rcpt_checks:
+                check(self, path)
             reply = await self.call_hook("RCPT", path, options, default=self.add_recipient)
         finally:
             if reply is None or not reply.positive:
-                del self.envelope.rcpt_tos[known:]  # whom the client was told of, and nobody else
+                del envelope.rcpt_tos[known:]  # whom the client was told of, and nobody else
+            if parameters:
+                # A hook may have added several, or none; what was said is said of each.
+                said, envelope.recipient = envelope.recipient, NOTHING_SAID
+                envelope.said_of |= {
+                    place: (envelope.rcpt_tos[place], said) for place in range(known, len(envelope.rcpt_tos))
+                }
         return reply
 
     def add_recipient(self, forward_path: str, rcpt_options: list[str]) -> Reply:

@@ -1,13 +1,22 @@
 """ESMTP service extensions (RFC 5321 2.2), one small class for each.
 
 An extension is one unit with the fields of RFC 5321 2.2.2. EHLO asks each in turn whether and how it is offered;
-MAIL and RCPT hand it the parameters it claims. Adding one touches no other file.
+MAIL and RCPT hand it the parameters it claims. Adding one touches no other file. Those whose parameters ask something
+of the application (DSN, REQUIRETLS, DELIVERBY, MT-PRIORITY, FUTURERELEASE, RRVS, LIMITS) are offered where it switches
+them on.
 """
 
 from txsmtpd.extensions.auth import Auth
 from txsmtpd.extensions.base import Extension, Keyword
 from txsmtpd.extensions.binarymime import BinaryMIME
+from txsmtpd.extensions.deliverby import DeliverBy
+from txsmtpd.extensions.dsn import DSN
 from txsmtpd.extensions.eightbitmime import EightBitMIME
+from txsmtpd.extensions.futurerelease import FutureRelease
+from txsmtpd.extensions.limits import Limits
+from txsmtpd.extensions.mtpriority import MTPriority
+from txsmtpd.extensions.requiretls import RequireTLS
+from txsmtpd.extensions.rrvs import RRVS
 from txsmtpd.extensions.size import Size
 from txsmtpd.extensions.smtputf8 import SMTPUTF8
 from txsmtpd.extensions.starttls import StartTLS
@@ -19,15 +28,22 @@ HELP = Keyword("HELP")  # RFC 5321 4.1.1.8
 
 __all__ = [
     "CHUNKING",
+    "DSN",
     "ENHANCEDSTATUSCODES",
     "HELP",
     "PIPELINING",
+    "RRVS",
     "SMTPUTF8",
     "Auth",
     "BinaryMIME",
+    "DeliverBy",
     "EightBitMIME",
     "Extension",
+    "FutureRelease",
     "Keyword",
+    "Limits",
+    "MTPriority",
+    "RequireTLS",
     "Size",
     "StartTLS",
 ]

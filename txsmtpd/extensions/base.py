@@ -36,6 +36,18 @@ class Extension:
         """
         return ""
 
+    def check_mail(self, server: Any, reverse_path: str) -> None:
+        """Called for each MAIL, with what its parameters say in ``server.envelope``, before any hook.
+
+        :raises Refused: to refuse it.
+        """
+
+    def check_rcpt(self, server: Any, forward_path: str) -> None:
+        """Called for each RCPT, with what its parameters say in ``server.envelope.recipient``, before any hook.
+
+        :raises Refused: to refuse it.
+        """
+
 
 class Keyword(Extension):
     """An extension that is nothing but its keyword."""

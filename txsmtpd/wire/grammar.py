@@ -8,7 +8,9 @@ Where it harms nobody the reading is friendly: brackets around an address may be
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
+from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address
 
 from txsmtpd.reply import Refused, Reply
@@ -43,6 +45,12 @@ _HOST = re.compile(rf"{_DOMAIN}|{_LITERAL}")
 _PARAMETER = re.compile(r"(?P<keyword>[A-Za-z0-9][A-Za-z0-9-]*)(?:=(?P<value>[^\x00-\x20=\x7f]+))?")
 _XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*")  # RFC 3461 4
 _XTEXT_ENCODED = re.compile(r"[^!-*,-<>-~]")
+# RFC 6533 3: what is no character of an address in DSN, as its number.
+_UTF8_ADDRESS = re.compile(r"(?:[!-*,-<>-\[\]-~\x80-\U0010ffff]|\\x\{[0-9A-F]{2,6}\})+")
+_EMBEDDED = re.compile(r"\\x\{([0-9A-F]+)\}")
+_DATE_TIME = re.compile(  # RFC 3339 5.6, profiled as in RFC 4865 3 and RFC 7293 3
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?(?:Z|[+-][0-9]{2}:[0-9]{2})"
+)
 _NUMBER = re.compile(r"[0-9]{1,20}")  # RFC 1870 3
 
 Parameters = dict[str, str | None]  # keyword in upper case -> value as written, or None
@@ -245,3 +253,34 @@ def encode_xtext(text: str) -> str:
         return "".join(f"+{octet:02X}" for octet in found[0].encode("utf-8"))
 
     return _XTEXT_ENCODED.sub(hexadecimal, text)
+
+
+def decode_utf8_address(text: str, raw: bool) -> str:
+    r"""Undo what RFC 6533 3 makes of an address of type utf-8: ``\x{E9}`` is ``é``.
+
+    :param raw: whether it may have characters beyond ASCII as they are (utf-8-addr-unitext).
+    :raises Refused: 501 if it has what it must not have.
+    """
+    if _UTF8_ADDRESS.fullmatch(text) and (raw or text.isascii()):
+        address = _EMBEDDED.sub(_embedded, text)
+        if address.isprintable():
+            return address
+    raise Refused(Reply(501, "5.5.4", "That is no address of type utf-8 (RFC 6533 3)"))
+
+
+def _embedded(found: re.Match[str]) -> str:
+    number = int(found[1], 16)
+    return chr(number) if number <= sys.maxunicode else "\x00"
+
+
+def parse_date_time(text: str | None) -> datetime:
+    """The time that RFC 3339 writes as ``2006-01-02T15:04:05Z``, or with an offset in place of the Z.
+
+    :raises Refused: 501 if it is none.
+    """
+    if text is not None and _DATE_TIME.fullmatch(text.upper()):
+        try:
+            return datetime.fromisoformat(text.upper()).astimezone(UTC)
+        except (ValueError, OverflowError):
+            pass
+    raise Refused(Reply(501, "5.5.4", "The time must be as in 2006-01-02T15:04:05Z (RFC 3339)"))

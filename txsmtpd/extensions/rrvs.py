@@ -1,0 +1,27 @@
+"""RRVS (RFC 7293): the mail is for whoever has had the mailbox since a time, and for nobody who got it later."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from txsmtpd.extensions.base import Extension
+from txsmtpd.reply import Refused, Reply
+from txsmtpd.session import Envelope
+from txsmtpd.terms import ValidSince
+from txsmtpd.wire.grammar import parse_date_time
+
+
+class RRVS(Extension):
+    """Sets ``valid_since`` of each recipient. A hook that finds the mailbox younger answers 550 5.7.17 (RFC 7293)."""
+
+    keyword = "RRVS"
+    rcpt_growth = len(" RRVS=2006-01-02T15:04:05.678+00:00;R")
+
+    def since(self, envelope: Envelope, value: str | None) -> None:
+        when, semicolon, otherwise = (value or "").partition(";")
+        if semicolon and otherwise.upper() not in ("C", "R"):
+            raise Refused(Reply(501, "5.5.4", "RRVS must be a time, and may have ;C or ;R"))
+        valid_since = ValidSince(parse_date_time(when), otherwise.upper() != "C")
+        envelope.recipient = replace(envelope.recipient, valid_since=valid_since)
+
+    rcpt_parameters = {"RRVS": since}
