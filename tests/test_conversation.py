@@ -229,7 +229,7 @@ class WaitingTests(LoggingTestCase):
         self.assertGreaterEqual(client.undelivered, 100 * 100 - 1000 - 100)
         self.assertEqual(client.heard(), b"")
         hook.fire()
-        client._settle()
+        client.settle()
         self.assertEqual(codes(client.heard()), [250] * 101)
         self.assertTrue(client.reading)
 
@@ -374,7 +374,7 @@ class HalfCloseTests(SynchronousTestCase):
         client.wait(10)
         self.assertEqual(hook.cancelled, 0)
         hook.fire()
-        client._settle()
+        client.settle()
         self.assertIn(b"221 2.0.0 at last\r\n", client.transport.taken)
         self.assertTrue(client.closed)
 
@@ -468,7 +468,7 @@ class HalfCloseTests(SynchronousTestCase):
         client.half_close()
         client.wait(20)
         hook.fire()
-        client._settle()
+        client.settle()
         self.assertEqual(codes(client.transport.taken), [220, 250, 221])
         self.assertTrue(client.closed)
 
@@ -519,12 +519,12 @@ class UnreadTests(SynchronousTestCase):
         for _ in range(300):
             if hook.waiting:
                 hook.fire()
-                client._settle()
+                client.settle()
         self.assertLess(client.transport.unread, 200_000)
         client.read_again()
         while hook.waiting:
             hook.fire()
-            client._settle()
+            client.settle()
         self.assertEqual(codes(client.heard()), [250] * (100 * 1001))
 
     def test_hookEndsWhileUnread(self) -> None:
@@ -534,10 +534,10 @@ class UnreadTests(SynchronousTestCase):
         client.say(b"VRFY a@b\r\nRSET\r\n")
         client.server.pauseProducing()
         hook.fire()
-        client._settle()
+        client.settle()
         self.assertEqual(codes(client.heard()), [250])
         client.server.resumeProducing()
-        client._settle()
+        client.settle()
         self.assertEqual(codes(client.heard()), [250])
 
     def test_pausedWhileHookWaits(self) -> None:
@@ -547,7 +547,7 @@ class UnreadTests(SynchronousTestCase):
         client.say(b"VRFY a@b\r\nRSET\r\n")
         client.server.pauseProducing()
         client.server.resumeProducing()
-        client._settle()
+        client.settle()
         self.assertEqual(client.heard(), b"")
         self.assertTrue(client.reading)
         hook.fire()
@@ -568,7 +568,7 @@ class UnreadTests(SynchronousTestCase):
         client.stop_reading()
         client.say(b"NOOP\r\n" * 20_000)
         client.server.connectionLost()
-        client.closed = True
+        client.transport.disconnected = True
         self.assertEqual(client.clock.getDelayedCalls(), [])
         self.assertEqual(client.server._buffer, b"")
 

@@ -10,6 +10,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost, TimeoutError
 from twisted.internet.task import Clock, deferLater
+from twisted.internet.testing import StringTransport
 from twisted.logger import formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -1459,7 +1460,7 @@ class DisconnectTests(LoggingTestCase):
 
         def aborts(client: Client) -> None:
             client.factory.abort()
-            client._settle()
+            client.settle()
 
         def deaf(client: Client) -> None:
             client.stop_reading()
@@ -1796,13 +1797,11 @@ class SubclassTests(LoggingTestCase):
 
     def test_standalone(self) -> None:
         """A server can be made without a factory, from a handler and options."""
-        from tests.support import Transport
-
         server = SMTP(Keeper(), hostname="alone.test", reactor=Clock())
-        transport = Transport(PEER)
+        transport = StringTransport()
         server.makeConnection(transport)
         server.dataReceived(b"EHLO x\r\n")
-        self.assertEqual(codes(transport.taken), [220, 250])
+        self.assertEqual(codes(transport.value()), [220, 250])
         self.assertRaises(TypeError, SMTP, None, nosuch=1)
 
 
@@ -1920,7 +1919,7 @@ class LeaveTests(SynchronousTestCase):
             client = Client()
             client.talk(before)
             done = client.factory.drain()
-            client._settle()
+            client.settle()
             answer = answers(client.heard())[0]
             self.assertEqual((answer.code, answer.status), (421, "4.3.2"))
             self.assertTrue(client.closed)
@@ -1931,7 +1930,7 @@ class LeaveTests(SynchronousTestCase):
         keeper = Keeper()
         client = in_transaction(keeper)
         done = client.factory.drain()
-        client._settle()
+        client.settle()
         self.assertEqual(client.heard(), b"")
         self.assertNoResult(done)
         self.assertEqual(client.codes(b"DATA\r\n" + MESSAGE), [354])
@@ -1952,10 +1951,10 @@ class LeaveTests(SynchronousTestCase):
         client = in_transaction(handler(DATA=hook))
         client.talk(b"DATA\r\n.\r\n")
         done = client.factory.drain()
-        client._settle()
+        client.settle()
         self.assertEqual(client.heard(), b"")
         hook.fire()
-        client._settle()
+        client.settle()
         self.assertEqual(codes(client.heard()), [250, 421])
         self.successResultOf(done)
 
@@ -1965,7 +1964,7 @@ class LeaveTests(SynchronousTestCase):
         client = Client(handler(CONNECT=hook))
         client.factory.drain()
         hook.fire()
-        client._settle()
+        client.settle()
         self.assertEqual(codes(client.heard()), [220, 421])
         self.assertTrue(client.closed)
 
@@ -1981,8 +1980,8 @@ class LeaveTests(SynchronousTestCase):
         second = Client(factory=first.factory)
         third = Client(factory=first.factory)
         done = first.factory.drain()
-        second._settle()
-        third._settle()
+        second.settle()
+        third.settle()
         self.assertTrue(second.closed and third.closed)
         self.assertNoResult(done)
         first.vanish()
@@ -1995,8 +1994,8 @@ class LeaveTests(SynchronousTestCase):
         second = Client(factory=first.factory)
         first.say(b"NOOP\r\n")
         first.factory.abort()
-        first._settle()
-        second._settle()
+        first.settle()
+        second.settle()
         self.assertTrue(first.closed and second.closed)
         self.assertEqual((codes(first.heard()), codes(second.heard())), ([], [421]))
         self.assertEqual(hook.cancelled, 1)

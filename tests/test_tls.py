@@ -20,12 +20,13 @@ from twisted.internet.error import TimeoutError
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.internet.ssl import CertificateOptions
 from twisted.internet.task import Clock, deferLater
+from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
 from twisted.mail.smtp import sendmail
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from tests.support import HIGH_WATER, Client, LoggingTestCase
+from tests.support import GREETING, HIGH_WATER, TRANSACTION, Client, LoggingTestCase, codes
 from tests.tls import (
     MESSAGE,
     PATIENCE,
@@ -471,11 +472,13 @@ class MemoryTests(SynchronousTestCase):
         self.assertEqual((client.ask(b"STARTTLS").code, client.ask(b"STARTTLS now").code), (454, 454))
 
     def test_noStartTLS(self) -> None:
-        """Neither over a transport that has no startTLS, such as those in memory; all else works."""
-        client = Client(tls_context=contexts())
-        self.assertNotIn("STARTTLS", client.ask(b"EHLO x.test").text)
-        self.assertEqual(client.ask(b"STARTTLS").code, 454)
-        self.assertEqual(client.send_message().code, 250)
+        """Neither over a transport that has no startTLS, such as standard input and output; all else works."""
+        transport = StringTransport()
+        server = SMTPFactory(reactor=Clock(), tls_context=contexts()).buildProtocol(None)
+        server.makeConnection(transport)
+        server.dataReceived(GREETING + b"STARTTLS\r\n" + TRANSACTION)
+        self.assertNotIn(b"STARTTLS", transport.value())
+        self.assertEqual(codes(transport.value()), [220, 250, 454, 250, 250])
 
     def test_unreadReplies(self) -> None:
         """A client whose unread replies fill the transport as it says STARTTLS is read again, for its handshake."""
@@ -498,8 +501,10 @@ class MemoryTests(SynchronousTestCase):
 
     def test_implicitWithoutStartTLS(self) -> None:
         """A transport without startTLS cannot begin with TLS: the connection closes, without a greeting."""
-        client = Client(tls_context=contexts(), implicit_tls=True)
-        self.assertEqual((client.welcome, client.closed), (b"", True))
+        transport = StringTransport()
+        server = SMTPFactory(reactor=Clock(), tls_context=contexts(), implicit_tls=True).buildProtocol(None)
+        server.makeConnection(transport)
+        self.assertEqual((transport.value(), transport.disconnecting), (b"", True))
         self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
 
 

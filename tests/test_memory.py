@@ -1,0 +1,230 @@
+"""Sessions in memory: what a test of a server, or of a client, can do without a port."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone, TimeoutError
+from twisted.internet.protocol import Factory
+from twisted.internet.task import Clock
+from twisted.mail.smtp import ESMTPSender, SMTPClientError
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.support import Waiting, handler
+from txsmtpd import Reply, SMTPFactory
+from txsmtpd.smtp import TLSSetupException
+from txsmtpd.testing import MemoryConnection, MemorySession, PretendedTLS, read_replies
+
+EHLO = b"EHLO client.test\r\n"
+
+
+class Keeper:
+    """A handler that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[str, list[str], bytes]] = []
+        self.tls: list[Any] = []
+        self.causes: list[BaseException] = []
+
+    def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+        self.messages.append((envelope.mail_from, envelope.rcpt_tos, envelope.content))
+        self.tls.append(session.ssl)
+        return "250 2.0.0 OK"
+
+    def handle_DISCONNECT(self, server: Any, session: Any, envelope: Any, cause: BaseException) -> None:
+        self.causes.append(cause)
+
+
+class RepliesTests(SynchronousTestCase):
+    """Replies are read strictly."""
+
+    def test_severalLines(self) -> None:
+        """A reply of several lines is one Reply, with the status code of its lines apart from their text."""
+        self.assertEqual(
+            read_replies(b"250-mx.test\r\n250 HELP\r\n250-2.0.0 a\r\n250 2.0.0 b\r\n"),
+            [Reply(250, None, ["mx.test", "HELP"]), Reply(250, "2.0.0", ["a", "b"])],
+        )
+
+    def test_statusOfAnotherClass(self) -> None:
+        """What looks like a status code and does not go with the reply code is text."""
+        self.assertEqual(read_replies(b"250 5.1.1 x\r\n"), [Reply(250, None, "5.1.1 x")])
+
+    def test_defects(self) -> None:
+        """Anything but complete replies is an AssertionError."""
+        for octets in b"250 OK", b"250-a\r\n", b"250-a\r\n251 b\r\n", b"hello\r\n", b"250 a\rb\r\n", b"250 \0\r\n":
+            self.assertRaises(AssertionError, read_replies, octets)
+
+
+class SessionTests(SynchronousTestCase):
+    """A session by hand."""
+
+    def test_message(self) -> None:
+        """One call sends a message, its dots doubled; the handler gets it as it was."""
+        keeper = Keeper()
+        session = MemorySession(keeper)
+        for message in b"", b".\r\n", b"a\r\n.b\r\n", b"no end", b"..\r\n.":
+            self.assertEqual(session.send(message, "a@x.test", ["b@x.test", "c@x.test"]).code, 250)
+            whole = message if message.endswith(b"\r\n") or not message else message + b"\r\n"
+            self.assertEqual(keeper.messages.pop(), ("a@x.test", ["b@x.test", "c@x.test"], whole))
+
+    def test_refusedMessage(self) -> None:
+        """The refusal of a recipient is what sending returns."""
+        refusal = Reply(550, "5.7.1", "not here")
+        session = MemorySession(handler(RCPT=lambda *arguments: refusal))
+        self.assertEqual(session.send(), refusal)
+        self.assertEqual(session.command("NOOP").code, 250)
+
+    def test_command(self) -> None:
+        """A command gives its reply; a line with none, or more than one, is an AssertionError."""
+        session = MemorySession(handler(NOOP=Waiting()))
+        self.assertEqual(session.command("HELO x"), Reply(250, None, "mx.test"))
+        self.assertRaises(AssertionError, session.command, "VRFY a\r\nVRFY b")
+        self.assertRaises(AssertionError, session.command, "NOOP")
+
+    def test_hookThatWaits(self) -> None:
+        """What the test lets a hook answer later is heard at once."""
+        hook = Waiting("250 2.0.0 Later")
+        session = MemorySession(handler(NOOP=hook))
+        self.assertEqual(session.talk(b"NOOP\r\n"), b"")
+        hook.fire()
+        self.assertEqual(session.heard(), b"250 2.0.0 Later\r\n")
+
+    def test_fiveMinutes(self) -> None:
+        """A timeout of five minutes comes after five minutes of the clock, and none of the test."""
+        keeper = Keeper()
+        session = MemorySession(keeper)
+        self.assertEqual(session.wait(299), b"")
+        self.assertEqual(read_replies(session.wait(1))[0].code, 421)
+        self.assertTrue(session.closed)
+        self.assertIsInstance(keeper.causes[0], TimeoutError)
+
+    def test_factory(self) -> None:
+        """A factory serves several sessions, and is given a clock if it has none."""
+        factory = SMTPFactory(hostname="mx.test")
+        first, second = MemorySession(factory), MemorySession(factory)
+        self.assertIs(first.clock, second.clock)
+        self.assertIsInstance(first.clock, Clock)
+        self.assertEqual(len(factory.connections), 2)
+        self.assertRaises(TypeError, MemorySession, factory, hostname="other.test")
+
+    def test_cuts(self) -> None:
+        """Octets can be sent in any segments."""
+        session = MemorySession()
+        octets = EHLO + b"NOOP\r\n"
+        whole = session.talk(octets)
+        self.assertEqual(session.talk(octets, cuts=range(len(octets))), whole)
+
+    def test_quit(self) -> None:
+        """After QUIT the connection is closed, in good order."""
+        keeper = Keeper()
+        session = MemorySession(keeper)
+        self.assertEqual(session.codes(b"QUIT\r\nNOOP\r\n"), [221])
+        self.assertTrue(session.closed)
+        self.assertIsInstance(keeper.causes[0], ConnectionDone)
+
+
+class PretendedTests(SynchronousTestCase):
+    """TLS that is only pretended."""
+
+    def test_starttls(self) -> None:
+        """STARTTLS begins what the session takes for TLS."""
+        keeper = Keeper()
+        session = MemorySession(keeper, tls_context=PretendedTLS(server_name="mx.test"))
+        self.assertIn(b"STARTTLS", session.talk(EHLO))
+        session.start_tls()
+        self.assertNotIn(b"STARTTLS", session.talk(EHLO))
+        session.send()
+        self.assertEqual(keeper.tls[0].protocol, "TLSv1.3")
+        self.assertEqual(keeper.tls[0].server_name, "mx.test")
+
+    def test_implicit(self) -> None:
+        """With implicit TLS it is there before the greeting."""
+        session = MemorySession(tls_context=PretendedTLS(cipher="X"), implicit_tls=True)
+        self.assertTrue(session.welcome.startswith(b"220 "))
+        self.assertEqual(session.server.session.ssl.cipher, "X")
+
+    def test_stalled(self) -> None:
+        """A handshake that stalls runs into its timeout."""
+        keeper = Keeper()
+        session = MemorySession(keeper, tls_context=PretendedTLS(stalled=True), tls_handshake_timeout=30)
+        session.start_tls()
+        self.assertFalse(session.closed)
+        session.wait(30)
+        self.assertTrue(session.closed)
+        self.assertIsInstance(keeper.causes[0], TLSSetupException)
+
+    def test_failing(self) -> None:
+        """A handshake that fails ends the connection."""
+        keeper = Keeper()
+        session = MemorySession(keeper, tls_context=PretendedTLS(failing=True))
+        self.assertRaises(AssertionError, session.start_tls)
+        self.assertIsInstance(keeper.causes[0], TLSSetupException)
+
+    def test_refused(self) -> None:
+        """Where STARTTLS is refused, it does not begin."""
+        self.assertRaises(AssertionError, MemorySession().start_tls)
+
+    def test_notForReal(self) -> None:
+        """A real transport cannot use it."""
+        self.assertRaises(RuntimeError, PretendedTLS().serverConnectionForTLS, None)
+
+
+class ClientTests(SynchronousTestCase):
+    """A client of Twisted's, connected in memory."""
+
+    def sender(self, message: bytes = b"Subject: hello\n\nHello\n", **options: Any) -> tuple[Any, Deferred[Any]]:
+        done: Deferred[Any] = Deferred()
+        options = {"requireTransportSecurity": False, "requireAuthentication": False, "timeout": 60} | options
+        client = ESMTPSender(
+            options.pop("username", None),
+            options.pop("secret", None),
+            options.pop("contextFactory", None),
+            b"a@x.test",
+            b"b@x.test",
+            BytesIO(message),
+            done,
+            retries=0,
+            **options,
+        )
+        client.factory = Factory()  # type: ignore[assignment]
+        client.factory.sendFinished = False  # type: ignore[attr-defined]
+        return client, done
+
+    def test_sends(self) -> None:
+        """It sends its message before the constructor returns, however long that is."""
+        keeper = Keeper()
+        message = b"Subject: hello\n\n" + b"Hello, World!\n" * 20_000
+        client, done = self.sender(message)
+        MemoryConnection(client, keeper)
+        self.successResultOf(done)
+        self.assertEqual(keeper.messages, [("a@x.test", ["b@x.test"], message.replace(b"\n", b"\r\n"))])
+
+    def test_pretendedTLS(self) -> None:
+        """It begins TLS with a server that pretends to."""
+        keeper = Keeper()
+        client, done = self.sender(contextFactory=object(), requireTransportSecurity=True)
+        connection = MemoryConnection(client, keeper, tls_context=PretendedTLS())
+        self.successResultOf(done)
+        self.assertTrue(keeper.tls[0])
+        self.assertTrue(connection.closed)
+
+    def test_timeout(self) -> None:
+        """Its own timeout goes by the same clock."""
+        client, done = self.sender()
+        connection = MemoryConnection(client, handler(MAIL=Waiting(obedient=False)), hook_timeout=None)
+        connection.advance(59)
+        self.assertNoResult(done)
+        connection.advance(2)
+        self.failureResultOf(done, SMTPClientError)
+
+    def test_vanish(self) -> None:
+        """Both ends are told of a connection that breaks."""
+        keeper = Keeper()
+        client, done = self.sender()
+        connection = MemoryConnection(client, SMTPFactory(handler(MAIL=Waiting(), **{})))
+        connection.vanish()
+        self.assertTrue(connection.closed)
+        self.failureResultOf(done)
+        self.assertEqual(keeper.messages, [])

@@ -1,0 +1,566 @@
+"""Connections in memory: no ports, no threads, no waiting. A test moves the octets, and the clock.
+
+In a :class:`MemorySession` the test is the client: octets in, octets out. In a :class:`MemoryConnection` it is any
+protocol of Twisted's. Both ends behave as those of a socket do where it matters: they read only while they are told to,
+queue what the other end does not read, tell their producer so, and close in a later turn.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+from OpenSSL import SSL
+from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import (
+    IAddress,
+    IHalfCloseableProtocol,
+    IHandshakeListener,
+    IOpenSSLServerConnectionCreator,
+    IProtocol,
+    ITLSTransport,
+)
+from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
+from twisted.protocols.policies import TimeoutMixin
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from txsmtpd.factory import SMTPFactory
+from txsmtpd.reply import Reply
+from txsmtpd.testing.replies import read_replies
+
+PEER = IPv4Address("TCP", "192.0.2.7", 4321)  # addresses that nobody has (RFC 5737)
+HOST = IPv4Address("TCP", "192.0.2.25", 25)
+HIGH_WATER = 65536  # unread octets above which a transport tells its producer
+STEP = 0.25  # seconds; time passes in steps, so that what is due within it happens in order
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class PretendedTLS:
+    """TLS without TLS: a ``tls_context`` whose handshake is nothing but its result. In memory only.
+
+    :param protocol: the version that is pretended.
+    :param cipher: the cipher that is.
+    :param peer_certificate: what the client has shown.
+    :param server_name: the name that the client has asked for.
+    :param stalled: whether the handshake never ends.
+    :param failing: whether it fails.
+    """
+
+    def __init__(
+        self,
+        *,
+        protocol: str = "TLSv1.3",
+        cipher: str = "TLS_AES_256_GCM_SHA384",
+        peer_certificate: Any = None,
+        server_name: str | None = None,
+        stalled: bool = False,
+        failing: bool = False,
+    ) -> None:
+        self.protocol = protocol
+        self.cipher = cipher
+        self.peer_certificate = peer_certificate
+        self.server_name = server_name
+        self.stalled = stalled
+        self.failing = failing
+
+    def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
+        """Part of what a ``tls_context`` is; a real transport would call it.
+
+        :raises RuntimeError: always.
+        """
+        raise RuntimeError("TLS is only pretended; over a real port, give a real certificate")
+
+    # What a server asks the connection of OpenSSL for
+
+    def get_protocol_version_name(self) -> str:
+        return self.protocol
+
+    def get_cipher_name(self) -> str:
+        return self.cipher
+
+    def get_servername(self) -> bytes | None:
+        return None if self.server_name is None else self.server_name.encode("ascii")
+
+    def get_peer_certificate(self, *, as_cryptography: bool = False) -> Any:
+        return self.peer_certificate
+
+
+class Wire:
+    """The clear side of one end: what a transport does without TLS."""
+
+    other: Any  # the other end
+
+    def __init__(self, host: IAddress, peer: IAddress) -> None:
+        self.host = host
+        self.peer = peer
+        self.protocol: Any = None
+        self.inbound: deque[bytes | Exception | None] = deque()  #: what has not been read; None: the other end closed
+        self.writes: list[bytes] = []  #: all that was written
+        self.producer: Any = None
+        self.streaming = True
+        self.wants = True  #: whether the protocol wants to read
+        self.disconnecting = False
+        self.disconnected = False
+        self.aborted = False
+        self.pauses = 0
+        self._producer_paused = False
+
+    def getPeer(self) -> IAddress:
+        return self.peer
+
+    def getHost(self) -> IAddress:
+        return self.host
+
+    def write(self, data: bytes) -> None:
+        if self.disconnected or not data:
+            return
+        self.writes.append(data)
+        self.other.inbound.append(data)
+        if not self.other.reading and self.producer is not None and self.unread > HIGH_WATER:
+            self._pause_producer()
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        self.write(b"".join(data))
+
+    @property
+    def reading(self) -> bool:
+        """Whether this end reads."""
+        return self.wants and not self.disconnecting
+
+    @property
+    def unread(self) -> int:
+        """Octets that wait for the other end to read them."""
+        return sum(len(each) for each in self.other.inbound if isinstance(each, bytes))
+
+    @property
+    def taken(self) -> bytes:
+        """What was written, without what the other end leaves unread."""
+        written = b"".join(self.writes)
+        return written if self.other.reading else written[: len(written) - self.unread]
+
+    def _pause_producer(self) -> None:
+        if self.streaming and not self._producer_paused:
+            self._producer_paused = True
+            self.producer.pauseProducing()
+
+    def was_read(self) -> None:
+        """The other end has read all."""
+        if self._producer_paused:
+            self._producer_paused = False
+            if self.producer is not None:
+                self.producer.resumeProducing()
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        if self.producer is not None:
+            raise RuntimeError(f"{producer!r} cannot be the producer: {self.producer!r} is")
+        self.producer = producer
+        self.streaming = streaming
+
+    def unregisterProducer(self) -> None:
+        self.producer = None
+
+    def pauseProducing(self) -> None:
+        self.pauses += 1
+        self.wants = False
+
+    def resumeProducing(self) -> None:
+        self.wants = True
+
+    def stopProducing(self) -> None:
+        self.loseConnection()
+
+    def loseConnection(self) -> None:
+        self.disconnecting = True
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+        self.disconnecting = True
+
+
+class _Bypass:
+    """An end as its own TLS sees it: what is written there leaves as it is."""
+
+    def __init__(self, end: End) -> None:
+        self._end = end
+
+    def __getattr__(self, name: str) -> Any:
+        inherited = getattr(Wire, name, None)
+        return inherited.__get__(self._end) if callable(inherited) else getattr(self._end, name)
+
+
+@implementer(ITLSTransport)
+class End(Wire):
+    """One end of a connection in memory: the transport of the protocol there.
+
+    :param client: whether it is the client's.
+    """
+
+    TLS = False
+    pretended: PretendedTLS | None = None
+    _handshake_due = False
+    _pulled: Any = None  # a producer that waits to be asked; TLS would ask it by the reactor
+
+    def __init__(self, host: IAddress, peer: IAddress, clock: Clock, *, client: bool) -> None:
+        super().__init__(host, peer)
+        self._clock = clock
+        self._client = client
+
+    # What goes through TLS
+
+    def write(self, data: bytes) -> None:
+        self.protocol.write(data) if self.TLS else super().write(data)
+
+    def loseConnection(self) -> None:
+        self.protocol.loseConnection() if self.TLS and not self.disconnected else super().loseConnection()
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        if self.disconnected:
+            producer.stopProducing()
+        elif not streaming:
+            self._pulled = producer
+        elif self.TLS:
+            self.protocol.registerProducer(producer, streaming)
+        else:
+            super().registerProducer(producer, streaming)
+
+    def unregisterProducer(self) -> None:
+        if self._pulled is not None:
+            self._pulled = None
+        elif self.TLS:
+            self.protocol.unregisterProducer()
+        else:
+            super().unregisterProducer()
+
+    def startTLS(self, context: Any, normal: bool = True) -> None:
+        """Begin TLS; pretend to, where the context or the other end does."""
+        if isinstance(context, PretendedTLS) or self.other.pretended is not None:
+            self.pretended = context if isinstance(context, PretendedTLS) else self.other.pretended
+            self._handshake_due = True
+            return
+        factory = TLSMemoryBIOFactory(context, self._client == normal, None, self._clock)
+        producer, streaming = self.producer, self.streaming
+        if producer is not None:
+            self.unregisterProducer()
+        # Not the factory's own protocol, which would gather writes until the next turn of a reactor.
+        self.protocol = TLSMemoryBIOProtocol(factory, self.protocol, False)
+        self.TLS = True
+        self.protocol.makeConnection(_Bypass(self))
+        if producer is not None:
+            self.registerProducer(producer, streaming)
+
+    def getHandle(self) -> Any:
+        """What is known of TLS: the connection of OpenSSL, or what pretends to be one."""
+        return self.pretended if self.pretended is not None else self.protocol.getHandle()
+
+    def getPeerCertificate(self) -> Any:
+        return self.getHandle().get_peer_certificate()
+
+    # What a socket can be told, and memory need not
+
+    def setTcpNoDelay(self, enabled: bool) -> None: ...
+
+    def getTcpNoDelay(self) -> bool:
+        return True
+
+    def setTcpKeepAlive(self, enabled: bool) -> None: ...
+
+    def getTcpKeepAlive(self) -> bool:
+        return False
+
+    def loseWriteConnection(self) -> None:
+        """Close this side: the other end reads what was sent, and then the end of it."""
+        self.other.inbound.append(None)
+
+    # What a reactor does
+
+    def step(self) -> bool:
+        """Do what is due at this end; tell whether anything was."""
+        moved = self._read()
+        if self._handshake_due:
+            self._handshake_due = False
+            moved = self._complete_handshake() or moved
+        if self._pulled is not None and self.other.reading and not self.disconnected:
+            self._pulled.resumeProducing()
+            moved = True
+        return self._close_if_due() or moved
+
+    def _read(self) -> bool:
+        moved = False
+        while self.inbound and self.reading and not self.disconnected:
+            event = self.inbound.popleft()
+            moved = True
+            if isinstance(event, Exception):
+                self._lost(event)
+                self.other.inbound.append(ConnectionLost())
+            elif event is not None:
+                self.protocol.dataReceived(event)
+            elif IHalfCloseableProtocol.providedBy(self.protocol):
+                self.protocol.readConnectionLost()
+            else:
+                self._lost(ConnectionDone())
+        if moved and not self.inbound:
+            self.other.was_read()
+        return moved
+
+    def _complete_handshake(self) -> bool:
+        assert self.pretended is not None
+        if self.disconnected or self.pretended.stalled:
+            return False
+        if self.pretended.failing:
+            self._lost(SSL.Error([("SSL routines", "", "pretended failure")]))
+            self.other.inbound.append(None)
+        elif IHandshakeListener.providedBy(self.protocol):
+            self.protocol.handshakeCompleted()
+        return True
+
+    def _close_if_due(self) -> bool:
+        if self.disconnected or not self.disconnecting:
+            return False
+        if self.aborted:
+            self.other.inbound.append(ConnectionLost())
+            self._lost(ConnectionAborted())
+        elif self.producer is None and self._pulled is None and (self.other.disconnected or not self.unread):
+            self.other.inbound.append(None)
+            self._lost(ConnectionDone())
+        else:
+            return False
+        return True
+
+    def _lost(self, why: Exception) -> None:
+        self.disconnected = True
+        self.protocol.connectionLost(Failure(why))
+
+
+class MemoryConnection:
+    """A client and a server with a connection between them, in memory.
+
+    :param client: the client's protocol: any of Twisted's, such as an ``ESMTPSender``. Timeouts that it takes from
+        Twisted's ``TimeoutMixin`` go by the clock of the connection.
+    :param server: the server's handler, or its factory.
+    :param peer: the client's address.
+    :param options: of the factory, where *server* is a handler; see :class:`~txsmtpd.settings.Settings`.
+
+    What can be said at once has been said when the constructor returns. What waits for time goes on with
+    :meth:`advance`; what waits for something else that the test does, with :meth:`settle`.
+    """
+
+    def __init__(self, client: IProtocol, server: object = None, *, peer: IAddress = PEER, **options: Any) -> None:
+        self.factory = _factory(server, options)
+        self.clock: Clock = self.factory.settings.reactor  #: the time of the server, and of the client's timeouts
+        self.client: Any = client
+        self.server: Any = self.factory.buildProtocol(peer)  #: the server's protocol
+        self.transport = End(HOST, peer, self.clock, client=False)  #: the server's
+        self.client_transport = End(peer, HOST, self.clock, client=True)
+        self.transport.other, self.client_transport.other = self.client_transport, self.transport
+        self._settling = False
+        if isinstance(client, TimeoutMixin):
+            client.callLater = self.clock.callLater  # type: ignore[method-assign]
+        for end, protocol in ((self.client_transport, self.client), (self.transport, self.server)):
+            end.protocol = protocol
+            protocol.makeConnection(end)
+        self.settle()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is closed."""
+        return self.transport.disconnected
+
+    def settle(self) -> None:
+        """Let both sides say what they have to say."""
+        if self._settling:
+            return
+        self._settling = True
+        try:
+            moved = True
+            while moved:
+                moved = self.transport.step()
+                moved = self.client_transport.step() or moved
+        finally:
+            self._settling = False
+
+    def advance(self, seconds: float, step: float = STEP) -> None:
+        """Let time pass. It costs none."""
+        left = seconds
+        while left > 0:
+            self.clock.advance(min(step, left))
+            left -= step
+            self.settle()
+
+    def vanish(self, why: Exception | None = None) -> None:
+        """The client is gone, without a word; the server finds out when it next reads."""
+        self.transport.inbound.append(why or ConnectionLost())
+        self.settle()
+
+
+class _Listener(Protocol):
+    """The client of a :class:`MemorySession`: it only hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[bytes] = []
+
+    def dataReceived(self, data: bytes) -> None:
+        self.heard.append(data)
+
+
+class MemorySession(MemoryConnection):
+    """A client's session with a server, in memory, with the test for the client.
+
+    :param server: the server's handler, or its factory.
+    :param client_tls: what the client begins TLS with, where the server expects it from the first octet; see
+        :meth:`~txsmtpd.testing.tls.Authority.client_options`. Not needed for TLS that is pretended.
+    :param peer: the client's address.
+    :param options: of the factory, where *server* is a handler; see :class:`~txsmtpd.settings.Settings`.
+
+    >>> session = MemorySession(hostname="mx.test")
+    >>> session.welcome
+    b'220 mx.test ESMTP txsmtpd\\r\\n'
+    >>> session.talk(b"NOOP\\r\\nVRFY somebody\\r\\n")
+    b'250 2.0.0 OK\\r\\n252 2.0.0 Cannot VRFY user, but will accept message and attempt delivery\\r\\n'
+    >>> session.command("MAIL FROM:<a@example.com>")
+    Reply(503, '5.5.1', 'Send HELO or EHLO first')
+    >>> session.wait(300)
+    b'421 4.4.2 Idle for too long, goodbye\\r\\n'
+    >>> session.closed
+    True
+    """
+
+    def __init__(self, server: object = None, *, peer: IAddress = PEER, client_tls: Any = None, **options: Any) -> None:
+        super().__init__(_Listener(), server, peer=peer, **options)
+        if client_tls is not None:
+            self.client_transport.startTLS(client_tls)
+            self.settle()
+        self.welcome = self.heard()  #: what the server said first
+
+    # Saying and hearing
+
+    def say(self, octets: bytes, cuts: Iterable[int] = ()) -> None:
+        """Send the octets, in segments that end at the cuts."""
+        start = 0
+        for cut in [*sorted(cuts), len(octets)]:
+            if cut > start:
+                self.client_transport.write(octets[start:cut])
+                self.settle()
+                start = cut
+
+    def heard(self) -> bytes:
+        """What the server has said since the last look."""
+        self.settle()
+        new = b"".join(self.client.heard)
+        self.client.heard.clear()
+        return new
+
+    def talk(self, octets: bytes, cuts: Iterable[int] = ()) -> bytes:
+        """Send the octets; return what the server has said since the last look."""
+        self.say(octets, cuts)
+        return self.heard()
+
+    def replies(self, octets: bytes) -> list[Reply]:
+        """Send the octets; return the replies that the server has sent since the last look."""
+        return read_replies(self.talk(octets))
+
+    def codes(self, octets: bytes) -> list[int]:
+        """Send the octets; return the codes of the replies."""
+        return [reply.code for reply in self.replies(octets)]
+
+    def command(self, line: str) -> Reply:
+        """Send one line; return its one reply.
+
+        :raises AssertionError: if there is none, or another one.
+        """
+        found = self.replies(line.encode("utf-8") + b"\r\n")
+        if len(found) != 1:
+            raise AssertionError(f"{line!r} got {len(found)} replies: {found!r}")
+        return found[0]
+
+    def send(
+        self,
+        message: bytes = b"Subject: test\r\n\r\nHello\r\n",
+        mail_from: str = "sender@example.com",
+        rcpt_tos: Iterable[str] = ("recipient@example.com",),
+    ) -> Reply:
+        """Send a message, after EHLO if that was not said; return the first reply that is none of success, or the one
+        to the message.
+
+        :param message: with CRLF line ends. Dots are doubled as they must be (RFC 5321 4.5.2).
+        """
+        lines = [] if self.server.session.host_name else ["EHLO client.test"]
+        lines += [f"MAIL FROM:<{mail_from}>", *(f"RCPT TO:<{each}>" for each in rcpt_tos), "DATA"]
+        for line in lines:
+            reply = self.command(line)
+            if reply.code >= 400:
+                return reply
+        stuffed = (b"\r\n" + message).replace(b"\r\n.", b"\r\n..")[2:]
+        end = b".\r\n" if message.endswith(b"\r\n") or not message else b"\r\n.\r\n"
+        (reply,) = self.replies(stuffed + end)
+        return reply
+
+    def start_tls(self, client_tls: Any = None) -> None:
+        """Say STARTTLS, and begin TLS.
+
+        :param client_tls: what the client begins it with; not needed for TLS that is pretended.
+        :raises AssertionError: if the server refuses, or the handshake fails.
+        """
+        reply = self.command("STARTTLS")
+        if reply.code != 220:
+            raise AssertionError(f"STARTTLS got {reply!r}")
+        self.client_transport.startTLS(client_tls)
+        self.settle()
+        if self.closed:
+            raise AssertionError("the handshake failed, and the connection is closed")
+
+    # What else a client does
+
+    def half_close(self) -> None:
+        """Close the client's side of the connection."""
+        self.client_transport.loseWriteConnection()
+        self.settle()
+
+    def stop_reading(self) -> None:
+        """Leave unread what the server says from now on."""
+        self.client_transport.pauseProducing()
+
+    def read_again(self) -> None:
+        """Read all, now and from now on."""
+        self.client_transport.resumeProducing()
+        self.settle()
+
+    def wait(self, seconds: float, step: float = STEP) -> bytes:
+        """Let time pass, which costs none; return what the server has said since the last look."""
+        self.advance(seconds, step)
+        return self.heard()
+
+    # What a reactor knows
+
+    @property
+    def reading(self) -> bool:
+        """Whether the server reads from the connection."""
+        return self.transport.reading
+
+    @property
+    def undelivered(self) -> int:
+        """Octets that the server has not taken from the connection."""
+        return self.client_transport.unread
+
+
+def _factory(server: object, options: dict[str, Any]) -> SMTPFactory:
+    """The factory of a server in memory, whose time is a clock's.
+
+    :raises TypeError: for options with a factory, which has its own.
+    """
+    if not isinstance(server, SMTPFactory):
+        options.setdefault("hostname", "mx.test")
+        options.setdefault("reactor", Clock())
+        return SMTPFactory(server, **options)
+    if options:
+        raise TypeError(f"{server!r} has its options; {', '.join(options)} cannot be added")
+    if server.settings.reactor is None:
+        # Settings are shared and do not change, so this factory gets its own.
+        server.settings = copy.copy(server.settings)
+        object.__setattr__(server.settings, "reactor", Clock())
+    return server
