@@ -7,9 +7,8 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, TimeoutError
-from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
-from twisted.mail.smtp import ESMTPSender, SMTPClientError
+from twisted.mail.smtp import ESMTPSenderFactory, SMTPClientError
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support import Waiting, handler
@@ -176,21 +175,19 @@ class ClientTests(SynchronousTestCase):
 
     def sender(self, message: bytes = b"Subject: hello\n\nHello\n", **options: Any) -> tuple[Any, Deferred[Any]]:
         done: Deferred[Any] = Deferred()
-        options = {"requireTransportSecurity": False, "requireAuthentication": False, "timeout": 60} | options
-        client = ESMTPSender(
-            options.pop("username", None),
-            options.pop("secret", None),
-            options.pop("contextFactory", None),
+        factory = ESMTPSenderFactory(
+            None,
+            None,
             b"a@x.test",
             b"b@x.test",
             BytesIO(message),
             done,
-            retries=0,
-            **options,
+            **(
+                {"retries": 0, "timeout": 60, "requireTransportSecurity": False, "requireAuthentication": False}
+                | options
+            ),
         )
-        client.factory = Factory()  # type: ignore[assignment]
-        client.factory.sendFinished = False  # type: ignore[attr-defined]
-        return client, done
+        return factory, done
 
     def test_sends(self) -> None:
         """It sends its message before the constructor returns, however long that is."""
@@ -223,8 +220,20 @@ class ClientTests(SynchronousTestCase):
         """Both ends are told of a connection that breaks."""
         keeper = Keeper()
         client, done = self.sender()
-        connection = MemoryConnection(client, SMTPFactory(handler(MAIL=Waiting(), **{})))
+        hook = Waiting()
+        keeper.handle_MAIL = hook  # type: ignore[attr-defined]
+        connection = MemoryConnection(client, keeper)
         connection.vanish()
-        self.assertTrue(connection.closed)
+        self.assertEqual((connection.closed, hook.cancelled), (True, 1))
         self.failureResultOf(done)
         self.assertEqual(keeper.messages, [])
+
+    def test_again(self) -> None:
+        """A factory of clients may connect again, and the server is a new one."""
+        keeper = Keeper()
+        greetings = iter(["421 4.3.2 not now", "421 4.3.2 not yet", None])
+        keeper.handle_CONNECT = lambda *arguments: next(greetings)  # type: ignore[attr-defined]
+        client, done = self.sender(retries=5)
+        MemoryConnection(client, keeper)
+        self.successResultOf(done)
+        self.assertEqual(len(keeper.causes), 3)

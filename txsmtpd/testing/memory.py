@@ -23,7 +23,7 @@ from twisted.internet.interfaces import (
     IProtocol,
     ITLSTransport,
 )
-from twisted.internet.protocol import Protocol
+from twisted.internet.protocol import ClientFactory, Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.protocols.policies import TimeoutMixin
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
@@ -96,7 +96,7 @@ class Wire:
 
     other: Any  # the other end
 
-    def __init__(self, host: IAddress, peer: IAddress) -> None:
+    def __init__(self, host: Any, peer: Any) -> None:
         self.host = host
         self.peer = peer
         self.protocol: Any = None
@@ -111,10 +111,10 @@ class Wire:
         self.pauses = 0
         self._producer_paused = False
 
-    def getPeer(self) -> IAddress:
+    def getPeer(self) -> Any:
         return self.peer
 
-    def getHost(self) -> IAddress:
+    def getHost(self) -> Any:
         return self.host
 
     def write(self, data: bytes) -> None:
@@ -203,6 +203,7 @@ class End(Wire):
 
     TLS = False
     pretended: PretendedTLS | None = None
+    connector: MemoryConnection | None = None  # who wants to know that the connection is gone
     _handshake_due = False
     _pulled: Any = None  # a producer that waits to be asked; TLS would ask it by the reactor
 
@@ -243,7 +244,7 @@ class End(Wire):
             self.pretended = context if isinstance(context, PretendedTLS) else self.other.pretended
             self._handshake_due = True
             return
-        factory = TLSMemoryBIOFactory(context, self._client == normal, None, self._clock)
+        factory = TLSMemoryBIOFactory(context, self._client == normal, Factory(), self._clock)
         producer, streaming = self.producer, self.streaming
         if producer is not None:
             self.unregisterProducer()
@@ -335,13 +336,16 @@ class End(Wire):
     def _lost(self, why: Exception) -> None:
         self.disconnected = True
         self.protocol.connectionLost(Failure(why))
+        if self.connector is not None:
+            self.connector.connection_lost(why)
 
 
 class MemoryConnection:
     """A client and a server with a connection between them, in memory.
 
-    :param client: the client's protocol: any of Twisted's, such as an ``ESMTPSender``. Timeouts that it takes from
-        Twisted's ``TimeoutMixin`` go by the clock of the connection.
+    :param client: any protocol of Twisted's, or a ``ClientFactory`` such as an ``ESMTPSenderFactory``, which is told
+        of the connection's end and may connect again. Timeouts of Twisted's ``TimeoutMixin`` go by the clock of the
+        connection.
     :param server: the server's handler, or its factory.
     :param peer: the client's address.
     :param options: of the factory, where *server* is a handler; see :class:`~txsmtpd.settings.Settings`.
@@ -350,21 +354,44 @@ class MemoryConnection:
     :meth:`advance`; what waits for something else that the test does, with :meth:`settle`.
     """
 
-    def __init__(self, client: IProtocol, server: object = None, *, peer: IAddress = PEER, **options: Any) -> None:
+    server: Any  #: the server's protocol
+    client: Any  #: the client's
+    transport: End  #: the server's
+    client_transport: End
+
+    def __init__(
+        self, client: IProtocol | ClientFactory, server: object = None, *, peer: IAddress = PEER, **options: Any
+    ) -> None:
         self.factory = _factory(server, options)
         self.clock: Clock = self.factory.settings.reactor  #: the time of the server, and of the client's timeouts
-        self.client: Any = client
-        self.server: Any = self.factory.buildProtocol(peer)  #: the server's protocol
-        self.transport = End(HOST, peer, self.clock, client=False)  #: the server's
-        self.client_transport = End(peer, HOST, self.clock, client=True)
-        self.transport.other, self.client_transport.other = self.client_transport, self.transport
+        self.peer = peer
+        self._connects = client
         self._settling = False
-        if isinstance(client, TimeoutMixin):
-            client.callLater = self.clock.callLater  # type: ignore[method-assign]
-        for end, protocol in ((self.client_transport, self.client), (self.transport, self.server)):
-            end.protocol = protocol
-            protocol.makeConnection(end)
+        self._ends: list[End] = []
+        self.connect()
         self.settle()
+
+    def connect(self) -> None:
+        """Connect, for the first time or again."""
+        connects = self._connects
+        self.client = connects.buildProtocol(HOST) if isinstance(connects, ClientFactory) else connects
+        self.server = self.factory.buildProtocol(self.peer)
+        self.transport = End(HOST, self.peer, self.clock, client=False)
+        self.client_transport = End(self.peer, HOST, self.clock, client=True)
+        self.transport.other, self.client_transport.other = self.client_transport, self.transport
+        if isinstance(connects, ClientFactory):
+            self.client_transport.connector = self
+        if isinstance(self.client, TimeoutMixin):
+            self.client.callLater = self.clock.callLater  # type: ignore[assignment, method-assign]
+        for end, protocol in ((self.transport, self.server), (self.client_transport, self.client)):
+            end.protocol = protocol
+            self._ends.append(end)
+            protocol.makeConnection(end)
+
+    def connection_lost(self, why: Exception) -> None:
+        """The client's end is gone: tell its factory."""
+        if isinstance(self._connects, ClientFactory):
+            self._connects.clientConnectionLost(self, Failure(why))  # type: ignore[arg-type]
 
     @property
     def closed(self) -> bool:
@@ -377,10 +404,8 @@ class MemoryConnection:
             return
         self._settling = True
         try:
-            moved = True
-            while moved:
-                moved = self.transport.step()
-                moved = self.client_transport.step() or moved
+            while any(end.step() for end in self._ends):
+                self._ends = [end for end in self._ends if not end.disconnected]
         finally:
             self._settling = False
 
@@ -425,7 +450,7 @@ class MemorySession(MemoryConnection):
     >>> session.command("MAIL FROM:<a@example.com>")
     Reply(503, '5.5.1', 'Send HELO or EHLO first')
     >>> session.wait(300)
-    b'421 4.4.2 Idle for too long, goodbye\\r\\n'
+    b'421 4.4.2 Nothing was heard for too long, goodbye\\r\\n'
     >>> session.closed
     True
     """
