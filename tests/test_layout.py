@@ -21,7 +21,7 @@ PACKAGE = Path(txsmtpd.__file__).parent
 
 # What imports what: each layer may import itself and those that stand before it. A layer is a module of the package,
 # or a folder with all that is in it. Layers in one row are neighbours, and do not know each other.
-PURE = {"reply", "session", "terms", "wire", "trace", "_version"}  # standard library and each other only
+PURE = {"reply", "session", "terms", "verdicts", "wire", "trace", "_version"}  # standard library and each other only
 LAYERS = [
     PURE,
     {"interfaces"},

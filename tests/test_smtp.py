@@ -872,7 +872,7 @@ class HookTests(LoggingTestCase):
                 "334 ",
                 b"\xff\xfe",
                 object(),
-                ["250 OK"],
+                ["250 OK", "250 OK"],  # one for each recipient is for DATA, and there is but one
                 "250 a\n550 b",
             ):
                 for form, hook in in_three_forms(result):

@@ -5,11 +5,13 @@ from txsmtpd.command import Rule, syntax
 from txsmtpd.extensions import Extension
 from txsmtpd.factory import SMTPFactory
 from txsmtpd.interfaces import verifyHandler
+from txsmtpd.lmtp import LMTP
 from txsmtpd.reply import Refused, Reply
 from txsmtpd.session import Envelope, Session
 from txsmtpd.smtp import SMTP
 
 __all__ = [
+    "LMTP",
     "SMTP",
     "Envelope",
     "Extension",

@@ -211,7 +211,7 @@ class Dispatcher(Conversation):
     async def ask_hook(self, name: str, *arguments: Any) -> Any:
         """What the handler's hook of this name gives, whatever it is."""
         result = self.settings.hooks[name](self, self.session, self.envelope, *arguments)
-        return await result if isinstance(result, Awaitable) else result
+        return await result if type(result) is CoroutineType or isinstance(result, Awaitable) else result
 
     def final(self, status: Any, hook: str) -> Reply:
         """The reply that a hook's status means, if it may end a command; 451 otherwise, and a line in the log."""
@@ -332,8 +332,11 @@ class Dispatcher(Conversation):
     def lost_track(self) -> None:
         """A command has given no reply: nobody knows what it has done, and the client is told that it failed."""
 
-    def _refusal(self, reply: Reply) -> Reply:
-        """Log and count a refusal; the one that is too many is answered 421 instead."""
+    def _refusal(self, reply: Reply, whom: str | None = None) -> Reply:
+        """Log and count a refusal; the one that is too many is answered 421 instead.
+
+        :param whom: the recipients that it is for, if it is not for the command as a whole.
+        """
         if reply is FOREIGN_PROTOCOL:
             self._last_turn = True
         elif (
@@ -344,9 +347,9 @@ class Dispatcher(Conversation):
             if limit is not None and self._errors >= limit:
                 reply = TOO_MANY_ERRORS
         log.info(
-            "{session} {verb} refused: {reply}",
+            "{session} {what} refused: {reply}",
             session=self.session.id,
-            verb=_shown(self._verb),
+            what=_shown(self._verb) if whom is None else f"{_shown(self._verb)} for {whom}",
             reply=in_one_line(reply),
         )
         return reply
@@ -430,8 +433,8 @@ def _described(what: object) -> str:
         return f"a {type(what).__name__} that cannot be shown"
 
 
-def in_one_line(reply: Reply) -> str:
-    """A reply, fit for a log."""
+def in_one_line(reply: object) -> str:
+    """A reply, or several, fit for a log."""
     return str(reply).replace("\n", " / ")
 
 

@@ -100,6 +100,10 @@ class IDataHook(Interface):
     def handle_DATA(server, session, envelope):
         """The message is here, in ``envelope.content``. The status is the reply to the end of the data: 250 takes on
         the responsibility for the message (RFC 5321 4.1.1.4). The transaction is over afterwards, whatever the status.
+
+        It may be a list or tuple of statuses instead, one for each of ``envelope.rcpt_tos``, or a mapping from these to
+        statuses. A client that speaks LMTP is told each; for others,
+        :func:`~txsmtpd.verdicts.folded` makes one of them.
         """
 
 

@@ -48,7 +48,8 @@ DATA_SIZE_DEFAULT = 2**25  # octets: 32 MiB
 CALL_LIMIT_DEFAULT = 20
 _KEYWORD = re.compile("[A-Za-z0-9][A-Za-z0-9-]*")
 AUTH_LINE = 12288  # octets (RFC 4954 4)
-CLASS_LIMITS = ("command_size_limit", "line_length_limit", "local_part_limit")  # where old programs set them
+# Options that a class of protocols may have of its own: limits, since old programs set them there, and what it speaks.
+CLASS_OPTIONS = ("command_size_limit", "line_length_limit", "local_part_limit", "ident")
 IDENT = "ESMTP txsmtpd"  # no version: it would help only those who look for a weak one
 
 Parameters = Mapping[str, Callable[[Envelope, str | None], str | None]]
@@ -67,7 +68,7 @@ class Settings:
     Default: what the system calls this host, without a look-up in the DNS."""
 
     ident: str | None = None
-    """What follows the name in the greeting. Default: ``ESMTP txsmtpd``."""
+    """What follows the name in the greeting. Default: ``ESMTP txsmtpd``, or ``LMTP txsmtpd``."""
 
     data_size_limit: int | None = DATA_SIZE_DEFAULT
     """Octets that a message may have, dots undone (RFC 1870 5). 0 or None: no limit."""
@@ -247,8 +248,8 @@ class Settings:
     def make(cls, handler: object, options: Mapping[str, Any], protocol: type | None = None) -> Settings:
         """The settings for a handler.
 
-        :param protocol: the class of the protocol, whose methods may be mechanisms, and whose attributes may be limits:
-            an option that is not given takes its value from the attribute of its name, if it is one of `CLASS_LIMITS`.
+        :param protocol: the class of the protocol, whose methods may be mechanisms, and whose attributes may be
+            options: one that is not given takes its value from the attribute of its name, if it is in `CLASS_OPTIONS`.
         :raises TypeError: for an option that does not exist, with the nearest that does, and for a value of a wrong
             type.
         :raises ValueError: for a value that will not do.
@@ -259,9 +260,9 @@ class Settings:
                 near = difflib.get_close_matches(name, known, 1)
                 hint = f"; is {near[0]} meant?" if near else f"; there are {', '.join(known)}"
                 raise TypeError(f"unknown option {name!r}{hint}")
-        limits = {name: getattr(protocol, name) for name in CLASS_LIMITS if hasattr(protocol, name)}
+        of_class = {name: getattr(protocol, name) for name in CLASS_OPTIONS if hasattr(protocol, name)}
         mechanisms = getattr(protocol, "mechanisms", {})
-        return cls(handler=handler, protocol_mechanisms=mechanisms, **{**limits, **options})
+        return cls(handler=handler, protocol_mechanisms=mechanisms, **{**of_class, **options})
 
 
 def find_hooks(handler: object) -> dict[str, Callable[..., Any]]:

@@ -6,7 +6,7 @@ before it runs is declared beside its syntax. A mail transaction is open while `
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from txsmtpd.session import Envelope, Session
 from txsmtpd.settings import Parameters, Settings
 from txsmtpd.terms import NOTHING_SAID
 from txsmtpd.tls import TLS, TLSSetupException
+from txsmtpd.verdicts import FOR_EACH, Replies, folded, named, replies_for
 from txsmtpd.wire import grammar
 from txsmtpd.wire.chunk import Chunk, parse_bdat
 from txsmtpd.wire.data import DataReader, Fault
@@ -98,6 +99,7 @@ class SMTP(TLS, Authentication):
     ...         return "259 Pong"
     """
 
+    lmtp = False  #: whether the client speaks LMTP
     _messages = 0
     _intake: Intake | None = None  # of the message that is coming
     _message_octets = 0  # of its chunks so far
@@ -442,12 +444,12 @@ class SMTP(TLS, Authentication):
         failure = Failure(error, type(error), error.__traceback__)
         log.failure("{session} the receiver of a message failed", failure, session=self.session.id)
 
-    async def _end_of_message(self, octets: int) -> Reply:
+    async def _end_of_message(self, octets: int) -> Any:
         """The message is complete: its reply. The transaction is over, whatever it is."""
         envelope, intake = self.envelope, self._intake
         assert intake is not None
         try:
-            reply = self.final(await intake.finish(), "DATA")
+            reply = self._reply_to_message(await intake.finish(), envelope.rcpt_tos)
             if reply.positive:
                 self._messages += 1
                 self._junk = 0
@@ -457,6 +459,22 @@ class SMTP(TLS, Authentication):
         finally:
             self._intake = None
             self.reset_transaction()
+
+    def _reply_to_message(self, status: Any, paths: Sequence[str]) -> Any:
+        """What a status of the whole message, or one for each of its recipients, means to the client."""
+        if isinstance(status, str | Reply) or not isinstance(status, FOR_EACH):
+            return self.final(status, "DATA")
+        replies, missing = replies_for(status, paths)
+        if missing:
+            self.no_status(status, f"the hook DATA, for {named(missing)},")
+        return self._gathered(paths, replies)
+
+    def _gathered(self, paths: Sequence[str], replies: Sequence[Reply]) -> Any:
+        """The answer to a message that fared differently with each recipient."""
+        if len(set(replies)) > 1:
+            what = in_one_line(Replies(paths, replies))
+            log.info("{session} one reply must do for all of this: {what}", session=self.session.id, what=what)
+        return folded(replies)
 
     def _refuse_message(self, reply: Reply) -> Refused:
         refused = Refused(reply)
@@ -469,13 +487,13 @@ class SMTP(TLS, Authentication):
         if intake is not None:
             intake.abort(reason)
 
-    def _deliver(self, message: bytes) -> Awaitable[Reply]:
+    def _deliver(self, message: bytes) -> Awaitable[Any]:
         """Hand the whole message to the handler."""
         self.envelope.original_content = message
         self.envelope.content = self._decoded(message)
         if "process_message" in self.settings.hooks:
             return self._process_message(self.envelope)
-        return self.call_hook("DATA", default=_ok)
+        return self.ask_hook("DATA") if "DATA" in self.settings.hooks else self.call_hook("DATA", default=_ok)
 
     def _decoded(self, content: bytes) -> bytes | str:
         if not self.settings.decode_data:
@@ -487,20 +505,20 @@ class SMTP(TLS, Authentication):
         except UnicodeDecodeError:
             raise Refused(NOT_ASCII) from None
 
-    async def _process_message(self, envelope: Envelope) -> Reply:
+    async def _process_message(self, envelope: Envelope) -> Any:
         """The hook of the old days, which may return None for 250."""
         process = self.settings.hooks["process_message"]
         status = process(self.session.peer, envelope.mail_from, envelope.rcpt_tos, envelope.content)
         if isinstance(status, Awaitable):
             status = await status
-        return OK if status is None else self.final(status, "process_message")
+        return OK if status is None else status
 
-    def _log_message(self, envelope: Envelope, octets: int, reply: Reply) -> None:
+    def _log_message(self, envelope: Envelope, octets: int, reply: Reply | Replies) -> None:
         log.info(
             "{session} message from <{sender}> to {recipients}, {octets} octets: {reply}",
             session=self.session.id,
             sender=envelope.mail_from,
-            recipients=", ".join(f"<{path}>" for path in envelope.rcpt_tos[:10]),
+            recipients=named(envelope.rcpt_tos),
             octets=octets,
             reply=in_one_line(reply),
         )

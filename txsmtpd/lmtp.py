@@ -1,0 +1,117 @@
+"""LMTP (RFC 2033): SMTP for the last step, into mailboxes. What differs: LHLO in place of HELO and EHLO, and a reply of
+its own for each recipient at the end of a message, so that a mailbox that is full holds up nobody else's mail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+from txsmtpd.command import Rule, commands_of, syntax
+from txsmtpd.dispatcher import ANSWERED_LATER
+from txsmtpd.reply import Reply
+from txsmtpd.smtp import SMTP, greeted, recipients
+from txsmtpd.verdicts import Replies, folded
+from txsmtpd.wire.chunk import parse_bdat
+from txsmtpd.wire.data import DataReader
+
+__all__ = ["LMTP"]
+
+NEED_LHLO = Reply(503, "5.5.1", "Send LHLO first")
+
+# RFC 2033 4.2. That there are recipients is not enough: a handler may have added one of its own.
+accepted = Rule(lambda lmtp, arg: bool(lmtp._accepted), recipients.refusal)
+
+
+class LMTP(SMTP):
+    """The protocol of one connection, for clients that speak LMTP.
+
+    Options, hooks and all else are those of :class:`~txsmtpd.smtp.SMTP`. LHLO calls ``handle_EHLO``. Behind an end of
+    data, and behind ``BDAT ... LAST``, each recipient whose RCPT was accepted gets a reply, in their order, one who was
+    named twice too.
+    """
+
+    lmtp = True
+    ident = "LMTP txsmtpd"
+    smtp_HELO = None  # type: ignore[assignment]  # RFC 2033 4.1: 500
+    smtp_EHLO = None  # type: ignore[assignment]
+    # For each accepted RCPT the forward-paths that its hook has made of it: mostly its own, more for an alias, or none.
+    _accepted: list[list[str]]
+    _owed: Sequence[Sequence[str]] = ()  # the same, once the message has ended and until it is answered
+
+    @syntax("LHLO hostname", argument=True, junk=True)
+    async def smtp_LHLO(self, arg: str) -> Reply:
+        return await super().smtp_EHLO(arg)
+
+    async def explain(self, error: BaseException) -> Reply:
+        reply = await super().explain(error)
+        return NEED_LHLO if reply is greeted.refusal else reply
+
+    # Who is owed a reply
+
+    def connectionMade(self) -> None:
+        self._accepted = []
+        super().connectionMade()
+
+    async def smtp_RCPT(self, arg: str | None) -> Reply:
+        known = len(self.envelope.rcpt_tos)
+        reply = await super().smtp_RCPT(arg)
+        if reply.positive:
+            self._accepted.append(self.envelope.rcpt_tos[known:])
+        return reply
+
+    @syntax("DATA", needs=[accepted])
+    def smtp_DATA(self, arg: None) -> Any:
+        return super().smtp_DATA(arg)
+
+    @syntax("BDAT size [LAST]", needs=[accepted])
+    async def smtp_BDAT(self, arg: str) -> Any:
+        if parse_bdat(arg.encode("ascii")).last:
+            self._owed = self._accepted
+        return await super().smtp_BDAT(arg)
+
+    def _end_of_data(self, reader: DataReader) -> Any:
+        self._owed = self._accepted
+        return super()._end_of_data(reader)
+
+    def reset_transaction(self) -> None:
+        super().reset_transaction()
+        self._accepted = []
+
+    # The replies
+
+    def _reply_to_message(self, status: Any, paths: Sequence[str]) -> Any:
+        return super()._reply_to_message(status, [path for each in self._owed for path in each])
+
+    def _gathered(self, paths: Sequence[str], replies: Sequence[Reply]) -> Any:
+        left = iter(replies)
+        return self._for_all([folded(list(islice(left, len(each)))) for each in self._owed])
+
+    def _for_all(self, replies: Sequence[Reply]) -> Replies:
+        return Replies([", ".join(each) for each in self._owed], replies)
+
+    def answer(self, result: Any) -> None:
+        # Whatever ends the turn in which the message has ended is an answer to it: a status, a refusal, an exception,
+        # a hook that took too long.
+        if not self._owed or result is ANSWERED_LATER or self._payload_due:
+            super().answer(result)
+            return
+        if type(result) is not Replies:
+            result = self._for_all([self._status_of_command(result)] * len(self._owed))
+        self._owed = ()
+        said = {
+            reply: self._refusal(reply, recipients) if reply.code >= 400 else reply
+            for reply, recipients in result.by_reply().items()
+        }
+        closes = self._last_turn
+        for each in result.replies:
+            reply = said[each]
+            if self.settings.log_dialogue:
+                self._log_reply(reply)
+            self.send(reply.encode(self.envelope.smtp_utf8))
+            closes = closes or reply.code == 421
+        self._end_turn(closes)
+
+
+LMTP.commands = commands_of(LMTP)
