@@ -103,8 +103,8 @@ SETTINGS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
 class Options(usage.Options, AuthOptionMixin):
     """What was asked for.
 
-    Once parsed, it has what :func:`~txsmtpd.service.makeService` needs: ``handler``, ``settings``, ``endpoints`` and
-    ``tls_endpoints`` (each with its label) and ``grace``.
+    Once parsed, it has what :func:`~txsmtpd.service.makeService` needs: ``handler``, ``settings``, ``endpoints``,
+    ``tls_endpoints`` and ``lmtp_endpoints`` (each with its label) and ``grace``.
     """
 
     synopsis = "[options]"
@@ -125,7 +125,7 @@ class Options(usage.Options, AuthOptionMixin):
     ]
     compData = usage.Completions(
         optActions={"handler": usage.CompleteList([maker.name for maker in BUILT_IN])},
-        multiUse=["auth", "listen", "listen_tls"],
+        multiUse=["auth", "listen", "listen_lmtp", "listen_tls"],
     )
     environ: Mapping[str, str] = os.environ
     supportedInterfaces = INTERFACES
@@ -134,6 +134,7 @@ class Options(usage.Options, AuthOptionMixin):
         super().__init__()
         self["listen"] = []
         self["listen-tls"] = []
+        self["listen-lmtp"] = []
         self["require-starttls"] = None
         self["require-client-certificate"] = None
         self["smtputf8"] = None
@@ -153,6 +154,10 @@ class Options(usage.Options, AuthOptionMixin):
     def opt_listen_tls(self, endpoint: str) -> None:
         """An endpoint such as tcp:465, whose connections begin with TLS; may be repeated. Needs --tls."""
         self["listen-tls"].append(endpoint)
+
+    def opt_listen_lmtp(self, endpoint: str) -> None:
+        """An endpoint such as unix:/run/lmtp.sock:mode=660 that speaks LMTP; may be repeated."""
+        self["listen-lmtp"].append(endpoint)
 
     def opt_require_starttls(self) -> None:
         """Take no mail in clear."""
@@ -210,8 +215,12 @@ class Options(usage.Options, AuthOptionMixin):
         self["grace"] = self._value("grace", seconds, GRACE)
         for asked in self._asked_all("listen-tls"):
             self._check_in_clear(asked)
+        for asked in self._asked_all("listen-lmtp"):
+            _check_not_smtp(asked)
         self["tls_endpoints"] = self._endpoints("listen-tls")
-        self["endpoints"] = self._endpoints("listen", None if self["tls_endpoints"] else DEFAULT_LISTEN)
+        self["lmtp_endpoints"] = self._endpoints("listen-lmtp")
+        others = self["tls_endpoints"] or self["lmtp_endpoints"]
+        self["endpoints"] = self._endpoints("listen", None if others else DEFAULT_LISTEN)
         self["handler"] = self._handler()
 
     def _settings(self) -> dict[str, Any]:
@@ -336,6 +345,14 @@ class Options(usage.Options, AuthOptionMixin):
             return read(asked.text)
 
 
+def _check_not_smtp(asked: Asked) -> None:
+    if re.search(r"(?:^|:)tcp6?:(?:port=)?0*25(?::|$)", asked.text):
+        raise usage.UsageError(
+            f"{asked}: port 25 is for SMTP, and who connects to it does not speak LMTP (RFC 2033);"
+            " give another, such as tcp:24"
+        )
+
+
 def _variable(option: str) -> str:
     return f"TXSMTPD_{option.upper().replace('-', '_')}"
 
@@ -382,6 +399,12 @@ def make_endpoint(description: str) -> IStreamServerEndpoint:
     from twisted.internet import reactor
     from twisted.internet.endpoints import serverFromString
 
+    if re.match(r"unix:(?:address=)?(?::|$)", description):
+        raise ValueError("a Unix socket needs a path, such as unix:/run/mail.sock")  # Linux would choose one itself
+    if description.startswith("unix:") and ":lockfile=" not in description:
+        # Twisted's lock takes any process with the number of a dead one for its owner, and once it is stale, it removes
+        # a socket that lives. What is in the way is looked at more closely when it is: see `sockets`.
+        description += ":lockfile=0"
     port = re.match(r"(?:tcp6?|ssl|tls):(?:port=)?(-?[0-9]+)(?::|$)", description)
     if port is not None and not 0 <= int(port[1]) <= 65535:
         raise ValueError(f"there is no port {port[1]}")

@@ -15,9 +15,12 @@ from zope.interface import implementer
 
 from txsmtpd.factory import SMTPFactory
 from txsmtpd.interfaces import IStreamingHandler
+from txsmtpd.lmtp import LMTP
 from txsmtpd.service.exits import EX_OSERR, Exit, complain
 from txsmtpd.service.listening import SMTPService
 from txsmtpd.service.options import Options
+from txsmtpd.service.sockets import in_place_of_the_dead
+from txsmtpd.smtp import SMTP
 
 DESCRIPTORS_KEPT = 32  # for the reactor, the log, the handler's files, and clients that are turned away
 FEWEST_CONNECTIONS = 8
@@ -26,13 +29,21 @@ FEWEST_CONNECTIONS = 8
 def makeService(options: Options) -> MultiService:
     """The service that the command line asks for: a listener for each endpoint."""
     server = MultiService()
-    listeners = [(*each, False) for each in options["endpoints"]] + [(*each, True) for each in options["tls_endpoints"]]
+    listeners = [
+        (*each, protocol, tls)
+        for kind, protocol, tls in (
+            ("endpoints", SMTP, False),
+            ("tls_endpoints", SMTP, True),
+            ("lmtp_endpoints", LMTP, False),
+        )
+        for each in options[kind]
+    ]
     # A message that is stored while it arrives has a descriptor too.
     each = 2 if IStreamingHandler.providedBy(options["handler"]) else 1
     limit = connection_limit(len(listeners) * each)
-    for label, endpoint, tls in listeners:
+    for label, endpoint, protocol, tls in listeners:
         settings = {**options["settings"], "implicit_tls": tls}
-        factory = SMTPFactory(options["handler"], connection_limit=limit, **settings)
+        factory = SMTPFactory(options["handler"], protocol=protocol, connection_limit=limit, **settings)
         Listener(label, endpoint, factory, options["grace"]).setServiceParent(server)
     return server
 
@@ -68,7 +79,7 @@ class Listener(SMTPService):
 
     def _listen(self) -> None:
         try:
-            super()._listen()
+            in_place_of_the_dead(super()._listen)
         except Exception as error:
             raise self._complained(error) from None
 

@@ -1,0 +1,61 @@
+"""Unix sockets that a dead server has left behind: they would keep the next one from listening."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from twisted.internet.error import CannotListenError
+
+
+def in_place_of_the_dead(listen: Callable[[], None]) -> None:
+    """Listen; where a Unix socket is in the way that nobody listens on, remove it and try again.
+
+    :raises CannotListenError: as *listen* does; also if a server lives behind the socket, or nobody can tell.
+    """
+    try:
+        listen()
+    except CannotListenError as error:
+        path = error.port
+        if not isinstance(path, bytes) or path.startswith(b"\0"):  # no Unix socket, or one without a file
+            raise
+        # Two servers that start at once must not take each other's new socket for the old one.
+        with _alone_in(os.path.dirname(path) or b"."):
+            if not _is_dead(path):
+                raise
+            os.unlink(path)
+            listen()
+
+
+@contextmanager
+def _alone_in(folder: bytes) -> Iterator[None]:
+    import fcntl  # which Windows has not, as it has no such sockets
+
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # no such folder, or none of ours: there is nothing to remove either
+        yield
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_dead(path: bytes) -> bool:
+    """Whether this is a socket that nobody listens on."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return False
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)
+            probe.connect(path)
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        pass
+    return False
