@@ -300,7 +300,7 @@ class Conversation(LineReceiver):
         elif end > start and buffer[end - 1] == CR:
             self.lineReceived(buffer[start : end - 1])
         else:
-            self._refuse_line("bare LF", buffer[start : start + BEGINNING])
+            self._refuse_line("bare LF", buffer[start : min(start + BEGINNING, end)])
         return True
 
     def _await_end_of_line(self, length: int) -> bool:

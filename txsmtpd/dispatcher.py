@@ -94,8 +94,8 @@ class Dispatcher(Conversation):
         command = self.commands.get(verb)
         # What follows an AUTH that was refused may be the answer to it, from a client that did not wait. It is kept
         # as secret as if it were; so is what looks like AUTH, and what follows that.
-        stray = command is None and (self._verb == b"AUTH" or _begins_auth(line))
-        hidden = stray or (command is None and _MENTIONS_AUTH.search(line) is not None)
+        hidden = command is None and self._may_be_secret(line)
+        stray = hidden and (self._verb == b"AUTH" or _begins_auth(line))
         if hidden:
             verb = b"AUTH"
         self._verb = verb
@@ -126,6 +126,15 @@ class Dispatcher(Conversation):
             if not rule.holds(self, arg):
                 raise Refused(rule.refusal)
         return command.method(self, arg)
+
+    def masked(self, line: bytes) -> bytes:
+        """The line without credentials, for whoever writes it down. To be asked before the line's turn is taken."""
+        is_command = line.partition(b" ")[0].upper() in self.commands
+        return SECRET.encode("ascii") if not is_command and self._may_be_secret(line) else sanitize(line)
+
+    def _may_be_secret(self, line: bytes) -> bool:
+        """Whether a line that is no command, or what it begins with, has to do with AUTH."""
+        return self._verb == b"AUTH" or _begins_auth(line) or _MENTIONS_AUTH.search(line) is not None
 
     async def ask(self, challenge: bytes) -> bytes:
         """Ask the client something within a command.
@@ -165,8 +174,7 @@ class Dispatcher(Conversation):
         if self._asked is not None:
             return Refused(ANSWERS_REFUSED[why])
         # Whatever was wrong with this line, what comes next may still be an answer to AUTH.
-        hidden = self._verb == b"AUTH" or _begins_auth(begins) or _MENTIONS_AUTH.search(begins) is not None
-        self._verb = b"AUTH" if hidden else b""
+        self._verb = b"AUTH" if self._may_be_secret(begins) else b""
         return Refused(PAYLOAD_UNKNOWN if self._announces_payload(begins) else LINES_REFUSED[why])
 
     def _announces_payload(self, line: bytes) -> bool:

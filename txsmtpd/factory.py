@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from typing import Any
+from typing import Protocol as TypingProtocol
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress
@@ -16,6 +17,13 @@ from txsmtpd.smtp import SMTP
 TOO_MANY_CONNECTIONS = Reply(421, "4.7.0", "Too many connections, try again later")
 
 
+class Instrument(TypingProtocol):
+    """What looks into connections, or meddles with them: by a class of its own, so that those without pay nothing."""
+
+    def instrument(self, protocol: type[SMTP]) -> type[SMTP]:
+        """The class to use in place of a protocol's."""
+
+
 class SMTPFactory(ServerFactory):
     """Makes a protocol for each connection. Listen with it on any endpoint.
 
@@ -23,6 +31,7 @@ class SMTPFactory(ServerFactory):
     :param protocol: :class:`~txsmtpd.smtp.SMTP` or a subclass.
     :param connection_limit: connections at one time; above it, new ones are answered 421. None: no limit.
     :param connection_limit_per_host: the same, for one address of a client.
+    :param transcript: what keeps the conversations: :class:`~txsmtpd.testing.transcript.Transcripts`.
     :param options: see :class:`~txsmtpd.settings.Settings`.
     :raises TypeError: for an unknown option, or one of a wrong type.
     :raises ValueError: for an option whose value will not do.
@@ -37,6 +46,7 @@ class SMTPFactory(ServerFactory):
         protocol: type[SMTP] = SMTP,
         connection_limit: int | None = None,
         connection_limit_per_host: int | None = None,
+        transcript: Instrument | None = None,
         **options: Any,
     ) -> None:
         for name, limit in (
@@ -47,8 +57,12 @@ class SMTPFactory(ServerFactory):
                 want_number(name, limit, int)
         if not (isinstance(protocol, type) and issubclass(protocol, SMTP)):
             raise TypeError(f"protocol must be SMTP or a subclass, not {protocol!r}")
+        for instrument in (transcript,):
+            if instrument is not None:
+                protocol = _instrumented(protocol, instrument)
         self.handler = handler
         self.protocol: Any = protocol
+        self.transcript: Any = transcript
         self.connection_limit = connection_limit
         self.connection_limit_per_host = connection_limit_per_host
         self.settings = Settings.make(handler, options, protocol)
@@ -114,6 +128,12 @@ class TurnedAway(Protocol):
         assert self.transport is not None
         self.transport.write(TOO_MANY_CONNECTIONS.octets)
         self.transport.loseConnection()
+
+
+def _instrumented(protocol: type[SMTP], instrument: Instrument) -> type[SMTP]:
+    if isinstance(instrument, type) or not callable(getattr(instrument, "instrument", None)):
+        raise TypeError(f"transcript must be a txsmtpd.testing.Transcripts(), not {instrument!r}")
+    return instrument.instrument(protocol)
 
 
 def _host_of(protocol: SMTP) -> Any:

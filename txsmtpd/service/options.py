@@ -28,6 +28,8 @@ from txsmtpd.service.handlers import BUILT_IN, describe_handlers, make_handler
 from txsmtpd.service.listening import GRACE
 from txsmtpd.service.privileges import of_the_server
 from txsmtpd.settings import DATA_SIZE_DEFAULT, Settings
+from txsmtpd.testing.journal import Journal
+from txsmtpd.testing.transcript import Transcripts
 
 DEFAULT_HANDLER = "debugging"
 DEFAULT_LISTEN = "tcp:8025:interface=127.0.0.1"
@@ -104,7 +106,7 @@ class Options(usage.Options, AuthOptionMixin):
     """What was asked for.
 
     Once parsed, it has what :func:`~txsmtpd.service.makeService` needs: ``handler``, ``settings``, ``endpoints``,
-    ``tls_endpoints`` and ``lmtp_endpoints`` (each with its label) and ``grace``.
+    ``tls_endpoints`` and ``lmtp_endpoints`` (each with its label), ``transcript`` and ``grace``.
     """
 
     synopsis = "[options]"
@@ -121,6 +123,7 @@ class Options(usage.Options, AuthOptionMixin):
         ["tls", None, None, "The certificate: CERT[:KEY], or a DIRECTORY of them, chosen by the name asked for."],
         ["tls-client-ca", None, None, "A file of the authorities whose certificates clients may show."],
         ["timeout", "t", None, "Seconds that a client may be silent. [default: 300]"],
+        ["transcript", None, None, "A file to write all that is said to, as JSON lines; without credentials."],
         ["grace", None, None, f"Seconds that open transactions have to end on SIGTERM. [default: {GRACE:g}]"],
     ]
     compData = usage.Completions(
@@ -222,6 +225,7 @@ class Options(usage.Options, AuthOptionMixin):
         others = self["tls_endpoints"] or self["lmtp_endpoints"]
         self["endpoints"] = self._endpoints("listen", None if others else DEFAULT_LISTEN)
         self["handler"] = self._handler()
+        self["transcript"] = self._value("transcript", journal_of, None)
 
     def _settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = {"log_messages": True, "log_dialogue": self._is_debugging()}
@@ -389,6 +393,17 @@ def certificate_files(text: str) -> tuple[str, str | None]:
     if not certificate or not key:
         raise ValueError(f"the file of the {'key' if certificate else 'certificate'} is missing: give CERT[:KEY]")
     return certificate, key
+
+
+def journal_of(path: str) -> Transcripts:
+    """Transcripts that are kept in the file, and nowhere else.
+
+    :raises ValueError: if it cannot be opened.
+    """
+    try:
+        return Transcripts(sessions=0, tell=Journal(path))
+    except OSError as error:
+        raise ValueError(error.strerror or described(error)) from error
 
 
 def make_endpoint(description: str) -> IStreamServerEndpoint:

@@ -43,7 +43,13 @@ def makeService(options: Options) -> MultiService:
     limit = connection_limit(len(listeners) * each)
     for label, endpoint, protocol, tls in listeners:
         settings = {**options["settings"], "implicit_tls": tls}
-        factory = SMTPFactory(options["handler"], protocol=protocol, connection_limit=limit, **settings)
+        factory = SMTPFactory(
+            options["handler"],
+            protocol=protocol,
+            connection_limit=limit,
+            transcript=options["transcript"],
+            **settings,
+        )
         Listener(label, endpoint, factory, options["grace"]).setServiceParent(server)
     return server
 
