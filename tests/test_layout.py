@@ -21,7 +21,8 @@ PACKAGE = Path(txsmtpd.__file__).parent
 
 # What imports what: each layer may import itself and those that stand before it. A layer is a module of the package,
 # or a folder with all that is in it. Layers in one row are neighbours, and do not know each other.
-PURE = {"reply", "session", "terms", "verdicts", "wire", "trace", "_version"}  # standard library and each other only
+# The standard library and each other only.
+PURE = {"reply", "session", "terms", "verdicts", "wire", "trace", "networks", "proxy_protocol", "_version"}
 LAYERS = [
     PURE,
     {"interfaces"},
@@ -30,7 +31,7 @@ LAYERS = [
     {"command", "output", "intake"},
     {"conversation"},
     {"dispatcher"},
-    {"authentication", "tls"},
+    {"authentication", "tls", "proxied"},
     {"smtp"},
     {"lmtp"},
     {"factory"},

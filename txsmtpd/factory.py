@@ -30,7 +30,8 @@ class SMTPFactory(ServerFactory):
     :param handler: the object whose hooks decide; see :mod:`txsmtpd.interfaces`.
     :param protocol: :class:`~txsmtpd.smtp.SMTP` or a subclass.
     :param connection_limit: connections at one time; above it, new ones are answered 421. None: no limit.
-    :param connection_limit_per_host: the same, for one address of a client.
+    :param connection_limit_per_host: the same, for one address of a client; of a proxy's connections, for the client
+        that the PROXY header names.
     :param transcript: what keeps the conversations: :class:`~txsmtpd.testing.transcript.Transcripts`.
     :param options: see :class:`~txsmtpd.settings.Settings`.
     :raises TypeError: for an unknown option, or one of a wrong type.
@@ -68,6 +69,7 @@ class SMTPFactory(ServerFactory):
         self.settings = Settings.make(handler, options, protocol)
         self.connections: set[SMTP] = set()
         self._hosts: Counter[Any] = Counter()
+        self._counted: dict[SMTP, Any] = {}
         self._drained: list[Deferred[None]] = []
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
@@ -79,21 +81,43 @@ class SMTPFactory(ServerFactory):
     def _is_full(self, addr: IAddress | None) -> bool:
         if self.connection_limit is not None and len(self.connections) >= self.connection_limit:
             return True
-        host = getattr(addr, "host", None)
+        return self._has_too_many(getattr(addr, "host", None))
+
+    def _has_too_many(self, host: Any) -> bool:
         limit = self.connection_limit_per_host
         return limit is not None and host is not None and self._hosts[host] >= limit
 
     def connected(self, protocol: SMTP) -> None:
         """A protocol has got its connection."""
         self.connections.add(protocol)
-        if self.connection_limit_per_host is not None:
-            self._hosts[_host_of(protocol)] += 1
+        # Whose connection a proxy forwards is not known yet.
+        if self.connection_limit_per_host is not None and not protocol.expects_header():
+            self._count(protocol, getattr(protocol.transport.getPeer(), "host", None))
+
+    def proxied(self, protocol: SMTP) -> Reply | None:
+        """A PROXY header has told whose connection it is.
+
+        :return: what the client is turned away with, if it has too many; None: it is let in.
+        """
+        if self.connection_limit_per_host is None:
+            return None
+        session = protocol.session
+        # What a proxy does for itself is not limited.
+        host = session.peer[0] if session.proxy_peer is not None and isinstance(session.peer, tuple) else None
+        if self._has_too_many(host):
+            return TOO_MANY_CONNECTIONS
+        self._count(protocol, host)
+        return None
+
+    def _count(self, protocol: SMTP, host: Any) -> None:
+        self._counted[protocol] = host
+        self._hosts[host] += 1
 
     def disconnected(self, protocol: SMTP) -> None:
         """A protocol has lost its connection."""
         self.connections.discard(protocol)
-        if self.connection_limit_per_host is not None:
-            host = _host_of(protocol)
+        if protocol in self._counted:
+            host = self._counted.pop(protocol)
             self._hosts[host] -= 1
             if not self._hosts[host]:
                 del self._hosts[host]
@@ -134,7 +158,3 @@ def _instrumented(protocol: type[SMTP], instrument: Instrument) -> type[SMTP]:
     if isinstance(instrument, type) or not callable(getattr(instrument, "instrument", None)):
         raise TypeError(f"transcript must be a txsmtpd.testing.Transcripts(), not {instrument!r}")
     return instrument.instrument(protocol)
-
-
-def _host_of(protocol: SMTP) -> Any:
-    return getattr(protocol.transport.getPeer(), "host", None)

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from txsmtpd.terms import NOTHING_SAID, DeliverBy, Recipient, Return
+from txsmtpd.wire.proxy import ProxyData
 
 _session_ids = (f"{int(time.time() * 1000):x}.{number:x}" for number in itertools.count(1))
 
@@ -30,10 +31,11 @@ class Session:
 
     id: str  #: names the session in the log; unique for this host
     peer: Any = None  #: ``(host, port)`` of the client, or ``""`` on a Unix socket
+    proxy_peer: Any = None  #: the same of the proxy, where a PROXY header has told who the client is; None: none has
     ssl: TLSInfo | None = None  #: what is known of the connection's TLS; None: it is in clear
     host_name: str | None = None  #: the argument of HELO or EHLO; None before a greeting
     extended_smtp: bool = False  #: whether the client greeted with EHLO
-    proxy_data: Any = None  #: what a PROXY header said
+    proxy_data: ProxyData | None = None  #: what a PROXY header said
     auth_data: Any = None  #: what the authenticator knows of the user
     authenticated: bool | None = None  #: True once it has, False from the first AUTH that is begun until then
     login_data: Any = None  #: the login, or what a method ``auth_MECHANISM`` gave; *auth_data* knows more

@@ -40,6 +40,7 @@ from txsmtpd.extensions import (
     StartTLS,
 )
 from txsmtpd.interfaces import NO_HOOKS, IStreamingHandler, takes_responses
+from txsmtpd.networks import UNIX, Network, Networks
 from txsmtpd.reply import Reply
 from txsmtpd.session import Envelope
 from txsmtpd.wire import grammar
@@ -50,6 +51,8 @@ _KEYWORD = re.compile("[A-Za-z0-9][A-Za-z0-9-]*")
 AUTH_LINE = 12288  # octets (RFC 4954 4)
 # Options that a class of protocols may have of its own: limits, since old programs set them there, and what it speaks.
 CLASS_OPTIONS = ("command_size_limit", "line_length_limit", "local_part_limit", "ident")
+PROXY_TIMEOUT = 5.0  # seconds
+EVERYBODY = ("0.0.0.0/0", "::/0", UNIX)
 IDENT = "ESMTP txsmtpd"  # no version: it would help only those who look for a weak one
 
 Parameters = Mapping[str, Callable[[Envelope, str | None], str | None]]
@@ -170,6 +173,15 @@ class Settings:
     auth_failure_delay: float = 1.0
     """Seconds that the reply to refused credentials waits: guessing shall take time."""
 
+    proxy_from: Iterable[Network] | None = None
+    """Networks whose connections begin with a PROXY header (HAProxy's PROXY protocol, version 1 or 2), which tells who
+    the client is: addresses and networks, as strings or objects of :mod:`ipaddress`, and ``"unix"`` for all that
+    comes over Unix sockets. In connections from elsewhere no header is looked for."""
+
+    proxy_protocol_timeout: float | None = None
+    """Seconds that the PROXY header may take. With *proxy_from*, None means 5. Without, a number means that all
+    connections begin with a header, whoever they are from; ``handle_PROXY`` must decide about them then."""
+
     protocol_mechanisms: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The methods ``auth_MECHANISM`` of the protocol's class, by the mechanism's name; found by the factory."""
 
@@ -201,6 +213,9 @@ class Settings:
     longest_line: int = field(init=False, repr=False)
     mechanisms: Mapping[str, Any] = field(init=False, repr=False)
     """All mechanisms by name, whether this or that client may use them or not."""
+
+    proxies: Networks | None = field(init=False, repr=False)
+    """Whose connections begin with a PROXY header; None: nobody's do."""
 
     greeting: Reply = field(init=False, repr=False)
     call_limits: Mapping[str, int] = field(init=False, repr=False)
@@ -237,6 +252,7 @@ class Settings:
             "rcpt_checks": _checks(offered, "check_rcpt"),
             "line_limits": {b"MAIL": mail_limit, b"RCPT": rcpt_limit, b"AUTH": auth_limit},
             "longest_line": max(self.command_size_limit, mail_limit, rcpt_limit, auth_limit),
+            "proxies": _proxies(self, hooks),
             "greeting": Reply(220, None, f"{hostname} {ident}".rstrip()),
             "call_limits": call_limits,
             "call_limit_default": call_limit_default,
@@ -369,6 +385,19 @@ def _offered(settings: Settings, mechanisms: Mapping[str, Any]) -> tuple[Extensi
     return tuple(by_keyword.values())
 
 
+def _proxies(settings: Settings, hooks: Mapping[str, Any]) -> Networks | None:
+    if settings.proxy_from is not None:
+        return Networks("proxy_from", settings.proxy_from) or None
+    if settings.proxy_protocol_timeout is None:
+        return None
+    if "PROXY" not in hooks:
+        raise ValueError(
+            "proxy_protocol_timeout alone lets everybody say who they are:"
+            " give proxy_from too, or a handler with handle_PROXY"
+        )
+    return Networks("proxy_from", EVERYBODY)
+
+
 def _claimed(extensions: Iterable[Extension], which: str) -> Parameters:
     return {
         keyword.upper(): partial(take, extension)
@@ -415,6 +444,7 @@ def want_number(name: str, value: object, kind: type[int] | type[float]) -> None
 _NUMBERS: dict[str, type[int] | type[float]] = {
     "data_size_limit": int,
     "tls_handshake_timeout": float,
+    "proxy_protocol_timeout": float,
     "timeout": float,
     "hook_timeout": float,
     "linger": float,
@@ -456,7 +486,7 @@ def _check(settings: Settings) -> None:
         value = getattr(settings, name)
         if value is not None or name in _NEEDED:
             want_number(name, value, kind)
-    for name in ("timeout", "hook_timeout"):
+    for name in ("timeout", "hook_timeout", "proxy_protocol_timeout"):
         if getattr(settings, name) == 0:
             raise ValueError(f"{name} must be more than 0 seconds; None for no limit")
     for name in _FLAGS:
@@ -478,6 +508,8 @@ def _check(settings: Settings) -> None:
         raise TypeError(f"auth_exclude_mechanism must be a list of names, not {settings.auth_exclude_mechanism!r}")
     if settings.auth_required and not settings.auth_require_tls:
         warnings.warn("Requiring AUTH while not requiring TLS can lead to security vulnerabilities!", stacklevel=4)
+    if settings.proxy_protocol_timeout is not None and settings.proxy_protocol_timeout < 3:
+        warnings.warn("proxy_protocol_timeout < 3.0: a segment that is lost once comes too late", stacklevel=4)
     limit = settings.command_call_limit
     if limit is not None and not isinstance(limit, Mapping):
         want_number("command_call_limit", limit, int)

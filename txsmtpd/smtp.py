@@ -20,6 +20,7 @@ from txsmtpd.command import Rule, commands_of, syntax
 from txsmtpd.dispatcher import IDLE, in_one_line, log, sanitize
 from txsmtpd.extensions.size import TOO_LARGE
 from txsmtpd.intake import Buffered, Intake, Streamed
+from txsmtpd.proxied import Proxied
 from txsmtpd.reply import BAD_SEQUENCE, FAILED, GOODBYE, OK, Refused, Reply
 from txsmtpd.session import Envelope, Session
 from txsmtpd.settings import Parameters, Settings
@@ -82,7 +83,7 @@ lines_only = Rule(
 _greeting_reply = lru_cache(maxsize=64)(partial(Reply, 250, None))
 
 
-class SMTP(TLS, Authentication):
+class SMTP(TLS, Authentication, Proxied):
     """The protocol of one connection.
 
     :param handler: the object whose hooks decide; see :mod:`txsmtpd.interfaces`.
@@ -148,6 +149,16 @@ class SMTP(TLS, Authentication):
         super().connectionMade()
 
     def greet(self) -> Any:
+        if self.settings.proxies is not None and self.expects_header():
+            return self.await_header()
+        return self.greet_client()
+
+    def check_client(self) -> Reply | None:
+        proxied = getattr(self.factory, "proxied", None)
+        refusal: Reply | None = None if proxied is None else proxied(self)
+        return refusal
+
+    def greet_client(self) -> Any:
         return self.greet_in_tls() if self.settings.implicit_tls or self.wrapped_in_tls else self.greet_at_once()
 
     def greet_at_once(self) -> Any:

@@ -67,7 +67,8 @@ class TLS(Dispatcher):
         await self._secure()
 
     async def greet_in_tls(self) -> Reply:
-        await self._secure()
+        # Behind a PROXY header, the beginning of the handshake may have come already.
+        await self._secure(self.clearLineBuffer())
         if self._turned_away is not None:
             return self._turned_away
         greeting = self.greet_at_once()
@@ -78,11 +79,12 @@ class TLS(Dispatcher):
         before, self.session = self.session, self._create_session()
         self.session.id = before.id
         self.session.peer = before.peer
+        self.session.proxy_peer = before.proxy_peer
         self.session.proxy_data = before.proxy_data
         self.reset_transaction()
 
-    async def _secure(self) -> None:
-        await self.start_tls(self.tls_context)
+    async def _secure(self, begun: bytes = b"") -> None:
+        await self.start_tls(self.tls_context, begun)
         self.session.ssl = tls = _tls_of(self.transport)
         log.debug(
             "{session} {protocol} with {cipher}", session=self.session.id, protocol=tls.protocol, cipher=tls.cipher
@@ -100,26 +102,29 @@ class TLS(Dispatcher):
         """Whether the connection was accepted in TLS, by an endpoint that speaks it."""
         return isinstance(self.transport, TLSMemoryBIOProtocol)
 
-    def start_tls(self, context: Any) -> Deferred[None]:
+    def start_tls(self, context: Any, begun: bytes = b"") -> Deferred[None]:
         """Begin TLS as soon as what was sent has left in clear. To be awaited by a turn.
 
         Input that was not looked at until now never will be: it came in clear, from whomever (RFC 3207 4.2).
 
         :param context: what Twisted's TLS takes.
+        :param begun: octets of the handshake that have come already, where nothing could come in clear.
         :return: fires when the handshake is complete. If it fails or takes too long, the turn is cancelled, and the
             connection is lost because of a :class:`TLSSetupException`.
         """
         self.flush()
         self.clearLineBuffer()
         self.stop_reading_with()
-        self._handshake = Deferred()
+        handshake = self._handshake = Deferred()
         self.paused = True
         self._cancel_deadline()
         period = PREMATURE_CLOSE_GRACE if self._no_more_input else self.settings.tls_handshake_timeout
         self._deadline = self.callLater(period, self._handshake_took_too_long)
         if not self.wrapped_in_tls:
             self._wrap_in_tls(context)
-        return self._handshake
+            if begun:
+                self.transport.protocol.dataReceived(begun)
+        return handshake
 
     def _wrap_in_tls(self, context: Any) -> None:
         try:
