@@ -128,7 +128,7 @@ class Options(usage.Options, AuthOptionMixin):
     ]
     compData = usage.Completions(
         optActions={"handler": usage.CompleteList([maker.name for maker in BUILT_IN])},
-        multiUse=["auth", "listen", "listen_lmtp", "listen_tls"],
+        multiUse=["auth", "listen", "listen_lmtp", "listen_tls", "proxy_from"],
     )
     environ: Mapping[str, str] = os.environ
     supportedInterfaces = INTERFACES
@@ -138,6 +138,7 @@ class Options(usage.Options, AuthOptionMixin):
         self["listen"] = []
         self["listen-tls"] = []
         self["listen-lmtp"] = []
+        self["proxy-from"] = []
         self["require-starttls"] = None
         self["require-client-certificate"] = None
         self["smtputf8"] = None
@@ -161,6 +162,10 @@ class Options(usage.Options, AuthOptionMixin):
     def opt_listen_lmtp(self, endpoint: str) -> None:
         """An endpoint such as unix:/run/lmtp.sock:mode=660 that speaks LMTP; may be repeated."""
         self["listen-lmtp"].append(endpoint)
+
+    def opt_proxy_from(self, network: str) -> None:
+        """A network such as 192.0.2.0/24, or unix, whose connections begin with a PROXY header; may be repeated."""
+        self["proxy-from"].append(network)
 
     def opt_require_starttls(self) -> None:
         """Take no mail in clear."""
@@ -214,7 +219,7 @@ class Options(usage.Options, AuthOptionMixin):
 
     def postOptions(self) -> None:
         self["settings"] = self._settings() | self._tls_settings()
-        self["settings"] |= self._auth_settings()
+        self["settings"] |= self._auth_settings() | self._proxy_settings()
         self["grace"] = self._value("grace", seconds, GRACE)
         for asked in self._asked_all("listen-tls"):
             self._check_in_clear(asked)
@@ -265,6 +270,23 @@ class Options(usage.Options, AuthOptionMixin):
             "auth_required": required is not None,
             "auth_require_tls": without_tls is None,
         }
+
+    def _proxy_settings(self) -> dict[str, Any]:
+        proxies = self._asked_all("proxy-from")
+        if not proxies:
+            return {}
+        for asked in proxies:
+            with refusing(asked):
+                _check_setting("proxy_from", [asked.text])
+        listeners = [*self._asked_all("listen"), *self._asked_all("listen-tls"), *self._asked_all("listen-lmtp")]
+        for asked in listeners:
+            already = re.match(r"(haproxy|ssl|tls):", asked.text)
+            if already is not None:
+                raise usage.UsageError(
+                    f"{asked}: an endpoint {already[1]}: would take the PROXY header away from the server, which reads"
+                    f" it because of {proxies[0].where}; give one such as tcp:25"
+                )
+        return {"proxy_from": [asked.text for asked in proxies]}
 
     def _flag(self, option: str) -> Asked | None:
         """What asked for an option that takes no value; None: nothing did."""
