@@ -17,6 +17,7 @@ from tests.support import GREETING, PEER, TRANSACTION, Client, LoggingTestCase, 
 from tests.test_proxy_wire import V1, V2, WHOLE, version2
 from txsmtpd import SMTP, SMTPFactory
 from txsmtpd.proxied import ProxyHeaderError
+from txsmtpd.testing.transcript import Transcripts
 from txsmtpd.trace import received
 
 OWN = ("192.0.2.7", 4321)  # PEER, from which all proxies of these tests connect
@@ -146,7 +147,7 @@ class HookTests(LoggingTestCase):
 
         def proxy(server: Any, session: Any, envelope: Any, proxy_data: Any) -> bool:
             seen.extend([proxy_data, session.proxy_data, session.peer, session.proxy_peer, envelope.mail_from])
-            seen.append(server.transport.value())
+            seen.append(client.transport.taken)
             return True
 
         client = proxied(handler(PROXY=proxy))
@@ -471,3 +472,20 @@ class SubclassTests(SynchronousTestCase):
         self.assertEqual(transport.value(), b"")
         server.dataReceived(HEADER)
         self.assertEqual(transport.value(), b"220 mx.test ESMTP txsmtpd\r\n")
+
+
+class TranscriptTests(SynchronousTestCase):
+    """What a transcript keeps of a header."""
+
+    def test_kept(self) -> None:
+        """Whom it names, or what is wrong with it; it is no mail data."""
+        for header, shown in (
+            (HEADER, "for 203.0.113.9:5555"),
+            (LOCAL, "the proxy's own connection"),
+            (b"EHLO client.test\r\n", "there is no PROXY header"),
+        ):
+            kept = Transcripts()
+            proxied(transcript=kept).talk(header)
+            (transcript,) = kept
+            self.assertIn(f"(PROXY header: {shown})", str(transcript))
+            self.assertNotIn("octets", str(transcript))

@@ -42,7 +42,8 @@ class IDisconnectHook(Interface):
 
         :param cause: the exception that tells why, of :mod:`twisted.internet.error`: ``ConnectionDone`` (closed in
             good order), ``TimeoutError`` (the client said nothing for too long), ``ConnectionLost``,
-            ``ConnectionAborted``; or :class:`~txsmtpd.smtp.TLSSetupException` (the TLS handshake failed).
+            ``ConnectionAborted``; or :class:`~txsmtpd.smtp.TLSSetupException` (the TLS handshake failed), or
+            :class:`~txsmtpd.smtp.ProxyHeaderError` (it did not begin with a good PROXY header).
         """
 
 
@@ -124,7 +125,8 @@ class IAuthHook(Interface):
 class IStarttlsHook(Interface):
     def handle_STARTTLS(server, session, envelope):
         """TLS has begun, by STARTTLS or with the connection; ``session.ssl`` tells its terms. After STARTTLS the
-        session is a new one (RFC 3207 4.2): of the old, only ``id``, ``peer`` and ``proxy_data`` are kept.
+        session is a new one (RFC 3207 4.2): of the old, only ``id``, ``peer``, ``proxy_peer`` and ``proxy_data`` are
+        kept.
 
         A false result refuses all further commands but QUIT with 554 5.7.0 (RFC 3207 4.1).
         """
@@ -132,7 +134,13 @@ class IStarttlsHook(Interface):
 
 class IProxyHook(Interface):
     def handle_PROXY(server, session, envelope, proxy_data):
-        """A PROXY header has come; a false result closes the connection."""
+        """A PROXY header has come, from whom one is taken. A true result lets the client in; a false one closes the
+        connection without a word, and so does what is raised.
+
+        ``session.peer`` is still the proxy; afterwards it is the client, unless this hook has set it.
+
+        :param proxy_data: a :class:`~txsmtpd.proxy_protocol.ProxyData`.
+        """
 
 
 class IProcessMessage(Interface):

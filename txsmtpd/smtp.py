@@ -20,7 +20,7 @@ from txsmtpd.command import Rule, commands_of, syntax
 from txsmtpd.dispatcher import IDLE, in_one_line, log, sanitize
 from txsmtpd.extensions.size import TOO_LARGE
 from txsmtpd.intake import Buffered, Intake, Streamed
-from txsmtpd.proxied import Proxied
+from txsmtpd.proxied import Proxied, ProxyHeaderError
 from txsmtpd.reply import BAD_SEQUENCE, FAILED, GOODBYE, OK, Refused, Reply
 from txsmtpd.session import Envelope, Session
 from txsmtpd.settings import Parameters, Settings
@@ -37,6 +37,7 @@ __all__ = [
     "AuthResult",
     "Envelope",
     "LoginPassword",
+    "ProxyHeaderError",
     "Rule",
     "Session",
     "TLSSetupException",

@@ -1,7 +1,7 @@
 """A conversation for the pages' examples: in memory, without a reactor."""
 
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.logger import globalLogBeginner
@@ -13,13 +13,13 @@ from txsmtpd import SMTP, SMTPFactory
 globalLogBeginner.beginLoggingTo([lambda event: None], redirectStandardIO=False, discardBuffer=True)
 
 
-def talk(server: SMTPFactory | SMTP, *lines: str) -> None:
+def talk(server: SMTPFactory | SMTP, *lines: str, peer: IAddress | None = None) -> None:
     """Connect to the server, send the lines one by one, and print what client (C) and server (S) say."""
-    protocol = server.buildProtocol(None) if isinstance(server, SMTPFactory) else server
+    protocol = server.buildProtocol(peer) if isinstance(server, SMTPFactory) else server
     if protocol.settings.reactor is None:
         object.__setattr__(protocol.settings, "reactor", Clock())
     assert IReactorTime.providedBy(protocol.settings.reactor)
-    transport = StringTransport()
+    transport = StringTransport(peerAddress=peer)
     protocol.makeConnection(transport)
     _print_replies(transport)
     for line in lines:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from txsmtpd.conversation import Reader
@@ -22,6 +23,7 @@ from txsmtpd.smtp import SMTP
 from txsmtpd.testing.instruments import instrumented
 from txsmtpd.testing.matching import reply_fits
 from txsmtpd.wire.data import DataReader
+from txsmtpd.wire.proxy import ProxyReader
 
 RECORD = 150  # octets that a record takes besides its text, roughly
 END = b".\r\n"  # of what follows DATA
@@ -414,6 +416,9 @@ class _Recorded(SMTP):
         return error
 
     def read_with(self, reader: Reader, then: Callable[[], Any]) -> None:
+        if isinstance(reader, ProxyReader):
+            super().read_with(reader, partial(self._forwarded, reader, then))
+            return
         measured = _Measured(reader)
 
         def read() -> Any:
@@ -422,15 +427,21 @@ class _Recorded(SMTP):
 
         super().read_with(measured, read)
 
+    def _forwarded(self, reader: ProxyReader, then: Callable[[], Any]) -> Any:
+        data = reader.end()
+        client = "the proxy's own connection" if data.client is None else f"for {peer_text(data.client)}"
+        self._note(Said, f"(PROXY header: {data.error or client})")
+        return then()
+
     def stop_reading_with(self) -> None:
         reader = self._reader
         super().stop_reading_with()
         if isinstance(reader, _Measured) and not reader.complete:
             self._note(MailData, reader.octets, False)
 
-    async def _secure(self) -> None:
+    async def _secure(self, begun: bytes = b"") -> None:
         try:
-            await super()._secure()
+            await super()._secure(begun)
         finally:
             tls = self.session.ssl
             if tls is not None:
