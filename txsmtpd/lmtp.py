@@ -11,8 +11,9 @@ from typing import Any
 from txsmtpd.command import Rule, commands_of, syntax
 from txsmtpd.dispatcher import ANSWERED_LATER
 from txsmtpd.reply import Reply
+from txsmtpd.session import Envelope
 from txsmtpd.smtp import SMTP, greeted, recipients
-from txsmtpd.verdicts import Replies, folded
+from txsmtpd.verdicts import Replies, folded, named
 from txsmtpd.wire.chunk import parse_bdat
 from txsmtpd.wire.data import DataReader
 
@@ -81,15 +82,13 @@ class LMTP(SMTP):
 
     # The replies
 
-    def _reply_to_message(self, status: Any, paths: Sequence[str]) -> Any:
-        return super()._reply_to_message(status, [path for each in self._owed for path in each])
+    def _recipients_of(self, envelope: Envelope) -> Sequence[str]:
+        return [path for each in self._owed for path in each]
 
     def _gathered(self, paths: Sequence[str], replies: Sequence[Reply]) -> Any:
         left = iter(replies)
-        return self._for_all([folded(list(islice(left, len(each)))) for each in self._owed])
-
-    def _for_all(self, replies: Sequence[Reply]) -> Replies:
-        return Replies([", ".join(each) for each in self._owed], replies)
+        each_its_own = [folded(list(islice(left, len(each)))) for each in self._owed]
+        return Replies([", ".join(each) for each in self._owed], each_its_own)
 
     def answer(self, result: Any) -> None:
         # Whatever ends the turn in which the message has ended is an answer to it: a status, a refusal, an exception,
@@ -98,15 +97,19 @@ class LMTP(SMTP):
             super().answer(result)
             return
         if type(result) is not Replies:
-            result = self._for_all([self._status_of_command(result)] * len(self._owed))
+            reply = self._status_of_command(result)
+            if reply.code >= 400:
+                reply = self._refusal(reply, named(self._recipients_of(self.envelope)))
+            replies = [reply] * len(self._owed)
+        else:
+            said = {
+                reply: self._refusal(reply, recipients) if reply.code >= 400 else reply
+                for reply, recipients in result.by_reply().items()
+            }
+            replies = [said[reply] for reply in result.replies]
         self._owed = ()
-        said = {
-            reply: self._refusal(reply, recipients) if reply.code >= 400 else reply
-            for reply, recipients in result.by_reply().items()
-        }
         closes = self._last_turn
-        for each in result.replies:
-            reply = said[each]
+        for reply in replies:
             if self.settings.log_dialogue:
                 self._log_reply(reply)
             self.send(reply.encode(self.envelope.smtp_utf8))

@@ -200,7 +200,7 @@ class SMTP(TLS, Authentication, Proxied):
         log.info(
             "{session} from {peer} ended after {messages} messages: {cause}",
             session=self.session.id,
-            peer=str(self.session.peer),
+            peer=str(self.session.peer) or "this host",
             messages=self._messages,
             cause=type(cause).__name__,
         )
@@ -461,7 +461,7 @@ class SMTP(TLS, Authentication, Proxied):
         envelope, intake = self.envelope, self._intake
         assert intake is not None
         try:
-            reply = self._reply_to_message(await intake.finish(), envelope.rcpt_tos)
+            reply = self._reply_to_message(await intake.finish(), envelope)
             if reply.positive:
                 self._messages += 1
                 self._junk = 0
@@ -472,14 +472,19 @@ class SMTP(TLS, Authentication, Proxied):
             self._intake = None
             self.reset_transaction()
 
-    def _reply_to_message(self, status: Any, paths: Sequence[str]) -> Any:
+    def _reply_to_message(self, status: Any, envelope: Envelope) -> Any:
         """What a status of the whole message, or one for each of its recipients, means to the client."""
         if isinstance(status, str | Reply) or not isinstance(status, FOR_EACH):
             return self.final(status, "DATA")
+        paths = self._recipients_of(envelope)
         replies, missing = replies_for(status, paths)
         if missing:
             self.no_status(status, f"the hook DATA, for {named(missing)},")
         return self._gathered(paths, replies)
+
+    def _recipients_of(self, envelope: Envelope) -> Sequence[str]:
+        """For whom a result for each recipient has statuses."""
+        return envelope.rcpt_tos
 
     def _gathered(self, paths: Sequence[str], replies: Sequence[Reply]) -> Any:
         """The answer to a message that fared differently with each recipient."""
