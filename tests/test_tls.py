@@ -713,7 +713,7 @@ class FailureTests(TLSTestCase, LoggingTestCase):
         asked: Deferred[None] = Deferred()
 
         def never(*arguments: Any) -> Deferred[bool]:
-            asked.callback(None)
+            reactor.callLater(0, asked.callback, None)  # the turn of the hook has begun by then
             return waits
 
         self.handler.handle_STARTTLS = never  # type: ignore[attr-defined]

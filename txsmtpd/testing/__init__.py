@@ -1,13 +1,21 @@
-"""For tests: sessions in memory, a catcher of mail, TLS with nothing to set up, and what was said in each session."""
+"""For tests: a catcher of mail, sessions in memory, TLS with nothing to set up, and what was said in each session."""
 
+from txsmtpd.testing.catcher import MailCatcher
+from txsmtpd.testing.inbox import Inbox, Mail, NoMailArrived
 from txsmtpd.testing.memory import MemoryConnection, MemorySession, PretendedTLS
 from txsmtpd.testing.replies import read_replies
 from txsmtpd.testing.reporting import attach
+from txsmtpd.testing.tls import Authority
 from txsmtpd.testing.transcript import Transcript, Transcripts
 
 __all__ = [
+    "Authority",
+    "Inbox",
+    "Mail",
+    "MailCatcher",
     "MemoryConnection",
     "MemorySession",
+    "NoMailArrived",
     "PretendedTLS",
     "Transcript",
     "Transcripts",

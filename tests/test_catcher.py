@@ -1,0 +1,447 @@
+"""The catcher of mail: what it keeps, who asks for it, and who waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import re
+import smtplib
+import threading
+import unittest
+import warnings
+from pathlib import Path
+from typing import Any
+from unittest import IsolatedAsyncioTestCase
+
+from twisted.internet import reactor
+from twisted.internet.error import CannotListenError
+from twisted.internet.task import Clock
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from txsmtpd.session import TLSInfo
+from txsmtpd.testing import Mail, MailCatcher, NoMailArrived
+from txsmtpd.testing.inbox import Inbox, Query, Store
+
+
+def message(subject: str, body: str = "Hello", **fields: str) -> bytes:
+    header = {"Subject": subject} | {name.replace("_", "-"): value for name, value in fields.items()}
+    return "".join(f"{name}: {value}\r\n" for name, value in header.items()).encode() + f"\r\n{body}\r\n".encode()
+
+
+def send(catcher: MailCatcher, subject: str, to: str = "bob@example.com", **fields: str) -> None:
+    """Send a message in memory."""
+    session = catcher.session()
+    reply = session.send(message(subject, **fields), "ann@example.com", [to])
+    assert reply.code == 250, reply
+    session.talk(b"QUIT\r\n")
+
+
+def send_by_smtplib(catcher: MailCatcher, subject: str = "hello", to: str = "bob@example.com") -> None:
+    """Send a message as a program would."""
+    with catcher.smtplib() as client:
+        client.sendmail("ann@example.com", [to], message(subject))
+
+
+class MailTests(SynchronousTestCase):
+    """What is known of a message that was caught."""
+
+    def caught(self, content: bytes = message("hello"), **options: Any) -> Mail:
+        catcher = MailCatcher(**options)
+        catcher.session().send(content, "", ["bob@example.com", "eve@example.com"])
+        (mail,) = catcher.messages
+        return mail
+
+    def test_envelope(self) -> None:
+        """The envelope is there, in the words of the envelope; the content is as it came."""
+        mail = self.caught()
+        self.assertEqual((mail.mail_from, mail.rcpt_tos), ("", ("bob@example.com", "eve@example.com")))
+        self.assertEqual(mail.content, message("hello"))
+        self.assertEqual((mail.peer, mail.host_name), (("192.0.2.7", 4321), "client.test"))
+        self.assertEqual((mail.tls, mail.user), (None, None))
+        self.assertTrue(mail.session_id)
+
+    def test_parsed(self) -> None:
+        """Subject and text are decoded, and the message parsed once."""
+        mail = self.caught(
+            b"Subject: =?utf-8?b?w7xiZXI=?=\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n\xc3\xbcber\r\n"
+        )
+        self.assertEqual((mail.subject, mail.text), ("über", "über\n"))
+        self.assertIs(mail.message, mail.message)
+
+    def test_nothing(self) -> None:
+        """A message without anything has neither."""
+        mail = self.caught(b"")
+        self.assertEqual((mail.subject, mail.text), ("", "\n" if mail.text else ""))
+
+    def test_decodedData(self) -> None:
+        """Octets are kept where handlers get text."""
+        self.assertEqual(self.caught(decode_data=True).content, message("hello"))
+
+    def test_json(self) -> None:
+        """A mail is the same after its way through JSON."""
+        mail = Mail(
+            "a@x", ("b@x",), b"\0\xff", ("SIZE=1",), (), ("::1", 25), "c", TLSInfo("TLSv1.3", "X"), "ann", "1.1", 7.0
+        )
+        self.assertEqual(vars(Mail.from_json(mail.to_json())), vars(mail))
+
+
+class AuthTests(SynchronousTestCase):
+    """Who may authenticate."""
+
+    def test_anybody(self) -> None:
+        """By default everybody may, and the mail tells who it was."""
+        catcher = MailCatcher()
+        session = catcher.session()
+        self.assertEqual(session.codes(b"EHLO x\r\nAUTH PLAIN AGFubgBzZXNhbWU=\r\n"), [250, 235])
+        session.send()
+        self.assertEqual([mail.user for mail in catcher.inbox(user="ann").messages], ["ann"])
+
+    def test_users(self) -> None:
+        """With users, only they may; refusals do not wait."""
+        session = MailCatcher(users={"ann": "sesame"}).session()
+        self.assertEqual(
+            session.codes(b"EHLO x\r\nAUTH PLAIN AGFubgBub25zZW5zZQ==\r\nAUTH PLAIN AGFubgBzZXNhbWU=\r\n"),
+            [250, 535, 235],
+        )
+
+
+class InboxTests(SynchronousTestCase):
+    """Whose mail is whose."""
+
+    def test_keys(self) -> None:
+        """An inbox is that of a recipient, a domain, a sender, a subject or a field, and its mail comes in order."""
+        catcher = MailCatcher()
+        send(catcher, "one", "Bob@Example.com", X_Test="17")
+        by_field = catcher.inbox(header={"x-test": "17"})
+        send(catcher, "two", "bob@example.org", X_Test="18")
+        send(catcher, "three", "eve@example.com", X_Test="17")
+
+        def subjects(inbox: Inbox) -> list[str]:
+            return [mail.subject for mail in inbox.messages]
+
+        self.assertEqual(subjects(catcher.inbox(to="bob@example.com")), ["one"])
+        self.assertEqual(subjects(catcher.inbox(domain="EXAMPLE.com")), ["one", "three"])
+        self.assertEqual(subjects(catcher.inbox(sender="ann@example.com")), ["one", "two", "three"])
+        self.assertEqual(subjects(catcher.inbox(subject="two")), ["two"])
+        self.assertEqual(subjects(catcher.inbox(subject=re.compile("^t"))), ["two", "three"])
+        self.assertEqual(subjects(catcher.inbox(match=lambda mail: b"17" in mail.content)), ["one", "three"])
+        self.assertEqual(subjects(by_field), ["one", "three"])
+        self.assertEqual(subjects(by_field.inbox(domain="example.com").inbox(subject="three")), ["three"])
+        self.assertEqual([mail.subject for mail in catcher.find(subject="two")], ["two"])
+        self.assertEqual(subjects(catcher.inbox(to="nobody@example.com")), [])
+
+    def test_clear(self) -> None:
+        """Clearing an inbox leaves the others alone; clearing the catcher leaves nothing."""
+        catcher = MailCatcher()
+        for to in "a@one.test", "b@two.test":
+            send(catcher, "hello", to)
+        catcher.inbox(domain="one.test").clear()
+        self.assertEqual([mail.rcpt_tos for mail in catcher.messages], [("b@two.test",)])
+        self.assertEqual(catcher.inbox(domain="one.test").messages, [])
+        catcher.clear()
+        self.assertEqual(catcher.messages, [])
+
+    def test_misspelt(self) -> None:
+        """A criterion that there is not is a TypeError, not an inbox for all mail."""
+        self.assertRaises(TypeError, MailCatcher().inbox, recipient="bob@example.com")
+
+    def test_manyInboxes(self) -> None:
+        """Looking into one of a thousand inboxes looks at its own mail alone."""
+        store = Store(20_000, 2**30)
+        for number in range(10_000):
+            store.add(Mail("", (f"u{number % 1000}@x.test",), b""))
+        looked = 0
+
+        def look(mail: Mail) -> bool:
+            nonlocal looked
+            looked += 1
+            return True
+
+        inbox = Inbox(store, Query(to="u7@x.test", match=look))
+        self.assertEqual((len(inbox.messages), looked), (10, 10))
+
+
+class BoundsTests(SynchronousTestCase):
+    """What is kept is bounded."""
+
+    def test_count(self) -> None:
+        """The oldest messages make room, in the inboxes too, and the text of a failure tells so."""
+        catcher = MailCatcher(count=2, reactor=Clock())
+        inbox = catcher.inbox(to="bob@example.com")
+        self.assertEqual(inbox.messages, [])
+        for subject in "one", "two", "three":
+            send(catcher, subject)
+        self.assertEqual([mail.subject for mail in catcher.messages], ["two", "three"])
+        self.assertEqual([mail.subject for mail in inbox.messages], ["two", "three"])
+        missing = catcher.next(subject="one", timeout=1)
+        catcher.factory.settings.reactor.advance(1)
+        self.assertIn("1 older messages had to make room", str(self.failureResultOf(missing, NoMailArrived).value))  # type: ignore[arg-type]
+
+    def test_octets(self) -> None:
+        """So they do for large ones; but the newest is always there."""
+        catcher = MailCatcher(octets=1000)
+        for size in 400, 500, 2000:
+            catcher.session().send(b"x" * size + b"\r\n")
+        self.assertEqual([len(mail.content) for mail in catcher.messages], [2002])
+
+    def test_age(self) -> None:
+        """And when their time has come, without mail that comes."""
+        now = [100.0]
+        store = Store(10, 1000, age=60, clock=lambda: now[0])
+        for arrived in 100.0, 130.0:
+            store.add(Mail("", ("b@x.test",), b"x", arrived=arrived))
+        inbox = Inbox(store, Query(to="b@x.test"))
+        self.assertEqual(len(inbox.messages), 2)
+        now[0] = 160.0
+        self.assertEqual([mail.arrived for mail in inbox.messages], [130.0])
+
+
+class NextTests(SynchronousTestCase):
+    """Waiting for mail, in memory, by a clock."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.catcher = MailCatcher(reactor=self.clock)
+
+    def test_there(self) -> None:
+        """What is there already is given at once, in order, and each mail once."""
+        for subject in "one", "two":
+            send(self.catcher, subject)
+        self.assertEqual(self.successResultOf(self.catcher.next()).subject, "one")
+        self.assertEqual(self.successResultOf(self.catcher.next()).subject, "two")
+        self.assertNoResult(self.catcher.next())
+        self.assertEqual(len(self.catcher.messages), 2)
+
+    def test_arrival(self) -> None:
+        """It fires on arrival of the mail that was asked for, and of no other; the clock is left alone."""
+        waiting = self.catcher.next(to="eve@example.com", subject=re.compile("wo"))
+        for subject, to in ("two", "bob@example.com"), ("one", "eve@example.com"):
+            send(self.catcher, subject, to)
+        self.assertNoResult(waiting)
+        send(self.catcher, "two", "eve@example.com")
+        self.assertEqual(self.successResultOf(waiting).subject, "two")
+        self.assertEqual(len(self.clock.getDelayedCalls()), 0)
+
+    def test_missing(self) -> None:
+        """On timeout it says what was wanted, and what did arrive."""
+        send(self.catcher, "one")
+        self.successResultOf(self.catcher.next())
+        send(self.catcher, "two", "eve@example.com")
+        waiting = self.catcher.inbox(sender="ann@example.com").next(subject="three", timeout=300)
+        self.clock.advance(299)
+        self.assertNoResult(waiting)
+        self.clock.advance(1)
+        text = str(self.failureResultOf(waiting, NoMailArrived).value)
+        self.assertEqual(
+            text.splitlines(),
+            [
+                "no mail sender 'ann@example.com', subject 'three' arrived within 300 seconds",
+                "what did arrive (2):",
+                "  from 'ann@example.com' to ['bob@example.com'], subject 'one'",
+                "  from 'ann@example.com' to ['eve@example.com'], subject 'two'",
+            ],
+        )
+        send(self.catcher, "three")
+
+    def test_nothing(self) -> None:
+        """Nothing at all is told as well."""
+        waiting = self.catcher.next(timeout=1)
+        self.clock.advance(1)
+        self.assertIn("nothing arrived at all", str(self.failureResultOf(waiting, NoMailArrived).value))
+
+    def test_cancelled(self) -> None:
+        """One that is cancelled takes no mail away from others."""
+        waiting = self.catcher.next()
+        waiting.addErrback(lambda failure: None)  # type: ignore[attr-defined]
+        waiting.cancel()  # type: ignore[attr-defined]
+        send(self.catcher, "one")
+        self.assertEqual(self.successResultOf(self.catcher.next()).subject, "one")
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_twoWait(self) -> None:
+        """Two that wait are each given a mail of their own, in order; those who have an inbox each, the same one."""
+        first, second = self.catcher.next(), self.catcher.next()
+        inbox = self.catcher.inbox(to="bob@example.com").next()
+        send(self.catcher, "one")
+        self.assertEqual(self.successResultOf(inbox).subject, "one")
+        self.assertEqual(self.successResultOf(first).subject, "one")
+        self.assertNoResult(second)
+        send(self.catcher, "two")
+        self.assertEqual(self.successResultOf(second).subject, "two")
+
+
+class OptionsTests(SynchronousTestCase):
+    """What a catcher can be told."""
+
+    def test_hooks(self) -> None:
+        """A subclass refuses what it likes; that is not caught."""
+
+        class Picky(MailCatcher):
+            def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
+                return "550 5.1.1 nobody"
+
+        catcher = Picky()
+        self.assertEqual(catcher.session().send().code, 550)
+        self.assertEqual(catcher.messages, [])
+
+    def test_wrong(self) -> None:
+        """Options that do not go together are refused, with what would."""
+        self.assertRaises(ValueError, MailCatcher, tls="ssl")
+        self.assertRaises(ValueError, MailCatcher, wrong="expired")
+        error = self.assertRaises(ValueError, MailCatcher, tls="starttls", wrong="rotten")
+        self.assertIn("not-yet-valid", str(error))
+        self.assertRaises(TypeError, MailCatcher, data_sise_limit=1)
+
+    def test_notListening(self) -> None:
+        """A catcher that does not listen has no port, and says how it would."""
+        error = self.assertRaises(RuntimeError, lambda: MailCatcher().port)
+        self.assertIn("for_test", str(error))
+        self.assertIn("does not listen", repr(MailCatcher()))
+
+    def test_synchronousTestCase(self) -> None:
+        """In a test that has no reactor, it serves in memory."""
+        catcher = MailCatcher.for_test(self)
+        send(catcher, "hello")
+        self.assertEqual(catcher.messages[0].subject, "hello")
+
+
+class TrialTests(TestCase):
+    """A catcher on the reactor of trial's tests."""
+
+    def setUp(self) -> None:
+        self.catcher = MailCatcher.for_test(self)
+
+    async def test_next(self) -> None:
+        """Mail over a port is awaited, and its client has its reply."""
+        sent = deferToThread(send_by_smtplib, self.catcher)
+        mail = await self.catcher.next(to="bob@example.com")
+        self.assertEqual((mail.subject, mail.peer[0]), ("hello", "127.0.0.1"))
+        await sent
+
+    async def test_blocking(self) -> None:
+        """Code in a thread waits as well; in the reactor's own thread that is refused, for it would wait for ever."""
+        waiting = deferToThread(self.catcher.wait, subject="hello")
+        await deferToThread(send_by_smtplib, self.catcher)
+        self.assertEqual((await waiting).subject, "hello")
+        self.assertRaises(RuntimeError, self.catcher.wait)
+
+    async def test_missing(self) -> None:
+        """A wait that is in vain ends in time, in a thread too."""
+        with self.assertRaises(NoMailArrived):
+            await self.catcher.next(timeout=0.01)
+        with self.assertRaises(NoMailArrived):
+            await deferToThread(self.catcher.wait, timeout=0.01)
+
+    async def test_forgotten(self) -> None:
+        """A wait that nobody ends, and a client that stays, leave the reactor clean."""
+        self.catcher.next(timeout=3600)
+        client = await deferToThread(smtplib.SMTP, *self.catcher.address)
+        self.addCleanup(client.close)
+
+    async def test_settings(self) -> None:
+        """What code under test has to know, in the words of each kind of code."""
+        port = self.catcher.port
+        self.assertEqual(self.catcher.address, ("127.0.0.1", port))
+        self.assertEqual(self.catcher.url, f"smtp://127.0.0.1:{port}")
+        self.assertEqual(
+            self.catcher.environment(),
+            {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": str(port), "SMTP_URL": f"smtp://127.0.0.1:{port}"},
+        )
+        self.assertEqual(self.catcher.django_settings()["EMAIL_PORT"], port)
+        self.assertIn(str(port), repr(self.catcher))
+        self.assertRaises(RuntimeError, self.catcher.listen)
+
+    async def test_context(self) -> None:
+        """As a context manager it uses the reactor that runs here."""
+        async with MailCatcher() as catcher:
+            self.assertNotEqual(catcher.port, self.catcher.port)
+            await deferToThread(send_by_smtplib, catcher)
+            self.assertEqual(len(catcher.messages), 1)
+        self.assertRaises(RuntimeError, lambda: catcher.port)
+
+
+class PlainTests(unittest.TestCase):
+    """A catcher for tests that know nothing of Twisted: the reactor has a thread of its own."""
+
+    def test_smtplib(self) -> None:
+        """What smtplib has sent is there when it returns."""
+        catcher = MailCatcher.for_test(self)
+        send_by_smtplib(catcher)
+        self.assertEqual([mail.subject for mail in catcher.messages], ["hello"])
+
+    def test_wait(self) -> None:
+        """Mail that a thread sends is waited for."""
+        with MailCatcher() as catcher:
+            thread = threading.Thread(target=send_by_smtplib, args=(catcher, "later"))
+            thread.start()
+            self.assertEqual(catcher.wait(subject="later").subject, "later")
+            thread.join()
+
+    def test_again(self) -> None:
+        """A catcher starts as often as it has stopped, and keeps its mail."""
+        catcher = MailCatcher()
+        for number in 1, 2:
+            with catcher:
+                send_by_smtplib(catcher)
+            self.assertEqual(len(catcher.messages), number)
+
+    def test_portInUse(self) -> None:
+        """One that cannot listen says so, and leaves nothing behind."""
+        with MailCatcher() as catcher, self.assertRaises(CannotListenError) as caught:
+            MailCatcher().start(port=catcher.port)
+        self.assertIn("listen", str(caught.exception))
+        self.assertFalse(reactor.running)  # type: ignore[attr-defined]
+
+
+class AsyncioTests(IsolatedAsyncioTestCase):
+    """A catcher for tests that run in asyncio."""
+
+    async def test_next(self) -> None:
+        """next() is awaited in asyncio's own loop."""
+        async with MailCatcher() as catcher:
+            sending = asyncio.get_running_loop().run_in_executor(None, send_by_smtplib, catcher)
+            mail = await catcher.next(to="bob@example.com")
+            self.assertEqual(mail.subject, "hello")
+            await sending
+            self.assertEqual([each.subject for each in catcher.messages], ["hello"])
+
+    async def test_there(self) -> None:
+        """What is there already is given at once."""
+        async with MailCatcher() as catcher:
+            await asyncio.to_thread(send_by_smtplib, catcher)
+            self.assertEqual((await catcher.next()).subject, "hello")
+
+    async def test_missing(self) -> None:
+        """What does not come in time is told."""
+        async with MailCatcher() as catcher:
+            with self.assertRaises(NoMailArrived):
+                await catcher.next(timeout=0.01)
+
+    async def test_cancelled(self) -> None:
+        """A task that is cancelled leaves nobody waiting."""
+        async with MailCatcher() as catcher:
+            task = asyncio.ensure_future(self.await_mail(catcher))
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await asyncio.to_thread(send_by_smtplib, catcher)
+            self.assertEqual((await catcher.next()).subject, "hello")
+
+    async def await_mail(self, catcher: MailCatcher) -> Mail:
+        return await catcher.next()
+
+
+class LeavingsTests(unittest.TestCase):
+    """What a catcher leaves behind: nothing."""
+
+    def test_files(self) -> None:
+        """Neither sockets nor files, though its own authority was written down."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ResourceWarning)
+            with MailCatcher(tls="starttls") as catcher:
+                path = Path(catcher.environment()["SSL_CERT_FILE"])
+                self.assertTrue(path.exists())
+                send_by_smtplib(catcher)
+            self.assertFalse(path.exists())
+            gc.collect()

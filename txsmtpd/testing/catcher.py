@@ -1,0 +1,302 @@
+"""A server that collects what it is sent: for tests of code that sends mail.
+
+A :class:`MailCatcher` takes all mail, and all credentials. It serves in memory, on a port of the reactor that runs (for
+trial), or on one of a reactor in a thread of its own (for everybody else); what it has caught is read the same way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import os
+import smtplib
+import ssl
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Self
+
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.interfaces import IListeningPort
+
+from txsmtpd.factory import SMTPFactory
+from txsmtpd.reactor_thread import ReactorHold, hold_reactor
+from txsmtpd.reply import Reply
+from txsmtpd.session import Envelope, Session
+from txsmtpd.testing.inbox import Inbox, Mail, Query, Store, in_asyncio
+from txsmtpd.testing.memory import MemorySession
+from txsmtpd.testing.tls import Authority, authority
+
+HOST = "127.0.0.1"
+COUNT = 10_000
+OCTETS = 2**28  # 256 MiB
+CAUGHT = Reply(250, "2.0.0", "Caught")
+
+
+class MailCatcher(Inbox):
+    """A server and its inbox.
+
+    In trial, one line of ``setUp`` does it all: ``self.catcher = MailCatcher.for_test(self)``. Elsewhere it is a
+    context manager, asynchronous or not; or call :meth:`start` and :meth:`stop`.
+
+    :param tls: ``"starttls"`` offers STARTTLS, ``"implicit"`` begins with TLS; with a certificate that clients can
+        verify by :meth:`client_context`.
+    :param wrong: what is wrong with TLS: see :meth:`~txsmtpd.testing.tls.Authority.wrong`.
+    :param users: the passwords of those who may authenticate, by name. Default: everybody may, with any password.
+    :param count: messages that are kept; older ones make room.
+    :param octets: of all messages together, the same.
+    :param age: seconds that a message is kept; None: for ever.
+    :param authority: whose certificates are used; by default one that all tests of a process share.
+    :param options: of the factory; see :class:`~txsmtpd.settings.Settings`.
+    :raises ValueError: if the parameters do not go together.
+
+    A subclass may have ``handle_RCPT`` and all other hooks of a handler; ``handle_DATA`` is the catcher's own. What a
+    hook refuses is not caught.
+
+    >>> catcher = MailCatcher()
+    >>> catcher.session().send(b"Subject: hello\\r\\n\\r\\nHello!\\r\\n", "ann@example.com", ["bob@example.com"])
+    Reply(250, '2.0.0', 'Caught')
+    >>> [mail] = catcher.messages
+    >>> mail.subject, mail.rcpt_tos, mail.text
+    ('hello', ('bob@example.com',), 'Hello!\\n')
+    """
+
+    def __init__(
+        self,
+        *,
+        tls: Literal["starttls", "implicit"] | None = None,
+        wrong: str | None = None,
+        users: Mapping[str, str] | None = None,
+        count: int = COUNT,
+        octets: int = OCTETS,
+        age: float | None = None,
+        authority: Authority | None = None,
+        **options: Any,
+    ) -> None:
+        if tls not in (None, "starttls", "implicit"):
+            raise ValueError(f"tls must be 'starttls' or 'implicit', not {tls!r}")
+        if wrong is not None and tls is None:
+            raise ValueError(f"without TLS there is nothing {wrong} about it; give tls='starttls' or 'implicit'")
+        super().__init__(Store(count, octets, age), Query())
+        self.tls = tls
+        self.users = users
+        self._authority = authority
+        if tls is not None:
+            options["tls_context"] = self.authority.wrong(wrong) if wrong else self.authority.issue()
+            options["implicit_tls"] = tls == "implicit"
+        defaults: dict[str, Any] = {
+            "hostname": "localhost",
+            "authenticator": self._authenticate,
+            "auth_require_tls": False,
+            "auth_failure_delay": 0,
+        }
+        self._options = defaults | options
+        self.factory = SMTPFactory(self, **self._options)
+        self._port: IListeningPort | None = None
+        self._hold: ReactorHold | None = None
+        self._in_memory: SMTPFactory | None = None
+        self._ca_file: str | None = None
+
+    def __repr__(self) -> str:
+        where = f"on {self.url}" if self._port is not None else "that does not listen"
+        return f"<MailCatcher {where}, with {len(self._store)} messages>"
+
+    # What the server asks
+
+    async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> Any:
+        self._store.add(Mail.of(session, envelope))
+        return CAUGHT
+
+    def _authenticate(self, server: Any, session: Any, envelope: Any, mechanism: str, auth_data: Any) -> bool:
+        if self.users is None:
+            return True
+        password = self.users.get(auth_data.login.decode("utf-8", "replace"))
+        return password is not None and hmac.compare_digest(password.encode("utf-8"), auth_data.password)
+
+    # In memory
+
+    def session(self, **options: Any) -> MemorySession:
+        """A session with this server in memory; its clock is that of all of them.
+
+        :param options: of :class:`~txsmtpd.testing.memory.MemorySession`.
+        """
+        if self._in_memory is None:
+            self._in_memory = SMTPFactory(self, **self._options)
+        if self.tls == "implicit":
+            options.setdefault("client_tls", self.authority.client_options())
+        return MemorySession(self._in_memory, **options)
+
+    # On a port
+
+    @classmethod
+    def for_test(cls, case: Any, **options: Any) -> Self:
+        """A catcher for this test: it listens now, and is gone when the test is over.
+
+        :param case: the test case. For trial's, it listens on the reactor; for others, on one in a thread. Trial's
+            SynchronousTestCase has no reactor: there, use :meth:`session`.
+        :param options: as for the class.
+        """
+        from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+        catcher = cls(**options)
+        if isinstance(case, TestCase):
+            catcher.listen()
+            case.addCleanup(catcher.stop_listening)
+        elif not isinstance(case, SynchronousTestCase):
+            catcher.start()
+            case.addCleanup(catcher.stop)
+        return catcher
+
+    def listen(self, port: int = 0, host: str = HOST) -> Self:
+        """Listen, on the reactor of this thread.
+
+        :param port: 0 is any that is free.
+        """
+        if self._port is not None:
+            raise RuntimeError(f"{self!r} listens already")
+        self._port = self._reactor.listenTCP(port, self.factory, interface=host)
+        return self
+
+    def stop_listening(self) -> Deferred[None]:
+        """Stop, and end all connections.
+
+        :return: fires when the last one is gone.
+        """
+        port, self._port = self._port, None
+        self._store.forget_waiters()
+        self._forget_ca_file()
+        ends: list[Deferred[Any]] = [] if port is None else [maybeDeferred(port.stopListening)]
+        for connection in list(self.factory.connections):
+            connection.abort()
+        ends.append(self.factory.drain())
+        return gatherResults(ends).addCallback(lambda _: None)
+
+    def start(self, port: int = 0, host: str = HOST) -> Self:
+        """Listen, on a reactor in a thread of its own. For code that is not Twisted."""
+        self._hold = hold_reactor()
+        try:
+            self._hold.run(self.listen, port, host)
+        except BaseException:
+            self._hold.release()
+            self._hold = None
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Stop what :meth:`start` has begun."""
+        hold, self._hold = self._hold, None
+        if hold is not None:
+            with hold:
+                hold.run(self.stop_listening)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        return self.start() if in_asyncio() else self.listen()
+
+    async def __aexit__(self, *exception: object) -> None:
+        if self._hold is None:
+            await self.stop_listening()
+        else:
+            self.stop()
+
+    @property
+    def _reactor(self) -> Any:
+        if self.factory.settings.reactor is not None:
+            return self.factory.settings.reactor
+        from twisted.internet import reactor
+
+        return reactor
+
+    @property
+    def _timer(self) -> Any:
+        return self._reactor
+
+    def _soon(self, function: Callable[..., object], *arguments: Any) -> None:
+        # Not now: the client has not had its reply yet, and who is told may end the server.
+        if self._port is None:
+            function(*arguments)
+        else:
+            self._reactor.callLater(0, function, *arguments)
+
+    # What the code under test has to know
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port, as ``smtplib.SMTP(*catcher.address)`` wants them."""
+        if self._port is None:
+            raise RuntimeError("the catcher does not listen; use for_test, start, listen, or with")
+        found: Any = self._port.getHost()
+        return found.host, found.port
+
+    @property
+    def host(self) -> str:
+        """The address that it listens on."""
+        return self.address[0]
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return self.address[1]
+
+    @property
+    def url(self) -> str:
+        """Both, as in ``smtp://127.0.0.1:40025``; ``smtps:`` where TLS is implicit."""
+        return f"smtp{'s' if self.tls == 'implicit' else ''}://{self.host}:{self.port}"
+
+    def environment(self) -> dict[str, str]:
+        """Variables for a program: ``SMTP_HOST``, ``SMTP_PORT``, ``SMTP_URL``, and with TLS ``SSL_CERT_FILE``."""
+        found = {"SMTP_HOST": self.host, "SMTP_PORT": str(self.port), "SMTP_URL": self.url}
+        return found | ({"SSL_CERT_FILE": self.ca_file} if self.tls else {})
+
+    def django_settings(self) -> dict[str, Any]:
+        """Settings of Django: for ``override_settings(**catcher.django_settings())``."""
+        return {
+            "EMAIL_BACKEND": "django.core.mail.backends.smtp.EmailBackend",
+            "EMAIL_HOST": self.host,
+            "EMAIL_PORT": self.port,
+            "EMAIL_USE_TLS": self.tls == "starttls",
+            "EMAIL_USE_SSL": self.tls == "implicit",
+        }
+
+    def smtplib(self) -> smtplib.SMTP:
+        """A client that is connected, and in TLS if there is any: for ``with catcher.smtplib() as client:``."""
+        if self.tls == "implicit":
+            return smtplib.SMTP_SSL(*self.address, context=self.client_context())
+        client = smtplib.SMTP(*self.address)
+        if self.tls == "starttls":
+            try:
+                client.starttls(context=self.client_context())
+            except BaseException:
+                client.close()
+                raise
+        return client
+
+    @property
+    def authority(self) -> Authority:
+        """Whose certificates are used."""
+        if self._authority is None:
+            self._authority = authority()
+        return self._authority
+
+    def client_context(self) -> ssl.SSLContext:
+        """An ``ssl.SSLContext`` that verifies this server's certificate."""
+        return self.authority.client_context()
+
+    @property
+    def ca_file(self) -> str:
+        """A file with the certificate of the authority, for programs that want one; gone when the catcher stops."""
+        if self._ca_file is None:
+            descriptor, self._ca_file = tempfile.mkstemp(prefix="txsmtpd-", suffix=".pem")
+            os.close(descriptor)
+            self.authority.write(self._ca_file)
+        return self._ca_file
+
+    def _forget_ca_file(self) -> None:
+        path, self._ca_file = self._ca_file, None
+        if path is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
