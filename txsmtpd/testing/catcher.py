@@ -24,7 +24,9 @@ from txsmtpd.reply import Reply
 from txsmtpd.session import Envelope, Session
 from txsmtpd.testing.inbox import Inbox, Mail, Query, Store, in_asyncio
 from txsmtpd.testing.memory import MemorySession
+from txsmtpd.testing.reporting import attach
 from txsmtpd.testing.tls import Authority, authority
+from txsmtpd.testing.transcript import Transcripts
 
 HOST = "127.0.0.1"
 COUNT = 10_000
@@ -46,7 +48,7 @@ class MailCatcher(Inbox):
     :param octets: of all messages together, the same.
     :param age: seconds that a message is kept; None: for ever.
     :param authority: whose certificates are used; by default one that all tests of a process share.
-    :param options: of the factory; see :class:`~txsmtpd.settings.Settings`.
+    :param options: of the factory; see :class:`~txsmtpd.settings.Settings`. ``transcript=None`` keeps no transcripts.
     :raises ValueError: if the parameters do not go together.
 
     A subclass may have ``handle_RCPT`` and all other hooks of a handler; ``handle_DATA`` is the catcher's own. What a
@@ -84,6 +86,7 @@ class MailCatcher(Inbox):
             options["tls_context"] = self.authority.wrong(wrong) if wrong else self.authority.issue()
             options["implicit_tls"] = tls == "implicit"
         defaults: dict[str, Any] = {
+            "transcript": Transcripts(),
             "hostname": "localhost",
             "authenticator": self._authenticate,
             "auth_require_tls": False,
@@ -91,6 +94,7 @@ class MailCatcher(Inbox):
         }
         self._options = defaults | options
         self.factory = SMTPFactory(self, **self._options)
+        self.transcripts: Transcripts | None = self.factory.transcript  #: what was said in each session
         self._port: IListeningPort | None = None
         self._hold: ReactorHold | None = None
         self._in_memory: SMTPFactory | None = None
@@ -129,7 +133,8 @@ class MailCatcher(Inbox):
 
     @classmethod
     def for_test(cls, case: Any, **options: Any) -> Self:
-        """A catcher for this test: it listens now, and is gone when the test is over.
+        """A catcher for this test: it listens now, and is gone when the test is over. If the test fails, what was said
+        in each session is printed.
 
         :param case: the test case. For trial's, it listens on the reactor; for others, on one in a thread. Trial's
             SynchronousTestCase has no reactor: there, use :meth:`session`.
@@ -144,6 +149,8 @@ class MailCatcher(Inbox):
         elif not isinstance(case, SynchronousTestCase):
             catcher.start()
             case.addCleanup(catcher.stop)
+        if catcher.transcripts is not None:
+            attach(case, catcher.transcripts)
         return catcher
 
     def listen(self, port: int = 0, host: str = HOST) -> Self:

@@ -326,7 +326,7 @@ class End(Wire):
         if self.aborted:
             self.other.inbound.append(ConnectionLost())
             self._lost(ConnectionAborted())
-        elif self.producer is None and self._pulled is None and (self.other.disconnected or not self.unread):
+        elif not self._producer_paused and self._pulled is None and (self.other.disconnected or not self.unread):
             self.other.inbound.append(None)
             self._lost(ConnectionDone())
         else:
