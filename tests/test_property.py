@@ -10,7 +10,7 @@ from hypothesis import strategies as some
 from twisted.internet.task import Clock, deferLater
 
 from tests.support import Client, LoggingTestCase, answers, codes
-from txsmtpd import Envelope, Refused
+from txsmtpd import LMTP, Envelope, Refused
 
 # Nothing here ends a session but what the client says.
 UNLIMITED: dict[str, Any] = {"junk_command_limit": None, "error_limit": None, "timeout": None, "hook_timeout": None}
@@ -230,6 +230,42 @@ class SessionTests(LoggingTestCase):
         octets = b"EHLO first\r\n" + b"".join(block.octets for block in blocks)
         expected = run(octets, [], [], [])
         self.assertEqual(run(octets, cuts, delays, [], buffer_limit=limit), expected)
+
+
+def _to_several(recipients: list[bytes], lines: list[bytes], chunk: bytes | None) -> Block:
+    """A message over LMTP, by DATA, or by BDAT if there is a chunk."""
+    accepted = sum(not each.startswith(b"no") for each in recipients) + 1
+    octets = b"RSET\r\nMAIL FROM:<a@b>\r\n" + b"".join(b"RCPT TO:<%b>\r\n" % each for each in [*recipients, b"e@f"])
+    before = 2 + len(recipients) + 1
+    if chunk is None:
+        return Block(octets + b"DATA\r\n" + b"".join(line + b"\r\n" for line in lines) + b".\r\n", before + accepted)
+    octets += b"BDAT %d\r\n%b" % (len(chunk), chunk) + b"BDAT %d LAST\r\n%b" % (len(chunk), chunk)
+    return Block(octets, before + 1 + accepted)
+
+
+TO_SEVERAL = some.builds(
+    _to_several,
+    some.lists(some.sampled_from([b"c@d", b"no@d", b"e@f"]), max_size=3),
+    BODY_LINES,
+    some.none() | CHUNKS,
+)
+
+
+class LMTPTests(LoggingTestCase):
+    """The same over LMTP, where a message has several replies."""
+
+    @settings(deadline=None, max_examples=100)
+    @given(some.lists(some.one_of(COMMANDS, TO_SEVERAL), max_size=8), CUTS, DELAYS, some.sampled_from([None, 30]))
+    def test_oneReplyEach(self, blocks: list[Block], cuts: list[int], delays: list[float], limit: int | None) -> None:
+        """Each accepted recipient gets exactly one reply to a message, whatever is wrong with it, in order."""
+        octets = b"LHLO first\r\n" + b"".join(block.octets for block in blocks)
+        options = {"protocol": LMTP, "data_size_limit": limit}
+        expected = run(octets, [], [], [], **options)
+        finals = [code for code in codes(expected[0]) if code != 354]
+        self.assertEqual(len(finals), 2 + sum(block.replies for block in blocks), codes(expected[0]))
+        self.assertEqual(run(octets, cuts, delays, [], **options), expected)
+        self.assertEqual(run(octets, list(range(1, len(octets))), delays, [], **options), expected)
+        self.assertEqual([event for event in self.events if "log_failure" in event], [])
 
 
 class AnythingTests(LoggingTestCase):
