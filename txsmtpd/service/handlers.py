@@ -128,6 +128,12 @@ BUILT_IN = [
         "txsmtpd.handlers.Debugging",
     ),
     Dotted("mailbox", "mailbox:DIR", "Store each message in the maildir DIR.", "txsmtpd.handlers.Mailbox"),
+    Dotted(
+        "proxy",
+        "proxy:HOST:PORT[:OPTION...]",
+        "Pass each message on to another server.",
+        "txsmtpd.handlers.Proxy",
+    ),
     Dotted("sink", "sink", "Accept each message and forget it.", "txsmtpd.handlers.Sink"),
 ]
 

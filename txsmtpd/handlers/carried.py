@@ -1,0 +1,74 @@
+"""Which parameters of MAIL and RCPT go along to the next server, and which of them must not get lost on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from txsmtpd.handlers.client import Connection
+from txsmtpd.reply import Refused, Reply
+from txsmtpd.wire import grammar
+
+NEEDS_8BITMIME = Reply(554, "5.6.3", "The next server takes ASCII only, and the message is none")  # RFC 6152 3
+NEEDS_BINARYMIME = Reply(554, "5.6.3", "The next server takes no BINARYMIME")  # RFC 3030 3
+NEEDS_SMTPUTF8 = Reply(550, "5.6.7", "The next server takes no UTF-8 addresses and headers")  # RFC 6531 3.6
+NEEDS_REQUIRETLS = Reply(550, "5.7.30", "The next server cannot promise REQUIRETLS")  # RFC 8689 5
+NEEDS_DELIVERBY = Reply(550, "5.3.3", "The next server cannot promise a time of delivery")  # RFC 2852 4
+NEEDS_FUTURERELEASE = Reply(550, "5.3.3", "The next server cannot keep messages until a time")  # RFC 4865
+NEEDS_RRVS = Reply(550, "5.7.19", "The next server cannot tell since when a mailbox is somebody's")  # RFC 7293
+
+# Which extension carries a parameter. All others are carried by one of their own name.
+CARRIERS = {
+    "BODY": "8BITMIME",
+    "RET": "DSN",
+    "ENVID": "DSN",
+    "NOTIFY": "DSN",
+    "ORCPT": "DSN",
+    "BY": "DELIVERBY",
+    "HOLDFOR": "FUTURERELEASE",
+    "HOLDUNTIL": "FUTURERELEASE",
+}
+# What is refused for want of its extension; of the rest the standards say that it may be dropped.
+NEEDED = {
+    "SMTPUTF8": NEEDS_SMTPUTF8,
+    "REQUIRETLS": NEEDS_REQUIRETLS,
+    "HOLDFOR": NEEDS_FUTURERELEASE,
+    "HOLDUNTIL": NEEDS_FUTURERELEASE,
+}
+
+
+def with_parameters(command: str, options: Iterable[str], connection: Connection) -> str:
+    """The command with those of its parameters that the server knows.
+
+    :raises Refused: if one is missing then that must not be.
+    """
+    words = [command]
+    for option in options:
+        (keyword, value), *more = grammar.parse_parameters(option).items()
+        if more:
+            raise ValueError(f"one parameter was expected, not {option!r}")
+        if _carries(connection, keyword, value):
+            words.append(option)
+        elif (needed := _needed(keyword, value)) is not None:
+            raise Refused(needed)
+    return " ".join(words)
+
+
+def _needed(keyword: str, value: str | None) -> Reply | None:
+    """The refusal for want of a parameter; None: it may be dropped."""
+    value = (value or "").upper()
+    if keyword == "BODY" and value == "BINARYMIME":
+        return NEEDS_BINARYMIME
+    if keyword == "BY" and ";R" in value:  # the message was to come back; in mode N the sender is only told
+        return NEEDS_DELIVERBY
+    if keyword == "RRVS" and not value.endswith(";C"):
+        return NEEDS_RRVS
+    return NEEDED.get(keyword)
+
+
+def _carries(connection: Connection, keyword: str, value: str | None) -> bool:
+    extensions = connection.extensions
+    if keyword == "BODY" and (value or "").upper() == "BINARYMIME":
+        return "BINARYMIME" in extensions and "CHUNKING" in extensions
+    if keyword == "REQUIRETLS" and not connection.verified:
+        return False
+    return CARRIERS.get(keyword, keyword) in extensions

@@ -1,0 +1,329 @@
+"""A connection to a server, on the side of the client: a command out, its reply in, and nothing in between.
+
+Twisted's own SMTP client sends a message as a whole, and tells of its end. A relay's client waits for the verdict on the
+sender, on each recipient and on the message; so here each reply is a Deferred. What is said, and when, is in
+:mod:`txsmtpd.handlers.upstream`.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IHandshakeListener, IPullProducer, ITCPTransport
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.logger import Logger
+from twisted.protocols.basic import LineReceiver
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from txsmtpd.reply import Refused, Reply
+from txsmtpd.wire.outgoing import LONGEST_LINE, NoReply, ReplyReader
+
+log = Logger(namespace="txsmtpd.relay")
+
+PIECE = 65536  # octets that are written at a time
+FAREWELL = 10  # seconds that a server has to close after QUIT
+
+UNREACHABLE = Reply(451, "4.4.1", "The next server cannot be reached; try again later")
+DROPPED = Reply(451, "4.4.2", "The next server has closed the connection; try again later")
+TOO_SLOW = Reply(451, "4.4.2", "The next server takes too long; try again later")
+GARBLED = Reply(451, "4.5.0", "The next server does not keep to the protocol; try again later")
+NOT_SECURE = Reply(451, "4.7.5", "The next server cannot be reached securely; try again later")
+NOT_LET_IN = Reply(451, "4.7.0", "The next server does not let this one in; try again later")
+NOT_READY = Reply(451, "4.3.2", "The next server takes no mail now; try again later")
+
+
+def verdict(reply: Reply) -> Reply:
+    """What a reply of the next server's is for our client: it closes no connection of ours, and has a status code."""
+    code = 451 if reply.code == 421 else reply.code
+    if reply.code // 100 == 3:
+        return GARBLED
+    return (
+        reply if code == reply.code and reply.status else Reply(code, reply.status or f"{code // 100}.0.0", reply.lines)
+    )
+
+
+async def reply_of(asking: Awaitable[Reply]) -> Reply:
+    """The reply, whether it was returned or raised."""
+    try:
+        return await asking
+    except Refused as refused:
+        return refused.reply
+
+
+@implementer(IHandshakeListener)
+class Connection(LineReceiver):
+    """A connection to a server: each command is written once the reply to the one before is there.
+
+    What fails here, or takes too long, raises :class:`~txsmtpd.reply.Refused` with 4yz, and the connection is gone. So
+    it is if whoever waits for a reply is cancelled.
+
+    :param timeout: seconds that the server may take for a reply, or to take a piece of a message.
+    """
+
+    transport: Any
+    delimiter = b"\r\n"
+    MAX_LENGTH = LONGEST_LINE
+
+    def __init__(self, call_later: Callable[..., Any], timeout: float) -> None:
+        self.call_later = call_later
+        self.timeout = timeout
+        self.extensions: dict[str, str] = {}  #: what EHLO offers: parameters by keyword
+        self.secure = False  #: whether there is TLS
+        self.verified = False  #: whether the server has shown that it is the one that is meant
+        self.messages = 0  #: MAIL commands so far
+        self.gone: Reply | None = None  #: why the connection can be used no more
+        self._reader = ReplyReader()
+        self._owed = 0  # replies
+        self._replies: deque[Reply] = deque()
+        self._waiting: Deferred[Any] | None = None
+        self._timer: Any = None
+        self._handshake = False
+        self._when_gone: Callable[[], object] | None = None
+
+    def connectionMade(self) -> None:
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+        self._owed = 1  # the greeting
+
+    # What comes
+
+    def lineReceived(self, line: bytes) -> None:
+        if self.gone is not None:
+            return
+        try:
+            reply = self._reader.feed(line)
+        except NoReply as error:
+            log.warn("the next server has sent {what}", what=str(error))
+            self.fail(GARBLED)
+            return
+        if reply is None:
+            return
+        if not self._owed:
+            # Most often 421, before it closes.
+            self.fail(verdict(reply) if reply.code >= 400 else GARBLED)
+            return
+        self._owed -= 1
+        if self._waiting is None or self._replies:
+            self._replies.append(reply)
+        else:
+            self._done(reply)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        log.warn("the next server has sent a line without end")
+        self.fail(GARBLED)
+
+    def handshakeCompleted(self) -> None:
+        if self._handshake:
+            self._handshake = False
+            self.secure = True
+            self._done(None)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._handshake:
+            log.warn("TLS with the next server failed: {reason}", reason=type(reason.value).__name__)
+        self.fail(NOT_SECURE if self._handshake else DROPPED)
+
+    # What is waited for
+
+    def _wait(self, seconds: float | None = None) -> Deferred[Any]:
+        if self.gone is not None:
+            raise Refused(self.gone)
+        waiting = self._waiting = Deferred(self._nobody_waits)
+        self._watch(self.timeout if seconds is None else seconds)
+        return waiting
+
+    def _nobody_waits(self, waiting: Deferred[Any]) -> None:
+        # A reply that still comes would be taken for the next one.
+        self._waiting = None
+        self.fail(DROPPED)
+
+    def _watch(self, seconds: float) -> None:
+        self._unwatch()
+        self._timer = self.call_later(seconds, self.fail, TOO_SLOW)
+
+    def _unwatch(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
+
+    def _done(self, result: Any) -> None:
+        waiting, self._waiting = self._waiting, None
+        self._unwatch()
+        if waiting is not None:
+            waiting.callback(result)
+
+    def fail(self, why: Reply) -> None:
+        """Give the connection up; whoever waits is told why."""
+        if self.gone is None:
+            self.gone = why
+            self.transport.unregisterProducer()
+            self.transport.abortConnection()
+            if self._when_gone is not None:
+                self._when_gone()
+        waiting, self._waiting = self._waiting, None
+        self._unwatch()
+        if waiting is not None:
+            waiting.errback(Refused(self.gone))
+
+    # What is said
+
+    async def reply(self, seconds: float | None = None) -> Reply:
+        """The server's next reply."""
+        if self._replies:
+            return self._replies.popleft()
+        reply: Reply = await self._wait(seconds)
+        return reply
+
+    async def command(self, line: str) -> Reply:
+        """Say a line; return the reply to it."""
+        if self.gone is not None:
+            raise Refused(self.gone)
+        self._owed += 1
+        self.transport.write(line.encode("utf-8") + b"\r\n")
+        return await self.reply()
+
+    async def begin(self, hello: str, lmtp: bool) -> None:
+        """Wait for the greeting and greet.
+
+        :param hello: the client's name.
+        """
+        greeting = await self.reply()
+        if greeting.code != 220:
+            raise self._given_up(NOT_READY, greeting)
+        await self.greet(hello, lmtp)
+
+    async def greet(self, hello: str, lmtp: bool) -> None:
+        """Greet, and learn what the server offers."""
+        reply = await self.command(f"{'LHLO' if lmtp else 'EHLO'} {hello}")
+        self.extensions = {}
+        if reply.positive:
+            for line in reply.lines[1:]:
+                keyword, _, parameter = line.partition(" ")
+                self.extensions[keyword.upper()] = parameter
+        elif lmtp or reply.code < 500 or not (reply := await self.command(f"HELO {hello}")).positive:
+            raise self._given_up(NOT_READY, reply)
+
+    def _given_up(self, why: Reply, said: Reply) -> Refused:
+        log.warn("the next server says {said}: {why}", said=" / ".join(str(said).splitlines()), why=why.text)
+        self.fail(why)
+        return Refused(why)
+
+    async def start_tls(self, context: Any, verified: bool, greeted: bool = True) -> None:
+        """Make it TLS.
+
+        :param context: what Twisted's TLS takes.
+        :param verified: whether it makes sure who the server is.
+        :param greeted: whether the server has greeted; else it will in TLS.
+        """
+        if self.clearLineBuffer() or self._reader.begun or self._replies:
+            # Said in clear, by whomever: it must not be taken for a reply in TLS.
+            self.fail(GARBLED)
+        waiting = self._wait()
+        self._handshake = True
+        self._owed = 0 if greeted else 1
+        self.transport.startTLS(context)
+        await waiting
+        self.verified = verified
+
+    async def authenticate(self, username: bytes, password: bytes) -> None:
+        """Log in."""
+        from twisted.mail.smtp import CramMD5ClientAuthenticator, LOGINAuthenticator, PLAINAuthenticator
+
+        makers: list[Any] = [PLAINAuthenticator, LOGINAuthenticator, CramMD5ClientAuthenticator]
+        offered = self.extensions.get("AUTH", "").upper().split()
+        for make in makers if self.secure else reversed(makers):
+            mechanism = make(username)
+            name = mechanism.getName().decode("ascii")
+            if name in offered:
+                break
+        else:
+            raise self._given_up(NOT_LET_IN, Reply(504, "5.5.4", "no mechanism of AUTH that is known here"))
+        initial = f" {_base64(mechanism.challengeResponse(password, 2))}" if name == "PLAIN" else ""
+        reply = await self.command(f"AUTH {name}{initial}")
+        steps = 0
+        while reply.code == 334 and steps < 3:
+            steps += 1
+            try:
+                challenge = base64.b64decode(reply.lines[0].encode("ascii", "replace"), validate=True)
+            except ValueError:
+                break
+            reply = await self.command(_base64(mechanism.challengeResponse(password, challenge)))
+        if reply.code != 235:
+            raise self._given_up(NOT_LET_IN, reply)
+
+    async def send(self, octets: bytes, replies: int, seconds: float) -> list[Reply]:
+        """Send the octets, which end a message, as fast as the server takes them; return so many replies.
+
+        :param seconds: that the server may take for each reply after that.
+        """
+        waiting = self._wait()
+        self.transport.registerProducer(_Pieces(self, octets, replies), False)
+        await waiting
+        return [await reply_of(self.reply(seconds)) for _ in range(replies)]
+
+    def wrote(self) -> None:
+        """A piece of a message has been written. Called by its producer."""
+        self._watch(self.timeout)
+
+    def wrote_all(self, replies: int) -> None:
+        """All of it has been written; so many replies are owed."""
+        self._owed += replies
+        self._done(None)
+
+    def when_gone(self, call: Callable[[], object] | None) -> None:
+        """Whom to tell once the connection cannot be used any more."""
+        self._when_gone = call
+
+    def quit(self) -> None:
+        """Say farewell."""
+        if self.gone is None:
+            self.gone = DROPPED
+            self.transport.write(b"QUIT\r\n")
+            self.transport.loseConnection()
+            self._timer = self.call_later(FAREWELL, self.transport.abortConnection)
+
+
+class Connections(Factory):
+    """Makes a connection's protocol."""
+
+    noisy = False
+
+    def __init__(self, call_later: Callable[..., Any], timeout: float) -> None:
+        self._call_later = call_later
+        self._timeout = timeout
+
+    def buildProtocol(self, addr: Any) -> Connection:
+        return Connection(self._call_later, self._timeout)
+
+
+@implementer(IPullProducer)
+class _Pieces:
+    """Writes a message piece by piece, as the transport asks for them."""
+
+    def __init__(self, connection: Connection, octets: bytes, replies: int) -> None:
+        self._connection = connection
+        self._octets = octets
+        self._replies = replies
+        self._offset = 0
+
+    def resumeProducing(self) -> None:
+        transport: Any = self._connection.transport
+        transport.write(self._octets[self._offset : self._offset + PIECE])
+        self._offset += PIECE
+        if self._offset < len(self._octets):
+            self._connection.wrote()
+        else:
+            transport.unregisterProducer()
+            self._connection.wrote_all(self._replies)
+
+    def stopProducing(self) -> None:
+        """The connection is lost, and knows."""
+
+
+def _base64(octets: bytes) -> str:
+    return base64.b64encode(octets).decode("ascii")

@@ -1,0 +1,202 @@
+"""Proxy: passes mail on to another server while the client waits, so that server's verdicts are the client's replies.
+
+There is no queue: what the next server has not taken, the client keeps. How to speak to it is in
+:mod:`txsmtpd.handlers.upstream`.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Self
+
+from twisted.logger import Logger
+
+from txsmtpd import trace
+from txsmtpd.handlers.upstream import TLS_MODES, Transaction, Upstream
+from txsmtpd.reply import Refused, Reply
+from txsmtpd.session import Envelope, Session
+from txsmtpd.wire.outgoing import with_crlf
+
+log = Logger(namespace="txsmtpd.relay")
+
+HOPS = 100  # Received fields of a message that goes in circles (RFC 5321 6.3)
+LOOP = Reply(554, "5.4.6", "The message has passed too many servers; it goes in circles")
+OK = Reply(250, "2.0.0", "OK")
+RECIPIENT_OK = Reply(250, "2.1.5", "OK")
+
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
+_X_PEER = re.compile(rb"(?im)^x-peer[ \t]*:[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*")
+_RECEIVED = re.compile(rb"(?im)^received[ \t]*:")
+
+
+class Proxy:
+    """Pass each message on to another server.
+
+    :param remote_hostname: its name or address, or the path of its Unix socket.
+    :param remote_port: its port.
+    :param received: whether a Received field is put above each message (RFC 5321 4.4), and one that has a hundred of
+        them is refused.
+    :param options: see :class:`~txsmtpd.handlers.upstream.Upstream`.
+    """
+
+    def __init__(self, remote_hostname: str, remote_port: int = 25, *, received: bool = True, **options: Any) -> None:
+        self.upstream = Upstream(remote_hostname, remote_port, **options)
+        self.received = received
+        self._open: dict[str, Transaction] = {}  # by the session's id
+        self._warned = False
+
+    @classmethod
+    def from_cli(cls, parser: Any, *args: str) -> Self:
+        """Make it on the command line: ``HOST:PORT``, or the path of a Unix socket, and options."""
+        host, *rest = args or ("",)
+        port = 25
+        if not host:
+            parser.error(f"{cls.__name__} needs the server to pass mail on to, as in proxy:mx.example.com:25")
+        if not host.startswith("/"):
+            if not rest:
+                parser.error(f"{cls.__name__} needs a port, as in proxy:{host}:25")
+            number, *rest = rest
+            if not (number.isascii() and number.isdecimal() and 0 < int(number) < 65536):
+                parser.error(f"{number!r} is no port; it must be a number from 1 to 65535")
+            port = int(number)
+        try:
+            return cls(host, port, **_options(parser, rest))
+        except ValueError as error:
+            parser.error(str(error))
+            raise
+
+    # The hooks
+
+    async def handle_MAIL(
+        self, server: Any, session: Session, envelope: Envelope, address: str, mail_options: list[str]
+    ) -> Any:
+        self._end(session)
+        self._warn(server)
+        transaction = await self.upstream.begin(address, mail_options)
+        self._open[session.id] = transaction
+        envelope.mail_from = address
+        envelope.mail_options.extend(mail_options)
+        return transaction.reply
+
+    async def handle_RCPT(
+        self, server: Any, session: Session, envelope: Envelope, address: str, rcpt_options: list[str]
+    ) -> Any:
+        transaction = self._open.get(session.id)
+        # A subclass with a handle_MAIL of its own may have begun none: handle_DATA will ask for all.
+        reply = RECIPIENT_OK if transaction is None else await transaction.rcpt(address, rcpt_options)
+        if reply.positive:
+            envelope.rcpt_tos.append(address)
+            envelope.rcpt_options.extend(rcpt_options)
+        return reply
+
+    async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> Any:
+        transaction = self._open.pop(session.id, None)
+        try:
+            content = self.prepare_content(server, session, envelope)
+            if transaction is not None and self._is_of(transaction, envelope):
+                replies = await transaction.data(content)
+            else:
+                # Somebody has changed the envelope: begin anew with what it says now.
+                replies = await self.upstream.send(
+                    envelope.mail_from or "", envelope.rcpt_tos, content, envelope.mail_options
+                )
+        finally:
+            if transaction is not None:
+                transaction.end()
+        return replies[0] if len(set(replies)) == 1 else replies
+
+    async def handle_RSET(self, server: Any, session: Session, envelope: Envelope) -> Any:
+        self._end(session)
+        return OK
+
+    def handle_DISCONNECT(self, server: Any, session: Session, envelope: Envelope, cause: BaseException) -> None:
+        self._end(session)
+
+    def _is_of(self, transaction: Transaction, envelope: Envelope) -> bool:
+        return transaction.mail_from == envelope.mail_from and transaction.accepted == envelope.rcpt_tos
+
+    def _end(self, session: Session) -> None:
+        transaction = self._open.pop(session.id, None)
+        if transaction is not None:
+            transaction.end()
+
+    # The message
+
+    def prepare_content(self, server: Any, session: Session, envelope: Envelope) -> bytes:
+        """The message as it is passed on: with a Received field on top, and X-Peer, the client's address, at the end of
+        its header. What the client wrote into fields called X-Peer is gone.
+
+        :raises Refused: if it goes in circles.
+        """
+        content = envelope.content or b""
+        content = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else bytes(content)
+        if envelope.body != "BINARYMIME":
+            content = with_crlf(content)
+        if content.startswith((b" ", b"\t")):  # it would continue our field; it is no header, so it is the body
+            content = b"\r\n" + content
+        header, body = _parted(content)
+        if self.received and len(_RECEIVED.findall(header)) >= HOPS:
+            raise Refused(LOOP)
+        if b"x-peer" in header.lower():
+            header = _X_PEER.sub(b"", header)
+        return b"".join((self._received(server, session, envelope), header, _x_peer(session), body))
+
+    def _received(self, server: Any, session: Session, envelope: Envelope) -> bytes:
+        if not self.received:
+            return b""
+        hostname = getattr(server, "hostname", "") or self.upstream.hello
+        lmtp = bool(getattr(server, "lmtp", False))
+        return with_crlf(trace.received(hostname, session, envelope, session.id, lmtp=lmtp))
+
+    def _warn(self, server: Any) -> None:
+        """Say it once if anybody who can connect may send mail to anybody."""
+        if self._warned or type(self).handle_RCPT is not Proxy.handle_RCPT:
+            return
+        self._warned = True
+        host = getattr(server.transport.getHost(), "host", None)
+        if host is not None and not ip_address(host).is_loopback and not server.settings.auth_required:
+            log.warn(
+                "mail is passed on to {upstream!r} for whoever connects to {host}: require AUTH, or refuse recipients"
+                " in handle_RCPT, unless the network keeps strangers away",
+                upstream=self.upstream,
+                host=host,
+            )
+
+
+def _parted(content: bytes) -> tuple[bytes, bytes]:
+    """The header, with its last line end, and the rest."""
+    if content.startswith(b"\r\n"):
+        return b"", content
+    end = content.find(b"\r\n\r\n") + 2
+    if end > 1:
+        return content[:end], content[end:]
+    return (content if content.endswith(b"\r\n") or not content else content + b"\r\n"), b""
+
+
+def _x_peer(session: Session) -> bytes:
+    address = session.peer[0] if isinstance(session.peer, tuple | list) and session.peer else ""
+    return f"X-Peer: {_UNPRINTABLE.sub('?', str(address))}\r\n".encode() if address else b""
+
+
+def _options(parser: Any, words: list[str]) -> dict[str, Any]:
+    """What follows the address on the command line."""
+    options: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word == "lmtp":
+            options["lmtp"] = True
+        elif name in ("tls", "user", "hello") and equals:
+            options["username" if name == "user" else name] = value
+        elif name == "password-file" and equals:
+            try:
+                options["password"] = Path(value).read_text("utf-8").rstrip("\r\n")
+            except (OSError, ValueError) as error:
+                parser.error(f"the password cannot be read from {value}: {getattr(error, 'strerror', None) or error}")
+        else:
+            modes = "|".join(TLS_MODES)
+            parser.error(
+                f"{word!r} is no option; there are lmtp, tls={modes}, user=NAME, password-file=PATH, hello=NAME"
+            )
+    return options

@@ -1,0 +1,410 @@
+"""The next server: what it is asked about a message, and what it says.
+
+:class:`Upstream` opens connections and keeps them for the next message; a :class:`Transaction` is one message on one of
+them; :meth:`Upstream.send` does it all at once. Whatever the next server does, or does not, the answer is a reply: its
+own, or 4yz.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.logger import Logger
+
+from txsmtpd.handlers.carried import NEEDS_8BITMIME, NEEDS_SMTPUTF8, with_parameters
+from txsmtpd.handlers.client import (
+    DROPPED,
+    GARBLED,
+    NOT_SECURE,
+    TOO_SLOW,
+    UNREACHABLE,
+    Connection,
+    Connections,
+    reply_of,
+    verdict,
+)
+from txsmtpd.reply import Refused, Reply
+from txsmtpd.wire import grammar
+from txsmtpd.wire.outgoing import stuffed, with_crlf
+
+log = Logger(namespace="txsmtpd.relay")
+
+MESSAGES = 100  # on one connection, unless the server wants fewer (RFC 9422)
+
+TOO_LARGE = Reply(552, "5.3.4", "The message is larger than the next server takes")
+NO_RECIPIENTS = Reply(554, "5.5.1", "No valid recipients")
+
+TLS_MODES = ("opportunistic", "required", "implicit", "never")
+
+
+class Transaction:
+    """A message on its way, on a connection of its own for that time (RFC 5321 3.3). Made by :meth:`Upstream.begin`.
+
+    :ivar reply: to MAIL.
+    :ivar accepted: the recipients that the server has accepted, in order.
+    """
+
+    def __init__(self, upstream: Upstream, connection: Connection, reply: Reply, mail_from: str, utf8: bool) -> None:
+        self._upstream = upstream
+        self._connection: Connection | None = connection
+        self._utf8 = utf8
+        self._binary = False
+        self.reply = reply
+        self.mail_from = mail_from
+        self.accepted: list[str] = []
+
+    async def rcpt(self, forward_path: str, options: Iterable[str] = ()) -> Reply:
+        """Ask for a recipient; return the server's verdict.
+
+        :raises Refused: if there is none, or the parameters may not get lost and would.
+        """
+        _check_path(forward_path, grammar.parse_rcpt, "TO", "5.1.3")
+        connection = self._the_connection()
+        line = with_parameters(f"RCPT TO:<{forward_path}>", options, connection)
+        if not (self._utf8 or line.isascii()):
+            raise Refused(NEEDS_SMTPUTF8)
+        reply = verdict(await connection.command(line))
+        if reply.positive:
+            self.accepted.append(forward_path)
+        return reply
+
+    async def data(self, content: bytes) -> list[Reply]:
+        """Send the message; return the server's verdict for each of *accepted*. The transaction is over then."""
+        connection = self._the_connection()
+        try:
+            octets, command = self._prepared(content, connection)
+        except Refused as refused:
+            self.end()
+            return [refused.reply] * len(self.accepted)
+        try:
+            if command:
+                reply = await connection.command(command)
+                if reply.code != 354:
+                    if reply.code < 400:
+                        connection.fail(GARBLED)
+                    self.end()
+                    return [connection.gone or verdict(reply)] * len(self.accepted)
+            each = self._upstream.lmtp
+            replies = await connection.send(octets, len(self.accepted) if each else 1, self._upstream.final_timeout)
+        except Refused as refused:
+            return [refused.reply] * len(self.accepted)
+        self._connection = None
+        self._upstream.give_back(connection)
+        verdicts = [verdict(reply) for reply in replies]
+        return verdicts if each else verdicts * len(self.accepted)
+
+    def _prepared(self, content: bytes, connection: Connection) -> tuple[bytes, str]:
+        """The octets to send, and the command that comes before them, if it has a reply of its own."""
+        if not self.accepted:
+            raise Refused(NO_RECIPIENTS)
+        limit = connection.extensions.get("SIZE", "")
+        if limit.isdecimal() and len(content) > int(limit) > 0:
+            raise Refused(TOO_LARGE)
+        if self._binary:
+            return b"BDAT %d LAST\r\n%b" % (len(content), content), ""
+        if "8BITMIME" not in connection.extensions and not content.isascii():
+            raise Refused(NEEDS_8BITMIME)
+        return stuffed(with_crlf(content)), "DATA"
+
+    def _the_connection(self) -> Connection:
+        if self._connection is None:
+            raise Refused(DROPPED)
+        return self._connection
+
+    def end(self) -> None:
+        """Forget the message, if it has not been sent: nobody gets it."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            Deferred.fromCoroutine(self._reset(connection))
+
+    async def _reset(self, connection: Connection) -> None:
+        try:
+            reply = await connection.command("RSET")
+        except Refused:
+            return
+        if reply.positive:
+            self._upstream.give_back(connection)
+        else:
+            connection.quit()
+
+
+class Upstream:
+    """A server that mail is passed on to, and the connections to it.
+
+    :param host: its name or address; or the path of its Unix socket, if it begins with a slash.
+    :param tls: ``"opportunistic"``: STARTTLS where the server offers it, whoever it is. ``"required"``: STARTTLS, with
+        a certificate that is valid for *host*. ``"implicit"``: the same, from the first octet. ``"never"``. Default:
+        ``"required"`` with a password, else ``"opportunistic"``.
+    :param tls_context: in place of one that trusts the system's authorities: what Twisted's TLS takes on the side of
+        a client. It must verify the server itself.
+    :param username: with which to log in (RFC 4954), with *password*; in clear only where *tls* is ``"never"``.
+    :param lmtp: whether it speaks LMTP (RFC 2033).
+    :param hello: our name in EHLO. Default: what this host is called.
+    :param connect_timeout: seconds that it may take to connect.
+    :param timeout: seconds that it may take for a reply, or to take a piece of a message.
+    :param final_timeout: seconds that it may take for the verdict on a message.
+    :param keep: connections that are kept open for the next message.
+    :param keep_for: seconds for which they are.
+    :param reactor: Default: the global reactor.
+    :param endpoint: in place of *host* and *port*: how to connect, an IStreamClientEndpoint.
+    :raises ValueError: for a value that will not do.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int = 25,
+        *,
+        tls: str | None = None,
+        tls_context: Any = None,
+        username: str | None = None,
+        password: str | None = None,
+        lmtp: bool = False,
+        hello: str | None = None,
+        connect_timeout: float = 30.0,
+        timeout: float = 120.0,
+        final_timeout: float = 280.0,
+        keep: int = 10,
+        keep_for: float = 30.0,
+        reactor: Any = None,
+        endpoint: IStreamClientEndpoint | None = None,
+    ) -> None:
+        if not host or not (host.startswith("/") or grammar.is_host(host) or ":" in host):
+            raise ValueError(f"host must be a name, an address, or the path of a Unix socket, not {host!r}")
+        if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
+            raise ValueError(f"port must be a number from 1 to 65535, not {port!r}")
+        if (username is None) != (password is None):
+            raise ValueError("username and password go together")
+        tls = tls or ("opportunistic" if username is None else "required")
+        if tls not in TLS_MODES:
+            raise ValueError(f"tls must be one of {', '.join(TLS_MODES)}, not {tls!r}")
+        if hello is not None and not (hello.isascii() and grammar.is_host(hello)):
+            raise ValueError(f"hello must be a domain or an address literal, not {hello!r}")
+        self.host = host
+        self.port = port
+        self.tls = tls
+        self.tls_context = tls_context
+        self.credentials = None if username is None else (username.encode("utf-8"), (password or "").encode("utf-8"))
+        self.lmtp = lmtp
+        self.hello = hello or _host_name()
+        self.connect_timeout = connect_timeout
+        self.timeout = timeout
+        self.final_timeout = final_timeout
+        self.keep = keep
+        self.keep_for = keep_for
+        self._reactor = reactor
+        self._endpoint = endpoint
+        self._idle: dict[Connection, Any] = {}  # and the call that ends each
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self.host}>" if self.host.startswith("/") else f"<Upstream {self.host}:{self.port}>"
+
+    # One message
+
+    async def send(
+        self,
+        mail_from: str,
+        rcpt_tos: Sequence[str],
+        content: bytes,
+        mail_options: Iterable[str] = (),
+        rcpt_options: Sequence[Iterable[str]] = (),
+    ) -> list[Reply]:
+        """Pass a message on.
+
+        :param mail_from: the reverse-path; ``""`` is the null one.
+        :param content: with whatever line ends; they are sent as CRLF, except in BINARYMIME.
+        :param mail_options: parameters of MAIL: ``KEYWORD`` or ``KEYWORD=value``.
+        :param rcpt_options: those of RCPT, a list for each recipient; or none at all.
+        :return: the reply for each of *rcpt_tos*, in their order: 2yz, and the server has taken the message for that
+            recipient; or 4yz or 5yz, and it has not. Nothing else is raised but CancelledError.
+        """
+        options = list(mail_options)
+        if not content.isascii() and not any(each.upper().startswith("BODY=") for each in options):
+            options.append("BODY=8BITMIME")
+        try:
+            transaction = await self.begin(mail_from, options)
+        except Refused as refused:
+            return [refused.reply] * len(rcpt_tos)
+        replies: list[Reply | None] = []
+        try:
+            for place, forward_path in enumerate(rcpt_tos):
+                reply = await reply_of(transaction.rcpt(forward_path, rcpt_options[place] if rcpt_options else ()))
+                replies.append(None if reply.positive else reply)
+        except BaseException:
+            transaction.end()
+            raise
+        if not transaction.accepted:
+            transaction.end()
+            return [reply or DROPPED for reply in replies]
+        verdicts = iter(await transaction.data(content))
+        return [reply or next(verdicts) for reply in replies]
+
+    async def begin(self, mail_from: str, options: Iterable[str] = ()) -> Transaction:
+        """Begin a transaction: MAIL, on a connection that was kept or on a new one.
+
+        :raises Refused: with the reply to MAIL if it is 4yz or 5yz, or if there is none.
+        """
+        _check_path(mail_from, grammar.parse_mail, "FROM", "5.1.7")
+        options = list(options)
+        utf8 = "SMTPUTF8" in (each.upper() for each in options)
+        if not (utf8 or mail_from.isascii()):
+            raise Refused(NEEDS_SMTPUTF8)
+        connection = self._kept()
+        if connection is not None:
+            try:
+                return await self._mail(connection, mail_from, options, utf8)
+            except Refused:
+                # It may have been dead for long, without our knowing. A new one will tell.
+                if connection.gone in (None, TOO_SLOW, GARBLED):
+                    raise
+        return await self._mail(await self._connect(), mail_from, options, utf8)
+
+    async def _mail(self, connection: Connection, mail_from: str, options: list[str], utf8: bool) -> Transaction:
+        try:
+            line = with_parameters(f"MAIL FROM:<{mail_from}>", options, connection)
+        except Refused:
+            self.give_back(connection)
+            raise
+        reply = await connection.command(line)
+        connection.messages += 1
+        if reply.code == 421:
+            connection.quit()
+        elif 300 <= reply.code < 400:
+            connection.fail(GARBLED)
+        elif not reply.positive:
+            self.give_back(connection)
+        if not reply.positive:
+            raise Refused(verdict(reply))
+        transaction = Transaction(self, connection, verdict(reply), mail_from, utf8)
+        transaction._binary = "BODY=BINARYMIME" in (each.upper() for each in options)
+        return transaction
+
+    # Connections
+
+    def _kept(self) -> Connection | None:
+        while self._idle:
+            connection, ends = self._idle.popitem()
+            ends.cancel()
+            connection.when_gone(None)
+            if connection.gone is None:
+                return connection
+        return None
+
+    def give_back(self, connection: Connection) -> None:
+        """A connection has no transaction any more: keep it for the next one, for a while."""
+        if connection.gone is not None:
+            return
+        most = _number(connection.extensions.get("LIMITS", ""), "MAILMAX")
+        if self._closed or len(self._idle) >= self.keep or connection.messages >= min(MESSAGES, most or MESSAGES):
+            connection.quit()
+            return
+
+        def forget() -> None:
+            ends = self._idle.pop(connection, None)
+            if ends is not None and ends.active():
+                ends.cancel()
+
+        def end() -> None:
+            forget()
+            connection.quit()
+
+        connection.when_gone(forget)
+        self._idle[connection] = self.reactor.callLater(self.keep_for, end)
+
+    def close(self) -> None:
+        """Close the connections that are kept, and keep no more."""
+        self._closed = True
+        while (connection := self._kept()) is not None:
+            connection.quit()
+
+    @property
+    def reactor(self) -> Any:
+        """What keeps the time, and connects."""
+        if self._reactor is None:
+            from twisted.internet import reactor
+
+            self._reactor = reactor
+        return self._reactor
+
+    async def _connect(self) -> Connection:
+        """A new connection, greeted, secured and logged in."""
+        connection = await self._open()
+        if self.tls == "implicit":
+            await connection.start_tls(self._context(), True, greeted=False)
+        await connection.begin(self.hello, self.lmtp)
+        if self.tls in ("opportunistic", "required"):
+            await self._start_tls(connection)
+        if self.credentials is not None:
+            if not connection.secure and self.tls != "never":
+                connection.fail(NOT_SECURE)
+                raise Refused(NOT_SECURE)
+            await connection.authenticate(*self.credentials)
+        return connection
+
+    async def _open(self) -> Connection:
+        connecting = self._the_endpoint().connect(Connections(self.reactor.callLater, self.timeout))
+        connecting.addTimeout(self.connect_timeout, self.reactor)
+        try:
+            connection: Connection = await connecting
+        except CancelledError:
+            raise
+        except Exception as error:
+            log.warn("{upstream!r} cannot be reached: {error}", upstream=self, error=type(error).__name__)
+            raise Refused(UNREACHABLE) from error
+        return connection
+
+    async def _start_tls(self, connection: Connection) -> None:
+        can = hasattr(connection.transport, "startTLS")
+        if "STARTTLS" in connection.extensions and can:
+            reply = await connection.command("STARTTLS")
+            if reply.code == 220:
+                await connection.start_tls(self._context(), self.tls == "required")
+                await connection.greet(self.hello, self.lmtp)
+                return
+        if self.tls == "required":
+            log.warn("{upstream!r} offers no TLS", upstream=self)
+            connection.fail(NOT_SECURE)
+            raise Refused(NOT_SECURE)
+
+    def _context(self) -> Any:
+        from twisted.internet.ssl import CertificateOptions, optionsForClientTLS
+
+        if self.tls_context is not None:
+            return self.tls_context
+        return CertificateOptions() if self.tls == "opportunistic" else optionsForClientTLS(self.host)
+
+    def _the_endpoint(self) -> Any:
+        from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
+
+        if self._endpoint is None:
+            self._endpoint = (
+                UNIXClientEndpoint(self.reactor, self.host, self.connect_timeout)
+                if self.host.startswith("/")
+                else HostnameEndpoint(self.reactor, self.host.strip("[]"), self.port, self.connect_timeout)
+            )
+        return self._endpoint
+
+
+def _check_path(path: str, parse: Callable[[str], tuple[str, Any]], keyword: str, status: str) -> None:
+    """Refuse a path that is more than one: whatever a program has made it of, nothing gets out of its brackets."""
+    if parse(f"{keyword}:<{path}>") != (path, {}):
+        raise Refused(Reply(553, status, "The address is malformed"))
+
+
+def _number(limits: str, name: str) -> int | None:
+    """One of the limits that a server tells of (RFC 9422 3)."""
+    for limit in limits.upper().split():
+        key, _, value = limit.partition("=")
+        if key == name and value.isdecimal() and len(value) < 7:
+            return int(value)
+    return None
+
+
+def _host_name() -> str:
+    name = socket.gethostname()
+    return name if name.isascii() and grammar.is_host(name) else "localhost"

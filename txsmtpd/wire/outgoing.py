@@ -1,0 +1,71 @@
+"""Write mail data, and read replies, as a client does (RFC 5321 4.1.1.4, 4.2, 4.5.2). Octets only: no transport."""
+
+from __future__ import annotations
+
+import re
+
+from txsmtpd.reply import Reply, parse_status
+
+LONGEST_LINE = 4096  # octets; RFC 5321 4.5.3.1.5 allows 512, but servers quote what they were told
+LONGEST_REPLY = 16384  # octets
+END = b".\r\n"
+
+_BARE = re.compile(rb"\r\n|\r|\n")
+_REPLY_LINE = re.compile(rb"([2-5][0-5][0-9])(?:([ -])(.*))?", re.DOTALL)
+
+
+def with_crlf(message: bytes) -> bytes:
+    """The message with CRLF line ends: a CR or LF on its own becomes one, lest it ends a line for some and not for
+    others. One that has nothing else is given back as it is."""
+    pairs = message.count(b"\r\n")
+    if message.count(b"\r") == pairs and message.count(b"\n") == pairs:
+        return message
+    return _BARE.sub(b"\r\n", message)
+
+
+def stuffed(message: bytes) -> bytes:
+    """The message, whose line ends are CRLF, as it is sent: dots doubled, the last line ended, the end marked."""
+    message = message.replace(b"\r\n.", b"\r\n..")
+    first = b"." if message.startswith(b".") else b""
+    last = b"" if message.endswith(b"\r\n") or not message else b"\r\n"
+    return b"".join((first, message, last, END))
+
+
+class NoReply(ValueError):
+    """A server has said something that is no reply."""
+
+
+class ReplyReader:
+    """Makes replies of the lines that a server sends."""
+
+    def __init__(self) -> None:
+        self._code = b""
+        self._lines: list[str] = []
+        self._octets = 0
+
+    @property
+    def begun(self) -> bool:
+        """Whether a reply has begun and has not ended."""
+        return bool(self._lines)
+
+    def feed(self, line: bytes) -> Reply | None:
+        """Take a line, without its CRLF.
+
+        :return: the reply that it ends, if it ends one.
+        :raises NoReply: if it belongs to none.
+        """
+        found = _REPLY_LINE.fullmatch(line)
+        self._octets += len(line) + 2
+        if found is None or (self._lines and found[1] != self._code) or self._octets > LONGEST_REPLY:
+            raise NoReply("a line that belongs to no reply" if self._octets <= LONGEST_REPLY else "a reply without end")
+        self._code = found[1]
+        self._lines.append(line.decode("utf-8", "replace"))
+        if found[2] == b"-":
+            return None
+        text = "\n".join(_LINE_END.sub("?", each) for each in self._lines)
+        self._lines.clear()
+        self._octets = 0
+        return parse_status(text)
+
+
+_LINE_END = re.compile(r"[\r\n]")  # on their own within a line
