@@ -1,7 +1,7 @@
 """A connection to a server, on the side of the client: a command out, its reply in, and nothing in between.
 
-Twisted's own SMTP client sends a message as a whole, and tells of its end. A relay's client waits for the verdict on the
-sender, on each recipient and on the message; so here each reply is a Deferred. What is said, and when, is in
+Twisted's own SMTP client sends a message as a whole, and tells of its end. A relay's client waits for the verdict on
+the sender, on each recipient and on the message; so here each reply is a Deferred. What is said, and when, is in
 :mod:`txsmtpd.handlers.upstream`.
 """
 
@@ -63,15 +63,17 @@ class Connection(LineReceiver):
     it is if whoever waits for a reply is cancelled.
 
     :param timeout: seconds that the server may take for a reply, or to take a piece of a message.
+    :param lost: called with the connection once it is lost.
     """
 
     transport: Any
     delimiter = b"\r\n"
     MAX_LENGTH = LONGEST_LINE
 
-    def __init__(self, call_later: Callable[..., Any], timeout: float) -> None:
+    def __init__(self, call_later: Callable[..., Any], timeout: float, lost: Callable[[Connection], object]) -> None:
         self.call_later = call_later
         self.timeout = timeout
+        self._lost = lost
         self.extensions: dict[str, str] = {}  #: what EHLO offers: parameters by keyword
         self.secure = False  #: whether there is TLS
         self.verified = False  #: whether the server has shown that it is the one that is meant
@@ -83,7 +85,7 @@ class Connection(LineReceiver):
         self._waiting: Deferred[Any] | None = None
         self._timer: Any = None
         self._handshake = False
-        self._when_gone: Callable[[], object] | None = None
+        self._sending = False
 
     def connectionMade(self) -> None:
         if ITCPTransport.providedBy(self.transport):
@@ -91,6 +93,12 @@ class Connection(LineReceiver):
         self._owed = 1  # the greeting
 
     # What comes
+
+    def dataReceived(self, data: bytes) -> None:
+        super().dataReceived(data)
+        # Not before all of it was read: what was said too early is no reply to what is said next.
+        if self._replies and self._waiting is not None:
+            self._done(self._replies.popleft())
 
     def lineReceived(self, line: bytes) -> None:
         if self.gone is not None:
@@ -108,10 +116,7 @@ class Connection(LineReceiver):
             self.fail(verdict(reply) if reply.code >= 400 else GARBLED)
             return
         self._owed -= 1
-        if self._waiting is None or self._replies:
-            self._replies.append(reply)
-        else:
-            self._done(reply)
+        self._replies.append(reply)
 
     def lineLengthExceeded(self, line: bytes) -> None:
         log.warn("the next server has sent a line without end")
@@ -127,6 +132,7 @@ class Connection(LineReceiver):
         if self._handshake:
             log.warn("TLS with the next server failed: {reason}", reason=type(reason.value).__name__)
         self.fail(NOT_SECURE if self._handshake else DROPPED)
+        self._lost(self)
 
     # What is waited for
 
@@ -161,10 +167,11 @@ class Connection(LineReceiver):
         """Give the connection up; whoever waits is told why."""
         if self.gone is None:
             self.gone = why
-            self.transport.unregisterProducer()
+            self._replies.clear()
+            if self._sending:
+                self._sending = False
+                self.transport.unregisterProducer()
             self.transport.abortConnection()
-            if self._when_gone is not None:
-                self._when_gone()
         waiting, self._waiting = self._waiting, None
         self._unwatch()
         if waiting is not None:
@@ -262,6 +269,7 @@ class Connection(LineReceiver):
         :param seconds: that the server may take for each reply after that.
         """
         waiting = self._wait()
+        self._sending = True
         self.transport.registerProducer(_Pieces(self, octets, replies), False)
         await waiting
         return [await reply_of(self.reply(seconds)) for _ in range(replies)]
@@ -272,12 +280,10 @@ class Connection(LineReceiver):
 
     def wrote_all(self, replies: int) -> None:
         """All of it has been written; so many replies are owed."""
+        self._sending = False
+        self.transport.unregisterProducer()
         self._owed += replies
         self._done(None)
-
-    def when_gone(self, call: Callable[[], object] | None) -> None:
-        """Whom to tell once the connection cannot be used any more."""
-        self._when_gone = call
 
     def quit(self) -> None:
         """Say farewell."""
@@ -289,16 +295,18 @@ class Connection(LineReceiver):
 
 
 class Connections(Factory):
-    """Makes a connection's protocol."""
+    """Makes a connection's protocol.
+
+    :param arguments: of :class:`Connection`.
+    """
 
     noisy = False
 
-    def __init__(self, call_later: Callable[..., Any], timeout: float) -> None:
-        self._call_later = call_later
-        self._timeout = timeout
+    def __init__(self, *arguments: Any) -> None:
+        self._arguments = arguments
 
     def buildProtocol(self, addr: Any) -> Connection:
-        return Connection(self._call_later, self._timeout)
+        return Connection(*self._arguments)
 
 
 @implementer(IPullProducer)
@@ -312,13 +320,11 @@ class _Pieces:
         self._offset = 0
 
     def resumeProducing(self) -> None:
-        transport: Any = self._connection.transport
-        transport.write(self._octets[self._offset : self._offset + PIECE])
+        self._connection.transport.write(self._octets[self._offset : self._offset + PIECE])
         self._offset += PIECE
         if self._offset < len(self._octets):
             self._connection.wrote()
         else:
-            transport.unregisterProducer()
             self._connection.wrote_all(self._replies)
 
     def stopProducing(self) -> None:

@@ -41,6 +41,8 @@ class Proxy:
     :param options: see :class:`~txsmtpd.handlers.upstream.Upstream`.
     """
 
+    descriptors = 2  #: that a client takes: its connection, and the one to the next server
+
     def __init__(self, remote_hostname: str, remote_port: int = 25, *, received: bool = True, **options: Any) -> None:
         self.upstream = Upstream(remote_hostname, remote_port, **options)
         self.received = received
@@ -74,7 +76,7 @@ class Proxy:
     ) -> Any:
         self._end(session)
         self._warn(server)
-        transaction = await self.upstream.begin(address, mail_options)
+        transaction = await self.upstream.begin(address, mail_options, getattr(server, "hostname", None))
         self._open[session.id] = transaction
         envelope.mail_from = address
         envelope.mail_options.extend(mail_options)
@@ -99,6 +101,8 @@ class Proxy:
                 replies = await transaction.data(content)
             else:
                 # Somebody has changed the envelope: begin anew with what it says now.
+                if transaction is not None:
+                    await transaction.end()
                 replies = await self.upstream.send(
                     envelope.mail_from or "", envelope.rcpt_tos, content, envelope.mail_options
                 )
@@ -146,7 +150,7 @@ class Proxy:
     def _received(self, server: Any, session: Session, envelope: Envelope) -> bytes:
         if not self.received:
             return b""
-        hostname = getattr(server, "hostname", "") or self.upstream.hello
+        hostname = getattr(server, "hostname", None) or "localhost"
         lmtp = bool(getattr(server, "lmtp", False))
         return with_crlf(trace.received(hostname, session, envelope, session.id, lmtp=lmtp))
 

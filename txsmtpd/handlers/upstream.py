@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
 
@@ -115,13 +115,17 @@ class Transaction:
             raise Refused(DROPPED)
         return self._connection
 
-    def end(self) -> None:
-        """Forget the message, if it has not been sent: nobody gets it."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            Deferred.fromCoroutine(self._reset(connection))
+    def end(self) -> Deferred[None]:
+        """Forget the message, if it has not been sent: nobody gets it.
 
-    async def _reset(self, connection: Connection) -> None:
+        :return: fires when the connection is fit for the next one, or gone.
+        """
+        connection, self._connection = self._connection, None
+        return Deferred.fromCoroutine(self._reset(connection))
+
+    async def _reset(self, connection: Connection | None) -> None:
+        if connection is None:
+            return
         try:
             reply = await connection.command("RSET")
         except Refused:
@@ -143,7 +147,7 @@ class Upstream:
         a client. It must verify the server itself.
     :param username: with which to log in (RFC 4954), with *password*; in clear only where *tls* is ``"never"``.
     :param lmtp: whether it speaks LMTP (RFC 2033).
-    :param hello: our name in EHLO. Default: what this host is called.
+    :param hello: our name in EHLO. Default: that of the server that the mail came to, or what this host is called.
     :param connect_timeout: seconds that it may take to connect.
     :param timeout: seconds that it may take for a reply, or to take a piece of a message.
     :param final_timeout: seconds that it may take for the verdict on a message.
@@ -190,7 +194,7 @@ class Upstream:
         self.tls_context = tls_context
         self.credentials = None if username is None else (username.encode("utf-8"), (password or "").encode("utf-8"))
         self.lmtp = lmtp
-        self.hello = hello or _host_name()
+        self.hello = hello
         self.connect_timeout = connect_timeout
         self.timeout = timeout
         self.final_timeout = final_timeout
@@ -199,7 +203,9 @@ class Upstream:
         self._reactor = reactor
         self._endpoint = endpoint
         self._idle: dict[Connection, Any] = {}  # and the call that ends each
+        self._connections: set[Connection] = set()
         self._closed = False
+        self._closing: list[Deferred[None]] = []
 
     def __repr__(self) -> str:
         return f"<Upstream {self.host}>" if self.host.startswith("/") else f"<Upstream {self.host}:{self.port}>"
@@ -244,9 +250,10 @@ class Upstream:
         verdicts = iter(await transaction.data(content))
         return [reply or next(verdicts) for reply in replies]
 
-    async def begin(self, mail_from: str, options: Iterable[str] = ()) -> Transaction:
+    async def begin(self, mail_from: str, options: Iterable[str] = (), hello: str | None = None) -> Transaction:
         """Begin a transaction: MAIL, on a connection that was kept or on a new one.
 
+        :param hello: our name in EHLO, unless it was given when the object was made.
         :raises Refused: with the reply to MAIL if it is 4yz or 5yz, or if there is none.
         """
         _check_path(mail_from, grammar.parse_mail, "FROM", "5.1.7")
@@ -262,12 +269,12 @@ class Upstream:
                 # It may have been dead for long, without our knowing. A new one will tell.
                 if connection.gone in (None, TOO_SLOW, GARBLED):
                     raise
-        return await self._mail(await self._connect(), mail_from, options, utf8)
+        return await self._mail(await self._connect(hello), mail_from, options, utf8)
 
     async def _mail(self, connection: Connection, mail_from: str, options: list[str], utf8: bool) -> Transaction:
         try:
             line = with_parameters(f"MAIL FROM:<{mail_from}>", options, connection)
-        except Refused:
+        except BaseException:
             self.give_back(connection)
             raise
         reply = await connection.command(line)
@@ -290,7 +297,6 @@ class Upstream:
         while self._idle:
             connection, ends = self._idle.popitem()
             ends.cancel()
-            connection.when_gone(None)
             if connection.gone is None:
                 return connection
         return None
@@ -304,23 +310,35 @@ class Upstream:
             connection.quit()
             return
 
-        def forget() -> None:
-            ends = self._idle.pop(connection, None)
-            if ends is not None and ends.active():
-                ends.cancel()
-
         def end() -> None:
-            forget()
+            del self._idle[connection]
             connection.quit()
 
-        connection.when_gone(forget)
         self._idle[connection] = self.reactor.callLater(self.keep_for, end)
 
-    def close(self) -> None:
-        """Close the connections that are kept, and keep no more."""
+    def _lost(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        ends = self._idle.pop(connection, None)
+        if ends is not None:
+            ends.cancel()
+        if not self._connections:
+            waiting, self._closing = self._closing, []
+            for closed in waiting:
+                closed.callback(None)
+
+    def close(self) -> Deferred[None]:
+        """Close the connections that are kept, and keep no more.
+
+        :return: fires when all are closed, those too that still have a message.
+        """
         self._closed = True
         while (connection := self._kept()) is not None:
             connection.quit()
+        if not self._connections:
+            return succeed(None)
+        closed: Deferred[None] = Deferred()
+        self._closing.append(closed)
+        return closed
 
     @property
     def reactor(self) -> Any:
@@ -331,23 +349,29 @@ class Upstream:
             self._reactor = reactor
         return self._reactor
 
-    async def _connect(self) -> Connection:
+    async def _connect(self, hello: str | None) -> Connection:
         """A new connection, greeted, secured and logged in."""
         connection = await self._open()
-        if self.tls == "implicit":
-            await connection.start_tls(self._context(), True, greeted=False)
-        await connection.begin(self.hello, self.lmtp)
-        if self.tls in ("opportunistic", "required"):
-            await self._start_tls(connection)
-        if self.credentials is not None:
-            if not connection.secure and self.tls != "never":
-                connection.fail(NOT_SECURE)
-                raise Refused(NOT_SECURE)
-            await connection.authenticate(*self.credentials)
+        try:
+            await self._prepare(connection, self.hello or hello or _host_name())
+        except BaseException:
+            connection.fail(DROPPED)  # if it has not failed already
+            raise
         return connection
 
+    async def _prepare(self, connection: Connection, hello: str) -> None:
+        if self.tls == "implicit":
+            await connection.start_tls(self._context(), True, greeted=False)
+        await connection.begin(hello, self.lmtp)
+        if self.tls in ("opportunistic", "required"):
+            await self._start_tls(connection, hello)
+        if self.credentials is not None:
+            if not connection.secure and self.tls != "never":
+                raise Refused(NOT_SECURE)
+            await connection.authenticate(*self.credentials)
+
     async def _open(self) -> Connection:
-        connecting = self._the_endpoint().connect(Connections(self.reactor.callLater, self.timeout))
+        connecting = self._the_endpoint().connect(Connections(self.reactor.callLater, self.timeout, self._lost))
         connecting.addTimeout(self.connect_timeout, self.reactor)
         try:
             connection: Connection = await connecting
@@ -356,19 +380,19 @@ class Upstream:
         except Exception as error:
             log.warn("{upstream!r} cannot be reached: {error}", upstream=self, error=type(error).__name__)
             raise Refused(UNREACHABLE) from error
+        self._connections.add(connection)
         return connection
 
-    async def _start_tls(self, connection: Connection) -> None:
-        can = hasattr(connection.transport, "startTLS")
-        if "STARTTLS" in connection.extensions and can:
+    async def _start_tls(self, connection: Connection, hello: str) -> None:
+        # Twisted has no TLS over Unix sockets.
+        if "STARTTLS" in connection.extensions and hasattr(connection.transport, "startTLS"):
             reply = await connection.command("STARTTLS")
             if reply.code == 220:
                 await connection.start_tls(self._context(), self.tls == "required")
-                await connection.greet(self.hello, self.lmtp)
+                await connection.greet(hello, self.lmtp)
                 return
         if self.tls == "required":
             log.warn("{upstream!r} offers no TLS", upstream=self)
-            connection.fail(NOT_SECURE)
             raise Refused(NOT_SECURE)
 
     def _context(self) -> Any:

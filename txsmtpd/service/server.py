@@ -38,8 +38,8 @@ def makeService(options: Options) -> MultiService:
         )
         for each in options[kind]
     ]
-    # A message that is stored while it arrives has a descriptor too.
-    each = 2 if IStreamingHandler.providedBy(options["handler"]) else 1
+    # A message that is stored while it arrives has a descriptor too, or is passed on over one.
+    each = getattr(options["handler"], "descriptors", 2 if IStreamingHandler.providedBy(options["handler"]) else 1)
     limit = connection_limit(len(listeners) * each)
     for label, endpoint, protocol, tls in listeners:
         settings = {**options["settings"], "implicit_tls": tls}
