@@ -162,9 +162,9 @@ class Proxy:
         host = getattr(server.transport.getHost(), "host", None)
         if host is not None and not ip_address(host).is_loopback and not server.settings.auth_required:
             log.warn(
-                "mail is passed on to {upstream!r} for whoever connects to {host}: require AUTH, or refuse recipients"
+                "mail is passed on to {upstream} for whoever connects to {host}: require AUTH, or refuse recipients"
                 " in handle_RCPT, unless the network keeps strangers away",
-                upstream=self.upstream,
+                upstream=repr(self.upstream),
                 host=host,
             )
 

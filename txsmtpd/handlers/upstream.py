@@ -378,7 +378,7 @@ class Upstream:
         except CancelledError:
             raise
         except Exception as error:
-            log.warn("{upstream!r} cannot be reached: {error}", upstream=self, error=type(error).__name__)
+            log.warn("{upstream} cannot be reached: {error}", upstream=repr(self), error=type(error).__name__)
             raise Refused(UNREACHABLE) from error
         self._connections.add(connection)
         return connection
@@ -392,7 +392,7 @@ class Upstream:
                 await connection.greet(hello, self.lmtp)
                 return
         if self.tls == "required":
-            log.warn("{upstream!r} offers no TLS", upstream=self)
+            log.warn("{upstream} offers no TLS", upstream=repr(self))
             raise Refused(NOT_SECURE)
 
     def _context(self) -> Any:
