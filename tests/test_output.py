@@ -10,7 +10,7 @@ from twisted.internet.tcp import Connection
 from twisted.internet.testing import MemoryReactor
 from twisted.trial.unittest import SynchronousTestCase
 
-from txsmtpd.output import is_closing, send_at_once, sends_at_once
+from txsmtpd.output import is_closing, send_at_once, way_to
 
 
 class Stingy(Connection):
@@ -50,7 +50,7 @@ class SendAtOnceTests(SynchronousTestCase):
     def test_all(self) -> None:
         """What the socket takes is gone, and nothing is queued."""
         connection = self.connection(1000)
-        self.assertTrue(sends_at_once(connection))
+        self.assertIs(way_to(connection), send_at_once)
         send_at_once(connection, b"250 OK\r\n")
         self.assertEqual((connection.taken, self.later(connection)), (b"250 OK\r\n", b""))
 

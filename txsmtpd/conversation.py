@@ -23,7 +23,7 @@ from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from txsmtpd.output import is_closing, send_at_once, sends_at_once
+from txsmtpd.output import Way, closes_at_once, is_closing, way_to
 from txsmtpd.settings import Settings
 
 ENDLESS_LINE = 65536  # octets after which a line is no mistake any more
@@ -31,6 +31,7 @@ BEGINNING = 16  # octets of a line that tell what it was going to be
 PREMATURE_CLOSE_GRACE = 0.5  # seconds; see `readConnectionLost`
 GATHERED_ANSWERS = 64  # at most; then the transport can say that the client does not read them
 CR = 0x0D
+FOREIGN_OCTETS = b"\x16\x80"  # that TLS and SSL 2 begin with: no line will ever end
 
 
 class Reader(Protocol):
@@ -50,6 +51,7 @@ class Conversation(LineReceiver):
 
     settings: Settings
     transport: Any
+    clock: Any  #: what keeps the time
     farewell = b"QUIT"  #: the line after which a client has nothing more to say
 
     # As class attributes, these cost an idle connection nothing.
@@ -76,7 +78,7 @@ class Conversation(LineReceiver):
     _reader: Reader | None = None
     _after_reader: Callable[[], Any] | None = None
     _abort_call: IDelayedCall | None = None
-    _at_once = False
+    _write: Way
 
     # What subclasses supply
 
@@ -122,21 +124,14 @@ class Conversation(LineReceiver):
             self.transport.setTcpNoDelay(True)
         # The transport tells the conversation, as its producer, when answers pile up unread.
         self.transport.registerProducer(self, True)
-        self._at_once = sends_at_once(self.transport)
+        self._write = way_to(self.transport)
         self._out: list[bytes] = []
+        self.clock = self.settings.clock()
         self._watch_for_silence()
         self._perform(self.greet)
         self._proceed()
 
     # Time
-
-    @property
-    def clock(self) -> Any:
-        """What keeps the time."""
-        reactor = self.settings.reactor
-        if reactor is None:
-            from twisted.internet import reactor
-        return reactor
 
     def callLater(self, period: float, function: Callable[..., Any], *args: Any) -> IDelayedCall:
         """Call the function after so many seconds."""
@@ -145,17 +140,15 @@ class Conversation(LineReceiver):
 
     def _watch_for_silence(self) -> None:
         # Octets only note when they came. The timer looks at that when it goes off, and is rarely set.
-        clock = self.clock
-        self._now = clock.seconds
-        self._heard = self._now()
+        self._heard = self.clock.seconds()
         if self.settings.timeout is not None:
-            self._idle_call = clock.callLater(self.settings.timeout, self._look_for_silence)
+            self._idle_call = self.callLater(self.settings.timeout, self._look_for_silence)
 
     def _look_for_silence(self) -> None:
         assert self.settings.timeout is not None
         if self._owes_nothing():
-            self._heard = self._now()
-        left = self._heard + self.settings.timeout - self._now()
+            self._heard = self.clock.seconds()
+        left = self._heard + self.settings.timeout - self.clock.seconds()
         if left > 0:
             self._idle_call = self.callLater(left, self._look_for_silence)
         else:
@@ -168,7 +161,7 @@ class Conversation(LineReceiver):
 
     def _await_client(self) -> None:
         """It is the client's turn to act, as far as a turn, or who takes its octets, is concerned."""
-        self._heard = self._now()
+        self._heard = self.clock.seconds()
         self.paused = self._output_full or self._owes_nothing()
 
     # Input
@@ -176,9 +169,10 @@ class Conversation(LineReceiver):
     def dataReceived(self, data: bytes) -> None:
         if self.closing:
             return
-        self._heard = self._now()
-        left = self._buffer[self._offset :] if self._offset else self._buffer
-        self._buffer = left + data if left else data
+        self._heard = self.clock.seconds()
+        if self._buffer:
+            data = self._buffer[self._offset :] + data
+        self._buffer = data
         self._offset = 0
         if self._proceeding:
             return
@@ -231,7 +225,8 @@ class Conversation(LineReceiver):
         """Go through the input until it is used up, or something must be waited for."""
         self._proceeding = True
         try:
-            while self._offset < len(self._buffer) and not self.paused and not self._is_closing():
+            # Hooks may close the transport themselves.
+            while self._offset < len(self._buffer) and not (self.paused or self.closing or is_closing(self.transport)):
                 if self._reader is not None:
                     self._read_on(self._reader)
                 elif not self.line_mode:
@@ -242,7 +237,7 @@ class Conversation(LineReceiver):
             self._proceeding = False
         if self._out:
             self.flush()
-        if self._offset and self._offset >= len(self._buffer):
+        if self._offset >= len(self._buffer):
             self._buffer = b""
             self._offset = 0
         if self.paused or self.closing:
@@ -252,10 +247,6 @@ class Conversation(LineReceiver):
         elif self._reading_paused:
             self._reading_paused = False
             self.transport.resumeProducing()
-
-    def _is_closing(self) -> bool:
-        """Whether nothing that still comes is looked at; hooks may close the transport themselves."""
-        return self.closing or is_closing(self.transport)
 
     def _end_of_input(self) -> None:
         if self._asked is not None:
@@ -284,21 +275,32 @@ class Conversation(LineReceiver):
         than one command past a client that guards itself against CRLF only.
         """
         buffer, start = self._buffer, self._offset
-        if not self._discarded and buffer[start] in (0x16, 0x80):  # TLS, SSL 2: no line will ever end
+        end = buffer.find(b"\n", start)
+        if (
+            start < end <= start + self.settings.longest_line + 1  # the CR counted
+            and buffer[end - 1] == CR
+            and buffer[start] not in FOREIGN_OCTETS
+            and not self._discarded
+        ):
+            self._offset = end + 1
+            self.lineReceived(buffer[start : end - 1])
+            return True
+        return self._next_odd_line(buffer, start, end)
+
+    def _next_odd_line(self, buffer: bytes, start: int, end: int) -> bool:
+        """The same for what is no proper line, or not a whole one."""
+        if not self._discarded and buffer[start] in FOREIGN_OCTETS:
             self._offset = len(buffer)
             self._refuse_line("foreign")
             return True
-        end = buffer.find(b"\n", start)
         if end < 0:
             return self._await_end_of_line(len(buffer) - start)
         self._offset = end + 1
         length = self._discarded + end - start
-        if length > self.settings.longest_line + 1:  # the CR counted
+        if length > self.settings.longest_line + 1:
             begins = self._line_begins if self._discarded else buffer[start : start + BEGINNING]
             self._discarded = 0
             self._refuse_line("long" if length <= ENDLESS_LINE else "endless", begins)
-        elif end > start and buffer[end - 1] == CR:
-            self.lineReceived(buffer[start : end - 1])
         else:
             self._refuse_line("bare LF", buffer[start : min(start + BEGINNING, end)])
         return True
@@ -460,10 +462,7 @@ class Conversation(LineReceiver):
         if self._out:
             octets = self._out[0] if len(self._out) == 1 else b"".join(self._out)
             self._out.clear()
-            if self._at_once:
-                send_at_once(self.transport, octets)
-            else:
-                self.transport.write(octets)
+            self._write(self.transport, octets)
 
     def pauseProducing(self) -> None:
         """The client does not read: take no turns and read nothing, until it does. Called by the transport."""
@@ -502,7 +501,8 @@ class Conversation(LineReceiver):
         self.flush()
         # A transport with a producer would not close; one whose peer does not read would not either.
         self.transport.unregisterProducer()
-        self._abort_call = self.callLater(self.settings.linger, self.abort)
+        if not closes_at_once(self.transport):
+            self._abort_call = self.callLater(self.settings.linger, self.abort)
         self.transport.loseConnection()
 
     def sendLine(self, line: bytes) -> None:

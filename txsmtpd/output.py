@@ -3,20 +3,36 @@
 ``transport.write`` waits for the next turn: it asks the reactor to tell when the socket can be written, is told,
 writes, and takes the request back. A reply is small and the socket is nearly always ready, so where the transport is a
 plain TCP or Unix connection with nothing queued, sending at once spares all that, a third of the work for a short
-message. What the socket does not take at once goes the ordinary way; so does everything over TLS, in tests, and
-behind anything that is queued. The order of octets is kept, and so is the transport's word to its producer.
+message. Over TLS as ``startTLS`` begins it there is a second such wait, for more to encrypt; it is spared as well.
+
+What the socket does not take at once goes the ordinary way; so does everything in tests, and behind anything that is
+queued. The order of octets is kept, and so is the transport's word to its producer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from OpenSSL.SSL import Error
 from twisted.internet.tcp import Connection
+from twisted.protocols.tls import BufferingTLSTransport
+
+Way = Callable[[Any, bytes], None]
+
+RECORD = 2**14  # octets that TLS encrypts as one (RFC 8446 5.1)
 
 
-def sends_at_once(transport: Any) -> bool:
-    """Whether :func:`send_at_once` can do better than ``transport.write``."""
-    return isinstance(transport, Connection)
+def way_to(transport: Any) -> Way:
+    """The best way to send over a transport as it is now: a function of the transport and the octets.
+
+    It is right for as long as the transport exists, but there may be a better one once TLS has begun.
+    """
+    if not isinstance(transport, Connection):
+        return _write
+    if not transport.TLS:
+        return send_at_once
+    return encrypt_at_once if isinstance(transport.protocol, BufferingTLSTransport) else _write
 
 
 def is_closing(transport: Any) -> bool:
@@ -24,14 +40,63 @@ def is_closing(transport: Any) -> bool:
     return transport.disconnecting or getattr(transport, "_aborting", False)
 
 
+def closes_at_once(transport: Any) -> bool:
+    """Whether the transport, told to close, needs nobody else to do so: all was sent, and TLS has no farewell."""
+    return isinstance(transport, Connection) and not (
+        transport.TLS or transport.dataBuffer or transport._tempDataBuffer
+    )
+
+
+def _write(transport: Any, octets: bytes) -> None:
+    transport.write(octets)
+
+
 def send_at_once(transport: Any, octets: bytes) -> None:
-    """Write the octets to the transport, now if possible."""
-    if transport.TLS or is_closing(transport) or transport.dataBuffer or transport._tempDataBuffer:
+    """Write the octets to a plain transport, now if possible."""
+    if (
+        transport.TLS
+        or transport.disconnecting
+        or transport._aborting
+        or transport.dataBuffer
+        or transport._tempDataBuffer
+    ):
+        transport.write(octets)
+    else:
+        _send(transport, transport, octets)
+
+
+def encrypt_at_once(transport: Any, octets: bytes) -> None:
+    """Write the octets to a transport in TLS, now if possible."""
+    tls = transport.protocol
+    if (
+        len(octets) > RECORD
+        or tls.disconnecting
+        or tls._lostTLSConnection
+        or tls._appSendBuffer
+        or tls._aggregator._buffer
+        or transport._aborting
+        or transport.dataBuffer
+        or transport._tempDataBuffer
+    ):
         transport.write(octets)
         return
-    sent = transport.writeSomeData(octets)
+    connection = tls.getHandle()
+    try:
+        encrypted = connection.send(octets)
+    except Error:  # or TLS must read first; either way Twisted's own path knows what to do
+        transport.write(octets)
+        return
+    # What is behind the TLS layer is written to as it writes there itself.
+    _send(transport, tls.transport, connection.bio_read(2 * RECORD))
+    if encrypted < len(octets):
+        transport.write(octets[encrypted:])
+
+
+def _send(connection: Any, ordinary: Any, octets: bytes) -> None:
+    """Give the socket what it takes, and the rest to the ordinary way."""
+    sent = connection.writeSomeData(octets)
     if not isinstance(sent, int):
         # The connection is broken. The transport finds out for itself, and tells the protocol in its own time.
-        transport.write(octets)
+        ordinary.write(octets)
     elif sent < len(octets):
-        transport.write(octets[sent:])
+        ordinary.write(octets[sent:])

@@ -260,6 +260,14 @@ class Settings:
         }.items():
             object.__setattr__(self, name, value)
 
+    def clock(self) -> Any:
+        """What keeps the time (IReactorTime)."""
+        if self.reactor is not None:
+            return self.reactor
+        from twisted.internet import reactor
+
+        return reactor
+
     @classmethod
     def make(cls, handler: object, options: Mapping[str, Any], protocol: type | None = None) -> Settings:
         """The settings for a handler.

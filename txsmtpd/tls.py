@@ -18,6 +18,7 @@ from zope.interface import implementer
 from txsmtpd.command import Rule, syntax
 from txsmtpd.conversation import PREMATURE_CLOSE_GRACE
 from txsmtpd.dispatcher import Dispatcher, log
+from txsmtpd.output import way_to
 from txsmtpd.reply import Reply
 from txsmtpd.session import Session, TLSInfo
 
@@ -86,9 +87,10 @@ class TLS(Dispatcher):
     async def _secure(self, begun: bytes = b"") -> None:
         await self.start_tls(self.tls_context, begun)
         self.session.ssl = tls = _tls_of(self.transport)
-        log.debug(
-            "{session} {protocol} with {cipher}", session=self.session.id, protocol=tls.protocol, cipher=tls.cipher
-        )
+        if self.settings.log_dialogue:
+            log.debug(
+                "{session} {protocol} with {cipher}", session=self.session.id, protocol=tls.protocol, cipher=tls.cipher
+            )
         if "STARTTLS" in self.settings.hooks:
             self._last_turn = True  # unless the hook answers: STARTTLS has had its reply, and cannot have another
             if not await self.ask_hook("STARTTLS"):
@@ -147,6 +149,7 @@ class TLS(Dispatcher):
         if handshake is None or self.closing:
             return
         self._cancel_deadline()
+        self._write = way_to(self.transport)
         if self._turn is not None:
             self._work(self._turn)
         handshake.callback(None)
