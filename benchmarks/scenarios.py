@@ -41,7 +41,7 @@ SCENARIOS = [
     Scenario(name="tls-10m", title="TLS, 10 MB", client="tls", tls=True, size=10 * MB, sessions=4, first=4),
     Scenario(name="maildir", title="Maildir, 4 KB, with fsync", maildir=True, size=4 * KB, first=100),
     Scenario(
-        name="maildir-nofsync", title="Maildir, 4 KB, no fsync", maildir=True, fsync=False, size=4 * KB, first=100
+        name="maildir-nofsync", title="Maildir, 4 KB, in memory", maildir=True, fsync=False, size=4 * KB, first=100
     ),
     Scenario(name="idle", title="idle connection", client="idle", figure="idle", sessions=5000, messages=5000),
     Scenario(

@@ -124,6 +124,10 @@ class Conversation(LineReceiver):
             self.transport.setTcpNoDelay(True)
         # The transport tells the conversation, as its producer, when answers pile up unread.
         self.transport.registerProducer(self, True)
+        # What each turn looks at is found sooner in the instance than in its classes.
+        self.paused = self.closing = self._no_more_input = self._reading_paused = False
+        self._reader = None
+        self._discarded = 0
         self._write = way_to(self.transport)
         self._out: list[bytes] = []
         self.clock = self.settings.clock()
@@ -227,8 +231,9 @@ class Conversation(LineReceiver):
         try:
             # Hooks may close the transport themselves.
             while self._offset < len(self._buffer) and not (self.paused or self.closing or is_closing(self.transport)):
-                if self._reader is not None:
-                    self._read_on(self._reader)
+                reader = self._reader
+                if reader is not None:
+                    self._read_on(reader)
                 elif not self.line_mode:
                     self.rawDataReceived(self.clearLineBuffer())
                 elif not self._next_line():

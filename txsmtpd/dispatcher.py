@@ -122,9 +122,9 @@ class Dispatcher(Conversation):
             raise Refused(self._turned_away)
         if settings.require_starttls and self.session.ssl is None and verb not in ALLOWED_BEFORE_STARTTLS:
             raise Refused(NEED_STARTTLS)
-        for rule in command.rules:
-            if not rule.holds(self, arg):
-                raise Refused(rule.refusal)
+        for holds, refusal in command.rules:
+            if not holds(self, arg):
+                raise Refused(refusal)
         return command.method(self, arg)
 
     def masked(self, line: bytes) -> bytes:
@@ -320,7 +320,8 @@ class Dispatcher(Conversation):
         if self.settings.log_dialogue:
             self._log_reply(reply)
         self.send(reply.encode(True) if self.envelope.smtp_utf8 else reply.octets)
-        self._end_turn(self._last_turn or reply.code == 421)
+        if self._last_turn or self._leaving or reply.code == 421:
+            self._end_turn(self._last_turn or reply.code == 421)
 
     def _end_turn(self, closes: bool) -> None:
         if closes:

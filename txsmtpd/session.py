@@ -29,7 +29,6 @@ class TLSInfo:
 class Session:
     """One client's connection. Handlers may hang attributes of their own on it."""
 
-    id: str  #: names the session in the log; unique for this host
     peer: Any = None  #: ``(host, port)`` of the client, or ``""`` on a Unix socket
     proxy_peer: Any = None  #: the same of the proxy, where a PROXY header has told who the client is; None: none has
     ssl: TLSInfo | None = None  #: what is known of the connection's TLS; None: it is in clear
@@ -44,7 +43,18 @@ class Session:
 
     def __init__(self, loop: object = None) -> None:
         # Programs that were written for asyncio give a loop; nothing is done with it.
-        self.id = next(_session_ids)
+        self._id: str | None = None
+
+    @property
+    def id(self) -> str:
+        """Names the session in the log; unique for this host."""
+        if self._id is None:  # most sessions are never named
+            self._id = next(_session_ids)
+        return self._id
+
+    @id.setter
+    def id(self, name: str) -> None:
+        self._id = name
 
     def __repr__(self) -> str:
         return f"<Session {self.id} peer={self.peer!r}>"
