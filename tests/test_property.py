@@ -255,7 +255,7 @@ class LMTPTests(LoggingTestCase):
     """The same over LMTP, where a message has several replies."""
 
     @settings(deadline=None, max_examples=100)
-    @given(some.lists(some.one_of(COMMANDS, TO_SEVERAL), max_size=8), CUTS, DELAYS, some.sampled_from([None, 30]))
+    @given(some.lists(some.one_of(COMMANDS, TO_SEVERAL), max_size=8), CUTS, DELAYS, some.sampled_from([None, 5]))
     def test_oneReplyEach(self, blocks: list[Block], cuts: list[int], delays: list[float], limit: int | None) -> None:
         """Each accepted recipient gets exactly one reply to a message, whatever is wrong with it, in order."""
         octets = b"LHLO first\r\n" + b"".join(block.octets for block in blocks)
