@@ -26,9 +26,10 @@ PURE = {"reply", "session", "terms", "verdicts", "wire", "trace", "networks", "p
 LAYERS = [
     PURE,
     {"interfaces"},
+    {"command"},
     {"extensions", "auth"},
     {"settings"},
-    {"command", "output", "intake"},
+    {"output", "intake"},
     {"conversation"},
     {"dispatcher"},
     {"authentication", "tls", "proxied"},

@@ -7,7 +7,7 @@ command keeps them, whether it declares a syntax or not.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 from txsmtpd.reply import Reply
@@ -28,7 +28,7 @@ class Syntax(NamedTuple):
 
     text: str
     extended: str | None = None
-    when: str | None = None
+    when: str | Callable[[Any], object] | None = None
     needs: tuple[Rule, ...] = ()
     argument: bool | None = None
     junk: bool = False
@@ -38,7 +38,7 @@ class Syntax(NamedTuple):
 def syntax(
     text: str,
     extended: str | None = None,
-    when: str | None = None,
+    when: str | Callable[[Any], object] | None = None,
     *,
     needs: Iterable[Rule] = (),
     argument: bool | None = None,
@@ -49,7 +49,7 @@ def syntax(
 
     :param text: the form of the command, such as ``"PING [ignored]"``.
     :param extended: what is added to it after EHLO.
-    :param when: the attribute of the server that must be true for HELP to list the command.
+    :param when: the attribute of the server, or the function of it, that must be true for HELP to list the command.
     :param needs: rules that must hold, in this order.
     :param argument: True: the command needs an argument; False: it takes none. Either is refused with 501 and the
         syntax.
@@ -76,6 +76,13 @@ class Command:
     junk: bool
     payload: Callable[[bytes], int] | None
 
+    def is_listed(self, server: Any) -> bool:
+        """Whether HELP lists the command now."""
+        if self.syntax is None:
+            return False
+        when = self.syntax.when
+        return when is None or bool(when(server) if callable(when) else getattr(server, when, None))
+
     def help(self, extended_smtp: bool) -> str:
         """The form of the command, as HELP shows it."""
         if self.syntax is None:
@@ -96,6 +103,25 @@ def commands_of(cls: type) -> dict[bytes, Command]:
         if callable(method) and verb.isascii() and verb == verb.upper():
             commands[verb.encode("ascii")] = _command(cls, name, verb, method)
     return commands
+
+
+def commands_of_extension(extension: Any) -> dict[bytes, Command]:
+    """The commands that an extension brings, by their verb: its methods ``smtp_VERB(server, arg)``.
+
+    HELP lists them while the extension is offered.
+    """
+
+    def is_offered(server: Any) -> bool:
+        return extension.parameter(server) is not None
+
+    return {
+        verb: replace(
+            command,
+            method=getattr(extension, PREFIX + command.verb),
+            syntax=command.syntax and command.syntax._replace(when=command.syntax.when or is_offered),
+        )
+        for verb, command in commands_of(type(extension)).items()
+    }
 
 
 def _command(cls: type, name: str, verb: str, method: Callable[..., Any]) -> Command:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from types import CoroutineType
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
@@ -69,7 +69,7 @@ ANSWERED_LATER: Final = object()
 class Dispatcher(Conversation):
     """Commands by their verb, hooks by their name, and a reply to each line."""
 
-    commands: ClassVar[dict[bytes, Command]] = {}
+    commands: Mapping[bytes, Command] = {}  #: of the class, and of the extensions
     session: Session  #: what is known of the client
     envelope: Envelope  #: the mail transaction
     _verb = b""  # of the command whose turn it is

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from txsmtpd.terms import NOTHING_SAID, DeliverBy, Recipient, Return
+from txsmtpd.wire.forwarded import XClientData, XForwardData
 from txsmtpd.wire.proxy import ProxyData
 
 _session_ids = (f"{int(time.time() * 1000):x}.{number:x}" for number in itertools.count(1))
@@ -35,6 +36,7 @@ class Session:
     host_name: str | None = None  #: the argument of HELO or EHLO; None before a greeting
     extended_smtp: bool = False  #: whether the client greeted with EHLO
     proxy_data: ProxyData | None = None  #: what a PROXY header said
+    xclient: XClientData | None = None  #: what XCLIENT said of the client, from whom it is believed
     auth_data: Any = None  #: what the authenticator knows of the user
     authenticated: bool | None = None  #: True once it has, False from the first AUTH that is begun until then
     login_data: Any = None  #: the login, or what a method ``auth_MECHANISM`` gave; *auth_data* knows more
@@ -56,6 +58,11 @@ class Session:
     def id(self, name: str) -> None:
         self._id = name
 
+    @property
+    def connection_peer(self) -> Any:
+        """Who the connection is from, whatever XCLIENT has said since."""
+        return self.peer if self.xclient is None else self.xclient.said_by
+
     def __repr__(self) -> str:
         return f"<Session {self.id} peer={self.peer!r}>"
 
@@ -71,6 +78,7 @@ class Envelope:
     dsn_id: str | None = None  #: the sender's name for the message, for reports about it (RFC 3461 ENVID)
     require_tls: bool = False  #: whether the message may be passed on in TLS only (RFC 8689)
     deliver_by: DeliverBy | None = None  #: when it must have arrived (RFC 2852)
+    xforward: XForwardData | None = None  #: where the message has come from, as XFORWARD says
     mt_priority: int | None = None  #: from -9 to 9 (RFC 6710)
     hold_until: datetime | None = None  #: the time in UTC before which it must not be sent on (RFC 4865)
     recipient: Recipient = NOTHING_SAID  #: what the RCPT that is at work has said; see :attr:`recipients`

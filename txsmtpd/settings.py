@@ -26,6 +26,7 @@ from txsmtpd.auth.login import Login
 from txsmtpd.auth.methods import methods_of_handler
 from txsmtpd.auth.plain import Plain
 from txsmtpd.auth.results import mechanism_name
+from txsmtpd.command import Command, commands_of_extension
 from txsmtpd.extensions import (
     CHUNKING,
     ENHANCEDSTATUSCODES,
@@ -201,6 +202,9 @@ class Settings:
     offered: tuple[Extension, ...] = field(init=False, repr=False)
     """All extensions, in the order of the answer to EHLO."""
 
+    commands: Mapping[bytes, Command] = field(init=False, repr=False)
+    """The commands that extensions bring."""
+
     mail_parameters: Parameters = field(init=False, repr=False)
     rcpt_parameters: Parameters = field(init=False, repr=False)
     mail_checks: tuple[Check, ...] = field(init=False, repr=False)
@@ -246,6 +250,7 @@ class Settings:
             "authenticator": authenticator,
             "auth_mechanisms": tuple(self.auth_mechanisms),
             "mechanisms": MappingProxyType(mechanisms),
+            "commands": {verb: each for one in offered for verb, each in commands_of_extension(one).items()},
             "mail_parameters": _claimed(offered, "mail_parameters"),
             "rcpt_parameters": _claimed(offered, "rcpt_parameters"),
             "mail_checks": _checks(offered, "check_mail"),

@@ -109,6 +109,8 @@ class SMTP(TLS, Authentication, Proxied):
 
     def __init__(self, handler: object = None, *, settings: Settings | None = None, **options: Any) -> None:
         self.settings = settings or Settings.make(handler, options, type(self))
+        if self.settings.commands:
+            self.commands = {**self.commands, **self.settings.commands}
 
     def _create_session(self) -> Session:
         """Make the session; override it to use a class of your own."""
@@ -575,11 +577,7 @@ class SMTP(TLS, Authentication, Proxied):
         return Reply(214, "2.0.0", f"Syntax: {command.help(self.session.extended_smtp)}")
 
     def _commands_text(self) -> str:
-        verbs = (
-            command.verb
-            for command in self.commands.values()
-            if command.syntax and (command.syntax.when is None or getattr(self, command.syntax.when, None))
-        )
+        verbs = (command.verb for command in self.commands.values() if command.is_listed(self))
         return f"Supported commands: {' '.join(sorted(verbs))}"
 
 

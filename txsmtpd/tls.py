@@ -64,7 +64,7 @@ class TLS(Dispatcher):
     @syntax("STARTTLS", when="can_start_tls", needs=[in_clear, tls_available], argument=False)
     async def smtp_STARTTLS(self, arg: None) -> None:
         await self.push(READY_FOR_TLS)
-        self._forget()
+        self.forget()
         await self._secure()
 
     async def greet_in_tls(self) -> Reply:
@@ -75,11 +75,11 @@ class TLS(Dispatcher):
         greeting = self.greet_at_once()
         return greeting if isinstance(greeting, Reply) else await greeting
 
-    def _forget(self) -> None:
-        """Forget all that was said before TLS (RFC 3207 4.2). Who the client is, the connection tells: that stays."""
+    def forget(self) -> None:
+        """Forget all that the client has said (RFC 3207 4.2). Who it is, the connection tells: that stays."""
         before, self.session = self.session, self._create_session()
         self.session.id = before.id
-        self.session.peer = before.peer
+        self.session.peer = before.connection_peer
         self.session.proxy_peer = before.proxy_peer
         self.session.proxy_data = before.proxy_data
         self.reset_transaction()

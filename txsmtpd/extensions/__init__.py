@@ -1,9 +1,9 @@
 """ESMTP service extensions (RFC 5321 2.2), one small class for each.
 
 An extension is one unit with the fields of RFC 5321 2.2.2. EHLO asks each in turn whether and how it is offered;
-MAIL and RCPT hand it the parameters it claims. Adding one touches no other file. Those whose parameters ask something
-of the application (DSN, REQUIRETLS, DELIVERBY, MT-PRIORITY, FUTURERELEASE, RRVS, LIMITS) are offered where it switches
-them on.
+MAIL and RCPT hand it the parameters it claims, and the commands it brings are the server's. Adding one touches no other
+file. Those that ask something of the application (DSN, REQUIRETLS, DELIVERBY, MT-PRIORITY, FUTURERELEASE, RRVS, LIMITS,
+XCLIENT, XFORWARD) are offered where it switches them on.
 """
 
 from txsmtpd.extensions.auth import Auth
@@ -12,6 +12,7 @@ from txsmtpd.extensions.binarymime import BinaryMIME
 from txsmtpd.extensions.deliverby import DeliverBy
 from txsmtpd.extensions.dsn import DSN
 from txsmtpd.extensions.eightbitmime import EightBitMIME
+from txsmtpd.extensions.forwarded import XClient, XForward
 from txsmtpd.extensions.futurerelease import FutureRelease
 from txsmtpd.extensions.limits import Limits
 from txsmtpd.extensions.mtpriority import MTPriority
@@ -46,4 +47,6 @@ __all__ = [
     "RequireTLS",
     "Size",
     "StartTLS",
+    "XClient",
+    "XForward",
 ]

@@ -28,6 +28,7 @@ class Extension:
     rcpt_parameters: ClassVar[Mapping[str, TakeParameter]] = {}  #: parameters of RCPT that it claims
     mail_growth: int = 0  #: octets by which it lengthens the longest MAIL command
     rcpt_growth: int = 0  #: octets by which it lengthens the longest RCPT command
+    # Commands that it brings are methods ``smtp_VERB(server, arg)``, with a syntax like those of a server.
 
     def parameter(self, server: Any) -> str | None:
         """What stands behind the keyword in the answer to EHLO; None: the extension is not offered now.

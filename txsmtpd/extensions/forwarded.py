@@ -1,0 +1,99 @@
+"""XCLIENT and XFORWARD (Postfix): a proxy or a filter tells who the client is, by commands.
+
+Whoever is believed can say that it is anybody, so both are offered to networks that are trusted, and to nobody else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterable
+from typing import Any
+
+from txsmtpd.command import syntax
+from txsmtpd.extensions.base import Extension
+from txsmtpd.networks import Network, Networks
+from txsmtpd.reply import OK, Refused, Reply
+from txsmtpd.wire.forwarded import (
+    XCLIENT_ATTRIBUTES,
+    XFORWARD_ATTRIBUTES,
+    XClientData,
+    parse_xclient,
+    parse_xforward,
+)
+
+NOT_TRUSTED = Reply(550, "5.7.0", "You are not trusted to say who the client is")
+IN_TRANSACTION = Reply(503, "5.5.1", "A mail transaction is in progress")
+
+
+class FromTrusted(Extension):
+    """An extension for clients of some networks only."""
+
+    attributes: tuple[str, ...] = ()
+
+    def __init__(self, networks: Iterable[Network]) -> None:
+        self._networks = Networks(self.keyword, networks)
+
+    def parameter(self, server: Any) -> str | None:
+        return " ".join(self.attributes) if self.trusts(server) else None
+
+    def trusts(self, server: Any) -> bool:
+        """Whether the client may use this: that is, who the connection is from, whatever XCLIENT has said since."""
+        return server.session.connection_peer in self._networks
+
+    def check(self, server: Any) -> None:
+        """:raises Refused: unless the client may use this now."""
+        if not self.trusts(server):
+            raise Refused(NOT_TRUSTED)
+        if server.envelope.mail_from is not None:
+            raise Refused(IN_TRANSACTION)
+
+
+class XClient(FromTrusted):
+    """XCLIENT: the session goes on as if it were the client's, from the greeting on.
+
+    What it says lies in ``session.xclient``. ``session.peer`` is the client from then on, LOGIN has authenticated, and
+    HELO has greeted.
+
+    :param networks: who is believed: addresses and networks, as strings or objects of :mod:`ipaddress`, and ``"unix"``
+        for clients on Unix sockets.
+    :raises TypeError: if they are no list of such.
+    :raises ValueError: for a string that is no network.
+    """
+
+    keyword = "XCLIENT"
+    attributes = XCLIENT_ATTRIBUTES
+
+    @syntax("XCLIENT attribute=value [...]", argument=True, junk=True)
+    async def smtp_XCLIENT(self, server: Any, arg: str) -> Any:
+        self.check(server)
+        before = server.session
+        said = parse_xclient(arg, before.xclient or XClientData(said_by=before.peer, peer=before.peer))
+        server.forget()
+        session = server.session
+        session.ssl = before.ssl  # it goes on
+        session.xclient = said
+        session.peer = said.peer
+        if said.login is not None:
+            session.authenticated = True
+            session.auth_data = session.login_data = said.login
+        if said.helo is not None:
+            session.host_name = said.helo
+        session.extended_smtp = said.proto == "ESMTP"
+        greeting = server.greet_at_once()
+        return await greeting if isinstance(greeting, Awaitable) else greeting
+
+
+class XForward(FromTrusted):
+    """XFORWARD: where the next message has come from, for logs. It changes nothing but ``envelope.xforward``, which is
+    gone with the transaction.
+
+    :param networks: as for :class:`XClient`.
+    """
+
+    keyword = "XFORWARD"
+    attributes = XFORWARD_ATTRIBUTES
+
+    @syntax("XFORWARD attribute=value [...]", argument=True)
+    def smtp_XFORWARD(self, server: Any, arg: str) -> Reply:
+        self.check(server)
+        server.envelope.xforward = parse_xforward(arg, server.envelope.xforward)
+        return OK
