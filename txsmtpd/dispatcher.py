@@ -109,7 +109,7 @@ class Dispatcher(Conversation):
         if command is None:
             if self._announces_payload(line):
                 raise Refused(PAYLOAD_UNKNOWN)
-            raise Refused(NOT_RECOGNIZED if stray else _unknown(word.upper(), line))
+            raise Refused(NOT_RECOGNIZED if stray else self.unknown_command(word.upper(), line))
         if command.payload is not None:
             self._payload_due = _payload_of(command.payload, rest)
         size_limit = settings.command_size_limit
@@ -135,6 +135,10 @@ class Dispatcher(Conversation):
     def _may_be_secret(self, line: bytes) -> bool:
         """Whether a line that is no command, or what it begins with, has to do with AUTH."""
         return self._verb == b"AUTH" or _begins_auth(line) or _MENTIONS_AUTH.search(line) is not None
+
+    def unknown_command(self, verb: bytes, line: bytes) -> Reply:
+        """The reply to a line that begins with the verb of no command."""
+        return _unknown(verb, line)
 
     async def ask(self, challenge: bytes) -> bytes:
         """Ask the client something within a command.
@@ -379,7 +383,7 @@ class Dispatcher(Conversation):
         if self.settings.log_dialogue:
             self._log_reply(reply)
         octets = reply.encode(self.envelope.smtp_utf8)
-        if _is_part(status):
+        if is_part(status):
             last = octets.rfind(b"\r\n", 0, -2) + 2 if len(reply.lines) > 1 else 0
             octets = octets[: last + 3] + b"-" + octets[last + 4 :]
         elif reply.code // 100 != 3:
@@ -401,7 +405,7 @@ def _drop(octets: bytes) -> None:
     """Where octets go that nobody wants."""
 
 
-def _is_part(status: Reply | str | bytes) -> bool:
+def is_part(status: Reply | str | bytes) -> bool:
     """Whether a pushed status is a line with another to follow: its last line has a hyphen behind the code."""
     if isinstance(status, Reply):
         return False

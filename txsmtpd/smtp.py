@@ -271,13 +271,16 @@ class SMTP(TLS, Authentication, Proxied):
 
     # A mail transaction (RFC 5321 3.3)
 
+    parse_mail = staticmethod(grammar.parse_mail)  #: reads the argument of MAIL; a subclass may read it otherwise
+    parse_rcpt = staticmethod(grammar.parse_rcpt)  #: reads the argument of RCPT
+
     @syntax(
         "MAIL FROM:<address>",
         extended=" [SP <mail-parameters>]",
         needs=[greeted, authorized, no_transaction],
     )
     async def smtp_MAIL(self, arg: str | None) -> Reply:
-        path, parameters = grammar.parse_mail(arg)
+        path, parameters = self.parse_mail(arg)
         reply = None
         try:
             options = self._claim(parameters, self.settings.mail_parameters) if parameters else []
@@ -304,7 +307,7 @@ class SMTP(TLS, Authentication, Proxied):
         needs=[greeted, authorized, transaction, no_chunks],
     )
     async def smtp_RCPT(self, arg: str | None) -> Reply:
-        path, parameters = grammar.parse_rcpt(arg)
+        path, parameters = self.parse_rcpt(arg)
         envelope = self.envelope
         known = len(envelope.rcpt_tos)
         reply = None

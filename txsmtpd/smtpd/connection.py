@@ -1,0 +1,302 @@
+"""The connection beneath a channel: the conversation is :class:`~txsmtpd.smtp.SMTP`'s, the commands are the channel's.
+
+Lines, order, limits, mail data, TLS and AUTH are as everywhere else in txsmtpd. What a command does, and in which
+words, says the channel; the old words for what the conversation itself refuses are here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from functools import lru_cache
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+import txsmtpd.smtpd
+from txsmtpd.authentication import authorized
+from txsmtpd.command import PREFIX, Command
+from txsmtpd.dispatcher import FOREIGN_PROTOCOL, LINE_TOO_LONG, NOT_RECOGNIZED, is_part, log
+from txsmtpd.extensions.base import Extension
+from txsmtpd.extensions.eightbitmime import EightBitMIME
+from txsmtpd.extensions.size import TOO_LARGE
+from txsmtpd.factory import SMTPFactory
+from txsmtpd.intake import Buffered
+from txsmtpd.reply import FAILED, Refused, Reply, parse_status
+from txsmtpd.smtp import SMTP
+from txsmtpd.smtpd.looping import driver
+from txsmtpd.wire import grammar
+
+OK = Reply(250, None, "OK")
+NOT_UTF8 = Reply(554, "5.6.1", "The message must be UTF-8")
+OLD_WORDS = {
+    LINE_TOO_LONG: Reply(500, None, "Error: line too long"),
+    NOT_RECOGNIZED: Reply(500, None, 'Error: command "AUTH" not recognized'),  # what looks like it, too
+    TOO_LARGE: Reply(552, None, "Error: Too much mail data"),
+}
+
+
+class Withdrawn(Extension):
+    """Takes the place of an extension that is not offered."""
+
+    def __init__(self, keyword: str) -> None:
+        self.keyword = keyword
+
+    def parameter(self, server: Any) -> None:
+        return None
+
+
+class NoBinaryMIME(EightBitMIME):
+    """Takes the place of BINARYMIME, which needs BDAT."""
+
+    keyword = "BINARYMIME"
+    mail_growth = 0
+
+    def parameter(self, server: Any) -> None:
+        return None
+
+
+class ChannelFactory(SMTPFactory):
+    """Makes connections for a server of the old kind.
+
+    :param server: a :class:`~txsmtpd.smtpd.SMTPServer`.
+    :param options: see :class:`~txsmtpd.factory.SMTPFactory`. The size of a command line is the channel class's.
+    """
+
+    def __init__(
+        self, server: Any, *, extensions: Iterable[Extension] = (), protocol: type[SMTP] | None = None, **options: Any
+    ) -> None:
+        withdrawn: list[Extension] = [Withdrawn(each) for each in ("CHUNKING", "PIPELINING", "ENHANCEDSTATUSCODES")]
+        if not options.get("decode_data"):
+            withdrawn.append(NoBinaryMIME())
+        options.setdefault("command_size_limit", server.channel_class.command_size_limit)
+        super().__init__(None, protocol=ChannelProtocol, extensions=[*withdrawn, *extensions], **options)
+        self.server = server
+
+
+class ChannelProtocol(SMTP):
+    """One connection, and the ``conn`` of its channel."""
+
+    factory: Any
+    channel: Any = None
+
+    # What a socket has been asked for
+
+    def getpeername(self) -> tuple[str, int]:
+        """Address and port of the client."""
+        return self.session.peer or ("", 0)
+
+    def getsockname(self) -> tuple[str, int]:
+        """Address and port of this side."""
+        host = self.transport.getHost()
+        return getattr(host, "host", ""), getattr(host, "port", 0)
+
+    # The channel
+
+    async def greet_at_once(self) -> None:
+        self._last_turn = True  # unless somebody makes a channel for the connection
+        try:
+            self.call(self.factory.server.connected_by, self)
+        except BaseException:
+            self._last_turn = True
+            raise
+        if self.channel is None:
+            self._pushed = True  # there is nobody who could say more
+
+    def attach(self, channel: Any) -> None:
+        """The channel of this connection is made."""
+        self.channel = channel
+        offered = tuple(
+            verb
+            for verb, there in ((b"STARTTLS", self.settings.tls_context), (b"AUTH", self.settings.mechanisms))
+            if there
+        )
+        self.commands = commands_of_channel(type(channel), offered)  # type: ignore[misc, arg-type]  # the channel's class
+        self._last_turn = False
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call code of the server's author.
+
+        :raises Refused: 451, if it raises what ends a program.
+        """
+        try:
+            with driver.code_of_a_server():
+                return function(*args, **kwargs)
+        except Exception:
+            raise
+        except BaseException as error:
+            log.error(
+                "{session} {type} in the code of a server", session=self.session.id, type=type(error).__qualname__
+            )
+            raise Refused(FAILED) from None
+
+    # Commands
+
+    def take_turn(self, line: bytes) -> Any:
+        debug("Data:", line, of=self.masked)
+        return super().take_turn(line)
+
+    def unknown_command(self, verb: bytes, line: bytes) -> Reply:
+        reply = super().unknown_command(verb, line)
+        if reply is FOREIGN_PROTOCOL:
+            return reply
+        if not line:
+            return Reply(500, None, "Error: bad syntax")
+        return Reply(500, None, f'Error: command "{verb.decode("utf-8", "replace")}" not recognized')
+
+    async def explain(self, error: BaseException) -> Reply:
+        reply = await super().explain(error)
+        return OLD_WORDS.get(reply, reply)
+
+    def parse_mail(self, arg: str | None) -> tuple[str, grammar.Parameters]:
+        return parse_path(grammar.parse_mail, "FROM", arg)
+
+    def parse_rcpt(self, arg: str | None) -> tuple[str, grammar.Parameters]:
+        return parse_path(grammar.parse_rcpt, "TO", arg)
+
+    def begin_mail(self, arg: str | None) -> Reply:
+        """What MAIL does, without a word."""
+        return _settled(SMTP.smtp_MAIL(self, arg))
+
+    def add_rcpt(self, arg: str | None) -> Reply:
+        """What RCPT does, without a word."""
+        return _settled(SMTP.smtp_RCPT(self, arg))
+
+    def extension_lines(self) -> list[str]:
+        """What the answer to EHLO says of extensions."""
+        offered = ((each.keyword, each.parameter(self)) for each in self.settings.offered)
+        return [f"{keyword} {parameter}".rstrip() for keyword, parameter in offered if parameter is not None]
+
+    def push(self, status: Reply | str | bytes) -> Deferred[None]:
+        reply = parse_status(status)
+        if is_part(status):
+            return super().push(status)
+        if reply.code >= 400:
+            reply = self._refusal(reply)
+        if reply.code == 421:
+            self._last_turn = True
+        pushed = super().push(reply)
+        self._pushed = True  # 3yz too: what follows is read by whoever has asked for it
+        return pushed
+
+    # The message
+
+    @property
+    def reads_data(self) -> bool:
+        """Whether a message is coming, or is being processed."""
+        return self._intake is not None
+
+    @property
+    def octets_read(self) -> int:
+        """Octets of the message so far."""
+        return getattr(self._reader, "size", 0)
+
+    def read_message(self) -> None:
+        """What follows is a message."""
+        self._read_data(Buffered(self._deliver))
+
+    def _deliver(self, message: bytes) -> Awaitable[Any]:
+        return self._hand_over(message)
+
+    async def _hand_over(self, message: bytes) -> Any:
+        channel = self.channel
+        # The way that messages were handed over: no line end at the end, and LF for the others.
+        octets = message.removesuffix(b"\r\n").replace(b"\r\n", b"\n")
+        channel.received_data = self._decoded(octets)
+        debug("Data:", channel.received_data)
+        status = self.call(self.factory.server.take_message, channel)
+        if isinstance(status, Awaitable):
+            status = await status
+        return status or OK
+
+    def _decoded(self, content: bytes) -> bytes | str:
+        if not self.settings.decode_data:
+            return content
+        try:
+            return content.decode("utf-8")
+        except UnicodeDecodeError:
+            raise Refused(NOT_UTF8) from None
+
+    # The end
+
+    def close_when_done(self) -> None:
+        """Close once the command that is carried out has its reply."""
+        self._last_turn = True
+        if self._turn is None and not self._proceeding:
+            self.close()
+
+    def ended(self, cause: BaseException) -> None:
+        super().ended(cause)
+        if self.channel is not None:
+            try:
+                self.call(self.channel.handle_close)
+            except Exception:
+                log.failure("{session} handle_close failed", session=self.session.id)
+
+
+def debug(*words: Any, of: Callable[[Any], Any] | None = None) -> None:
+    """Print to ``DEBUGSTREAM``, whatever it is at the moment.
+
+    :param of: makes of the last word what is printed.
+    """
+    stream = txsmtpd.smtpd.DEBUGSTREAM
+    if isinstance(stream, txsmtpd.smtpd.Devnull):
+        return
+    *labels, last = words
+    print(*labels, repr(of(last) if of is not None else last), file=stream)
+
+
+def parse_path(
+    parse: Callable[[str | None], tuple[str, grammar.Parameters]], keyword: str, arg: str | None
+) -> tuple[str, grammar.Parameters]:
+    """Read the argument of MAIL or RCPT; an address without a domain will do, as it always did."""
+    try:
+        return parse(arg)
+    except Refused:
+        head, _, rest = (arg or "").partition(":")
+        path, _, parameters = rest.lstrip(" ").partition(" ")
+        if head.upper() != keyword or not path or "@" in path:
+            raise
+        try:
+            user = grammar.parse_vrfy(path)
+        except Refused:
+            pass
+        else:
+            return user, grammar.parse_parameters(parameters)
+        raise
+
+
+@lru_cache(maxsize=256)
+def commands_of_channel(cls: type, offered: tuple[bytes, ...]) -> dict[bytes, Command]:
+    """The commands of a class of channels: its methods ``smtp_VERB``.
+
+    They check for themselves whether their time has come; only what ``auth_required`` asks for is not theirs to forget.
+
+    :param offered: commands of :class:`~txsmtpd.smtp.SMTP` that are there besides, unless the channel has them.
+    """
+    commands = {verb: SMTP.commands[verb] for verb in offered}
+    for name in dir(cls):
+        verb = name.removeprefix(PREFIX)
+        if name.startswith(PREFIX) and verb.isascii() and verb == verb.upper() and callable(getattr(cls, name)):
+            key = verb.encode("ascii")
+            ours = SMTP.commands.get(key)
+            rules = tuple(rule for rule in ours.rules if rule is authorized) if ours is not None else ()
+            junk = ours.junk if ours is not None else False
+            commands[key] = Command(verb, _caller(name), rules, None, junk, None)
+    return commands
+
+
+def _caller(name: str) -> Callable[[ChannelProtocol, str | None], Any]:
+    def call(connection: ChannelProtocol, arg: str | None) -> Any:
+        return connection.call(getattr(connection.channel, name), arg)
+
+    return call
+
+
+def _settled(work: Any) -> Reply:
+    """The result of a coroutine that has nothing to wait for."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        reply: Reply = end.value
+        return reply
+    raise AssertionError("without hooks there is nothing to wait for")

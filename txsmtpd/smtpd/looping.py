@@ -1,0 +1,207 @@
+"""Serve in programs that run no reactor of their own: what ``asyncore.loop()`` was to servers of the old days.
+
+Whoever calls :func:`loop` lends its thread to the reactor until the servers are closed, so that their code runs in the
+thread where it always ran. In a program whose reactor runs already, servers need no loop; one that is called from
+another thread waits.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from time import monotonic
+from types import FrameType
+from typing import Any
+
+from twisted.python import threadable
+
+from txsmtpd.reactor_thread import ReactorHold, ReactorThreadError
+
+LOOK_AGAIN = 0.5  # seconds between looks at a reactor that another thread runs, and that may end without a word
+
+#: The servers that are open, by a number of their own; :func:`loop` returns when none is left.
+socket_map: dict[int, Any] = {}
+
+
+def loop(
+    timeout: float = 30.0,
+    use_poll: bool = False,
+    map: MutableMapping[int, Any] | None = None,
+    count: int | None = None,
+) -> None:
+    """Serve until all servers are closed.
+
+    What interrupts it leaves it as an exception, after which it may be called again: KeyboardInterrupt for Ctrl-C,
+    and whatever else is no ``Exception`` and leaves the code of a server or of a signal's handler.
+
+    :param timeout: with *count*, the seconds of each turn.
+    :param use_poll: taken for the sake of old programs; nothing is done with it.
+    :param map: the servers to wait for, which were given the same map. Default: those without one of their own.
+    :param count: return after so many turns in any case.
+    :raises RuntimeError: in the thread of a reactor that runs already: it serves without this.
+    """
+    driver.loop(socket_map if map is None else map, None if count is None else timeout * count)
+
+
+def close_all(map: MutableMapping[int, Any] | None = None) -> None:
+    """Close all servers at once, with their connections."""
+    for server in list((socket_map if map is None else map).values()):
+        server.close(abort=True)
+
+
+class Driver:
+    """Knows which thread runs the reactor for the servers, if one does."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._thread: int | None = None  # the one that runs the reactor in `loop`
+        self._servers: MutableMapping[int, Any] = {}  # for which it does
+        self._error: BaseException | None = None  # why it stops, if it is not for their end
+        self._calls = 0  # of the servers' own code that have not returned
+
+    # For servers
+
+    def call(self, function: Callable[[Any], Any]) -> Any:
+        """Call the function with the reactor, where nothing of the reactor runs at the same time; return its result.
+
+        :param function: may return a Deferred, which is waited for in another thread than the reactor's.
+        """
+        from twisted.internet import reactor
+
+        with self._changed:
+            if not self._runs(reactor):
+                return function(reactor)
+        if self.is_here(reactor):
+            return function(reactor)
+        return ReactorHold(reactor, None).run(function, reactor)
+
+    def _runs(self, reactor: Any) -> bool:
+        return self._thread is not None or bool(reactor.running)
+
+    def is_here(self, reactor: Any) -> bool:
+        """Whether this is the thread that runs the reactor."""
+        return self._thread == threading.get_ident() or (bool(reactor.running) and threadable.isInIOThread())
+
+    def forget(self, servers: MutableMapping[int, Any], number: int) -> None:
+        """A server has ended."""
+        with self._changed:
+            servers.pop(number, None)
+            self._changed.notify_all()
+        if self._thread == threading.get_ident():
+            self._stop_if_done()
+
+    @contextmanager
+    def code_of_a_server(self) -> Iterator[None]:
+        """Around each call of a server's own code, which may be interrupted."""
+        self._calls += 1
+        try:
+            yield
+        except Exception:
+            raise
+        except BaseException as error:
+            self._stop(error)
+            raise
+        finally:
+            self._calls -= 1
+
+    # The loop
+
+    def loop(self, servers: MutableMapping[int, Any], seconds: float | None) -> None:
+        """See :func:`loop`."""
+        from twisted.internet import reactor
+
+        deadline = None if seconds is None else monotonic() + seconds
+        while servers:
+            left = None if deadline is None else max(deadline - monotonic(), 0.0)
+            if self._begin(reactor, LOOK_AGAIN if left is None else min(left, LOOK_AGAIN)):
+                try:
+                    self._run(reactor, servers, left)
+                finally:
+                    with self._changed:
+                        self._thread = None
+                        self._changed.notify_all()
+            if deadline is not None and monotonic() >= deadline:
+                return
+
+    def _begin(self, reactor: Any, seconds: float) -> bool:
+        """Claim the reactor for this thread; where another has it, wait so many seconds for a change instead."""
+        with self._changed:
+            if not self._runs(reactor):
+                self._thread = threading.get_ident()
+                return True
+            if self.is_here(reactor):
+                raise RuntimeError(
+                    "this is the thread of a reactor that runs already: servers are served without loop()"
+                )
+            self._changed.wait(seconds)
+            return False
+
+    def _run(self, reactor: Any, servers: MutableMapping[int, Any], seconds: float | None) -> None:
+        self._servers = servers
+        self._error = None
+        # The pool resolves names. Nobody stops it before the program ends, so it must not keep the program alive.
+        reactor.getThreadPool().threadFactory = _daemon
+        reactor.callWhenRunning(self._stop_if_done)
+        end = None if seconds is None else reactor.callLater(seconds, self._stop, None)
+        with self._interruptible():
+            reactor.run(installSignalHandlers=False)
+        if end is not None and end.active():
+            end.cancel()
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _stop_if_done(self) -> None:
+        if not self._servers:
+            self._stop(None)
+
+    def _stop(self, error: BaseException | None) -> None:
+        """Let the loop return, or raise the error, once what the reactor does just now is done."""
+        from twisted.internet import reactor
+
+        if self._thread is None:
+            return
+        self._error = error or self._error
+        loop: Any = reactor
+        # Not stop(), after which no reactor runs again; and by way of the queue, which wakes the reactor up.
+        loop.callFromThread(type(loop).crash, loop)
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Let what the handlers of signals raise end the loop; a reactor would log it, and go on."""
+        wrapped = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in signal.valid_signals():
+                handler = signal.getsignal(number)
+                if callable(handler) and not isinstance(handler, signal.Handlers):
+                    wrapped[number] = handler, self._wrap(handler)
+        for number, (_, wrapper) in wrapped.items():
+            signal.signal(number, wrapper)
+        try:
+            yield
+        finally:
+            for number, (handler, wrapper) in wrapped.items():
+                if signal.getsignal(number) is wrapper:
+                    signal.signal(number, handler)
+
+    def _wrap(self, handler: Callable[[int, FrameType | None], Any]) -> Callable[[int, FrameType | None], Any]:
+        def handle(number: int, frame: FrameType | None) -> None:
+            try:
+                handler(number, frame)
+            except BaseException as error:
+                if self._calls:
+                    raise  # in a server's own code, which may know what to do
+                self._stop(error)
+
+        return handle
+
+
+def _daemon(*args: Any, **kwargs: Any) -> threading.Thread:
+    return threading.Thread(*args, daemon=True, **kwargs)
+
+
+driver = Driver()
+
+__all__ = ["ReactorThreadError", "close_all", "driver", "loop", "socket_map"]

@@ -1,0 +1,244 @@
+"""SMTPServer, which listens and is given the messages, and the one that prints them."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import re
+import socket
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, ClassVar
+
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.error import CannotListenError
+from twisted.python.failure import Failure
+
+from txsmtpd.dispatcher import log
+from txsmtpd.factory import SMTPFactory
+from txsmtpd.smtpd.channel import DATA_SIZE_DEFAULT, SMTPChannel
+from txsmtpd.smtpd.connection import ChannelFactory, ChannelProtocol, debug
+from txsmtpd.smtpd.looping import ReactorThreadError, driver, socket_map
+
+BACKLOG = 50  # connections that wait to be accepted
+TURNS = 100  # of a reactor that does not run, to close a port; one or two are enough
+
+_numbers = itertools.count(1)
+# What would move a terminal's cursor, or do worse. Tabs are harmless.
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
+
+
+class SMTPServer:
+    """A server that hands each message to :meth:`process_message`; subclass it for that.
+
+    It listens once it is made. It serves while :func:`~txsmtpd.smtpd.loop` runs, or the program's own reactor.
+
+    :param localaddr: address or name of a host, and port, to listen on. None: it listens nowhere; hand its
+        :attr:`factory` to an endpoint instead.
+    :param remoteaddr: address or name of a host, and port, for servers that pass mail on.
+    :param data_size_limit: octets that a message may have. 0 or None: no limit.
+    :param map: the dictionary in which the server is as long as it is open, for ``loop(map=...)``. Default: one
+        for all.
+    :param enable_SMTPUTF8: whether addresses and headers may be UTF-8 (RFC 6531).
+    :param decode_data: whether messages are str, decoded as UTF-8, instead of bytes.
+    :param reactor: what listens, and keeps the time. Default: the global reactor.
+    :param options: any other of :class:`~txsmtpd.factory.SMTPFactory`, such as ``tls_context`` or ``hostname``.
+    :raises OSError: if it cannot listen there.
+    :raises TypeError: for an unknown option, or one of a wrong type.
+    :raises ValueError: for an option whose value will not do, and for two that exclude each other.
+    """
+
+    channel_class: ClassVar[Any] = SMTPChannel  #: makes the channel of each connection
+
+    factory: SMTPFactory  #: makes the connections
+    socket: Any  #: the socket that listens: ``server.socket.getsockname()`` tells the port that 0 has become
+
+    def __init__(
+        self,
+        localaddr: tuple[str | None, int] | None,
+        remoteaddr: Any,
+        data_size_limit: int | None = DATA_SIZE_DEFAULT,
+        map: dict[int, Any] | None = None,
+        enable_SMTPUTF8: bool = False,
+        decode_data: bool = False,
+        *,
+        reactor: Any = None,
+        **options: Any,
+    ) -> None:
+        self._localaddr = localaddr
+        self._remoteaddr = remoteaddr
+        self._map = socket_map if map is None else map
+        self._number = next(_numbers)
+        self._reactor = reactor
+        self._port: Any = None
+        self._arrived: tuple[ChannelProtocol, tuple[str, int]] | None = None
+        self.socket = None
+        self.factory = self.make_factory(
+            data_size_limit=data_size_limit,
+            enable_SMTPUTF8=enable_SMTPUTF8,
+            decode_data=decode_data,
+            reactor=reactor,
+            **options,
+        )
+        if localaddr is not None:
+            self._call(lambda reactor: self._listen(reactor, localaddr))
+
+    def make_factory(self, **options: Any) -> SMTPFactory:
+        """The factory of a server with these options, in place of those that it was made with."""
+        self.data_size_limit: int | None = options.get("data_size_limit", DATA_SIZE_DEFAULT)
+        self.enable_SMTPUTF8: bool = options.get("enable_SMTPUTF8", False)
+        self._decode_data: bool = options.get("decode_data", False)
+        if self.enable_SMTPUTF8 and self._decode_data:
+            raise ValueError("decode_data and enable_SMTPUTF8 cannot be set to True at the same time")
+        self.factory = ChannelFactory(self, **options)
+        return self.factory
+
+    # Listening
+
+    def _call(self, function: Callable[[Any], Any]) -> Any:
+        return driver.call(function) if self._reactor is None else function(self._reactor)
+
+    def _listen(self, reactor: Any, address: tuple[str | None, int]) -> None:
+        found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0][4]
+        try:
+            self._port = reactor.listenTCP(found[1], self.factory, backlog=BACKLOG, interface=found[0])
+        except CannotListenError as error:
+            raise error.socketError from None
+        self.socket = getattr(self._port, "socket", None)
+        self._map[self._number] = self
+        debug(f"{type(self).__name__} started at {time.ctime()}, remote address {self._remoteaddr}, on", address)
+
+    def close(self, *, abort: bool = False) -> None:
+        """Stop listening, and let the connections end: 421 to the idle ones, and to the others after their message.
+
+        The port is free when this returns, unless it is called by the server's own code; then it is a moment later.
+
+        :param abort: close the connections at once instead.
+        """
+        if self._port is None:
+            return
+
+        def stop(reactor: Any) -> Any:
+            return self._stop(reactor, abort)
+
+        try:
+            self._call(stop)
+        except ReactorThreadError:  # who ran the reactor has left it just now
+            self._call(stop)
+
+    def _stop(self, reactor: Any, abort: bool) -> Deferred[None]:
+        closed: Deferred[None] = Deferred()
+        port, self._port = self._port, None
+        if port is None:
+            return succeed(None)
+
+        def port_closed(result: Any) -> Deferred[None]:
+            if isinstance(result, Failure):
+                log.failure("cannot stop listening", result)
+            closed.callback(None)
+            return drained
+
+        stopped = maybeDeferred(port.stopListening)
+        drained = self.factory.drain()
+        if abort:
+            self.factory.abort()
+        stopped.addBoth(port_closed).addBoth(lambda _: driver.forget(self._map, self._number))
+        for _ in range(TURNS):
+            if reactor.running or closed.called:
+                break
+            reactor.iterate()
+        return closed
+
+    # Connections
+
+    def connected_by(self, conn: ChannelProtocol) -> None:
+        """A client has connected."""
+        self._arrived = conn, conn.getpeername()
+        self.handle_accept()
+
+    def handle_accept(self) -> None:
+        """Called for each connection; servers older than :meth:`handle_accepted` override this."""
+        pair = self.accept()
+        if pair is not None:
+            self.handle_accepted(*pair)
+
+    def accept(self) -> tuple[Any, tuple[str, int]] | None:
+        """The connection that has just come, and the client's address; None: there is none."""
+        arrived, self._arrived = self._arrived, None
+        return arrived
+
+    def handle_accepted(self, conn: Any, addr: tuple[str, int]) -> None:
+        """Make the channel of a connection. One that gets none is closed."""
+        debug("Incoming connection from", addr)
+        self.channel_class(self, conn, addr, self.data_size_limit, self._map, self.enable_SMTPUTF8, self._decode_data)
+
+    # Messages
+
+    def take_message(self, channel: Any) -> Any:
+        """Give :meth:`process_message` the message that has come on a channel; return what it returns."""
+        keywords = {}
+        if not self._decode_data:
+            given = {"mail_options": channel.mail_options, "rcpt_options": channel.rcpt_options}
+            taken = _keywords_of(getattr(self.process_message, "__func__", self.process_message))
+            keywords = given if taken is None else {name: given[name] for name in given.keys() & taken}
+        return self.process_message(channel.peer, channel.mailfrom, channel.rcpttos, channel.received_data, **keywords)
+
+    def process_message(self, peer: Any, mailfrom: Any, rcpttos: Any, data: Any, **kwargs: Any) -> Any:
+        """Override it: a message has come.
+
+        It runs in the thread of the loop, or of the program's reactor, where nothing else is served meanwhile. Where it
+        is a coroutine function or returns a Deferred, others are.
+
+        :param peer: the client's address and port.
+        :param mailfrom: the reverse-path; ``<>`` is the null one.
+        :param rcpttos: the recipients.
+        :param data: the message: bytes, or str with *decode_data*. Its lines are parted by LF, without one at the end.
+        :param kwargs: without *decode_data*, as far as the method takes them: ``mail_options`` and ``rcpt_options``,
+            the parameters of MAIL and RCPT in upper case.
+        :return: None for 250, or another reply, such as ``"550 5.7.1 No spam"``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no process_message of its own")
+
+
+@lru_cache(maxsize=256)
+def _keywords_of(function: Callable[..., Any]) -> frozenset[str] | None:
+    """The names of the arguments that a function takes; None: any."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return None
+    if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        return None
+    return frozenset(parameters)
+
+
+class DebuggingServer(SMTPServer):
+    """Prints each message to standard output."""
+
+    def process_message(self, peer: Any, mailfrom: Any, rcpttos: Any, data: Any, **kwargs: Any) -> Any:
+        lines = ["---------- MESSAGE FOLLOWS ----------"]
+        if kwargs.get("mail_options"):
+            lines.append(f"mail options: {kwargs['mail_options']}")
+        if kwargs.get("rcpt_options"):
+            lines.append(f"rcpt options: {kwargs['rcpt_options']}\n")
+        lines += _shown(data, f"X-Peer: {peer[0]}")
+        lines.append("------------ END MESSAGE ------------")
+        print("\n".join(lines), flush=True)
+
+
+def _shown(data: bytes | str, last_field: str) -> list[str]:
+    """The lines of a message as they are printed, with one more field at the end of its header."""
+    if isinstance(data, str):
+        lines = data.splitlines()
+        shown = [_CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", line) for line in lines]
+        field = last_field
+    else:
+        lines = data.splitlines()  # type: ignore[assignment]
+        shown = [repr(line) for line in lines]
+        field = repr(last_field.encode("utf-8"))
+    for place, line in enumerate(lines):
+        if not line:
+            shown.insert(place, field)
+            break
+    return shown
