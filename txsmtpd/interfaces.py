@@ -242,6 +242,16 @@ class IHandlerMaker(Interface):
         """
 
 
+class IFactoryMaker(Interface):
+    """A handler that needs a protocol of its own, and therefore makes the factory itself."""
+
+    def make_factory(**options: Any) -> Any:
+        """Make a :class:`~txsmtpd.factory.SMTPFactory`.
+
+        :param options: what it is given besides the handler and the protocol.
+        """
+
+
 class InvalidHandler(Invalid):
     """A handler does not fit the hooks; says how to mend it."""
 

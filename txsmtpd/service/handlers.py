@@ -135,6 +135,12 @@ BUILT_IN = [
         "txsmtpd.handlers.Proxy",
     ),
     Dotted("sink", "sink", "Accept each message and forget it.", "txsmtpd.handlers.Sink"),
+    Dotted(
+        "smtpd",
+        "smtpd:CLASS[:HOST:PORT]",
+        "Serve with a server class of the old smtpd module, whose remote server is HOST:PORT.",
+        "txsmtpd.smtpd.commandline.Served",
+    ),
 ]
 
 

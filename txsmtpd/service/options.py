@@ -21,6 +21,7 @@ from twisted.logger import LogLevel
 from twisted.python import usage
 
 from txsmtpd._version import __version__
+from txsmtpd.interfaces import IFactoryMaker
 from txsmtpd.service.certificates import Certificates, load_authorities
 from txsmtpd.service.checkers import INTERFACES, make_checker, portal_of
 from txsmtpd.service.exits import EX_USAGE, Exit, complain, described
@@ -344,6 +345,8 @@ class Options(usage.Options, AuthOptionMixin):
         with refusing(asked):
             handler = make_handler(asked.text, of_the_server(getattr(self, "parent", None)))
             Settings.make(handler, self["settings"])  # finds hooks that cannot be called
+            if IFactoryMaker.providedBy(handler) and self["lmtp_endpoints"]:
+                raise ValueError("it speaks SMTP only, and cannot serve --listen-lmtp")
         return handler
 
     # Where values come from

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from twisted.application.service import IService, MultiService
@@ -14,7 +16,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from txsmtpd.factory import SMTPFactory
-from txsmtpd.interfaces import IStreamingHandler
+from txsmtpd.interfaces import IFactoryMaker, IStreamingHandler
 from txsmtpd.lmtp import LMTP
 from txsmtpd.service.exits import EX_OSERR, Exit, complain
 from txsmtpd.service.listening import SMTPService
@@ -43,15 +45,18 @@ def makeService(options: Options) -> MultiService:
     limit = connection_limit(len(listeners) * each)
     for label, endpoint, protocol, tls in listeners:
         settings = {**options["settings"], "implicit_tls": tls}
-        factory = SMTPFactory(
-            options["handler"],
-            protocol=protocol,
-            connection_limit=limit,
-            transcript=options["transcript"],
-            **settings,
-        )
+        make = factory_maker(options["handler"], protocol)
+        factory = make(connection_limit=limit, transcript=options["transcript"], **settings)
         Listener(label, endpoint, factory, options["grace"]).setServiceParent(server)
     return server
+
+
+def factory_maker(handler: Any, protocol: type[SMTP]) -> Callable[..., SMTPFactory]:
+    """What makes the factory for a handler, once it is given the options."""
+    if IFactoryMaker.providedBy(handler):
+        maker: Callable[..., SMTPFactory] = handler.make_factory
+        return maker
+    return partial(SMTPFactory, handler, protocol=protocol)
 
 
 def connection_limit(shares: int) -> int | None:

@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 from warnings import warn
 
-import txsmtpd.smtpd
 from txsmtpd.reply import Refused, Reply
 from txsmtpd.session import Session
 from txsmtpd.smtpd.connection import ChannelProtocol, debug
@@ -102,8 +101,7 @@ class SMTPChannel:
         self._connection = conn
         conn.attach(self)
         debug("Peer:", self.peer)
-        ident = conn.settings.ident
-        self.push(f"220 {self.fqdn} {txsmtpd.smtpd.__version__ if ident is None else ident}".rstrip())
+        self.push(f"220 {self.fqdn} {conn.settings.ident}".rstrip())
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)

@@ -62,12 +62,11 @@ class ChannelFactory(SMTPFactory):
     :param options: see :class:`~txsmtpd.factory.SMTPFactory`. The size of a command line is the channel class's.
     """
 
-    def __init__(
-        self, server: Any, *, extensions: Iterable[Extension] = (), protocol: type[SMTP] | None = None, **options: Any
-    ) -> None:
+    def __init__(self, server: Any, *, extensions: Iterable[Extension] = (), **options: Any) -> None:
         withdrawn: list[Extension] = [Withdrawn(each) for each in ("CHUNKING", "PIPELINING", "ENHANCEDSTATUSCODES")]
         if not options.get("decode_data"):
             withdrawn.append(NoBinaryMIME())
+        options.setdefault("ident", txsmtpd.smtpd.__version__)
         options.setdefault("command_size_limit", server.channel_class.command_size_limit)
         super().__init__(None, protocol=ChannelProtocol, extensions=[*withdrawn, *extensions], **options)
         self.server = server

@@ -74,25 +74,29 @@ class SMTPServer:
         self._port: Any = None
         self._arrived: tuple[ChannelProtocol, tuple[str, int]] | None = None
         self.socket = None
-        self.factory = self.make_factory(
-            data_size_limit=data_size_limit,
-            enable_SMTPUTF8=enable_SMTPUTF8,
-            decode_data=decode_data,
-            reactor=reactor,
+        self._options = {
+            "data_size_limit": data_size_limit,
+            "enable_SMTPUTF8": enable_SMTPUTF8,
+            "decode_data": decode_data,
+            "reactor": reactor,
             **options,
-        )
+        }
+        self.factory = self.make_factory()
         if localaddr is not None:
             self._call(lambda reactor: self._listen(reactor, localaddr))
 
     def make_factory(self, **options: Any) -> SMTPFactory:
-        """The factory of a server with these options, in place of those that it was made with."""
-        self.data_size_limit: int | None = options.get("data_size_limit", DATA_SIZE_DEFAULT)
-        self.enable_SMTPUTF8: bool = options.get("enable_SMTPUTF8", False)
-        self._decode_data: bool = options.get("decode_data", False)
-        if self.enable_SMTPUTF8 and self._decode_data:
+        """A factory for the server's connections.
+
+        :param options: what counts in place of options that the server was made with.
+        """
+        options = {**self._options, **options}
+        if options["enable_SMTPUTF8"] and options["decode_data"]:
             raise ValueError("decode_data and enable_SMTPUTF8 cannot be set to True at the same time")
-        self.factory = ChannelFactory(self, **options)
-        return self.factory
+        self.data_size_limit: int | None = options["data_size_limit"]
+        self.enable_SMTPUTF8: bool = options["enable_SMTPUTF8"]
+        self._decode_data: bool = options["decode_data"]
+        return ChannelFactory(self, **options)
 
     # Listening
 

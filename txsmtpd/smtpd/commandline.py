@@ -1,0 +1,66 @@
+"""``--handler=smtpd:CLASS[:HOST:PORT]``: servers of the old kind on the command line, which listens for them."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from zope.interface import implementer
+
+import txsmtpd.smtpd
+from txsmtpd.factory import SMTPFactory
+from txsmtpd.interfaces import IFactoryMaker
+from txsmtpd.service.handlers import find_object
+from txsmtpd.smtpd.server import SMTPServer
+
+REMOTE = ("localhost", "25")
+
+
+@implementer(IFactoryMaker)
+class Served:
+    """What the command line takes for a handler.
+
+    :param server: a server that listens nowhere.
+    """
+
+    def __init__(self, server: SMTPServer) -> None:
+        self.server = server
+
+    @classmethod
+    def from_cli(cls, parser: Any, *args: str) -> Self:
+        """Make the server, from the name of its class and what its ``from_cli`` wants; or else host and port of the
+        remote server.
+        """
+        if not args or not args[0]:
+            parser.error("which class? Give its dotted name, as in smtpd:mypackage.MyServer")
+        name, *rest = args
+        server_class = _find_class(parser, name)
+        from_cli = getattr(server_class, "from_cli", None)
+        server = from_cli(parser, *rest) if from_cli is not None else server_class(None, _remote(parser, rest))
+        if server.socket is not None:
+            server.close()
+            parser.error(f"{name} listens where it likes; it must pass on the localaddr that it is given")
+        return cls(server)
+
+    def make_factory(self, **options: Any) -> SMTPFactory:
+        return self.server.make_factory(**options)
+
+
+def _find_class(parser: Any, name: str) -> type[SMTPServer]:
+    found: Any = find_object(name) if "." in name else getattr(txsmtpd.smtpd, name, None)
+    if found is None:
+        parser.error(f"txsmtpd.smtpd has no {name}; for a class of your own, give its dotted name")
+    if not (isinstance(found, type) and issubclass(found, SMTPServer)):
+        parser.error(f"{name} is no SMTPServer of ours: have its module say 'from txsmtpd import smtpd'")
+    server_class: type[SMTPServer] = found
+    if server_class.process_message is SMTPServer.process_message:
+        parser.error(f"{name} has no process_message of its own, and could take no message")
+    return server_class
+
+
+def _remote(parser: Any, args: list[str]) -> tuple[str, int]:
+    if len(args) > 2:
+        parser.error("too many arguments: it takes the host and the port of the remote server")
+    host, port = *args, *REMOTE[len(args) :]
+    if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        parser.error(f"there is no port {port!r}")
+    return host, int(port)
