@@ -6,6 +6,7 @@ import io
 import sys
 import warnings
 from contextlib import redirect_stdout
+from operator import setitem
 from typing import Any, ClassVar
 from unittest import skipIf
 
@@ -483,7 +484,7 @@ class ChannelTests(LoggingTestCase):
         self.assertEqual(channel.max_command_size_limit, channel.command_size_limits["MAIL"])
         client.talk(b"DATA\r\nabc\r\nd")
         self.assertEqual((channel.smtp_state, channel.num_bytes), (channel.DATA, 6))
-        self.assertRaises(TypeError, lambda: channel.command_size_limits.update(MAIL=5))
+        self.assertRaises(TypeError, setitem, channel.command_size_limits, "MAIL", 5)
 
     def test_oldestNames(self) -> None:
         """The names that the attributes had as private ones work, and warn."""
