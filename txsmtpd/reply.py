@@ -35,12 +35,13 @@ class Reply:
     b'250 2.1.5 OK\\r\\n'
     """
 
-    __slots__ = ("_utf8", "code", "lines", "octets", "status")
+    __slots__ = ("_utf8", "code", "lines", "octets", "positive", "status")
 
     code: int
     status: str | None
     lines: tuple[str, ...]
     octets: bytes  #: what goes over the wire, in ASCII; other characters have become "?"
+    positive: bool  #: whether the command succeeded (2yz)
     _utf8: bytes | None
 
     def __init__(self, code: int, status: str | None, text: str | Iterable[str]) -> None:
@@ -53,6 +54,7 @@ class Reply:
         set_once(self, "code", code)
         set_once(self, "status", status)
         set_once(self, "lines", lines)
+        set_once(self, "positive", code < 300)
         wire = self._wire()
         set_once(self, "octets", wire.encode("ascii", "replace"))
         set_once(self, "_utf8", None if wire.isascii() else wire.encode("utf-8"))
@@ -73,11 +75,6 @@ class Reply:
     def text(self) -> str:
         """The lines as one string, parted by line feeds."""
         return "\n".join(self.lines)
-
-    @property
-    def positive(self) -> bool:
-        """Whether the command succeeded (2yz)."""
-        return self.code < 300
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("a Reply does not change; make another")
