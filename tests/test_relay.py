@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import ssl
 from typing import Any
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -167,6 +170,61 @@ class VerdictTests(LoggingTestCase):
         relayed.ask("EHLO other.test")
         self.assertEqual(relayed.send(), "250 2.6.0 queued as 42")
         first.vanish()
+
+
+ANSWERS = [
+    *[None] * 8,
+    b"450 4.7.1 wait\r\n",
+    b"550 5.7.1 never\r\n",
+    b"421 4.3.2 bye\r\n",
+    (b"421 4.3.2 bye\r\n", CLOSE),
+    (b"550 5.7.1 never\r\n", CLOSE),
+    CLOSE,
+    SILENT,
+    b"250 ok\r\n",
+    b"354 go\r\n",
+    b"354 go\r\n250 ok\r\n",
+    b"250-half",
+    b"what?\r\n",
+    b"250 ok\r\n250 ok\r\n",
+]
+VERBS = ["CONNECT", "EHLO", "HELO", "MAIL", "RCPT", "DATA", ".", "RSET"]
+
+
+class AnyServerTests(SynchronousTestCase):
+    """Whatever the next server does."""
+
+    @settings(max_examples=300, deadline=None)
+    @given(
+        st.fixed_dictionaries({verb: st.lists(st.sampled_from(ANSWERS), max_size=4) for verb in VERBS}),
+        st.lists(st.sampled_from(["send", "send", "RSET", "vanish", "wait"]), min_size=1, max_size=6),
+    )
+    def test_nothingLost(self, answers: dict[str, Any], deeds: list[str]) -> None:
+        """The client gets one reply to each command, and 250 to as many messages at most as the server has read; in
+        the end nothing is left that waits or is open."""
+        script = Script()
+        script.script = answers
+        relayed = Relayed(script, timeout=20, final_timeout=20, keep_for=5)
+        taken = 0
+        for deed in deeds:
+            if deed == "vanish":
+                relayed.client.vanish()
+                relayed.client = relayed.connect()
+                relayed.ask("EHLO again.test")
+            elif deed == "wait":
+                relayed.turn(6)
+            elif deed == "RSET":
+                relayed.ask("RSET")
+            else:
+                replies = VerdictTests.replies(self, relayed, 70)  # type: ignore[arg-type]
+                self.assertRegex(replies[-1], "^(250|[45]5[0-9]) ")
+                taken += len(replies) == 4 and replies[-1].startswith("250")
+                self.assertLessEqual(taken, len(script.messages))
+                relayed.ask("RSET")
+        relayed.client.vanish()
+        relayed.turn(100)
+        self.assertEqual((script.open, relayed.proxy._open, relayed.clock.getDelayedCalls()), ([], {}, []))
+        self.assertEqual(self.flushLoggedErrors(), [])
 
 
 class ConnectionTests(SynchronousTestCase):
@@ -642,11 +700,13 @@ class SubclassTests(SynchronousTestCase):
                 envelope.rcpt_tos.remove("b@x")
                 return await super().handle_DATA(server, session, envelope)
 
-        relayed = Relayed(Script(), make=Dropping)
-        relayed.begin("b@x", "c@x")
+        relayed = Relayed(Script(), make=Dropping, server={"extensions": [DSN()]})
+        relayed.begin("b@x")
+        relayed.ask("RCPT TO:<c@x> NOTIFY=NEVER")
         self.assertEqual(relayed.send_data(), "250 2.6.0 queued as 42")
+        relayed.ask("RSET")
         last = len(relayed.script.lines) - relayed.script.lines[::-1].index("MAIL FROM:<a@client.test>")
-        self.assertEqual(relayed.script.lines[last:], ["RCPT TO:<c@x>", "DATA"])
+        self.assertEqual(relayed.script.lines[last:], ["RCPT TO:<c@x> NOTIFY=NEVER", "DATA"])
 
 
 class OptionTests(SynchronousTestCase):
@@ -660,6 +720,10 @@ class OptionTests(SynchronousTestCase):
         ):  # fmt: skip
             self.assertRaises(ValueError, Proxy, *arguments, **options)
         self.assertRaises(TypeError, Proxy, "x", colour="blue")
+        self.assertRaises(TypeError, Proxy, "x", tls_context=ssl.create_default_context())
+        for name in ("timeout", "connect_timeout", "final_timeout", "keep_for"):
+            for seconds in (0, -1, float("inf"), float("nan")):
+                self.assertRaises(ValueError, Proxy, "x", **{name: seconds})
 
     def test_tlsByDefault(self) -> None:
         """A password goes over TLS only, unless one says otherwise."""

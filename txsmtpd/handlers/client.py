@@ -233,7 +233,11 @@ class Connection(LineReceiver):
         waiting = self._wait()
         self._handshake = True
         self._owed = 0 if greeted else 1
-        self.transport.startTLS(context)
+        try:
+            self.transport.startTLS(context)
+        except BaseException:
+            self._waiting = None
+            raise
         await waiting
         self.verified = verified
 

@@ -101,10 +101,16 @@ class Proxy:
                 replies = await transaction.data(content)
             else:
                 # Somebody has changed the envelope: begin anew with what it says now.
+                options: dict[str, list[str]] = {}
                 if transaction is not None:
+                    options = transaction.options
                     await transaction.end()
                 replies = await self.upstream.send(
-                    envelope.mail_from or "", envelope.rcpt_tos, content, envelope.mail_options
+                    envelope.mail_from or "",
+                    envelope.rcpt_tos,
+                    content,
+                    envelope.mail_options,
+                    [options.get(path, ()) for path in envelope.rcpt_tos],
                 )
         finally:
             if transaction is not None:

@@ -7,12 +7,17 @@ own, or 4yz.
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import (
+    IOpenSSLClientConnectionCreator,
+    IOpenSSLContextFactory,
+    IStreamClientEndpoint,
+)
 from twisted.logger import Logger
 
 from txsmtpd.handlers.carried import NEEDS_8BITMIME, NEEDS_SMTPUTF8, with_parameters
@@ -46,6 +51,7 @@ class Transaction:
 
     :ivar reply: to MAIL.
     :ivar accepted: the recipients that the server has accepted, in order.
+    :ivar options: the parameters that were asked for with each of them.
     """
 
     def __init__(self, upstream: Upstream, connection: Connection, reply: Reply, mail_from: str, utf8: bool) -> None:
@@ -56,6 +62,7 @@ class Transaction:
         self.reply = reply
         self.mail_from = mail_from
         self.accepted: list[str] = []
+        self.options: dict[str, list[str]] = {}
 
     async def rcpt(self, forward_path: str, options: Iterable[str] = ()) -> Reply:
         """Ask for a recipient; return the server's verdict.
@@ -64,12 +71,14 @@ class Transaction:
         """
         _check_path(forward_path, grammar.parse_rcpt, "TO", "5.1.3")
         connection = self._the_connection()
+        options = list(options)
         line = with_parameters(f"RCPT TO:<{forward_path}>", options, connection)
         if not (self._utf8 or line.isascii()):
             raise Refused(NEEDS_SMTPUTF8)
         reply = verdict(await connection.command(line))
         if reply.positive:
             self.accepted.append(forward_path)
+            self.options[forward_path] = options
         return reply
 
     async def data(self, content: bytes) -> list[Reply]:
@@ -156,6 +165,7 @@ class Upstream:
     :param reactor: Default: the global reactor.
     :param endpoint: in place of *host* and *port*: how to connect, an IStreamClientEndpoint.
     :raises ValueError: for a value that will not do.
+    :raises TypeError: if *tls_context* is nothing that Twisted's TLS takes.
     """
 
     def __init__(
@@ -188,6 +198,15 @@ class Upstream:
             raise ValueError(f"tls must be one of {', '.join(TLS_MODES)}, not {tls!r}")
         if hello is not None and not (hello.isascii() and grammar.is_host(hello)):
             raise ValueError(f"hello must be a domain or an address literal, not {hello!r}")
+        _check_tls_context(tls_context)
+        for name, seconds in (
+            ("connect_timeout", connect_timeout),
+            ("timeout", timeout),
+            ("final_timeout", final_timeout),
+            ("keep_for", keep_for),
+        ):
+            if not 0 < seconds < math.inf:
+                raise ValueError(f"{name} must be a number of seconds, more than 0, not {seconds!r}")
         self.host = host
         self.port = port
         self.tls = tls
@@ -418,6 +437,15 @@ def _check_path(path: str, parse: Callable[[str], tuple[str, Any]], keyword: str
     """Refuse a path that is more than one: whatever a program has made it of, nothing gets out of its brackets."""
     if parse(f"{keyword}:<{path}>") != (path, {}):
         raise Refused(Reply(553, status, "The address is malformed"))
+
+
+def _check_tls_context(context: Any) -> None:
+    takes = (IOpenSSLContextFactory, IOpenSSLClientConnectionCreator)
+    if context is not None and not any(each.providedBy(context) for each in takes):
+        raise TypeError(
+            "tls_context must be what Twisted's TLS takes, such as optionsForClientTLS(name, trustRoot=...) of"
+            f" twisted.internet.ssl, not {context!r}"
+        )
 
 
 def _number(limits: str, name: str) -> int | None:
