@@ -9,7 +9,6 @@ import difflib
 import inspect
 import math
 import re
-import socket
 import ssl
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -236,7 +235,7 @@ class Settings:
         mail_limit = self.command_size_limit + sum(extension.mail_growth for extension in offered)
         rcpt_limit = self.command_size_limit + sum(extension.rcpt_growth for extension in offered)
         auth_limit = max(self.command_size_limit, AUTH_LINE) if mechanisms else self.command_size_limit
-        hostname = self.hostname or _host_name()
+        hostname = self.hostname or grammar.own_host_name()
         ident = IDENT if self.ident is None else self.ident
         for name, value in {
             "hostname": hostname,
@@ -435,11 +434,6 @@ def _call_limits(limit: int | Mapping[str, int] | None) -> tuple[Mapping[str, in
         limits = {verb.upper(): value for verb, value in limit.items()}
         return limits, limits.pop("*", CALL_LIMIT_DEFAULT)
     return {}, limit
-
-
-def _host_name() -> str:
-    name = socket.gethostname()
-    return name if name.isascii() and grammar.is_host(name) else "localhost"
 
 
 def want_number(name: str, value: object, kind: type[int] | type[float]) -> None:

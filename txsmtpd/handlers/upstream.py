@@ -8,7 +8,6 @@ own, or 4yz.
 from __future__ import annotations
 
 import math
-import socket
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -372,7 +371,7 @@ class Upstream:
         """A new connection, greeted, secured and logged in."""
         connection = await self._open()
         try:
-            await self._prepare(connection, self.hello or hello or _host_name())
+            await self._prepare(connection, self.hello or hello or grammar.own_host_name())
         except BaseException:
             connection.fail(DROPPED)  # if it has not failed already
             raise
@@ -455,8 +454,3 @@ def _number(limits: str, name: str) -> int | None:
         if key == name and value.isdecimal() and len(value) < 7:
             return int(value)
     return None
-
-
-def _host_name() -> str:
-    name = socket.gethostname()
-    return name if name.isascii() and grammar.is_host(name) else "localhost"

@@ -8,6 +8,7 @@ Where it harms nobody the reading is friendly: brackets around an address may be
 from __future__ import annotations
 
 import re
+import socket
 import sys
 import unicodedata
 from datetime import UTC, datetime
@@ -224,6 +225,12 @@ def is_mailbox(text: str) -> bool:
 def is_host(text: str) -> bool:
     """Whether the text can name a host: a domain or an address literal (RFC 5321 4.1.2, 4.1.3)."""
     return _HOST.fullmatch(text) is not None and (not text.startswith("[") or _is_address(text[1:-1]))
+
+
+def own_host_name() -> str:
+    """What the system calls this host, if that can name one; without a look-up in the DNS."""
+    name = socket.gethostname()
+    return name if name.isascii() and is_host(name) else "localhost"
 
 
 def local_part(mailbox: str) -> str:
