@@ -247,7 +247,7 @@ TO_SEVERAL = some.builds(
     _to_several,
     some.lists(some.sampled_from([b"c@d", b"no@d", b"e@f"]), max_size=3),
     BODY_LINES,
-    some.none() | CHUNKS,
+    some.sampled_from([None, b"", b"QUIT\r\n", b"x" * 15, b"y" * 30]),
 )
 
 
@@ -255,7 +255,7 @@ class LMTPTests(LoggingTestCase):
     """The same over LMTP, where a message has several replies."""
 
     @settings(deadline=None, max_examples=100)
-    @given(some.lists(some.one_of(COMMANDS, TO_SEVERAL), max_size=8), CUTS, DELAYS, some.sampled_from([None, 5]))
+    @given(some.lists(some.one_of(COMMANDS, TO_SEVERAL), max_size=8), CUTS, DELAYS, some.sampled_from([None, 20]))
     def test_oneReplyEach(self, blocks: list[Block], cuts: list[int], delays: list[float], limit: int | None) -> None:
         """Each accepted recipient gets exactly one reply to a message, whatever is wrong with it, in order."""
         octets = b"LHLO first\r\n" + b"".join(block.octets for block in blocks)
