@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import smtplib
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,20 @@ class OptionsTests(SynchronousTestCase):
             self.assertTrue(said.startswith(word.partition("=")[0]), said)
             self.assertIn("give --tls", said)
 
+    def test_auto(self) -> None:
+        """--tls=auto needs no file; what has nothing to do with it is refused, and nothing is written then."""
+        ca = self.folder / "own-ca.pem"
+        words = "--tls=auto", f"--ca-out={ca}"
+        self.assertTrue(refusal(*words, "--listen=tcp:x").startswith("--listen=tcp:x: "))
+        self.assertTrue(refusal(*words, f"--tls-client-ca={self.authorities}").startswith("--tls-client-ca="))
+        self.assertFalse(ca.exists())
+        self.assertIn("only --tls=auto", refusal(f"--tls={self.pem}", f"--ca-out={ca}"))
+        self.assertIn("give --tls", refusal(f"--ca-out={ca}"))
+        self.assertEqual(
+            refusal("--tls=auto", "--ca-out=/none/ca.pem"), "--ca-out=/none/ca.pem: No such file or directory"
+        )
+        self.assertTrue(refusal("--tls=auto", "--ca-out=/none/ca.pem", "--hostname=[192.0.2.1]"))
+
     def test_clientCertificates(self) -> None:
         """The authorities of clients are checked as well, and named by their option."""
         tls = f"--tls={self.pem}"
@@ -135,6 +150,19 @@ class ProcessTests(CommandLineTestCase):
             client.sendmail(SENDER, RECIPIENT, MESSAGE)
         with smtplib.SMTP_SSL("localhost", implicit, timeout=PATIENCE, context=trusting()) as client:
             client.sendmail(SENDER, RECIPIENT, MESSAGE)
+
+    def test_auto(self) -> None:
+        """--tls=auto makes its certificate in memory, and tells in a line where that of its authority is."""
+        ca = Path(self.folder) / "ca.pem"
+        process = self.smtpd("--tls=auto", f"--ca-out={ca}", LOOPBACK, "--handler=sink", "--hostname=mx.test")
+        context = ssl.create_default_context(cafile=str(ca))
+        with smtplib.SMTP("localhost", process.port(), timeout=PATIENCE) as client:
+            client.starttls(context=context)
+            client.sendmail(SENDER, RECIPIENT, MESSAGE)
+        process.close()
+        (told,) = process.errors
+        self.assertIn("--tls=auto: a certificate for localhost, 127.0.0.1, ::1, mx.test;", told)
+        self.assertTrue(told.endswith(f"that of its authority is in {ca}\n"), told)
 
     def test_badCertificate(self) -> None:
         """A certificate that will not do: one line, and status 64."""

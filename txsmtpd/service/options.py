@@ -24,7 +24,7 @@ from txsmtpd._version import __version__
 from txsmtpd.interfaces import IFactoryMaker
 from txsmtpd.service.certificates import Certificates, load_authorities
 from txsmtpd.service.checkers import INTERFACES, make_checker, portal_of
-from txsmtpd.service.exits import EX_USAGE, Exit, complain, described
+from txsmtpd.service.exits import EX_USAGE, Exit, complain, described, one_line
 from txsmtpd.service.handlers import BUILT_IN, describe_handlers, make_handler
 from txsmtpd.service.listening import GRACE
 from txsmtpd.service.privileges import of_the_server
@@ -33,6 +33,7 @@ from txsmtpd.testing.journal import Journal
 from txsmtpd.testing.transcript import Transcripts
 
 DEFAULT_HANDLER = "debugging"
+AUTO = "auto"  # in place of a certificate
 DEFAULT_LISTEN = "tcp:8025:interface=127.0.0.1"
 
 
@@ -121,7 +122,8 @@ class Options(usage.Options, AuthOptionMixin):
         ["hostname", None, None, "The server's name in its greeting. [default: this host's]"],
         ["ident", None, None, "What follows the name in the greeting. [default: ESMTP txsmtpd]"],
         ["size", "s", None, f"The largest message in octets; 0 for no limit. [default: {DATA_SIZE_DEFAULT}]"],
-        ["tls", None, None, "The certificate: CERT[:KEY], or a DIRECTORY of them, chosen by the name asked for."],
+        ["tls", None, None, "CERT[:KEY], a DIRECTORY of them chosen by name, or auto: made in memory, to try TLS out."],
+        ["ca-out", None, None, "Where --tls=auto writes the certificate of its authority, for clients to trust."],
         ["tls-client-ca", None, None, "A file of the authorities whose certificates clients may show."],
         ["timeout", "t", None, "Seconds that a client may be silent. [default: 300]"],
         ["transcript", None, None, "A file to write all that is said to, as JSON lines; without credentials."],
@@ -133,6 +135,8 @@ class Options(usage.Options, AuthOptionMixin):
     )
     environ: Mapping[str, str] = os.environ
     supportedInterfaces = INTERFACES
+    _authority: Any = None  # of --tls=auto
+    _names: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         super().__init__()
@@ -232,6 +236,7 @@ class Options(usage.Options, AuthOptionMixin):
         self["endpoints"] = self._endpoints("listen", None if others else DEFAULT_LISTEN)
         self["handler"] = self._handler()
         self["transcript"] = self._value("transcript", journal_of, None)
+        self._hand_out_authority()
 
     def _settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = {"log_messages": True, "log_dialogue": self._is_debugging()}
@@ -305,8 +310,9 @@ class Options(usage.Options, AuthOptionMixin):
         client_ca = self._asked("tls-client-ca")
         required = self._flag("require-client-certificate")
         starttls = self._flag("require-starttls")
+        ca_out = self._asked("ca-out")
         if certificate is None:
-            for asked in (*self._asked_all("listen-tls"), client_ca, required, starttls):
+            for asked in (*self._asked_all("listen-tls"), client_ca, required, starttls, ca_out):
                 if asked is not None:
                     raise usage.UsageError(f"{asked}: there is no TLS without a certificate; give --tls")
             return {}
@@ -315,6 +321,12 @@ class Options(usage.Options, AuthOptionMixin):
         if client_ca is not None:
             with refusing(client_ca):
                 load_authorities(name(client_ca.text))
+        if certificate.text == AUTO:
+            if client_ca is not None:
+                raise usage.UsageError(f"{client_ca}: --tls={AUTO} asks clients for no certificates; give --tls=CERT")
+            return {"tls_context": self._own_certificate(), "require_starttls": starttls is not None}
+        if ca_out is not None:
+            raise usage.UsageError(f"{ca_out}: only --tls={AUTO} has an authority of its own")
         with refusing(certificate):
             path, key = certificate_files(certificate.text)
             context = Certificates(
@@ -324,6 +336,31 @@ class Options(usage.Options, AuthOptionMixin):
                 require_client_certificate=required is not None,
             )
         return {"tls_context": context, "require_starttls": starttls is not None}
+
+    def _own_certificate(self) -> Any:
+        """A certificate made in memory, for the names of this host."""
+        from txsmtpd.testing.tls import LOCAL_NAMES, Authority
+
+        self._authority = Authority("txsmtpd --tls=auto")
+        hostname = (Settings.make(None, self._settings()).hostname or "localhost").strip("[]")
+        self._names = tuple(dict.fromkeys((*LOCAL_NAMES, hostname.removeprefix("IPv6:"))))
+        return self._authority.issue(*self._names)
+
+    def _hand_out_authority(self) -> None:
+        """Let clients know whom to trust, once nothing is wrong with the other options."""
+        if self._authority is None:
+            return
+        ca_out = self._asked("ca-out")
+        where = "nowhere; give --ca-out=FILE"
+        if ca_out is not None:
+            with refusing(ca_out):
+                try:
+                    self._authority.write(name(ca_out.text))
+                except OSError as error:
+                    raise ValueError(error.strerror) from error
+            where = ca_out.text
+        told = f"--tls={AUTO}: a certificate for {', '.join(self._names)}; that of its authority is in {where}"
+        print(f"smtpd: {one_line(told)}", file=sys.stderr, flush=True)
 
     def _endpoints(self, option: str, default: str | None = None) -> list[tuple[str, IStreamServerEndpoint]]:
         return [(str(asked), self._endpoint(asked)) for asked in self._asked_all(option, default)]

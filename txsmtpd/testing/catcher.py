@@ -34,7 +34,70 @@ OCTETS = 2**28  # 256 MiB
 CAUGHT = Reply(250, "2.0.0", "Caught")
 
 
-class MailCatcher(Inbox):
+class Reachable:
+    """What code under test has to know of a server, in the words of each kind of code."""
+
+    tls: Literal["starttls", "implicit"] | None = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port, as ``smtplib.SMTP(*catcher.address)`` wants them."""
+        raise NotImplementedError
+
+    @property
+    def ca_file(self) -> str:
+        """A file with the certificate of the authority."""
+        raise NotImplementedError
+
+    def client_context(self) -> ssl.SSLContext:
+        """An ``ssl.SSLContext`` that verifies the server's certificate."""
+        raise NotImplementedError
+
+    @property
+    def host(self) -> str:
+        """The address that it listens on."""
+        return self.address[0]
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return self.address[1]
+
+    @property
+    def url(self) -> str:
+        """Both, as in ``smtp://127.0.0.1:40025``; ``smtps:`` where TLS is implicit."""
+        return f"smtp{'s' if self.tls == 'implicit' else ''}://{self.host}:{self.port}"
+
+    def environment(self) -> dict[str, str]:
+        """Variables for a program: ``SMTP_HOST``, ``SMTP_PORT``, ``SMTP_URL``, and with TLS ``SSL_CERT_FILE``."""
+        found = {"SMTP_HOST": self.host, "SMTP_PORT": str(self.port), "SMTP_URL": self.url}
+        return found | ({"SSL_CERT_FILE": self.ca_file} if self.tls else {})
+
+    def django_settings(self) -> dict[str, Any]:
+        """Settings of Django: for ``override_settings(**catcher.django_settings())``."""
+        return {
+            "EMAIL_BACKEND": "django.core.mail.backends.smtp.EmailBackend",
+            "EMAIL_HOST": self.host,
+            "EMAIL_PORT": self.port,
+            "EMAIL_USE_TLS": self.tls == "starttls",
+            "EMAIL_USE_SSL": self.tls == "implicit",
+        }
+
+    def smtplib(self) -> smtplib.SMTP:
+        """A client that is connected, and in TLS if there is any: for ``with catcher.smtplib() as client:``."""
+        if self.tls == "implicit":
+            return smtplib.SMTP_SSL(*self.address, context=self.client_context())
+        client = smtplib.SMTP(*self.address)
+        if self.tls == "starttls":
+            try:
+                client.starttls(context=self.client_context())
+            except BaseException:
+                client.close()
+                raise
+        return client
+
+
+class MailCatcher(Reachable, Inbox):
     """A server and its inbox.
 
     In trial, one line of ``setUp`` does it all: ``self.catcher = MailCatcher.for_test(self)``. Elsewhere it is a
@@ -107,8 +170,12 @@ class MailCatcher(Inbox):
     # What the server asks
 
     async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> Any:
-        self._store.add(Mail.of(session, envelope))
+        self.caught(Mail.of(session, envelope))
         return CAUGHT
+
+    def caught(self, mail: Mail) -> None:
+        """A message has come; override it to do more."""
+        self._store.add(mail)
 
     def _authenticate(self, server: Any, session: Any, envelope: Any, mechanism: str, auth_data: Any) -> bool:
         if self.users is None:
@@ -238,49 +305,6 @@ class MailCatcher(Inbox):
             raise RuntimeError("the catcher does not listen; use for_test, start, listen, or with")
         found: Any = self._port.getHost()
         return found.host, found.port
-
-    @property
-    def host(self) -> str:
-        """The address that it listens on."""
-        return self.address[0]
-
-    @property
-    def port(self) -> int:
-        """The port that it listens on."""
-        return self.address[1]
-
-    @property
-    def url(self) -> str:
-        """Both, as in ``smtp://127.0.0.1:40025``; ``smtps:`` where TLS is implicit."""
-        return f"smtp{'s' if self.tls == 'implicit' else ''}://{self.host}:{self.port}"
-
-    def environment(self) -> dict[str, str]:
-        """Variables for a program: ``SMTP_HOST``, ``SMTP_PORT``, ``SMTP_URL``, and with TLS ``SSL_CERT_FILE``."""
-        found = {"SMTP_HOST": self.host, "SMTP_PORT": str(self.port), "SMTP_URL": self.url}
-        return found | ({"SSL_CERT_FILE": self.ca_file} if self.tls else {})
-
-    def django_settings(self) -> dict[str, Any]:
-        """Settings of Django: for ``override_settings(**catcher.django_settings())``."""
-        return {
-            "EMAIL_BACKEND": "django.core.mail.backends.smtp.EmailBackend",
-            "EMAIL_HOST": self.host,
-            "EMAIL_PORT": self.port,
-            "EMAIL_USE_TLS": self.tls == "starttls",
-            "EMAIL_USE_SSL": self.tls == "implicit",
-        }
-
-    def smtplib(self) -> smtplib.SMTP:
-        """A client that is connected, and in TLS if there is any: for ``with catcher.smtplib() as client:``."""
-        if self.tls == "implicit":
-            return smtplib.SMTP_SSL(*self.address, context=self.client_context())
-        client = smtplib.SMTP(*self.address)
-        if self.tls == "starttls":
-            try:
-                client.starttls(context=self.client_context())
-            except BaseException:
-                client.close()
-                raise
-        return client
 
     @property
     def authority(self) -> Authority:

@@ -366,6 +366,10 @@ class Inbox:
         """
         return _Within(self, Query(**criteria))
 
+    def private_inbox(self, domain: str) -> PrivateInbox:
+        """An inbox for the mail to one domain, which nobody else uses."""
+        return PrivateInbox(self, domain)
+
     def clear(self) -> None:
         """Forget all mail of this inbox."""
         self._catch_up()
@@ -508,6 +512,18 @@ class _Within(Inbox):
 
     def _soon(self, function: Callable[..., object], *arguments: Any) -> None:
         self._outer._soon(function, *arguments)
+
+
+class PrivateInbox(_Within):
+    """The inbox of one test among many, on a server that they share: that of a domain of its own."""
+
+    def __init__(self, outer: Inbox, domain: str) -> None:
+        super().__init__(outer, Query(domain=domain))
+        self.domain = domain
+
+    def address(self, name: str = "somebody") -> str:
+        """An address whose mail comes here."""
+        return f"{name}@{self.domain}"
 
 
 class _Both(Query):

@@ -1,0 +1,197 @@
+"""The examples, and what else shows only in a process of its own: pytest, its plugin, and what tests leave behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+import pytest_txsmtpd
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+PATIENCE = 300  # seconds; a busy machine starts eight workers slowly
+
+SHARED = """
+import smtplib, pytest
+
+@pytest.mark.parametrize("number", range(40))
+def test_own(mail_server, mail_inbox, number):
+    for to in mail_inbox.address(), "everybody@example.com":
+        with smtplib.SMTP(*mail_server.address) as client:
+            client.sendmail("a@x.test", [to], f"Subject: {number}\\r\\n\\r\\nHello\\r\\n")
+    assert [mail.subject for mail in mail_inbox.messages] == [str(number)]
+    assert mail_inbox.wait().subject == str(number)
+    assert str(number) in [mail.subject for mail in mail_server.inbox(to="everybody@example.com").messages]
+    (%s / f"{mail_server.port}").touch()
+"""
+
+FAILING = """
+import base64, smtplib
+
+def test_canary(mail_catcher):
+    with smtplib.SMTP(*mail_catcher.address) as client:
+        client.login("ann", "canary" + "-17")
+        client.sendmail("a@x.test", ["b@x.test"], "Subject: hello\\r\\n\\r\\nHello\\r\\n")
+    assert mail_catcher.messages == []
+"""
+
+MANY = """
+import smtplib
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import TestCase
+from txsmtpd.testing import MailCatcher
+
+class ManyTests(TestCase):
+    def setUp(self):
+        self.catcher = MailCatcher.for_test(self)
+
+    def send(self):
+        with self.catcher.smtplib() as client:
+            client.sendmail("a@x.test", ["b@x.test"], "Subject: hello\\r\\n\\r\\nHello\\r\\n")
+
+    async def run_one(self):
+        sending = deferToThread(self.send)
+        mail = await self.catcher.next(to="b@x.test")
+        self.assertEqual(mail.subject, "hello")
+        await sending
+        self.catcher.next(timeout=600)  # which nobody awaits
+
+for number in range(200):
+    setattr(ManyTests, f"test_{number}", ManyTests.run_one)
+"""
+
+
+def free_port() -> int:
+    """A port that nobody listens on just now."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+        return port
+
+
+class ProcessTestCase(SynchronousTestCase):
+    """A test case that runs tests in a process of their own."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp()).absolute()
+        self.folder.mkdir()
+
+    def python(self, *words: str) -> tuple[int, str]:
+        """Run Python; return its status and what it prints."""
+        path = os.pathsep.join([str(Path(pytest_txsmtpd.__file__).parent), *sys.path])
+        done = subprocess.run(
+            [sys.executable, *words],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": path, "PYTEST_ADDOPTS": ""},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    def pytest(self, *words: str) -> tuple[int, str]:
+        return self.python("-m", "pytest", "-p", "pytest_txsmtpd", "-p", "no:cacheprovider", *words)
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.folder / name
+        path.write_text(text)
+        return path
+
+
+class ExampleTests(ProcessTestCase):
+    """Each example works, and is shorter than the same with a Controller."""
+
+    def check(self, name: str, *words: str) -> None:
+        for folder in EXAMPLES, EXAMPLES / "with_aiosmtpd":
+            # Others run these at the same time, on the same host.
+            text = re.sub(r"\b803\d\b", str(free_port()), (folder / f"{name}.py").read_text())
+            self.write(f"{name}.py", text)
+            status, said = self.python("-m", *words, name) if words else self.pytest(f"{name}.py")
+            self.assertEqual(status, 0, said)
+        ours, theirs = (len((EXAMPLES / each / f"{name}.py").read_text()) for each in ("", "with_aiosmtpd"))
+        self.assertLess(ours, theirs)
+
+    def test_twisted(self) -> None:
+        """trial, and a Twisted application."""
+        self.check("test_twisted", "twisted.trial")
+
+    def test_django(self) -> None:
+        """pytest, and Django's send_mail."""
+        self.check("test_django")
+
+    def test_asyncio(self) -> None:
+        """pytest, and asyncio code with aiosmtplib."""
+        self.check("test_asyncio")
+
+    def test_smtplib(self) -> None:
+        """unittest, and smtplib."""
+        self.check("test_smtplib", "unittest")
+
+
+class PytestTests(ProcessTestCase):
+    """The plugin for pytest."""
+
+    def shared(self, *words: str) -> int:
+        """Run tests that share servers; return how many servers there were."""
+        (self.folder / "ports").mkdir()
+        self.write("test_shared.py", SHARED % f"__import__('pathlib').Path({str(self.folder / 'ports')!r})")
+        status, said = self.pytest("-q", "test_shared.py", *words)
+        self.assertEqual(status, 0, said)
+        self.assertIn("40 passed", said)
+        return len(list((self.folder / "ports").iterdir()))
+
+    def test_oneProcess(self) -> None:
+        """One server for all tests, and each sees only its own mail."""
+        self.assertEqual(self.shared(), 1)
+
+    def test_workers(self) -> None:
+        """Without more words, each worker has a server of its own."""
+        self.assertEqual(self.shared("-n", "2"), 2)
+
+    def test_workersOnOneServer(self) -> None:
+        """Eight workers on one server see only their own mail, and all that was sent before they look."""
+        self.assertEqual(self.shared("-n", "8", "--shared-mail-server"), 1)
+
+    def test_transcript(self) -> None:
+        """A test that fails shows what was said, and no password."""
+        self.write("test_failing.py", FAILING)
+        status, said = self.pytest("-q", "test_failing.py", "--tb=short")
+        self.assertEqual(status, 1, said)
+        self.assertIn("SMTP: what was said", said)
+        self.assertRegex(said, re.compile(r"mail from:<a@x\.test>", re.IGNORECASE))
+        self.assertNotIn("canary-17", said)
+        self.assertNotIn("AGFubgBjYW5hcnktMTc=", said)
+
+    def test_notUsed(self) -> None:
+        """Where no fixture of it is used, the plugin imports neither Twisted nor txsmtpd."""
+        self.write(
+            "test_nothing.py",
+            "import sys\n\ndef test_nothing():\n    assert not {'twisted', 'txsmtpd', 'OpenSSL'} & set(sys.modules)\n",
+        )
+        status, said = self.pytest("-q", "test_nothing.py")
+        self.assertEqual(status, 0, said)
+
+
+class LeavingsTests(ProcessTestCase):
+    """What many tests leave behind: nothing."""
+
+    def test_many(self) -> None:
+        """Two hundred tests with a catcher each leave the reactor clean, and no resource open."""
+        self.write("test_many.py", MANY)
+        status, said = self.python("-W", "error::ResourceWarning", "-m", "twisted.trial", "test_many")
+        self.assertEqual(status, 0, said)
+        self.assertIn("successes=200", said)
+        self.assertNotIn("ResourceWarning", said)
+
+    def test_trialTranscript(self) -> None:
+        """A test of trial's that fails shows what was said, with no word of it in the test."""
+        self.write("test_many.py", MANY.replace('"hello")', '"bye")').replace("range(200)", "range(1)"))
+        status, said = self.python("-m", "twisted.trial", "test_many")
+        self.assertEqual(status, 1, said)
+        self.assertIn("test_many.ManyTests.test_0: what was said", said)
+        self.assertIn("250 2.0.0 Caught", said)

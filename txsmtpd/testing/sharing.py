@@ -1,0 +1,128 @@
+"""One catcher for several processes: a :class:`Tap` tells of its mail, and a :class:`Mirror` elsewhere has the same.
+
+Whatever asks a mirror first waits for all that the catcher has taken until then, so what was sent before is there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import socket
+import threading
+from typing import Any, Self
+
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import Factory
+from twisted.protocols.basic import LineReceiver
+
+from txsmtpd.testing.catcher import COUNT, HOST, OCTETS, MailCatcher, Reachable
+from txsmtpd.testing.inbox import Inbox, Mail, Query, Store
+
+PATIENCE = 10.0  # seconds that the other process has to answer
+
+
+class _Teller(LineReceiver):
+    """Tells a mirror of each mail, and repeats each line that the mirror sends, in order."""
+
+    delimiter = b"\n"
+    factory: Any
+
+    def connectionMade(self) -> None:
+        self.factory.tellers.add(self)
+        for mail in self.factory.catcher.messages:
+            self.tell(mail)
+
+    def tell(self, mail: Mail) -> None:
+        self.sendLine(json.dumps(mail.to_json()).encode("ascii"))
+
+    def lineReceived(self, line: bytes) -> None:
+        self.sendLine(line)
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self.factory.tellers.discard(self)
+
+
+class _Tellers(Factory):
+    protocol = _Teller
+    noisy = False
+
+    def __init__(self, catcher: MailCatcher) -> None:
+        self.catcher = catcher
+        self.tellers: set[_Teller] = set()
+
+
+class Tap(MailCatcher):
+    """A catcher that other processes of this host may mirror. Listening, it has one more port, for them."""
+
+    def listen(self, port: int = 0, host: str = HOST) -> Self:
+        super().listen(port, host)
+        self._tellers = _Tellers(self)
+        self._tap: IListeningPort = self._reactor.listenTCP(0, self._tellers, interface=HOST)
+        return self
+
+    def caught(self, mail: Mail) -> None:
+        super().caught(mail)
+        for teller in self._tellers.tellers:
+            teller.tell(mail)
+
+    def stop_listening(self) -> Any:
+        for teller in list(self._tellers.tellers):
+            teller.transport.abortConnection()  # type: ignore[union-attr]
+        self._tap.stopListening()
+        return super().stop_listening()
+
+    @property
+    def whereabouts(self) -> tuple[str, int, int]:
+        """What a :class:`Mirror` is made of."""
+        found: Any = self._tap.getHost()
+        return (*self.address, found.port)
+
+
+class Mirror(Reachable, Inbox):
+    """The inbox of a catcher in another process.
+
+    :param host: where it is.
+    :param port: where it takes mail.
+    :param tap: where it tells of it.
+    """
+
+    def __init__(self, host: str, port: int, tap: int) -> None:
+        super().__init__(Store(COUNT, OCTETS), Query())
+        self._address = host, port
+        self._requests: dict[int, threading.Event] = {}
+        self._numbers = itertools.count()
+        self._socket = socket.create_connection((HOST, tap), PATIENCE)
+        self._socket.settimeout(None)
+        self._thread = threading.Thread(target=self._listen, name="mirror of a catcher", daemon=True)
+        self._thread.start()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return self._address
+
+    def close(self) -> None:
+        """Mirror no more."""
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._socket.close()
+
+    def _listen(self) -> None:
+        with self._socket.makefile("rb") as lines:
+            for line in lines:
+                told = json.loads(line)
+                if isinstance(told, int):
+                    self._requests.pop(told).set()
+                else:
+                    self._store.add(Mail.from_json(told))
+
+    def _catch_up(self) -> None:
+        number = next(self._numbers)
+        answered = self._requests[number] = threading.Event()
+        self._socket.sendall(b"%d\n" % number)
+        if not answered.wait(PATIENCE):
+            raise RuntimeError("the process that takes the mail does not answer; it may have ended")
+
+    def _soon(self, function: Any, *arguments: Any) -> None:
+        from twisted.internet import reactor
+
+        reactor.callFromThread(function, *arguments)  # type: ignore[attr-defined]
