@@ -155,11 +155,13 @@ class ProcessTests(CommandLineTestCase):
         """--tls=auto makes its certificate in memory, and tells in a line where that of its authority is."""
         ca = Path(self.folder) / "ca.pem"
         process = self.smtpd("--tls=auto", f"--ca-out={ca}", LOOPBACK, "--handler=sink", "--hostname=mx.test")
+        port = process.port()
         context = ssl.create_default_context(cafile=str(ca))
-        with smtplib.SMTP("localhost", process.port(), timeout=PATIENCE) as client:
+        with smtplib.SMTP("localhost", port, timeout=PATIENCE) as client:
             client.starttls(context=context)
             client.sendmail(SENDER, RECIPIENT, MESSAGE)
-        process.close()
+        process.process.terminate()
+        process.wait()
         (told,) = process.errors
         self.assertIn("--tls=auto: a certificate for localhost, 127.0.0.1, ::1, mx.test;", told)
         self.assertTrue(told.endswith(f"that of its authority is in {ca}\n"), told)
