@@ -34,13 +34,13 @@ class OutgoingTests(SynchronousTestCase):
             (b"a\r\n.\r\n.b", b"a\r\n..\r\n..b\r\n.\r\n"),
             (b"\r\n.\r\n", b"\r\n..\r\n.\r\n"),
         ):
-            self.assertEqual(stuffed(message), expected)
+            self.assertEqual(b"".join(stuffed(message)), expected)
 
     @given(st.lists(st.sampled_from([b"\r", b"\n", b".", b"\r\n", b"a"])).map(b"".join))
     def test_readBack(self, message: bytes) -> None:
         """Any octets at all arrive as one message, with nothing left over."""
         read: list[bytes] = []
-        octets = stuffed(with_crlf(message))
+        octets = b"".join(stuffed(with_crlf(message)))
         reader = DataReader(read.append)
         self.assertEqual(reader.feed(octets, 0), len(octets))
         self.assertIsNone(reader.fault)

@@ -392,7 +392,7 @@ class AbortTests(SynchronousTestCase):
         wire = relayed.script.open[0]
         wire.takes = False
         relayed.hear(b"DATA\r\n" + message + b".\r\n")
-        for _ in range(len(message) // 65536 + 1):
+        for _ in range(len(message) // 65536 + 2):  # and the end
             relayed.turn(19)
             self.assertEqual(relayed.client.heard(), b"")
             if wire.producer is not None:
@@ -537,6 +537,25 @@ class ParameterTests(SynchronousTestCase):
         (answer,) = relayed.hear(b"BDAT %d LAST\r\n" % len(body) + body)
         self.assertEqual(answer.code, 250)
         self.assertTrue(relayed.script.messages[0].endswith(b"X-Peer: 192.0.2.7\r\n\r\n\r\n.\r\n\x00\n.\rx"))
+        self.assertEqual(relayed.script.said("RSET"), [])
+
+    def test_binaryRefused(self) -> None:
+        """A BINARYMIME message that is refused leaves a connection that is fit for the next (RFC 3030 2)."""
+        relayed = self.relayed(*OFFERS)
+        relayed.script.script["."] = [b"554 5.6.0 no\r\n"]
+        relayed.ask("MAIL FROM:<a@x> BODY=BINARYMIME")
+        relayed.ask("RCPT TO:<b@x>")
+        (answer,) = relayed.hear(b"BDAT 6 LAST\r\nA: b\r\n")
+        self.assertEqual((answer.code, relayed.script.said("RSET")), (554, ["RSET"]))
+        self.assertEqual((relayed.send()[:3], relayed.script.connections), ("250", 1))
+
+    def test_requireTLS(self) -> None:
+        """REQUIRETLS goes along to a server that offers it and has shown who it is (RFC 8689 4.2.1)."""
+        relayed = self.relayed("REQUIRETLS")
+        relayed.send()
+        relayed.script.open[0].protocol.verified = True
+        self.assertEqual(relayed.ask("MAIL FROM:<a@x> REQUIRETLS")[:3], "250")
+        self.assertEqual(relayed.script.lines[-1], "MAIL FROM:<a@x> REQUIRETLS")
 
 
 class LMTPTests(SynchronousTestCase):

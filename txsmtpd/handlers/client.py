@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -267,14 +267,14 @@ class Connection(LineReceiver):
         if reply.code != 235:
             raise self._given_up(NOT_LET_IN, reply)
 
-    async def send(self, octets: bytes, replies: int, seconds: float) -> list[Reply]:
-        """Send the octets, which end a message, as fast as the server takes them; return so many replies.
+    async def send(self, parts: Iterable[bytes], replies: int, seconds: float) -> list[Reply]:
+        """Send a message with its end, as fast as the server takes it; return so many replies.
 
         :param seconds: that the server may take for each reply after that.
         """
         waiting = self._wait()
         self._sending = True
-        self.transport.registerProducer(_Pieces(self, octets, replies), False)
+        self.transport.registerProducer(_Pieces(self, parts, replies), False)
         await waiting
         return [await reply_of(self.reply(seconds)) for _ in range(replies)]
 
@@ -317,16 +317,17 @@ class Connections(Factory):
 class _Pieces:
     """Writes a message piece by piece, as the transport asks for them."""
 
-    def __init__(self, connection: Connection, octets: bytes, replies: int) -> None:
+    def __init__(self, connection: Connection, parts: Iterable[bytes], replies: int) -> None:
         self._connection = connection
-        self._octets = octets
+        self._pieces = (part[start : start + PIECE] for part in parts for start in range(0, len(part), PIECE))
+        self._next = next(self._pieces)
         self._replies = replies
-        self._offset = 0
 
     def resumeProducing(self) -> None:
-        self._connection.transport.write(self._octets[self._offset : self._offset + PIECE])
-        self._offset += PIECE
-        if self._offset < len(self._octets):
+        self._connection.transport.write(self._next)
+        # The last one must be known as such before a reply can come.
+        self._next = next(self._pieces, b"")
+        if self._next:
             self._connection.wrote()
         else:
             self._connection.wrote_all(self._replies)

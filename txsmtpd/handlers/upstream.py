@@ -84,7 +84,7 @@ class Transaction:
         """Send the message; return the server's verdict for each of *accepted*. The transaction is over then."""
         connection = self._the_connection()
         try:
-            octets, command = self._prepared(content, connection)
+            parts, command = self._prepared(content, connection)
         except Refused as refused:
             self.end()
             return [refused.reply] * len(self.accepted)
@@ -97,23 +97,26 @@ class Transaction:
                     self.end()
                     return [connection.gone or verdict(reply)] * len(self.accepted)
             each = self._upstream.lmtp
-            replies = await connection.send(octets, len(self.accepted) if each else 1, self._upstream.final_timeout)
+            replies = await connection.send(parts, len(self.accepted) if each else 1, self._upstream.final_timeout)
         except Refused as refused:
             return [refused.reply] * len(self.accepted)
-        self._connection = None
-        self._upstream.give_back(connection)
+        if self._binary and not all(reply.positive for reply in replies):
+            self.end()  # RFC 3030 2: after a BDAT that failed, a server wants RSET
+        else:
+            self._connection = None
+            self._upstream.give_back(connection)
         verdicts = [verdict(reply) for reply in replies]
         return verdicts if each else verdicts * len(self.accepted)
 
-    def _prepared(self, content: bytes, connection: Connection) -> tuple[bytes, str]:
-        """The octets to send, and the command that comes before them, if it has a reply of its own."""
+    def _prepared(self, content: bytes, connection: Connection) -> tuple[tuple[bytes, ...], str]:
+        """The parts to send, and the command that comes before them, if it has a reply of its own."""
         if not self.accepted:
             raise Refused(NO_RECIPIENTS)
         limit = connection.extensions.get("SIZE", "")
         if limit.isdecimal() and len(content) > int(limit) > 0:
             raise Refused(TOO_LARGE)
         if self._binary:
-            return b"BDAT %d LAST\r\n%b" % (len(content), content), ""
+            return (b"BDAT %d LAST\r\n" % len(content), content), ""
         if "8BITMIME" not in connection.extensions and not content.isascii():
             raise Refused(NEEDS_8BITMIME)
         return stuffed(with_crlf(content)), "DATA"

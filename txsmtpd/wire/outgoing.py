@@ -23,12 +23,13 @@ def with_crlf(message: bytes) -> bytes:
     return _BARE.sub(b"\r\n", message)
 
 
-def stuffed(message: bytes) -> bytes:
-    """The message, whose line ends are CRLF, as it is sent: dots doubled, the last line ended, the end marked."""
+def stuffed(message: bytes) -> tuple[bytes, ...]:
+    """The message, whose line ends are CRLF, as it is sent, in parts: dots doubled, the last line and the message ended.
+    Where no dot is doubled the message is one of the parts as it is, since messages may be large."""
     message = message.replace(b"\r\n.", b"\r\n..")
     first = b"." if message.startswith(b".") else b""
     last = b"" if message.endswith(b"\r\n") or not message else b"\r\n"
-    return b"".join((first, message, last, END))
+    return tuple(filter(None, (first, message, last + END)))
 
 
 class NoReply(ValueError):
