@@ -32,6 +32,7 @@ class SMTPFactory(ServerFactory):
     :param connection_limit: connections at one time; above it, new ones are answered 421. None: no limit.
     :param connection_limit_per_host: the same, for one address of a client; of a proxy's connections, for the client
         that the PROXY header names.
+    :param faults: what goes wrong on purpose: :class:`~txsmtpd.testing.faults.Faults`.
     :param transcript: what keeps the conversations: :class:`~txsmtpd.testing.transcript.Transcripts`.
     :param options: see :class:`~txsmtpd.settings.Settings`.
     :raises TypeError: for an unknown option, or one of a wrong type.
@@ -47,6 +48,7 @@ class SMTPFactory(ServerFactory):
         protocol: type[SMTP] = SMTP,
         connection_limit: int | None = None,
         connection_limit_per_host: int | None = None,
+        faults: Instrument | None = None,
         transcript: Instrument | None = None,
         **options: Any,
     ) -> None:
@@ -58,11 +60,12 @@ class SMTPFactory(ServerFactory):
                 want_number(name, limit, int)
         if not (isinstance(protocol, type) and issubclass(protocol, SMTP)):
             raise TypeError(f"protocol must be SMTP or a subclass, not {protocol!r}")
-        for instrument in (transcript,):
+        for name, instrument in ("faults", faults), ("transcript", transcript):  # it shall tell of the faults, too
             if instrument is not None:
-                protocol = _instrumented(protocol, instrument)
+                protocol = _instrumented(protocol, name, instrument)
         self.handler = handler
         self.protocol: Any = protocol
+        self.faults: Any = faults
         self.transcript: Any = transcript
         self.connection_limit = connection_limit
         self.connection_limit_per_host = connection_limit_per_host
@@ -154,7 +157,8 @@ class TurnedAway(Protocol):
         self.transport.loseConnection()
 
 
-def _instrumented(protocol: type[SMTP], instrument: Instrument) -> type[SMTP]:
+def _instrumented(protocol: type[SMTP], name: str, instrument: Instrument) -> type[SMTP]:
     if isinstance(instrument, type) or not callable(getattr(instrument, "instrument", None)):
-        raise TypeError(f"transcript must be a txsmtpd.testing.Transcripts(), not {instrument!r}")
+        example = "Faults" if name == "faults" else "Transcripts"
+        raise TypeError(f"{name} must be a txsmtpd.testing.{example}(), not {instrument!r}")
     return instrument.instrument(protocol)

@@ -29,8 +29,6 @@ from txsmtpd.service.handlers import BUILT_IN, describe_handlers, make_handler
 from txsmtpd.service.listening import GRACE
 from txsmtpd.service.privileges import of_the_server
 from txsmtpd.settings import DATA_SIZE_DEFAULT, Settings
-from txsmtpd.testing.journal import Journal
-from txsmtpd.testing.transcript import Transcripts
 
 DEFAULT_HANDLER = "debugging"
 AUTO = "auto"  # in place of a certificate
@@ -108,7 +106,7 @@ class Options(usage.Options, AuthOptionMixin):
     """What was asked for.
 
     Once parsed, it has what :func:`~txsmtpd.service.makeService` needs: ``handler``, ``settings``, ``endpoints``,
-    ``tls_endpoints`` and ``lmtp_endpoints`` (each with its label), ``transcript`` and ``grace``.
+    ``tls_endpoints`` and ``lmtp_endpoints`` (each with its label), ``faults``, ``transcript`` and ``grace``.
     """
 
     synopsis = "[options]"
@@ -126,12 +124,13 @@ class Options(usage.Options, AuthOptionMixin):
         ["ca-out", None, None, "Where --tls=auto writes the certificate of its authority, for clients to trust."],
         ["tls-client-ca", None, None, "A file of the authorities whose certificates clients may show."],
         ["timeout", "t", None, "Seconds that a client may be silent. [default: 300]"],
+        ["fault-seed", None, None, "What chance comes from in --fault. [default: 0]"],
         ["transcript", None, None, "A file to write all that is said to, as JSON lines; without credentials."],
         ["grace", None, None, f"Seconds that open transactions have to end on SIGTERM. [default: {GRACE:g}]"],
     ]
     compData = usage.Completions(
         optActions={"handler": usage.CompleteList([maker.name for maker in BUILT_IN])},
-        multiUse=["auth", "listen", "listen_lmtp", "listen_tls", "proxy_from"],
+        multiUse=["auth", "fault", "listen", "listen_lmtp", "listen_tls", "proxy_from"],
     )
     environ: Mapping[str, str] = os.environ
     supportedInterfaces = INTERFACES
@@ -144,6 +143,7 @@ class Options(usage.Options, AuthOptionMixin):
         self["listen-tls"] = []
         self["listen-lmtp"] = []
         self["proxy-from"] = []
+        self["fault"] = []
         self["require-starttls"] = None
         self["require-client-certificate"] = None
         self["smtputf8"] = None
@@ -198,6 +198,10 @@ class Options(usage.Options, AuthOptionMixin):
         """Let passwords pass in clear."""
         self["auth-without-tls"] = "yes"
 
+    def opt_fault(self, spec: str) -> None:
+        """What goes wrong on purpose, for tests, such as "rcpt first=2 reply=451 4.7.1 later"; may be repeated."""
+        self["fault"].append(spec)
+
     def opt_help_handlers(self) -> None:
         """List the handlers and exit."""
         print(describe_handlers())
@@ -235,6 +239,7 @@ class Options(usage.Options, AuthOptionMixin):
         others = self["tls_endpoints"] or self["lmtp_endpoints"]
         self["endpoints"] = self._endpoints("listen", None if others else DEFAULT_LISTEN)
         self["handler"] = self._handler()
+        self["faults"] = self._faults()
         self["transcript"] = self._value("transcript", journal_of, None)
         self._hand_out_authority()
 
@@ -362,6 +367,20 @@ class Options(usage.Options, AuthOptionMixin):
         told = f"--tls={AUTO}: a certificate for {', '.join(self._names)}; that of its authority is in {where}"
         print(f"smtpd: {one_line(told)}", file=sys.stderr, flush=True)
 
+    def _faults(self) -> Any:
+        seed = self._value("fault-seed", name, "0")
+        wanted = self._asked_all("fault", separator=";")
+        if not wanted:
+            return None
+        from txsmtpd.service.faults import add_fault
+        from txsmtpd.testing.faults import Faults
+
+        faults = Faults(seed)
+        for asked in wanted:
+            with refusing(asked):
+                add_fault(faults, asked.text)
+        return faults
+
     def _endpoints(self, option: str, default: str | None = None) -> list[tuple[str, IStreamServerEndpoint]]:
         return [(str(asked), self._endpoint(asked)) for asked in self._asked_all(option, default)]
 
@@ -395,12 +414,17 @@ class Options(usage.Options, AuthOptionMixin):
         value = self.environ.get(variable)
         return Asked(variable, value) if value else None
 
-    def _asked_all(self, option: str, default: str | None = None) -> list[Asked]:
-        """The values of an option that may be repeated."""
+    def _asked_all(self, option: str, default: str | None = None, separator: str | None = None) -> list[Asked]:
+        """The values of an option that may be repeated.
+
+        :param separator: what parts them in the environment; None: white space.
+        """
         if self[option]:
             return [Asked(f"--{option}", value) for value in self[option]]
         variable = _variable(option)
-        found = [Asked(variable, value) for value in self.environ.get(variable, "").split()]
+        found = [
+            Asked(variable, value.strip()) for value in self.environ.get(variable, "").split(separator) if value.strip()
+        ]
         return found or ([] if default is None else [Asked(f"--{option}", default)])
 
     def _value(self, option: str, read: Callable[[str], Any], default: Any) -> Any:
@@ -457,11 +481,14 @@ def certificate_files(text: str) -> tuple[str, str | None]:
     return certificate, key
 
 
-def journal_of(path: str) -> Transcripts:
+def journal_of(path: str) -> Any:
     """Transcripts that are kept in the file, and nowhere else.
 
     :raises ValueError: if it cannot be opened.
     """
+    from txsmtpd.testing.journal import Journal
+    from txsmtpd.testing.transcript import Transcripts
+
     try:
         return Transcripts(sessions=0, tell=Journal(path))
     except OSError as error:

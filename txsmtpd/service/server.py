@@ -46,7 +46,7 @@ def makeService(options: Options) -> MultiService:
     for label, endpoint, protocol, tls in listeners:
         settings = {**options["settings"], "implicit_tls": tls}
         make = factory_maker(options["handler"], protocol)
-        factory = make(connection_limit=limit, transcript=options["transcript"], **settings)
+        factory = make(connection_limit=limit, faults=options["faults"], transcript=options["transcript"], **settings)
         Listener(label, endpoint, factory, options["grace"]).setServiceParent(server)
     return server
 

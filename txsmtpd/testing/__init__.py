@@ -1,6 +1,7 @@
-"""For tests: a catcher of mail, sessions in memory, TLS with nothing to set up, and what was said in each session."""
+"""For tests: a catcher of mail, sessions in memory, TLS with nothing to set up, what was said, and faults on purpose."""
 
 from txsmtpd.testing.catcher import MailCatcher
+from txsmtpd.testing.faults import Faults
 from txsmtpd.testing.inbox import Inbox, Mail, NoMailArrived
 from txsmtpd.testing.memory import MemoryConnection, MemorySession, PretendedTLS
 from txsmtpd.testing.replies import read_replies
@@ -10,6 +11,7 @@ from txsmtpd.testing.transcript import Transcript, Transcripts
 
 __all__ = [
     "Authority",
+    "Faults",
     "Inbox",
     "Mail",
     "MailCatcher",

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 from txsmtpd.conversation import Reader
 from txsmtpd.dispatcher import SECRET
 from txsmtpd.smtp import SMTP
-from txsmtpd.testing.instruments import instrumented
+from txsmtpd.testing.instruments import Instrument, instrumented
 from txsmtpd.testing.matching import reply_fits
 from txsmtpd.wire.data import DataReader
 from txsmtpd.wire.proxy import ProxyReader
@@ -383,7 +383,7 @@ class _Measured:
         return end
 
 
-class _Recorded(SMTP):
+class _Recorded(Instrument):
     """A protocol whose conversation is kept."""
 
     _transcript: Transcript | None = None
@@ -450,7 +450,7 @@ class _Recorded(SMTP):
     # What leaves
 
     def send(self, octets: bytes) -> None:
-        if not self.closing and octets:
+        if octets and not (self.closing or self._deaf):
             shown = f"334 {SECRET}" if octets[:4] == b"334 " else text_of(octets.removesuffix(b"\r\n"))
             self._note(Replied, shown)
         super().send(octets)
