@@ -812,6 +812,7 @@ class WordsTests(SynchronousTestCase):
             "any share=0.25 stop_reading": "any, share 0.25: stop reading",
             "mail rate=10/60 reply=421 slow down": "mail, beyond 10 in 60 s: 421 slow down",
             "mail rate=10 drop": "mail, beyond 10 in 1 s: drop",
+            "starttls certificate=expired": "starttls: expired certificate",
             "quit slow=2.5 delay=3": "quit: after 3 s, at 2.5 octets a second",
         }.items():
             self.assertEqual(self.rule(spec), expected)
@@ -837,6 +838,7 @@ class WordsTests(SynchronousTestCase):
             "rcpt reply=": "no status",
             "rcpt {} drop": "'{}' is no word",
             "rcpt certificate=x.pem": "x.pem",
+            "rcpt certificate=expired": "when TLS begins",
             "starttls certificate=/none/x.pem": "x.pem",
         }.items():
             with self.assertRaises(Exception) as caught:

@@ -14,6 +14,7 @@ from typing import Any
 
 from txsmtpd.service.certificates import Certificates
 from txsmtpd.testing.faults import Faults, Rule
+from txsmtpd.testing.tls import WRONG
 
 _WORD = re.compile(r"\s*(?P<name>[A-Za-z_-]+)(?:=(?P<value>\S*))?(?=\s|$)")
 _REPLY = re.compile(r"(?:^|\s)\s*reply=(?P<reply>.*)$", re.IGNORECASE | re.DOTALL)
@@ -49,7 +50,7 @@ WITH_VALUE: dict[str, Callable[[Rule, str], Rule]] = {
     "rate": _rate,
     "delay": lambda rule, value: rule.delay(_number(value)),
     "slow": lambda rule, value: rule.slow(_number(value)),
-    "certificate": lambda rule, value: rule.certificate(Certificates(value)),
+    "certificate": lambda rule, value: rule.certificate(value if value in WRONG else Certificates(value)),
 }
 ALONE: dict[str, Callable[[Rule], Rule]] = {
     "drop": Rule.drop,

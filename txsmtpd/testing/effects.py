@@ -114,9 +114,10 @@ class Certificate(Effect):
     """Another certificate. It takes the place of nothing else."""
 
     tls_context: Any
+    called: str
 
     def __str__(self) -> str:
-        return "another certificate"
+        return self.called
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ from txsmtpd.testing.effects import (
     faulty,
 )
 from txsmtpd.testing.schedules import Every, First, Nth, Rate, Schedule, Share
+from txsmtpd.testing.tls import authority
 from txsmtpd.wire import grammar
 
 ANY = "any"
@@ -176,11 +177,14 @@ class Rule:
     def certificate(self, tls_context: Any) -> Rule:
         """Another certificate, for the TLS that begins now. For the stages ``starttls`` and ``connect`` alone.
 
-        :param tls_context: as for the option of that name.
+        :param tls_context: as for the option of that name; or what is wrong with it, such as ``"expired"``: see
+            :meth:`Authority.wrong() <txsmtpd.testing.tls.Authority.wrong>`.
         """
         if not set(self._stages) <= {"starttls", "connect"}:
             raise ValueError("a certificate is shown when TLS begins: at the stage starttls, or connect")
-        return self._do(Certificate(tls_context))
+        if isinstance(tls_context, str):
+            return self._do(Certificate(authority().wrong(tls_context), f"{tls_context} certificate"))
+        return self._do(Certificate(tls_context, "another certificate"))
 
     def delay(self, seconds: float) -> Rule:
         """Wait before anything else. If there is no other effect, all then goes on as ever.
