@@ -158,8 +158,8 @@ class _Faulty(Instrument):
             note(self, Faulted, str(rule), rule.effect)
         return rule
 
-    def greet(self) -> Any:
-        return self._with_faults("connect", super().greet)
+    def greet_client(self) -> Any:
+        return self._with_faults("connect", super().greet_client)
 
     def greet_at_once(self) -> Any:
         return self._with_faults("greeting", super().greet_at_once)
