@@ -1,4 +1,4 @@
-"""For tests: a catcher of mail, sessions in memory, TLS with nothing to set up, what was said, and faults on purpose."""
+"""For tests: a catcher of mail, sessions in memory, TLS with nothing to set up, transcripts, and faults on purpose."""
 
 from txsmtpd.testing.catcher import MailCatcher
 from txsmtpd.testing.faults import Faults
