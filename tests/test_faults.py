@@ -20,7 +20,7 @@ from tests.test_lmtp import BCD, lmtp, recipients
 from tests.test_lmtp import send as send_lmtp
 from tests.test_tcp import TCPTestCase, read_all, read_replies
 from tests.tls import TLSTestCase, combined, issue, secured, trusting, write
-from txsmtpd import SMTP, Envelope, SMTPFactory, syntax
+from txsmtpd import SMTP, Envelope, Extension, SMTPFactory, syntax
 from txsmtpd.lmtp import LMTP
 from txsmtpd.service.certificates import Certificates
 from txsmtpd.service.faults import add_fault
@@ -307,6 +307,21 @@ class RuleTests(SynchronousTestCase):
         self.assertEqual(facing(faults, protocol=Mine).codes(b"PING\r\nNOOP\r\nNOOP\r\n"), [250, 451, 251])
         faults.on("any", when=lambda occasion: occasion.stage == "ping").reply("456 one")
         self.assertEqual(facing(faults, protocol=Mine).codes(b"PING\r\n"), [456])
+
+    def test_extensions(self) -> None:
+        """``any`` is the commands that extensions bring as well."""
+
+        class Pong(Extension):
+            keyword = "PONG"
+
+            @syntax("PONG")
+            def smtp_PONG(self, server: Any, arg: str | None) -> str:
+                return "250 ping"
+
+        faults = Faults()
+        faults.on("any", when=lambda occasion: occasion.stage == "pong").nth(2).reply(LATER)
+        client = facing(faults, extensions=[Pong()])
+        self.assertEqual(client.codes(b"PONG\r\n" * 3), [250, 451, 250])
 
     def test_offCostsNothing(self) -> None:
         """Without faults, the class is the one that was given; with them, it is made once."""

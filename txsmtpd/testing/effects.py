@@ -7,7 +7,7 @@ has found them in order; connections, greetings and messages where their turn is
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
@@ -16,6 +16,7 @@ from typing import Any
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 
+from txsmtpd.command import Command
 from txsmtpd.dispatcher import ANSWERED_LATER, in_one_line
 from txsmtpd.reply import BAD_SEQUENCE, FAILED, Reply
 from txsmtpd.smtp import SMTP
@@ -144,10 +145,12 @@ class _Faulty(Instrument):
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
-        cls.commands = {
-            verb: replace(command, method=_intercepted(verb.decode("ascii").lower(), command.method))
-            for verb, command in cls.commands.items()
-        }
+        cls.commands = _intercepted(cls.commands)
+
+    def __init__(self, handler: object = None, **arguments: Any) -> None:
+        super().__init__(handler, **arguments)
+        if self.settings.commands:  # extensions bring some
+            self.commands = {**type(self).commands, **_intercepted(self.settings.commands)}
 
     # Where rules strike
 
@@ -352,7 +355,15 @@ def faulty(protocol: type[SMTP]) -> type[SMTP]:
     return instrumented(_Faulty, protocol)  # type: ignore[arg-type]  # classes have hashes
 
 
-def _intercepted(stage: str, method: Callable[..., Any]) -> Callable[..., Any]:
+def _intercepted(commands: Mapping[bytes, Command]) -> dict[bytes, Command]:
+    """The commands, with rules being asked before each."""
+    return {
+        verb: replace(command, method=_asking(verb.decode("ascii").lower(), command.method))
+        for verb, command in commands.items()
+    }
+
+
+def _asking(stage: str, method: Callable[..., Any]) -> Callable[..., Any]:
     def intercepted(server: Any, arg: str | None) -> Any:
         rule = server._strike(stage, argument=arg)
         return method(server, arg) if rule is None else server._suffer(rule, partial(method, server, arg))
