@@ -24,7 +24,7 @@ def with_crlf(message: bytes) -> bytes:
 
 
 def stuffed(message: bytes) -> tuple[bytes, ...]:
-    """The message, whose line ends are CRLF, as it is sent, in parts: dots doubled, the last line and the message ended.
+    """The message, whose line ends are CRLF, as it is sent, in parts: dots doubled, last line and message ended.
     Where no dot is doubled the message is one of the parts as it is, since messages may be large."""
     message = message.replace(b"\r\n.", b"\r\n..")
     first = b"." if message.startswith(b".") else b""
