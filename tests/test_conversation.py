@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from tests.support import (
     conversation,
     handler,
 )
-from txsmtpd import SMTP, Envelope
+from txsmtpd import SMTP, Envelope, SMTPFactory
 from txsmtpd.conversation import PREMATURE_CLOSE_GRACE
+from txsmtpd.testing.dialog import Dialog
 from txsmtpd.wire.data import EXCESS
 
 SESSION = (
@@ -38,7 +39,7 @@ SESSION = (
 )
 SESSION_CODES = [220, 250, 500, 500, 500, 250, 553, 250, 354, 550, 500, 250, 250, 354, 250, 250, 500, 221]
 
-DIALOGS = sorted((Path(__file__).parent / "dialogs").glob("*.smtp"))
+DIALOGS = [Dialog.load(path) for path in sorted((Path(__file__).parent / "dialogs").glob("*.smtp"))]
 
 
 class Sluggish:
@@ -129,62 +130,17 @@ class DialogTests(SynchronousTestCase):
 
     def test_inStep(self) -> None:
         """Each gets its replies when the client waits for them."""
-        for path in DIALOGS:
-            client = Client()
-            said = client.welcome
-            for octets, expected, closed in steps(path):
-                said += client.talk(octets)
-                self.assertEqual(fits(said, expected), "", f"{path.name}: {octets!r}")
-                self.assertEqual(client.closed, closed, f"{path.name}: {octets!r}")
-                said = b""
+        for dialog in DIALOGS:
+            dialog.play(make_server)
 
     def test_pipelined(self) -> None:
         """Each gets the same when the client does not wait, however its octets are cut."""
-        for path in DIALOGS:
-            parts = list(steps(path))
-            octets = b"".join(part[0] for part in parts)
-            expected = [reply for part in parts for reply in part[1]]
-            size = max(1, len(octets) // 400)
-            for cuts in [(), *((cut,) for cut in range(1, len(octets), size))]:
-                said, closed = conversation(octets, cuts)
-                self.assertEqual(fits(said, expected), "", f"{path.name} cut at {cuts}")
-                self.assertEqual(closed, parts[-1][2], path.name)
+        for dialog in DIALOGS:
+            dialog.play_cut(make_server)
 
 
-def steps(path: Path) -> Iterator[tuple[bytes, list[str], bool]]:
-    """A dialog's steps: what the client says, how the replies to it begin, and whether the server closes then.
-
-    A line is ``C: text`` (a command), ``C< octets`` (octets as they are, without a line end), ``S: 250`` (how a reply
-    begins), ``S.`` (the server closes) or a comment under ``#``. ``\\x00``, ``\\r``, ``\\n`` and the like are octets.
-    """
-    octets, expected, closed = b"", [], False
-    for line in path.read_text("utf-8").splitlines():
-        kind, text = line[:2], line[3:]
-        if not line or line.startswith("#"):
-            continue
-        if kind[0] == "C" and (expected or closed):
-            yield octets, expected, closed
-            octets, expected, closed = b"", [], False
-        raw = text.encode("utf-8").decode("unicode_escape").encode("latin-1")
-        if kind == "C:":
-            octets += raw + b"\r\n"
-        elif kind == "C<":
-            octets += raw
-        elif kind == "S:":
-            expected = [*expected, text]
-        elif kind == "S.":
-            closed = True
-        else:
-            raise ValueError(f"{path.name}: no line of a dialog: {line!r}")
-    yield octets, expected, closed
-
-
-def fits(said: bytes, expected: list[str]) -> str:
-    """What is wrong with the replies; nothing if each begins as expected."""
-    found = [f"{answer.code} {answer.lines[-1]}" for answer in answers(said)]
-    if len(found) == len(expected) and all(map(str.startswith, found, expected)):
-        return ""
-    return f"{found!r} instead of {expected!r}"
+def make_server() -> SMTPFactory:
+    return SMTPFactory(hostname="mx.test")
 
 
 class WaitingTests(LoggingTestCase):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import given, settings
@@ -11,6 +10,7 @@ from twisted.internet.task import Clock, deferLater
 
 from tests.support import Client, LoggingTestCase, answers, codes
 from txsmtpd import LMTP, Envelope, Refused
+from txsmtpd.testing.strategies import Block, body_lines, cuts, lines, octets, sessions
 
 # Nothing here ends a session but what the client says.
 UNLIMITED: dict[str, Any] = {"junk_command_limit": None, "error_limit": None, "timeout": None, "hook_timeout": None}
@@ -70,111 +70,7 @@ class Delayed:
         return "250 2.0.0 OK"
 
 
-@dataclass(frozen=True)
-class Block:
-    """Octets that a client sends together, and how many final replies they get."""
-
-    octets: bytes
-    replies: int
-
-
-TEXT = some.text("ab .\u00fc<>\x01:@", max_size=12).map(lambda text: text.encode())
-LINES = some.sampled_from(
-    [
-        b"NOOP",
-        b"NOOP x",
-        b"RSET",
-        b"EHLO again",
-        b"HELO again",
-        b"VRFY a@b",
-        b"VRFY",
-        b"HELP",
-        b"HELP MAIL",
-        b"EXPN x",
-        b"FOO",
-        b"",
-        b"NOOP \x00",
-        b"MAIL FROM:<a@b> FOO=1",
-        b"MAIL FROM:<a b>",
-        b"RCPT TO:<>",
-        b"MAIL FROM:<no@b>",
-        b"DATA now",
-        b"EHLO",
-        b"NOOP " + b"x" * 600,
-        b"\xff",
-        b"RCPT TO:<no@b>",
-        b"MAIL FROM:<a@b> BODY=9",
-    ]
-)
-COMMANDS = LINES.map(lambda line: Block(line + b"\r\n", 1))
-BARE = LINES.map(lambda line: Block(line + b"\n", 1))
-BODY_LINES = some.lists(
-    some.sampled_from([b"text", b"", b"..", b"...x", b"QUIT", b"\0", b"a\nb", b"\r", b"\n.", b"x" * 99])
-)
-RECIPIENTS = some.lists(some.sampled_from([b"c@d", b"no@d", b"<e@f>", b"<Postmaster>"]), max_size=3)
-
-
-def _message(recipients: list[bytes], lines: list[bytes]) -> Block:
-    recipients = [*recipients, b"last@d"]
-    octets = b"RSET\r\nMAIL FROM:<a@b>\r\n" + b"".join(b"RCPT TO:%b\r\n" % each for each in recipients)
-    octets += b"DATA\r\n" + b"".join(line + b"\r\n" for line in lines) + b".\r\n"
-    return Block(octets, 2 + len(recipients) + 1)
-
-
-MESSAGES = some.builds(_message, RECIPIENTS, BODY_LINES)
-CHUNKS = some.binary(max_size=40)
-
-
-def _chunked(chunks: list[bytes]) -> Block:
-    octets = b"RSET\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n"
-    octets += b"".join(b"BDAT %d\r\n%b" % (len(chunk), chunk) for chunk in chunks) + b"BDAT 0 LAST\r\n"
-    return Block(octets, 3 + len(chunks) + 1)
-
-
-BLOCKS = some.lists(
-    some.one_of(COMMANDS, BARE, MESSAGES, some.builds(_chunked, some.lists(CHUNKS, max_size=3))), max_size=12
-)
 DELAYS = some.lists(some.sampled_from([0, 0, 0.5, 1, 3]), max_size=6)
-CUTS = some.lists(some.integers(1, 3000), max_size=12)
-
-# Octets that look like SMTP.
-WORDS = [
-    b"EHLO x",
-    b"MAIL FROM:",
-    b"RCPT TO:",
-    b"<a@b>",
-    b"<>",
-    b"DATA",
-    b"\r\n",
-    b"\r\n",
-    b"\r\n",
-    b"\n",
-    b"\r",
-    b".",
-    b"\r\n.\r\n",
-    b"QUIT",
-    b"RSET",
-    b"NOOP",
-    b" ",
-    b"SIZE=1",
-    b"BDAT 5",
-    b"BDAT 3 LAST\r\nabc",
-    b"GET /",
-    b"x: y",
-    b"\0",
-    b"\xff",
-    b"\x16",
-    b"\x80",
-    b"HELP",
-    b"VRFY a",
-    b'"',
-    b"\\",
-    b"x" * 300,
-    b"X" * 2000,
-]
-NEARLY = some.lists(some.sampled_from(WORDS), max_size=40).map(b"".join)
-OPENING = b"EHLO x\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n"
-ANYTHING = some.one_of(some.binary(max_size=300), NEARLY, NEARLY.map(OPENING.__add__), NEARLY.map(OPENING[:8].__add__))
 
 
 def run(octets: bytes, cuts: list[int], delays: list[float], pauses: list[float], **options: Any) -> tuple[Any, ...]:
@@ -207,29 +103,25 @@ class SessionTests(LoggingTestCase):
     """Sessions of commands, messages and mistakes."""
 
     @settings(deadline=None, max_examples=150)
-    @given(BLOCKS, CUTS, DELAYS, DELAYS, some.booleans())
-    def test_oneReplyEach(
-        self, blocks: list[Block], cuts: list[int], delays: list[float], pauses: list[float], farewell: bool
-    ) -> None:
+    @given(sessions(), cuts(), DELAYS, DELAYS)
+    def test_oneReplyEach(self, session: Block, cuts: list[int], delays: list[float], pauses: list[float]) -> None:
         """Each command gets exactly one final reply, in order, however the input is cut and long the hooks take."""
-        octets = b"EHLO first\r\n" + b"".join(block.octets for block in blocks) + b"QUIT\r\n" * farewell
-        count = 2 + sum(block.replies for block in blocks) + farewell
+        octets = session.octets
         expected = run(octets, [], [], [])
         finals = [code for code in codes(expected[0]) if code != 354]
-        self.assertEqual(len(finals), count, codes(expected[0]))
-        self.assertEqual(expected[1], farewell)
+        self.assertEqual(len(finals), session.replies, codes(expected[0]))
+        self.assertEqual(expected[1], octets.endswith(b"QUIT\r\n"))
         self.assertEqual(run(octets, cuts, [], []), expected)
         self.assertEqual(run(octets, cuts, delays, pauses), expected)
         self.assertEqual(run(octets, list(range(1, len(octets))), delays, []), expected)
         self.assertEqual([event for event in self.events if "log_failure" in event], [])
 
     @settings(deadline=None, max_examples=100)
-    @given(BLOCKS, CUTS, DELAYS, some.integers(0, 300))
-    def test_smallBuffer(self, blocks: list[Block], cuts: list[int], delays: list[float], limit: int) -> None:
+    @given(sessions(), cuts(), DELAYS, some.integers(0, 300))
+    def test_smallBuffer(self, session: Block, cuts: list[int], delays: list[float], limit: int) -> None:
         """The same when the connection is paused again and again because the buffer is small."""
-        octets = b"EHLO first\r\n" + b"".join(block.octets for block in blocks)
-        expected = run(octets, [], [], [])
-        self.assertEqual(run(octets, cuts, delays, [], buffer_limit=limit), expected)
+        expected = run(session.octets, [], [], [])
+        self.assertEqual(run(session.octets, cuts, delays, [], buffer_limit=limit), expected)
 
 
 def _to_several(recipients: list[bytes], lines: list[bytes], chunk: bytes | None) -> Block:
@@ -246,7 +138,7 @@ def _to_several(recipients: list[bytes], lines: list[bytes], chunk: bytes | None
 TO_SEVERAL = some.builds(
     _to_several,
     some.lists(some.sampled_from([b"c@d", b"no@d", b"e@f"]), max_size=3),
-    BODY_LINES,
+    body_lines(),
     some.sampled_from([None, b"", b"QUIT\r\n", b"x" * 15, b"y" * 30]),
 )
 
@@ -255,7 +147,7 @@ class LMTPTests(LoggingTestCase):
     """The same over LMTP, where a message has several replies."""
 
     @settings(deadline=None, max_examples=100)
-    @given(some.lists(some.one_of(COMMANDS, TO_SEVERAL), max_size=8), CUTS, DELAYS, some.sampled_from([None, 20]))
+    @given(some.lists(some.one_of(lines(), TO_SEVERAL), max_size=8), cuts(), DELAYS, some.sampled_from([None, 20]))
     def test_oneReplyEach(self, blocks: list[Block], cuts: list[int], delays: list[float], limit: int | None) -> None:
         """Each accepted recipient gets exactly one reply to a message, whatever is wrong with it, in order."""
         octets = b"LHLO first\r\n" + b"".join(block.octets for block in blocks)
@@ -272,7 +164,7 @@ class AnythingTests(LoggingTestCase):
     """Octets of any kind."""
 
     @settings(deadline=None, max_examples=400)
-    @given(ANYTHING, CUTS, DELAYS)
+    @given(octets(), cuts(), DELAYS)
     def test_anything(self, octets: bytes, cuts: list[int], delays: list[float]) -> None:
         """Any octets, cut anywhere, get the same well-formed replies, and leave no traceback in the log."""
         expected = run(octets, [], [], [])
@@ -282,7 +174,7 @@ class AnythingTests(LoggingTestCase):
         self.assertEqual([event for event in self.events if "log_failure" in event], [])
 
     @settings(deadline=None, max_examples=200)
-    @given(ANYTHING, some.integers(0, 400), some.booleans())
+    @given(octets(), some.integers(0, 400), some.booleans())
     def test_clientGoes(self, octets: bytes, cut: int, half: bool) -> None:
         """A client that goes at any moment leaves no timer, no hook and no traceback."""
         clock = Clock()

@@ -1,6 +1,8 @@
 """For tests: a catcher of mail, sessions in memory, TLS with nothing to set up, transcripts, and faults on purpose."""
 
+from txsmtpd.interfaces import verifyHandler
 from txsmtpd.testing.catcher import MailCatcher
+from txsmtpd.testing.dialog import Dialog, DialogError
 from txsmtpd.testing.faults import Faults
 from txsmtpd.testing.inbox import Inbox, Mail, NoMailArrived
 from txsmtpd.testing.memory import MemoryConnection, MemorySession, PretendedTLS
@@ -11,6 +13,8 @@ from txsmtpd.testing.transcript import Transcript, Transcripts
 
 __all__ = [
     "Authority",
+    "Dialog",
+    "DialogError",
     "Faults",
     "Inbox",
     "Mail",
@@ -23,4 +27,5 @@ __all__ = [
     "Transcripts",
     "attach",
     "read_replies",
+    "verifyHandler",
 ]
