@@ -65,6 +65,7 @@ def json_line(transcript: Transcript, record: Record, now: datetime) -> bytes:
                 "session": transcript.session,
                 "kind": record.kind,
                 **asdict(record),
+                "at": round(record.at, 6),
             },
             ensure_ascii=False,
         ).encode("utf-8")
