@@ -90,6 +90,18 @@ class VerdictTests(LoggingTestCase):
             self.assertEqual(relayed.send(), "250 2.6.0 queued as 42", verb)
             self.assertEqual(relayed.script.connections, 2)
 
+    def test_farewell(self) -> None:
+        """A next server that says 421 behind its reply has said its reply; the next message goes elsewhere."""
+        for lmtp in (False, True):
+            script = Script(DOT=[b"250 2.0.0 queued\r\n421 4.3.2 bye\r\n"])
+            relayed = Relayed(script, lmtp=lmtp)
+            self.assertEqual(relayed.send(), "250 2.0.0 queued")
+            self.assertEqual(relayed.send(), "250 2.6.0 queued as 42")
+            self.assertEqual(script.connections, 2)
+        script = Script(RCPT=[b"250 2.1.5 fine\r\n421 4.3.2 bye\r\n"])
+        self.assertEqual(Relayed(script).begin("b@upstream.test")[-1], "250 2.1.5 fine")
+        self.assertEqual(script.messages, [])
+
     def test_slow(self) -> None:
         """One that says nothing for too long is 451, and its connection is given up."""
         for verb in ("CONNECT", "EHLO", "MAIL", "RCPT", "DATA", "DOT"):

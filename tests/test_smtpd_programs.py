@@ -265,6 +265,71 @@ print("over", flush=True)
         process.line_with("over")
         self.assertEqual(process.wait(), 0)
 
+    def test_toThread(self) -> None:
+        """What blocks may go to a thread, while others are served; the thread does not outlive the program."""
+        process = self.program("""
+import threading
+from twisted.internet.threads import deferToThread
+
+go_on = threading.Event()
+
+class Slow(Server):
+    def received(self, data):
+        return deferToThread(self.store) if b"slow" in data else go_on.set()
+
+    def store(self):
+        go_on.wait()
+        return "250 stored"
+
+listening(Slow(("127.0.0.1", 0), None))
+smtpd.loop()
+""")
+        port = self.port_of(process)
+        slow = self.connect(port)
+        slow.begin_data()
+        slow.socket.sendall(b"slow\r\n.\r\n")
+        process.line_with("from a@a.example")
+        self.assertEqual(self.send(port, "quick"), "250 OK\r\n")
+        self.assertEqual(slow.reply(), "250 stored\r\n")
+        process.process.send_signal(signal.SIGINT)
+        self.assertEqual(process.wait(), -signal.SIGINT)
+
+    def test_proxy(self) -> None:
+        """A proxy and the server behind it may share a loop; the program ends when both are closed."""
+        process = self.program("""
+class Last(Server):
+    def received(self, data):
+        self.close()
+        first.close()
+
+last = Last(("localhost", 0), None)
+first = listening(smtpd.PureProxy(("127.0.0.1", 0), ("localhost", last.socket.getsockname()[1])))
+smtpd.loop()
+print("over", flush=True)
+""")
+        self.assertEqual(self.send(self.port_of(process)), "250 2.0.0 OK\r\n")
+        process.line_with("from a@a.example")
+        process.line_with("over")
+        self.assertEqual(process.wait(), 0)
+        self.assertEqual(process.errors, [])
+
+    def test_proxyInThread(self) -> None:
+        """A proxy that is to pass mail on from another thread says that it cannot, and the client is told 451."""
+        process = self.program("""
+from twisted.internet.threads import deferToThread
+
+class Proxy(smtpd.PureProxy):
+    def process_message(self, *args, **kwargs):
+        return deferToThread(super().process_message, *args, **kwargs)
+
+listening(Proxy(("127.0.0.1", 0), ("localhost", 9)))
+smtpd.loop()
+""")
+        self.assertEqual(self.send(self.port_of(process))[:4], "451 ")
+        process.process.send_signal(signal.SIGINT)
+        process.wait()
+        self.assertIn("RuntimeError: pass mail on in the reactor's thread", "".join(process.errors))
+
 
 class ReactorTests(ProgramTestCase):
     """Programs that have a reactor."""

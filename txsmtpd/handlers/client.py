@@ -112,6 +112,8 @@ class Connection(LineReceiver):
         if reply is None:
             return
         if not self._owed:
+            if reply.code >= 400 and self._replies and self._waiting is not None:
+                self._done(self._replies.popleft())  # a farewell takes nothing back
             # Most often 421, before it closes.
             self.fail(verdict(reply) if reply.code >= 400 else GARBLED)
             return

@@ -75,7 +75,7 @@ class Proxy:
         self, server: Any, session: Session, envelope: Envelope, address: str, mail_options: list[str]
     ) -> Any:
         self._end(session)
-        self._warn(server)
+        self.warn_if_open(server)
         transaction = await self.upstream.begin(address, mail_options, getattr(server, "hostname", None))
         self._open[session.id] = transaction
         envelope.mail_from = address
@@ -160,7 +160,7 @@ class Proxy:
         lmtp = bool(getattr(server, "lmtp", False))
         return with_crlf(trace.received(hostname, session, envelope, session.id, lmtp=lmtp))
 
-    def _warn(self, server: Any) -> None:
+    def warn_if_open(self, server: Any) -> None:
         """Say it once if anybody who can connect may send mail to anybody."""
         if self._warned or type(self).handle_RCPT is not Proxy.handle_RCPT:
             return

@@ -99,14 +99,15 @@ class SMTPService(Service):
     # Stopping
 
     async def _stop(self) -> None:
-        await self._stop_listening()
+        await self.stop_listening()
         drained = self.factory.drain()
         deadline = self._reactor().callLater(self.grace, self._abort)
         await drained
         if deadline.active():
             deadline.cancel()
 
-    async def _stop_listening(self) -> None:
+    async def stop_listening(self) -> None:
+        """Close the port; connections stay."""
         if self._binding is not None:
             binding, self._binding = self._binding, None
             binding.cancel()

@@ -30,6 +30,7 @@ COMMASPACE = ", "
 
 from txsmtpd.smtpd.channel import DATA_SIZE_DEFAULT, SMTPChannel  # noqa: E402  # they look at what is above
 from txsmtpd.smtpd.looping import close_all, loop, socket_map  # noqa: E402
+from txsmtpd.smtpd.proxies import MailmanProxy, PureProxy  # noqa: E402
 from txsmtpd.smtpd.server import DebuggingServer, SMTPServer  # noqa: E402
 
 __all__ = [
@@ -40,6 +41,8 @@ __all__ = [
     "NEWLINE",
     "DebuggingServer",
     "Devnull",
+    "MailmanProxy",
+    "PureProxy",
     "SMTPChannel",
     "SMTPServer",
     "close_all",

@@ -24,6 +24,7 @@ class Served:
 
     def __init__(self, server: SMTPServer) -> None:
         self.server = server
+        self.descriptors: int = getattr(server, "descriptors", 1)
 
     @classmethod
     def from_cli(cls, parser: Any, *args: str) -> Self:

@@ -109,7 +109,7 @@ class ChannelProtocol(SMTP):
             for verb, there in ((b"STARTTLS", self.settings.tls_context), (b"AUTH", self.settings.mechanisms))
             if there
         )
-        self.commands = commands_of_channel(type(channel), offered)  # type: ignore[misc, arg-type]  # the channel's class
+        self.commands = commands_of_channel(type(channel), offered)  # type: ignore[arg-type]  # the channel's class
         self._last_turn = False
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -84,6 +84,12 @@ class Driver:
         """Whether this is the thread that runs the reactor."""
         return self._thread == threading.get_ident() or (bool(reactor.running) and threadable.isInIOThread())
 
+    def is_elsewhere(self) -> bool:
+        """Whether another thread than this runs the reactor."""
+        from twisted.internet import reactor
+
+        return self._runs(reactor) and not self.is_here(reactor)
+
     def forget(self, servers: MutableMapping[int, Any], number: int) -> None:
         """A server has ended."""
         with self._changed:

@@ -11,12 +11,14 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, ClassVar
 
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.python.failure import Failure
 
 from txsmtpd.dispatcher import log
 from txsmtpd.factory import SMTPFactory
+from txsmtpd.service.listening import SMTPService
 from txsmtpd.smtpd.channel import DATA_SIZE_DEFAULT, SMTPChannel
 from txsmtpd.smtpd.connection import ChannelFactory, ChannelProtocol, debug
 from txsmtpd.smtpd.looping import ReactorThreadError, driver, socket_map
@@ -71,7 +73,9 @@ class SMTPServer:
         self._map = socket_map if map is None else map
         self._number = next(_numbers)
         self._reactor = reactor
-        self._port: Any = None
+        self._service: SMTPService | None = None
+        self._free: Deferred[None] | None = None  # fires when the port is, once the server is being closed
+        self._closed: Deferred[None] | None = None
         self._arrived: tuple[ChannelProtocol, tuple[str, int]] | None = None
         self.socket = None
         self._options = {
@@ -104,55 +108,67 @@ class SMTPServer:
         return driver.call(function) if self._reactor is None else function(self._reactor)
 
     def _listen(self, reactor: Any, address: tuple[str | None, int]) -> None:
-        found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0][4]
+        family, *_, (host, port, *_) = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
+        make = TCP6ServerEndpoint if family == socket.AF_INET6 else TCP4ServerEndpoint
+        service = SMTPService(make(reactor, port, BACKLOG, host), self.factory, reactor=reactor)
         try:
-            self._port = reactor.listenTCP(found[1], self.factory, backlog=BACKLOG, interface=found[0])
+            service.startService()
         except CannotListenError as error:
             raise error.socketError from None
-        self.socket = getattr(self._port, "socket", None)
+        self._service = service
+        self.socket = getattr(service.port, "socket", None)
         self._map[self._number] = self
         debug(f"{type(self).__name__} started at {time.ctime()}, remote address {self._remoteaddr}, on", address)
 
-    def close(self, *, abort: bool = False) -> None:
-        """Stop listening, and let the connections end: 421 to the idle ones, and to the others after their message.
+    def close(self, *, abort: bool = False) -> Deferred[None] | None:
+        """Stop listening, and let the connections end: 421 to the idle ones; the others have half a minute for their
+        message.
 
         The port is free when this returns, unless it is called by the server's own code; then it is a moment later.
 
         :param abort: close the connections at once instead.
+        :return: in the thread of the loop or reactor, a Deferred that fires when all is closed.
         """
-        if self._port is None:
-            return
 
-        def stop(reactor: Any) -> Any:
-            return self._stop(reactor, abort)
+        def begin(reactor: Any) -> Deferred[None]:
+            if self._free is None:
+                self._free = Deferred()
+                self._closed = Deferred.fromCoroutine(self._close(self._free, abort)).addErrback(self._not_closed)
+            elif abort:
+                self.factory.abort()
+            return self._turn_until(reactor, self._free)
 
         try:
-            self._call(stop)
+            result = self._call(begin)
         except ReactorThreadError:  # who ran the reactor has left it just now
-            self._call(stop)
+            result = self._call(begin)
+        return None if result is None else self._closed
 
-    def _stop(self, reactor: Any, abort: bool) -> Deferred[None]:
-        closed: Deferred[None] = Deferred()
-        port, self._port = self._port, None
-        if port is None:
-            return succeed(None)
+    async def _close(self, free: Deferred[None], abort: bool) -> None:
+        try:
+            if self._service is not None:
+                await self._service.stop_listening()
+            free.callback(None)
+            if abort:
+                self.factory.abort()
+            await (self.factory.drain() if self._service is None else self._service.stopService())
+            await self.ended()
+        finally:
+            driver.forget(self._map, self._number)
 
-        def port_closed(result: Any) -> Deferred[None]:
-            if isinstance(result, Failure):
-                log.failure("cannot stop listening", result)
-            closed.callback(None)
-            return drained
+    def _not_closed(self, failure: Failure) -> None:
+        log.failure("{server} is not closed in good order", failure, server=type(self).__name__)
 
-        stopped = maybeDeferred(port.stopListening)
-        drained = self.factory.drain()
-        if abort:
-            self.factory.abort()
-        stopped.addBoth(port_closed).addBoth(lambda _: driver.forget(self._map, self._number))
+    def _turn_until(self, reactor: Any, free: Deferred[None]) -> Deferred[None]:
+        """Let a reactor that nobody runs free a port: it takes a turn or two."""
         for _ in range(TURNS):
-            if reactor.running or closed.called:
+            if free.called or reactor.running or self._reactor is not None:
                 break
             reactor.iterate()
-        return closed
+        return free
+
+    async def ended(self) -> None:
+        """Called when no connection is left, before the server is closed."""
 
     # Connections
 
@@ -184,7 +200,7 @@ class SMTPServer:
         keywords = {}
         if not self._decode_data:
             given = {"mail_options": channel.mail_options, "rcpt_options": channel.rcpt_options}
-            taken = _keywords_of(getattr(self.process_message, "__func__", self.process_message))
+            taken = keywords_of(getattr(self.process_message, "__func__", self.process_message))
             keywords = given if taken is None else {name: given[name] for name in given.keys() & taken}
         return self.process_message(channel.peer, channel.mailfrom, channel.rcpttos, channel.received_data, **keywords)
 
@@ -206,7 +222,7 @@ class SMTPServer:
 
 
 @lru_cache(maxsize=256)
-def _keywords_of(function: Callable[..., Any]) -> frozenset[str] | None:
+def keywords_of(function: Callable[..., Any]) -> frozenset[str] | None:
     """The names of the arguments that a function takes; None: any."""
     try:
         parameters = inspect.signature(function).parameters

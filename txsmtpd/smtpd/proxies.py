@@ -1,0 +1,297 @@
+"""PureProxy and MailmanProxy: servers that pass each message on to another, while the client waits for the verdict."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Container, Sequence
+from contextvars import ContextVar
+from typing import Any, Self
+
+from twisted.internet.defer import Deferred, gatherResults
+
+from txsmtpd.dispatcher import in_one_line, log
+from txsmtpd.factory import SMTPFactory
+from txsmtpd.handlers.proxy import Proxy
+from txsmtpd.handlers.upstream import Upstream
+from txsmtpd.reply import OK, Reply, parse_status
+from txsmtpd.session import Envelope, Session
+from txsmtpd.smtpd.channel import SMTPChannel
+from txsmtpd.smtpd.looping import driver
+from txsmtpd.smtpd.server import SMTPServer, keywords_of
+from txsmtpd.verdicts import Replies, folded
+
+NOT_TAKEN = Reply(451, "4.3.0", "The next server has not taken the message; try again later")
+MAILMAN_MAP = "/var/lib/mailman3/data/postfix_lmtp"
+MAILMAN_LMTP = ("localhost", 8024)
+# What Mailman 3 appends to the name of a list, for its other addresses.
+LIST_SUFFIXES = ("-bounces", "-confirm", "-join", "-leave", "-owner", "-request", "-subscribe", "-unsubscribe")
+
+
+class Message:
+    """A message while its process_message runs, and what was begun for it."""
+
+    def __init__(self, channel: Any) -> None:
+        self.channel = channel
+        self.deliveries: list[Deferred[Reply]] = []
+
+
+_current: ContextVar[Message | None] = ContextVar("message", default=None)
+
+
+class PureProxy(SMTPServer):
+    """Passes each message on to the remote server, whose verdict is the reply.
+
+    A subclass may look at the message in a ``process_message`` of its own, and call this one with what is to be passed
+    on. Whatever it returns, the client is not told 250 unless the remote server has taken the message.
+
+    :param localaddr: where to listen.
+    :param remoteaddr: host and port of the remote server.
+    :param proxy: what passes mail on, in place of one for *remoteaddr* without TLS of its own or AUTH.
+    :param options: see :class:`SMTPServer`.
+    :raises ValueError: if there is neither a remote server nor a proxy.
+    """
+
+    descriptors = 2  #: that a client takes: its connection, and the one to the remote server
+
+    def __init__(self, localaddr: Any, remoteaddr: Any, *args: Any, proxy: Proxy | None = None, **options: Any) -> None:
+        if proxy is None:
+            if remoteaddr is None:
+                raise ValueError(f"{type(self).__name__} needs a remoteaddr, or a proxy")
+            proxy = Proxy(remoteaddr[0], remoteaddr[1], reactor=options.get("reactor"))
+        self.proxy = proxy
+        super().__init__(localaddr, remoteaddr, *args, **options)
+
+    def make_factory(self, **options: Any) -> SMTPFactory:
+        factory = super().make_factory(**options)
+        for upstream in self.upstreams():
+            upstream.hello = upstream.hello or factory.settings.hostname
+        return factory
+
+    def upstreams(self) -> list[Upstream]:
+        """The servers that mail is passed on to."""
+        return [self.proxy.upstream]
+
+    async def ended(self) -> None:
+        for upstream in self.upstreams():
+            await upstream.close()
+
+    def handle_accepted(self, conn: Any, addr: Any) -> None:
+        if getattr(self.channel_class, "smtp_RCPT", None) is SMTPChannel.smtp_RCPT:
+            self.proxy.warn_if_open(conn)
+        super().handle_accepted(conn, addr)
+
+    # A message
+
+    def take_message(self, channel: Any) -> Any:
+        message = Message(channel)
+        _current.set(message)
+        try:
+            status = super().take_message(channel)
+        except BaseException:
+            for delivery in message.deliveries:
+                delivery.cancel()
+            raise
+        return self._verdict(message, status)
+
+    async def _verdict(self, message: Message, status: Any) -> Any:
+        """The reply to a message: what process_message has said of it, unless that is 250 and not true."""
+        if isinstance(status, Awaitable):
+            status = await status
+        if not message.deliveries:
+            return status
+        reply = folded(await gatherResults(message.deliveries, consumeErrors=True))
+        if not status or not reply.positive:
+            return reply
+        return status
+
+    def process_message(self, peer: Any, mailfrom: Any, rcpttos: Any, data: Any, **kwargs: Any) -> Any:
+        """Pass a message on.
+
+        :return: None while a message is taken, which waits for the verdict; at other times a Deferred of it.
+        """
+        content = self.prepared(peer, mailfrom, rcpttos, data)
+        return self._begin(rcpttos, self._passed_on(self._deliver, mailfrom, rcpttos, content, **kwargs))
+
+    def prepared(self, peer: Any, mailfrom: Any, rcpttos: Any, data: Any) -> bytes:
+        """The message as it is passed on: with a Received field, and X-Peer with the client's address."""
+        message = _current.get()
+        envelope = Envelope()
+        envelope.mail_from = mailfrom
+        envelope.rcpt_tos = list(rcpttos)
+        envelope.content = data
+        if message is None:
+            session, conn = Session(), None
+            session.peer = peer
+        else:
+            session, conn = message.channel.session, message.channel.conn
+            envelope.smtp_utf8 = message.channel.require_SMTPUTF8
+        return self.proxy.prepare_content(conn, session, envelope)
+
+    def _begin(self, rcpttos: Sequence[str], delivery: Any) -> Any:
+        """Begin a delivery, which is a coroutine for the replies of its recipients.
+
+        :raises RuntimeError: in another thread than the reactor's: the verdict would get lost.
+        """
+        if driver.is_elsewhere():
+            delivery.close()
+            raise RuntimeError("pass mail on in the reactor's thread, by callFromThread or blockingCallFromThread")
+
+        async def verdict() -> Reply:
+            replies = await delivery
+            if len(set(replies)) > 1:
+                what = in_one_line(Replies(rcpttos, replies))
+                log.info("one reply must do for all of this: {what}", what=what)
+            return folded(replies)
+
+        begun = Deferred.fromCoroutine(verdict())
+        message = _current.get()
+        if message is None:
+            return begun
+        message.deliveries.append(begun)
+        return None
+
+    async def _passed_on(
+        self, deliver: Any, mailfrom: Any, rcpttos: Sequence[str], content: bytes, mail_options: Any = (), **kwargs: Any
+    ) -> list[Reply]:
+        taken = keywords_of(getattr(deliver, "__func__", deliver))
+        keywords = {"mail_options": mail_options} if taken is None or "mail_options" in taken else {}
+        outcome = deliver(mailfrom, rcpttos, content, **keywords)
+        if isinstance(outcome, Awaitable):
+            outcome = await outcome
+        if isinstance(outcome, list):
+            return outcome
+        return [_refusal((outcome or {}).get(each)) for each in rcpttos]
+
+    def _deliver(self, mailfrom: Any, rcpttos: Any, data: Any, mail_options: Any = ()) -> Any:
+        """Send the message. A subclass may do so in its own way.
+
+        :return: a list with a reply for each recipient; or the refusals by recipient, code and text, as smtplib has
+            them. Or a Deferred or coroutine for one of these.
+        """
+        return send(self.proxy.upstream, mailfrom, rcpttos, data, mail_options)
+
+
+async def send(
+    upstream: Upstream, mailfrom: str, rcpttos: Sequence[str], data: bytes, mail_options: Sequence[str]
+) -> list[Reply]:
+    """Pass a message on; return the reply for each recipient."""
+    if not rcpttos:
+        return []
+    # The size that the client declared is not the one of the message with its new fields.
+    options = [each for each in mail_options if not each.upper().startswith("SIZE")]
+    return await upstream.send("" if mailfrom == "<>" else mailfrom, rcpttos, data, options)
+
+
+def _refusal(refused: Any) -> Reply:
+    """A refusal as smtplib has it, as a reply; None is none."""
+    if refused is None:
+        return OK
+    try:
+        code, text = refused
+        text = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+        reply = parse_status(f"{code} {text}")
+    except (TypeError, ValueError):
+        return NOT_TAKEN
+    return reply if reply.code >= 400 and reply.code != 421 else NOT_TAKEN
+
+
+class MailmanProxy(PureProxy):
+    """Passes messages for mailing lists on to a Mailman 3 core, by LMTP, and all others to the remote server.
+
+    :param lists: the path of the file of lists that Mailman keeps for Postfix, which is read again when it has changed;
+        or a container of their posting addresses, in lower case, such as a set. Default: the file where Debian's
+        packages have it.
+    :param lmtp: host and port of Mailman's LMTP server.
+    :param options: see :class:`PureProxy`.
+    :raises OSError: if the file cannot be read.
+    """
+
+    def __init__(
+        self,
+        localaddr: Any,
+        remoteaddr: Any,
+        *args: Any,
+        lists: str | os.PathLike[str] | Container[str] = MAILMAN_MAP,
+        lmtp: tuple[str, int] | Upstream = MAILMAN_LMTP,
+        **options: Any,
+    ) -> None:
+        self.lists: Container[str] = MailmanMap(lists) if isinstance(lists, str | os.PathLike) else lists
+        self.mailman = (
+            lmtp
+            if isinstance(lmtp, Upstream)
+            else Upstream(lmtp[0], lmtp[1], lmtp=True, tls="never", reactor=options.get("reactor"))
+        )
+        super().__init__(localaddr, remoteaddr, *args, **options)
+
+    @classmethod
+    def from_cli(cls, parser: Any, *args: str) -> Self:
+        """Make it on the command line: host and port of the remote server, the file of the lists, and host and port of
+        Mailman's LMTP server."""
+        defaults = ("localhost", "25", MAILMAN_MAP, MAILMAN_LMTP[0], str(MAILMAN_LMTP[1]))
+        if len(args) > len(defaults):
+            parser.error(f"too many arguments; there are {cls.__name__}:HOST:PORT:LISTS:LMTP-HOST:LMTP-PORT")
+        host, port, lists, lmtp_host, lmtp_port = (*args, *defaults[len(args) :])
+        for number in port, lmtp_port:
+            if not (number.isascii() and number.isdecimal() and 0 < int(number) < 65536):
+                parser.error(f"there is no port {number!r}")
+        return cls(None, (host, int(port)), lists=lists, lmtp=(lmtp_host, int(lmtp_port)))
+
+    def upstreams(self) -> list[Upstream]:
+        return [*super().upstreams(), self.mailman]
+
+    def process_message(self, peer: Any, mailfrom: Any, rcpttos: Any, data: Any, **kwargs: Any) -> Any:
+        content = self.prepared(peer, mailfrom, rcpttos, data)
+        lists = [each for each in rcpttos if self.is_list(each)]
+        others = [each for each in rcpttos if each not in lists]
+        begun = [
+            self._begin(paths, self._passed_on(deliver, mailfrom, paths, content, **kwargs))
+            for deliver, paths in ((self._deliver_to_mailman, lists), (self._deliver, others))
+            if paths
+        ]
+        if _current.get() is not None:
+            return None
+        return gatherResults(begun, consumeErrors=True).addCallback(folded)
+
+    def _deliver_to_mailman(self, mailfrom: Any, rcpttos: Any, data: Any, mail_options: Any = ()) -> Any:
+        return send(self.mailman, mailfrom, rcpttos, data, mail_options)
+
+    def is_list(self, address: str) -> bool:
+        """Whether an address is one of a list's: where to post, or where its owners and its commands are."""
+        local, at, domain = address.lower().rpartition("@")
+        names = {local, local.partition("+")[0]}  # what follows a plus tells whose bounce it is, or what is confirmed
+        names |= {name.removesuffix(suffix) for name in list(names) for suffix in LIST_SUFFIXES}
+        return any(f"{name}{at}{domain}" in self.lists for name in names)
+
+
+class MailmanMap(Container[str]):
+    """The addresses in the file that Mailman writes whenever a list is made or removed: a transport map of Postfix's.
+
+    :param path: of ``postfix_lmtp``, in Mailman's data directory; of the type hash or regex.
+    :raises OSError: if it cannot be read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = path
+        self._stamp: tuple[int, int, int] | None = None
+        self._addresses: frozenset[str] = frozenset()
+        self._look()
+
+    def __contains__(self, address: object) -> bool:
+        self._look()
+        return address in self._addresses
+
+    def _look(self) -> None:
+        status = os.stat(self.path)
+        stamp = status.st_ino, status.st_size, status.st_mtime_ns
+        if stamp != self._stamp:
+            with open(self.path, encoding="utf-8") as file:
+                lines = file.read().splitlines()
+            self._addresses = frozenset(_address(line.split()[0]) for line in lines if line[:1].strip(" \t#"))
+            self._stamp = stamp
+
+
+def _address(key: str) -> str:
+    """The address that a key of the map is for."""
+    if key.startswith("/^"):
+        key = key.removeprefix("/^").removesuffix("$/").replace(r"(\+.*)?", "").replace("\\.", ".")
+    return key.lower()
