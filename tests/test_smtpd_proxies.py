@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -166,14 +167,22 @@ class PureProxyTests(LoggingTestCase):
         """A filter that raises after it has begun to pass a message on has it stopped; the client is told 451."""
 
         class Filter(smtpd.PureProxy):
-            def process_message(self, peer: Any, mailfrom: Any, rcpttos: Any, data: Any, **kwargs: Any) -> None:
+            def process_message(self, peer: Any, mailfrom: Any, rcpttos: Any, data: Any, **kwargs: Any) -> Any:
                 super().process_message(peer, mailfrom, rcpttos, data, **kwargs)
                 raise RuntimeError("too late")
 
-        script = Script()
-        self.assertEqual(Passed(script, Filter).send()[:3], "451")
-        self.assertEqual(script.messages, [])
-        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        class Later(smtpd.PureProxy):
+            async def process_message(self, peer: Any, mailfrom: Any, rcpttos: Any, data: Any, **kwargs: Any) -> Any:
+                super().process_message(peer, mailfrom, rcpttos, data, **kwargs)
+                raise RuntimeError("too late")
+
+        for server_class in Filter, Later:
+            script = Script()
+            self.assertEqual(Passed(script, server_class).send()[:3], "451")
+            self.assertEqual(script.messages, [])
+            self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+            gc.collect()
+            self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_deliver(self) -> None:
         """A subclass may deliver in its own way, and tell of refusals as smtplib does."""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Container, Sequence
 from contextvars import ContextVar
 from typing import Any, Self
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 
 from txsmtpd.dispatcher import in_one_line, log
 from txsmtpd.factory import SMTPFactory
@@ -33,6 +33,12 @@ class Message:
     def __init__(self, channel: Any) -> None:
         self.channel = channel
         self.deliveries: list[Deferred[Reply]] = []
+
+    def stop(self) -> None:
+        """Let nothing be delivered any more."""
+        for delivery in self.deliveries:
+            delivery.addErrback(lambda failure: failure.trap(CancelledError))
+            delivery.cancel()
 
 
 _current: ContextVar[Message | None] = ContextVar("message", default=None)
@@ -88,15 +94,18 @@ class PureProxy(SMTPServer):
         try:
             status = super().take_message(channel)
         except BaseException:
-            for delivery in message.deliveries:
-                delivery.cancel()
+            message.stop()
             raise
         return self._verdict(message, status)
 
     async def _verdict(self, message: Message, status: Any) -> Any:
         """The reply to a message: what process_message has said of it, unless that is 250 and not true."""
         if isinstance(status, Awaitable):
-            status = await status
+            try:
+                status = await status
+            except BaseException:
+                message.stop()
+                raise
         if not message.deliveries:
             return status
         reply = folded(await gatherResults(message.deliveries, consumeErrors=True))
