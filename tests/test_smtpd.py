@@ -10,13 +10,16 @@ from operator import setitem
 from typing import Any, ClassVar
 from unittest import skipIf
 
+from hypothesis import given, settings
+from hypothesis import strategies as some
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support import Client, LoggingTestCase
+from tests.support import Client, LoggingTestCase, answers
 from txsmtpd import smtpd
 from txsmtpd.testing import PretendedTLS
+from txsmtpd.testing.strategies import cuts, octets, sessions
 
 if sys.version_info < (3, 12):  # later, there is no such module to be compared with
     with warnings.catch_warnings():
@@ -274,6 +277,22 @@ class DialogueTests(LoggingTestCase):
             client.say(octets, [cut])
             self.assertEqual(client.transport.taken.decode().splitlines()[1:], said(octets))
             self.assertEqual(len(server.got), 1)
+
+    @settings(deadline=None, max_examples=150)
+    @given(some.one_of(octets(), sessions().map(lambda session: session.octets)), cuts())
+    def test_anything(self, octets: bytes, cuts: list[int]) -> None:
+        """Whatever comes, however it is cut: whole replies, the same ones, and no traceback."""
+        outcomes = []
+        for where in ([], cuts):
+            server = serve(error_limit=None, junk_command_limit=None)
+            client = Client(factory=server.factory)
+            client.say(octets, [cut for cut in where if cut < len(octets)])
+            answers(client.heard())
+            outcomes.append((client.transport.taken, client.closed, server.got))
+            if not client.closed:
+                client.vanish()
+        self.assertEqual(*outcomes)
+        self.assertEqual([event for event in self.events if "log_failure" in event], [])
 
     def test_smuggling(self) -> None:
         """The end of a message is CRLF dot CRLF and nothing else; a message with other ends of lines is refused."""
@@ -699,6 +718,15 @@ class ServerTests(LoggingTestCase):
         self.assertEqual(client.welcome.splitlines()[-1][:3], b"451")
         self.assertTrue(client.closed)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    def test_behindProxy(self) -> None:
+        """Behind a proxy that is trusted, the client is who its PROXY header says."""
+        server = serve(proxy_from=["192.0.2.0/24"])
+        client = Client(factory=server.factory)
+        self.assertEqual(client.welcome, b"")
+        client.talk(b"PROXY TCP4 203.0.113.9 192.0.2.1 5000 25\r\n" + HEAD + MESSAGE)
+        self.assertEqual(server.got[0][0], ("203.0.113.9", 5000))
+        self.assertEqual(client.server.channel.addr, ("203.0.113.9", 5000))
 
     def test_tls(self) -> None:
         """With a certificate, STARTTLS is offered, and what was said before it is forgotten."""

@@ -49,6 +49,18 @@ NEVER_CALLED = {
 }
 
 
+def _of_envelope(name: str, meaning: str) -> Any:
+    """An attribute that lies in the envelope of the connection beneath."""
+
+    def get(channel: SMTPChannel) -> Any:
+        return getattr(channel._connection.envelope, name)
+
+    def put(channel: SMTPChannel, value: Any) -> None:
+        setattr(channel._connection.envelope, name, value)
+
+    return property(get, put, doc=meaning)
+
+
 class SMTPChannel:
     """One connection of a :class:`~txsmtpd.smtpd.SMTPServer`.
 
@@ -146,41 +158,10 @@ class SMTPChannel:
     def mailfrom(self, path: str | None) -> None:
         self._connection.envelope.mail_from = "" if path == "<>" else path
 
-    @property
-    def rcpttos(self) -> list[str]:
-        """The accepted recipients."""
-        return self._connection.envelope.rcpt_tos
-
-    @rcpttos.setter
-    def rcpttos(self, paths: list[str]) -> None:
-        self._connection.envelope.rcpt_tos = paths
-
-    @property
-    def mail_options(self) -> list[str]:
-        """The parameters of MAIL, in upper case."""
-        return self._connection.envelope.mail_options
-
-    @mail_options.setter
-    def mail_options(self, options: list[str]) -> None:
-        self._connection.envelope.mail_options = options
-
-    @property
-    def rcpt_options(self) -> list[str]:
-        """The parameters of RCPT, in upper case."""
-        return self._connection.envelope.rcpt_options
-
-    @rcpt_options.setter
-    def rcpt_options(self, options: list[str]) -> None:
-        self._connection.envelope.rcpt_options = options
-
-    @property
-    def require_SMTPUTF8(self) -> bool:
-        """Whether MAIL said SMTPUTF8."""
-        return self._connection.envelope.smtp_utf8
-
-    @require_SMTPUTF8.setter
-    def require_SMTPUTF8(self, required: bool) -> None:
-        self._connection.envelope.smtp_utf8 = bool(required)
+    rcpttos = _of_envelope("rcpt_tos", "The accepted recipients.")
+    mail_options = _of_envelope("mail_options", "The parameters of MAIL, in upper case.")
+    rcpt_options = _of_envelope("rcpt_options", "The parameters of RCPT, in upper case.")
+    require_SMTPUTF8 = _of_envelope("smtp_utf8", "Whether MAIL said SMTPUTF8.")
 
     @property
     def smtp_state(self) -> int:
