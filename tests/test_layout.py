@@ -25,9 +25,9 @@ PACKAGE = Path(txsmtpd.__file__).parent
 PURE = {"reply", "session", "terms", "verdicts", "wire", "trace", "networks", "proxy_protocol", "_version"}
 LAYERS = [
     PURE,
-    {"interfaces"},
+    {"interfaces", "reactor_thread"},
     {"command"},
-    {"extensions", "auth"},
+    {"extensions", "auth", "asyncio_bridge"},
     {"settings"},
     {"output", "intake"},
     {"conversation"},
@@ -37,8 +37,7 @@ LAYERS = [
     {"lmtp"},
     {"factory"},
     {"handlers"},
-    {"reactor_thread"},
-    {"service", "controller", "smtpd", "testing"},
+    {"service", "controller", "smtpd", "testing", "main", "__main__"},
 ]
 FRIENDLY_NEIGHBOURS = [LAYERS[0], LAYERS[-1]]
 HANDLERS_MAY_IMPORT = {"handlers", "reply", "session", "trace", "interfaces", "wire"}

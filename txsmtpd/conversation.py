@@ -23,6 +23,7 @@ from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from txsmtpd.asyncio_bridge import go_on
 from txsmtpd.output import Way, closes_at_once, is_closing, way_to
 from txsmtpd.settings import Settings
 
@@ -369,15 +370,15 @@ class Conversation(LineReceiver):
             result = work(*args)
             if type(result) is CoroutineType:
                 # Most turns do not wait. Stepped by hand, those cost no Deferred; one that does wait goes on where it
-                # stands, since awaiting a Deferred that has not fired just says so again when it is stepped again.
+                # stands.
                 # In a context of its own, so that what it keeps in a ContextVar reaches no other connection.
                 turn, context = result, copy_context()
                 try:
-                    context.run(turn.send, None)
+                    awaited = context.run(turn.send, None)
                 except StopIteration as end:
                     result = end.value
                 else:
-                    waiting = context.run(Deferred.fromCoroutine, turn)
+                    waiting = context.run(go_on, turn, awaited)
             elif isinstance(result, Deferred):
                 waiting = result
         except Exception as error:

@@ -16,6 +16,7 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from txsmtpd.asyncio_bridge import HINT, asks_for_asyncio
 from txsmtpd.command import Command, commands_of
 from txsmtpd.conversation import Conversation
 from txsmtpd.reply import FAILED, FAILED_TWICE, TAKES_TOO_LONG, Refused, Reply, parse_status
@@ -251,11 +252,10 @@ class Dispatcher(Conversation):
                 return self.no_status(error.reply, "Refused")
             return error.reply
         self._log_failure(_shown(self._verb), error)
-        hook = self.settings.hooks.get("exception")
-        if hook is None or isinstance(error, CancelledError):
+        if isinstance(error, CancelledError):
             return FAILED
         try:
-            status = hook(error)
+            status = self.handle_exception(error)
             if isinstance(status, Awaitable):
                 status = await status
         except Exception as another:
@@ -263,19 +263,29 @@ class Dispatcher(Conversation):
             return FAILED_TWICE
         return self.final(status, "exception")
 
+    def handle_exception(self, error: BaseException) -> Any:
+        """The status in place of the one that was not given because of the error; it is in the log already.
+
+        :return: what the handler's hook says, or else 451. A coroutine or a Deferred of it will do.
+        """
+        hook = self.settings.hooks.get("exception")
+        return FAILED if hook is None else hook(error)
+
     def _log_failure(self, what: str, error: BaseException) -> None:
+        why = f": {HINT}" if asks_for_asyncio(error) else ""
         if self._verb == b"AUTH":
             # The text of an exception may quote a password; the lines of code that raised it do not.
             log.error(
-                "{session} {what} failed: {type}, whose text may hold a secret, in\n{traceback}",
+                "{session} {what} failed{why}: {type}, whose text may hold a secret, in\n{traceback}",
                 session=self.session.id,
                 what=what,
+                why=why,
                 type=type(error).__qualname__,
                 traceback="".join(traceback.format_tb(error.__traceback__)),
             )
             return
         failure = Failure(error, type(error), error.__traceback__)
-        log.failure("{session} {what} failed", failure, session=self.session.id, what=what)
+        log.failure("{session} {what} failed{why}", failure, session=self.session.id, what=what, why=why)
 
     def took_too_long(self, obedient: bool) -> Reply:
         log.error("{session} {verb} took too long", session=self.session.id, verb=_shown(self._verb))

@@ -7,8 +7,11 @@ whatever thread, is used as it is. Nothing here knows of SMTP.
 
 from __future__ import annotations
 
+import asyncio
 import os
+import sys
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from time import monotonic
@@ -16,15 +19,41 @@ from typing import Any, Self
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import ReactorNotRestartable
+from twisted.logger import STDLibLogObserver, globalLogBeginner
 from twisted.python import threadable
-from twisted.python.failure import Failure
 
 LOOK_AGAIN = 1.0  # seconds between looks at a reactor that may have stopped without a word
+LOGGER = "mail.log"  # where programs that were written for asyncio expect what the server has to say
 FAREWELL = 5.0  # seconds that the reactor has to shut down when the program ends
 
 
 class ReactorThreadError(RuntimeError):
     """The reactor cannot be waited for; the text says why, and what to do."""
+
+
+def call_in_reactor(reactor: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
+    """Call the function in the reactor's thread, without waiting for it.
+
+    :return: its result. Cancelled, the function is not called any more, or what it waits for is cancelled.
+    """
+    result: Future[Any] = Future()
+    working: list[Deferred[Any]] = []
+
+    def work() -> None:
+        if result.cancelled():
+            return
+        deferred = maybeDeferred(function, *args, **kwargs)
+        working.append(deferred)
+        deferred.addCallbacks(result.set_result, lambda failure: result.set_exception(failure.value))
+        deferred.addErrback(lambda _: None)  # it was cancelled meanwhile
+
+    def cancel() -> None:
+        for deferred in working:
+            deferred.cancel()
+
+    result.add_done_callback(lambda _: result.cancelled() and reactor.callFromThread(cancel))
+    reactor.callFromThread(work)
+    return result
 
 
 class ReactorHold:
@@ -44,26 +73,11 @@ class ReactorHold:
         :raises Exception: what the function has raised.
         """
         refuse_reactor_thread()
-        result: Future[Any] = Future()
-        working: list[Deferred[Any]] = []
-
-        def work() -> None:
-            deferred = maybeDeferred(function, *args, **kwargs)
-            working.append(deferred)
-            deferred.addCallbacks(result.set_result, fail)
-
-        def fail(failure: Failure) -> None:
-            result.set_exception(failure.value)
-
-        def cancel() -> None:
-            for deferred in working:
-                deferred.cancel()
-
-        self.reactor.callFromThread(work)
+        result = call_in_reactor(self.reactor, function, *args, **kwargs)
         try:
             self._await(result, timeout)
         except BaseException:
-            self.reactor.callFromThread(cancel)
+            result.cancel()
             raise
         return result.result()
 
@@ -76,6 +90,11 @@ class ReactorHold:
             wait([result], left)
             if not self.reactor.running and not result.done():
                 raise ReactorThreadError("the reactor has been stopped")
+
+    @property
+    def running(self) -> bool:
+        """Whether the reactor runs."""
+        return bool(self.reactor.running)
 
     def release(self) -> None:
         """Let go. The second time, and those after it, do nothing.
@@ -100,9 +119,70 @@ def hold_reactor() -> ReactorHold:
     :raises ReactorThreadError: if this is the reactor's own thread, or the reactor can run no more.
     """
     refuse_reactor_thread()
+    return _thread.hold(_choose_reactor(None))
+
+
+def _choose_reactor(loop: asyncio.AbstractEventLoop | None) -> Any:
+    """The program's reactor. One that has none gets asyncio's: its coroutines can only have been written for that.
+
+    :param loop: the loop that such a reactor is given.
+    """
+    if not has_reactor():
+        from twisted.internet import asyncioreactor
+
+        if loop is None:
+            loop = asyncio.SelectorEventLoop()
+            _thread.close_at_end = loop
+        asyncioreactor.install(loop)
     from twisted.internet import reactor
 
-    return _thread.hold(reactor)
+    return reactor
+
+
+def has_reactor() -> bool:
+    """Whether the program has chosen a reactor."""
+    return "twisted.internet.reactor" in sys.modules
+
+
+def loop_of_reactor(reactor: Any) -> asyncio.AbstractEventLoop | None:
+    """The asyncio loop that a reactor is made of, if it is made of one."""
+    return getattr(reactor, "_asyncioEventloop", None)
+
+
+def has_asyncio_reactor() -> bool:
+    """Whether the program has chosen a reactor that is made of an asyncio loop."""
+    if not has_reactor():
+        return False
+    from twisted.internet import reactor
+
+    return loop_of_reactor(reactor) is not None
+
+
+def reactor_in_loop(loop: asyncio.AbstractEventLoop | None) -> Any:
+    """A reactor that works while an asyncio loop of the program's does.
+
+    :param loop: default: the one that runs, or else a new one.
+    :raises ReactorThreadError: if the program has another reactor already, or it runs in another thread.
+    """
+    loop = loop or asyncio._get_running_loop()
+    reactor = _choose_reactor(loop)
+    if loop is not None and loop_of_reactor(reactor) is not loop:
+        raise ReactorThreadError(
+            "this program has a reactor already, and not one in this loop; a process has only one, in one loop"
+        )
+    refuse_other_thread(reactor)
+    if not reactor.running:
+        reactor.startRunning(installSignalHandlers=False)
+    return reactor
+
+
+def refuse_other_thread(reactor: Any) -> None:
+    """Raise rather than call the reactor while it works.
+
+    :raises ReactorThreadError: if the reactor runs in another thread.
+    """
+    if reactor.running and not threadable.isInIOThread():
+        raise ReactorThreadError("the reactor runs in another thread; use a threaded Controller")
 
 
 def run_in_reactor(function: Callable[..., Any], *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
@@ -139,6 +219,7 @@ class _ReactorThread:
         self._thread: threading.Thread | None = None
         self._holds = 0
         self._process: int | None = None  # where the reactor was first run by us
+        self.close_at_end: asyncio.AbstractEventLoop | None = None
 
     def refuse_fork(self) -> None:
         if self._process not in (None, os.getpid()):
@@ -192,6 +273,7 @@ class _ReactorThread:
             raise ReactorThreadError("the reactor of this process was stopped, and cannot run again") from None
         if self._process is None:
             self._process = os.getpid()
+            _log_to_python()
             threading.Thread(target=self._see_off, args=(reactor,), name="reactor's end").start()
         return thread
 
@@ -202,6 +284,18 @@ class _ReactorThread:
         if thread is not None and thread.is_alive():
             reactor.callFromThread(_stop, reactor)
             thread.join(FAREWELL)
+        if self.close_at_end is not None and not self.close_at_end.is_running():
+            self.close_at_end.close()
+
+
+def _log_to_python() -> None:
+    """Let a program that has no log of Twisted's find everything in Python's, where :data:`LOGGER` says."""
+    if getattr(globalLogBeginner, "_temporaryObserver", None) is None:  # it has one
+        return
+    # Warnings are none of a logger's business in a program that is not Twisted.
+    shown = warnings.showwarning
+    globalLogBeginner.beginLoggingTo([STDLibLogObserver(LOGGER)], redirectStandardIO=False)
+    warnings.showwarning = shown
 
 
 def _stop(reactor: Any) -> None:

@@ -11,14 +11,16 @@ import math
 import re
 import ssl
 import warnings
+from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.interfaces import IOpenSSLContextFactory, IOpenSSLServerConnectionCreator
 
+from txsmtpd.asyncio_bridge import in_asyncio, is_coroutine_function
 from txsmtpd.auth.cred import PortalAuthenticator
 from txsmtpd.auth.decision import of_callback
 from txsmtpd.auth.login import Login
@@ -54,6 +56,8 @@ CLASS_OPTIONS = ("command_size_limit", "line_length_limit", "local_part_limit", 
 PROXY_TIMEOUT = 5.0  # seconds
 EVERYBODY = ("0.0.0.0/0", "::/0", UNIX)
 IDENT = "ESMTP txsmtpd"  # no version: it would help only those who look for a weak one
+
+F = TypeVar("F")
 
 Parameters = Mapping[str, Callable[[Envelope, str | None], str | None]]
 Check = Callable[[Any, str], None]
@@ -188,6 +192,10 @@ class Settings:
     log_dialogue: bool = False
     """Whether each command and each reply is logged, at debug level."""
 
+    asyncio: Any = False
+    """Whether hooks, methods ``auth_MECHANISM`` and authenticators that are coroutine functions run as asyncio tasks:
+    in the reactor's loop if it is asyncio's, else in a thread. Or the loop, if it runs in a thread of its own."""
+
     reactor: Any = None
     """What keeps the time (IReactorTime). Default: the global reactor, imported when the first connection comes."""
 
@@ -228,6 +236,9 @@ class Settings:
     def __post_init__(self) -> None:
         _check(self)
         hooks = find_hooks(self.handler)
+        ehlo_takes_responses = "EHLO" in hooks and _ehlo_takes_responses(hooks["EHLO"])
+        if self.asyncio:
+            hooks = {name: _in_asyncio(self, hook) for name, hook in hooks.items()}
         authenticator = _authenticator(self)
         mechanisms = _mechanisms(self, authenticator, hooks)
         offered = _offered(self, mechanisms)
@@ -243,7 +254,7 @@ class Settings:
             "data_size_limit": self.data_size_limit or None,
             "hooks": MappingProxyType(hooks),
             "streams": IStreamingHandler.providedBy(self.handler),
-            "ehlo_takes_responses": "EHLO" in hooks and _ehlo_takes_responses(hooks["EHLO"]),
+            "ehlo_takes_responses": ehlo_takes_responses,
             "extensions": tuple(self.extensions),
             "offered": offered,
             "authenticator": authenticator,
@@ -339,8 +350,15 @@ def _authenticator(settings: Settings) -> Callable[..., Any] | None:
             raise TypeError("portal and authenticator exclude each other: one of them decides")
         return PortalAuthenticator(settings.portal)
     if settings.authenticator is None and settings.auth_callback is not None:
-        return of_callback(settings.auth_callback)
-    return settings.authenticator
+        return _in_asyncio(settings, of_callback(settings.auth_callback))
+    return _in_asyncio(settings, settings.authenticator)
+
+
+def _in_asyncio(settings: Settings, function: F) -> F | Callable[..., Any]:
+    """What is called in place of a function, which runs in asyncio if it makes coroutines."""
+    if not settings.asyncio or not callable(function) or not is_coroutine_function(function):
+        return function
+    return in_asyncio(function, None if settings.asyncio is True else settings.asyncio)
 
 
 def _mechanisms(
@@ -355,7 +373,7 @@ def _mechanisms(
     if "AUTH" not in hooks:  # which may decide about anything
         mechanisms = {name: each for name, each in mechanisms.items() if _has_decider(each, authenticator)}
     mechanisms |= settings.protocol_mechanisms
-    mechanisms |= methods_of_handler(settings.handler)
+    mechanisms |= methods_of_handler(settings.handler, partial(_in_asyncio, settings))
     excluded = {name.upper() for name in settings.auth_exclude_mechanism or ()}
     return {name: mechanism for name, mechanism in sorted(mechanisms.items()) if name not in excluded}
 
@@ -507,6 +525,8 @@ def _check(settings: Settings) -> None:
         raise ValueError(f"hostname must be a domain or an address literal in ASCII, not {settings.hostname!r}")
     if settings.ident and not (settings.ident.isascii() and settings.ident.isprintable()):
         raise ValueError(f"ident must be printable ASCII, not {settings.ident!r}")
+    if not isinstance(settings.asyncio, bool | AbstractEventLoop):
+        raise TypeError(f"asyncio must be True, False or an event loop, not {settings.asyncio!r}")
     _check_tls(settings)
     for name in _DECIDERS:
         if getattr(settings, name) is not None and not callable(getattr(settings, name)):

@@ -6,7 +6,7 @@ before it runs is declared beside its syntax. A mail transaction is open while `
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -14,6 +14,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
+from txsmtpd._version import __version__
+from txsmtpd.asyncio_bridge import loop_of_server
 from txsmtpd.auth import MISSING, AuthResult, LoginPassword, auth_mechanism
 from txsmtpd.authentication import Authentication, authorized
 from txsmtpd.command import Rule, commands_of, syntax
@@ -23,7 +25,7 @@ from txsmtpd.intake import Buffered, Intake, Streamed
 from txsmtpd.proxied import Proxied, ProxyHeaderError
 from txsmtpd.reply import BAD_SEQUENCE, FAILED, GOODBYE, OK, Refused, Reply
 from txsmtpd.session import Envelope, Session
-from txsmtpd.settings import Parameters, Settings
+from txsmtpd.settings import CALL_LIMIT_DEFAULT, DATA_SIZE_DEFAULT, Parameters, Settings
 from txsmtpd.terms import NOTHING_SAID
 from txsmtpd.tls import TLS, TLSSetupException
 from txsmtpd.verdicts import FOR_EACH, Replies, folded, named, replies_for
@@ -32,19 +34,31 @@ from txsmtpd.wire.chunk import Chunk, parse_bdat
 from txsmtpd.wire.data import DataReader, Fault
 
 __all__ = [
+    "CALL_LIMIT_DEFAULT",
+    "DATA_SIZE_DEFAULT",
     "MISSING",
     "SMTP",
+    "AuthCallbackType",
+    "AuthMechanismType",
     "AuthResult",
+    "AuthenticatorType",
     "Envelope",
     "LoginPassword",
     "ProxyHeaderError",
     "Rule",
     "Session",
     "TLSSetupException",
+    "__version__",
     "auth_mechanism",
     "sanitize",
+    "sanitized_log",
     "syntax",
 ]
+
+# For annotations.
+AuthCallbackType = Callable[[str, bytes, bytes], Any]
+AuthenticatorType = Callable[["SMTP", Session, Envelope, str, Any], Any]
+AuthMechanismType = Callable[["SMTP", list[str]], Any]
 
 SENDER_OK = Reply(250, "2.1.0", "OK")
 RECIPIENT_OK = Reply(250, "2.1.5", "OK")
@@ -62,6 +76,12 @@ FAULTS = {
     Fault.TOO_LARGE: TOO_LARGE,
     Fault.BARE_NEWLINE: Reply(550, "5.6.0", "A CR or LF in the message is not part of a CR LF"),
     Fault.LINE_TOO_LONG: Reply(500, "5.6.0", "A line of the message is too long"),
+}
+
+# Methods of a server's class that other frameworks call.
+FORMER_HOOKS = {
+    "ehlo_hook": "an Extension, or the handler's handle_EHLO with responses",
+    "rset_hook": "smtp_RSET, or the handler's handle_RSET",
 }
 
 greeted = Rule(
@@ -89,6 +109,7 @@ class SMTP(TLS, Authentication, Proxied):
 
     :param handler: the object whose hooks decide; see :mod:`txsmtpd.interfaces`.
     :param settings: what a factory made of its options, in place of *handler* and *options*.
+    :param loop: of no effect; programs that were written for asyncio may give one.
     :param options: see :class:`~txsmtpd.settings.Settings`.
     :raises TypeError: for an unknown option, or one of a wrong type.
     :raises ValueError: for an option whose value will not do.
@@ -107,7 +128,9 @@ class SMTP(TLS, Authentication, Proxied):
     _message_octets = 0  # of its chunks so far
     _chunks_refused: Reply | None = None  # the answer to each chunk that still comes
 
-    def __init__(self, handler: object = None, *, settings: Settings | None = None, **options: Any) -> None:
+    def __init__(
+        self, handler: object = None, *, settings: Settings | None = None, loop: object = None, **options: Any
+    ) -> None:
         self.settings = settings or Settings.make(handler, options, type(self))
         if self.settings.commands:
             self.commands = {**self.commands, **self.settings.commands}
@@ -126,6 +149,14 @@ class SMTP(TLS, Authentication, Proxied):
         return self.settings.handler
 
     @property
+    def loop(self) -> Any:
+        """The asyncio loop in which hooks run.
+
+        :raises RuntimeError: if they run in none; see the option *asyncio*.
+        """
+        return loop_of_server(self.settings.asyncio)
+
+    @property
     def hostname(self) -> str:
         """The server's name."""
         return self.settings.hostname or ""
@@ -139,6 +170,19 @@ class SMTP(TLS, Authentication, Proxied):
     def enable_SMTPUTF8(self) -> bool:
         """Whether SMTPUTF8 (RFC 6531) is offered."""
         return self.settings.enable_SMTPUTF8
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        for name, instead in FORMER_HOOKS.items():
+            if hasattr(cls, name):
+                raise TypeError(f"{cls.__name__}.{name} would never be called; write {instead}")
+
+    async def check_helo_needed(self, helo: str = "HELO") -> bool:
+        """Whether a client must still greet; it has been told so then."""
+        if greeted.holds(self, None):
+            return False
+        self.push(greeted.refusal)
+        return True
 
     # The beginning and the end
 
@@ -585,6 +629,14 @@ class SMTP(TLS, Authentication, Proxied):
 
 
 SMTP.commands = commands_of(SMTP)
+
+
+def sanitized_log(function: Callable[..., object], message: str, *arguments: Any, **more: Any) -> None:
+    """Log with the credentials of AUTH hidden in all arguments that are octets.
+
+    :param function: a method of a logger of the standard library's.
+    """
+    function(message, *(sanitize(each) if isinstance(each, bytes) else each for each in arguments), **more)
 
 
 def _ok(*arguments: Any) -> Reply:

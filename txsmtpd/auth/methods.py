@@ -42,11 +42,16 @@ class MethodMechanism:
         raise undecided(exchange.server, f"the method of {self.name}", result)
 
 
-def methods_of_handler(handler: object) -> dict[str, MethodMechanism]:
-    """The mechanisms that a handler's methods are. What is called ``auth_...`` and is no method is none."""
+def methods_of_handler(
+    handler: object, called: Callable[[Any], Callable[..., Any]] = lambda method: method
+) -> dict[str, MethodMechanism]:
+    """The mechanisms that a handler's methods are. What is called ``auth_...`` and is no method is none.
+
+    :param called: what to call in place of a method.
+    """
     found = {name: getattr(handler, name) for name in dir(handler) if name.startswith(PREFIX)}
     methods = {name: method for name, method in found.items() if inspect.isroutine(method)}
-    return _mechanisms({name: (method, method) for name, method in methods.items()})
+    return _mechanisms({name: (method, called(method)) for name, method in methods.items()})
 
 
 def methods_of_class(cls: type, but: type) -> dict[str, MethodMechanism]:

@@ -18,6 +18,7 @@ from zope.interface import implementer
 from txsmtpd.factory import SMTPFactory
 from txsmtpd.interfaces import IFactoryMaker, IStreamingHandler
 from txsmtpd.lmtp import LMTP
+from txsmtpd.reactor_thread import has_asyncio_reactor
 from txsmtpd.service.exits import EX_OSERR, Exit, complain
 from txsmtpd.service.listening import SMTPService
 from txsmtpd.service.options import Options
@@ -44,7 +45,7 @@ def makeService(options: Options) -> MultiService:
     each = getattr(options["handler"], "descriptors", 2 if IStreamingHandler.providedBy(options["handler"]) else 1)
     limit = connection_limit(len(listeners) * each)
     for label, endpoint, protocol, tls in listeners:
-        settings = {**options["settings"], "implicit_tls": tls}
+        settings = {"asyncio": has_asyncio_reactor(), **options["settings"], "implicit_tls": tls}
         make = factory_maker(options["handler"], protocol)
         factory = make(connection_limit=limit, faults=options["faults"], transcript=options["transcript"], **settings)
         Listener(label, endpoint, factory, options["grace"]).setServiceParent(server)
