@@ -286,7 +286,7 @@ class ThreadTests(SynchronousTestCase):
             self.assertEqual(held.run(in_asyncio(work), 2), 3)
 
 
-HANDLER = """
+HANDLER = r"""
 import asyncio
 from twisted.internet.task import deferLater
 
@@ -315,7 +315,7 @@ class Handler:
         try:
             await asyncio.sleep(600)
         except asyncio.CancelledError:
-            print("cancelled", flush=True)
+            print("cancelled\n", end="", flush=True)
             raise
 """
 

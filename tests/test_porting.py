@@ -188,3 +188,36 @@ class OddServersTests(LoggingTestCase):
 
         client = Client(handler(RCPT=refuse))
         self.assertEqual(client.codes(GREETING + TRANSACTION), [250, 250, 451])
+
+
+class MethodsTests(LoggingTestCase):
+    """Methods of the server's class that programs call or override."""
+
+    def test_handleException(self) -> None:
+        """A server's own word for what failed; the inherited method knows the handler's, or else 451."""
+
+        class Own(SMTP):
+            async def handle_exception(self, error: BaseException) -> Any:
+                if isinstance(error, KeyError):
+                    return "542 a key"
+                return super().handle_exception(error)
+
+        def fail(server: Any, session: Any, envelope: Any, arg: str | None) -> str:
+            raise KeyError if arg else IndexError
+
+        for hooks, expected in (({}, 451), ({"exception": lambda error: "543 own"}, 543)):
+            client = Client(handler(NOOP=fail, **hooks), protocol=Own)
+            self.assertEqual(client.codes(b"NOOP x\r\nNOOP\r\n"), [542, expected])
+        self.flushLoggedErrors(KeyError, IndexError)
+
+    def test_checks(self) -> None:
+        """A command may ask whether the client has greeted, and has been told that it must."""
+
+        class Own(SMTP):
+            async def smtp_TIME(self, arg: str | None) -> Any:
+                if await self.check_helo_needed() or await self.check_auth_needed("TIME"):
+                    return None
+                return "250 late"
+
+        client = Client(handler(), protocol=Own)
+        self.assertEqual(client.codes(b"TIME\r\n" + GREETING + b"TIME\r\n"), [503, 250, 250])

@@ -192,6 +192,31 @@ held.release()
             [*["the reactor has been stopped"] * 2, "the reactor of this process was stopped, and cannot run again"],
         )
 
+    def test_loopStopped(self) -> None:
+        """Stopping the loop that the reactor is made of does not stop the reactor, before it runs or while it does."""
+        code = """
+import asyncio
+def loop():
+    return asyncio.get_running_loop()
+for _ in range(3):
+    with hold_reactor() as held:
+        running = held.run(loop)
+        running.call_soon_threadsafe(running.stop)
+        print(held.run(int, timeout=10))
+    running.stop()
+"""
+        self.assertEqual(self.run_program(code), "0\n0\n0\n")
+
+    def test_trial(self) -> None:
+        """Where there may be tests of trial's, the reactor is the one that they expect."""
+        code = """
+import sys, twisted.trial.unittest
+run_in_reactor(int)
+from twisted.internet import reactor
+print("asyncio" in type(reactor).__name__.lower())
+"""
+        self.assertEqual(self.run_program(code), "False\n")
+
     def test_fork(self) -> None:
         """A fork of a process that has used the reactor has none, and is told so."""
         code = """

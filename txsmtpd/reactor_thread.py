@@ -19,8 +19,9 @@ from typing import Any, Self
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import ReactorNotRestartable
-from twisted.logger import STDLibLogObserver, globalLogBeginner
+from twisted.logger import ILogObserver, LogEvent, STDLibLogObserver, globalLogBeginner, globalLogPublisher
 from twisted.python import threadable
+from zope.interface import implementer
 
 LOOK_AGAIN = 1.0  # seconds between looks at a reactor that may have stopped without a word
 LOGGER = "mail.log"  # where programs that were written for asyncio expect what the server has to say
@@ -127,7 +128,8 @@ def _choose_reactor(loop: asyncio.AbstractEventLoop | None) -> Any:
 
     :param loop: the loop that such a reactor is given.
     """
-    if not has_reactor():
+    # Trial's tests, whoever runs them, expect the default.
+    if not has_reactor() and (loop is not None or "twisted.trial" not in sys.modules):
         from twisted.internet import asyncioreactor
 
         if loop is None:
@@ -200,15 +202,17 @@ def refuse_reactor_thread() -> None:
     :raises ReactorThreadError: if this is the thread of a reactor that runs, or a fork of a process that had one.
     """
     _thread.refuse_fork()
-    if threadable.isInIOThread():
-        from twisted.internet import reactor
+    if not has_reactor():
+        return
+    from twisted.internet import reactor
 
-        # The thread that has run the reactor and does not now may be trial's, between two tests.
-        if reactor.running:
-            raise ReactorThreadError(
-                "this is the reactor's own thread, which would wait for itself; in a program that runs the reactor,"
-                " listen with SMTPFactory on an endpoint, or with txsmtpd.service.SMTPService"
-            )
+    # In this order: the number of a reactor's thread that has ended may be another's by now. The thread that has run
+    # the reactor, but does not now, may be trial's, between two tests.
+    if reactor.running and threadable.isInIOThread():
+        raise ReactorThreadError(
+            "this is the reactor's own thread, which would wait for itself; in a program that runs the reactor,"
+            " listen with SMTPFactory on an endpoint, or with txsmtpd.service.SMTPService"
+        )
 
 
 class _ReactorThread:
@@ -260,11 +264,15 @@ class _ReactorThread:
             try:
                 reactor.callWhenRunning(started.set_result, None)
                 reactor.run(installSignalHandlers=False)
+                loop = loop_of_reactor(reactor)
+                while loop is not None and reactor.running:  # somebody has stopped the loop, and not the reactor
+                    loop.run_forever()
             except BaseException as error:
                 if started.done():
                     raise
                 started.set_exception(error)
 
+        spare_trial_worker()
         thread = threading.Thread(target=run, name="reactor", daemon=True)
         thread.start()
         try:
@@ -296,6 +304,27 @@ def _log_to_python() -> None:
     shown = warnings.showwarning
     globalLogBeginner.beginLoggingTo([STDLibLogObserver(LOGGER)], redirectStandardIO=False)
     warnings.showwarning = shown
+
+
+def spare_trial_worker() -> None:
+    """In a worker of ``trial -j``, keep other threads from what carries the log: two at once would garble it."""
+    for observer in list(getattr(globalLogPublisher, "_observers", ())):
+        owner = getattr(getattr(observer, "legacyObserver", None), "__self__", None)
+        if type(owner).__name__ == "WorkerLogObserver":
+            globalLogPublisher.removeObserver(observer)
+            globalLogPublisher.addObserver(_InMainThread(observer))
+
+
+@implementer(ILogObserver)
+class _InMainThread:
+    """An observer that is told only what happens in the main thread."""
+
+    def __init__(self, observer: ILogObserver) -> None:
+        self.observer = observer
+
+    def __call__(self, event: LogEvent) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self.observer(event)
 
 
 def _stop(reactor: Any) -> None:

@@ -1,0 +1,121 @@
+"""``python -m txsmtpd``: ``twist smtpd``, in the words of aiosmtpd's command line, or in its own.
+
+The options of the one become those of the other, which checks them. Options that only ``twist smtpd`` has are passed
+on as they are, written with ``=``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+
+from txsmtpd._version import __version__
+from txsmtpd.service.exits import EX_USAGE, complain
+from txsmtpd.service.handlers import quote_argument
+
+__all__ = ["main"]
+
+DEFAULT_HOST = "localhost"
+DEFAULT_PORT = "8025"
+LOG_LEVELS = ("info", "info", "debug")  # by how often -d is given; what handlers print is info
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        complain(message, sys.stderr)
+        sys.exit(EX_USAGE)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m txsmtpd",
+        description="Receive mail over SMTP and hand it to a handler. Other options are those of twist smtpd.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("-v", "--version", action="version", version=f"txsmtpd {__version__}")
+    add("-n", "--nosetuid", action="store_true", help="of no effect: the server stays the user that starts it")
+    add("-c", "--class", dest="classpath", metavar="CLASSPATH", help="the handler's class; CLASSARGS make it")
+    add("-s", "--size", metavar="OCTETS", help="the largest message; 0 for no limit")
+    add("-u", "--smtputf8", action="store_true", help="take addresses and headers in UTF-8")
+    add("-d", "--debug", action="count", default=0, help="twice: log all that is said")
+    add("-l", "--listen", metavar="[HOST][:PORT]", help=f"or an endpoint [default: {DEFAULT_HOST}:{DEFAULT_PORT}]")
+    add("--smtpscert", metavar="FILE", help="connections begin with TLS, with this certificate")
+    add("--smtpskey", metavar="FILE", help="its key")
+    add("--tlscert", metavar="FILE", help="offer STARTTLS, with this certificate")
+    add("--tlskey", metavar="FILE", help="its key")
+    add("--no-requiretls", action="store_true", help="take mail in clear although STARTTLS is offered")
+    add("classargs", metavar="CLASSARGS", nargs="*", help="arguments of the handler")
+    return parser
+
+
+def twist_arguments(arguments: Sequence[str]) -> list[str]:
+    """What to give to ``twist`` for these arguments.
+
+    >>> twist_arguments(["-n", "-c", "mine.Handler", "-l", ":25", "argument"])
+    ['--log-format=text', '--log-level=info', '--reactor=asyncio', 'smtpd',
+     '--handler=mine.Handler:argument', '--listen=tcp:25:interface=localhost']
+    """
+    parser = _parser()
+    given, passed_on = parser.parse_known_args(arguments)
+    before = ["--log-format=text", f"--log-level={LOG_LEVELS[min(given.debug, 2)]}"]
+    options: list[str] = []
+    if given.classpath is not None:
+        path = re.sub(r"^aiosmtpd\.", "txsmtpd.", given.classpath)
+        options.append(f"--handler={':'.join([path, *map(quote_argument, given.classargs)])}")
+        if not path.startswith("txsmtpd."):
+            before.append("--reactor=asyncio")  # it may have been written for that
+    elif given.classargs:
+        parser.error(f"unexpected argument {given.classargs[0]!r}; the class that it is for is missing: give -c")
+    if given.size is not None:
+        options.append(f"--size={given.size}")
+    if given.smtputf8:
+        options.append("--smtputf8")
+    options += _tls_options(parser, given)
+    listen = "--listen" if given.smtpscert is None else "--listen-tls"
+    if given.listen is not None or given.smtpscert is not None:
+        options.append(f"{listen}={endpoint_of(given.listen or '')}")
+    return [*before, "smtpd", *options, *passed_on]
+
+
+def _tls_options(parser: argparse.ArgumentParser, given: argparse.Namespace) -> list[str]:
+    found: list[str] = []
+    for kind in ("smtps", "tls"):
+        cert, key = getattr(given, f"{kind}cert"), getattr(given, f"{kind}key")
+        if (cert is None) != (key is None):
+            parser.error(f"--{kind}cert and --{kind}key must be specified together")
+        if cert is not None:
+            found.append(f"--tls={quote_argument(cert)}:{quote_argument(key)}")
+    if len(set(found)) > 1:
+        parser.error("one certificate is all that a server has; give --smtpscert or --tlscert")
+    starttls = given.tlscert is not None and given.smtpscert is None
+    return found[:1] + ["--require-starttls"] * (starttls and not given.no_requiretls)
+
+
+def endpoint_of(listen: str) -> str:
+    """The endpoint for ``[HOST][:PORT]``; what is an endpoint already stays as it is.
+
+    >>> endpoint_of(":25")
+    'tcp:25:interface=localhost'
+    >>> endpoint_of("unix:/run/smtp.sock")
+    'unix:/run/smtp.sock'
+    """
+    if re.match(r"(tcp6?|unix|systemd|fd|haproxy|ssl|tls):", listen):
+        return listen
+    host, colon, port = listen.rpartition(":")
+    if not colon or listen.endswith("]"):
+        host, port = listen, ""
+    host = host.removeprefix("[").removesuffix("]") or DEFAULT_HOST
+    return f"tcp:{port or DEFAULT_PORT}:interface={quote_argument(host)}"
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the server until it is told to stop.
+
+    :param args: the arguments. Default: those of the process.
+    """
+    from twisted.application.twist._twist import Twist
+
+    sys.exit(Twist.main(["twist", *twist_arguments(sys.argv[1:] if args is None else args)]))
