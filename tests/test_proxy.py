@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.support import GREETING, PEER, TRANSACTION, Client, LoggingTestCase, Waiting, handler, in_three_forms
 from tests.test_proxy_wire import V1, V2, WHOLE, version2
 from txsmtpd import SMTP, SMTPFactory
+from txsmtpd.networks import Networks
 from txsmtpd.proxied import ProxyHeaderError
 from txsmtpd.testing.transcript import Transcripts
 from txsmtpd.trace import received
@@ -399,6 +400,20 @@ class EverybodyTests(SynchronousTestCase):
         """What is no network is refused when the server is made."""
         self.assertRaises(ValueError, SMTPFactory, proxy_from=["localhost"])
         self.assertRaises(TypeError, SMTPFactory, proxy_from="192.0.2.0/24")
+
+    def test_mappedNetwork(self) -> None:
+        """A network of IPv4 may be written as IPv6 has it."""
+        for network in "::ffff:192.0.2.0/120", "::ffff:192.0.2.7", "::ffff:0:0/96":
+            self.assertEqual(Client(proxy_from=[network]).welcome, b"", network)
+        for network in "::ffff:192.0.3.0/120", "::/0":
+            self.assertTrue(Client(proxy_from=[network]).welcome, network)
+
+    def test_nobody(self) -> None:
+        """Whoever has no address is on a Unix socket only where it is said so."""
+        networks = Networks("proxy_from", ["unix", "192.0.2.0/24"])
+        self.assertIn("", networks)
+        for peer in None, "192.0.2.7", ["192.0.2.7", 1], ("", 0), ("unix", 0):
+            self.assertNotIn(peer, networks)
 
 
 class LimitTests(SynchronousTestCase):

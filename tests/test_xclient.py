@@ -12,8 +12,9 @@ from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.programs import program
-from tests.support import GREETING, TRANSACTION, Client, LoggingTestCase, Waiting, handler
+from tests.support import GREETING, PEER, TRANSACTION, Client, LoggingTestCase, Waiting, handler
 from tests.test_proxy import CLIENT, HEADER, OWN
+from tests.test_proxy_wire import version2
 from tests.tls import PATIENCE, RECIPIENT, SENDER, TLSTestCase
 from txsmtpd import SMTP, Extension, Refused, Reply, SMTPFactory, syntax
 from txsmtpd.extensions import XClient, XForward
@@ -282,10 +283,28 @@ class XClientTests(LoggingTestCase):
         self.assertEqual((session.peer, session.connection_peer, session.proxy_peer), (("10.0.0.1", 0), CLIENT, OWN))
         self.assertTrue(session.proxy_data)
 
+    def test_unixBehindProxy(self) -> None:
+        """A Unix socket that a header names is none of this host, unless the proxy itself comes over one."""
+        header = version2(1, 3, 1, bytes(216))
+        for peer, code in (PEER, 550), (UNIXAddress(None), 220):
+            client = self.client(peer=peer, proxy_from=[*TRUSTED, "unix"], extensions=[XClient(["unix"])])
+            self.assertEqual(client.codes(header + b"XCLIENT ADDR=10.0.0.1\r\n"), [220, code])
+
+    def test_hookedPeer(self) -> None:
+        """A hook that names the client in a form of its own has not made it trusted."""
+
+        def proxy(server: Any, session: Any, envelope: Any, proxy_data: Any) -> bool:
+            session.peer = str(proxy_data.src_addr)
+            return True
+
+        client = self.client(handler(PROXY=proxy), proxy_from=TRUSTED, extensions=[XClient(["unix"])])
+        self.assertEqual(client.codes(HEADER + b"XCLIENT ADDR=10.0.0.1\r\n"), [220, 550])
+
     def test_lmtp(self) -> None:
-        """It is there in LMTP too."""
+        """It is there in LMTP too, where every greeting allows parameters."""
         client = self.client(factory=None, protocol=LMTP)
         self.assertEqual(client.codes(b"XCLIENT ADDR=203.0.113.9\r\nLHLO client.test\r\n"), [220, 250])
+        self.assertEqual(client.codes(b"XCLIENT HELO=c.test\r\nMAIL FROM:<a@example.com> SIZE=1\r\n"), [220, 250])
 
     def test_networks(self) -> None:
         """What is no network is refused when the extension is made."""

@@ -33,8 +33,10 @@ class Networks:
 
     def __contains__(self, peer: object) -> bool:
         """:param peer: the client, as in :attr:`Session.peer <txsmtpd.session.Session.peer>`."""
-        if not isinstance(peer, tuple):
+        if peer == "":
             return self._unix
+        if not isinstance(peer, tuple):  # what a hook has put there names nobody
+            return False
         try:
             address = ip_address(peer[0])
         except ValueError:
@@ -59,8 +61,14 @@ def _network(option: str, network: Network) -> IPv4Network | IPv6Network | None:
     except ValueError:
         raise ValueError(f"{option} must have networks, and {network!r} is none; {FORM}") from None
     try:
-        return ip_network(network)
+        return _unmapped(ip_network(network))
     except ValueError:
         raise ValueError(
             f"{option} must have networks, and {network} is an address in one; is {whole} meant?"
         ) from None
+
+
+def _unmapped(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
+    """The network; one of IPv4 that is written as a part of IPv6, as IPv4. So the addresses of clients are, too."""
+    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
+    return network if mapped is None else IPv4Network((mapped, network.prefixlen - 96))

@@ -37,7 +37,10 @@ class FromTrusted(Extension):
 
     def trusts(self, server: Any) -> bool:
         """Whether the client may use this: that is, who the connection is from, whatever XCLIENT has said since."""
-        return server.session.connection_peer in self._networks
+        session = server.session
+        if session.connection_peer == "" and session.proxy_peer:  # a Unix socket, but on the host of the proxy
+            return False
+        return session.connection_peer in self._networks
 
     def check(self, server: Any) -> None:
         """:raises Refused: unless the client may use this now."""
@@ -77,7 +80,7 @@ class XClient(FromTrusted):
             session.auth_data = session.login_data = said.login
         if said.helo is not None:
             session.host_name = said.helo
-        session.extended_smtp = said.proto == "ESMTP"
+        session.extended_smtp = said.proto == "ESMTP" or server.lmtp
         greeting = server.greet_at_once()
         return await greeting if isinstance(greeting, Awaitable) else greeting
 
