@@ -344,6 +344,14 @@ class Version2Tests(SynchronousTestCase):
             self.assertTrue(data)
             self.assertEqual((data.command, data.client), (V2_CMD.LOCAL, None))
 
+    def test_localIgnored(self) -> None:
+        """What LOCAL says of family, transport and addresses is of no matter, even if there is no such thing."""
+        for header in (version2(0, 4, 1), version2(0, 15, 15), version2(0, 1, 3), version2(0, 1, 1, bytes(11))):
+            data = told(header)
+            self.assertTrue(data, data.error)
+            self.assertEqual((data.family, data.protocol), (AF.UNSPEC, PROTO.UNSPEC))
+            self.assertEqual((data.client, data.src_addr, data.rest), (None, None, header[16:]))
+
     def test_unspecified(self) -> None:
         """Where family or transport are unspecified, the rest is kept as it is."""
         for family, protocol in ((0, 0), (0, 1), (0, 2), (1, 0), (2, 0), (3, 0)):
@@ -365,7 +373,6 @@ class Version2Tests(SynchronousTestCase):
             (version2(1, 1, 1, bytes(11)), "too short"),
             (version2(1, 2, 1, bytes(35)), "too short"),
             (version2(1, 3, 1, bytes(215)), "too short"),
-            (version2(0, 1, 1), "too short"),
         ):
             data = told(header)
             self.assertFalse(data)

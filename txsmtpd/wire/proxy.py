@@ -440,18 +440,24 @@ def parse_v2(header: bytes) -> ProxyData:
         data.command = V2_CMD(header[12] & 15)
     except ValueError:
         return data.with_error(f"there is no command {header[12] & 15}")
+    # With LOCAL, what is said of the client is of no matter, even if it cannot be read (2.2).
+    matters = data.command is not V2_CMD.LOCAL
     try:
         family, protocol = AF(header[13] >> 4), PROTO(header[13] & 15)
     except ValueError:
-        return data.with_error(f"there is no address family and transport {header[13]:#04x}")
-    data.family = family
+        if matters:
+            return data.with_error(f"there is no address family and transport {header[13]:#04x}")
+        family, protocol = AF.UNSPEC, PROTO.UNSPEC
     behind = V2_FIXED
     if family is not AF.UNSPEC and protocol is not PROTO.UNSPEC:
         behind += 2 * (ADDRESS_OCTETS[family] + PORT_OCTETS[family])
-        if len(header) < behind:
+        if len(header) >= behind:
+            _read_addresses(data, family, header[V2_FIXED:behind])
+        elif matters:
             return data.with_error("it is too short for its addresses")
-        _read_addresses(data, family, header[V2_FIXED:behind])
-    data.protocol = protocol
+        else:
+            behind, family, protocol = V2_FIXED, AF.UNSPEC, PROTO.UNSPEC
+    data.family, data.protocol = family, protocol
     data.rest = header[behind:]
     data.tlv_start = behind if data.rest else None
     if not _is_intact(data):
