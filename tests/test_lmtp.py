@@ -275,6 +275,30 @@ class RepliesTests(LoggingTestCase):
         hook = handler(RCPT=expand, DATA=lambda *arguments: FULL)
         self.assertEqual(send(lmtp(hook), b"list@x", b"nobody@x", b"d@x"), [FULL] * 3)
 
+    def test_addedByHook(self) -> None:
+        """A hook adds a recipient of its own: nobody is owed a reply for that one, wherever the result tells of it."""
+
+        def mail(server: Any, session: Any, envelope: Any, address: str, mail_options: Any) -> str:
+            envelope.mail_from = address
+            envelope.rcpt_tos.append("log@x")
+            return OK
+
+        def told(result: Any) -> list[str]:
+            return send(lmtp(handler(MAIL=mail, DATA=lambda *arguments: result)), *BCD)
+
+        for result in [FULL, OK, GONE, OK], {"log@x": FULL, "b@x": OK, "c@x": GONE, "d@x": OK}:
+            self.assertEqual(told(result), [OK, GONE, OK])
+        self.assertEqual([reply[:3] for reply in told([OK, GONE, OK])], ["451"] * 3)  # for whom are they?
+
+    def test_droppedByHook(self) -> None:
+        """A hook delivers once to who is named twice: both hear of it."""
+
+        def data(server: Any, session: Any, envelope: Any) -> Any:
+            envelope.rcpt_tos[:] = dict.fromkeys(envelope.rcpt_tos)
+            return [OK, FULL]
+
+        self.assertEqual(send(lmtp(handler(DATA=data)), b"b@x", b"c@x", b"b@x", b"c@x"), [OK, FULL, OK, FULL])
+
     def test_noRecipients(self) -> None:
         """Without an accepted recipient there is no message, whatever a handler has put into the envelope."""
 

@@ -5,7 +5,6 @@ its own for each recipient at the end of a message, so that a mailbox that is fu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any
 
 from txsmtpd.command import Rule, commands_of, syntax
@@ -83,11 +82,20 @@ class LMTP(SMTP):
     # The replies
 
     def _recipients_of(self, envelope: Envelope) -> Sequence[str]:
-        return [path for each in self._owed for path in each]
+        owed = [path for each in self._owed for path in each]
+        # A hook may have added recipients of its own since, or dropped those who were named twice.
+        return envelope.rcpt_tos if set(owed) <= set(envelope.rcpt_tos) else owed
 
     def _gathered(self, paths: Sequence[str], replies: Sequence[Reply]) -> Any:
-        left = iter(replies)
-        each_its_own = [folded(list(islice(left, len(each)))) for each in self._owed]
+        said: dict[str, list[Reply]] = {}
+        for path, reply in zip(reversed(paths), reversed(replies), strict=True):
+            said.setdefault(path, []).append(reply)
+
+        def next_for(path: str) -> Reply:
+            """The next reply for who is named more than once; the last one again where there are too few."""
+            return said[path].pop() if len(said[path]) > 1 else said[path][0]
+
+        each_its_own = [folded([next_for(path) for path in each]) for each in self._owed]
         return Replies([", ".join(each) for each in self._owed], each_its_own)
 
     def answer(self, result: Any) -> None:
