@@ -395,6 +395,15 @@ class CommandTests(SynchronousTestCase):
         self.assertNotIn(b"PING", SMTP.commands)
         self.assertEqual(dict(SMTPFactory().settings.commands), {})
 
+    def test_subclass(self) -> None:
+        """Each class of protocols has its own commands beside them, and all its connections the same table."""
+        factory = SMTPFactory(extensions=[Ping("pong")])
+        first, second = Client(factory=factory), Client(factory=factory)
+        self.assertIs(first.server.commands, second.server.commands)
+        factory.protocol = type("Own", (SMTP,), {"smtp_PONG": lambda server, arg: "250 2.0.0 own"})
+        self.assertEqual(Client(factory=factory).codes(b"PING x\r\nPONG\r\n"), [250, 250])
+        self.assertEqual(Client(factory=SMTPFactory(extensions=[Ping("pong")])).codes(b"PONG\r\n"), [500])
+
 
 class SwaksTests(TLSTestCase):
     """swaks, which speaks XCLIENT."""

@@ -87,6 +87,11 @@ class Dispatcher(Conversation):
         super().__init_subclass__(**arguments)
         cls.commands = commands_of(cls)
 
+    @classmethod
+    def with_commands(cls, brought: Mapping[bytes, Command]) -> Mapping[bytes, Command]:
+        """The commands of the class, and those that extensions bring."""
+        return {**cls.commands, **brought}
+
     # From a line to its command
 
     def take_turn(self, line: bytes) -> Any:

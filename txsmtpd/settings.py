@@ -212,6 +212,7 @@ class Settings:
     commands: Mapping[bytes, Command] = field(init=False, repr=False)
     """The commands that extensions bring."""
 
+    _all_commands: dict[type, Mapping[bytes, Command]] = field(init=False, repr=False, default_factory=dict)
     mail_parameters: Parameters = field(init=False, repr=False)
     rcpt_parameters: Parameters = field(init=False, repr=False)
     mail_checks: tuple[Check, ...] = field(init=False, repr=False)
@@ -282,6 +283,13 @@ class Settings:
         from twisted.internet import reactor
 
         return reactor
+
+    def commands_of(self, protocol: Any) -> Mapping[bytes, Command]:
+        """The commands of a class of protocols, and those that extensions bring; put together once."""
+        found = self._all_commands.get(protocol)
+        if found is None:
+            found = self._all_commands[protocol] = protocol.with_commands(self.commands)
+        return found
 
     @classmethod
     def make(cls, handler: object, options: Mapping[str, Any], protocol: type | None = None) -> Settings:

@@ -133,7 +133,7 @@ class SMTP(TLS, Authentication, Proxied):
     ) -> None:
         self.settings = settings or Settings.make(handler, options, type(self))
         if self.settings.commands:
-            self.commands = {**self.commands, **self.settings.commands}
+            self.commands = self.settings.commands_of(type(self))
 
     def _create_session(self) -> Session:
         """Make the session; override it to use a class of your own."""

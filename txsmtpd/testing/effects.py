@@ -147,10 +147,9 @@ class _Faulty(Instrument):
         super().__init_subclass__(**arguments)
         cls.commands = _intercepted(cls.commands)
 
-    def __init__(self, handler: object = None, **arguments: Any) -> None:
-        super().__init__(handler, **arguments)
-        if self.settings.commands:  # extensions bring some
-            self.commands = {**type(self).commands, **_intercepted(self.settings.commands)}
+    @classmethod
+    def with_commands(cls, brought: Mapping[bytes, Command]) -> Mapping[bytes, Command]:
+        return super().with_commands(_intercepted(brought))
 
     # Where rules strike
 
