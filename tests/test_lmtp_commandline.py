@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import MultiService
+from twisted.internet.error import CannotListenError
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.test_commandline import LOOPBACK, PATIENCE, TWISTD, Client, CommandLineTestCase, Process
 from tests.test_service import parse, refusal
 from tests.tls import combined, issue, write
 from txsmtpd.service import makeService
+from txsmtpd.service.sockets import in_place_of_the_dead
 
 
 class UnixClient(Client):
@@ -63,10 +65,46 @@ class OptionTests(SynchronousTestCase):
 
     def test_malformed(self) -> None:
         """What is no endpoint is refused as for --listen."""
-        for word in "unix:x:mode=rw", "unix:x:colour=red", "25", "":
+        for word in "unix:x:colour=red", "25", "":
             self.assertTrue(refusal(f"--listen-lmtp={word}").startswith(f"--listen-lmtp={word}: not an endpoint"), word)
         for word in "unix:", "unix::mode=660", "unix:address=":
             self.assertIn("a Unix socket needs a path", refusal(f"--listen-lmtp={word}"))
+
+    def test_mode(self) -> None:
+        """The mode of a socket is of three octal digits: nothing else is what anybody means."""
+        for mode in "rw", "", "999", "-1", "77777", "4660", "6", "0x1b0":
+            self.assertIn("mode must be three octal digits", refusal(f"--listen-lmtp=unix:x:mode={mode}"), mode)
+        for word in "unix:x:mode=600", "unix:x:mode=0660", "unix:x:backlog=5:mode=0o666", "unix:mode=660:address=x":
+            parse(f"--listen-lmtp={word}")
+
+
+class DeadTests(SynchronousTestCase):
+    """What is taken for a socket of a dead server."""
+
+    def setUp(self) -> None:
+        self.path = self.mktemp().encode()
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.addCleanup(self.socket.close)
+        self.socket.bind(self.path)
+        self.tried = 0
+
+    def listen(self) -> None:
+        self.tried += 1
+        if os.path.exists(self.path):
+            raise CannotListenError(None, self.path, OSError())
+
+    def test_notYet(self) -> None:
+        """One that is made, and not listened on before a moment later, is none."""
+        self.assertRaises(
+            CannotListenError, in_place_of_the_dead, self.listen, sleep=lambda moment: self.socket.listen()
+        )
+        self.assertTrue(os.path.exists(self.path))
+        self.assertEqual(self.tried, 1)
+
+    def test_dead(self) -> None:
+        """One that nobody listens on then either is."""
+        in_place_of_the_dead(self.listen, sleep=lambda moment: None)
+        self.assertEqual(self.tried, 2)
 
 
 class UnixTests(CommandLineTestCase):

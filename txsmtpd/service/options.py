@@ -505,6 +505,9 @@ def make_endpoint(description: str) -> IStreamServerEndpoint:
 
     if re.match(r"unix:(?:address=)?(?::|$)", description):
         raise ValueError("a Unix socket needs a path, such as unix:/run/mail.sock")  # Linux would choose one itself
+    mode = re.match(r"unix:(?:.*:)?mode=([^:]*)", description)
+    if mode is not None and not re.fullmatch("(?:0o?)?[0-7]{3}", mode[1]):
+        raise ValueError("mode must be three octal digits, such as mode=660")
     if description.startswith("unix:") and ":lockfile=" not in description:
         # Twisted's lock takes any process with the number of a dead one for its owner, and once it is stale, it removes
         # a socket that lives. What is in the way is looked at more closely when it is: see `sockets`.

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from twisted.internet.error import CannotListenError
 
+MOMENT = 0.1  # seconds; a server that has made its socket listens much sooner
 
-def in_place_of_the_dead(listen: Callable[[], None]) -> None:
+
+def in_place_of_the_dead(listen: Callable[[], None], sleep: Callable[[float], object] = time.sleep) -> None:
     """Listen; where a Unix socket is in the way that nobody listens on, remove it and try again.
 
+    :param sleep: waits so many seconds.
     :raises CannotListenError: as *listen* does; also if a server lives behind the socket, or nobody can tell.
     """
     try:
@@ -24,6 +28,9 @@ def in_place_of_the_dead(listen: Callable[[], None]) -> None:
             raise
         # Two servers that start at once must not take each other's new socket for the old one.
         with _alone_in(os.path.dirname(path) or b"."):
+            if not _is_dead(path):
+                raise
+            sleep(MOMENT)  # one that was made just now may not be listened on yet
             if not _is_dead(path):
                 raise
             os.unlink(path)
