@@ -220,7 +220,8 @@ print("asyncio" in type(reactor).__name__.lower())
     def test_fork(self) -> None:
         """A fork of a process that has used the reactor has none, and is told so."""
         code = """
-import os
+import os, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of forks beside threads, too
 run_in_reactor(int)
 if os.fork():
     os.wait()
