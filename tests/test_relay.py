@@ -137,6 +137,16 @@ class VerdictTests(LoggingTestCase):
         self.assertEqual(self.replies(Relayed(Script(DATA=b"354 go\r\n250 2.0.0 ok\r\n")))[-1][:9], "451 4.5.0")
         self.assertEqual(self.replies(Relayed(Script(DATA=b"354 go\r\n552 5.3.4 big\r\n")))[-1], "552 5.3.4 big")
 
+    def test_neitherYesNorNo(self) -> None:
+        """A recipient that is answered by 354 or 421: nothing more is said on that connection."""
+        for answer in (b"354 go\r\n", b"421 4.3.2 bye\r\n"):
+            relayed = Relayed(Script(RCPT=[answer]))
+            self.assertEqual(relayed.begin("b@x")[1][0], "4")
+            self.assertEqual(relayed.ask("RCPT TO:<c@x>")[0], "4")
+            relayed.turn(10)
+            self.assertNotIn("RSET", relayed.script.lines)
+            self.assertEqual((relayed.script.said("RCPT"), relayed.script.open), (["RCPT TO:<b@x>"], []))
+
     def test_down(self) -> None:
         """One that cannot be reached, or never answers, is 451."""
         relayed = Relayed(Script(down=True))
@@ -680,6 +690,36 @@ class SendTests(SynchronousTestCase):
         replies = self.send([*evil, "good@x"])
         self.assertEqual([each[0] for each in replies], ["5"] * len(evil) + ["2"])
         self.assertEqual(self.script.said("RCPT"), ["RCPT TO:<good@x>"])
+
+    def test_noCharacters(self) -> None:
+        """What cannot be encoded, or controls something, is refused and never written, with SMTPUTF8 too."""
+        evil = ["\udcff@x", "\x85@x", "\u2028@x"]
+        utf8 = {"mail_options": ["SMTPUTF8"]}
+        replies = self.send([*evil, "\u00e9@x"], more=utf8)
+        self.assertEqual([each[0] for each in replies], ["5"] * len(evil) + ["2"])
+        self.assertEqual(self.script.said("RCPT"), ["RCPT TO:<\u00e9@x>"])
+        for option in ("ENVID=\udcff", "ENVID=\u00e9"):
+            self.assertEqual(self.send(["b@x"], more={"mail_options": [option]})[0][:9], "550 5.6.7")
+
+    def test_mistakes(self) -> None:
+        """A message or parameters that a program has got wrong are an exception, and leave no connection behind."""
+        for content, more in (
+            (None, {}),
+            ("text", {}),
+            (MESSAGE, {"rcpt_options": [[]]}),
+            (MESSAGE, {"mail_options": [""]}),
+        ):
+            script = Script()
+            upstream = Upstream("x.test", endpoint=script, reactor=script.clock)
+            sending = Deferred.fromCoroutine(upstream.send("a@x", ["b@x", "c@x"], content, **more))  # type: ignore[arg-type]
+            script.clock.advance(0)
+            for _ in range(50):
+                script.clock.advance(0)
+            self.failureResultOf(sending, TypeError, AttributeError, IndexError, ValueError)
+            script.clock.advance(30)
+            for _ in range(50):
+                script.clock.advance(0)
+            self.assertEqual(script.open, [])
 
     def test_lineEndInOption(self) -> None:
         """Nor does a parameter get out."""

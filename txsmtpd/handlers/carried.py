@@ -36,10 +36,11 @@ NEEDED = {
 }
 
 
-def with_parameters(command: str, options: Iterable[str], connection: Connection) -> str:
+def with_parameters(command: str, options: Iterable[str], connection: Connection, utf8: bool) -> str:
     """The command with those of its parameters that the server knows.
 
-    :raises Refused: if one is missing then that must not be.
+    :param utf8: whether it may be more than ASCII (RFC 6531 3.4).
+    :raises Refused: if one is missing then that must not be, or if there are characters that must not be.
     """
     words = [command]
     for option in options:
@@ -50,7 +51,12 @@ def with_parameters(command: str, options: Iterable[str], connection: Connection
             words.append(option)
         elif (needed := _needed(keyword, value)) is not None:
             raise Refused(needed)
-    return " ".join(words)
+    line = " ".join(words)
+    if not line.isascii():
+        if not utf8:
+            raise Refused(NEEDS_SMTPUTF8)
+        grammar.decode(line.encode("utf-8", "surrogatepass"))
+    return line
 
 
 def _needed(keyword: str, value: str | None) -> Reply | None:

@@ -196,6 +196,15 @@ class Connection(LineReceiver):
         self.transport.write(line.encode("utf-8") + b"\r\n")
         return await self.reply()
 
+    async def ask(self, line: str) -> Reply:
+        """Say a line; return the verdict. If it is none, or says that the server closes, the connection is gone."""
+        reply = await self.command(line)
+        if reply.code // 100 == 3:
+            self.fail(GARBLED)
+        elif reply.code == 421:
+            self.quit(verdict(reply))
+        return verdict(reply)
+
     async def begin(self, hello: str, lmtp: bool) -> None:
         """Wait for the greeting and greet.
 
@@ -291,10 +300,10 @@ class Connection(LineReceiver):
         self._owed += replies
         self._done(None)
 
-    def quit(self) -> None:
+    def quit(self, why: Reply = DROPPED) -> None:
         """Say farewell."""
         if self.gone is None:
-            self.gone = DROPPED
+            self.gone = why
             self.transport.write(b"QUIT\r\n")
             self.transport.loseConnection()
             self._timer = self.call_later(FAREWELL, self.transport.abortConnection)

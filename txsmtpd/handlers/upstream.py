@@ -53,11 +53,13 @@ class Transaction:
     :ivar options: the parameters that were asked for with each of them.
     """
 
-    def __init__(self, upstream: Upstream, connection: Connection, reply: Reply, mail_from: str, utf8: bool) -> None:
+    def __init__(
+        self, upstream: Upstream, connection: Connection, reply: Reply, mail_from: str, utf8: bool, binary: bool
+    ) -> None:
         self._upstream = upstream
         self._connection: Connection | None = connection
         self._utf8 = utf8
-        self._binary = False
+        self._binary = binary
         self.reply = reply
         self.mail_from = mail_from
         self.accepted: list[str] = []
@@ -71,10 +73,7 @@ class Transaction:
         _check_path(forward_path, grammar.parse_rcpt, "TO", "5.1.3")
         connection = self._the_connection()
         options = list(options)
-        line = with_parameters(f"RCPT TO:<{forward_path}>", options, connection)
-        if not (self._utf8 or line.isascii()):
-            raise Refused(NEEDS_SMTPUTF8)
-        reply = verdict(await connection.command(line))
+        reply = await connection.ask(with_parameters(f"RCPT TO:<{forward_path}>", options, connection, self._utf8))
         if reply.positive:
             self.accepted.append(forward_path)
             self.options[forward_path] = options
@@ -262,14 +261,10 @@ class Upstream:
             for place, forward_path in enumerate(rcpt_tos):
                 reply = await reply_of(transaction.rcpt(forward_path, rcpt_options[place] if rcpt_options else ()))
                 replies.append(None if reply.positive else reply)
-        except BaseException:
+            verdicts = iter(await transaction.data(content) if transaction.accepted else ())
+            return [reply or next(verdicts) for reply in replies]
+        finally:
             transaction.end()
-            raise
-        if not transaction.accepted:
-            transaction.end()
-            return [reply or DROPPED for reply in replies]
-        verdicts = iter(await transaction.data(content))
-        return [reply or next(verdicts) for reply in replies]
 
     async def begin(self, mail_from: str, options: Iterable[str] = (), hello: str | None = None) -> Transaction:
         """Begin a transaction: MAIL, on a connection that was kept or on a new one.
@@ -279,38 +274,30 @@ class Upstream:
         """
         _check_path(mail_from, grammar.parse_mail, "FROM", "5.1.7")
         options = list(options)
-        utf8 = "SMTPUTF8" in (each.upper() for each in options)
-        if not (utf8 or mail_from.isascii()):
-            raise Refused(NEEDS_SMTPUTF8)
         connection = self._kept()
         if connection is not None:
             try:
-                return await self._mail(connection, mail_from, options, utf8)
+                return await self._mail(connection, mail_from, options)
             except Refused:
                 # It may have been dead for long, without our knowing. A new one will tell.
                 if connection.gone in (None, TOO_SLOW, GARBLED):
                     raise
-        return await self._mail(await self._connect(hello), mail_from, options, utf8)
+        return await self._mail(await self._connect(hello), mail_from, options)
 
-    async def _mail(self, connection: Connection, mail_from: str, options: list[str], utf8: bool) -> Transaction:
+    async def _mail(self, connection: Connection, mail_from: str, options: list[str]) -> Transaction:
+        said = {each.upper() for each in options}
+        utf8 = "SMTPUTF8" in said
         try:
-            line = with_parameters(f"MAIL FROM:<{mail_from}>", options, connection)
+            line = with_parameters(f"MAIL FROM:<{mail_from}>", options, connection, utf8)
         except BaseException:
             self.give_back(connection)
             raise
-        reply = await connection.command(line)
+        reply = await connection.ask(line)
         connection.messages += 1
-        if reply.code == 421:
-            connection.quit()
-        elif 300 <= reply.code < 400:
-            connection.fail(GARBLED)
-        elif not reply.positive:
-            self.give_back(connection)
         if not reply.positive:
-            raise Refused(verdict(reply))
-        transaction = Transaction(self, connection, verdict(reply), mail_from, utf8)
-        transaction._binary = "BODY=BINARYMIME" in (each.upper() for each in options)
-        return transaction
+            self.give_back(connection)
+            raise Refused(reply)
+        return Transaction(self, connection, reply, mail_from, utf8, "BODY=BINARYMIME" in said)
 
     # Connections
 
