@@ -325,6 +325,31 @@ class ConnectionTests(SynchronousTestCase):
             relayed.send()
         self.assertEqual((relayed.script.connections, relayed.script.said("QUIT")), (2, ["QUIT"]))
 
+    def test_limit(self) -> None:
+        """There are no more connections than may be, those that are being made counted; the others are 451."""
+        for script in ({"MAIL": SILENT}, {"down": SILENT}):
+            relayed = Relayed(Script(**script), connection_limit=2)
+            for _ in range(2):
+                client = relayed.connect()
+                client.say(b"EHLO x\r\nMAIL FROM:<a@x>\r\n")
+                relayed.turn()
+            self.assertEqual(
+                relayed.ask("MAIL FROM:<a@x>"),
+                "451 4.3.2 Too many messages are on their way to the next server; try again later",
+            )
+            client.vanish()
+            relayed.script.down = False
+            relayed.script.script.clear()
+            relayed.turn()
+            self.assertEqual(relayed.send(), "250 2.6.0 queued as 42")
+
+    def test_refusedOnce(self) -> None:
+        """A sender that is refused on a connection that has no more to carry is not asked about again."""
+        relayed = Relayed(Script(offers=("LIMITS MAILMAX=2",), MAIL=[None, b"550 5.7.1 no\r\n"]))
+        relayed.send()
+        self.assertEqual(relayed.ask("MAIL FROM:<a@x>"), "550 5.7.1 no")
+        self.assertEqual(relayed.script.connections, 1)
+
     def test_close(self) -> None:
         """A Proxy that is told to close keeps none."""
         relayed = Relayed(Script())
@@ -352,6 +377,32 @@ class AbortTests(SynchronousTestCase):
             relayed.ask("RSET")
             self.assertEqual(relayed.send(), "250 2.6.0 queued as 42")
         self.assertEqual(len(relayed.script.messages), 1)
+
+    def test_resetAgainAndAgain(self) -> None:
+        """However often a client begins and resets, without waiting, one connection is enough."""
+        relayed = Relayed(Script())
+        replies = relayed.hear(b"MAIL FROM:<a@x>\r\nRSET\r\n" * 20 + b"MAIL FROM:<a@x>\r\nEHLO y\r\n" * 20)
+        self.assertEqual({reply.code for reply in replies}, {250})
+        self.assertEqual((len(replies), relayed.script.connections), (80, 1))
+
+    def test_didNotWait(self) -> None:
+        """A next server that closes while the client still sends the message: it is asked anew once it is there."""
+        for last in (b"421 4.4.2 too slow\r\n", CLOSE):
+            relayed = Relayed(Script(), server={"extensions": [DSN()]})
+            relayed.ask("MAIL FROM:<a@x> RET=HDRS")
+            relayed.ask("RCPT TO:<b@x> NOTIFY=NEVER")
+            relayed.ask("DATA")
+            (wire,) = relayed.script.open
+            relayed.script.script["IDLE"] = last
+            wire._act("IDLE")
+            relayed.turn()
+            (answer,) = relayed.hear(MESSAGE + b".\r\n")
+            self.assertEqual((answer.code, answer.lines), (250, ("2.6.0 queued as 42",)))
+            self.assertEqual(
+                relayed.script.lines[3:],
+                ["EHLO relay.test", "MAIL FROM:<a@x> RET=HDRS", "RCPT TO:<b@x> NOTIFY=NEVER", "DATA"],
+            )
+            self.assertEqual(len(relayed.script.messages), 1)
 
     def test_gone(self) -> None:
         """QUIT, or a client that vanishes, before DATA or within the message: nothing is sent."""
@@ -787,9 +838,16 @@ class OptionTests(SynchronousTestCase):
         """Values that will not do are refused when it is made."""
         for arguments, options in (
             (("",), {}), (("a b",), {}), (("x", 0), {}), (("x", 65536), {}), (("x", "25"), {}), (("x", True), {}),
-            (("x",), {"tls": "maybe"}), (("x",), {"username": "u"}), (("x",), {"hello": "a b"}),
+            (("x",), {"tls": "maybe"}), (("x",), {"username": "u"}), (("x",), {"hello": "a b"}), (("x",), {"tls": ""}),
+            (("x:y",), {}), (("[x]",), {}), (("[::1",), {}), (("[IPv6:::1]",), {}), (("x",), {"keep": -1}),
+            (("x",), {"connection_limit": -1}), (("x",), {"username": "", "password": "p"}),
+            (("x",), {"username": "u", "password": ""}),
+            (("/run/x",), {"tls": "required"}), (("/run/x",), {"tls": "implicit"}),
         ):  # fmt: skip
             self.assertRaises(ValueError, Proxy, *arguments, **options)
+        for name in ("keep", "connection_limit"):
+            for count in ("9", True, 1.5):
+                self.assertRaises(TypeError, Proxy, "x", **{name: count})
         self.assertRaises(TypeError, Proxy, "x", colour="blue")
         self.assertRaises(TypeError, Proxy, "x", tls_context=ssl.create_default_context())
         for name in ("timeout", "connect_timeout", "final_timeout", "keep_for"):
@@ -800,6 +858,18 @@ class OptionTests(SynchronousTestCase):
         """A password goes over TLS only, unless one says otherwise."""
         self.assertEqual(Upstream("x").tls, "opportunistic")
         self.assertEqual(Upstream("x", username="u", password="p").tls, "required")
+        self.assertEqual(Upstream("/run/x", username="u", password="p").tls, "never")
+
+    def test_addresses(self) -> None:
+        """Brackets are no part of an address."""
+        for host, bare in (
+            ("[::1]", "::1"),
+            ("::1", "::1"),
+            ("fe80::1%eth0", "fe80::1%eth0"),
+            ("[192.0.2.1]", "192.0.2.1"),
+        ):
+            self.assertEqual(Upstream(host).host, bare)
+        self.assertEqual(repr(Upstream("[::1]")), "<Upstream [::1]:25>")
 
     def test_commandLine(self) -> None:
         """HOST:PORT, a Unix socket, and options."""
@@ -816,11 +886,15 @@ class OptionTests(SynchronousTestCase):
             (upstream.host, upstream.port, upstream.tls, upstream.hello), ("mx.test", 587, "implicit", "me.test")
         )
         self.assertEqual(upstream.credentials, (b"u", b"secret"))
+        handler = make_handler("proxy:[2001:db8::1]:587:tls=implicit")
+        self.assertEqual((handler.upstream.host, handler.upstream.port), ("2001:db8::1", 587))
         handler = make_handler("proxy:/run/lmtp.sock:lmtp")
         self.assertEqual((handler.upstream.host, handler.upstream.lmtp), ("/run/lmtp.sock", True))
         for wrong in (
             "proxy", "proxy:", "proxy:x", "proxy:x:", "proxy:x:y", "proxy:x:0", "proxy:x:25:what", "proxy:x:25:tls=x",
             "proxy:x:25:tls", "proxy:x:25:user=u", "proxy:x:25:password-file=/nowhere", "proxy:a b:25", "proxy:x:70000",
+            "proxy:[::1]", "proxy:[::1:25", "proxy:[::1]:x", "proxy:x:25:tls=", "proxy:/run/x:tls=required",
+            "proxy:x:25:user=u:password-file=/dev/null",
         ):  # fmt: skip
             self.assertRaises(UsageError, make_handler, wrong)
 

@@ -33,11 +33,11 @@ MESSAGE = "Subject: test\r\n\r\nHello\r\n.\r\n..\r\n"
 class RelayTestCase(TLSTestCase):
     """A test case with a Proxy that listens on loopback."""
 
-    async def relay(self, host: str, port: int = 25, **options: Any) -> int:
+    async def relay(self, host: str, port: int = 25, listen: int = 0, **options: Any) -> int:
         """Listen with a Proxy to this server; return the port."""
         proxy = Proxy(host, port, **options)
         factory = SMTPFactory(proxy, hostname="relay.test")
-        listening = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
+        listening = await TCP4ServerEndpoint(reactor, listen, interface="127.0.0.1").listen(factory)
 
         async def stop() -> None:
             await listening.stopListening()
@@ -144,6 +144,23 @@ class SinkTests(RelayTestCase):
             probe.bind(("127.0.0.1", 0))
             port = await self.relay("127.0.0.1", probe.getsockname()[1])
             self.assertEqual(await self.run_client(send, port), 451)
+
+    async def test_itself(self) -> None:
+        """A Proxy whose next server it is itself: the first message shows it, and the reply is 451."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        await self.relay("127.0.0.1", port, listen=port)
+
+        def refusals() -> list[Any]:
+            with smtplib.SMTP("127.0.0.1", port, timeout=PATIENCE) as client:
+                client.ehlo()
+                return [client.mail(SENDER) for _ in range(2)]
+
+        self.assertEqual(
+            await self.run_client(refusals),
+            [(451, b"4.4.6 The next server is this server itself; try again later")] * 2,
+        )
 
     async def test_lmtp(self) -> None:
         """Over LMTP on a Unix socket."""

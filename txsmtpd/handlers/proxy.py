@@ -7,10 +7,12 @@ There is no queue: what the next server has not taken, the client keeps. How to 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self
 
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from txsmtpd import trace
@@ -22,6 +24,7 @@ from txsmtpd.wire.outgoing import with_crlf
 log = Logger(namespace="txsmtpd.relay")
 
 HOPS = 100  # Received fields of a message that goes in circles (RFC 5321 6.3)
+ITSELF = Reply(451, "4.4.6", "The next server is this server itself; try again later")
 LOOP = Reply(554, "5.4.6", "The message has passed too many servers; it goes in circles")
 OK = Reply(250, "2.0.0", "OK")
 RECIPIENT_OK = Reply(250, "2.1.5", "OK")
@@ -52,7 +55,7 @@ class Proxy:
     @classmethod
     def from_cli(cls, parser: Any, *args: str) -> Self:
         """Make it on the command line: ``HOST:PORT``, or the path of a Unix socket, and options."""
-        host, *rest = args or ("",)
+        host, *rest = _host_and_rest(args)
         port = 25
         if not host:
             parser.error(f"{cls.__name__} needs the server to pass mail on to, as in proxy:mx.example.com:25")
@@ -74,8 +77,11 @@ class Proxy:
     async def handle_MAIL(
         self, server: Any, session: Session, envelope: Envelope, address: str, mail_options: list[str]
     ) -> Any:
-        self._end(session)
+        await self._end(session)
         self.warn_if_open(server)
+        if self.upstream.is_itself(server.transport):
+            log.error("{upstream} is this server itself", upstream=repr(self.upstream))
+            raise Refused(ITSELF)
         transaction = await self.upstream.begin(address, mail_options, getattr(server, "hostname", None))
         self._open[session.id] = transaction
         envelope.mail_from = address
@@ -100,7 +106,8 @@ class Proxy:
             if transaction is not None and self._is_of(transaction, envelope):
                 replies = await transaction.data(content)
             else:
-                # Somebody has changed the envelope: begin anew with what it says now.
+                # Somebody has changed the envelope, or the next server did not wait for the message: begin anew with
+                # what the envelope says now.
                 options: dict[str, list[str]] = {}
                 if transaction is not None:
                     options = transaction.options
@@ -111,6 +118,7 @@ class Proxy:
                     content,
                     envelope.mail_options,
                     [options.get(path, ()) for path in envelope.rcpt_tos],
+                    getattr(server, "hostname", None),
                 )
         finally:
             if transaction is not None:
@@ -118,19 +126,22 @@ class Proxy:
         return replies[0] if len(set(replies)) == 1 else replies
 
     async def handle_RSET(self, server: Any, session: Session, envelope: Envelope) -> Any:
-        self._end(session)
+        await self._end(session)  # else who says RSET again and again has a connection to the next server each time
         return OK
 
     def handle_DISCONNECT(self, server: Any, session: Session, envelope: Envelope, cause: BaseException) -> None:
         self._end(session)
 
     def _is_of(self, transaction: Transaction, envelope: Envelope) -> bool:
-        return transaction.mail_from == envelope.mail_from and transaction.accepted == envelope.rcpt_tos
+        return (
+            not transaction.lost
+            and transaction.mail_from == envelope.mail_from
+            and transaction.accepted == envelope.rcpt_tos
+        )
 
-    def _end(self, session: Session) -> None:
+    def _end(self, session: Session) -> Deferred[None]:
         transaction = self._open.pop(session.id, None)
-        if transaction is not None:
-            transaction.end()
+        return succeed(None) if transaction is None else transaction.end()
 
     # The message
 
@@ -188,6 +199,15 @@ def _parted(content: bytes) -> tuple[bytes, bytes]:
 def _x_peer(session: Session) -> bytes:
     address = session.peer[0] if isinstance(session.peer, tuple | list) and session.peer else ""
     return f"X-Peer: {_UNPRINTABLE.sub('?', str(address))}\r\n".encode() if address else b""
+
+
+def _host_and_rest(args: Sequence[str]) -> Sequence[str]:
+    """The arguments, with those put together again that are an IPv6 address in brackets."""
+    if args and args[0].startswith("["):
+        for end, word in enumerate(args, 1):
+            if word.endswith("]"):
+                return [":".join(args[:end]), *args[end:]]
+    return args or ("",)
 
 
 def _options(parser: Any, words: list[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import (
     IOpenSSLClientConnectionCreator,
@@ -19,7 +20,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.logger import Logger
 
-from txsmtpd.handlers.carried import NEEDS_8BITMIME, NEEDS_SMTPUTF8, with_parameters
+from txsmtpd.handlers.carried import NEEDS_8BITMIME, with_parameters
 from txsmtpd.handlers.client import (
     DROPPED,
     GARBLED,
@@ -39,6 +40,7 @@ log = Logger(namespace="txsmtpd.relay")
 
 MESSAGES = 100  # on one connection, unless the server wants fewer (RFC 9422)
 
+TOO_MANY = Reply(451, "4.3.2", "Too many messages are on their way to the next server; try again later")
 TOO_LARGE = Reply(552, "5.3.4", "The message is larger than the next server takes")
 NO_RECIPIENTS = Reply(554, "5.5.1", "No valid recipients")
 
@@ -48,6 +50,7 @@ TLS_MODES = ("opportunistic", "required", "implicit", "never")
 class Transaction:
     """A message on its way, on a connection of its own for that time (RFC 5321 3.3). Made by :meth:`Upstream.begin`.
 
+    :ivar mail_from: the reverse-path.
     :ivar reply: to MAIL.
     :ivar accepted: the recipients that the server has accepted, in order.
     :ivar options: the parameters that were asked for with each of them.
@@ -64,6 +67,11 @@ class Transaction:
         self.mail_from = mail_from
         self.accepted: list[str] = []
         self.options: dict[str, list[str]] = {}
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection is gone: what has not been sent will not be."""
+        return self._connection is None or self._connection.gone is not None
 
     async def rcpt(self, forward_path: str, options: Iterable[str] = ()) -> Reply:
         """Ask for a recipient; return the server's verdict.
@@ -149,7 +157,8 @@ class Transaction:
 class Upstream:
     """A server that mail is passed on to, and the connections to it.
 
-    :param host: its name or address; or the path of its Unix socket, if it begins with a slash.
+    :param host: its name or address; or the path of its Unix socket, if it begins with a slash: over that there is no
+        TLS.
     :param tls: ``"opportunistic"``: STARTTLS where the server offers it, whoever it is. ``"required"``: STARTTLS, with
         a certificate that is valid for *host*. ``"implicit"``: the same, from the first octet. ``"never"``. Default:
         ``"required"`` with a password, else ``"opportunistic"``.
@@ -161,12 +170,14 @@ class Upstream:
     :param connect_timeout: seconds that it may take to connect.
     :param timeout: seconds that it may take for a reply, or to take a piece of a message.
     :param final_timeout: seconds that it may take for the verdict on a message.
+    :param connection_limit: connections at one time; above it, messages are answered 451. It ends the circle of servers
+        that pass on to one another. None: no limit.
     :param keep: connections that are kept open for the next message.
     :param keep_for: seconds for which they are.
     :param reactor: Default: the global reactor.
     :param endpoint: in place of *host* and *port*: how to connect, an IStreamClientEndpoint.
     :raises ValueError: for a value that will not do.
-    :raises TypeError: if *tls_context* is nothing that Twisted's TLS takes.
+    :raises TypeError: for one of a wrong type, or a *tls_context* that Twisted's TLS does not take.
     """
 
     def __init__(
@@ -183,20 +194,27 @@ class Upstream:
         connect_timeout: float = 30.0,
         timeout: float = 120.0,
         final_timeout: float = 280.0,
+        connection_limit: int | None = 1000,
         keep: int = 10,
         keep_for: float = 30.0,
         reactor: Any = None,
         endpoint: IStreamClientEndpoint | None = None,
     ) -> None:
-        if not host or not (host.startswith("/") or grammar.is_host(host) or ":" in host):
-            raise ValueError(f"host must be a name, an address, or the path of a Unix socket, not {host!r}")
+        unix = host.startswith("/")
+        if not unix:
+            host = _host(host)
         if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
             raise ValueError(f"port must be a number from 1 to 65535, not {port!r}")
         if (username is None) != (password is None):
             raise ValueError("username and password go together")
-        tls = tls or ("opportunistic" if username is None else "required")
+        if "" in (username, password):
+            raise ValueError("username and password must not be empty")
+        if tls is None:
+            tls = "never" if unix else "opportunistic" if username is None else "required"
         if tls not in TLS_MODES:
             raise ValueError(f"tls must be one of {', '.join(TLS_MODES)}, not {tls!r}")
+        if unix and tls in ("required", "implicit"):
+            raise ValueError(f"there is no TLS over a Unix socket: tls must be never, not {tls!r}")
         if hello is not None and not (hello.isascii() and grammar.is_host(hello)):
             raise ValueError(f"hello must be a domain or an address literal, not {hello!r}")
         _check_tls_context(tls_context)
@@ -208,6 +226,11 @@ class Upstream:
         ):
             if not 0 < seconds < math.inf:
                 raise ValueError(f"{name} must be a number of seconds, more than 0, not {seconds!r}")
+        for name, count in (("keep", keep), ("connection_limit", connection_limit or 0)):
+            if isinstance(count, bool) or not isinstance(count, int):
+                raise TypeError(f"{name} must be a whole number, not {count!r}")
+            if count < 0:
+                raise ValueError(f"{name} must not be negative")
         self.host = host
         self.port = port
         self.tls = tls
@@ -218,17 +241,21 @@ class Upstream:
         self.connect_timeout = connect_timeout
         self.timeout = timeout
         self.final_timeout = final_timeout
+        self.connection_limit = connection_limit
         self.keep = keep
         self.keep_for = keep_for
         self._reactor = reactor
         self._endpoint = endpoint
         self._idle: dict[Connection, Any] = {}  # and the call that ends each
-        self._connections: set[Connection] = set()
+        self._connections: dict[Connection, Any] = {}  # and where it begins and ends
+        self._connecting = 0
         self._closed = False
         self._closing: list[Deferred[None]] = []
 
     def __repr__(self) -> str:
-        return f"<Upstream {self.host}>" if self.host.startswith("/") else f"<Upstream {self.host}:{self.port}>"
+        if self.host.startswith("/"):
+            return f"<Upstream {self.host}>"
+        return f"<Upstream [{self.host}]:{self.port}>" if ":" in self.host else f"<Upstream {self.host}:{self.port}>"
 
     # One message
 
@@ -239,6 +266,7 @@ class Upstream:
         content: bytes,
         mail_options: Iterable[str] = (),
         rcpt_options: Sequence[Iterable[str]] = (),
+        hello: str | None = None,
     ) -> list[Reply]:
         """Pass a message on.
 
@@ -246,14 +274,15 @@ class Upstream:
         :param content: with whatever line ends; they are sent as CRLF, except in BINARYMIME.
         :param mail_options: parameters of MAIL: ``KEYWORD`` or ``KEYWORD=value``.
         :param rcpt_options: those of RCPT, a list for each recipient; or none at all.
+        :param hello: as with :meth:`begin`.
         :return: the reply for each of *rcpt_tos*, in their order: 2yz, and the server has taken the message for that
-            recipient; or 4yz or 5yz, and it has not. Nothing else is raised but CancelledError.
+            recipient; or 4yz or 5yz, and it has not. Whatever the server does, nothing is raised.
         """
         options = list(mail_options)
         if not content.isascii() and not any(each.upper().startswith("BODY=") for each in options):
             options.append("BODY=8BITMIME")
         try:
-            transaction = await self.begin(mail_from, options)
+            transaction = await self.begin(mail_from, options, hello)
         except Refused as refused:
             return [refused.reply] * len(rcpt_tos)
         replies: list[Reply | None] = []
@@ -278,9 +307,9 @@ class Upstream:
         if connection is not None:
             try:
                 return await self._mail(connection, mail_from, options)
-            except Refused:
+            except Refused as refused:
                 # It may have been dead for long, without our knowing. A new one will tell.
-                if connection.gone in (None, TOO_SLOW, GARBLED):
+                if refused.reply != connection.gone or connection.gone in (TOO_SLOW, GARBLED):
                     raise
         return await self._mail(await self._connect(hello), mail_from, options)
 
@@ -325,7 +354,7 @@ class Upstream:
         self._idle[connection] = self.reactor.callLater(self.keep_for, end)
 
     def _lost(self, connection: Connection) -> None:
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         ends = self._idle.pop(connection, None)
         if ends is not None:
             ends.cancel()
@@ -378,9 +407,19 @@ class Upstream:
                 raise Refused(NOT_SECURE)
             await connection.authenticate(*self.credentials)
 
+    def is_itself(self, transport: Any) -> bool:
+        """Whether a client's connection is one of these, seen from its other end."""
+        ends = _place(transport.getPeer()), _place(transport.getHost())
+        return None not in ends and ends in self._connections.values()
+
     async def _open(self) -> Connection:
+        limit = self.connection_limit
+        if limit is not None and len(self._connections) + self._connecting >= limit:
+            log.warn("{upstream} has {limit} connections, and no more are made", upstream=repr(self), limit=limit)
+            raise Refused(TOO_MANY)
         connecting = self._the_endpoint().connect(Connections(self.reactor.callLater, self.timeout, self._lost))
         connecting.addTimeout(self.connect_timeout, self.reactor)
+        self._connecting += 1
         try:
             connection: Connection = await connecting
         except CancelledError:
@@ -388,7 +427,9 @@ class Upstream:
         except Exception as error:
             log.warn("{upstream} cannot be reached: {error}", upstream=repr(self), error=type(error).__name__)
             raise Refused(UNREACHABLE) from error
-        self._connections.add(connection)
+        finally:
+            self._connecting -= 1
+        self._connections[connection] = _place(connection.transport.getHost()), _place(connection.transport.getPeer())
         return connection
 
     async def _start_tls(self, connection: Connection, hello: str) -> None:
@@ -417,7 +458,7 @@ class Upstream:
             self._endpoint = (
                 UNIXClientEndpoint(self.reactor, self.host, self.connect_timeout)
                 if self.host.startswith("/")
-                else HostnameEndpoint(self.reactor, self.host.strip("[]"), self.port, self.connect_timeout)
+                else HostnameEndpoint(self.reactor, self.host, self.port, self.connect_timeout)
             )
         return self._endpoint
 
@@ -426,6 +467,21 @@ def _check_path(path: str, parse: Callable[[str], tuple[str, Any]], keyword: str
     """Refuse a path that is more than one: whatever a program has made it of, nothing gets out of its brackets."""
     if parse(f"{keyword}:<{path}>") != (path, {}):
         raise Refused(Reply(553, status, "The address is malformed"))
+
+
+def _host(host: str) -> str:
+    """The name or address of a host, without the brackets that an address may have."""
+    bracketed = host.startswith("[") and host.endswith("]")
+    bare = host[1:-1] if bracketed else host
+    if not (isIPv6Address(bare) or (isIPAddress(bare) if bracketed else grammar.is_host(bare))):
+        raise ValueError(f"host must be a name, an address, or the path of a Unix socket, not {host!r}")
+    return bare
+
+
+def _place(address: Any) -> tuple[str, int] | None:
+    """Host and port; None of a Unix socket. An IPv4 client of an IPv6 listener has an IPv4 address."""
+    host = getattr(address, "host", None)
+    return None if host is None else (host.removeprefix("::ffff:"), address.port)
 
 
 def _check_tls_context(context: Any) -> None:
