@@ -172,6 +172,15 @@ class VerdictTests(LoggingTestCase):
             )
             self.assertEqual(relayed.script.open, [])
 
+    def test_refusedUnasked(self) -> None:
+        """A refusal that comes before any message was spoken of is no verdict on it, whoever it is from."""
+        for verb in ("CONNECT", "EHLO"):
+            script = Script()
+            script.script[verb] = script.answer(verb) + b"550 5.7.1 never\r\n"
+            relayed = Relayed(script)
+            self.assertEqual(relayed.ask("MAIL FROM:<a@x>")[:9], "451 4.3.2", verb)
+            self.assertEqual(script.open, [])
+
     def test_hello(self) -> None:
         """Without a name of its own, the Proxy greets by the server's."""
         relayed = Relayed(Script(), hello=None)

@@ -114,11 +114,18 @@ class Connection(LineReceiver):
         if not self._owed:
             if reply.code >= 400 and self._replies and self._waiting is not None:
                 self._done(self._replies.popleft())  # a farewell takes nothing back
-            # Most often 421, before it closes.
-            self.fail(verdict(reply) if reply.code >= 400 else GARBLED)
+            self.fail(self._unasked(reply))
             return
         self._owed -= 1
         self._replies.append(reply)
+
+    def _unasked(self, reply: Reply) -> Reply:
+        """What a reply that nobody has asked for means; most often it is 421, before the server closes."""
+        if reply.code < 400:
+            return GARBLED
+        # Before there was a message it is no verdict on one; it may even come from somebody else, as long as there is
+        # no TLS.
+        return verdict(reply) if self.messages else NOT_READY
 
     def lineLengthExceeded(self, line: bytes) -> None:
         log.warn("the next server has sent a line without end")
