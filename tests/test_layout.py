@@ -25,7 +25,7 @@ PACKAGE = Path(txsmtpd.__file__).parent
 PURE = {"reply", "session", "terms", "verdicts", "wire", "trace", "networks", "proxy_protocol", "_version"}
 LAYERS = [
     PURE,
-    {"interfaces", "reactor_thread"},
+    {"interfaces", "reactor_thread", "sslcontext"},
     {"command"},
     {"extensions", "auth", "asyncio_bridge"},
     {"settings"},

@@ -32,7 +32,9 @@ def way_to(transport: Any) -> Way:
         return _write
     if not transport.TLS:
         return send_at_once
-    return encrypt_at_once if isinstance(transport.protocol, BufferingTLSTransport) else _write
+    tls = transport.protocol
+    knows = isinstance(tls, BufferingTLSTransport) and hasattr(tls, "_appSendBuffer") and hasattr(tls, "_aggregator")
+    return encrypt_at_once if knows else _write
 
 
 def is_closing(transport: Any) -> bool:

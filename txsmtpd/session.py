@@ -25,6 +25,7 @@ class TLSInfo:
     cipher: str  #: such as ``"TLS_AES_256_GCM_SHA384"``
     peer_certificate: Any = None  #: the client's, verified: an ``x509.Certificate`` of cryptography, or None
     server_name: str | None = None  #: the name by which the client asked for this server (SNI, RFC 6066 3)
+    binds: bool = False  #: whether proofs can be bound to the connection by ``tls-exporter`` (RFC 9266)
 
 
 class Session:

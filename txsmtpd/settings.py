@@ -45,6 +45,7 @@ from txsmtpd.interfaces import NO_HOOKS, IStreamingHandler, takes_responses
 from txsmtpd.networks import UNIX, Network, Networks
 from txsmtpd.reply import Reply
 from txsmtpd.session import Envelope
+from txsmtpd.sslcontext import OfSSLContext as of_ssl
 from txsmtpd.wire import grammar
 
 DATA_SIZE_DEFAULT = 2**25  # octets: 32 MiB
@@ -90,9 +91,9 @@ class Settings:
     """Extensions of your own. One with the keyword of a built-in takes its place."""
 
     tls_context: Any = None
-    """The certificate and the terms of TLS, as Twisted takes them: :class:`~txsmtpd.service.certificates.Certificates`,
-    a ``twisted.internet.ssl.CertificateOptions``, or another provider of IOpenSSLServerConnectionCreator. With it,
-    STARTTLS is offered (RFC 3207)."""
+    """The certificate and the terms of TLS: an :class:`ssl.SSLContext`, or what Twisted takes:
+    :class:`~txsmtpd.service.certificates.Certificates`, a ``twisted.internet.ssl.CertificateOptions``, or another
+    provider of IOpenSSLServerConnectionCreator. With it, STARTTLS is offered (RFC 3207)."""
 
     implicit_tls: bool = False
     """Whether connections begin with TLS, and are greeted once it is there (RFC 8314 3.3). Needs *tls_context*."""
@@ -256,6 +257,9 @@ class Settings:
             "hooks": MappingProxyType(hooks),
             "streams": IStreamingHandler.providedBy(self.handler),
             "ehlo_takes_responses": ehlo_takes_responses,
+            "tls_context": of_ssl(self.tls_context)
+            if isinstance(self.tls_context, ssl.SSLContext)
+            else self.tls_context,
             "extensions": tuple(self.extensions),
             "offered": offered,
             "authenticator": authenticator,
@@ -558,16 +562,12 @@ def _check_tls(settings: Settings) -> None:
                 raise ValueError(f"{name} needs a tls_context")
         return
     if isinstance(context, ssl.SSLContext):
-        raise TypeError(
-            "tls_context must be what Twisted's TLS takes, not an ssl.SSLContext: pass"
-            " txsmtpd.service.certificates.Certificates(certificate_file, key_file),"
-            " or a twisted.internet.ssl.CertificateOptions"
-        )
+        return
     makes_contexts = IOpenSSLContextFactory.providedBy(context)
     if not makes_contexts and not IOpenSSLServerConnectionCreator.providedBy(context):
         raise TypeError(
-            "tls_context must be a CertificateOptions or another provider of IOpenSSLServerConnectionCreator,"
-            f" not {context!r}"
+            "tls_context must be an ssl.SSLContext, a txsmtpd.service.certificates.Certificates, a CertificateOptions"
+            f" or another provider of IOpenSSLServerConnectionCreator, not {context!r}"
         )
     if makes_contexts:
         try:

@@ -181,9 +181,12 @@ def _handshake_failed(cause: BaseException) -> TLSSetupException:
 def _tls_of(transport: Any) -> TLSInfo:
     connection = transport.getHandle()
     name = connection.get_servername()
+    version = connection.get_protocol_version_name()
     return TLSInfo(
-        protocol=connection.get_protocol_version_name(),
+        protocol=version,
         cipher=connection.get_cipher_name(),
         peer_certificate=connection.get_peer_certificate(as_cryptography=True),
         server_name=None if name is None else name.decode("ascii", "backslashreplace"),
+        # In TLS 1.2 the exporter is safe only with the extended master secret (RFC 9266 4), which we cannot see.
+        binds=version == "TLSv1.3" and hasattr(connection, "export_keying_material"),
     )

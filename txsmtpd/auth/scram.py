@@ -115,11 +115,8 @@ class Scram:
         self._secret = _SECRET if secret is None else secret
 
     def available(self, session: Any) -> bool:
-        """Whether the client's connection has what the -PLUS form needs.
-
-        The exporter of TLS 1.2 is safe only with the extended master secret (RFC 9266 4), which we cannot see.
-        """
-        return not self.plus or getattr(session.ssl, "protocol", None) == "TLSv1.3"
+        """Whether the client's connection has what the -PLUS form needs."""
+        return not self.plus or getattr(session.ssl, "binds", False)
 
     async def authenticate(self, exchange: Exchange) -> AuthResult:
         first = self._first(exchange, _text(await exchange.challenge()))
