@@ -36,6 +36,7 @@ class Tls:
     cipher = "TLS_AES_256_GCM_SHA384"
     peer_certificate: Any = None
     server_name = None
+    binds = True
 
 
 class Connection:

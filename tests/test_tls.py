@@ -558,16 +558,15 @@ class KnowledgeTests(TLSTestCase):
         return self.handler.sessions[-1].ssl
 
     async def test_terms(self) -> None:
-        """Protocol, cipher and the name that the client asked for, both ways."""
+        """Protocol, cipher, the name that the client asked for, and whether proofs can be bound to it, both ways."""
         for implicit in False, True:
             context = trusting()
             info = await self.known(context, implicit)
-            self.assertEqual(
-                info, TLSInfo(protocol="TLSv1.3", cipher=info.cipher, peer_certificate=None, server_name="localhost")
-            )
+            self.assertEqual(info, TLSInfo("TLSv1.3", info.cipher, None, server_name="localhost", binds=True))
             self.assertIn("AES", info.cipher + "CHACHA20-AES")
             context.maximum_version = ssl.TLSVersion.TLSv1_2
-            self.assertEqual((await self.known(context, implicit)).protocol, "TLSv1.2")
+            info = await self.known(context, implicit)
+            self.assertEqual((info.protocol, info.binds), ("TLSv1.2", False))
 
     async def test_optionalClientCertificate(self) -> None:
         """Where clients may show a certificate, the handler sees it if they do."""
