@@ -386,7 +386,7 @@ class ScramTests(SynchronousTestCase):
         """A client that could bind, and was told that we cannot though we can, was lied to."""
         client = self.bound()
         self.assertEqual(client.say(b"AUTH SCRAM-SHA-256 " + b64("y,,n=user,r=a")), [INVALID])
-        client = self.bound("TLSv1.2")
+        client = self.bound(binds=False)
         self.assertEqual(client.say(b"AUTH SCRAM-SHA-256 " + b64("y,,n=user,r=a"))[0][:4], b"334 ")
         self.assertEqual(client.say(b"*")[0][:3], b"501")
         self.assertEqual(client.say(b"AUTH SCRAM-SHA-256 " + b64("p=tls-exporter,,n=user,r=a")), [INVALID])
