@@ -33,6 +33,11 @@ def mail(content=MESSAGE):
     return SERVER, session, envelope
 
 
+def threads() -> set[threading.Thread]:
+    """The threads of all mailboxes; other tests may have left some that nobody has stopped yet."""
+    return {each for each in threading.enumerate() if "txsmtpd mailbox" in each.name}
+
+
 class System:
     """The file operations of :mod:`os`; keeps a list of them, and lets one fail.
 
@@ -507,11 +512,12 @@ class MailboxTests(MailboxTestCase):
 
     async def test_close(self):
         """close() ends the threads; another message starts new ones."""
+        others = threads()
         self.handler.close()
         await self.deliver()
         self.handler.close()
         self.handler.close()
-        self.assertEqual([each.name for each in threading.enumerate() if "txsmtpd mailbox" in each.name], [])
+        self.assertEqual(threads() - others, set())
         await self.deliver()
         self.assertEqual(len(self.names()), 2)
 
@@ -536,6 +542,7 @@ class MailboxReactorTests(SynchronousTestCase):
             def callFromThread(self, function, *arguments):
                 self.ended = True
 
+        others = threads()
         reactor = Reactor()
         handler = Mailbox(self.mktemp(), reactor=reactor)
         self.assertEqual(list(reactor.triggers), [])
@@ -545,7 +552,7 @@ class MailboxReactorTests(SynchronousTestCase):
         stop()
         self.assertEqual(len(handler.mailbox), 1)
         Deferred.fromCoroutine(handler.handle_DATA(*mail()))
-        self.assertEqual([each.name for each in threading.enumerate() if "txsmtpd mailbox" in each.name], [])
+        self.assertEqual(threads() - others, set())
         handler.close()
 
 
