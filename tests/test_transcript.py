@@ -14,8 +14,10 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.trial.reporter import TestResult as TrialResult
+from twisted.trial.reporter import UncleanWarningsReporterWrapper
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests import test_auth_secrets as secrets
@@ -393,6 +395,11 @@ class TLSTests(TLSTestCase):
         self.assertEqual([record.kind for record in transcript][:3], ["connected", "tls", "server"])
 
 
+def wrapped_result() -> Any:
+    """A result as the command trial has it: whoever is told has lists of nothing."""
+    return UncleanWarningsReporterWrapper(TrialResult())
+
+
 class ReportTests(SynchronousTestCase):
     """What a failing test prints."""
 
@@ -404,8 +411,10 @@ class ReportTests(SynchronousTestCase):
 
         class Case(base):  # type: ignore[misc]
             def setUp(self) -> None:
-                if attached_in == "setUp":
+                if "setUp" in attached_in:
                     begin(self)
+                if "fails" in attached_in:
+                    self.fail("as it should")
 
             def test_passes(self) -> None:
                 if attached_in == "test":
@@ -428,12 +437,29 @@ class ReportTests(SynchronousTestCase):
                 with self.subTest("a part"):
                     self.fail("as it should")
 
+            def test_failsInCleanup(self) -> None:
+                self.addCleanup(self.fail, "as it should")
+                self.test_passes()
+                self.addCleanup(self.fail, "as it should")
+
+            def test_failsInTearDown(self) -> None:
+                self.test_passes()
+                self.tearDown = self.fail
+
+            def test_logs(self) -> None:
+                self.test_passes()
+                Logger().failure("as it should", Failure(ZeroDivisionError()))
+
             async def test_failsLate(self) -> None:
                 self.test_passes()
                 await Deferred.fromCoroutine(self.later())
 
             async def later(self) -> None:
                 self.fail("as it should")
+
+            @unittest.expectedFailure
+            def test_passesUnexpectedly(self) -> None:
+                self.test_passes()
 
         stream = io.StringIO()
         with redirect_stderr(stream):
@@ -443,12 +469,52 @@ class ReportTests(SynchronousTestCase):
     def test_fails(self) -> None:
         """In test cases of trial and unittest, attached in setUp or in the test: the transcript, and whose it is."""
         for base in (SynchronousTestCase, TestCase, unittest.TestCase):
-            for result in (TrialResult, unittest.TestResult):
+            for result in (TrialResult, wrapped_result, unittest.TestResult):
                 for attached_in in ("setUp", "test"):
-                    for method in ("test_fails", "test_breaks"):
+                    for method in ("test_fails", "test_breaks", "test_failsInCleanup", "test_failsInTearDown"):
                         printed = self.printed(base, result, method, attached_in)
                         self.assertIn("C: NOOP here", printed, (base, result, method, attached_in))
                         self.assertIn(f"Case.{method}: what was said", printed)
+
+    def test_setUp(self) -> None:
+        """So where setUp fails after it."""
+        for base in (SynchronousTestCase, TestCase, unittest.TestCase):
+            for result in (TrialResult, wrapped_result, unittest.TestResult):
+                self.assertIn("C: NOOP here", self.printed(base, result, attached_in="setUp, which fails"))
+
+    def test_logged(self) -> None:
+        """So where an error was logged, for which trial fails a test at its very end."""
+        for base in (SynchronousTestCase, TestCase):
+            for result in (TrialResult, wrapped_result):
+                self.assertIn("C: NOOP here", self.printed(base, result, "test_logs"))
+
+    def test_unexpected(self) -> None:
+        """So where a test should fail, and does not."""
+        self.assertIn("C: NOOP here", self.printed(unittest.TestCase, unittest.TestResult, "test_passesUnexpectedly"))
+
+    def test_several(self) -> None:
+        """Each of several is printed once, and the result is told what it would be told without."""
+        told = unittest.TestResult()
+
+        class Case(unittest.TestCase):
+            def setUp(self) -> None:
+                for word in ("one", "two"):
+                    transcripts = Transcripts()
+                    attach(self, transcripts)
+                    Client(transcript=transcripts).talk(b"NOOP %s\r\n" % word.encode())
+
+            def test_fails(self) -> None:
+                self.fail("as it should")
+
+            def test_passes(self) -> None:
+                pass
+
+        with redirect_stderr(io.StringIO()) as stream:
+            Case("test_fails").run(told)
+            Case("test_passes").run(told)
+        printed = stream.getvalue()
+        self.assertEqual((printed.count("C: NOOP one"), printed.count("C: NOOP two")), (1, 1))
+        self.assertEqual((told.testsRun, len(told.failures), len(told.errors)), (2, 1, 0))
 
     def test_late(self) -> None:
         """So in a test that is a coroutine."""
