@@ -6,13 +6,14 @@ sees of it. Neither Twisted nor txsmtpd is imported before one of them is used.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 SHARED = pytest.StashKey[Any]()
+SAID = pytest.StashKey[list[Callable[[], list[str]]]]()  # what tells what was said in a test
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -24,12 +25,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "mail_catcher(**options): options of this test's mail_catcher")
+
+
 @pytest.fixture
-def mail_catcher() -> Iterator[Any]:
-    """A server that collects what this test sends it: a txsmtpd.testing.MailCatcher that listens."""
+def mail_catcher(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A server that collects what this test sends it: a txsmtpd.testing.MailCatcher that listens. Its options are those
+    of @pytest.mark.mail_catcher(tls="starttls")."""
     from txsmtpd.testing import MailCatcher
 
-    with MailCatcher() as catcher:
+    marker = request.node.get_closest_marker("mail_catcher")
+    with MailCatcher(**(marker.kwargs if marker is not None else {})) as catcher:
+        _show(request, catcher.said)
         yield catcher
 
 
@@ -51,9 +59,15 @@ def mail_server(pytestconfig: pytest.Config) -> Iterator[Any]:
 
 
 @pytest.fixture
-def mail_inbox(mail_server: Any) -> Any:
+def mail_inbox(request: pytest.FixtureRequest, mail_server: Any) -> Any:
     """An inbox on mail_server for this test alone, with a domain of its own: mail_inbox.address("bob")."""
-    return mail_server.private_inbox(f"{uuid4().hex[:12]}.test")
+    inbox = mail_server.private_inbox(f"{uuid4().hex[:12]}.test")
+    _show(request, lambda: mail_server.said(inbox.domain))
+    return inbox
+
+
+def _show(request: pytest.FixtureRequest, said: Callable[[], list[str]]) -> None:
+    request.node.stash.setdefault(SAID, []).append(said)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -77,15 +91,11 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    """Show what was said, when the test has failed."""
+    """Show what was said, when the test has failed, be it in a fixture."""
     report = yield
-    if report.when == "call" and report.failed:
-        fixtures = getattr(item, "funcargs", {})
-        catcher, inbox = fixtures.get("mail_catcher"), fixtures.get("mail_inbox")
-        said = [str(each) for each in getattr(catcher, "transcripts", None) or ()]
-        if inbox is not None:
-            server = getattr(fixtures.get("mail_server"), "transcripts", None) or ()
-            said += [text for text in map(str, server) if inbox.domain in text]
-        if said:
-            report.sections.append(("SMTP: what was said", "\n\n".join(said)))
+    if report.failed or report.when == "teardown":
+        texts = [text for said in item.stash.get(SAID, []) for text in (said() if report.failed else [])]
+        item.stash[SAID] = []  # shown once
+        if texts:
+            report.sections.append(("SMTP: what was said", "\n\n".join(texts)))
     return report

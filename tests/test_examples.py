@@ -32,13 +32,55 @@ def test_own(mail_server, mail_inbox, number):
 """
 
 FAILING = """
-import base64, smtplib
+import smtplib, pytest
 
-def test_canary(mail_catcher):
-    with smtplib.SMTP(*mail_catcher.address) as client:
+def send(server, to="b@x.test"):
+    with smtplib.SMTP(*server.address) as client:
         client.login("ann", "canary" + "-17")
-        client.sendmail("a@x.test", ["b@x.test"], "Subject: hello\\r\\n\\r\\nHello\\r\\n")
+        client.sendmail("a@x.test", [to], "Subject: hello\\r\\n\\r\\nHello\\r\\n")
+
+@pytest.fixture
+def failing(mail_catcher):
+    send(mail_catcher)
+    raise ZeroDivisionError
+
+@pytest.fixture
+def failing_late(mail_catcher):
+    yield
+    send(mail_catcher)
+    raise ZeroDivisionError
+
+def test_call(mail_catcher):
+    send(mail_catcher)
     assert mail_catcher.messages == []
+
+def test_setup(failing):
+    pass
+
+def test_teardown(failing_late):
+    pass
+
+def test_asked_for(request):
+    send(request.getfixturevalue("mail_catcher"))
+    assert False
+
+def test_inbox(mail_server, mail_inbox):
+    send(mail_server)
+    send(mail_server, mail_inbox.address("bob"))
+    assert False
+
+def test_both(mail_catcher, failing_late):
+    send(mail_catcher)
+    assert False
+
+@pytest.mark.mail_catcher(tls="starttls")
+def test_options(mail_catcher):
+    with mail_catcher.smtplib() as client:
+        client.noop()
+    assert False
+
+def test_passes(mail_catcher):
+    send(mail_catcher)
 """
 
 MANY = """
@@ -158,14 +200,17 @@ class PytestTests(ProcessTestCase):
         self.assertEqual(self.shared("-n", "8", "--shared-mail-server"), 1)
 
     def test_transcript(self) -> None:
-        """A test that fails shows what was said, and no password."""
+        """A test that fails, be it in a fixture, shows what was said in it, once, and no password."""
         self.write("test_failing.py", FAILING)
-        status, said = self.pytest("-q", "test_failing.py", "--tb=short")
-        self.assertEqual(status, 1, said)
-        self.assertIn("SMTP: what was said", said)
-        self.assertRegex(said, re.compile(r"mail from:<a@x\.test>", re.IGNORECASE))
-        self.assertNotIn("canary-17", said)
-        self.assertNotIn("AGFubgBjYW5hcnktMTc=", said)
+        for words in (), ("-n", "2", "--shared-mail-server"):
+            status, said = self.pytest("-q", "test_failing.py", "--tb=short", "--strict-markers", *words)
+            self.assertEqual(status, 1, said)
+            self.assertIn("5 failed, 2 passed, 3 errors", said)
+            self.assertEqual(said.count("SMTP: what was said"), 7, said)
+            self.assertRegex(said, re.compile(r"mail from:<a@x\.test>", re.IGNORECASE))
+            self.assertIn("* TLSv1.3 with", said)
+            self.assertNotIn("canary-17", said)
+            self.assertNotIn("AGFubgBjYW5hcnktMTc=", said)
 
     def test_notUsed(self) -> None:
         """Where no fixture of it is used, the plugin imports neither Twisted nor txsmtpd."""

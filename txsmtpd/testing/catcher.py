@@ -53,6 +53,10 @@ class Reachable:
         """An ``ssl.SSLContext`` that verifies the server's certificate."""
         raise NotImplementedError
 
+    def said(self, text: str = "") -> list[str]:
+        """The transcripts of the sessions in which this was said, as they print."""
+        raise NotImplementedError
+
     @property
     def host(self) -> str:
         """The address that it listens on."""
@@ -176,6 +180,10 @@ class MailCatcher(Reachable, Inbox):
     def caught(self, mail: Mail) -> None:
         """A message has come; override it to do more."""
         self._store.add(mail)
+
+    def said(self, text: str = "") -> list[str]:
+        """The transcripts of the sessions in which this was said, as they print."""
+        return [printed for printed in map(str, self.transcripts or ()) if text in printed]
 
     def _authenticate(self, server: Any, session: Any, envelope: Any, mechanism: str, auth_data: Any) -> bool:
         if self.users is None:

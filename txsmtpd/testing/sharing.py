@@ -9,6 +9,8 @@ import itertools
 import json
 import socket
 import threading
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as TookTooLong
 from typing import Any, Self
 
 from twisted.internet.interfaces import IListeningPort
@@ -22,7 +24,8 @@ PATIENCE = 10.0  # seconds that the other process has to answer
 
 
 class _Teller(LineReceiver):
-    """Tells a mirror of each mail, and repeats each line that the mirror sends, in order."""
+    """Tells a mirror of each mail, and answers what the mirror asks, in order: a number, and the text that transcripts
+    are wanted for, or null."""
 
     delimiter = b"\n"
     factory: Any
@@ -36,7 +39,9 @@ class _Teller(LineReceiver):
         self.sendLine(json.dumps(mail.to_json()).encode("ascii"))
 
     def lineReceived(self, line: bytes) -> None:
-        self.sendLine(line)
+        number, text = json.loads(line)
+        answer = None if text is None else self.factory.catcher.said(text)
+        self.sendLine(json.dumps([number, answer]).encode("ascii"))
 
     def connectionLost(self, reason: Any = None) -> None:
         self.factory.tellers.discard(self)
@@ -89,7 +94,7 @@ class Mirror(Reachable, Inbox):
     def __init__(self, host: str, port: int, tap: int) -> None:
         super().__init__(Store(COUNT, OCTETS), Query())
         self._address = host, port
-        self._requests: dict[int, threading.Event] = {}
+        self._requests: dict[int, Future[Any]] = {}
         self._numbers = itertools.count()
         self._socket = socket.create_connection((HOST, tap), PATIENCE)
         self._socket.settimeout(None)
@@ -110,17 +115,30 @@ class Mirror(Reachable, Inbox):
         with self._socket.makefile("rb") as lines:
             for line in lines:
                 told = json.loads(line)
-                if isinstance(told, int):
-                    self._requests.pop(told).set()
+                if isinstance(told, list):
+                    number, answer = told
+                    self._requests.pop(number).set_result(answer)
                 else:
                     self._store.add(Mail.from_json(told))
 
+    def said(self, text: str = "") -> list[str]:
+        try:
+            printed: list[str] = self._ask(text)
+        except (OSError, RuntimeError):  # there is nobody to ask any more
+            return []
+        return printed
+
     def _catch_up(self) -> None:
+        self._ask()
+
+    def _ask(self, text: str | None = None) -> Any:
         number = next(self._numbers)
-        answered = self._requests[number] = threading.Event()
-        self._socket.sendall(b"%d\n" % number)
-        if not answered.wait(PATIENCE):
-            raise RuntimeError("the process that takes the mail does not answer; it may have ended")
+        answer = self._requests[number] = Future[Any]()
+        self._socket.sendall(json.dumps([number, text]).encode("ascii") + b"\n")
+        try:
+            return answer.result(PATIENCE)
+        except TookTooLong:
+            raise RuntimeError("the process that takes the mail does not answer; it may have ended") from None
 
     def _soon(self, function: Any, *arguments: Any) -> None:
         from twisted.internet import reactor
