@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.support import Waiting, handler
 from txsmtpd import Reply, SMTPFactory
 from txsmtpd.smtp import TLSSetupException
-from txsmtpd.testing import MemoryConnection, MemorySession, PretendedTLS, read_replies
+from txsmtpd.testing import Faults, MemoryConnection, MemorySession, PretendedTLS, read_replies
 
 EHLO = b"EHLO client.test\r\n"
 
@@ -81,6 +81,24 @@ class SessionTests(SynchronousTestCase):
         self.assertEqual(session.command("HELO x"), Reply(250, None, "mx.test"))
         self.assertRaises(AssertionError, session.command, "VRFY a\r\nVRFY b")
         self.assertRaises(AssertionError, session.command, "NOOP")
+
+    def test_mistakes(self) -> None:
+        """Strings for octets, and octets for strings, are refused with what is wanted; one recipient may be a string."""
+        session = MemorySession()
+        for call, given, words in (
+            (session.talk, "NOOP\r\n", "b'NOOP"),
+            (session.command, b"NOOP", "talk()"),
+            (session.send, "Subject: hello", "octets"),
+        ):
+            self.assertIn(words, str(self.assertRaises(TypeError, call, given)))
+        self.assertEqual(session.send(rcpt_tos="bob@example.com").code, 250)
+
+    def test_noReply(self) -> None:
+        """A message that gets no reply fails the test in words."""
+        faults = Faults()
+        faults.on("message").drop()
+        error = self.assertRaises(AssertionError, MemorySession(faults=faults).send)
+        self.assertIn("the message got 0 replies", str(error))
 
     def test_hookThatWaits(self) -> None:
         """What the test lets a hook answer later is heard at once."""

@@ -12,6 +12,7 @@ import os
 import smtplib
 import ssl
 import tempfile
+import unittest
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self
 
@@ -145,6 +146,10 @@ class MailCatcher(Reachable, Inbox):
             raise ValueError(f"tls must be 'starttls' or 'implicit', not {tls!r}")
         if wrong is not None and tls is None:
             raise ValueError(f"without TLS there is nothing {wrong} about it; give tls='starttls' or 'implicit'")
+        if users is not None and not isinstance(users, Mapping):
+            raise TypeError(f"users must be passwords by name, as in {{'ann': 'sesame'}}, not {users!r}")
+        for name in options.keys() & {"host", "port"}:
+            raise TypeError(f"{name} is an argument of start() and listen(), not of a catcher; without, a port is free")
         super().__init__(Store(count, octets, age), Query())
         self.tls = tls
         self.users = users
@@ -214,9 +219,15 @@ class MailCatcher(Reachable, Inbox):
         :param case: the test case. For trial's, it listens on the reactor; for others, on one in a thread. Trial's
             SynchronousTestCase has no reactor: there, use :meth:`session`.
         :param options: as for the class.
+        :raises TypeError: if it is no test case.
         """
         from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+        if not isinstance(case, unittest.TestCase):
+            raise TypeError(
+                f"for_test serves one test, in setUp: for_test(self), not for_test({case!r});"
+                " for all tests of a class, start() in setUpClass, and addClassCleanup(catcher.stop)"
+            )
         catcher = cls(**options)
         if isinstance(case, TestCase):
             catcher.listen()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import difflib
 import re
 import threading
 import time
@@ -27,6 +28,8 @@ from txsmtpd.session import Envelope, Session, TLSInfo
 
 PATIENCE = 5.0  # seconds; mail that has not come by then will hardly come
 SHOWN = 20  # messages that are listed when the one that was wanted did not come
+
+CRITERIA = ("to", "domain", "sender", "user", "subject", "header", "match")  # of a Query
 
 Key = tuple[str, str]
 
@@ -128,6 +131,8 @@ class Query:
     :param header: fields of the header and their values.
     :param match: a function that takes a :class:`Mail` and tells.
 
+    :raises TypeError: for a criterion that there is not, with the nearest that there is; or one that is no string.
+
     Addresses, domains and names of fields are the same in upper and lower case.
     """
 
@@ -141,8 +146,22 @@ class Query:
         subject: str | re.Pattern[str] | None = None,
         header: Mapping[str, str] | None = None,
         match: Callable[[Mail], object] | None = None,
+        **unknown: object,
     ) -> None:
+        for name in unknown:
+            near = difflib.get_close_matches(name, CRITERIA, 1)
+            hint = f"is {near[0]} meant?" if near else f"there are {', '.join(CRITERIA)}"
+            raise TypeError(f"{name} is no criterion; {hint}")
         named = {"to": to, "domain": domain, "sender": sender}
+        strings = {
+            **named,
+            "user": user,
+            "subject": None if isinstance(subject, re.Pattern) else subject,
+            **(header or {}),
+        }
+        for name, value in strings.items():
+            if value is not None and not isinstance(value, str):
+                raise TypeError(f"{name} must be a string, not {value!r}")
         keys: list[Key] = [(name, value.lower()) for name, value in named.items() if value is not None]
         if user is not None:
             keys.append(("user", user))
@@ -200,11 +219,20 @@ class Store:
     :param octets: of all messages together. The newest is kept whatever its size.
     :param age: seconds that a message is kept; None: for ever.
     :param clock: tells the seconds since the epoch.
+    :raises TypeError: if a bound is no number.
+    :raises ValueError: if a bound leaves no room.
     """
 
     def __init__(
         self, count: int, octets: int, age: float | None = None, clock: Callable[[], float] = time.time
     ) -> None:
+        for name, bound, kind in ("count", count, int), ("octets", octets, int), ("age", age, int | float):
+            if bound is None and name == "age":
+                continue
+            if isinstance(bound, bool) or not isinstance(bound, kind):
+                raise TypeError(f"{name} must be a number, not {bound!r}")
+            if bound <= 0:
+                raise ValueError(f"{name} must be more than 0, not {bound!r}; otherwise nothing is kept")
         self.lock = threading.RLock()
         self.dropped = 0  #: messages that had to make room
         self._count, self._octets, self._age, self._clock = count, octets, age, clock
@@ -386,9 +414,11 @@ class Inbox:
         :param timeout: seconds.
         :param criteria: those of :class:`Query`.
         :raises NoMailArrived: if it did not come in time.
+        :raises RuntimeError: if this is neither of these places.
         """
         if in_asyncio():
             return self._next_in_asyncio(timeout, criteria)
+        _refuse_other_threads()
         return self._next_in_twisted(timeout, criteria)
 
     def wait(self, *, timeout: float = PATIENCE, **criteria: Any) -> Mail:
@@ -549,6 +579,14 @@ def in_asyncio() -> bool:
 def _set(future: asyncio.Future[Mail], mail: Mail) -> None:
     if not future.done():
         future.set_result(mail)
+
+
+def _refuse_other_threads() -> None:
+    from twisted.internet import reactor
+    from twisted.python.threadable import isInIOThread
+
+    if reactor.running and not isInIOThread():
+        raise RuntimeError("this is not the reactor's thread, and no task of asyncio: use wait() instead of next()")
 
 
 def _refuse_to_block() -> None:

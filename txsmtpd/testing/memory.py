@@ -465,7 +465,12 @@ class MemorySession(MemoryConnection):
     # Saying and hearing
 
     def say(self, octets: bytes, cuts: Iterable[int] = ()) -> None:
-        """Send the octets, in segments that end at the cuts."""
+        """Send the octets, in segments that end at the cuts.
+
+        :raises TypeError: for a string.
+        """
+        if not isinstance(octets, bytes):
+            raise TypeError(f"octets are sent, as in b'NOOP\\r\\n', not {octets!r}; command() takes a line as a string")
         start = 0
         for cut in [*sorted(cuts), len(octets)]:
             if cut > start:
@@ -498,22 +503,32 @@ class MemorySession(MemoryConnection):
 
         :raises AssertionError: if there is none, or another one.
         """
-        found = self.replies(line.encode("utf-8") + b"\r\n")
+        if not isinstance(line, str):
+            raise TypeError(f"a command is a string without a line end, not {line!r}; talk() takes octets")
+        return self._the_reply(repr(line), line.encode("utf-8") + b"\r\n")
+
+    def _the_reply(self, what: str, octets: bytes) -> Reply:
+        found = self.replies(octets)
         if len(found) != 1:
-            raise AssertionError(f"{line!r} got {len(found)} replies: {found!r}")
+            raise AssertionError(f"{what} got {len(found)} replies: {found!r}")
         return found[0]
 
     def send(
         self,
         message: bytes = b"Subject: test\r\n\r\nHello\r\n",
         mail_from: str = "sender@example.com",
-        rcpt_tos: Iterable[str] = ("recipient@example.com",),
+        rcpt_tos: Iterable[str] | str = ("recipient@example.com",),
     ) -> Reply:
         """Send a message, after EHLO if that was not said; return the first reply that is none of success, or the one
         to the message.
 
         :param message: with CRLF line ends. Dots are doubled as they must be (RFC 5321 4.5.2).
+        :param rcpt_tos: the recipients; a string is one.
+        :raises AssertionError: if a command, or the message, gets no reply.
         """
+        if not isinstance(message, bytes):
+            raise TypeError(f"a message is octets, not {message!r}")
+        rcpt_tos = [rcpt_tos] if isinstance(rcpt_tos, str) else rcpt_tos
         lines = [] if self.server.session.host_name else ["EHLO client.test"]
         lines += [f"MAIL FROM:<{mail_from}>", *(f"RCPT TO:<{each}>" for each in rcpt_tos), "DATA"]
         for line in lines:
@@ -522,8 +537,7 @@ class MemorySession(MemoryConnection):
                 return reply
         stuffed = (b"\r\n" + message).replace(b"\r\n.", b"\r\n..")[2:]
         end = b".\r\n" if message.endswith(b"\r\n") or not message else b"\r\n.\r\n"
-        (reply,) = self.replies(stuffed + end)
-        return reply
+        return self._the_reply("the message", stuffed + end)
 
     def start_tls(self, client_tls: Any = None) -> None:
         """Say STARTTLS, and begin TLS.
