@@ -75,6 +75,13 @@ class MailTests(SynchronousTestCase):
         mail = self.caught(b"")
         self.assertEqual((mail.subject, mail.text), ("", "\n" if mail.text else ""))
 
+    def test_unknownCharset(self) -> None:
+        """A body in a charset that nobody knows, or that is none, is text even so."""
+        for charset in ("nosuch", "idna", "hex"):
+            header = f"Content-Type: text/plain; charset={charset}\r\n\r\n".encode()
+            mail = Mail("a@x.test", ("b@x.test",), header + "caf\u00e9 ".encode() + b"x" * 80 + b"\xff\r\n")
+            self.assertEqual(mail.text, "caf\u00e9 " + "x" * 80 + "\ufffd\n")
+
     def test_decodedData(self) -> None:
         """Octets are kept where handlers get text."""
         self.assertEqual(self.caught(decode_data=True).content, message("hello"))

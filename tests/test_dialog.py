@@ -168,6 +168,12 @@ class PlayingTests(SynchronousTestCase):
         self.refused(server(), "line 4: the connection should be closed", text="S: 220\nC: NOOP\nS: 250\nS.")
         self.refused(failing("connect", "drop", times=100), "the connection was closed", text="S: 220\nC: NOOP\nS: 250")
 
+    def test_factory(self) -> None:
+        """A factory in place of what makes one is refused, with what to write."""
+        dialog = Dialog("S: 220\n")
+        for play in (dialog.play, dialog.play_cut):
+            self.assertIn("play(lambda:", str(self.assertRaises(TypeError, play, SMTPFactory())))
+
     def test_garbage(self) -> None:
         """What is no reply at all is told."""
         with self.assertRaises(DialogError) as caught:

@@ -83,7 +83,7 @@ class SessionTests(SynchronousTestCase):
         self.assertRaises(AssertionError, session.command, "NOOP")
 
     def test_mistakes(self) -> None:
-        """Strings for octets, and octets for strings, are refused with what is wanted; one recipient may be a string."""
+        """Strings for octets, and octets for strings, are refused with what is wanted; a string is one recipient."""
         session = MemorySession()
         for call, given, words in (
             (session.talk, "NOOP\r\n", "b'NOOP"),

@@ -37,8 +37,8 @@ def _number(value: str) -> float:
 
 
 def _rate(rule: Rule, value: str) -> Rule:
-    number, _, seconds = value.partition("/")
-    return rule.rate(_count(number), per=_number(seconds or "1"))
+    number, slash, seconds = value.partition("/")
+    return rule.rate(_count(number), per=_number(seconds if slash else "1"))
 
 
 MATCHES: dict[str, Callable[[str], Any]] = {"to": str, "mail-from": str, "helo": str, "peer": str, "size": _count}
@@ -70,8 +70,11 @@ def add_fault(faults: Faults, spec: str) -> None:
     found = _REPLY.search(spec)
     if found is not None:
         words, reply = spec[: found.start()], found["reply"]
-    stages, _, rest = words.strip().partition(" ")
+    stages, rest = [*words.split(maxsplit=1), "", ""][:2]
     named = [(word["name"].lower().replace("_", "-"), word["value"]) for word in _words(rest)]
+    for name in MATCHES:
+        if sum(name == other for other, _ in named) > 1:
+            raise ValueError(f"{name} is there twice; a rule has one of each, so make two rules")
     matches = {name.replace("-", "_"): _read(name, value, MATCHES[name]) for name, value in named if name in MATCHES}
     rule = faults.on(*filter(None, stages.lower().split(",")), **matches)
     for name, value in named:
@@ -106,6 +109,6 @@ def _words(text: str) -> list[re.Match[str]]:
 
 
 def _read(name: str, value: str | None, read: Callable[[str], Any]) -> Any:
-    if not value and name not in ("to", "mail-from", "helo"):
+    if value is None or not (value or name == "mail-from"):  # mail-from= is a bounce
         raise ValueError(f"{name} needs a value")
-    return read(value or "")
+    return read(value)

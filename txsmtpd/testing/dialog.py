@@ -147,8 +147,9 @@ class Dialog:
         :param make: makes the factory of the server.
         :param wait: the seconds that hooks may take at each step, by the session's clock.
         :raises DialogError: if the server says something else.
+        :raises TypeError: for a factory in place of what makes one.
         """
-        session = MemorySession(make())
+        session = _session(make)
         said = session.welcome
         for step in self.steps:
             said += session.talk(step.octets)
@@ -167,7 +168,7 @@ class Dialog:
         """
         octets = b"".join(step.octets for step in self.steps)
         for cut in [0, *range(1, len(octets), max(1, len(octets) // CUTS))]:
-            session = MemorySession(make())
+            session = _session(make)
             said = session.welcome + session.talk(octets, [cut])
             if wait:
                 said += session.wait(wait)
@@ -213,6 +214,14 @@ class Dialog:
         context = "\n".join(shown[max(0, position - 4) : position + 2])
         how = f" ({where})" if where else ""
         return DialogError(f"{self.name}, line {number}: {what}{how}\n{context}\nseen: {seen}")
+
+
+def _session(make: Callable[[], SMTPFactory]) -> MemorySession:
+    if not callable(make):
+        raise TypeError(
+            f"a dialog needs what makes a factory, as in play(lambda: SMTPFactory(MyHandler())), not {make!r}"
+        )
+    return MemorySession(make())
 
 
 def _as_lines(code: int, texts: tuple[str, ...]) -> list[str]:

@@ -84,9 +84,19 @@ class Mail:
 
     @property
     def text(self) -> str:
-        """The body as plain text, or as HTML if there is nothing else; ``""`` without either. Lines end in LF."""
+        """The body as plain text, or as HTML if there is nothing else; ``""`` without either. Lines end in LF.
+
+        A charset that nobody knows is read as UTF-8.
+        """
         body = self.message.get_body(("plain", "html"))
-        return "" if body is None else str(body.get_content()).replace("\r\n", "\n")
+        if body is None:
+            return ""
+        try:
+            text = str(body.get_content())
+        except (LookupError, UnicodeError):
+            octets: Any = body.get_payload(decode=True)
+            text = octets.decode("utf-8", "replace")
+        return text.replace("\r\n", "\n")
 
     def __str__(self) -> str:
         return f"from {self.mail_from!r} to {list(self.rcpt_tos)!r}, subject {self.subject!r}"
