@@ -36,7 +36,7 @@ def mail_catcher(request: pytest.FixtureRequest) -> Iterator[Any]:
     from txsmtpd.testing import MailCatcher
 
     marker = request.node.get_closest_marker("mail_catcher")
-    with MailCatcher(**(marker.kwargs if marker is not None else {})) as catcher:
+    with MailCatcher() if marker is None else MailCatcher(*marker.args, **marker.kwargs) as catcher:
         _show(request, catcher.said)
         yield catcher
 

@@ -79,6 +79,10 @@ def test_options(mail_catcher):
         client.noop()
     assert False
 
+@pytest.mark.mail_catcher("starttls")
+def test_nameless_option(mail_catcher):
+    pass
+
 def test_passes(mail_catcher):
     send(mail_catcher)
 """
@@ -205,7 +209,7 @@ class PytestTests(ProcessTestCase):
         for words in (), ("-n", "2", "--shared-mail-server"):
             status, said = self.pytest("-q", "test_failing.py", "--tb=short", "--strict-markers", *words)
             self.assertEqual(status, 1, said)
-            self.assertIn("5 failed, 2 passed, 3 errors", said)
+            self.assertIn("5 failed, 2 passed, 4 errors", said)
             self.assertEqual(said.count("SMTP: what was said"), 7, said)
             self.assertRegex(said, re.compile(r"mail from:<a@x\.test>", re.IGNORECASE))
             self.assertIn("* TLSv1.3 with", said)
