@@ -409,6 +409,30 @@ class RefusedTests(LoggingTestCase):
             client.talk(SENDER + recipients(*BCD))
             self.assertEqual([answer.code for answer in way(client)], [code] * 3)
 
+    def test_pushed(self) -> None:
+        """A hook may push the replies of the first recipients, and return that of the last, or of them all."""
+
+        def pushing(*pushed: str, result: Any) -> list[int]:
+            async def hook(server: Any, session: Any, envelope: Any) -> Any:
+                for status in pushed:
+                    await server.push(status)
+                return result
+
+            client = lmtp(handler(DATA=hook))
+            codes = []
+            for way in WAYS:
+                client.talk(SENDER + recipients(*BCD))
+                codes.append([answer.code for answer in way(client)])
+                self.assertEqual(client.codes(b"NOOP\r\n"), [250])
+            self.assertEqual(codes[0], codes[1])
+            return codes[0]
+
+        self.assertEqual(pushing("251 a", "252 b", result="250 c"), [251, 252, 250])
+        self.assertEqual(pushing("251 a", "252-b", "252 b", result="550 c"), [251, 252, 550])
+        self.assertEqual(pushing("251 a", result="550 for the others"), [251, 550, 550])
+        self.assertEqual(pushing("251 a", "252 b", "251 c", result="250 OK"), [251, 252, 251])
+        self.assertEqual(pushing("251 a", result=["550 a", "551 b", "552 c"]), [251, 551, 552])
+
     def test_noStatus(self) -> None:
         """A hook that gives no status: one line in the log."""
         self.check_once(lambda *arguments: 7, 451)

@@ -7,8 +7,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
 from txsmtpd.command import Rule, commands_of, syntax
-from txsmtpd.dispatcher import ANSWERED_LATER
+from txsmtpd.dispatcher import ANSWERED_LATER, is_part
 from txsmtpd.reply import Reply
 from txsmtpd.session import Envelope
 from txsmtpd.smtp import SMTP, greeted, recipients
@@ -39,6 +41,7 @@ class LMTP(SMTP):
     # For each accepted RCPT the forward-paths that its hook has made of it: mostly its own, more for an alias, or none.
     _accepted: list[list[str]]
     _owed: Sequence[Sequence[str]] = ()  # the same, once the message has ended and until it is answered
+    _told = 0  # how many of them a hook has answered by pushing
 
     @syntax("LHLO hostname", argument=True, junk=True)
     async def smtp_LHLO(self, arg: str) -> Reply:
@@ -81,6 +84,13 @@ class LMTP(SMTP):
 
     # The replies
 
+    def push(self, status: Reply | str | bytes) -> Deferred[None]:
+        """Send a reply. To a message, a whole one is that of the next recipient."""
+        pushed = super().push(status)
+        if self._owed and not is_part(status):
+            self._told += 1
+        return pushed
+
     def _recipients_of(self, envelope: Envelope) -> Sequence[str]:
         owed = [path for each in self._owed for path in each]
         # A hook may have added recipients of its own since, or dropped those who were named twice.
@@ -107,7 +117,7 @@ class LMTP(SMTP):
         if type(result) is not Replies:
             reply = self._status_of_command(result)
             if reply.code >= 400:
-                reply = self._refusal(reply, named(self._recipients_of(self.envelope)))
+                reply = self._refusal(reply, named(self._recipients_of(self.envelope)[self._told :]))
             replies = [reply] * len(self._owed)
         else:
             said = {
@@ -115,9 +125,9 @@ class LMTP(SMTP):
                 for reply, recipients in result.by_reply().items()
             }
             replies = [said[reply] for reply in result.replies]
-        self._owed = ()
+        told, self._owed, self._told = self._told, (), 0
         closes = self._last_turn
-        for reply in replies:
+        for reply in replies[told:]:
             if self.settings.log_dialogue:
                 self._log_reply(reply)
             self.send(reply.encode(self.envelope.smtp_utf8))
