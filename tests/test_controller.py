@@ -109,6 +109,29 @@ class StartTests(SynchronousTestCase):
             send(controller)
             controller.stop()
 
+    def test_twoThreads(self) -> None:
+        """Of threads that all start one controller, or stop it, one does."""
+        controller = Controller(Sink(), port=0)
+        for change in (controller.start, controller.stop):
+            done: list[str] = []
+            barrier = threading.Barrier(4)
+
+            def change_it(change: Any = change, done: list[str] = done, barrier: Any = barrier) -> None:
+                barrier.wait()
+                try:
+                    change()
+                except AssertionError:
+                    done.append("refused")
+                else:
+                    done.append("done")
+
+            threads = [threading.Thread(target=change_it) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            self.assertEqual(sorted(done), ["done"] + ["refused"] * 3)
+
     def test_portInUse(self) -> None:
         """The system's error is raised where start() was called, and leaves nothing behind."""
         with Controller(Sink(), port=0) as controller:
@@ -505,6 +528,43 @@ def test_plain_again():
         """A program that forgets to stop its controller ends nevertheless."""
         code = f"{FIFTY}\nController(Keeper(), port=0).start()\nprint('end')"
         self.assertEqual(self.run_program(code), "end\n")
+
+    def test_stoppedAtExit(self) -> None:
+        """A program may stop its controller when the interpreter ends, and the reactor has, too."""
+        code = f"{FIFTY}\nimport atexit\ncontroller = Controller(Keeper(), port=0)\natexit.register(controller.stop)"
+        self.assertEqual(self.run_program(f"{code}\ncontroller.start()\nprint('end')"), "end\n")
+
+    def test_loop(self) -> None:
+        """The controller has the loop of the handler's coroutines, for other threads to wait for them."""
+        code = f"""{FIFTY}
+import asyncio
+class Queuing:
+    async def handle_DATA(self, server, session, envelope):
+        await self.queue.put(envelope.mail_from)
+        return "250 OK"
+handler = Queuing()
+handler.queue = asyncio.Queue()
+with Controller(handler, port=0) as controller:
+    with smtplib.SMTP(controller.hostname, controller.port) as client:
+        client.sendmail("a@example.com", "b@example.com", "hello")
+    print(asyncio.run_coroutine_threadsafe(handler.queue.get(), controller.loop).result(30))
+"""
+        self.assertEqual(self.run_program(code), "a@example.com\n")
+
+    def test_createServer(self) -> None:
+        """A protocol that asyncio is given to listen with says what to do, and lets no client wait."""
+        code = f"""{FIFTY}
+import asyncio
+from txsmtpd.smtp import SMTP
+async def main():
+    server = await asyncio.get_running_loop().create_server(lambda: SMTP(Keeper()), "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    print(await asyncio.wait_for(asyncio.gather(reader.read(), return_exceptions=True), 30))
+    writer.close()
+    server.close()
+asyncio.run(main())
+"""
+        self.assertIn("UnthreadedController", self.run_program(code))
 
     def test_log(self) -> None:
         """What the server has to say is found in Python's log, and Python's warnings stay where they are."""

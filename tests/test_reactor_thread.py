@@ -207,6 +207,36 @@ for _ in range(3):
 """
         self.assertEqual(self.run_program(code), "0\n0\n0\n")
 
+    def test_interrupted(self) -> None:
+        """What asyncio lets out of its loop does not end the reactor, and nobody waits for ever."""
+        code = """
+import asyncio, logging
+logging.disable()
+async def fails(kind):
+    raise kind
+def begin(kind):
+    asyncio.get_running_loop().create_task(fails(kind))
+for kind in (KeyboardInterrupt, SystemExit):
+    with hold_reactor() as held:
+        held.run(begin, kind)
+        print(held.run(int, timeout=10))
+"""
+        self.assertEqual(self.run_program(code), "0\n0\n")
+
+    def test_firstFromManyThreads(self) -> None:
+        """Threads that all want the reactor first get one reactor."""
+        code = """
+import threading
+barrier = threading.Barrier(8)
+def want():
+    barrier.wait()
+    run_in_reactor(print, end="x")
+threads = [threading.Thread(target=want) for _ in range(8)]
+for each in threads: each.start()
+for each in threads: each.join()
+"""
+        self.assertEqual(self.run_program(code), "x" * 8)
+
     def test_trial(self) -> None:
         """Where there may be tests of trial's, the reactor is the one that they expect."""
         code = """

@@ -28,6 +28,7 @@ from txsmtpd.reactor_thread import (
     loop_of_reactor,
     reactor_in_loop,
     refuse_other_thread,
+    refuse_reactor_thread,
 )
 from txsmtpd.service.sockets import in_place_of_the_dead
 from txsmtpd.smtp import SMTP
@@ -106,7 +107,8 @@ class BaseController:
     """What all controllers have in common.
 
     :param handler: the object whose hooks decide; see :mod:`txsmtpd.interfaces`.
-    :param loop: of no effect but for those that are not threaded.
+    :param loop: of no effect but for those that are not threaded. The attribute of this name is the loop of the reactor
+        once the server has been started, if it is made of one.
     :param ssl_context: with it, connections begin with TLS. What ``tls_context`` takes.
     :param server_hostname: the server's name, for the option *hostname*.
     :param server_kwargs: options, in the way of old.
@@ -310,6 +312,7 @@ class BaseThreadedController(BaseController):
 
     def __init__(self, *args: Any, ready_timeout: float = DEFAULT_READY_TIMEOUT, **kwargs: Any) -> None:
         self._held: ReactorHold | None = None
+        self._changing = threading.RLock()  # two threads may both want it started, or stopped
         self.ready_timeout = ready_timeout
         super().__init__(*args, **kwargs)
 
@@ -322,6 +325,11 @@ class BaseThreadedController(BaseController):
         :raises ReactorThreadError: if this is the reactor's own thread, which cannot wait for itself.
         :raises Exception: what :meth:`factory` raises.
         """
+        refuse_reactor_thread()
+        with self._changing:
+            self._start()
+
+    def _start(self) -> None:
         if self._held is not None:
             raise AssertionError("SMTP daemon already running")
         held = hold_reactor()
@@ -331,6 +339,8 @@ class BaseThreadedController(BaseController):
             held.release()
             raise
         self._held = held
+        # Where other threads call coroutines of the handler's: asyncio.run_coroutine_threadsafe(work, controller.loop).
+        self.loop = loop_of_reactor(held.reactor) or self.loop
 
     def stop(self, no_assert: bool = False) -> None:
         """Listen no more, and end all connections. When this returns they are gone, and the port is free.
@@ -339,6 +349,12 @@ class BaseThreadedController(BaseController):
         :raises AssertionError: if it is.
         :raises ReactorThreadError: if this is the reactor's own thread, which cannot wait for itself.
         """
+        if self._held is not None:
+            refuse_reactor_thread()
+        with self._changing:
+            self._stop(no_assert)
+
+    def _stop(self, no_assert: bool) -> None:
         held, server = self._held, self.server
         if held is None or server is None:
             if no_assert:

@@ -41,7 +41,7 @@ class LMTP(SMTP):
     # For each accepted RCPT the forward-paths that its hook has made of it: mostly its own, more for an alias, or none.
     _accepted: list[list[str]]
     _owed: Sequence[Sequence[str]] = ()  # the same, once the message has ended and until it is answered
-    _told = 0  # how many of them a hook has answered by pushing
+    _replies_pushed = 0  # how many of them a hook has answered by pushing
 
     @syntax("LHLO hostname", argument=True, junk=True)
     async def smtp_LHLO(self, arg: str) -> Reply:
@@ -88,7 +88,7 @@ class LMTP(SMTP):
         """Send a reply. To a message, a whole one is that of the next recipient."""
         pushed = super().push(status)
         if self._owed and not is_part(status):
-            self._told += 1
+            self._replies_pushed += 1
         return pushed
 
     def _recipients_of(self, envelope: Envelope) -> Sequence[str]:
@@ -117,7 +117,7 @@ class LMTP(SMTP):
         if type(result) is not Replies:
             reply = self._status_of_command(result)
             if reply.code >= 400:
-                reply = self._refusal(reply, named(self._recipients_of(self.envelope)[self._told :]))
+                reply = self._refusal(reply, named(self._recipients_of(self.envelope)[self._replies_pushed :]))
             replies = [reply] * len(self._owed)
         else:
             said = {
@@ -125,7 +125,7 @@ class LMTP(SMTP):
                 for reply, recipients in result.by_reply().items()
             }
             replies = [said[reply] for reply in result.replies]
-        told, self._owed, self._told = self._told, (), 0
+        told, self._owed, self._replies_pushed = self._replies_pushed, (), 0
         closes = self._last_turn
         for reply in replies[told:]:
             if self.settings.log_dialogue:

@@ -14,18 +14,22 @@ import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from functools import partial
 from time import monotonic
 from typing import Any, Self
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import ReactorNotRestartable
-from twisted.logger import ILogObserver, LogEvent, STDLibLogObserver, globalLogBeginner, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, Logger, STDLibLogObserver, globalLogBeginner, globalLogPublisher
 from twisted.python import threadable
 from zope.interface import implementer
 
 LOOK_AGAIN = 1.0  # seconds between looks at a reactor that may have stopped without a word
 LOGGER = "mail.log"  # where programs that were written for asyncio expect what the server has to say
 FAREWELL = 5.0  # seconds that the reactor has to shut down when the program ends
+
+log = Logger()
+_choosing = threading.Lock()
 
 
 class ReactorThreadError(RuntimeError):
@@ -74,6 +78,8 @@ class ReactorHold:
         :raises Exception: what the function has raised.
         """
         refuse_reactor_thread()
+        if not self.running:
+            raise ReactorThreadError("the reactor has been stopped")
         result = call_in_reactor(self.reactor, function, *args, **kwargs)
         try:
             self._await(result, timeout)
@@ -128,15 +134,16 @@ def _choose_reactor(loop: asyncio.AbstractEventLoop | None) -> Any:
 
     :param loop: the loop that such a reactor is given.
     """
-    # Trial's tests, whoever runs them, expect the default.
-    if not has_reactor() and (loop is not None or "twisted.trial" not in sys.modules):
-        from twisted.internet import asyncioreactor
+    with _choosing:
+        # Trial's tests, whoever runs them, expect the default.
+        if not has_reactor() and (loop is not None or "twisted.trial" not in sys.modules):
+            from twisted.internet import asyncioreactor
 
-        if loop is None:
-            loop = asyncio.SelectorEventLoop()
-            _thread.close_at_end = loop
-        asyncioreactor.install(loop)
-    from twisted.internet import reactor
+            if loop is None:
+                loop = asyncio.SelectorEventLoop()
+                _thread.close_at_end = loop
+            asyncioreactor.install(loop)
+        from twisted.internet import reactor
 
     return reactor
 
@@ -252,9 +259,10 @@ class _ReactorThread:
             self._holds -= 1
             if self._holds or thread is None:
                 return
-            # Not stop(), after which no reactor runs again; and the class's own, since trial warns of crash() in tests.
-            reactor.callFromThread(type(reactor).crash, reactor)
-            thread.join()
+            if thread.is_alive():
+                # Not stop(), after which no reactor runs again; and the class's own: trial warns of crash() in tests.
+                reactor.callFromThread(type(reactor).crash, reactor)
+                thread.join()
             self._thread = None
 
     def _start(self, reactor: Any) -> threading.Thread:
@@ -263,10 +271,18 @@ class _ReactorThread:
         def run() -> None:
             try:
                 reactor.callWhenRunning(started.set_result, None)
-                reactor.run(installSignalHandlers=False)
+                turn: Callable[[], object] = partial(reactor.run, installSignalHandlers=False)
                 loop = loop_of_reactor(reactor)
-                while loop is not None and reactor.running:  # somebody has stopped the loop, and not the reactor
-                    loop.run_forever()
+                while not started.done() or (loop is not None and reactor.running):
+                    try:
+                        turn()
+                    except (KeyboardInterrupt, SystemExit) as error:
+                        # Only asyncio lets them out, and the program's own thread is where they would be of use.
+                        if loop is None or not started.done():
+                            raise
+                        log.failure("{error} was raised in the reactor's thread, which goes on", error=repr(error))
+                    # Somebody has stopped the loop, and not the reactor.
+                    turn = loop.run_forever if loop is not None else turn
             except BaseException as error:
                 if started.done():
                     raise

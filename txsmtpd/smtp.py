@@ -82,6 +82,9 @@ FAULTS = {
 FORMER_HOOKS = {
     "ehlo_hook": "an Extension, or the handler's handle_EHLO with responses",
     "rset_hook": "smtp_RSET, or the handler's handle_RSET",
+    "connection_made": "connectionMade",
+    "connection_lost": "connectionLost",
+    "data_received": "dataReceived",
 }
 
 greeted = Rule(
@@ -143,6 +146,17 @@ class SMTP(TLS, Authentication, Proxied):
         """Make the envelope of a transaction; override it to use a class of your own."""
         return Envelope()
 
+    def connection_made(self, transport: Any) -> None:
+        """Called by asyncio alone, whose transports are none for this.
+
+        :raises TypeError: always.
+        """
+        transport.abort()
+        raise TypeError("this protocol is not asyncio's; listen with txsmtpd.controller.UnthreadedController")
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Called by asyncio behind :meth:`connection_made`."""
+
     @property
     def event_handler(self) -> Any:
         """The object whose hooks decide."""
@@ -174,7 +188,7 @@ class SMTP(TLS, Authentication, Proxied):
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         for name, instead in FORMER_HOOKS.items():
-            if hasattr(cls, name):
+            if getattr(cls, name, None) is not getattr(SMTP, name, None):
                 raise TypeError(f"{cls.__name__}.{name} would never be called; write {instead}")
 
     async def check_helo_needed(self, helo: str = "HELO") -> bool:
