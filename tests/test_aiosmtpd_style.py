@@ -388,6 +388,18 @@ class TheirTests(Programs, SynchronousTestCase):
 class DifferenceTests(SynchronousTestCase):
     """What must be changed tells so."""
 
+    def test_inheritedAreCoroutines(self) -> None:
+        """Whatever command a subclass overrides, the inherited method can be awaited."""
+        from inspect import iscoroutinefunction
+
+        from txsmtpd.lmtp import LMTP
+        from txsmtpd.smtp import SMTP
+
+        for protocol in (SMTP, LMTP):
+            methods = {command.verb: command.method for command in protocol.commands.values()}
+            self.assertIn("DATA", methods)
+            self.assertEqual([verb for verb, method in methods.items() if not iscoroutinefunction(method)], [])
+
     def test_formerHooks(self) -> None:
         """Methods that would never be called are refused when the class is made."""
         from txsmtpd.smtp import SMTP

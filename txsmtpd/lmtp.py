@@ -65,8 +65,8 @@ class LMTP(SMTP):
         return reply
 
     @syntax("DATA", needs=[accepted])
-    def smtp_DATA(self, arg: None) -> Any:
-        return super().smtp_DATA(arg)
+    async def smtp_DATA(self, arg: None) -> Any:
+        return await super().smtp_DATA(arg)
 
     @syntax("BDAT size [LAST]", needs=[accepted])
     async def smtp_BDAT(self, arg: str) -> Any:

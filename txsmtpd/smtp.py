@@ -432,9 +432,9 @@ class SMTP(TLS, Authentication, Proxied):
     # The message (RFC 5321 4.1.1.4, RFC 3030 2)
 
     @syntax("DATA", needs=[greeted, authorized, recipients, no_chunks, lines_only], argument=False)
-    def smtp_DATA(self, arg: None) -> Any:
+    async def smtp_DATA(self, arg: None) -> Any:
         if self.settings.streams:
-            return self._open_then_read()
+            return await self._open_then_read()
         return self._read_data(Buffered(self._deliver))
 
     async def _open_then_read(self) -> Reply:
@@ -623,13 +623,13 @@ class SMTP(TLS, Authentication, Proxied):
     async def smtp_VRFY(self, arg: str) -> Reply:
         return await self.call_hook("VRFY", grammar.parse_vrfy(arg), default=lambda address: CANNOT_VRFY)
 
-    def smtp_EXPN(self, arg: str | None) -> Reply:
+    async def smtp_EXPN(self, arg: str | None) -> Reply:
         if not authorized.holds(self, arg):
             raise Refused(authorized.refusal)  # as a declared rule it would need a syntax, and show in HELP
         return Reply(502, "5.5.1", "EXPN is not implemented")
 
     @syntax("HELP [command]", needs=[authorized], junk=True)
-    def smtp_HELP(self, arg: str | None) -> Reply:
+    async def smtp_HELP(self, arg: str | None) -> Reply:
         if arg is None:
             return Reply(214, "2.0.0", self._commands_text())
         command = self.commands.get(arg.encode("utf-8").upper())
