@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 from twisted.internet.address import IPv4Address, UNIXAddress
@@ -20,6 +21,35 @@ OTHER = IPv4Address("TCP", "192.0.2.8", 4321)
 def factory(hooks: object = None, **options: Any) -> SMTPFactory:
     """A factory on a clock."""
     return SMTPFactory(hooks, hostname="mx.test", reactor=Clock(), **options)
+
+
+class MemoryTests(SynchronousTestCase):
+    """What connections cost that do nothing."""
+
+    def test_idle(self) -> None:
+        """An idle connection is small, whatever other connections have done before."""
+
+        class Server(SMTP):
+            """A class of its own: Python lays the instances of each class out by what the first ones do."""
+
+        made = factory(handler(), protocol=Server)
+        Client(factory=made).talk(b"NOOP\r\nQUIT\r\n")
+        Client(factory=made).talk(GREETING + TRANSACTION + b"DATA\r\nhi\r\n.\r\nHELP\r\nQUIT\r\n")
+        busy = [Client(factory=made) for _ in range(20)]
+        for client in busy:
+            client.talk(GREETING + b"MAIL FROM:<a@example.com>\r\n")
+        tracemalloc.start(15)
+        try:
+            before = tracemalloc.take_snapshot()
+            idle = [Client(factory=made) for _ in range(50)]
+            for client in idle:
+                client.talk(GREETING + b"MAIL FROM:<a@example.com>\r\n")
+            after = tracemalloc.take_snapshot()
+        finally:
+            tracemalloc.stop()
+        ours = [tracemalloc.Filter(True, "*/txsmtpd/[!t]*.py"), tracemalloc.Filter(True, "*/txsmtpd/t[!e]*.py")]
+        changes = after.filter_traces(ours).compare_to(before.filter_traces(ours), "filename")
+        self.assertLess(sum(each.size_diff for each in changes) / len(idle), 1500)
 
 
 class FactoryTests(SynchronousTestCase):

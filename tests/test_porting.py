@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support import GREETING, TRANSACTION, Client, LoggingTestCase, handler
 from txsmtpd import SMTP, Extension, Refused, SMTPFactory, syntax
+from txsmtpd.auth import AuthResult
 from txsmtpd.handlers import Sink
 from txsmtpd.session import Session
 
@@ -81,25 +82,56 @@ class ClassLimitsTests(SynchronousTestCase):
 
 
 class NoReplyTests(LoggingTestCase):
-    """An override that forgets to return what super() gives."""
+    """Overrides that return nothing."""
 
-    class Forgetful(SMTP):
-        @syntax("MAIL FROM:<address>")
-        async def smtp_MAIL(self, arg: str | None) -> Any:
-            reply = await super().smtp_MAIL(arg)
-            return reply if self.event_handler.returns == "MAIL" else None
+    def test_awaited(self) -> None:
+        """One that has awaited the inherited command, and does not pass on what it gave, has its reply all the same."""
 
-        async def smtp_RCPT(self, arg: str | None) -> Any:
-            await super().smtp_RCPT(arg)
+        def forgetful(name: str) -> Any:
+            async def command(self: Any, arg: str | None) -> None:
+                await getattr(super(Forgetful, self), name)(arg)
 
-    def test_forgotten(self) -> None:
-        """The client is told that it failed, and nothing of what it did stays; the log tells what to do."""
-        for returns, expected in (("", [451, 503, 503]), ("MAIL", [250, 451, 503])):
-            client = Client(handler(), protocol=self.Forgetful)
-            client.server.settings.handler.returns = returns
-            client.talk(GREETING)
-            self.assertEqual(client.codes(TRANSACTION + b"DATA\r\n"), expected)
-        self.assertIn("must return what super() does", "".join(self.logged("error")))
+            return command
+
+        verbs = ("HELO", "EHLO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "VRFY", "QUIT")
+        Forgetful = type("Forgetful", (SMTP,), {f"smtp_{verb}": forgetful(f"smtp_{verb}") for verb in verbs})
+        lines = (
+            b"MAIL FROM:<x\r\nHELO a\r\n"
+            + GREETING
+            + TRANSACTION
+            + b"DATA\r\nhi\r\n.\r\n"
+            + b"VRFY a\r\nNOOP\r\nRSET\r\nQUIT\r\n"
+        )
+        expected = Client(Taker()).talk(lines)
+        client = Client(Taker(), protocol=Forgetful)
+        self.assertEqual(client.talk(lines), expected)
+        self.assertIn(b"354 ", expected)
+
+    def test_authentication(self) -> None:
+        """The same for AUTH."""
+
+        class Forgetful(SMTP):
+            async def smtp_AUTH(self, arg: str | None) -> None:
+                await super().smtp_AUTH(arg)
+
+        def decide(server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
+            return AuthResult(success=data.password == b"sesame")
+
+        client = Client(protocol=Forgetful, authenticator=decide, auth_require_tls=False, auth_failure_delay=0)
+        client.talk(GREETING)
+        self.assertEqual(client.codes(b"AUTH PLAIN AHUAbm8=\r\nAUTH PLAIN AHUAc2VzYW1l\r\n"), [535, 235])
+
+    def test_nothing(self) -> None:
+        """One that says nothing at all has failed: nothing of what it did stays, and the log tells what to do."""
+
+        class Silent(SMTP):
+            async def smtp_RCPT(self, arg: str | None) -> None:
+                self.envelope.rcpt_tos.append("somebody@example.com")
+
+        client = Client(handler(), protocol=Silent)
+        client.talk(GREETING)
+        self.assertEqual(client.codes(TRANSACTION + b"DATA\r\n"), [250, 451, 503])
+        self.assertIn("it must return a reply", "".join(self.logged("error")))
 
 
 class OddServersTests(LoggingTestCase):

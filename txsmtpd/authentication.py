@@ -158,7 +158,10 @@ class Authentication(Dispatcher):
             if too_many:
                 self._last_turn = True
                 reply = TOO_MANY_FAILURES
-        return None if self._pushed else reply
+        if self._pushed:
+            return None
+        self._said = reply
+        return reply
 
     def authentication_failed(self, exchange: Exchange) -> None:
         """Count and log a failure: at once, so that a client does not escape that by leaving."""

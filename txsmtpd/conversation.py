@@ -125,10 +125,13 @@ class Conversation(LineReceiver):
             self.transport.setTcpNoDelay(True)
         # The transport tells the conversation, as its producer, when answers pile up unread.
         self.transport.registerProducer(self, True)
-        # What each turn looks at is found sooner in the instance than in its classes.
-        self.paused = self.closing = self._no_more_input = self._reading_paused = False
+        # What each turn looks at is found sooner in the instance than in its classes. And it is set before all else:
+        # Python has compact room for the first thirty attributes that a class's instances get, and an idle
+        # connection should have no others.
+        self.paused = self.closing = self._no_more_input = self._reading_paused = self._proceeding = False
         self._reader = None
-        self._discarded = 0
+        self._buffer = b""
+        self._offset = self._discarded = 0
         self._write = way_to(self.transport)
         self._out: list[bytes] = []
         self.clock = self.settings.clock()

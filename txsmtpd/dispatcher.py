@@ -75,6 +75,7 @@ class Dispatcher(Conversation):
     envelope: Envelope  #: the mail transaction
     _verb = b""  # of the command whose turn it is
     _pushed = False  # whether that command has pushed a whole reply
+    _said: Reply | None = None  # what a command of ours has said, which an override may have awaited and not passed on
     _payload_due = 0  # octets that follow that command and have not been taken
     _errors = 0
     _junk = 0
@@ -92,6 +93,13 @@ class Dispatcher(Conversation):
         """The commands of the class, and those that extensions bring."""
         return {**cls.commands, **brought}
 
+    def connectionMade(self) -> None:
+        self._verb = b""
+        self._pushed = False
+        self._said = None
+        self._junk = 0
+        super().connectionMade()
+
     # From a line to its command
 
     def take_turn(self, line: bytes) -> Any:
@@ -106,6 +114,7 @@ class Dispatcher(Conversation):
             verb = b"AUTH"
         self._verb = verb
         self._pushed = False
+        self._said = None
         settings = self.settings
         if settings.log_dialogue:
             shown = SECRET if hidden else _shown(sanitize(line))
@@ -220,11 +229,13 @@ class Dispatcher(Conversation):
         """
         hook = self.settings.hooks.get(name)
         if hook is None:
-            return default(*arguments)
+            self._said = reply = default(*arguments)
+            return reply
         result = hook(self, self.session, self.envelope, *arguments)
         if type(result) is CoroutineType or (type(result) is not str and isinstance(result, Awaitable)):
             result = await result
-        return self.final(result, name)
+        self._said = reply = self.final(result, name)
+        return reply
 
     async def ask_hook(self, name: str, *arguments: Any) -> Any:
         """What the handler's hook of this name gives, whatever it is."""
@@ -325,11 +336,13 @@ class Dispatcher(Conversation):
     def answer(self, result: Any) -> None:
         if result is ANSWERED_LATER:
             return
-        if result is None and self._pushed:
-            if self._payload_due:
-                self._drop_payload(FAILED, ANSWERED_LATER)
-            self._end_turn(self._last_turn)
-            return
+        if result is None:
+            if self._pushed:
+                if self._payload_due:
+                    self._drop_payload(FAILED, ANSWERED_LATER)
+                self._end_turn(self._last_turn)
+                return
+            result = self._said
         reply = result if type(result) is Reply else self._status_of_command(result)
         if self._payload_due and reply.code != 421:
             self._drop_payload(reply, reply)
@@ -353,9 +366,7 @@ class Dispatcher(Conversation):
             return parse_status(result)
         except (TypeError, ValueError):
             self.lost_track()
-            return self.no_status(
-                result, f"the command {_shown(self._verb)} (an override must return what super() does)"
-            )
+            return self.no_status(result, f"the command {_shown(self._verb)} (it must return a reply, or push one)")
 
     def lost_track(self) -> None:
         """A command has given no reply: nobody knows what it has done, and the client is told that it failed."""

@@ -88,7 +88,8 @@ class Envelope:
     content: bytes | str | None  #: the message; str only with ``decode_data``
     original_content: bytes | None  #: the message as octets, dots undone, line ends as they came
 
-    said_of: dict[int, tuple[str, Recipient]]  #: what *recipients* is made of, by place in *rcpt_tos*
+    #: what *recipients* is made of, by place in *rcpt_tos*
+    said_of: dict[int, tuple[str, Recipient]] | None = None
 
     def __init__(self) -> None:
         self.mail_from = None
@@ -96,14 +97,14 @@ class Envelope:
         self.smtp_utf8 = False
         self.rcpt_tos = []
         self.rcpt_options = []
-        self.said_of = {}
         self.content = None
         self.original_content = None
 
     @property
     def recipients(self) -> list[Recipient]:
         """What RCPT said of each of *rcpt_tos*, in their order."""
-        found = (self.said_of.get(place, ("", NOTHING_SAID)) for place in range(len(self.rcpt_tos)))
+        said_of = self.said_of or {}
+        found = (said_of.get(place, ("", NOTHING_SAID)) for place in range(len(self.rcpt_tos)))
         # A hook may have put somebody else in a recipient's place since.
         return [said if path == of else NOTHING_SAID for path, (of, said) in zip(self.rcpt_tos, found, strict=True)]
 

@@ -204,6 +204,8 @@ class SMTP(TLS, Authentication, Proxied):
         self.session = self._create_session()
         self.session.peer = _peer_of(self.transport)
         self.envelope = self._create_envelope()
+        self._message_octets = 0
+        self._chunks_refused = None
         connected = getattr(self.factory, "connected", None)  # a factory of ours wants to know
         if connected is not None:
             connected(self)
@@ -308,6 +310,7 @@ class SMTP(TLS, Authentication, Proxied):
                 self.reset_transaction()
                 if self.session.host_name is None:
                     self.session.host_name = hostname
+        self._said = reply
         return reply
 
     async def _answer_to_ehlo(self, hostname: str) -> Reply:
@@ -384,9 +387,10 @@ class SMTP(TLS, Authentication, Proxied):
             if parameters:
                 # A hook may have added several, or none; what was said is said of each.
                 said, envelope.recipient = envelope.recipient, NOTHING_SAID
-                envelope.said_of |= {
-                    place: (envelope.rcpt_tos[place], said) for place in range(known, len(envelope.rcpt_tos))
-                }
+                if envelope.said_of is None:
+                    envelope.said_of = {}
+                for place in range(known, len(envelope.rcpt_tos)):
+                    envelope.said_of[place] = envelope.rcpt_tos[place], said
         return reply
 
     def add_recipient(self, forward_path: str, rcpt_options: list[str]) -> Reply:
@@ -451,6 +455,7 @@ class SMTP(TLS, Authentication, Proxied):
             self._far_too_large,
         )
         self.read_with(reader, partial(self._end_of_data, reader))
+        self._said = START_MAIL_INPUT
         return START_MAIL_INPUT
 
     def _far_too_large(self) -> None:
