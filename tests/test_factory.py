@@ -33,7 +33,7 @@ class MemoryTests(SynchronousTestCase):
             """A class of its own: Python lays the instances of each class out by what the first ones do."""
 
         made = factory(handler(), protocol=Server)
-        Client(factory=made).talk(b"NOOP\r\nQUIT\r\n")
+        Client(factory=made).talk(b"QUIT\r\n")
         Client(factory=made).talk(GREETING + TRANSACTION + b"DATA\r\nhi\r\n.\r\nHELP\r\nQUIT\r\n")
         busy = [Client(factory=made) for _ in range(20)]
         for client in busy:
