@@ -207,9 +207,15 @@ class Relayed:
         self.turn(seconds)
         return answers(self.client.wait(0.001, 0.001))
 
-    def ask(self, line: str, seconds: float = 0) -> str:
-        """Send a line; return its reply, lines parted by a slash."""
+    def ask(self, line: str, seconds: float = 0, patience: float = 0) -> str:
+        """Send a line; return its reply, lines parted by a slash.
+
+        :param patience: seconds to wait for it, if it does not come at once.
+        """
         found = self.hear(line.encode() + b"\r\n", seconds)
+        if not found and patience:
+            self.turn(patience)
+            found = answers(self.client.wait(0.001, 0.001))
         assert len(found) == 1, (line, found)
         return f"{found[0].code} {' / '.join(found[0].lines)}"
 

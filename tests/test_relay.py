@@ -245,13 +245,13 @@ class AnyServerTests(SynchronousTestCase):
             elif deed == "wait":
                 relayed.turn(6)
             elif deed == "RSET":
-                relayed.ask("RSET")
+                relayed.ask("RSET", patience=30)  # a server that hangs there is waited for
             else:
                 replies = VerdictTests.replies(self, relayed, 70)  # type: ignore[arg-type]
                 self.assertRegex(replies[-1], "^(250|[45]5[0-9]) ")
                 taken += len(replies) == 4 and replies[-1].startswith("250")
                 self.assertLessEqual(taken, len(script.messages))
-                relayed.ask("RSET")
+                relayed.ask("RSET", patience=30)
         relayed.client.vanish()
         relayed.turn(100)
         self.assertEqual((script.open, relayed.proxy._open, relayed.clock.getDelayedCalls()), ([], {}, []))
