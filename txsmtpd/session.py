@@ -110,3 +110,10 @@ class Envelope:
 
     def __repr__(self) -> str:
         return f"<Envelope from={self.mail_from!r} to={self.rcpt_tos!r}>"
+
+
+def place_of(address: Any) -> tuple[str, int] | None:
+    """Host and port of an address, or None if it has none, as that of a Unix socket. An IPv4 client of an IPv6 listener
+    has an IPv4 address."""
+    host = getattr(address, "host", None)
+    return None if host is None else (host.removeprefix("::ffff:"), address.port)

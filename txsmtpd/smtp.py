@@ -24,7 +24,7 @@ from txsmtpd.extensions.size import TOO_LARGE
 from txsmtpd.intake import Buffered, Intake, Streamed
 from txsmtpd.proxied import Proxied, ProxyHeaderError
 from txsmtpd.reply import BAD_SEQUENCE, FAILED, GOODBYE, OK, Refused, Reply
-from txsmtpd.session import Envelope, Session
+from txsmtpd.session import Envelope, Session, place_of
 from txsmtpd.settings import CALL_LIMIT_DEFAULT, DATA_SIZE_DEFAULT, Parameters, Settings
 from txsmtpd.terms import NOTHING_SAID
 from txsmtpd.tls import TLS, TLSSetupException
@@ -202,7 +202,7 @@ class SMTP(TLS, Authentication, Proxied):
 
     def connectionMade(self) -> None:
         self.session = self._create_session()
-        self.session.peer = _peer_of(self.transport)
+        self.session.peer = place_of(self.transport.getPeer()) or ""
         self.envelope = self._create_envelope()
         self._message_octets = 0
         self._chunks_refused = None
@@ -664,10 +664,3 @@ def _ok(*arguments: Any) -> Reply:
 
 def _not_asked(hostname: str) -> Reply:
     raise AssertionError("the hook is there")
-
-
-def _peer_of(transport: Any) -> Any:
-    """``(host, port)`` of a TCP client, ``""`` of any other. An IPv4 client of an IPv6 listener has an IPv4 address."""
-    peer = transport.getPeer()
-    host = getattr(peer, "host", None)
-    return "" if host is None else (host.removeprefix("::ffff:"), peer.port)

@@ -33,6 +33,7 @@ from txsmtpd.handlers.client import (
     verdict,
 )
 from txsmtpd.reply import Refused, Reply
+from txsmtpd.session import place_of
 from txsmtpd.wire import grammar
 from txsmtpd.wire.outgoing import stuffed, with_crlf
 
@@ -409,7 +410,7 @@ class Upstream:
 
     def is_itself(self, transport: Any) -> bool:
         """Whether a client's connection is one of these, seen from its other end."""
-        ends = _place(transport.getPeer()), _place(transport.getHost())
+        ends = place_of(transport.getPeer()), place_of(transport.getHost())
         return None not in ends and ends in self._connections.values()
 
     async def _open(self) -> Connection:
@@ -429,7 +430,10 @@ class Upstream:
             raise Refused(UNREACHABLE) from error
         finally:
             self._connecting -= 1
-        self._connections[connection] = _place(connection.transport.getHost()), _place(connection.transport.getPeer())
+        self._connections[connection] = (
+            place_of(connection.transport.getHost()),
+            place_of(connection.transport.getPeer()),
+        )
         return connection
 
     async def _start_tls(self, connection: Connection, hello: str) -> None:
@@ -476,12 +480,6 @@ def _host(host: str) -> str:
     if not (isIPv6Address(bare) or (isIPAddress(bare) if bracketed else grammar.is_host(bare))):
         raise ValueError(f"host must be a name, an address, or the path of a Unix socket, not {host!r}")
     return bare
-
-
-def _place(address: Any) -> tuple[str, int] | None:
-    """Host and port; None of a Unix socket. An IPv4 client of an IPv6 listener has an IPv4 address."""
-    host = getattr(address, "host", None)
-    return None if host is None else (host.removeprefix("::ffff:"), address.port)
 
 
 def _check_tls_context(context: Any) -> None:
