@@ -20,27 +20,29 @@ import txsmtpd
 PACKAGE = Path(txsmtpd.__file__).parent
 
 # What imports what: each layer may import itself and those that stand before it. A layer is a module of the package,
-# or a folder with all that is in it. Layers in one row are neighbours, and do not know each other.
-# The standard library and each other only.
-PURE = {"reply", "session", "terms", "verdicts", "wire", "trace", "networks", "proxy_protocol", "_version"}
+# or a folder with all that is in it. Layers in one row do not know each other.
+# Pure: the standard library and each other only.
+PURE = {"reply", "session", "parameters", "recipient_replies", "wire", "proxy_protocol", "_version"}
 LAYERS = [
     PURE,
-    {"interfaces", "reactor_thread", "sslcontext"},
+    {"interfaces", "tls", "bridges"},
     {"command"},
-    {"extensions", "auth", "asyncio_bridge"},
+    {"extensions", "auth"},
     {"settings"},
-    {"output", "intake"},
-    {"conversation"},
-    {"dispatcher"},
-    {"authentication", "tls", "proxied"},
+    {"engine"},
     {"smtp"},
     {"lmtp"},
     {"factory"},
     {"handlers"},
-    {"service", "controller", "smtpd", "testing", "main", "__main__"},
+    {"observe"},
+    {"faults"},
+    {"service"},
+    {"controller", "smtpd", "main", "__main__"},
+    {"testing"},
 ]
-FRIENDLY_NEIGHBOURS = [LAYERS[0], LAYERS[-1]]
-HANDLERS_MAY_IMPORT = {"handlers", "reply", "session", "trace", "interfaces", "wire"}
+FRIENDLY_NEIGHBOURS = [PURE, {"controller", "smtpd", "main", "__main__"}]
+HANDLERS_MAY_IMPORT = {"handlers", "reply", "session", "interfaces", "wire"}
+MODULES_IN_THE_ROOT = 16  # at most
 
 
 def modules() -> list[str]:
@@ -115,6 +117,16 @@ class ImportTests(SynchronousTestCase):
         }
         self.assertEqual(wrong, {})
 
+    def test_testKitStandsAlone(self) -> None:
+        """Nothing outside ``testing`` imports it: a server in production runs no code of the test kit."""
+        wrong = [name for name in modules() if layer_of(name) != "testing" and "testing" in layers_imported(name)]
+        self.assertEqual(wrong, [])
+
+    def test_root(self) -> None:
+        """The package's root holds few modules: the framework's public face. All else has a folder."""
+        in_the_root = sorted(path.name for path in PACKAGE.glob("*.py"))
+        self.assertLessEqual(len(in_the_root), MODULES_IN_THE_ROOT, in_the_root)
+
     def test_pure(self) -> None:
         """The leaves need the standard library and each other, and nothing else: neither Twisted nor zope."""
         known = sys.stdlib_module_names | {"txsmtpd"}
@@ -136,7 +148,8 @@ class ImportTests(SynchronousTestCase):
 
     def test_reactorInEffect(self) -> None:
         """A program can choose its reactor after it has imported txsmtpd."""
-        names = [name for name in modules() if layer_of(name) not in ("controller", "service", "testing", "smtpd")]
+        choosers = ("controller", "service", "testing", "smtpd")
+        names = [name for name in modules() if layer_of(name) not in choosers]
         code = f"import sys, {', '.join(names)}; print('twisted.internet.reactor' in sys.modules)"
         printed = subprocess.run(
             [sys.executable, "-c", code],

@@ -16,8 +16,8 @@ from txsmtpd import SMTP, SMTPFactory, syntax
 from txsmtpd.handlers import Mailbox, Message
 from txsmtpd.interfaces import IMessageReceiver, IStreamingHandler
 from txsmtpd.lmtp import LMTP
+from txsmtpd.recipient_replies import Replies, folded, replies_for
 from txsmtpd.reply import Refused, Reply
-from txsmtpd.verdicts import Replies, folded, replies_for
 
 SENDER = b"MAIL FROM:<a@example.com>\r\n"
 BCD = [b"b@x", b"c@x", b"d@x"]

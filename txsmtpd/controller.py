@@ -19,8 +19,7 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 
-from txsmtpd.factory import SMTPFactory
-from txsmtpd.reactor_thread import (
+from txsmtpd.bridges.reactor_thread import (
     ReactorHold,
     ReactorThreadError,
     has_reactor,
@@ -30,6 +29,7 @@ from txsmtpd.reactor_thread import (
     refuse_other_thread,
     refuse_reactor_thread,
 )
+from txsmtpd.factory import SMTPFactory
 from txsmtpd.service.sockets import in_place_of_the_dead
 from txsmtpd.smtp import SMTP
 

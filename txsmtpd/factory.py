@@ -32,8 +32,8 @@ class SMTPFactory(ServerFactory):
     :param connection_limit: connections at one time; above it, new ones are answered 421. None: no limit.
     :param connection_limit_per_host: the same, for one address of a client; of a proxy's connections, for the client
         that the PROXY header names.
-    :param faults: what goes wrong on purpose: :class:`~txsmtpd.testing.faults.Faults`.
-    :param transcript: what keeps the conversations: :class:`~txsmtpd.testing.transcript.Transcripts`.
+    :param faults: what goes wrong on purpose: :class:`~txsmtpd.faults.rules.Faults`.
+    :param transcript: what keeps the conversations: :class:`~txsmtpd.observe.transcript.Transcripts`.
     :param options: see :class:`~txsmtpd.settings.Settings`.
     :raises TypeError: for an unknown option, or one of a wrong type.
     :raises ValueError: for an option whose value will not do.

@@ -104,7 +104,7 @@ class IDataHook(Interface):
 
         It may be a list or tuple of statuses instead, one for each of ``envelope.rcpt_tos``, or a mapping from these to
         statuses. A client that speaks LMTP is told each; for others,
-        :func:`~txsmtpd.verdicts.folded` makes one of them.
+        :func:`~txsmtpd.recipient_replies.folded` makes one of them.
         """
 
 

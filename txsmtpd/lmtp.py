@@ -10,11 +10,11 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from txsmtpd.command import Rule, commands_of, syntax
-from txsmtpd.dispatcher import ANSWERED_LATER, is_part
+from txsmtpd.engine.dispatcher import ANSWERED_LATER, is_part
+from txsmtpd.recipient_replies import Replies, folded, named
 from txsmtpd.reply import Reply
 from txsmtpd.session import Envelope
 from txsmtpd.smtp import SMTP, greeted, recipients
-from txsmtpd.verdicts import Replies, folded, named
 from txsmtpd.wire.chunk import parse_bdat
 from txsmtpd.wire.data import DataReader
 

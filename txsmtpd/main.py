@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from txsmtpd._version import __version__
-from txsmtpd.service.exits import EX_USAGE, complain
+from txsmtpd.service.exit_status import EX_USAGE, complain
 from txsmtpd.service.handlers import quote_argument
 
 __all__ = ["main"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from txsmtpd.terms import NOTHING_SAID, DeliverBy, Recipient, Return
+from txsmtpd.parameters import NOTHING_SAID, DeliverBy, Recipient, Return
 from txsmtpd.wire.forwarded import XClientData, XForwardData
 from txsmtpd.wire.proxy import ProxyData
 

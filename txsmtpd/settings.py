@@ -20,13 +20,13 @@ from typing import Any, TypeVar
 
 from twisted.internet.interfaces import IOpenSSLContextFactory, IOpenSSLServerConnectionCreator
 
-from txsmtpd.asyncio_bridge import in_asyncio, is_coroutine_function
 from txsmtpd.auth.cred import PortalAuthenticator
 from txsmtpd.auth.decision import of_callback
 from txsmtpd.auth.login import Login
 from txsmtpd.auth.methods import methods_of_handler
 from txsmtpd.auth.plain import Plain
 from txsmtpd.auth.results import mechanism_name
+from txsmtpd.bridges.asyncio_bridge import in_asyncio, is_coroutine_function
 from txsmtpd.command import Command, commands_of_extension
 from txsmtpd.extensions import (
     CHUNKING,
@@ -42,11 +42,11 @@ from txsmtpd.extensions import (
     StartTLS,
 )
 from txsmtpd.interfaces import NO_HOOKS, IStreamingHandler, takes_responses
-from txsmtpd.networks import UNIX, Network, Networks
 from txsmtpd.reply import Reply
 from txsmtpd.session import Envelope
-from txsmtpd.sslcontext import OfSSLContext as of_ssl
+from txsmtpd.tls.sslcontext import OfSSLContext as of_ssl
 from txsmtpd.wire import grammar
+from txsmtpd.wire.networks import UNIX, Network, Networks
 
 DATA_SIZE_DEFAULT = 2**25  # octets: 32 MiB
 CALL_LIMIT_DEFAULT = 20
@@ -92,7 +92,7 @@ class Settings:
 
     tls_context: Any = None
     """The certificate and the terms of TLS: an :class:`ssl.SSLContext`, or what Twisted takes:
-    :class:`~txsmtpd.service.certificates.Certificates`, a ``twisted.internet.ssl.CertificateOptions``, or another
+    :class:`~txsmtpd.tls.certificates.Certificates`, a ``twisted.internet.ssl.CertificateOptions``, or another
     provider of IOpenSSLServerConnectionCreator. With it, STARTTLS is offered (RFC 3207)."""
 
     implicit_tls: bool = False
@@ -566,7 +566,7 @@ def _check_tls(settings: Settings) -> None:
     makes_contexts = IOpenSSLContextFactory.providedBy(context)
     if not makes_contexts and not IOpenSSLServerConnectionCreator.providedBy(context):
         raise TypeError(
-            "tls_context must be an ssl.SSLContext, a txsmtpd.service.certificates.Certificates, a CertificateOptions"
+            "tls_context must be an ssl.SSLContext, a txsmtpd.tls.certificates.Certificates, a CertificateOptions"
             f" or another provider of IOpenSSLServerConnectionCreator, not {context!r}"
         )
     if makes_contexts:

@@ -15,20 +15,20 @@ from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
 from txsmtpd._version import __version__
-from txsmtpd.asyncio_bridge import loop_of_server
 from txsmtpd.auth import MISSING, AuthResult, LoginPassword, auth_mechanism
-from txsmtpd.authentication import Authentication, authorized
+from txsmtpd.bridges.asyncio_bridge import loop_of_server
 from txsmtpd.command import Rule, commands_of, syntax
-from txsmtpd.dispatcher import IDLE, in_one_line, log, sanitize
+from txsmtpd.engine.authentication import Authentication, authorized
+from txsmtpd.engine.dispatcher import IDLE, in_one_line, log, sanitize
+from txsmtpd.engine.message_sink import Buffered, Intake, Streamed
+from txsmtpd.engine.proxy_header import Proxied, ProxyHeaderError
+from txsmtpd.engine.starttls import TLS, TLSSetupException
 from txsmtpd.extensions.size import TOO_LARGE
-from txsmtpd.intake import Buffered, Intake, Streamed
-from txsmtpd.proxied import Proxied, ProxyHeaderError
+from txsmtpd.parameters import NOTHING_SAID
+from txsmtpd.recipient_replies import FOR_EACH, Replies, folded, named, replies_for
 from txsmtpd.reply import BAD_SEQUENCE, FAILED, GOODBYE, OK, Refused, Reply
 from txsmtpd.session import Envelope, Session, place_of
 from txsmtpd.settings import CALL_LIMIT_DEFAULT, DATA_SIZE_DEFAULT, Parameters, Settings
-from txsmtpd.terms import NOTHING_SAID
-from txsmtpd.tls import TLS, TLSSetupException
-from txsmtpd.verdicts import FOR_EACH, Replies, folded, named, replies_for
 from txsmtpd.wire import grammar
 from txsmtpd.wire.chunk import Chunk, parse_bdat
 from txsmtpd.wire.data import DataReader, Fault

@@ -6,9 +6,9 @@ import re
 from typing import Any
 
 from txsmtpd.extensions.base import Extension
+from txsmtpd.parameters import DeliverBy as Terms
 from txsmtpd.reply import Refused, Reply
 from txsmtpd.session import Envelope
-from txsmtpd.terms import DeliverBy as Terms
 
 _BY = re.compile(r"(?P<seconds>[+-]?[0-9]{1,9});(?P<mode>[NRnr])(?P<trace>[Tt])?")
 NOT_BY = Reply(501, "5.5.4", "BY must be seconds, ; and N or R, as in BY=3600;R")

@@ -6,9 +6,9 @@ import re
 from dataclasses import replace
 
 from txsmtpd.extensions.base import Extension
+from txsmtpd.parameters import Notify, OriginalRecipient, Return
 from txsmtpd.reply import Refused, Reply
 from txsmtpd.session import Envelope
-from txsmtpd.terms import Notify, OriginalRecipient, Return
 from txsmtpd.wire.grammar import decode_utf8_address, decode_xtext
 
 LONGEST_ID = 100  # characters of ENVID, as encoded (RFC 3461 4.4)

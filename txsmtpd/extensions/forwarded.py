@@ -10,7 +10,6 @@ from typing import Any
 
 from txsmtpd.command import syntax
 from txsmtpd.extensions.base import Extension
-from txsmtpd.networks import Network, Networks
 from txsmtpd.reply import OK, Refused, Reply
 from txsmtpd.wire.forwarded import (
     XCLIENT_ATTRIBUTES,
@@ -19,6 +18,7 @@ from txsmtpd.wire.forwarded import (
     parse_xclient,
     parse_xforward,
 )
+from txsmtpd.wire.networks import Network, Networks
 
 NOT_TRUSTED = Reply(550, "5.7.0", "You are not trusted to say who the client is")
 IN_TRANSACTION = Reply(503, "5.5.1", "A mail transaction is in progress")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from txsmtpd.extensions.base import Extension
+from txsmtpd.parameters import ValidSince
 from txsmtpd.reply import Refused, Reply
 from txsmtpd.session import Envelope
-from txsmtpd.terms import ValidSince
 from txsmtpd.wire.grammar import parse_date_time
 
 

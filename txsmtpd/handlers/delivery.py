@@ -1,7 +1,7 @@
 """One message on its way into a maildir while it arrives: memory stays flat, and the disk slows the client down.
 
 A short message makes one trip to a thread, at its end; a long one is written piece by piece as it comes. The file
-operations are in :mod:`txsmtpd.handlers.maildir`, the header in :mod:`txsmtpd.trace`.
+operations are in :mod:`txsmtpd.handlers.maildir`, the header in :mod:`txsmtpd.handlers.trace_header`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionAborted
 from zope.interface import implementer
 
-from txsmtpd import trace
+from txsmtpd.handlers import trace_header
 from txsmtpd.handlers.maildir import Draft, Maildir
 from txsmtpd.interfaces import IMessageReceiver
 
@@ -165,7 +165,7 @@ class Delivery:
         if self._header is None:
             return (text,)
         header, self._header = self._header, None
-        return header, trace.without_forgeries(text)
+        return header, trace_header.without_forgeries(text)
 
     def _commit(self, rest: bytes) -> None:
         self._add(rest)

@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 from zope.interface import alsoProvides
 
-from txsmtpd import trace
+from txsmtpd.handlers import trace_header
 from txsmtpd.handlers.delivery import Delivery, with_lf
 from txsmtpd.handlers.maildir import Maildir
 from txsmtpd.handlers.message import Message
@@ -110,7 +110,7 @@ class Mailbox(Message):
         """Begin to store a message; see :class:`~txsmtpd.interfaces.IStreamingHandler`."""
         name = self._maildir.new_name()
         lmtp = getattr(server, "lmtp", False)
-        header = trace.trace_header(server.hostname, session, envelope, _identifier(name), lmtp=lmtp)
+        header = trace_header.trace_header(server.hostname, session, envelope, _identifier(name), lmtp=lmtp)
         return Delivery(self._maildir, name, header, self._in_thread, self._stored, self._refusal)
 
     async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> Any:
@@ -118,11 +118,11 @@ class Mailbox(Message):
         identifier = _identifier(name)
         lmtp = getattr(server, "lmtp", False)
         if self._stores_octets:
-            header = trace.trace_header(server.hostname, session, envelope, identifier, lmtp=lmtp)
+            header = trace_header.trace_header(server.hostname, session, envelope, identifier, lmtp=lmtp)
             return await self._store_in_thread(_pieces(header, envelope.content), name)
         message = self.prepare_message(session, envelope)
-        received = trace.received(server.hostname, session, envelope, identifier, lmtp=lmtp)
-        _put_on_top(message, trace.return_path(envelope) + received)
+        received = trace_header.received(server.hostname, session, envelope, identifier, lmtp=lmtp)
+        _put_on_top(message, trace_header.return_path(envelope) + received)
         status = self.handle_message(message)
         return "250 2.0.0 OK" if status is None else status
 
@@ -224,7 +224,7 @@ def _with_header(header: bytes, content: bytes) -> Iterator[bytes]:
     first = next(pieces, b"")
     if b"\n\n" not in first:
         first += b"".join(pieces)  # a header without end; forgeries may be anywhere in it
-    yield header + trace.without_forgeries(first)
+    yield header + trace_header.without_forgeries(first)
     yield from pieces
 
 

@@ -9,9 +9,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable
 from typing import Any, Self
 
+from txsmtpd.handlers.trace_header import x_fields
 from txsmtpd.reply import Refused, Reply
 from txsmtpd.session import Envelope, Session
-from txsmtpd.trace import x_fields
 
 TOO_DEEP = Reply(554, "5.6.0", "The parts of the message are nested too deeply")
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
-from txsmtpd import trace
+from txsmtpd.handlers import trace_header
 from txsmtpd.handlers.upstream import TLS_MODES, Transaction, Upstream
 from txsmtpd.reply import Refused, Reply
 from txsmtpd.session import Envelope, Session
@@ -169,7 +169,7 @@ class Proxy:
             return b""
         hostname = getattr(server, "hostname", None) or "localhost"
         lmtp = bool(getattr(server, "lmtp", False))
-        return with_crlf(trace.received(hostname, session, envelope, session.id, lmtp=lmtp))
+        return with_crlf(trace_header.received(hostname, session, envelope, session.id, lmtp=lmtp))
 
     def warn_if_open(self, server: Any) -> None:
         """Say it once if anybody who can connect may send mail to anybody."""

@@ -20,7 +20,6 @@ from twisted.internet.interfaces import (
 )
 from twisted.logger import Logger
 
-from txsmtpd.handlers.carried import NEEDS_8BITMIME, with_parameters
 from txsmtpd.handlers.client import (
     DROPPED,
     GARBLED,
@@ -32,6 +31,7 @@ from txsmtpd.handlers.client import (
     reply_of,
     verdict,
 )
+from txsmtpd.handlers.relay_parameters import NEEDS_8BITMIME, with_parameters
 from txsmtpd.reply import Refused, Reply
 from txsmtpd.session import place_of
 from txsmtpd.wire import grammar

@@ -23,7 +23,7 @@ from twisted.python.usage import UsageError
 from zope.interface import implementer
 
 from txsmtpd.interfaces import IHandlerMaker, IStreamingHandler
-from txsmtpd.service.exits import described
+from txsmtpd.service.exit_status import described
 from txsmtpd.settings import find_hooks
 
 # What the code of others raises while it is imported or called. SystemExit: some modules are programs.

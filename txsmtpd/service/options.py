@@ -22,13 +22,13 @@ from twisted.python import usage
 
 from txsmtpd._version import __version__
 from txsmtpd.interfaces import IFactoryMaker
-from txsmtpd.service.certificates import Certificates, load_authorities
 from txsmtpd.service.checkers import INTERFACES, make_checker, portal_of
-from txsmtpd.service.exits import EX_USAGE, Exit, complain, described, one_line
+from txsmtpd.service.exit_status import EX_USAGE, Exit, complain, described, one_line
 from txsmtpd.service.handlers import BUILT_IN, describe_handlers, make_handler
 from txsmtpd.service.listening import GRACE
 from txsmtpd.service.privileges import of_the_server
 from txsmtpd.settings import DATA_SIZE_DEFAULT, Settings
+from txsmtpd.tls.certificates import Certificates, load_authorities
 
 DEFAULT_HANDLER = "debugging"
 AUTO = "auto"  # in place of a certificate
@@ -344,7 +344,7 @@ class Options(usage.Options, AuthOptionMixin):
 
     def _own_certificate(self) -> Any:
         """A certificate made in memory, for the names of this host."""
-        from txsmtpd.testing.tls import LOCAL_NAMES, Authority
+        from txsmtpd.tls.authority import LOCAL_NAMES, Authority
 
         self._authority = Authority("txsmtpd --tls=auto")
         hostname = (Settings.make(None, self._settings()).hostname or "localhost").strip("[]")
@@ -372,8 +372,8 @@ class Options(usage.Options, AuthOptionMixin):
         wanted = self._asked_all("fault", separator=";")
         if not wanted:
             return None
-        from txsmtpd.service.faults import add_fault
-        from txsmtpd.testing.faults import Faults
+        from txsmtpd.faults.rules import Faults
+        from txsmtpd.faults.spec import add_fault
 
         faults = Faults(seed)
         for asked in wanted:
@@ -486,8 +486,8 @@ def journal_of(path: str) -> Any:
 
     :raises ValueError: if it cannot be opened.
     """
-    from txsmtpd.testing.journal import Journal
-    from txsmtpd.testing.transcript import Transcripts
+    from txsmtpd.observe.journal import Journal
+    from txsmtpd.observe.transcript import Transcripts
 
     try:
         return Transcripts(sessions=0, tell=Journal(path))

@@ -15,11 +15,11 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from txsmtpd.bridges.reactor_thread import has_asyncio_reactor
 from txsmtpd.factory import SMTPFactory
 from txsmtpd.interfaces import IFactoryMaker, IStreamingHandler
 from txsmtpd.lmtp import LMTP
-from txsmtpd.reactor_thread import has_asyncio_reactor
-from txsmtpd.service.exits import EX_OSERR, Exit, complain
+from txsmtpd.service.exit_status import EX_OSERR, Exit, complain
 from txsmtpd.service.listening import SMTPService
 from txsmtpd.service.options import Options
 from txsmtpd.service.sockets import in_place_of_the_dead

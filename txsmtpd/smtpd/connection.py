@@ -13,14 +13,14 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 import txsmtpd.smtpd
-from txsmtpd.authentication import authorized
 from txsmtpd.command import PREFIX, Command
-from txsmtpd.dispatcher import FOREIGN_PROTOCOL, LINE_TOO_LONG, NOT_RECOGNIZED, is_part, log
+from txsmtpd.engine.authentication import authorized
+from txsmtpd.engine.dispatcher import FOREIGN_PROTOCOL, LINE_TOO_LONG, NOT_RECOGNIZED, is_part, log
+from txsmtpd.engine.message_sink import Buffered
 from txsmtpd.extensions.base import Extension
 from txsmtpd.extensions.eightbitmime import EightBitMIME
 from txsmtpd.extensions.size import TOO_LARGE
 from txsmtpd.factory import SMTPFactory
-from txsmtpd.intake import Buffered
 from txsmtpd.reply import FAILED, Refused, Reply, parse_status
 from txsmtpd.smtp import SMTP
 from txsmtpd.smtpd.looping import driver

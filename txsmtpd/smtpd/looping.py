@@ -17,7 +17,7 @@ from typing import Any
 
 from twisted.python import threadable
 
-from txsmtpd.reactor_thread import ReactorHold, ReactorThreadError
+from txsmtpd.bridges.reactor_thread import ReactorHold, ReactorThreadError
 
 LOOK_AGAIN = 0.5  # seconds between looks at a reactor that another thread runs, and that may end without a word
 

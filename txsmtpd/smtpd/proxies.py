@@ -9,16 +9,16 @@ from typing import Any, Self
 
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 
-from txsmtpd.dispatcher import in_one_line, log
+from txsmtpd.engine.dispatcher import in_one_line, log
 from txsmtpd.factory import SMTPFactory
 from txsmtpd.handlers.proxy import Proxy
 from txsmtpd.handlers.upstream import Upstream
+from txsmtpd.recipient_replies import Replies, folded
 from txsmtpd.reply import OK, Reply, parse_status
 from txsmtpd.session import Envelope, Session
 from txsmtpd.smtpd.channel import SMTPChannel
 from txsmtpd.smtpd.looping import driver
 from txsmtpd.smtpd.server import SMTPServer, keywords_of
-from txsmtpd.verdicts import Replies, folded
 
 NOT_TAKEN = Reply(451, "4.3.0", "The next server has not taken the message; try again later")
 MAILMAN_MAP = "/var/lib/mailman3/data/postfix_lmtp"

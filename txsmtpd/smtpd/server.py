@@ -16,7 +16,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.python.failure import Failure
 
-from txsmtpd.dispatcher import log
+from txsmtpd.engine.dispatcher import log
 from txsmtpd.factory import SMTPFactory
 from txsmtpd.service.listening import SMTPService
 from txsmtpd.smtpd.channel import DATA_SIZE_DEFAULT, SMTPChannel

@@ -19,15 +19,15 @@ from typing import Any, Literal, Self
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 
+from txsmtpd.bridges.reactor_thread import ReactorHold, hold_reactor
 from txsmtpd.factory import SMTPFactory
-from txsmtpd.reactor_thread import ReactorHold, hold_reactor
+from txsmtpd.observe.transcript import Transcripts
 from txsmtpd.reply import Reply
 from txsmtpd.session import Envelope, Session
 from txsmtpd.testing.inbox import Inbox, Mail, Query, Store, in_asyncio
 from txsmtpd.testing.memory import MemorySession
 from txsmtpd.testing.reporting import attach
-from txsmtpd.testing.tls import Authority, authority
-from txsmtpd.testing.transcript import Transcripts
+from txsmtpd.tls.authority import Authority, authority
 
 HOST = "127.0.0.1"
 COUNT = 10_000
@@ -110,7 +110,7 @@ class MailCatcher(Reachable, Inbox):
 
     :param tls: ``"starttls"`` offers STARTTLS, ``"implicit"`` begins with TLS; with a certificate that clients can
         verify by :meth:`client_context`.
-    :param wrong: what is wrong with TLS: see :meth:`~txsmtpd.testing.tls.Authority.wrong`.
+    :param wrong: what is wrong with TLS: see :meth:`~txsmtpd.tls.authority.Authority.wrong`.
     :param users: the passwords of those who may authenticate, by name. Default: everybody may, with any password.
     :param count: messages that are kept; older ones make room.
     :param octets: of all messages together, the same.

@@ -28,9 +28,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from txsmtpd.factory import SMTPFactory
-from txsmtpd.testing.matching import reply_fits
+from txsmtpd.faults.replies import reply_lines
+from txsmtpd.observe.matching import reply_fits
 from txsmtpd.testing.memory import MemorySession
-from txsmtpd.testing.replies import reply_lines
 
 PATIENCE = 10.0  # seconds without an octet from a real server until a dialog fails
 CUTS = 400  # the places at which a dialog is cut, at most

@@ -31,8 +31,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from txsmtpd.factory import SMTPFactory
+from txsmtpd.faults.replies import read_replies
 from txsmtpd.reply import Reply
-from txsmtpd.testing.replies import read_replies
 
 PEER = IPv4Address("TCP", "192.0.2.7", 4321)  # addresses that nobody has (RFC 5737)
 HOST = IPv4Address("TCP", "192.0.2.25", 25)
@@ -438,7 +438,7 @@ class MemorySession(MemoryConnection):
 
     :param server: the server's handler, or its factory.
     :param client_tls: what the client begins TLS with, where the server expects it from the first octet; see
-        :meth:`~txsmtpd.testing.tls.Authority.client_options`. Not needed for TLS that is pretended.
+        :meth:`~txsmtpd.tls.authority.Authority.client_options`. Not needed for TLS that is pretended.
     :param peer: the client's address.
     :param options: of the factory, where *server* is a handler; see :class:`~txsmtpd.settings.Settings`.
 

@@ -7,7 +7,7 @@ import unittest
 from types import FrameType
 from typing import Any
 
-from txsmtpd.testing.transcript import Transcripts
+from txsmtpd.observe.transcript import Transcripts
 
 # What a result is told when a test has failed; with the number of the argument that is None if it has not.
 _BAD_NEWS = {"addError": None, "addFailure": None, "addUnexpectedSuccess": None, "addSubTest": 2}

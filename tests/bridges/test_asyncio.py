@@ -1,0 +1,407 @@
+"""Handlers that were written for asyncio: where they run, and what they are told where they do not."""
+
+from __future__ import annotations
+
+import asyncio
+import smtplib
+import threading
+from base64 import b64encode
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.bridges.test_reactor_thread import run_program
+from tests.compatibility.test_controller import send
+from tests.support import GREETING, MESSAGE, TRANSACTION, Client, LoggingTestCase, handler
+from txsmtpd import SMTP, SMTPFactory
+from txsmtpd.auth import AuthResult
+from txsmtpd.bridges.asyncio_bridge import in_asyncio, loop_in_thread
+from txsmtpd.bridges.reactor_thread import hold_reactor
+from txsmtpd.controller import Controller
+
+
+class WithoutTests(LoggingTestCase):
+    """Coroutines that await asyncio, in a program without an asyncio loop."""
+
+    def failing(self, hook: Any) -> str:
+        """The log's one line about a hook that fails, whose client is told 451 at once."""
+        client = Client(handler(NOOP=hook))
+        self.assertEqual(client.codes(b"NOOP\r\nQUIT\r\n"), [451, 221])
+        (line,) = self.logged("critical")
+        self.flushLoggedErrors(RuntimeError)
+        return line
+
+    def test_sleep(self) -> None:
+        """The log says what is missing, and what to do."""
+
+        async def sleeps(*arguments: Any) -> str:
+            await asyncio.sleep(1)
+            return "250 OK"
+
+        self.assertIn("option asyncio=True", self.failing(sleeps))
+
+    def test_future(self) -> None:
+        """A future of a loop that does not run is no reason to hang; the hook may tidy up behind itself."""
+        loop = asyncio.new_event_loop()
+        self.addCleanup(loop.close)
+        tidied = []
+
+        async def waits(*arguments: Any) -> str:
+            try:
+                await loop.create_future()
+            finally:
+                tidied.append(True)
+            return "250 OK"
+
+        self.assertIn("option asyncio=True", self.failing(waits))
+        self.assertEqual(tidied, [True])
+
+    def test_futureLater(self) -> None:
+        """Nor is one that is awaited after a Deferred."""
+        loop = asyncio.new_event_loop()
+        self.addCleanup(loop.close)
+        first: Deferred[None] = Deferred()
+
+        async def waits(*arguments: Any) -> str:
+            await first
+            await loop.create_future()
+            return "250 OK"
+
+        client = Client(handler(NOOP=waits))
+        client.say(b"NOOP\r\n")
+        first.callback(None)
+        self.assertEqual(client.codes(b"QUIT\r\n"), [451, 221])
+        self.assertIn("option asyncio=True", self.logged("critical")[0])
+        self.flushLoggedErrors(RuntimeError)
+
+    def test_sleepZero(self) -> None:
+        """What only looks like asyncio goes on."""
+
+        async def pauses(*arguments: Any) -> str:
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            return "250 OK"
+
+        self.assertEqual(Client(handler(NOOP=pauses)).codes(b"NOOP\r\n"), [250])
+
+    def test_secret(self) -> None:
+        """The hint is given for AUTH too, without what may be a secret."""
+
+        async def decide(*arguments: Any) -> None:
+            raise RuntimeError("no running event loop for " + "hsifdrows"[::-1])
+
+        client = Client(handler(), authenticator=decide, auth_require_tls=False)
+        client.codes(GREETING + b"AUTH PLAIN AHUAcA==\r\n")
+        client.wait(5)
+        (line,) = self.logged("error")
+        self.assertIn("option asyncio=True", line)
+        self.assertNotIn("swordfish", line)
+
+    def test_otherErrors(self) -> None:
+        """Other errors say nothing of asyncio."""
+
+        def fails(*arguments: Any) -> str:
+            raise RuntimeError("quite another thing")
+
+        self.assertNotIn("asyncio", self.failing(fails))
+
+    def test_loop(self) -> None:
+        """There is no server.loop, and asking for it says why."""
+
+        def asks(server: Any, *arguments: Any) -> str:
+            return f"250 {server.loop}"
+
+        self.assertIn("option asyncio=True", self.failing(asks))
+
+
+class OptionTests(SynchronousTestCase):
+    """The option itself."""
+
+    def test_values(self) -> None:
+        """It is True, False or a loop."""
+        for wrong in (None, 1, "yes", asyncio):
+            self.assertIn("asyncio must be", str(self.assertRaises(TypeError, SMTPFactory, asyncio=wrong)))
+
+    def test_plainHooks(self) -> None:
+        """Hooks that make no coroutines are called as ever, and what EHLO's takes is still seen."""
+
+        def noop(*arguments: Any) -> str:
+            return "250 OK"
+
+        async def ehlo(server: Any, session: Any, envelope: Any, hostname: str, responses: list[str]) -> list[str]:
+            return responses
+
+        settings = SMTPFactory(handler(NOOP=noop, EHLO=ehlo), asyncio=True).settings
+        self.assertIs(settings.hooks["NOOP"], noop)
+        self.assertIsNot(settings.hooks["EHLO"], ehlo)
+        self.assertTrue(settings.ehlo_takes_responses)
+
+    def test_sessionLoop(self) -> None:
+        """A protocol may be given a loop, as in programs of old; it is not used."""
+        self.assertTrue(SMTP(handler(), loop=object(), timeout=3).settings.timeout, 3)
+
+
+class Keeper:
+    """A handler that cannot do without asyncio."""
+
+    def __init__(self) -> None:
+        self.threads: list[str] = []
+        self.ended: list[str] = []
+        self.begun = threading.Event()
+
+    async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
+        if address.startswith("wait"):
+            self.begun.set()
+            try:
+                await asyncio.sleep(600)
+            except asyncio.CancelledError:
+                self.ended.append("cancelled")
+                self.begun.clear()
+                raise
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+        assert server.loop is asyncio.get_running_loop()
+        assert asyncio.current_task() is not None
+        async with asyncio.timeout(30):
+            await asyncio.gather(asyncio.sleep(0), asyncio.to_thread(int))
+        self.threads.append(threading.current_thread().name)
+        return f"250 {len(envelope.content)} octets"
+
+    async def handle_NOOP(self, server: Any, session: Any, envelope: Any, arg: str) -> str:
+        await asyncio.sleep(0)
+        raise LookupError("on purpose")
+
+    async def handle_exception(self, error: Exception) -> str:
+        await asyncio.sleep(0)
+        return f"450 {type(error).__name__}"
+
+    async def auth_TOKEN(self, server: Any, args: list[str]) -> Any:
+        await asyncio.sleep(0)
+        answer = await server.challenge_auth(b"token?")
+        if answer == b"refuse":
+            await server.push("535 5.7.8 I refuse")
+            return None
+        return AuthResult(success=answer == b"sesame", auth_data=answer)
+
+    async def authenticate(self, server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> Any:
+        await asyncio.sleep(0)
+        return AuthResult(success=data.password == b"pw")
+
+
+class ThreadTests(SynchronousTestCase):
+    """With asyncio=True and another reactor: coroutines run in a loop in a thread."""
+
+    def controller(self, handler: Keeper, **options: Any) -> Controller:
+        return Controller(
+            handler,
+            port=0,
+            asyncio=True,
+            authenticator=handler.authenticate,
+            auth_require_tls=False,
+            auth_failure_delay=0,
+            **options,
+        )
+
+    def test_hooks(self) -> None:
+        """Hooks are tasks of that loop, where their results and exceptions come from."""
+        keeper = Keeper()
+        with self.controller(keeper) as controller:
+            send(controller)
+            with smtplib.SMTP(controller.hostname, controller.port) as client:
+                self.assertEqual(client.noop(), (450, b"LookupError"))
+        self.flushLoggedErrors(LookupError)
+        self.assertEqual(keeper.threads, ["asyncio"])
+
+    def test_auth(self) -> None:
+        """So are authenticators, and methods that hold an exchange of AUTH."""
+        keeper = Keeper()
+        for answer, code in ((b"sesame", 235), (b"no", 535), (b"refuse", 535)):
+            with self.controller(keeper) as controller, smtplib.SMTP(controller.hostname, controller.port) as client:
+                client.ehlo()
+                self.assertEqual(client.docmd("AUTH TOKEN"), (334, b64encode(b"token?")))
+                self.assertEqual(client.docmd(b64encode(answer).decode())[0], code)
+        with self.controller(keeper) as controller, smtplib.SMTP(controller.hostname, controller.port) as client:
+            self.assertRaises(smtplib.SMTPAuthenticationError, client.login, "u", "wrong")
+            self.assertEqual(client.login("u", "pw")[0], 235)
+
+    def test_timeout(self) -> None:
+        """A hook that takes too long is cancelled where it runs, and the client is told 451; the session goes on."""
+        keeper = Keeper()
+        with (
+            self.controller(keeper, hook_timeout=0.2) as controller,
+            smtplib.SMTP(controller.hostname, controller.port) as client,
+        ):
+            client.ehlo()
+            client.mail("a@example.com")
+            self.assertEqual(client.rcpt("wait@example.com")[0], 451)
+            self.assertEqual(client.rcpt("b@example.com")[0], 250)
+            self.assertEqual(client.data(MESSAGE)[0], 250)
+        self.assertEqual(keeper.ended, ["cancelled"])
+
+    def test_clientGone(self) -> None:
+        """The client goes, and its hook is cancelled."""
+        keeper = Keeper()
+        with self.controller(keeper) as controller:
+            client = smtplib.SMTP(controller.hostname, controller.port)
+            client.ehlo()
+            client.sock.sendall(TRANSACTION.replace(b"b@", b"wait@"))  # type: ignore[union-attr]
+            self.assertTrue(keeper.begun.wait(30))
+            client.close()
+            for _ in range(500):
+                if keeper.ended:
+                    break
+                self.in_loop(asyncio.sleep(0.01))
+        self.assertEqual(keeper.ended, ["cancelled"])
+
+    def in_loop(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, loop_in_thread()).result(30)
+
+    def test_ownLoop(self) -> None:
+        """The loop may be one of the program's, in a thread of its own."""
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever, name="mine")
+        thread.start()
+        try:
+            keeper = Keeper()
+            with Controller(keeper, port=0, asyncio=loop) as controller:
+                send(controller)
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.run_until_complete(loop.shutdown_default_executor())
+            loop.close()
+        self.assertEqual(keeper.threads, ["mine"])
+
+    def test_function(self) -> None:
+        """Any coroutine function can be taken there: what it gives is a Deferred."""
+
+        async def work(number: int) -> int:
+            await asyncio.sleep(0)
+            return number + 1
+
+        with hold_reactor() as held:
+            self.assertEqual(held.run(in_asyncio(work), 2), 3)
+
+
+HANDLER = r"""
+import asyncio
+from twisted.internet.task import deferLater
+
+class Handler:
+    async def handle_EHLO(self, server, session, envelope, hostname, responses):
+        await asyncio.sleep(0)
+        session.host_name = hostname
+        return responses
+
+    async def handle_DATA(self, server, session, envelope):
+        from twisted.internet import reactor
+        future = server.loop.create_future()
+        server.loop.call_later(0.01, future.set_result, "x")
+        assert await future == "x"
+        assert await deferLater(reactor, 0.01, lambda: "y") == "y"
+        try:
+            await deferLater(reactor, 0, lambda: 1 / 0)
+        except ZeroDivisionError:
+            pass
+        await asyncio.sleep(0)
+        async with asyncio.timeout(30):
+            await asyncio.to_thread(int)
+        return "250 " + type(asyncio.current_task()).__name__
+
+    async def handle_RCPT(self, server, session, envelope, address, rcpt_options):
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            print("cancelled\n", end="", flush=True)
+            raise
+"""
+
+
+class AsyncioReactorTests(SynchronousTestCase):
+    """With asyncio's reactor: one loop for both worlds."""
+
+    def run_program(self, code: str) -> list[str]:
+        done = run_program(HANDLER + code)
+        self.assertEqual((done.returncode, done.stderr.count("Traceback")), (0, 0), done.stderr)
+        return done.stdout.splitlines()
+
+    def test_controller(self) -> None:
+        """A Controller in a program without a reactor: hooks are tasks, which may await Deferreds as well."""
+        code = """
+import smtplib
+from txsmtpd.controller import Controller
+
+with Controller(Handler(), port=0, hook_timeout=0.2) as controller:
+    with smtplib.SMTP(controller.hostname, controller.port) as client:
+        client.ehlo()
+        client.mail("a@example.com")
+        print(client.rcpt("b@example.com")[0])
+del Handler.handle_RCPT
+with Controller(Handler(), port=0) as controller:
+    with smtplib.SMTP(controller.hostname, controller.port) as client:
+        client.ehlo()
+        client.mail("a@example.com")
+        client.rcpt("b@example.com")
+        print(client.data(b"hello")[1].decode())
+"""
+        self.assertEqual(sorted(self.run_program(code)), ["451", "Task", "cancelled"])
+
+    def test_byHand(self) -> None:
+        """Without the option, on this reactor, futures and Deferreds can be awaited nevertheless, in any order."""
+        code = """
+import smtplib
+from twisted.internet import asyncioreactor
+asyncioreactor.install()
+from twisted.internet import reactor, endpoints, threads
+from txsmtpd import SMTPFactory
+
+class ByHand(Handler):
+    async def handle_RCPT(self, server, session, envelope, address, rcpt_options):
+        await deferLater(reactor, 0.01)
+        await asyncio.sleep(0.01)
+        envelope.rcpt_tos.append(address)
+        if address.startswith("wait"):
+            return await super().handle_RCPT(server, session, envelope, address, rcpt_options)
+        if address.startswith("bad"):
+            await server.loop.create_task(self.fail())
+        return "250 OK"
+
+    async def fail(self):
+        raise LookupError("bad")
+
+    async def handle_exception(self, error):
+        return "450 " + type(error).__name__
+
+    async def handle_DATA(self, server, session, envelope):
+        await asyncio.sleep(0)
+        await asyncio.gather(asyncio.to_thread(int), asyncio.sleep(0.01))
+        return "250 fine"
+
+def talk(port):
+    with smtplib.SMTP("127.0.0.1", port, timeout=30) as client:
+        client.ehlo()
+        client.mail("a@example.com")
+        print(client.rcpt("wait@example.com")[0])
+        client.mail("a@example.com")
+        print(client.rcpt("bad@example.com")[1].decode(), client.rcpt("b@example.com")[0])
+        print(client.data(b"hello")[1].decode())
+
+async def main():
+    endpoint = endpoints.serverFromString(reactor, "tcp:0:interface=127.0.0.1")
+    port = await endpoint.listen(SMTPFactory(ByHand(), hook_timeout=0.3))
+    await threads.deferToThread(talk, port.getHost().port)
+    reactor.stop()
+
+from twisted.internet.defer import ensureDeferred
+from twisted.logger import globalLogBeginner
+globalLogBeginner.beginLoggingTo([], redirectStandardIO=False)
+def failed(failure):
+    failure.printTraceback()
+    reactor.stop()
+reactor.callWhenRunning(lambda: ensureDeferred(main()).addErrback(failed))
+reactor.run()
+"""
+        self.assertEqual(self.run_program(code), ["cancelled", "451", "LookupError 250", "fine"])

@@ -1,0 +1,618 @@
+"""Controllers: servers for programs that are not Twisted."""
+
+from __future__ import annotations
+
+import os
+import smtplib
+import socket
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from tests.bridges.test_reactor_thread import reactor_threads, run_program
+from tests.support.tls import combined, issue, trusting, write
+from txsmtpd import SMTP, syntax
+from txsmtpd.bridges.reactor_thread import ReactorThreadError, hold_reactor
+from txsmtpd.controller import (
+    BaseController,
+    Controller,
+    UnixSocketController,
+    UnixSocketUnthreadedController,
+    UnthreadedController,
+    get_localhost,
+)
+from txsmtpd.handlers import Sink
+from txsmtpd.tls.certificates import Certificates
+
+MESSAGE = "Subject: test\r\n\r\nHello\r\n"
+
+
+class Keeper:
+    """A handler that keeps all messages, and the thread that its hook was called in."""
+
+    def __init__(self) -> None:
+        self.contents: list[Any] = []
+        self.threads: set[str] = set()
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+        self.contents.append(envelope.content)
+        self.threads.add(threading.current_thread().name)
+        return "250 2.0.0 OK"
+
+
+def send(controller: Any) -> None:
+    """Send a message with the standard library's client."""
+    with smtplib.SMTP(controller.hostname, controller.port, timeout=30) as client:
+        client.sendmail("a@example.com", ["b@example.com"], MESSAGE)
+
+
+def refused(controller: Any) -> bool:
+    """Whether nothing listens at the address."""
+    with socket.socket(socket.AF_INET6 if ":" in controller.hostname else socket.AF_INET) as probe:
+        return probe.connect_ex((controller.hostname, controller.port)) != 0
+
+
+class StartTests(SynchronousTestCase):
+    """Starting and stopping."""
+
+    def test_withBlock(self) -> None:
+        """It listens within the block, takes mail, and knows the port that it was given."""
+        handler = Keeper()
+        with Controller(handler, port=0) as controller:
+            self.assertNotEqual(controller.port, 0)
+            send(controller)
+        self.assertEqual(handler.contents, [MESSAGE.encode()])
+        self.assertEqual(handler.threads, {"reactor"})
+        self.assertEqual(controller.port, 0)
+        self.assertEqual(reactor_threads(), [])
+
+    def test_fifty(self) -> None:
+        """Fifty times in one process, the same one and new ones, each takes a message; nothing is left."""
+        handler = Keeper()
+        again = Controller(handler, port=0)
+        for _ in range(25):
+            for controller in (again, Controller(handler, "127.0.0.1", 0)):
+                controller.start()
+                port = controller.port
+                send(controller)
+                controller.stop()
+                with socket.create_server((controller.hostname, port), family=_family(controller)):
+                    pass  # the port is free again
+        self.assertEqual(len(handler.contents), 50)
+        self.assertEqual(reactor_threads(), [])
+
+    def test_two(self) -> None:
+        """Two at once are apart, and one goes on when the other is stopped."""
+        first, second = Keeper(), Keeper()
+        with Controller(first, port=0) as one:
+            with Controller(second, port=0) as two:
+                self.assertNotEqual(one.port, two.port)
+                send(two)
+                send(one)
+            send(one)
+        self.assertEqual((len(first.contents), len(second.contents)), (2, 1))
+
+    def test_twice(self) -> None:
+        """Starting what runs, and stopping what does not, is an AssertionError."""
+        controller = Controller(Sink(), port=0)
+        self.assertIn("not running", str(self.assertRaises(AssertionError, controller.stop)))
+        controller.stop(no_assert=True)
+        with controller:
+            self.assertIn("already running", str(self.assertRaises(AssertionError, controller.start)))
+            send(controller)
+            controller.stop()
+
+    def test_twoThreads(self) -> None:
+        """Of threads that all start one controller, or stop it, one does."""
+        controller = Controller(Sink(), port=0)
+        for change in (controller.start, controller.stop):
+            done: list[str] = []
+            barrier = threading.Barrier(4)
+
+            def change_it(change: Any = change, done: list[str] = done, barrier: Any = barrier) -> None:
+                barrier.wait()
+                try:
+                    change()
+                except AssertionError:
+                    done.append("refused")
+                else:
+                    done.append("done")
+
+            threads = [threading.Thread(target=change_it) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            self.assertEqual(sorted(done), ["done"] + ["refused"] * 3)
+
+    def test_portInUse(self) -> None:
+        """The system's error is raised where start() was called, and leaves nothing behind."""
+        with Controller(Sink(), port=0) as controller:
+            other = Controller(Sink(), controller.hostname, controller.port)
+            error = self.assertRaises(OSError, other.start)
+            self.assertEqual(error.errno, 98)
+            self.assertIn(str(controller.port), str(error))
+        self.assertEqual(reactor_threads(), [])
+        with other:
+            send(other)
+
+    def test_noSuchHost(self) -> None:
+        """A name that stands for no address of this host is an OSError too."""
+        self.assertRaises(OSError, Controller(Sink(), "192.0.2.1", 0).start)
+        self.assertRaises(OSError, Controller(Sink(), "nowhere.invalid", 0).start)
+
+    def test_addresses(self) -> None:
+        """A name is all its addresses, with one port; an empty one is all addresses of the host."""
+        for hostname in ("localhost", ""):
+            with Controller(Sink(), hostname, 0) as controller:
+                self.assertEqual({each.getsockname()[1] for each in controller.server.sockets}, {controller.port})
+                with smtplib.SMTP("127.0.0.1", controller.port) as client:
+                    self.assertEqual(client.noop()[0], 250)
+
+    def test_localhost(self) -> None:
+        """The default address is one that only this host can reach."""
+        self.assertEqual(Controller(Sink()).hostname, get_localhost())
+        self.assertIn(get_localhost(), ("::1", "127.0.0.1"))
+
+    def test_readyTimeout(self) -> None:
+        """A reactor that is kept busy lets start() wait no longer than it was told, and nothing listens later."""
+        controller = Controller(Sink(), "127.0.0.1", 0, ready_timeout=0.05)
+        release = threading.Event()
+        with hold_reactor() as held:
+            held.reactor.callFromThread(release.wait)
+            self.assertRaises(TimeoutError, controller.start)
+            release.set()
+            self.assertFalse([each for each in held.run(held.reactor.getReaders) if hasattr(each, "getHost")])
+        with controller:
+            send(controller)
+
+
+def _family(controller: Any) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in controller.hostname else socket.AF_INET
+
+
+class StopTests(SynchronousTestCase):
+    """What becomes of connections when a controller is stopped."""
+
+    def test_idle(self) -> None:
+        """An idle client is told 421, and cut off."""
+        controller = Controller(Sink(), port=0)
+        controller.start()
+        with smtplib.SMTP(controller.hostname, controller.port) as client:
+            controller.stop()
+            self.assertEqual(client.noop()[0], 421)
+        self.assertTrue(refused(controller))
+
+    def test_busy(self) -> None:
+        """A hook that waits is cancelled, before stop() returns."""
+        begun = threading.Event()
+        ends: list[type] = []
+
+        class Waits:
+            async def handle_NOOP(self, *arguments: Any) -> str:
+                begun.set()
+                try:
+                    await Deferred()
+                except CancelledError as error:
+                    ends.append(type(error))
+                    raise
+                return "250 OK"
+
+        controller = Controller(Waits(), port=0)
+        controller.start()
+        with closing(socket.create_connection((controller.hostname, controller.port))) as client:
+            client.sendall(b"NOOP\r\n")
+            self.assertTrue(begun.wait(30))
+            controller.stop()
+            self.assertEqual(ends, [CancelledError])
+
+    def test_tls(self) -> None:
+        """A client in TLS that is the very thread which stops the server does not keep it."""
+        controller = Controller(
+            Sink(), "localhost", 0, ssl_context=Certificates(write(Path(self.mktemp()), combined(issue("localhost"))))
+        )
+        controller.start()
+        client = smtplib.SMTP_SSL("localhost", controller.port, context=trusting())
+        self.addCleanup(client.close)
+        self.assertEqual(client.ehlo()[0], 250)
+        before = time.monotonic()
+        controller.stop()
+        self.assertLess(time.monotonic() - before, 5)
+        self.assertEqual(controller.server, None)
+
+    def test_reactorStopped(self) -> None:
+        """A controller whose reactor was stopped by another is stopped."""
+        done = run_program(
+            """
+import time
+from txsmtpd.controller import Controller
+from txsmtpd.handlers import Sink
+controller = Controller(Sink(), port=0)
+controller.start()
+from twisted.internet import reactor
+reactor.callFromThread(reactor.stop)
+controller.stop()
+print("stopped")
+"""
+        )
+        self.assertEqual((done.stdout, done.stderr, done.returncode), ("stopped\n", "", 0))
+
+
+class OptionTests(SynchronousTestCase):
+    """What a controller is given."""
+
+    def test_unknown(self) -> None:
+        """An unknown option is refused when the controller is made, with the nearest that there is."""
+        error = self.assertRaises(TypeError, Controller, Sink(), tiemout=3)
+        self.assertIn("is timeout meant?", str(error))
+        self.assertRaises(ValueError, Controller, Sink(), timeout=-1)
+
+    def test_passedOn(self) -> None:
+        """Options reach the server; SMTPUTF8 is on unless it is turned off."""
+        with Controller(Sink(), port=0, server_hostname="mx.test", data_size_limit=1234) as controller:
+            self.assertEqual(controller.smtpd.hostname, "mx.test")
+            self.assertEqual(controller.smtpd.data_size_limit, 1234)
+            self.assertTrue(controller.smtpd.enable_SMTPUTF8)
+        with Controller(Sink(), port=0, enable_SMTPUTF8=False) as controller:
+            self.assertFalse(controller.smtpd.enable_SMTPUTF8)
+
+    def test_connectionLimit(self) -> None:
+        """Those of the factory too."""
+        with (
+            Controller(Sink(), port=0, connection_limit=1) as controller,
+            smtplib.SMTP(controller.hostname, controller.port),
+        ):
+            error = self.assertRaises(smtplib.SMTPConnectError, smtplib.SMTP, controller.hostname, controller.port)
+            self.assertEqual(error.smtp_code, 421)
+
+    def test_serverKwargs(self) -> None:
+        """The way of old to give options works, with a warning; keywords count more."""
+        controller = Controller(Sink(), server_kwargs={"timeout": 7, "decode_data": True}, timeout=8)
+        self.assertEqual(controller.SMTP_kwargs["timeout"], 8)
+        self.assertTrue(controller.SMTP_kwargs["decode_data"])
+        (warning,) = self.flushWarnings()
+        self.assertIs(warning["category"], DeprecationWarning)
+        self.assertEqual(Path(warning["filename"]).name, "test_controller.py")
+
+    def test_sslContext(self) -> None:
+        """With ssl_context, connections begin with TLS, also if factory() does not pass the options on."""
+
+        class Own(Controller):
+            def factory(self) -> Any:
+                return SMTP(self.handler, hostname="own.test")
+
+        certificates = Certificates(write(Path(self.mktemp()), combined(issue("localhost"))))
+        for kind in (Controller, Own):
+            with (
+                kind(Keeper(), "localhost", 0, ssl_context=certificates) as controller,
+                smtplib.SMTP_SSL("localhost", controller.port, context=trusting()) as client,
+            ):
+                client.sendmail("a@example.com", ["b@example.com"], MESSAGE)
+                self.assertEqual(controller.smtpd.session.ssl.protocol, "TLSv1.3")
+
+    def test_nowhere(self) -> None:
+        """A controller without a mixin says what it needs."""
+        self.assertRaises(NotImplementedError, BaseController(Sink())._listen, None)
+
+
+class FactoryTests(SynchronousTestCase):
+    """Controllers with a factory() of their own."""
+
+    def test_ownProtocol(self) -> None:
+        """It makes the protocol of each connection."""
+
+        class Pinging(SMTP):
+            @syntax("PING")
+            async def smtp_PING(self, arg: Any) -> str:
+                return "259 Pong"
+
+        class Own(Controller):
+            def factory(self) -> Any:
+                return Pinging(self.handler, **self.SMTP_kwargs)
+
+        for kind in (Own, lambda *a, **k: Controller(*a, protocol=Pinging, **k)):
+            with kind(Sink(), port=0, timeout=9) as controller:  # type: ignore[operator]
+                with smtplib.SMTP(controller.hostname, controller.port) as client:
+                    self.assertEqual(client.docmd("PING"), (259, b"Pong"))
+                self.assertEqual(controller.smtpd.settings.timeout, 9)
+
+    def test_ownOptions(self) -> None:
+        """Its options may be others than ours."""
+
+        class Coloured(SMTP):
+            def __init__(self, handler: Any, *, colour: str, **options: Any) -> None:
+                super().__init__(handler, **options)
+                self.colour = colour
+
+        class Own(Controller):
+            def factory(self) -> Any:
+                return Coloured(self.handler, **self.SMTP_kwargs)
+
+        with Own(Sink(), port=0, colour="red") as controller:
+            self.assertEqual(controller.smtpd.colour, "red")
+        self.assertRaises(TypeError, Own(Sink(), port=0, color="red").start)
+
+    def test_super(self) -> None:
+        """It may change what the inherited one makes."""
+
+        class Own(Controller):
+            def factory(self) -> Any:
+                made = super().factory()
+                made.mark = "x"
+                return made
+
+        with Own(Sink(), port=0, server_hostname="mx.test") as controller:
+            self.assertEqual((controller.smtpd.mark, controller.smtpd.hostname), ("x", "mx.test"))
+
+    def test_errors(self) -> None:
+        """What it raises, start() raises; so it does if nothing fit comes back. The port stays free."""
+
+        class Own(Controller):
+            def factory(self) -> Any:
+                return self.handler.make()
+
+        class Makes:
+            def __init__(self, what: Any) -> None:
+                self.what = what
+
+            def make(self) -> Any:
+                if isinstance(self.what, Exception):
+                    raise self.what
+                return self.what
+
+        for what, kind in ((ZeroDivisionError("x"), ZeroDivisionError), (None, RuntimeError), (object(), TypeError)):
+            controller = Own(Makes(what), port=0)
+            self.assertRaises(kind, controller.start)
+            self.assertRaises(AssertionError, controller.stop)
+        self.assertEqual(reactor_threads(), [])
+
+
+class UnixSocketTests(SynchronousTestCase):
+    """On Unix sockets."""
+
+    def talk(self, path: str) -> bytes:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(30)
+            client.connect(path)
+            client.sendall(b"QUIT\r\n")
+            return b"".join(iter(lambda: client.recv(1000), b""))
+
+    def test_listens(self) -> None:
+        """It listens there, for its owner only, and again after it was stopped."""
+        path = self.mktemp()
+        controller = UnixSocketController(Sink(), path)
+        for _ in range(2):
+            with controller:
+                self.assertRegex(self.talk(path), rb"(?s)^220 .*\r\n221 ")
+                self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
+        with UnixSocketController(Sink(), Path(path), mode=0o666):
+            self.assertEqual(os.stat(path).st_mode & 0o777, 0o666)
+
+    def test_left(self) -> None:
+        """What a dead server has left behind is no hindrance; a live one is, and a file is not touched."""
+        path = self.mktemp()
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(path)
+        with UnixSocketController(Sink(), path):
+            error = self.assertRaises(OSError, UnixSocketController(Sink(), path).start)
+            self.assertIn(path, str(error))
+            self.talk(path)
+        Path(path).write_text("precious")
+        self.assertRaises(OSError, UnixSocketController(Sink(), path).start)
+        self.assertEqual(Path(path).read_text(), "precious")
+
+
+class ReactorTests(TestCase):
+    """In programs that run the reactor themselves."""
+
+    async def test_refused(self) -> None:
+        """In the reactor's thread start() and stop() are refused at once: they would wait for themselves."""
+        from twisted.internet import reactor
+
+        await deferLater(reactor, 0)  # type: ignore[arg-type]
+        controller = Controller(Sink(), port=0)
+        self.assertIn("SMTPService", str(self.assertRaises(ReactorThreadError, controller.start)))
+        await deferToThread(controller.start)
+        self.assertRaises(ReactorThreadError, controller.stop)
+        await deferToThread(send, controller)
+        await deferToThread(controller.stop)
+
+    async def test_unthreaded(self) -> None:
+        """The unthreaded one begins and ends in the reactor's thread, as often as one likes."""
+        from twisted.internet import reactor
+
+        await deferLater(reactor, 0)  # type: ignore[arg-type]
+        handler = Keeper()
+        controller = UnthreadedController(handler, port=0)
+        for _ in range(2):
+            controller.begin()
+            self.assertRaises(AssertionError, controller.begin)
+            await deferToThread(send, controller)
+            self.assertFalse(controller.ended.is_set())
+            await controller.finalize()
+            self.assertTrue(controller.ended.is_set())
+        self.assertEqual(len(handler.contents), 2)
+        controller.end()
+
+    async def test_unthreadedSocket(self) -> None:
+        """So does the one on a Unix socket; end() does not wait."""
+        path = self.mktemp()
+        controller = UnixSocketUnthreadedController(Sink(), path)
+        controller.begin()
+        self.assertTrue(os.path.exists(path))
+        controller.end()
+        await deferToThread(controller.ended.wait, 30)
+        self.assertFalse(os.path.exists(path))
+
+    def test_unthreadedElsewhere(self) -> None:
+        """While the reactor runs in another thread, it cannot begin here."""
+        with hold_reactor():
+            error = self.assertRaises(ReactorThreadError, UnthreadedController(Sink(), port=0).begin)
+        self.assertIn("threaded Controller", str(error))
+
+
+FIFTY = """
+import smtplib
+from txsmtpd.controller import Controller
+
+class Keeper:
+    kept = 0
+    async def handle_DATA(self, server, session, envelope):
+        self.kept += 1
+        return "250 OK"
+
+def fifty():
+    handler = Keeper()
+    for _ in range(50):
+        with Controller(handler, port=0) as controller, smtplib.SMTP(controller.hostname, controller.port) as client:
+            client.sendmail("a@example.com", "b@example.com", "hello")
+    return handler.kept
+"""
+
+
+class ProgramTests(SynchronousTestCase):
+    """Whole programs."""
+
+    def run_program(self, code: str, *arguments: str) -> str:
+        done = run_program(code, *arguments)
+        self.assertEqual(done.returncode, 0, done.stderr + done.stdout)
+        return done.stdout + done.stderr
+
+    def test_script(self) -> None:
+        """Fifty cycles in a plain program, which ends by itself."""
+        self.assertEqual(self.run_program(f"{FIFTY}\nprint(fifty())"), "50\n")
+
+    def test_unittest(self) -> None:
+        """Fifty cycles in a test of unittest's."""
+        code = f"""{FIFTY}
+import unittest
+class Tests(unittest.TestCase):
+    def test(self):
+        self.assertEqual(fifty(), 50)
+unittest.main()
+"""
+        self.assertIn("OK", self.run_program(code))
+
+    def test_pytest(self) -> None:
+        """Fifty cycles in a test of pytest's, beside tests of trial's that have the reactor in between."""
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        (folder / "test_it.py").write_text(
+            f"""{FIFTY}
+from twisted.trial.unittest import TestCase
+from twisted.internet.task import deferLater
+
+def test_plain():
+    assert fifty() == 50
+
+class Tests(TestCase):
+    async def test_reactor(self):
+        from twisted.internet import reactor
+        await deferLater(reactor, 0)
+
+def test_plain_again():
+    assert fifty() == 50
+"""
+        )
+        code = f"import sys, pytest; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', {str(folder)!r}]))"
+        self.assertIn("3 passed", self.run_program(code))
+
+    def test_neverStopped(self) -> None:
+        """A program that forgets to stop its controller ends nevertheless."""
+        code = f"{FIFTY}\nController(Keeper(), port=0).start()\nprint('end')"
+        self.assertEqual(self.run_program(code), "end\n")
+
+    def test_stoppedAtExit(self) -> None:
+        """A program may stop its controller when the interpreter ends, and the reactor has, too."""
+        code = f"{FIFTY}\nimport atexit\ncontroller = Controller(Keeper(), port=0)\natexit.register(controller.stop)"
+        self.assertEqual(self.run_program(f"{code}\ncontroller.start()\nprint('end')"), "end\n")
+
+    def test_loop(self) -> None:
+        """The controller has the loop of the handler's coroutines, for other threads to wait for them."""
+        code = f"""{FIFTY}
+import asyncio
+class Queuing:
+    async def handle_DATA(self, server, session, envelope):
+        await self.queue.put(envelope.mail_from)
+        return "250 OK"
+handler = Queuing()
+handler.queue = asyncio.Queue()
+with Controller(handler, port=0) as controller:
+    with smtplib.SMTP(controller.hostname, controller.port) as client:
+        client.sendmail("a@example.com", "b@example.com", "hello")
+    print(asyncio.run_coroutine_threadsafe(handler.queue.get(), controller.loop).result(30))
+"""
+        self.assertEqual(self.run_program(code), "a@example.com\n")
+
+    def test_createServer(self) -> None:
+        """A protocol that asyncio is given to listen with says what to do, and lets no client wait."""
+        code = f"""{FIFTY}
+import asyncio
+from txsmtpd.smtp import SMTP
+async def main():
+    server = await asyncio.get_running_loop().create_server(lambda: SMTP(Keeper()), "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    print(await asyncio.wait_for(asyncio.gather(reader.read(), return_exceptions=True), 30))
+    writer.close()
+    server.close()
+asyncio.run(main())
+"""
+        self.assertIn("UnthreadedController", self.run_program(code))
+
+    def test_log(self) -> None:
+        """What the server has to say is found in Python's log, and Python's warnings stay where they are."""
+        code = f"""{FIFTY}
+import logging, warnings
+logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
+class Fails:
+    def handle_NOOP(self, *arguments):
+        raise ZeroDivisionError("on purpose")
+with Controller(Fails(), port=0) as controller, smtplib.SMTP(controller.hostname, controller.port) as client:
+    print(client.noop()[0])
+warnings.warn("beware")
+"""
+        said = self.run_program(code)
+        self.assertRegex(said, r"(?s)^451\n.*mail\.log: \S+ NOOP failed\nTraceback.*on purpose")
+        self.assertIn("UserWarning: beware", said)
+
+    def test_asyncioLoop(self) -> None:
+        """The unthreaded one works in a program's own asyncio loop, begun before it runs or within."""
+        code = f"""{FIFTY}
+import asyncio
+from txsmtpd.controller import UnthreadedController
+
+def send(controller):
+    with smtplib.SMTP(controller.hostname, controller.port) as client:
+        client.sendmail("a@example.com", "b@example.com", "hello")
+
+loop = asyncio.new_event_loop()
+handler = Keeper()
+controller = UnthreadedController(handler, port=0, loop=loop)
+controller.begin()
+loop.run_until_complete(asyncio.wait_for(loop.run_in_executor(None, send, controller), 30))
+controller.end()
+print(handler.kept, controller.ended.is_set())
+
+async def main():
+    controller = UnthreadedController(handler, port=0)
+    controller.begin()
+    await asyncio.to_thread(send, controller)
+    await controller.finalize()
+    print(handler.kept, controller.ended.is_set())
+
+loop.run_until_complete(main())
+try:
+    UnthreadedController(handler, loop=asyncio.new_event_loop()).begin()
+except RuntimeError as error:
+    print(error)
+"""
+        lines = self.run_program(code).splitlines()
+        self.assertEqual(lines[:2], ["1 True", "2 True"])
+        self.assertIn("has a reactor already", lines[2])

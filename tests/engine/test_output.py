@@ -1,0 +1,182 @@
+"""Replies that leave in the turn that made them."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from OpenSSL.SSL import WantReadError
+from twisted.internet.main import CONNECTION_LOST
+from twisted.internet.tcp import Connection
+from twisted.internet.testing import MemoryReactor
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.support.tls import LineClient, TLSTestCase, from_the_first_octet, secured
+from txsmtpd import SMTP
+from txsmtpd.engine.output import RECORD, closes_at_once, encrypt_at_once, is_closing, send_at_once, way_to
+
+
+class Stingy(Connection):
+    """A connection whose socket takes so many octets at once."""
+
+    def __init__(self, takes: Any) -> None:
+        ours, self.other = socket.socketpair()
+        super().__init__(ours, None, MemoryReactor())  # type: ignore[arg-type]
+        self.connected = 1
+        self.takes = takes
+        self.taken = b""
+
+    def writeSomeData(self, data: bytes) -> Any:
+        if not isinstance(self.takes, int):
+            return self.takes
+        taken = bytes(data[: self.takes])
+        self.taken += taken
+        return len(taken)
+
+    def close(self) -> None:
+        self.socket.close()
+        self.other.close()
+
+
+class SendAtOnceTests(SynchronousTestCase):
+    """What becomes of the octets."""
+
+    def connection(self, takes: Any) -> Stingy:
+        connection = Stingy(takes)
+        self.addCleanup(connection.close)
+        return connection
+
+    def later(self, connection: Stingy) -> bytes:
+        """What is still to be written."""
+        return connection.dataBuffer + b"".join(connection._tempDataBuffer)
+
+    def test_all(self) -> None:
+        """What the socket takes is gone, and nothing is queued."""
+        connection = self.connection(1000)
+        self.assertIs(way_to(connection), send_at_once)
+        send_at_once(connection, b"250 OK\r\n")
+        self.assertEqual((connection.taken, self.later(connection)), (b"250 OK\r\n", b""))
+
+    def test_short(self) -> None:
+        """What the socket does not take is queued, and nothing is sent twice."""
+        for takes in range(8):
+            connection = self.connection(takes)
+            send_at_once(connection, b"250 OK\r\n")
+            self.assertEqual(connection.taken + self.later(connection), b"250 OK\r\n")
+            self.assertEqual(len(connection.taken), takes)
+
+    def test_order(self) -> None:
+        """What follows something that is queued is queued behind it, even if the socket would take it now."""
+        connection = self.connection(3)
+        send_at_once(connection, b"first")
+        connection.takes = 1000
+        send_at_once(connection, b"second")
+        self.assertEqual(connection.taken + self.later(connection), b"firstsecond")
+        self.assertEqual(connection.taken, b"fir")
+        connection._tempDataBuffer, connection._tempDataLen = [], 0
+        connection.dataBuffer = b"st"
+        send_at_once(connection, b"third")
+        self.assertEqual(connection.taken, b"fir")
+
+    def test_broken(self) -> None:
+        """A broken connection is left to the transport, which tells the protocol in its own time."""
+        connection = self.connection(CONNECTION_LOST)
+        send_at_once(connection, b"250 OK\r\n")
+        self.assertEqual(self.later(connection), b"250 OK\r\n")
+
+    def test_closing(self) -> None:
+        """Nothing is sent at once on a transport that is closing, whoever closed it."""
+        for attribute in ("disconnecting", "_aborting"):
+            connection = self.connection(1000)
+            self.assertFalse(is_closing(connection))
+            setattr(connection, attribute, True)
+            send_at_once(connection, b"250 OK\r\n")
+            self.assertEqual(connection.taken, b"", attribute)
+            self.assertTrue(is_closing(connection))
+
+    def test_closes(self) -> None:
+        """A connection that has sent all closes without help; one that has not may need it."""
+        connection = self.connection(3)
+        self.assertTrue(closes_at_once(connection))
+        send_at_once(connection, b"250 OK\r\n")
+        self.assertFalse(closes_at_once(connection))
+
+
+class Sayer(SMTP):
+    """A server that says much, in different ways."""
+
+    takes: int | None = None  # octets that the socket takes at once; None: as many as there are
+    refuses = False  # whether TLS cannot encrypt now
+
+    def smtp_SAY(self, arg: str) -> str:
+        transport = self.transport
+        if self.takes is not None:
+            ours = transport.writeSomeData
+            transport.writeSomeData = lambda data: ours(bytes(data)[: self.takes])
+        if self.refuses:
+            handle = transport.protocol.getHandle()
+            transport.protocol.getHandle = lambda: Unwilling(handle)
+        for word in arg.split():
+            how, _, octets = word.partition(":")
+            text = f"250-{octets} ".encode() + how.encode() * int(octets) + b"\r\n"
+            (encrypt_at_once if how == "e" else type(transport).write)(transport, text)
+        return "250 done"
+
+
+class Unwilling:
+    """A TLS connection that must read before it writes."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+
+    def send(self, octets: bytes) -> int:
+        raise WantReadError
+
+
+class EncryptAtOnceTests(TLSTestCase):
+    """What becomes of octets over TLS."""
+
+    said = f"e:10 w:20 e:30 e:{RECORD + 1} e:40 w:{3 * RECORD} e:50 e:60"
+
+    async def check(self, connect: Any, **attributes: Any) -> None:
+        port = await self.serve(protocol=type("OneSayer", (Sayer,), attributes))
+
+        def talk() -> str:
+            client: LineClient = connect(port)
+            try:
+                self.assertIs(way_to(self.connection().transport), encrypt_at_once)
+                return client.ask(f"SAY {self.said}")
+            finally:
+                client.close()
+
+        reply = await self.run_client(talk)
+        expected = [
+            f"250-{octets} {how * int(octets)}" for how, octets in (word.split(":") for word in self.said.split())
+        ]
+        self.assertEqual(reply.split("\n"), [*expected, "250 done"])
+
+    async def test_order(self) -> None:
+        """Whatever way they go, octets arrive once and in order."""
+        await self.check(secured)
+
+    async def test_implicit(self) -> None:
+        """The same with TLS from the first octet."""
+        port = await self.serve(implicit_tls=True)
+
+        def talk() -> str:
+            client = from_the_first_octet(port)
+            try:
+                self.assertIs(way_to(self.connection().transport), encrypt_at_once)
+                return client.ask("NOOP")
+            finally:
+                client.close()
+
+        self.assertEqual(await self.run_client(talk), "250 2.0.0 OK")
+
+    async def test_short(self) -> None:
+        """What the socket does not take at once follows in order."""
+        await self.check(secured, takes=7000)
+
+    async def test_mustRead(self) -> None:
+        """Where TLS must read before it writes, the octets wait for that in the ordinary way."""
+        await self.check(secured, refuses=True)

@@ -1,0 +1,179 @@
+"""Trace header fields: what they say, and that nothing a client chose gets out of its field."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from txsmtpd.handlers import trace_header
+from txsmtpd.session import Envelope, Session
+
+HOSTILE = "a\r\nX-MailFrom: <boss@example.com>\r\n\r\nbody\x00\x85\u2028(b) by evil; c\udcff"
+NAMES = ["Return-Path", "Received", "X-Peer", "X-MailFrom", "X-RcptTo"]
+
+
+def exchange(sender="a@example.com", recipients=("b@example.com",), peer=("192.0.2.1", 4321), **attributes):
+    """A session and an envelope after EHLO, MAIL and RCPT."""
+    session, envelope = Session(), Envelope()
+    session.peer, session.host_name, session.extended_smtp = peer, "client.example", True
+    envelope.mail_from, envelope.rcpt_tos = sender, list(recipients)
+    for name, value in attributes.items():
+        setattr(envelope if hasattr(envelope, name) else session, name, value)
+    return session, envelope
+
+
+def header(*arguments, **attributes):
+    return trace_header.trace_header("mx.example", *exchange(*arguments, **attributes), "1.M2", now=86400 * 365)
+
+
+class TraceHeaderTests(SynchronousTestCase):
+    def test_fields(self):
+        """A message gets Return-Path, Received, X-Peer, X-MailFrom and X-RcptTo, in this order, with LF line ends."""
+        date = trace_header._date(86400 * 365)
+        self.assertEqual(
+            header().decode(),
+            "Return-Path: <a@example.com>\n"
+            "Received: from client.example ([192.0.2.1])\n"
+            "\tby mx.example with ESMTP id 1.M2\n"
+            f"\tfor <b@example.com>;\n\t{date}\n"
+            "X-Peer: ('192.0.2.1', 4321)\n"
+            "X-MailFrom: a@example.com\n"
+            "X-RcptTo: b@example.com\n",
+        )
+
+    def test_date(self):
+        """The date is one of RFC 5322 with a numeric zone, and is the moment that was given."""
+        message = email.message_from_bytes(header(), policy=email.policy.default)
+        text = message["Received"].rpartition(";")[2].strip()
+        self.assertEqual(email.utils.parsedate_to_datetime(text).timestamp(), 86400 * 365)
+        self.assertRegex(text, r"[+-]\d{4}$")
+
+    def test_dateIsOfNow(self):
+        """Without a time given it is the present."""
+        self.assertIn(b";\n\t", trace_header.trace_header("mx.example", *exchange(), "1"))
+
+    def test_bounce(self):
+        """A bounce has an empty Return-Path and an empty X-MailFrom."""
+        message = email.message_from_bytes(header(sender=""))
+        self.assertEqual((message["Return-Path"], message["X-MailFrom"]), ("<>", ""))
+
+    def test_blindCopies(self):
+        """Received names no recipient if there are several."""
+        message = email.message_from_bytes(header(recipients=["b@example.com", "c@example.com"]))
+        self.assertNotIn("example.com>", message["Received"])
+        self.assertEqual(message["X-RcptTo"], "b@example.com, c@example.com")
+
+    def test_transmissionTypes(self):
+        """The with clause tells EHLO, TLS, AUTH, SMTPUTF8 and LMTP by the registered names."""
+        for attributes, lmtp, name in [
+            ({"extended_smtp": False}, False, "SMTP"),
+            ({}, False, "ESMTP"),
+            ({"ssl": {"cipher": "x"}}, False, "ESMTPS"),
+            ({"authenticated": True}, False, "ESMTPA"),
+            ({"authenticated": False}, False, "ESMTP"),
+            ({"ssl": True, "authenticated": True}, False, "ESMTPSA"),
+            ({"smtp_utf8": True}, False, "UTF8SMTP"),
+            ({"smtp_utf8": True, "ssl": True, "authenticated": True}, False, "UTF8SMTPSA"),
+            ({}, True, "LMTP"),
+            ({"ssl": True}, True, "LMTPS"),
+            ({"smtp_utf8": True, "authenticated": True}, True, "UTF8LMTPA"),
+        ]:
+            self.assertEqual(trace_header.transmission_type(*exchange(**attributes), lmtp=lmtp), name)
+
+    def test_clientAddress(self):
+        """The client's address is a literal of RFC 5321; a Unix socket has none."""
+        for peer, literal in [
+            (("2001:db8::1", 25, 0, 0), "from client.example ([IPv6:2001:db8::1])\n"),
+            (("fe80::1%eth0", 25), "from client.example ([IPv6:fe80::1])\n"),
+            ("", "from client.example\n"),
+            (None, "from client.example\n"),
+            (("1) by (x", 25), "from client.example ([1??by??x])\n"),
+        ]:
+            self.assertIn(literal, header(peer=peer).decode())
+
+    def test_noGreeting(self):
+        """A client that did not say its name is unknown."""
+        self.assertIn(b"Received: from unknown ([", header(host_name=None))
+
+    def test_hostileClient(self):
+        """Line ends, NULs and parentheses in what the client says add no field, no clause and no body."""
+        for attributes in [
+            {"host_name": HOSTILE},
+            {"sender": HOSTILE},
+            {"recipients": [HOSTILE]},
+            {"peer": (HOSTILE, 1)},
+        ]:
+            octets = header(**attributes)
+            message = email.message_from_bytes(octets)
+            self.assertEqual(message.keys(), NAMES)
+            self.assertEqual(message.get_payload(), "")
+            self.assertNotRegex(octets, rb"[\x00-\x08\x0b-\x1f]")
+            octets.decode("utf-8")
+
+    def test_hostileName(self):
+        """A greeting with blanks, comments and semicolons is a single word in Received."""
+        self.assertIn(b"Received: from a??by?evil???x ([192.0.2.1])\n", header(host_name="a (by evil) ;x"))
+
+    def test_longName(self):
+        """A greeting is not longer in Received than a domain can be."""
+        octets = header(host_name="x" * 5000)
+        self.assertLess(max(map(len, octets.split(b"\n"))), 300)
+
+    def test_utf8Addresses(self):
+        """Addresses beyond ASCII stand in the fields in UTF-8."""
+        octets = header("jörg@example.com", ["用户@例子.example"], smtp_utf8=True)
+        self.assertIn("Return-Path: <jörg@example.com>\n".encode(), octets)
+        self.assertIn("for <用户@例子.example>;".encode(), octets)
+        self.assertIn("X-RcptTo: 用户@例子.example\n".encode(), octets)
+
+    def test_manyRecipients(self):
+        """A thousand recipients are all in X-RcptTo, in lines that are not too long, and read back as one value."""
+        recipients = [f"user{number}@example.com" for number in range(1000)]
+        octets = header(recipients=recipients)
+        self.assertLess(max(map(len, octets.split(b"\n"))), 998)
+        message = email.message_from_bytes(octets, policy=email.policy.default)
+        self.assertEqual(message["X-RcptTo"], ", ".join(recipients))
+
+
+class WithoutForgeriesTests(SynchronousTestCase):
+    def check(self, message, expected):
+        self.assertEqual(trace_header.without_forgeries(message), expected)
+
+    def test_nothingToDo(self):
+        """A message without forgeries stays as it is."""
+        for message in [
+            b"",
+            b"\n",
+            b"\nx-peer: y\n",
+            b"Subject: x\n\nbody\n",
+            b"Received: x\nX-Peering: y\n\nX-Peer: z\n",
+        ]:
+            self.check(message, message)
+
+    def test_forgery(self):
+        """Fields of our names go, whatever their case and however they are folded."""
+        self.check(b"X-Peer: x\nA: b\nx-mailFROM :y\n z\n\tz\nC: d\nX-RcptTo:\n\nbody\n", b"A: b\nC: d\n\nbody\n")
+
+    def test_onlyForgeries(self):
+        """A header that is nothing but forgeries leaves the body."""
+        self.check(b"Return-Path: <x>\nX-Peer: y\n\nbody\n", b"\nbody\n")
+
+    def test_noBody(self):
+        """A message may end with its header, even without a line end."""
+        self.check(b"A: b\nX-Peer: y", b"A: b\n")
+
+    def test_body(self):
+        """What stands in the body is nobody's forgery."""
+        self.check(b"A: b\nX-Peer: c\n\nX-Peer: x\n", b"A: b\n\nX-Peer: x\n")
+
+    def test_foldedFirstLine(self):
+        """A message that begins with a folded line does not go on with our last field."""
+        self.check(b" , boss@example.com\nA: b\n\nx\n", b"\n , boss@example.com\nA: b\n\nx\n")
+        self.check(b"\tx\n", b"\n\tx\n")
+
+    def test_bareCR(self):
+        """A forgery behind a CR on its own is found too: Python's email package sees a line there."""
+        message = trace_header.without_forgeries(b"A: b\rX-Peer: x\nC: d\n\nbody\n")
+        self.assertEqual(email.message_from_bytes(message).get_all("X-Peer"), None)

@@ -1,0 +1,144 @@
+"""``python -m txsmtpd``: the words of aiosmtpd's command line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import smtplib
+import subprocess
+import sys
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+import txsmtpd
+from tests.compatibility.test_controller import MESSAGE
+from txsmtpd.main import endpoint_of, twist_arguments
+
+HANDLER = """
+import asyncio
+
+class Shouts:
+    def __init__(self, word):
+        self.word = word
+
+    @classmethod
+    def from_cli(cls, parser, *args):
+        if len(args) != 1:
+            parser.error("one word is needed")
+        return cls(*args)
+
+    async def handle_DATA(self, server, session, envelope):
+        async with asyncio.timeout(10):
+            await asyncio.sleep(0.01)
+        print(self.word, envelope.mail_from, flush=True)
+        return "250 OK"
+"""
+
+
+class ArgumentTests(SynchronousTestCase):
+    """From old words to new ones."""
+
+    def assertGives(self, line: str, *options: str) -> None:
+        found = twist_arguments(line.split())
+        self.assertEqual(found[found.index("smtpd") + 1 :], list(options))
+
+    def test_handler(self) -> None:
+        """A class and its arguments make a handler; the built-in ones keep their names."""
+        self.assertGives("-n")
+        self.assertGives("-c aiosmtpd.handlers.Mailbox /a:b", "--handler=txsmtpd.handlers.Mailbox:/a\\:b")
+        self.assertGives("--class mine.Handler a b", "--handler=mine.Handler:a:b")
+        self.assertIn("--reactor=asyncio", twist_arguments(["-c", "mine.Handler"]))
+        self.assertNotIn("--reactor=asyncio", twist_arguments(["-c", "txsmtpd.handlers.Sink"]))
+
+    def test_listen(self) -> None:
+        """A host, a port or both; an endpoint as it is."""
+        for said, expected in {
+            "": "tcp:8025:interface=localhost",
+            "example.com": "tcp:8025:interface=example.com",
+            ":25": "tcp:25:interface=localhost",
+            "0.0.0.0:25": "tcp:25:interface=0.0.0.0",
+            "::0:25": "tcp:25:interface=\\:\\:0",
+            "[::1]:25": "tcp:25:interface=\\:\\:1",
+            "[::1]": "tcp:8025:interface=\\:\\:1",
+            "tcp:25": "tcp:25",
+            "unix:/run/x": "unix:/run/x",
+        }.items():
+            self.assertEqual(endpoint_of(said), expected)
+        self.assertGives("-l :25", "--listen=tcp:25:interface=localhost")
+
+    def test_numbers(self) -> None:
+        """Sizes, UTF-8 and how much is logged."""
+        self.assertGives("-s 1000 -u", "--size=1000", "--smtputf8")
+        for line, level in (("", "info"), ("-d", "info"), ("-dd", "debug"), ("-d -d -d", "debug")):
+            self.assertEqual(twist_arguments(line.split())[1], f"--log-level={level}")
+
+    def test_tls(self) -> None:
+        """STARTTLS is required unless it is said otherwise; with a certificate for it, TLS is there from the start."""
+        self.assertGives("--tlscert c --tlskey k", "--tls=c:k", "--require-starttls")
+        self.assertGives("--tlscert c --tlskey k --no-requiretls", "--tls=c:k")
+        self.assertGives("--smtpscert c --smtpskey k", "--tls=c:k", "--listen-tls=tcp:8025:interface=localhost")
+
+    def test_passedOn(self) -> None:
+        """Options that only the new command line has may be mixed in."""
+        self.assertGives("-u --hostname=mx.test --grace=3", "--smtputf8", "--hostname=mx.test", "--grace=3")
+
+
+class ProgramTests(SynchronousTestCase):
+    """The program itself."""
+
+    def run_main(self, *arguments: str) -> subprocess.Popen[str]:
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        (folder / "own.py").write_text(HANDLER)
+        package = Path(txsmtpd.__file__).parent.parent
+        process = subprocess.Popen(
+            [sys.executable, "-m", "txsmtpd", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{folder.absolute()}"},
+        )
+        self.addCleanup(process.communicate)
+        self.addCleanup(process.kill)
+        return process
+
+    def test_runs(self) -> None:
+        """It serves mail to a handler that needs asyncio, made by its from_cli, until it is told to stop."""
+        path = str(Path(self.mktemp()).absolute())
+        process = self.run_main("-n", "-d", "-l", f"unix:{path}", "-c", "own.Shouts", "yes")
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "listening on" in line:
+                break
+        client = smtplib.LMTP(path)
+        client.ehlo_msg = "ehlo"
+        client.sendmail("a@example.com", "b@example.com", MESSAGE)
+        client.close()
+        process.send_signal(signal.SIGTERM)
+        said, errors = process.communicate(timeout=30)
+        self.assertIn("yes a@example.com\n", said)
+        self.assertNotIn("Traceback", said + errors)
+
+    def test_mistakes(self) -> None:
+        """A mistake is one line, and status 64."""
+        for line, expected in {
+            "-c own.Shouts": "one word is needed",
+            "-c own.Nothing": "has no Nothing",
+            "-s many": "--size=many: must be a number of octets",
+            "-l nowhere:port": "--listen=tcp:port",
+            "word": "'word'; the class that it is for is missing",
+            "--tlscert x": "must be specified together",
+            "--tlscert x --tlskey y": "x: No such file",
+            "--tlscert a --tlskey b --smtpscert c --smtpskey d": "one certificate",
+            "--colour=red": "colour",
+        }.items():
+            process = self.run_main(*line.split())
+            said, errors = process.communicate(timeout=30)
+            self.assertEqual((process.returncode, said, errors.count("\n")), (64, "", 1), errors)
+            self.assertIn(expected, errors)
+
+    def test_version(self) -> None:
+        """It tells its version."""
+        said, _ = self.run_main("-v").communicate(timeout=30)
+        self.assertEqual(said, f"txsmtpd {txsmtpd.__version__}\n")

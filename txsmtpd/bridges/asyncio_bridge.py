@@ -1,0 +1,258 @@
+"""Coroutines that were written for asyncio, in a program whose loop is Twisted's.
+
+Where the reactor is asyncio's own, both share one loop, and a coroutine may await what it likes. Elsewhere a loop
+runs in a thread of its own, one for the process. Nothing here knows of SMTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Callable, Coroutine, Generator
+from functools import wraps
+from types import coroutine
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
+
+from txsmtpd.bridges.reactor_thread import call_in_reactor
+
+HINT = (
+    "it awaits asyncio, and this is no asyncio task: make the server with the option asyncio=True"
+    " (twist --reactor=asyncio does so)"
+)
+# What asyncio says to a coroutine that is run by somebody else.
+_COMPLAINTS = (
+    "no running event loop",
+    "await wasn't used with future",
+    "should be used inside a task",
+    "must be used inside a task",
+    "cannot determine the current task",
+)
+
+
+def asks_for_asyncio(error: BaseException) -> bool:
+    """Whether an exception tells of a coroutine that needs asyncio, and was run without."""
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(each in text for each in _COMPLAINTS)
+
+
+# Coroutines that have been begun
+
+
+def go_on(turn: Coroutine[Any, Any, Any], awaited: Any) -> Deferred[Any]:
+    """Drive a coroutine to its end that was stepped once, and then awaited something.
+
+    :param awaited: what it has yielded: a Deferred, or a future of the loop that runs.
+    """
+    if asyncio._get_running_loop() is None and type(awaited) is Deferred:
+        # Awaiting a Deferred that has not fired just says so again when it is stepped again.
+        return Deferred.fromCoroutine(turn)
+    return Deferred.fromCoroutine(_with_futures(turn, awaited))
+
+
+@coroutine
+def _with_futures(turn: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, Any, Any]:
+    """The coroutine, its futures taken for Deferreds. In it, what is cancelled is so in the words of asyncio."""
+    step: tuple[Callable[[Any], Any], Any]
+    while True:
+        is_future = getattr(awaited, "_asyncio_future_blocking", False)
+        try:
+            value = yield _deferred_of_future(awaited) if is_future else _next_turn() if awaited is None else awaited
+        except CancelledError as error:
+            step = turn.throw, asyncio.CancelledError() if is_future else error
+        except BaseException as error:
+            step = turn.throw, error
+        else:
+            step = turn.send, value
+        try:
+            awaited = step[0](step[1])
+        except StopIteration as end:
+            return end.value
+        except asyncio.CancelledError as error:
+            raise CancelledError from error
+
+
+def _deferred_of_future(future: Any) -> Deferred[Any]:
+    future._asyncio_future_blocking = False  # as a task says that it has understood
+    if future.get_loop() is not asyncio._get_running_loop():
+        raise RuntimeError("no running event loop, or another than the future's")
+    return _of_future(future, _call)
+
+
+def _next_turn() -> Deferred[None] | None:
+    """What ``asyncio.sleep(0)`` waits for."""
+    loop = asyncio._get_running_loop()
+    if loop is None:
+        return None
+    turn: Deferred[None] = Deferred()
+    loop.call_soon(lambda: None if turn.called else turn.callback(None))
+    return turn
+
+
+# Coroutines as tasks
+
+
+def in_asyncio(function: Callable[..., Any], loop: asyncio.AbstractEventLoop | None = None) -> Callable[..., Any]:
+    """A function like this coroutine function, which returns a Deferred, and runs the coroutine as an asyncio task.
+
+    In the reactor's own loop, if it has one, where the coroutine may await Deferreds as well; else in a thread. There,
+    it must not touch what is the reactor's, beyond reading; but a server among the arguments may be told to ``push``
+    and to ``challenge_auth``.
+
+    :param loop: a loop that runs in another thread, in place of both.
+    """
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        running = asyncio._get_running_loop()
+        if running is not None and loop in (None, running):
+            result = function(*args, **kwargs)
+            return _in_this_loop(result, running) if inspect.iscoroutine(result) else result
+        from twisted.internet import reactor
+
+        result = function(*(_from_thread(each, reactor) for each in args), **kwargs)
+        return _in_thread(result, loop or loop_in_thread(), reactor) if inspect.iscoroutine(result) else result
+
+    return call
+
+
+def is_coroutine_function(function: object) -> bool:
+    """Whether a function, or an object that can be called, makes coroutines."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+
+
+def _in_this_loop(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Deferred[Any]:
+    return _of_future(loop.create_task(_as_task(work, loop)), _call)
+
+
+def _call(function: Callable[[], None]) -> None:
+    function()
+
+
+async def _as_task(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Any:
+    return await _with_deferreds(work, loop)
+
+
+@coroutine
+def _with_deferreds(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Generator[Any, Any, Any]:
+    """The coroutine, its Deferreds taken for futures."""
+    step: tuple[Callable[[Any], Any], Any] = work.send, None
+    while True:
+        try:
+            awaited = step[0](step[1])
+        except StopIteration as end:
+            return end.value
+        try:
+            if isinstance(awaited, Deferred):
+                value: Any = yield from _watched(awaited, loop)  # type: ignore[func-returns-value]
+            else:
+                value = yield awaited
+        except BaseException as error:
+            step = work.throw, error
+        else:
+            step = work.send, value
+
+
+def _watched(awaited: Deferred[Any], loop: asyncio.AbstractEventLoop) -> Generator[Any, Any, None]:
+    # Its result is left to the coroutine, which asks it when it is stepped again.
+    fired = loop.create_future()
+
+    def fire(result: Any) -> Any:
+        if not fired.done():
+            fired.set_result(None)
+        return result
+
+    awaited.addBoth(fire)
+    try:
+        yield from fired
+    except asyncio.CancelledError:
+        awaited.cancel()
+        raise
+
+
+def _in_thread(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop, reactor: Any) -> Deferred[Any]:
+    return _of_future(asyncio.run_coroutine_threadsafe(work, loop), reactor.callFromThread)
+
+
+def _of_future(future: Any, call: Callable[[Callable[[], None]], object]) -> Deferred[Any]:
+    """A Deferred for a future of asyncio's or of a thread's.
+
+    :param call: calls a function in the reactor's thread.
+    """
+    deferred: Deferred[Any] = Deferred(lambda _: future.cancel())
+
+    def fire() -> None:
+        if deferred.called:  # it was cancelled, and nobody waits for what has become of it
+            return
+        if future.cancelled():
+            deferred.errback(Failure(CancelledError()))
+        elif (error := future.exception()) is not None:
+            deferred.errback(Failure(error))
+        else:
+            deferred.callback(future.result())
+
+    future.add_done_callback(lambda _: call(fire))
+    return deferred
+
+
+class _FromThread:
+    """A server, as a thread may use it that is not the reactor's."""
+
+    def __init__(self, server: Any, reactor: Any) -> None:
+        self.__dict__.update(_server=server, _reactor=reactor)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._server, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._server, name, value)
+
+    def push(self, status: Any) -> Any:
+        """Send a reply."""
+        return self._call(self._server.push, status)
+
+    def challenge_auth(self, *args: Any, **kwargs: Any) -> Any:
+        """Ask the client something."""
+        return self._call(self._server.challenge_auth, *args, **kwargs)
+
+    def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return asyncio.wrap_future(call_in_reactor(self._reactor, function, *args, **kwargs))
+
+
+def _from_thread(argument: Any, reactor: Any) -> Any:
+    return _FromThread(argument, reactor) if hasattr(argument, "challenge_auth") else argument
+
+
+# The loop in a thread
+
+_lock = threading.Lock()
+_loop: asyncio.AbstractEventLoop | None = None
+
+
+def loop_in_thread() -> asyncio.AbstractEventLoop:
+    """The process's loop that runs in a daemon thread; started when it is first asked for."""
+    global _loop
+    with _lock:
+        if _loop is None:
+            _loop = asyncio.new_event_loop()
+            threading.Thread(target=_loop.run_forever, name="asyncio", daemon=True).start()
+        return _loop
+
+
+def loop_of_server(chosen: Any) -> asyncio.AbstractEventLoop:
+    """The loop in which a server's coroutines run.
+
+    :param chosen: the option ``asyncio``.
+    :raises RuntimeError: if they run in none.
+    """
+    running = asyncio._get_running_loop()
+    if isinstance(chosen, asyncio.AbstractEventLoop):
+        return chosen
+    if running is not None:
+        return running
+    if chosen:
+        return loop_in_thread()
+    raise RuntimeError("no running event loop")

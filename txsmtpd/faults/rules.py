@@ -1,0 +1,392 @@
+"""Faults on purpose: what servers out there do to clients, done to those under test, on the occasions that a test says.
+
+::
+
+    faults = Faults()
+    faults.on("rcpt", to="*@example.com").first(2).reply("451 4.7.1 Try again later")
+    factory = SMTPFactory(handler, faults=faults)
+
+A rule has a stage, matches, schedules and effects. It strikes in place of a command that is in order: one that the
+server would refuse anyway is refused as ever, and does not count. How an effect is done is in
+:mod:`txsmtpd.faults.effects`, when a rule strikes in :mod:`txsmtpd.faults.schedules`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from txsmtpd.faults.effects import (
+    Certificate,
+    Drop,
+    Effect,
+    Garbage,
+    HalfClose,
+    Replaced,
+    Reset,
+    StopReading,
+    faulty,
+)
+from txsmtpd.faults.schedules import Every, First, Nth, Rate, Schedule, Share
+from txsmtpd.lmtp import LMTP
+from txsmtpd.reply import Refused, Reply, parse_status
+from txsmtpd.session import Envelope, Session
+from txsmtpd.smtp import SMTP
+from txsmtpd.tls.authority import authority
+from txsmtpd.wire import grammar
+
+ANY = "any"
+MOMENTS = ("connect", "greeting", "message", "accepted")  # stages that are no commands
+COMMANDS = tuple(sorted(verb.decode("ascii").lower() for verb in {*SMTP.commands, *LMTP.commands}))
+STAGES = (ANY, *MOMENTS, *COMMANDS)
+KEPT = 1000  # of what has happened
+DIGITS = 20  # of SIZE (RFC 1870 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Occasion:
+    """A moment at which a rule may strike."""
+
+    stage: str
+    server: SMTP  #: the protocol of the connection
+    envelope: Envelope
+    argument: str | None = None  #: of the command
+    address: str | None = None  #: of MAIL or RCPT; in LMTP, the recipient that this is about
+    size: int | None = None  #: octets of the message, or what MAIL says of them
+
+    @property
+    def session(self) -> Session:
+        return self.server.session
+
+
+@dataclass(frozen=True, slots=True)
+class Struck:
+    """A rule has struck."""
+
+    at: float  #: when, by the factory's clock
+    session: str  #: in which session
+    stage: str
+    rule: str  #: why
+    effect: str  #: what
+
+
+class Rule:
+    """What is to happen, and when. Made by :meth:`Faults.on`; each method adds something and returns the rule."""
+
+    def __init__(self, stages: tuple[str, ...], matches: dict[str, Any], random: Random) -> None:
+        self._stages = stages
+        self._tests = [_test(name, value) for name, value in matches.items() if value is not None]
+        self._by_recipient = matches.get("to") is not None
+        self._described = [
+            f"{name}={value}" if isinstance(value, str | int) else name
+            for name, value in matches.items()
+            if value is not None
+        ]
+        self._random = random
+        self._schedules: list[Schedule] = []
+        self._delay = 0.0
+        self._slow: float | None = None
+        self._effect: Effect | None = None
+
+    def __str__(self) -> str:
+        return ", ".join([" ".join([*self._stages, *self._described]), *map(str, self._schedules)])
+
+    def __repr__(self) -> str:
+        return f"<Rule {self}: {self.effect}>"
+
+    @property
+    def effect(self) -> str:
+        """What the rule does, in words."""
+        parts = [
+            f"after {self._delay:g} s" * bool(self._delay),
+            str(self._effect or ""),
+            f"at {self._slow:g} octets a second" if self._slow else "",
+        ]
+        return ", ".join(filter(None, parts))
+
+    # When
+
+    def first(self, number: int) -> Rule:
+        """The first so many times."""
+        return self._when(First(number))
+
+    def nth(self, number: int) -> Rule:
+        """Once: the first time is 1."""
+        return self._when(Nth(number))
+
+    def every(self, number: int) -> Rule:
+        """Every so many times: with 3, the third, the sixth, and so on."""
+        return self._when(Every(number))
+
+    def share(self, share: float) -> Rule:
+        """In a share of all times, from 0 to 1, by chance. With the same seed, at the same ones."""
+        return self._when(Share(share))
+
+    def rate(self, number: int, *, per: float) -> Rule:
+        """Whenever there are more than so many within so many seconds (a token bucket), by the factory's clock."""
+        return self._when(Rate(number, per))
+
+    def _when(self, schedule: Schedule) -> Rule:
+        self._schedules.append(schedule)
+        return self
+
+    # What
+
+    def reply(self, status: str | Reply) -> Rule:
+        """This reply instead of doing anything. 421 closes the connection.
+
+        :raises ValueError: if it is no final reply.
+        """
+        reply = parse_status(status)
+        if reply.code // 100 == 3:
+            raise ValueError(f"{reply} promises that something follows; a fault is a final reply")
+        return self._do(Replaced(reply))
+
+    def drop(self) -> Rule:
+        """Close the connection without a reply."""
+        return self._do(Drop())
+
+    def reset(self) -> Rule:
+        """Reset the connection: what the client sees is an error, not an end."""
+        return self._do(Reset())
+
+    def half_close(self) -> Rule:
+        """Close this side of the connection: the client reads an end, and whatever it still sends is taken and lost.
+
+        In TLS, which has no such thing, it is a drop.
+        """
+        return self._do(HalfClose())
+
+    def stop_reading(self) -> Rule:
+        """Say nothing more, and read nothing more, until the client has enough of it, or ``hook_timeout`` is over."""
+        return self._do(StopReading())
+
+    def garbage(self, octets: bytes | None = None) -> Rule:
+        """Octets that are no reply, instead of one.
+
+        :param octets: which; None: a line of any.
+        """
+        return self._do(Garbage(self._random, octets))
+
+    def certificate(self, tls_context: Any) -> Rule:
+        """Another certificate, for the TLS that begins now. For the stages ``starttls`` and ``connect`` alone.
+
+        :param tls_context: as for the option of that name; or what is wrong with it, such as ``"expired"``: see
+            :meth:`Authority.wrong() <txsmtpd.tls.authority.Authority.wrong>`.
+        """
+        if not set(self._stages) <= {"starttls", "connect"}:
+            raise ValueError("a certificate is shown when TLS begins: at the stage starttls, or connect")
+        if isinstance(tls_context, str):
+            return self._do(Certificate(authority().wrong(tls_context), f"{tls_context} certificate"))
+        return self._do(Certificate(tls_context, "another certificate"))
+
+    def delay(self, seconds: float) -> Rule:
+        """Wait before anything else. If there is no other effect, all then goes on as ever.
+
+        It counts as work of the server: above ``hook_timeout``, the reply is 451.
+        """
+        self._delay += _positive("delay", seconds)
+        return self
+
+    def slow(self, rate: float) -> Rule:
+        """Send the reply, of the server or of the rule, at so many octets a second."""
+        self._slow = _positive("slow", rate)
+        return self
+
+    def _do(self, effect: Effect) -> Rule:
+        if self._effect is not None:
+            raise ValueError(f"a rule does one thing, and this one does {self._effect}; make another for {effect}")
+        self._effect = effect
+        return self
+
+    # Used by the protocols
+
+    def _strikes(self, occasion: Occasion) -> bool:
+        stage = occasion.stage
+        if stage not in self._stages and not (ANY in self._stages and stage not in MOMENTS):
+            return False
+        if self._effect is None and not self._delay and not self._slow:
+            return False
+        if not all(test(occasion) for test in self._tests):
+            return False
+        now = occasion.server.clock.seconds()
+        return all(schedule.strikes(now, self._random) for schedule in self._schedules)
+
+
+class Faults:
+    """The faults of a factory, or of several.
+
+    :param seed: what all chance comes from. The same seed, the same rules and the same clients give the same run.
+    """
+
+    def __init__(self, seed: int | str = 0) -> None:
+        self.seed = seed
+        self._rules: tuple[Rule, ...] = ()
+        self._struck: deque[Struck] = deque(maxlen=KEPT)
+        self._made = 0
+
+    def __iter__(self) -> Iterator[Rule]:
+        return iter(self._rules)
+
+    def __repr__(self) -> str:
+        return f"<Faults {list(self._rules)!r}>"
+
+    @property
+    def fired(self) -> list[Struck]:
+        """What has happened, the last thousand times."""
+        return list(self._struck)
+
+    def on(
+        self,
+        *stages: str,
+        to: str | None = None,
+        mail_from: str | None = None,
+        helo: str | None = None,
+        peer: str | None = None,
+        size: int | None = None,
+        when: Callable[[Occasion], object] | None = None,
+    ) -> Rule:
+        """A new rule. Rules are asked in the order in which they were made; the first that strikes is the only one.
+
+        :param stages: where it strikes: a command (``"rcpt"``), ``"connect"``, ``"greeting"``, ``"message"`` (a message
+            is complete, and the handler has not seen it), ``"accepted"`` (the handler has taken it, and the client does
+            not know), or ``"any"`` (each command).
+        :param to: a forward-path, with ``*`` for anything: that of RCPT; later, of one of the recipients.
+        :param mail_from: the reverse-path.
+        :param helo: what the client has called itself.
+        :param peer: the client's address, or its network.
+        :param size: octets that the message has, or MAIL announces, at least.
+        :param when: decides about all that the others cannot; it is given an :class:`Occasion`.
+        :raises ValueError: for a stage that does not exist, with the nearest that does.
+        """
+        if not stages:
+            raise ValueError(f"a rule needs a stage: {', '.join(STAGES)}")
+        for stage in stages:
+            if stage not in STAGES:
+                near = difflib.get_close_matches(str(stage), STAGES, 1)
+                hint = f"is {near[0]} meant?" if near else f"there are {', '.join(STAGES)}"
+                raise ValueError(f"there is no stage {stage!r}; {hint}")
+        matches = {"to": to, "mail_from": mail_from, "helo": helo, "peer": peer, "size": size, "when": when}
+        # A source of its own for each rule: what one does must not change what another will.
+        self._made += 1
+        rule = Rule(stages, matches, Random(f"{self.seed} {self._made}"))
+        self._rules += (rule,)
+        return rule
+
+    def clear(self) -> None:
+        """Forget all rules, and what has happened. Rules made from now on are the first again."""
+        self._rules = ()
+        self._struck.clear()
+        self._made = 0
+
+    # What the protocols do
+
+    def instrument(self, protocol: type[SMTP]) -> type[SMTP]:
+        """The protocol's class, with faults. Called by the factory."""
+        return faulty(protocol)
+
+    def strike(self, stage: str, server: SMTP, by_recipient: bool | None = None, **what: Any) -> Rule | None:
+        """The rule that strikes on this occasion, if one does.
+
+        :param by_recipient: whether only rules with ``to`` are asked, or only those without. None: all are.
+        """
+        occasion = _occasion(stage, server, **what) if self._rules else None
+        if occasion is None:
+            return None
+        for rule in self._rules:
+            if by_recipient in (None, rule._by_recipient) and rule._strikes(occasion):
+                now = server.clock.seconds()
+                self._struck.append(Struck(now, server.session.id, stage, str(rule), rule.effect))
+                return rule
+        return None
+
+
+def _occasion(
+    stage: str,
+    server: SMTP,
+    argument: str | None = None,
+    envelope: Envelope | None = None,
+    address: str | None = None,
+    size: int | None = None,
+) -> Occasion | None:
+    """What rules are asked about. None: a command that is malformed, and will be refused."""
+    if stage in ("mail", "rcpt"):
+        try:
+            address, parameters = (grammar.parse_mail if stage == "mail" else grammar.parse_rcpt)(argument)
+        except Refused:
+            return None
+        announced = parameters.get("SIZE") or ""
+        size = int(announced) if announced.isdecimal() and len(announced) <= DIGITS else None
+    return Occasion(stage, server, envelope or server.envelope, argument, address, size)
+
+
+# Matches
+
+
+def _test(name: str, value: Any) -> Callable[[Occasion], object]:
+    if name == "when":
+        if not callable(value):
+            raise TypeError(f"when must be callable, not {value!r}")
+        test: Callable[[Occasion], object] = value
+        return test
+    if name == "size":
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"size must be a number of octets, not {value!r}")
+        return lambda occasion: occasion.size is not None and occasion.size >= value
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, not {value!r}")
+    if name == "peer" and "/" in value:
+        network = ipaddress.ip_network(value)
+        return lambda occasion: _is_in(network, occasion)
+    pattern = re.compile(".*".join(map(re.escape, value.split("*"))), re.IGNORECASE | re.DOTALL)
+    told = _TOLD[name]
+    return lambda occasion: any(pattern.fullmatch(each) for each in told(occasion) if each is not None)
+
+
+def _recipients(occasion: Occasion) -> list[str | None]:
+    if occasion.address is not None and occasion.stage != "mail":
+        return [occasion.address]
+    return [*occasion.envelope.rcpt_tos]
+
+
+def _sender(occasion: Occasion) -> list[str | None]:
+    return [occasion.address if occasion.stage == "mail" else occasion.envelope.mail_from]
+
+
+def _greeting(occasion: Occasion) -> list[str | None]:
+    return [occasion.argument if occasion.stage in ("helo", "ehlo", "lhlo") else occasion.session.host_name]
+
+
+def _host(occasion: Occasion) -> list[str | None]:
+    peer = occasion.session.peer
+    return [peer[0] if isinstance(peer, tuple) else None]
+
+
+_TOLD: dict[str, Callable[[Occasion], list[str | None]]] = {
+    "to": _recipients,
+    "mail_from": _sender,
+    "helo": _greeting,
+    "peer": _host,
+}
+
+
+def _is_in(network: Any, occasion: Occasion) -> bool:
+    (host,) = _host(occasion)
+    try:
+        return host is not None and ipaddress.ip_address(host) in network
+    except ValueError:
+        return False
+
+
+def _positive(name: str, number: float) -> float:
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise TypeError(f"{name} takes a number, not {number!r}")
+    if not 0 < number < float("inf"):
+        raise ValueError(f"{name} takes a number above 0, not {number!r}")
+    return number

@@ -1,0 +1,1 @@
+"""Observation of sessions: transcripts, and the journal that writes them to a file."""

@@ -1,0 +1,73 @@
+"""Transcripts in a file, as JSON lines: each record is a line, written as it happens."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from twisted.logger import Logger
+
+from txsmtpd.observe.transcript import Record, Transcript
+
+
+class Journal:
+    """A file that records are appended to. It is made if need be, and only its owner can read it.
+
+    :param path: the file.
+    :raises OSError: if it cannot be opened.
+    """
+
+    log = Logger(namespace="txsmtpd")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        # A pipe that nobody reads is an error, not something to wait for.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+        self._file = os.open(path, flags, 0o600)
+        if hasattr(os, "O_NONBLOCK"):
+            os.set_blocking(self._file, True)
+        self._torn = False  # whether the last line in the file has no end
+        self._complained = False
+
+    def __call__(self, transcript: Transcript, record: Record) -> None:
+        """Write a record of the transcript's session."""
+        line = json_line(transcript, record, datetime.now(UTC))
+        try:
+            self._write(b"\n" + line if self._torn else line)
+        except OSError as error:
+            if not self._complained:
+                self._complained = True
+                self.log.error(
+                    "{path}: what is written to the transcript is lost: {error}", path=self.path, error=error
+                )
+        else:
+            self._complained = False
+
+    def _write(self, octets: bytes) -> None:
+        while octets:
+            written = os.write(self._file, octets)
+            self._torn = written < len(octets)
+            octets = octets[written:]
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+def json_line(transcript: Transcript, record: Record, now: datetime) -> bytes:
+    """A record as a line of JSON: when, in which session, its kind, and its fields."""
+    return (
+        json.dumps(
+            {
+                "time": now.isoformat(timespec="microseconds"),
+                "session": transcript.session,
+                "kind": record.kind,
+                **asdict(record),
+                "at": round(record.at, 6),
+            },
+            ensure_ascii=False,
+        ).encode("utf-8")
+        + b"\n"
+    )

@@ -1,0 +1,488 @@
+"""What was said in each session, as data: typed records with their times, credentials masked, in a bounded ring.
+
+A :class:`Transcript` is the conversation of one session; :class:`Transcripts` keep those of a factory::
+
+    transcripts = Transcripts()
+    factory = SMTPFactory(handler, transcript=transcripts)
+
+They are taken where every line, reply and octet of a message passes, by a class of its own; a factory without them has
+nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+from txsmtpd.engine.conversation import Reader
+from txsmtpd.engine.dispatcher import SECRET
+from txsmtpd.observe.instruments import Instrument, instrumented
+from txsmtpd.observe.matching import reply_fits
+from txsmtpd.smtp import SMTP
+from txsmtpd.wire.data import DataReader
+from txsmtpd.wire.proxy import ProxyReader
+
+RECORD = 150  # octets that a record takes besides its text, roughly
+END = b".\r\n"  # of what follows DATA
+LONGEST = 1000  # octets of a line that are kept
+
+_REFUSED_LINES = {
+    "long": "a line that is too long",
+    "endless": "a line without end",
+    "bare LF": "a line ended by LF alone",
+    "foreign": "octets of another protocol",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Something that happened in a session."""
+
+    kind: ClassVar[str]  #: what happened, in one word
+    mark: ClassVar[str] = "*"  #: what stands before its text: who or what it tells of
+    at: float  #: seconds since the session began
+
+    @property
+    def text(self) -> str:
+        """What happened, in words."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return f"{self.mark} {self.text}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class Connected(Record):
+    """A client has connected."""
+
+    kind: ClassVar[str] = "connected"
+    peer: str
+
+    @property
+    def text(self) -> str:
+        return f"connected from {self.peer}"
+
+
+@dataclass(frozen=True, slots=True)
+class Said(Record):
+    """The client has sent a line."""
+
+    kind: ClassVar[str] = "client"
+    mark: ClassVar[str] = "C:"
+    line: str  #: credentials masked
+
+    @property
+    def text(self) -> str:
+        return self.line
+
+
+@dataclass(frozen=True, slots=True)
+class Replied(Record):
+    """The server has sent a reply, or a part of one."""
+
+    kind: ClassVar[str] = "server"
+    mark: ClassVar[str] = "S:"
+    reply: str  #: its lines, parted by line feeds
+
+    @property
+    def text(self) -> str:
+        return self.reply
+
+
+@dataclass(frozen=True, slots=True)
+class MailData(Record):
+    """Octets of a message have come: all that followed DATA, or a chunk."""
+
+    kind: ClassVar[str] = "data"
+    mark: ClassVar[str] = "D:"
+    octets: int  #: as they came, with dots doubled, without the line that ends them
+    complete: bool  #: whether their end has come, too
+
+    @property
+    def text(self) -> str:
+        return f"{self.octets} octets{'' if self.complete else ', and no end'}"
+
+
+@dataclass(frozen=True, slots=True)
+class TLSBegun(Record):
+    """TLS has begun."""
+
+    kind: ClassVar[str] = "tls"
+    protocol: str
+    cipher: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.protocol} with {self.cipher}"
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Record):
+    """Something has raised an exception. The log has its traceback."""
+
+    kind: ClassVar[str] = "failure"
+    what: str  #: the verb of a command, or the name of a hook
+    error: str  #: the exception's type
+
+    @property
+    def text(self) -> str:
+        return f"{self.what} failed: {self.error}"
+
+
+@dataclass(frozen=True, slots=True)
+class Faulted(Record):
+    """A fault was made on purpose."""
+
+    kind: ClassVar[str] = "fault"
+    mark: ClassVar[str] = "F:"
+    rule: str  #: why
+    effect: str  #: what
+
+    @property
+    def text(self) -> str:
+        return f"{self.effect} ({self.rule})"
+
+
+@dataclass(frozen=True, slots=True)
+class Closed(Record):
+    """The connection is gone."""
+
+    kind: ClassVar[str] = "closed"
+    cause: str  #: the type of the exception that tells why
+    detail: str  #: its text
+
+    @property
+    def text(self) -> str:
+        return f"closed: {self.cause}"
+
+
+class Transcript:
+    """The conversation of one session.
+
+    It prints as people write conversations down. It is equal to a list of lines, of which those of the server need only
+    begin as the replies do::
+
+        self.assertEqual(transcript, ["S: 220", "C: EHLO a", "S: 250", "C: QUIT", "S: 221"])
+
+    A line of the server fits a reply if any line of that reply begins with it; so ``"S: 250 SIZE"`` asks whether EHLO
+    was answered with SIZE among others.
+    Lines that begin with ``*`` (connected, TLS, closed) count only if the list has such lines.
+
+    :param session: the session's id.
+    :param peer: the client's address, in words.
+    """
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, session: str, peer: str = "") -> None:
+        self.session = session
+        self.peer = peer
+        self.forgotten = 0  #: how many records are gone, because the ring was full
+        self._records: deque[Record] = deque()
+        self._is_kept = False
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """What has happened, in order."""
+        return tuple(self._records)
+
+    @property
+    def lines(self) -> list[str]:
+        """The records as lines: ``C:`` from the client, ``S:`` from the server, ``D:`` octets of a message, ``F:`` a
+        fault made on purpose, ``*`` all else."""
+        return [str(record) for record in self.records]
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is gone."""
+        return bool(self._records) and isinstance(self._records[-1], Closed)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __str__(self) -> str:
+        shown = [f"session {self.session} with {self.peer}"]
+        if self.forgotten:
+            shown.append(f"{'...':>8} {self.forgotten} records before these are gone")
+        for record in self.records:
+            first, *others = record.text.split("\n")
+            shown.append(f"{record.at:8.3f} {record.mark} {first}".rstrip())
+            shown += [f"{'':8} {record.mark} {line}" for line in others]
+        return "\n".join(shown)
+
+    def __repr__(self) -> str:
+        return repr(self.lines)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Transcript):
+            return self is other
+        if isinstance(other, list | tuple) and all(isinstance(line, str) for line in other):
+            return not self.difference(other)
+        return NotImplemented
+
+    def difference(self, expected: Iterable[str]) -> str:
+        """Where the conversation and the expected lines part, in words. Empty: they do not."""
+        wanted = list(expected)
+        with_notes = any(line.startswith("*") for line in wanted)
+        seen = [record for record in self.records if with_notes or record.mark != "*"]
+        for number, line in enumerate(wanted):
+            if number >= len(seen):
+                return f"line {number + 1}: expected {line!r}, but that was all"
+            if not _fits(line, seen[number]):
+                return f"line {number + 1}: expected {line!r}, but there was {str(seen[number])!r}"
+        if len(seen) > len(wanted):
+            return f"line {len(wanted) + 1}: {str(seen[len(wanted)])!r} was not expected"
+        return ""
+
+    def check(self, expected: Iterable[str]) -> None:
+        """As a comparison with a list, but in words.
+
+        :raises AssertionError: if the conversation is another; it tells where they part, and has the whole transcript.
+        """
+        difference = self.difference(expected)
+        if difference:
+            raise AssertionError(f"{difference}\n{self}")
+
+
+def _fits(line: str, record: Record) -> bool:
+    mark, _, text = line.partition(" ")
+    if mark != record.mark:
+        return False
+    if isinstance(record, Said):
+        return text == record.line
+    return reply_fits(text, record.text.split("\n"))
+
+
+class Transcripts:
+    """The conversations of a factory's last sessions, those that go on included.
+
+    :param sessions: how many are kept.
+    :param octets: how large they may be together, roughly; beyond it the oldest records are forgotten.
+    :param tell: called with each transcript and its newest record, as it happens.
+    :raises ValueError: if there is nothing to keep nor to tell.
+    """
+
+    def __init__(
+        self,
+        sessions: int = 100,
+        octets: int = 2**20,
+        tell: Callable[[Transcript, Record], object] | None = None,
+    ) -> None:
+        if sessions < 0 or octets < 0:
+            raise ValueError("sessions and octets must be numbers from 0 on")
+        if not sessions and tell is None:
+            raise ValueError("sessions must be more than 0, or nothing is kept")
+        self._limit = sessions
+        self._octet_limit = octets
+        self._tell = tell
+        self._kept: deque[Transcript] = deque()
+        self._octets = 0
+
+    @property
+    def sessions(self) -> tuple[Transcript, ...]:
+        """The transcripts that are kept, the oldest first."""
+        return tuple(self._kept)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __iter__(self) -> Iterator[Transcript]:
+        return iter(self.sessions)
+
+    def __getitem__(self, number: int) -> Transcript:
+        return self._kept[number]
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __str__(self) -> str:
+        return "\n\n".join(map(str, self.sessions)) or "no session"
+
+    def __repr__(self) -> str:
+        return f"<Transcripts of {len(self)} sessions>"
+
+    def of(self, session: str) -> Transcript | None:
+        """The transcript of the session with this id, if it is kept."""
+        return next((each for each in self.sessions if each.session == session), None)
+
+    def clear(self) -> None:
+        """Forget all. Sessions that go on are kept from here on."""
+        while self._kept:
+            self._let_go()
+        self._octets = 0
+
+    # What the protocols do
+
+    def instrument(self, protocol: type[SMTP]) -> type[SMTP]:
+        """The protocol's class, with records being taken. Called by the factory."""
+        return instrumented(_Recorded, protocol)  # type: ignore[arg-type]  # classes have hashes
+
+    def begin(self, session: str, peer: str) -> Transcript:
+        """A session has begun."""
+        return Transcript(session, peer)
+
+    def add(self, transcript: Transcript, record: Record) -> None:
+        """Something has happened in a session."""
+        if self._limit:
+            if not transcript._is_kept:
+                self._keep(transcript)
+            transcript._records.append(record)
+            self._octets += _size(record)
+            while self._octets > self._octet_limit:
+                self._forget_oldest()
+        if self._tell is not None:
+            self._tell(transcript, record)
+
+    def _keep(self, transcript: Transcript) -> None:
+        # It is a new one; or one that goes on, after it was silent for so long that it had to go.
+        transcript.forgotten += len(transcript._records)
+        transcript._records.clear()
+        if len(self._kept) >= self._limit:
+            self._octets -= sum(map(_size, self._let_go()))
+        transcript._is_kept = True
+        self._kept.append(transcript)
+
+    def _let_go(self) -> Transcript:
+        oldest = self._kept.popleft()
+        oldest._is_kept = False
+        return oldest
+
+    def _forget_oldest(self) -> None:
+        oldest = self._kept[0]
+        self._octets -= _size(oldest._records.popleft())
+        oldest.forgotten += 1
+        if not oldest._records:
+            self._let_go()
+
+
+def _size(record: Record) -> int:
+    return RECORD + len(record.text)
+
+
+class _Measured:
+    """A reader of octets, and how many it has read."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self.octets = 0
+        self.complete = False
+
+    def feed(self, data: bytes, start: int) -> int:
+        end = self.reader.feed(data, start)
+        self.octets += (end if end >= 0 else len(data)) - start
+        if end >= 0:
+            self.complete = True
+            if isinstance(self.reader, DataReader):
+                self.octets -= len(END)
+        return end
+
+
+class _Recorded(Instrument):
+    """A protocol whose conversation is kept."""
+
+    _transcript: Transcript | None = None
+    _began = 0.0
+
+    def _note(self, kind: Callable[..., Record], *what: Any) -> None:
+        kept: Transcripts = self.factory.transcript
+        now = self.clock.seconds()
+        if self._transcript is None:
+            peer = peer_text(self.session.peer)
+            self._began = now
+            self._transcript = kept.begin(self.session.id, peer)
+            kept.add(self._transcript, Connected(0.0, peer))
+        kept.add(self._transcript, kind(now - self._began, *what))
+
+    # What comes
+
+    def lineReceived(self, line: bytes) -> None:
+        self._note(Said, SECRET if self._asked is not None else text_of(self.masked(line)))
+        super().lineReceived(line)
+
+    def line_refused(self, why: str, begins: bytes) -> Exception:
+        asked = self._asked is not None
+        error = super().line_refused(why, begins)
+        if why in _REFUSED_LINES:
+            hidden = asked or self._verb == b"AUTH"
+            begun = SECRET if hidden else text_of(begins)
+            shown = f": {begun}" if begun else ""
+            self._note(Said, f"({_REFUSED_LINES[why]}{shown})")
+        return error
+
+    def read_with(self, reader: Reader, then: Callable[[], Any]) -> None:
+        if isinstance(reader, ProxyReader):
+            super().read_with(reader, partial(self._forwarded, reader, then))
+            return
+        measured = _Measured(reader)
+
+        def read() -> Any:
+            self._note(MailData, measured.octets, True)
+            return then()
+
+        super().read_with(measured, read)
+
+    def _forwarded(self, reader: ProxyReader, then: Callable[[], Any]) -> Any:
+        data = reader.end()
+        client = "the proxy's own connection" if data.client is None else f"for {peer_text(data.client)}"
+        self._note(Said, f"(PROXY header: {data.error or client})")
+        return then()
+
+    def stop_reading_with(self) -> None:
+        reader = self._reader
+        super().stop_reading_with()
+        if isinstance(reader, _Measured) and not reader.complete:
+            self._note(MailData, reader.octets, False)
+
+    async def _secure(self, begun: bytes = b"") -> None:
+        try:
+            await super()._secure(begun)
+        finally:
+            tls = self.session.ssl
+            if tls is not None:
+                self._note(TLSBegun, tls.protocol, tls.cipher)
+
+    # What leaves
+
+    def send(self, octets: bytes) -> None:
+        if octets and not (self.closing or self._deaf):
+            shown = f"334 {SECRET}" if octets[:4] == b"334 " else text_of(octets.removesuffix(b"\r\n"))
+            self._note(Replied, shown)
+        super().send(octets)
+
+    def _log_failure(self, what: str, error: BaseException) -> None:
+        self._note(Failed, what, type(error).__qualname__)
+        super()._log_failure(what, error)
+
+    def ended(self, cause: BaseException) -> None:
+        self._note(Closed, type(cause).__name__, str(cause))
+        super().ended(cause)
+
+
+def note(protocol: Any, kind: Callable[..., Record], *what: Any) -> None:
+    """Add a record to the transcript of a protocol, if one is kept."""
+    if isinstance(protocol, _Recorded):
+        protocol._note(kind, *what)
+
+
+def text_of(octets: bytes) -> str:
+    """Octets as a person can read them; line ends part lines, all else that cannot be printed is escaped."""
+    text = octets[:LONGEST].decode("utf-8", "backslashreplace").replace("\r\n", "\n")
+    if len(octets) > LONGEST:
+        text += "..."
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def peer_text(peer: Any) -> str:
+    """The client's address, in words."""
+    if not isinstance(peer, tuple):
+        return "a local client"
+    host, port = peer[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
