@@ -26,6 +26,7 @@ PURE = {"reply", "session", "parameters", "recipient_replies", "wire", "proxy_pr
 LAYERS = [
     PURE,
     {"interfaces", "tls", "bridges"},
+    {"limits"},
     {"command"},
     {"extensions", "auth"},
     {"settings"},

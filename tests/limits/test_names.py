@@ -1,0 +1,75 @@
+"""Failed logins by distinct names."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from txsmtpd.limits import Rate, Retry
+from txsmtpd.limits.names import Failures
+
+THREE = Rate(3, 600, 3)
+
+
+class FailuresTests(SynchronousTestCase):
+    """Networks are judged by names, and names are only slowed down."""
+
+    def test_one_name(self) -> None:
+        """One name may fail as often as it likes: that is a client with an old password."""
+        failures = Failures(THREE)
+        for second in range(100):
+            failures.failed("a", "fred", second)
+            self.assertIsNone(failures.admit("a", second))
+
+    def test_many_names(self) -> None:
+        """A network that has failed with too many names must wait until the first of them is past."""
+        failures = Failures(THREE)
+        for second, name in enumerate(["fred", "anna", "fred", "bart"]):
+            self.assertIsNone(failures.admit("a", second))
+            failures.failed("a", name, second)
+        self.assertEqual(failures.admit("a", 10), Retry(591.0))  # anna failed in second 1
+        self.assertIsNone(failures.admit("b", 10))
+        self.assertIsNone(failures.admit("a", 601))
+
+    def test_name_counts(self) -> None:
+        """The failures of a name are counted over all networks, and forgotten after the period."""
+        failures = Failures(THREE)
+        self.assertEqual([failures.failed(network, "fred", 0) for network in "abc"], [1, 2, 3])
+        self.assertEqual(failures.failed("d", "anna", 0), 1)
+        self.assertEqual(failures.failed("a", "fred", 599), 4)
+        self.assertEqual(failures.failed("a", "fred", 1300), 1)
+
+    def test_bounds(self) -> None:
+        """Neither many networks nor many names make the tables grow without a bound."""
+        failures = Failures(THREE, size=100)
+        for number in range(10_000):
+            failures.failed(str(number), f"name{number}", 0)
+            failures.failed("0", f"name{number}", 0)
+        self.assertLessEqual(len(failures), 100)
+        self.assertLessEqual(len(failures._names), 100)
+        self.assertGreater(failures.forgotten, 9000)
+        self.assertLessEqual(max(map(len, failures._networks.values())), 3)
+
+    def test_past_networks(self) -> None:
+        """Networks whose failures are past make room, and are not counted as forgotten."""
+        failures = Failures(THREE)
+        for number in range(1000):
+            failures.failed(str(number), "fred", number * 1000)
+        self.assertLessEqual(len(failures), 2)
+        self.assertEqual(failures.forgotten, 0)
+
+    @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.floats(0, 400)), max_size=60))
+    def test_never_more(self, tries: list[tuple[str, float]]) -> None:
+        """In no period does a network fail with more distinct names than it may."""
+        failures = Failures(THREE)
+        now = 0.0
+        failed = []
+        for name, pause in tries:
+            now += pause
+            if failures.admit("a", now) is None:
+                failures.failed("a", name, now)
+                failed.append((name, now))
+        for _, since in failed:
+            names = {name for name, when in failed if since <= when < since + THREE.period}
+            self.assertLessEqual(len(names), 3)

@@ -1,0 +1,66 @@
+"""The limits of one process: rates by kind, and failed logins."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from txsmtpd.limits.buckets import TABLE_SIZE, Buckets
+from txsmtpd.limits.names import Failures
+from txsmtpd.limits.rate import Rate, Retry, check_kind
+
+KINDS = ("connections", "messages", "recipients", "tls")
+AUTH = "auth"
+
+
+class Limits:
+    """Decides from what this process has seen. Provides :class:`~txsmtpd.interfaces.ILimiter`.
+
+    :param rates: a :class:`~txsmtpd.limits.Rate`, or the text of one, for kinds of :data:`KINDS`.
+    :param auth_failures: how many distinct names a network may fail to log in with; None: no limit.
+    :param table_size: keys that are remembered for each rate.
+    :param clock: what tells the time, in seconds that never go back.
+    :raises ValueError: for an unknown kind, or a text that is not a rate.
+
+    >>> limits = Limits({"messages": "2/min"}, clock=lambda: 0.0)
+    >>> [limits.admit("messages", "192.0.2.7") for _ in range(3)]
+    [None, None, Retry(seconds=30.0)]
+    """
+
+    def __init__(
+        self,
+        rates: Mapping[str, Rate | str] | None = None,
+        auth_failures: Rate | str | None = None,
+        *,
+        table_size: int = TABLE_SIZE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        for kind in rates or {}:
+            check_kind(kind, KINDS)
+        self.buckets = {kind: Buckets(_rate(rate), table_size) for kind, rate in (rates or {}).items()}
+        self.failures = None if auth_failures is None else Failures(_rate(auth_failures))
+        self._clock = clock
+
+    def admit(self, kind: str, key: str) -> Retry | None:
+        """Whether the key may do what is of this kind once more. A kind without a rate always may."""
+        if kind == AUTH:
+            return None if self.failures is None else self.failures.admit(key, self._clock())
+        buckets = self.buckets.get(kind)
+        return None if buckets is None else buckets.admit(key, self._clock())
+
+    def auth_failed(self, network: str, name: str) -> int:
+        """A client of the network has failed to log in with the name.
+
+        :return: how often the name has failed of late, this time included.
+        """
+        return 1 if self.failures is None else self.failures.failed(network, name, self._clock())
+
+    @property
+    def forgotten(self) -> int:
+        """Keys that were forgotten although they still had to wait, since a table was full."""
+        forgotten = sum(table.forgotten for table in self.buckets.values())
+        return forgotten if self.failures is None else forgotten + self.failures.forgotten
+
+
+def _rate(rate: Rate | str) -> Rate:
+    return rate if isinstance(rate, Rate) else Rate.parse(rate)

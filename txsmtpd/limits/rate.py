@@ -1,0 +1,89 @@
+"""Rates: how they are written, and the answer to whoever exceeds one."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+FORM = "write N/PERIOD[,burst=N], such as 100/min,burst=20; a period is s, min, h or day, or several, such as 10min"
+_UNITS = {
+    **dict.fromkeys(("s", "sec", "second", "seconds"), 1),
+    **dict.fromkeys(("m", "min", "minute", "minutes"), 60),
+    **dict.fromkeys(("h", "hour", "hours"), 3600),
+    **dict.fromkeys(("d", "day", "days"), 86400),
+}
+_RATE = re.compile(r"([0-9]{1,9})/([0-9]{1,6})?([a-z]+)(?:,burst=([0-9]{1,9}))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """No, not now.
+
+    :param seconds: how long until the same question may be answered with yes.
+    """
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How often something may happen: *number* times in *period* seconds, and *burst* times at once.
+
+    In any time of *t* seconds, it happens at most ``number / period * t + burst`` times.
+
+    :raises ValueError: if one of them is not positive.
+
+    >>> Rate.parse("100/min,burst=20")
+    Rate(number=100, period=60.0, burst=20)
+    """
+
+    number: int
+    period: float
+    burst: int
+
+    def __post_init__(self) -> None:
+        if self.number < 1 or self.period <= 0 or self.burst < 1:
+            raise ValueError(f"a rate must allow something: {self.number}/{self.period:g}s,burst={self.burst}")
+
+    @classmethod
+    def parse(cls, text: str) -> Rate:
+        """The rate that the text describes. Without a burst, all *number* may come at once.
+
+        :raises ValueError: if it is not written as a rate.
+        """
+        found = _RATE.fullmatch(text.strip().lower())
+        unit = found and _UNITS.get(found[3])
+        if found is None or unit is None:
+            raise ValueError(f"{text!r} is not a rate; {FORM}")
+        number = int(found[1])
+        return cls(number, float(unit * int(found[2] or 1)), int(found[4] or number))
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.period:g}s,burst={self.burst}"
+
+
+def parse_rate_of(text: str, kinds: Iterable[str]) -> tuple[str, Rate]:
+    """Read ``KIND:N/PERIOD[,burst=N]``.
+
+    :param kinds: the kinds that there are.
+    :raises ValueError: for another kind, or for what is not a rate.
+    """
+    kind, colon, rate = text.partition(":")
+    if not colon:
+        raise ValueError(f"{text!r} names no kind; write KIND:N/PERIOD, such as messages:100/min")
+    check_kind(kind, kinds)
+    return kind, Rate.parse(rate)
+
+
+def check_kind(kind: str, kinds: Iterable[str]) -> None:
+    """Refuse a kind that is not among *kinds*.
+
+    :raises ValueError: with the nearest that is.
+    """
+    known = list(kinds)
+    if kind not in known:
+        near = difflib.get_close_matches(kind, known, 1)
+        hint = f"is {near[0]} meant?" if near else f"there are {', '.join(known)}"
+        raise ValueError(f"there is no rate of {kind!r}; {hint}")
