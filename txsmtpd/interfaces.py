@@ -252,6 +252,34 @@ class IFactoryMaker(Interface):
         """
 
 
+class ILimiter(Interface):
+    """Decides how much clients may do: :class:`~txsmtpd.limits.Limits` from what one process has seen, or an object of
+    the application's own."""
+
+    def admit(kind: str, key: str) -> Any:
+        """Whether the client may do something once more. It counts as done if it may.
+
+        :param kind: ``"connections"``, ``"messages"``, ``"recipients"`` or ``"tls"``; or ``"auth"``, which only asks
+            whether the network may try to log in.
+        :param key: whom it is counted for: a network such as ``"192.0.2.7"`` or ``"2001:db8::/64"``; or ``"login:"``
+            with the login of a client that has authenticated.
+        :return: None for yes, or a :class:`~txsmtpd.limits.Retry`; or an awaitable of one of them.
+        """
+
+    def auth_failed(network: str, name: str) -> Any:
+        """A client of the network has failed to log in with the name.
+
+        :return: how often the name has failed of late, this time included, or an awaitable of it.
+        """
+
+
+class IReadiness(Interface):
+    """What a handler, a filter or another part has, if it can tell whether it works: ``/readyz`` asks it."""
+
+    def not_ready() -> str | None:
+        """Why the server should get no clients now, in one line; None if it should. Called often: it must not wait."""
+
+
 class InvalidHandler(Invalid):
     """A handler does not fit the hooks; says how to mend it."""
 

@@ -14,7 +14,7 @@ AUTH = "auth"
 
 
 class Limits:
-    """Decides from what this process has seen. Provides :class:`~txsmtpd.interfaces.ILimiter`.
+    """Decides from what this process has seen: an :class:`~txsmtpd.interfaces.ILimiter`.
 
     :param rates: a :class:`~txsmtpd.limits.Rate`, or the text of one, for kinds of :data:`KINDS`.
     :param auth_failures: how many distinct names a network may fail to log in with; None: no limit.

@@ -1,0 +1,113 @@
+"""Health, and the pages that machines ask for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+
+from txsmtpd.interfaces import IReadiness
+from txsmtpd.observe.health import Health
+from txsmtpd.observe.web import monitoring_site
+
+
+@implementer(IReadiness)
+class Broker:
+    """A handler that is ready while its broker is there."""
+
+    problem: str | None = None
+
+    def not_ready(self) -> str | None:
+        return self.problem
+
+
+class Undeclared:
+    """The same, without the declaration."""
+
+    def not_ready(self) -> str:
+        raise OSError("secret")
+
+
+def health(*checks: Any) -> Health:
+    found = Health(*checks)
+    found.starting = False
+    return found
+
+
+def get(site: Any, path: str, method: str = "GET", accept: str = "*/*") -> tuple[int, dict[str, str], str]:
+    """Ask the site: the status, the header fields and the text."""
+    protocol = site.buildProtocol(None)
+    transport = StringTransport()
+    protocol.makeConnection(transport)
+    protocol.dataReceived(f"{method} {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\n\r\n".encode())
+    head, _, text = transport.value().decode().partition("\r\n\r\n")
+    status, *fields = head.split("\r\n")
+    return int(status.split()[1]), {name.lower(): value for name, _, value in (f.partition(": ") for f in fields)}, text
+
+
+class HealthTests(SynchronousTestCase):
+    """Why the server is not ready."""
+
+    def test_life(self) -> None:
+        """It is ready between its start and the beginning of its drain."""
+        found = Health()
+        self.assertEqual([*found.problems()], ["the server is starting"])
+        found.starting = False
+        self.assertEqual([*found.problems()], [])
+        found.draining = True
+        self.assertEqual([*found.problems()], ["the server is shutting down"])
+
+    def test_checks(self) -> None:
+        """A part that can tell is asked, declared or not; others are not."""
+        broker = Broker()
+        found = health(broker, Undeclared(), object(), None)
+        self.assertEqual([*found.problems()], ["Undeclared.not_ready raised OSError"])
+        broker.problem = "no connection to the broker"
+        self.assertIn("no connection to the broker", [*found.problems()])
+
+
+class SiteTests(SynchronousTestCase):
+    """What is served."""
+
+    def site(self, *checks: Any) -> Any:
+        self.health = health(*checks)
+        return monitoring_site(self.health, lambda accept: (f"for {accept}\n".encode(), "text/x"), reactor=Clock())
+
+    def test_livez(self) -> None:
+        """The process lives, even while it drains."""
+        site = self.site()
+        self.health.draining = True
+        self.assertEqual(get(site, "/livez")[::2], (200, "ok\n"))
+
+    def test_readyz(self) -> None:
+        """503, with the reasons, while clients should not come."""
+        broker = Broker()
+        site = self.site(broker)
+        self.assertEqual(get(site, "/readyz")[::2], (200, "ok\n"))
+        broker.problem = "two\r\nlines"
+        self.health.draining = True
+        self.assertEqual(get(site, "/readyz")[::2], (503, "the server is shutting down\ntwo lines\n"))
+        broker.problem = None
+        self.assertEqual(get(site, "/readyz")[0], 503)
+
+    def test_head(self) -> None:
+        """Probes that ask with HEAD get the status alone."""
+        self.assertEqual(get(self.site(), "/readyz", "HEAD")[::2], (200, ""))
+
+    def test_metrics(self) -> None:
+        """The format is the one that Accept asks for."""
+        status, fields, text = get(self.site(), "/metrics", accept="application/openmetrics-text")
+        self.assertEqual((status, text), (200, "for application/openmetrics-text\n"))
+        self.assertEqual(fields["content-type"], "text/x")
+        self.assertEqual(fields["cache-control"], "no-store")
+
+    def test_others(self) -> None:
+        """There is nothing else, nothing is written, and without metrics there are none."""
+        site = self.site()
+        for path in "/", "/metric", "/%2e%2e/":
+            self.assertEqual(get(site, path)[0], 404)
+        self.assertEqual(get(site, "/readyz", "POST")[0], 405)
+        self.assertEqual(get(monitoring_site(health(), reactor=Clock()), "/metrics")[0], 404)

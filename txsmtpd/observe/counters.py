@@ -1,0 +1,100 @@
+"""Counters: plain numbers by name and labels, which are added to where something happens, and read as a whole.
+
+No format and no server: :mod:`txsmtpd.observe.metrics` gives them to Prometheus. The label values of a family come from
+a closed set, so that a client can never make a series.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0)  # seconds
+
+Labels = tuple[str, ...]
+Snapshot = dict[str, list[tuple[list[str], Any]]]
+"""The values of each family by its name, with their labels; of JSON's types, so that a process can send it to another.
+A counter or gauge is a number; a histogram is a list: how many fell into each bucket, into none, and their sum."""
+
+
+class Family(NamedTuple):
+    """What is counted under one name."""
+
+    name: str  #: without the prefix ``txsmtpd_``
+    kind: str  #: ``"counter"``, ``"gauge"`` or ``"histogram"`` (of seconds)
+    labels: Labels
+    help: str
+
+    def zero(self) -> Any:
+        """The value of a series to which nothing was added."""
+        return [0] * (len(BUCKETS) + 1) + [0.0] if self.kind == "histogram" else 0
+
+
+FAMILIES = (
+    Family("connections_open", "gauge", ("listener",), "Connections that are open."),
+    Family("connections_total", "counter", ("listener", "outcome"), "Connections, by what became of them at once."),
+    Family("disconnects_total", "counter", ("listener", "cause"), "Connections that have ended, by what ended them."),
+    Family("commands_total", "counter", ("command", "code"), "Commands, by the first digit of the reply."),
+    Family("refusals_total", "counter", ("stage", "by"), "Replies 4yz and 5yz, by who decided."),
+    Family("messages_total", "counter", ("listener", "outcome"), "Messages, by what became of them."),
+    Family("message_octets_total", "counter", ("listener",), "Octets of the messages that were accepted."),
+    Family("recipients_total", "counter", ("outcome",), "Recipients, by the reply to RCPT."),
+    Family("auth_total", "counter", ("mechanism", "outcome"), "AUTH commands, by the reply."),
+    Family("tls_total", "counter", ("version",), "TLS sessions, by version."),
+    Family("hook_seconds", "histogram", ("hook",), "How long the handler's hooks take."),
+    Family("data_seconds", "histogram", (), "From 354 to the end of the message."),
+    Family("session_seconds", "histogram", (), "How long connections last."),
+    Family("hook_failures_total", "counter", ("hook",), "Hooks that raised an exception."),
+    Family("hook_timeouts_total", "counter", ("hook",), "Hooks that took longer than hook_timeout."),
+    Family("reactor_lag_seconds", "histogram", (), "How late the reactor calls what was to be called."),
+    Family("limiter_total", "counter", ("limit", "outcome"), "Decisions about rates and other limits of clients."),
+    Family("limiter_forgotten_total", "counter", (), "Keys dropped from full tables although they had to wait."),
+    Family("limiter_store_errors_total", "counter", (), "Decisions that the shared store of limits did not take."),
+    Family("stress", "gauge", (), "1 while the server is in stress mode."),
+    Family("build_info", "gauge", ("version", "twisted", "python"), "The versions that run."),
+)
+
+
+class Counters(dict[str, "defaultdict[Labels, Any]"]):
+    """The values of some families: ``counters["refusals_total"]["RCPT", "hook"] += 1``.
+
+    A family without labels has one series, ``()``.
+
+    :param families: which there are.
+    """
+
+    def __init__(self, families: Iterable[Family] = FAMILIES) -> None:
+        super().__init__((family.name, defaultdict(family.zero)) for family in families)
+        self.families = {family.name: family for family in families}
+        #: called before the values are read, to bring them up to date
+        self.before_reading: list[Callable[[], object]] = []
+
+    def observe(self, name: str, seconds: float, *labels: str) -> None:
+        """Add a time to a histogram."""
+        values = self[name][labels]
+        values[bisect_left(BUCKETS, seconds)] += 1
+        values[-1] += seconds
+
+    def snapshot(self) -> Snapshot:
+        """The values now."""
+        for update in self.before_reading:
+            update()
+        return {
+            name: [([*labels], [*value] if isinstance(value, list) else value) for labels, value in series.items()]
+            for name, series in self.items()
+        }
+
+    def add(self, snapshot: Mapping[str, Iterable[tuple[Iterable[str], Any]]]) -> None:
+        """Add what another process has counted. A family that is not known here is left out."""
+        for name, series in snapshot.items():
+            values = self.get(name)
+            if values is None:
+                continue
+            for labels, value in series:
+                key = tuple(labels)
+                if isinstance(value, list):
+                    values[key] = [a + b for a, b in zip(values[key], value, strict=True)]
+                else:
+                    values[key] += value
