@@ -93,7 +93,7 @@ class PrometheusTests(SynchronousTestCase):
         for accept in "", OPENMETRICS, "text/plain;version=0.0.4;q=0.3", "*/*":
             found = samples(counters, accept)
             for family in FAMILIES:
-                labels = tuple(sorted((label, f"some {label}") for label in family.labels))
+                labels: tuple[tuple[str, str], ...] = tuple(sorted((label, f"some {label}") for label in family.labels))
                 name = f"txsmtpd_{family.name}"
                 if family.kind != "histogram":
                     self.assertEqual(found[name, labels], 3)

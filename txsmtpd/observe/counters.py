@@ -6,10 +6,15 @@ a closed set, so that a client can never make a series.
 
 from __future__ import annotations
 
+import platform
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
+
+import twisted
+
+from txsmtpd._version import __version__
 
 BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0)  # seconds
 
@@ -70,6 +75,8 @@ class Counters(dict[str, "defaultdict[Labels, Any]"]):
         self.families = {family.name: family for family in families}
         #: called before the values are read, to bring them up to date
         self.before_reading: list[Callable[[], object]] = []
+        if "build_info" in self:
+            self["build_info"][__version__, twisted.__version__, platform.python_version()] = 1
 
     def observe(self, name: str, seconds: float, *labels: str) -> None:
         """Add a time to a histogram."""

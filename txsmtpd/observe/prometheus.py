@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import accumulate
 from typing import Any
 
+from prometheus_client import ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder, generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
@@ -54,6 +55,14 @@ def _metric(family: Family, series: Iterable[tuple[list[str], Any]]) -> Metric:
     for labels, value in series:
         metric.add_metric(labels, value)
     return metric
+
+
+def registry_of(snapshot: Callable[[], Snapshot]) -> CollectorRegistry:
+    """A registry with our counters and those of the process: memory, processor time, descriptors."""
+    registry = CollectorRegistry()
+    registry.register(SnapshotCollector(snapshot))
+    registry.register(ProcessCollector(registry=None))
+    return registry
 
 
 def rendered(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:

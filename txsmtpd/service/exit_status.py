@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import TextIO
+from typing import Any, TextIO
+
+from twisted.internet.error import CannotListenError
+from twisted.logger import Logger
+
+log = Logger(namespace="txsmtpd")
 
 EX_USAGE = 64
 EX_OSERR = 71
@@ -39,3 +44,16 @@ def one_line(text: str) -> str:
 def described(error: BaseException) -> str:
     """An exception's type and text."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def cannot_listen(label: str, error: BaseException | None) -> Exit:
+    """Say that an endpoint cannot be listened on, on stderr and in the log.
+
+    :param label: the option that asks for it.
+    :return: what to raise.
+    """
+    cause: Any = error.socketError if isinstance(error, CannotListenError) else error
+    reason = f"{label}: cannot listen: {getattr(cause, 'strerror', None) or str(cause) or type(cause).__name__}"
+    log.error("{reason}", reason=reason)  # a daemon has no stderr
+    complain(reason)
+    return Exit(EX_OSERR, reason)

@@ -6,6 +6,7 @@ as none. Whatever is wrong ends the process with one line and status 64 before a
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import re
@@ -22,10 +23,12 @@ from twisted.python import usage
 
 from txsmtpd._version import __version__
 from txsmtpd.interfaces import IFactoryMaker
+from txsmtpd.service.adopted import systemd_endpoint
 from txsmtpd.service.checkers import INTERFACES, make_checker, portal_of
 from txsmtpd.service.exit_status import EX_USAGE, Exit, complain, described, one_line
 from txsmtpd.service.handlers import BUILT_IN, describe_handlers, make_handler
 from txsmtpd.service.listening import GRACE
+from txsmtpd.service.monitoring import local_endpoint
 from txsmtpd.service.privileges import of_the_server
 from txsmtpd.settings import DATA_SIZE_DEFAULT, Settings
 from txsmtpd.tls.certificates import Certificates, load_authorities
@@ -126,6 +129,8 @@ class Options(usage.Options, AuthOptionMixin):
         ["timeout", "t", None, "Seconds that a client may be silent. [default: 300]"],
         ["fault-seed", None, None, "What chance comes from in --fault. [default: 0]"],
         ["transcript", None, None, "A file to write all that is said to, as JSON lines; without credentials."],
+        ["metrics", None, None, "Serve /metrics, /livez and /readyz here: a port of 127.0.0.1, or an endpoint."],
+        ["drain-delay", None, None, "Seconds between not being ready and not listening on SIGTERM. [default: 0]"],
         ["grace", None, None, f"Seconds that open transactions have to end on SIGTERM. [default: {GRACE:g}]"],
     ]
     compData = usage.Completions(
@@ -240,6 +245,8 @@ class Options(usage.Options, AuthOptionMixin):
         self["endpoints"] = self._endpoints("listen", None if others else DEFAULT_LISTEN)
         self["handler"] = self._handler()
         self["faults"] = self._faults()
+        self["drain_delay"] = self._value("drain-delay", seconds, 0.0)
+        self["monitoring"] = self._monitoring()
         self["transcript"] = self._value("transcript", journal_of, None)
         self._hand_out_authority()
 
@@ -388,6 +395,16 @@ class Options(usage.Options, AuthOptionMixin):
         with refusing(asked):
             return make_endpoint(asked.text)
 
+    def _monitoring(self) -> tuple[str, IStreamServerEndpoint] | None:
+        asked = self._asked("metrics")
+        if asked is None:
+            if self["drain_delay"]:
+                raise usage.UsageError("--drain-delay: nobody could see that the server is not ready; give --metrics")
+            return None
+        with refusing(asked):
+            need_extra("metrics", "prometheus_client")
+            return str(asked), make_endpoint(local_endpoint(asked.text))
+
     def _check_in_clear(self, asked: Asked) -> None:
         already = re.match(r"(?:haproxy:)?(ssl|tls):", asked.text)
         if already is not None:
@@ -481,6 +498,15 @@ def certificate_files(text: str) -> tuple[str, str | None]:
     return certificate, key
 
 
+def need_extra(extra: str, module: str) -> None:
+    """Refuse an option whose optional dependency is missing.
+
+    :raises ValueError: with what to install.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise ValueError(f"{module} is missing; install it by: pip install 'txsmtpd[{extra}]'")
+
+
 def journal_of(path: str) -> Any:
     """Transcripts that are kept in the file, and nowhere else.
 
@@ -515,6 +541,8 @@ def make_endpoint(description: str) -> IStreamServerEndpoint:
     port = re.match(r"(?:tcp6?|ssl|tls):(?:port=)?(-?[0-9]+)(?::|$)", description)
     if port is not None and not 0 <= int(port[1]) <= 65535:
         raise ValueError(f"there is no port {port[1]}")
+    if description.startswith("systemd:"):
+        return systemd_endpoint(reactor, description)
     try:
         endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
     except Exception as error:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from twisted.application.service import IService, MultiService
-from twisted.internet.error import CannotListenError, ReactorNotRunning
+from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -19,8 +19,11 @@ from txsmtpd.bridges.reactor_thread import has_asyncio_reactor
 from txsmtpd.factory import SMTPFactory
 from txsmtpd.interfaces import IFactoryMaker, IStreamingHandler
 from txsmtpd.lmtp import LMTP
-from txsmtpd.service.exit_status import EX_OSERR, Exit, complain
+from txsmtpd.observe.counters import Counters
+from txsmtpd.observe.health import Health
+from txsmtpd.service.exit_status import EX_OSERR, cannot_listen
 from txsmtpd.service.listening import SMTPService
+from txsmtpd.service.monitoring import Monitoring, Server
 from txsmtpd.service.options import Options
 from txsmtpd.service.sockets import in_place_of_the_dead
 from txsmtpd.smtp import SMTP
@@ -31,7 +34,6 @@ FEWEST_CONNECTIONS = 8
 
 def makeService(options: Options) -> MultiService:
     """The service that the command line asks for: a listener for each endpoint."""
-    server = MultiService()
     listeners = [
         (*each, protocol, tls)
         for kind, protocol, tls in (
@@ -44,12 +46,41 @@ def makeService(options: Options) -> MultiService:
     # A message that is stored while it arrives has a descriptor too, or is passed on over one.
     each = getattr(options["handler"], "descriptors", 2 if IStreamingHandler.providedBy(options["handler"]) else 1)
     limit = connection_limit(len(listeners) * each)
+    services = []
     for label, endpoint, protocol, tls in listeners:
         settings = {"asyncio": has_asyncio_reactor(), **options["settings"], "implicit_tls": tls}
         make = factory_maker(options["handler"], protocol)
         factory = make(connection_limit=limit, faults=options["faults"], transcript=options["transcript"], **settings)
-        Listener(label, endpoint, factory, options["grace"]).setServiceParent(server)
+        services.append(Listener(label, endpoint, factory, options["grace"]))
+    return _server(options, services)
+
+
+def _server(options: Options, listeners: list[Listener]) -> Server:
+    health = Health(*listeners, options["handler"])
+    counters = Counters() if options["monitoring"] else None
+    server = Server(
+        health,
+        grace=options["grace"],
+        drain_delay=options["drain_delay"],
+        monitoring=_monitoring(options["monitoring"], health, counters),
+        counters=counters,
+        connections=lambda: sum(len(each.factory.connections) for each in listeners),
+    )
+    for listener in listeners:
+        listener.setServiceParent(server)
     return server
+
+
+def _monitoring(
+    asked: tuple[str, IStreamServerEndpoint] | None, health: Health, counters: Counters | None
+) -> Monitoring | None:
+    if asked is None or counters is None:
+        return None
+    from txsmtpd.observe.prometheus import registry_of, rendered
+    from txsmtpd.observe.web import monitoring_site
+
+    registry = registry_of(counters.snapshot)
+    return Monitoring(*asked, monitoring_site(health, partial(rendered, registry)))
 
 
 def factory_maker(handler: Any, protocol: type[SMTP]) -> Callable[..., SMTPFactory]:
@@ -93,25 +124,18 @@ class Listener(SMTPService):
         try:
             in_place_of_the_dead(super()._listen)
         except Exception as error:
-            raise self._complained(error) from None
+            raise cannot_listen(self.label, error) from None
+
+    def not_ready(self) -> str | None:
+        """Why there are no clients yet; see :class:`~txsmtpd.interfaces.IReadiness`."""
+        return f"not listening on {self.label.partition('=')[2]}" if self.running and self.port is None else None
 
     def cannot_listen(self, failure: Failure) -> None:
-        self._complained(failure.value)
+        cannot_listen(self.label, failure.value)
         reactor = self._reactor()
         # What a reactor's run() leaves to a process is status 0, whatever has happened.
         reactor.addSystemEventTrigger("after", "shutdown", _end_process, EX_OSERR)
         reactor.callWhenRunning(_stop, reactor)
-
-    def _complained(self, error: BaseException | None) -> Exit:
-        reason = f"{self.label}: cannot listen: {_reason(error)}"
-        self.log.error("{reason}", reason=reason)  # a daemon has no stderr
-        complain(reason)
-        return Exit(EX_OSERR, reason)
-
-
-def _reason(error: BaseException | None) -> str:
-    cause: Any = error.socketError if isinstance(error, CannotListenError) else error
-    return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
 
 
 def _stop(reactor: Any) -> None:

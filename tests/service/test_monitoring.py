@@ -1,0 +1,182 @@
+"""--metrics and --drain-delay: the order of the start and of the end, and a real scrape."""
+
+from __future__ import annotations
+
+import io
+import socket
+import urllib.error
+import urllib.request
+from contextlib import redirect_stderr
+from unittest import mock
+
+from prometheus_client.parser import text_string_to_metric_families
+from twisted.application.service import Service
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import CannotListenError
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.support.systemd import Systemd
+from txsmtpd.observe.health import Health
+from txsmtpd.observe.lag import ReactorLag
+from txsmtpd.service import Options
+from txsmtpd.service.exit_status import Exit
+from txsmtpd.service.monitoring import Monitoring, Server
+
+
+class Recorded(Service):
+    """A service that notes when it starts and stops, and takes its time for the latter."""
+
+    def __init__(self, name: str, notes: list[str]) -> None:
+        self.name = name
+        self.notes = notes
+        self.stopped: Deferred[None] = Deferred()
+
+    def startService(self) -> None:
+        self.notes.append(f"{self.name} starts")
+
+    def stopService(self) -> Deferred[None]:
+        self.notes.append(f"{self.name} stops")
+        return self.stopped
+
+
+class ServerTests(SynchronousTestCase):
+    """The order in which the server starts and ends."""
+
+    def test_order(self) -> None:
+        """It is unready at once, stops listening after the delay, and answers for its health until the last."""
+        clock, notes = Clock(), list[str]()
+        listener, pages = Recorded("listener", notes), Recorded("pages", notes)
+        health = Health()
+        server = Server(health, drain_delay=5, monitoring=pages, reactor=clock, environ={})
+        server.addService(listener)
+        server.startService()
+        self.assertEqual([*health.problems()], [])
+        stopped = server.stopService()
+        self.assertEqual([*health.problems()], ["the server is shutting down"])
+        self.assertEqual(notes, ["listener starts", "pages starts"])
+        clock.advance(5)
+        self.assertEqual(notes[2:], ["listener stops"])
+        listener.stopped.callback(None)
+        self.assertEqual(notes[3:], ["pages stops"])
+        self.assertNoResult(stopped)
+        pages.stopped.callback(None)
+        self.successResultOf(stopped)
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+    def test_plain(self) -> None:
+        """Without metrics and without systemd nothing stands around the listeners."""
+        server = Server(reactor=Clock(), environ={})
+        server.startService()
+        self.assertEqual(server._clock().getDelayedCalls(), [])
+        self.successResultOf(server.stopService())
+
+
+class MonitoringTests(SynchronousTestCase):
+    """The service of the pages."""
+
+    def test_cannotListen(self) -> None:
+        """An address that is taken is one line, and status 71."""
+        endpoint = mock.Mock()
+        endpoint.listen = lambda factory: fail(CannotListenError("127.0.0.1", 9125, OSError(98, "Address in use")))
+        service = Monitoring("--metrics=9125", endpoint, object())
+        with redirect_stderr(io.StringIO()), mock.patch("sys.__stderr__", io.StringIO()) as stderr:
+            end = self.assertRaises(Exit, service.startService)
+        self.assertEqual(end.code, 71)
+        self.assertEqual(stderr.getvalue(), "smtpd: --metrics=9125: cannot listen: Address in use\n")
+
+    def test_stop(self) -> None:
+        """It closes its port; stopping one that never listened is no error."""
+        port, endpoint = mock.Mock(), mock.Mock()
+        port.stopListening = lambda: None
+        port.getHost = lambda: IPv4Address("TCP", "127.0.0.1", 9125)
+        endpoint.listen = lambda factory: succeed(port)
+        service = Monitoring("", endpoint, object())
+        self.successResultOf(service.stopService())
+        service.privilegedStartService()
+        service.startService()
+        self.assertIs(service.port, port)
+        self.successResultOf(service.stopService())
+
+
+class LagTests(SynchronousTestCase):
+    """How late the reactor is."""
+
+    def test_late(self) -> None:
+        """What a call comes too late is told; then it is measured anew."""
+        clock, late = Clock(), list[float]()
+        lag = ReactorLag(late.append, clock, 0.25, clock.seconds)
+        lag.start()
+        clock.advance(0.25)
+        clock.advance(1.0)
+        clock.advance(0.25)
+        self.assertEqual(late, [0.0, 0.75, 0.0])
+        lag.stop()
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+
+class OptionTests(SynchronousTestCase):
+    """The options."""
+
+    def refused(self, *words: str) -> str:
+        options = Options()
+        options.environ = {}
+        with redirect_stderr(io.StringIO()) as stderr:
+            self.assertRaises(SystemExit, options.parseOptions, ["--handler=sink", *words])
+        return stderr.getvalue()
+
+    def test_malformed(self) -> None:
+        """What is no endpoint, or a delay that nobody could see, is one line."""
+        self.assertIn("--metrics=nowhere: not an endpoint", self.refused("--metrics=nowhere"))
+        self.assertIn("--metrics=99999: there is no port 99999", self.refused("--metrics=99999"))
+        self.assertIn("give --metrics", self.refused("--drain-delay=5"))
+        self.assertIn("must be a number of seconds", self.refused("--metrics=0", "--drain-delay=-1"))
+
+    def test_missingExtra(self) -> None:
+        """Without prometheus-client the option names the extra."""
+        with mock.patch("importlib.util.find_spec", lambda name: None):
+            self.assertIn("pip install 'txsmtpd[metrics]'", self.refused("--metrics=9125"))
+
+
+class ScrapeTests(SynchronousTestCase):
+    """A real process."""
+
+    def get(self, port: int, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def test_scrape(self) -> None:
+        """/metrics parses, /livez and /readyz answer; while it drains, /readyz is 503 and clients still get in."""
+        systemd = Systemd()
+        self.addCleanup(systemd.close)
+        smtp, pages = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
+        self.addCleanup(smtp.close)
+        self.addCleanup(pages.close)
+        port = pages.getsockname()[1]
+        systemd.start(
+            "--handler=sink",
+            "--listen=systemd:domain=INET:name=smtp",
+            "--metrics=systemd:domain=INET:name=pages",
+            "--drain-delay=30",
+            sockets={"smtp": smtp, "pages": pages},
+        )
+        systemd.wait_for("READY")
+        self.assertEqual(self.get(port, "/livez"), (200, "ok\n"))
+        self.assertEqual(self.get(port, "/readyz"), (200, "ok\n"))
+        status, text = self.get(port, "/metrics")
+        self.assertEqual(status, 200)
+        names = {family.name for family in text_string_to_metric_families(text)}
+        self.assertLessEqual({"txsmtpd_build_info", "txsmtpd_messages", "process_cpu_seconds"}, names)
+        assert systemd.process is not None
+        systemd.process.terminate()
+        systemd.wait_for("STOPPING")
+        self.assertEqual(self.get(port, "/readyz"), (503, "the server is shutting down\n"))
+        self.assertEqual(self.get(port, "/livez"), (200, "ok\n"))
+        with socket.create_connection(smtp.getsockname(), 10) as client:
+            client.settimeout(10)
+            self.assertIn(b"220 ", client.recv(1000))

@@ -1,0 +1,166 @@
+"""The server under systemd, played by a small program: sockets that are passed, and what systemd is told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import time
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.support.systemd import Systemd
+from txsmtpd.service.notify import Notifier
+
+HANDLER = "--handler=sink"
+
+
+def banner(family: socket.AddressFamily, address: object) -> str:
+    """What a server says first."""
+    with socket.socket(family) as client:
+        client.settimeout(10)
+        client.connect(address)  # type: ignore[arg-type]
+        return client.makefile().readline()
+
+
+class SystemdTests(SynchronousTestCase):
+    """Real processes, and the sockets and messages of sd_listen_fds and sd_notify."""
+
+    def setUp(self) -> None:
+        self.systemd = Systemd()
+        self.addCleanup(self.systemd.close)
+
+    def tcp_socket(self) -> socket.socket:
+        tcp = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(tcp.close)
+        return tcp
+
+    def unix_socket(self) -> tuple[socket.socket, str]:
+        path = os.path.join(self.systemd.folder, "lmtp")
+        unix = socket.socket(socket.AF_UNIX)
+        unix.bind(path)
+        os.chmod(path, 0o600)
+        unix.listen()
+        self.addCleanup(unix.close)
+        return unix, path
+
+    def test_life(self) -> None:
+        """READY once it listens, STATUS, WATCHDOG again and again, STOPPING with the time that the end may take."""
+        tcp = self.tcp_socket()
+        self.systemd.start(
+            HANDLER,
+            "--listen=systemd:domain=INET:name=smtp",
+            "--grace=3",
+            sockets={"smtp": tcp},
+            WATCHDOG_USEC="300000",
+        )
+        ready = self.systemd.wait_for("READY")
+        assert self.systemd.process is not None
+        self.assertEqual(ready["MAINPID"], str(self.systemd.process.pid))
+        self.assertEqual(ready["STATUS"], "0 connections")
+        self.assertTrue(banner(socket.AF_INET, tcp.getsockname()).startswith("220 "))
+        self.assertEqual([self.systemd.wait_for("WATCHDOG")["WATCHDOG"] for _ in range(2)], ["1", "1"])
+        self.assertEqual(self.systemd.stop(), -signal.SIGTERM)  # which systemd counts as success
+        stopping = self.systemd.wait_for("STOPPING")
+        self.assertEqual(stopping["EXTEND_TIMEOUT_USEC"], "13000000")
+        self.assertIn("shutting down", stopping["STATUS"])
+
+    def test_unixSocket(self) -> None:
+        """The mode and the path of a Unix socket stay as systemd made them, and systemd can go on listening on it."""
+        unix, path = self.unix_socket()
+        for _ in range(2):
+            self.systemd.start(HANDLER, "--listen-lmtp=systemd:domain=UNIX:name=lmtp", sockets={"lmtp": unix})
+            self.systemd.wait_for("READY")
+            self.assertTrue(banner(socket.AF_UNIX, path).startswith("220 "))
+            self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o600)
+            self.assertEqual(self.systemd.stop(), -signal.SIGTERM)  # which systemd counts as success
+            self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o600)
+            assert self.systemd.process is not None and self.systemd.process.stderr is not None
+            self.systemd.process.stderr.close()
+            with socket.socket(socket.AF_UNIX) as waiting:
+                waiting.connect(path)  # for whom systemd would start the service again
+
+    def test_twoSockets(self) -> None:
+        """Several sockets are told apart by their names, or by their order."""
+        tcp, (unix, path) = self.tcp_socket(), self.unix_socket()
+        self.systemd.start(
+            HANDLER,
+            "--listen=systemd:domain=INET:index=1",
+            "--listen-lmtp=systemd:domain=UNIX:name=lmtp",
+            sockets={"lmtp": unix, "smtp": tcp},
+        )
+        self.systemd.wait_for("READY")
+        self.assertIn("LMTP", banner(socket.AF_UNIX, path))
+        self.assertIn("ESMTP", banner(socket.AF_INET, tcp.getsockname()))
+
+    def test_noSocket(self) -> None:
+        """An endpoint for which nothing was passed is one line that tells why, and status 64."""
+        for words, named, expected in [
+            ("systemd:domain=INET:index=0", False, "LISTEN_FDS, LISTEN_FDNAMES and LISTEN_PID"),
+            ("systemd:domain=INET:name=smtp", True, "LISTEN_FDNAMES has web"),
+            ("systemd:domain=INET:index=3", True, "LISTEN_FDNAMES has web"),
+            ("systemd:domain=INET6:name=web", True, "a socket of domain INET"),
+            ("systemd:domain=IP:name=web", True, "domain must be INET, INET6 or UNIX"),
+            ("systemd:name=web", True, "write systemd:domain=INET6:name=NAME"),
+        ]:
+            systemd = Systemd()
+            self.addCleanup(systemd.close)
+            systemd.start(HANDLER, f"--listen={words}", sockets={"web": self.tcp_socket()}, named=named)
+            status, errors = systemd.failure()
+            self.assertEqual(status, 64, errors)
+            self.assertEqual(errors.count("\n"), 1, errors)
+            self.assertTrue(errors.startswith(f"smtpd: --listen={words}: "), errors)
+            self.assertIn(expected, errors)
+
+
+class NotifierTests(SynchronousTestCase):
+    """What systemd is told, and what it asks for."""
+
+    def setUp(self) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.addCleanup(self.socket.close)
+        self.socket.bind(f"\0txsmtpd-test-{os.getpid()}")
+        self.address = f"@txsmtpd-test-{os.getpid()}"
+
+    def message(self) -> dict[str, str]:
+        return dict(line.split("=", 1) for line in self.socket.recv(4096).decode().split("\n"))
+
+    def test_environment(self) -> None:
+        """The variables are taken out of the environment; without them nobody is told."""
+        environ = {"NOTIFY_SOCKET": self.address, "WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "7", "HOME": "/"}
+        notifier = Notifier.of(environ, 7)
+        assert notifier is not None
+        self.assertEqual(notifier.watchdog_period, 3.0)
+        self.assertEqual(environ, {"HOME": "/"})
+        self.assertIsNone(Notifier.of(environ, 7))
+        self.assertIsNone(Notifier.of({"NOTIFY_SOCKET": "vsock:2:1234"}, 7))
+
+    def test_watchdog_of_another(self) -> None:
+        """A watchdog that waits for another process, or for none, is not fed."""
+        for period, pid in ("3000000", "8"), ("0", "7"), ("x", "7"), ("", "7"):
+            environ = {"NOTIFY_SOCKET": self.address, "WATCHDOG_USEC": period, "WATCHDOG_PID": pid}
+            notifier = Notifier.of(environ, 7)
+            assert notifier is not None
+            self.assertIsNone(notifier.watchdog_period)
+
+    def test_messages(self) -> None:
+        """RELOADING has the monotonic time of its beginning; a status is one line."""
+        notifier = Notifier(self.address)
+        notifier.ready("3\nconnections")
+        self.assertEqual(self.message(), {"READY": "1", "MAINPID": str(os.getpid()), "STATUS": "3 connections"})
+        before = time.monotonic()
+        notifier.reloading()
+        told = self.message()
+        self.assertEqual(told["RELOADING"], "1")
+        self.assertTrue(before - 1 <= int(told["MONOTONIC_USEC"]) / 1e6 <= time.monotonic() + 1)
+        notifier.stopping(1.5)
+        self.assertEqual(self.message(), {"STOPPING": "1", "EXTEND_TIMEOUT_USEC": "1500000"})
+        notifier.watchdog()
+        self.assertEqual(self.message(), {"WATCHDOG": "1"})
+
+    def test_nobody_listens(self) -> None:
+        """That systemd cannot be told stops nothing."""
+        self.socket.close()
+        Notifier(self.address).ready()
+        Notifier("/nowhere/notify").ready()

@@ -1,0 +1,106 @@
+"""Sockets that somebody else has opened and keeps, such as systemd: they are listened on, and otherwise left alone.
+
+Twisted's port for an adopted Unix socket changes the mode of its path, shuts the socket down for all processes that
+have it, and removes the path when it stops. That is right for a socket of one's own only.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from twisted.internet import fdesc
+from twisted.internet.defer import Deferred, execute
+from twisted.internet.error import AlreadyListened
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from zope.interface import implementer
+
+DOMAINS = ("INET", "INET6", "UNIX")
+
+
+def systemd_endpoint(reactor: Any, description: str, environ: Mapping[str, str] = os.environ) -> IStreamServerEndpoint:
+    """The endpoint for a description such as ``systemd:domain=UNIX:name=lmtp``.
+
+    :raises ValueError: if it names no socket that systemd has passed to this process, or one of another domain.
+    """
+    from twisted.internet.endpoints import serverFromString
+
+    try:
+        endpoint: Any = serverFromString(reactor, description)
+    except AttributeError:
+        raise ValueError(f"domain must be {', '.join(DOMAINS[:-1])} or {DOMAINS[-1]}") from None
+    except TypeError:
+        raise ValueError("write systemd:domain=INET6:name=NAME, or systemd:domain=INET6:index=0") from None
+    except (IndexError, KeyError):
+        raise ValueError(f"systemd has passed no such socket; {_passed(environ)}") from None
+    found = _family_of(endpoint.fileno)
+    if found != endpoint.addressFamily:
+        known = found is not None and found.name.removeprefix("AF_")
+        what = f"a socket of domain {known}" if known else "no socket"
+        raise ValueError(f"what systemd has passed is {what}")
+    if found == getattr(socket, "AF_UNIX", None):
+        return AdoptedUnixSocket(reactor, endpoint.fileno)
+    adopted: IStreamServerEndpoint = endpoint
+    return adopted
+
+
+def _passed(environ: Mapping[str, str]) -> str:
+    names = environ.get("LISTEN_FDNAMES")
+    if names:
+        return f"LISTEN_FDNAMES has {names.replace(':', ', ')}, for process {environ.get('LISTEN_PID', os.getpid())}"
+    return (
+        "it sets LISTEN_FDS, LISTEN_FDNAMES and LISTEN_PID in the environment of a service that has sockets,"
+        " and all three are needed"
+    )
+
+
+def _family_of(descriptor: int) -> socket.AddressFamily | None:
+    try:
+        duplicate = socket.socket(fileno=os.dup(descriptor))
+    except OSError:
+        return None
+    with duplicate:
+        return socket.AddressFamily(duplicate.family)
+
+
+@implementer(IStreamServerEndpoint)
+class AdoptedUnixSocket:
+    """Listens on a Unix socket that is open. Its mode and its path stay as they are, also when it stops.
+
+    :param fileno: its descriptor, which is closed once the endpoint listens; the port has a duplicate.
+    """
+
+    def __init__(self, reactor: Any, fileno: int) -> None:
+        self._reactor = reactor
+        self._fileno: int | None = fileno
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        return execute(self._listen, protocolFactory)
+
+    def _listen(self, factory: IProtocolFactory) -> IListeningPort:
+        fileno, self._fileno = self._fileno, None
+        if fileno is None:
+            raise AlreadyListened()
+        fdesc.setNonBlocking(fileno)
+        port = _port_class()._fromListeningDescriptor(self._reactor, fileno, factory)
+        os.close(fileno)
+        port.startListening()
+        adopted: IListeningPort = port
+        return adopted
+
+
+def _port_class() -> Any:
+    from twisted.internet import unix  # which Windows has not
+
+    class AdoptedPort(unix.Port):
+        _shouldShutdown = False  # other processes listen on the socket, too
+
+        def startListening(self) -> None:
+            # The path of an abstract socket, which has no file: so nobody changes a mode, or removes anything.
+            self._bindPath = b"\0" + self._bindPath
+            self.backlog = socket.SOMAXCONN  # that of systemd, which the smaller one of Twisted would replace
+            super().startListening()
+
+    return AdoptedPort

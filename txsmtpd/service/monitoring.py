@@ -1,0 +1,195 @@
+"""What stands around the listeners of the command line: pages for machines, systemd, and the order of the end.
+
+The service that serves ``/metrics``, ``/livez`` and ``/readyz``, and the :class:`Server`, which tells a load balancer
+and systemd when the server starts and when it ends. What is served is in :mod:`txsmtpd.observe`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+from twisted.application.service import IService, MultiService, Service
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from txsmtpd.observe.counters import Counters
+from txsmtpd.observe.health import Health
+from txsmtpd.observe.lag import ReactorLag
+from txsmtpd.service.exit_status import cannot_listen
+from txsmtpd.service.listening import GRACE, address_text
+from txsmtpd.service.notify import Notifier
+from txsmtpd.service.sockets import in_place_of_the_dead
+
+log = Logger(namespace="txsmtpd")
+
+STATUS_PERIOD = 10.0  # seconds between lines for `systemctl status`
+MARGIN = 10.0  # seconds that the end may take besides the delay and the grace
+
+
+def local_endpoint(description: str) -> str:
+    """The description of an endpoint, on loopback unless it says where.
+
+    >>> local_endpoint("9125"), local_endpoint("tcp:9125:interface=192.0.2.1"), local_endpoint("unix:/run/metrics")
+    ('tcp:9125:interface=127.0.0.1', 'tcp:9125:interface=192.0.2.1', 'unix:/run/metrics')
+    """
+    if description.isdecimal():
+        description = f"tcp:{description}"
+    if re.match("tcp6?:", description) and ":interface=" not in description:
+        host = r"\:\:1" if description.startswith("tcp6:") else "127.0.0.1"
+        return f"{description}:interface={host}"
+    return description
+
+
+class Server(MultiService):
+    """The listeners, started and stopped in an order that their surroundings can follow.
+
+    It is ready once they all listen. When it stops, it is unready at once, stops listening after *drain_delay*, and
+    stops answering for its health last.
+
+    :param grace: how many seconds open transactions have to end.
+    :param drain_delay: seconds between the moment from which it is not ready and the one from which it does not listen.
+    :param monitoring: serves the pages for machines; None: there are none.
+    :param counters: where the delay of the reactor is counted; None: nowhere.
+    :param connections: tells how many connections are open.
+    """
+
+    def __init__(
+        self,
+        health: Health | None = None,
+        *,
+        grace: float = GRACE,
+        drain_delay: float = 0.0,
+        monitoring: IService | None = None,
+        counters: Counters | None = None,
+        connections: Callable[[], int] = lambda: 0,
+        reactor: Any = None,
+        environ: MutableMapping[str, str] = os.environ,
+    ) -> None:
+        super().__init__()
+        self.health = health or Health()
+        self.grace = grace
+        self.drain_delay = drain_delay
+        self.monitoring = monitoring
+        self.notifier: Notifier | None = None
+        self._counters = counters
+        self._connections = connections
+        self._reactor = reactor
+        self._environ = environ
+        self._calls: list[LoopingCall] = []
+        self._lag: ReactorLag | None = None
+
+    def privilegedStartService(self) -> None:
+        super().privilegedStartService()
+        if self.monitoring is not None:
+            self.monitoring.privilegedStartService()
+
+    def startService(self) -> None:
+        self.notifier = Notifier.of(self._environ, os.getpid())
+        super().startService()
+        if self.monitoring is not None:
+            self.monitoring.startService()
+        self.health.starting = False
+        if self.notifier is not None:
+            self._clock().callWhenRunning(self.notifier.ready, self._status())
+            self._repeat(STATUS_PERIOD, self._tell_status)
+            if self.notifier.watchdog_period is not None:
+                self._repeat(self.notifier.watchdog_period / 3, self.notifier.watchdog)
+        if self._counters is not None:
+            counters = self._counters
+            self._lag = ReactorLag(lambda late: counters.observe("reactor_lag_seconds", late), self._clock())
+            self._lag.start()
+
+    def stopService(self) -> Deferred[None]:
+        self.health.draining = True
+        if self.notifier is not None:
+            self.notifier.stopping(self.drain_delay + self.grace + MARGIN, self._status())
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        if self.drain_delay:
+            log.info("not ready any more; stops listening in {seconds} seconds", seconds=self.drain_delay)
+            await deferLater(self._clock(), self.drain_delay)
+        await MultiService.stopService(self)
+        if self.monitoring is not None:
+            await maybeDeferred(self.monitoring.stopService)
+        for call in self._calls:
+            call.stop()
+        if self._lag is not None:
+            self._lag.stop()
+
+    def _repeat(self, period: float, function: Callable[..., object]) -> None:
+        call = LoopingCall(function)
+        call.clock = self._clock()
+        self._calls.append(call)
+        call.start(period, now=False)
+
+    def _tell_status(self) -> None:
+        assert self.notifier is not None
+        self.notifier.status(self._status())
+
+    def _status(self) -> str:
+        count = self._connections()
+        connections = f"{count} connection{'' if count == 1 else 's'}"
+        return "; ".join([*self.health.problems(), connections])
+
+    def _clock(self) -> Any:
+        if self._reactor is None:
+            from twisted.internet import reactor
+
+            self._reactor = reactor
+        return self._reactor
+
+
+@implementer(IService)
+class Monitoring(Service):
+    """Serves the pages for machines. If it cannot listen, the process ends.
+
+    :param label: what the endpoint is called in messages: the option that asks for it.
+    :param endpoint: where to listen.
+    :param site: the factory of the pages.
+    """
+
+    def __init__(self, label: str, endpoint: IStreamServerEndpoint, site: Any) -> None:
+        self.label = label
+        self.endpoint = endpoint
+        self.site = site
+        self.port: IListeningPort | None = None
+        self._asked = False
+
+    def privilegedStartService(self) -> None:
+        super().privilegedStartService()
+        self._listen()
+
+    def startService(self) -> None:
+        super().startService()
+        self._listen()
+
+    def _listen(self) -> None:
+        if not self._asked:
+            self._asked = True
+            try:
+                in_place_of_the_dead(self._bind)
+            except Exception as error:
+                raise cannot_listen(self.label, error) from None
+
+    def _bind(self) -> None:
+        problems: list[Failure] = []
+        self.endpoint.listen(self.site).addCallbacks(self._bound, problems.append)
+        if problems:
+            problems[0].raiseException()
+
+    def _bound(self, port: IListeningPort) -> None:
+        self.port = port
+        log.info("metrics and health on {address}", address=address_text(port.getHost()))
+
+    def stopService(self) -> Deferred[Any]:
+        super().stopService()
+        port, self.port = self.port, None
+        return maybeDeferred(port.stopListening if port is not None else lambda: None)
