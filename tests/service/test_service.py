@@ -176,7 +176,7 @@ class OptionsTests(SynchronousTestCase):
             (["--hostname=a b"], "--hostname=a b: must be a domain"),
             (["--hostname=a\nb"], "--hostname=a b: "),
             (["--ident=a\x1bb"], "--ident=a\\x1bb: must be printable ASCII"),
-            (["--listen=8025"], "--listen=8025: not an endpoint such as tcp:8025: "),
+            (["--listen=8025"], "--listen=8025: not an endpoint; did you mean tcp:8025 "),
             (["--listen="], "--listen=: not an endpoint"),
             (["--listen=tcp"], "--listen=tcp: "),
             (["--listen=tcp:"], "--listen=tcp:: "),

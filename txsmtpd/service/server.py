@@ -45,12 +45,20 @@ def makeService(options: Options) -> MultiService:
     ]
     # A message that is stored while it arrives has a descriptor too, or is passed on over one.
     each = getattr(options["handler"], "descriptors", 2 if IStreamingHandler.providedBy(options["handler"]) else 1)
-    limit = connection_limit(len(listeners) * each)
+    limit: int | None = options["connection_limit"]
+    if limit is False:
+        limit = connection_limit(len(listeners) * each)
     services = []
     for label, endpoint, protocol, tls in listeners:
         settings = {"asyncio": has_asyncio_reactor(), **options["settings"], "implicit_tls": tls}
         make = factory_maker(options["handler"], protocol)
-        factory = make(connection_limit=limit, faults=options["faults"], transcript=options["transcript"], **settings)
+        factory = make(
+            connection_limit=limit,
+            connection_limit_per_host=options["connection_limit_per_host"],
+            faults=options["faults"],
+            transcript=options["transcript"],
+            **settings,
+        )
         services.append(Listener(label, endpoint, factory, options["grace"]))
     return _server(options, services)
 

@@ -1,0 +1,201 @@
+"""The words of the command line: units, addresses as people type them, what is misspelt, and the help."""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stderr, redirect_stdout
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.service.test_service import parse, refusal
+from txsmtpd.service import makeService
+from txsmtpd.service.endpoints import description_of
+from txsmtpd.service.options import values
+from txsmtpd.service.options.parser import GROUPS, TABLE
+from txsmtpd.settings import _NUMBERS
+
+
+class UnitTests(SynchronousTestCase):
+    """Sizes and times with their units."""
+
+    def test_octets(self) -> None:
+        """MB is a million octets, MiB and M are 2**20; letters may be small or great."""
+        for text, octets in [
+            ("0", 0),
+            ("10", 10),
+            ("10kB", 10_000),
+            ("10K", 10_240),
+            ("10MB", 10_000_000),
+            ("10mb", 10_000_000),
+            ("10 MiB", 10 * 2**20),
+            ("10m", 10 * 2**20),
+            ("1.5G", 3 * 2**29),
+            ("2TB", 2 * 10**12),
+            ("5B", 5),
+        ]:
+            self.assertEqual(values.octets(text), octets, text)
+
+    def test_seconds(self) -> None:
+        """A number is of seconds."""
+        for text, seconds in [
+            ("0", 0),
+            ("90", 90),
+            ("1.5", 1.5),
+            ("250ms", 0.25),
+            ("5min", 300),
+            ("5m", 300),
+            ("1h", 3600),
+        ]:
+            self.assertEqual(values.seconds(text), seconds, text)
+
+    def test_refusals(self) -> None:
+        """What is no number, or has another unit, is refused with an example."""
+        for text in "", "MB", "10XB", "1.5", "1.5B", "-1", "\N{ARABIC-INDIC DIGIT ONE}", "10 M B", "0x10", "1e3":
+            self.assertIn("10MB", str(self.assertRaises(ValueError, values.octets, text)))
+        for text in "", "soon", "5 weeks", "-1", "1.2.3", "nan", "inf", "1e999":
+            self.assertIn("5min", str(self.assertRaises(ValueError, values.seconds, text)))
+        for text in "", "-1", "2.5", "many":
+            self.assertRaises(ValueError, values.count, text)
+
+    def test_none(self) -> None:
+        """A limit that can be switched off is off at "none"; the refusal says so."""
+        read = values.or_none(values.count)
+        self.assertEqual([read("none"), read("Unlimited"), read("3")], [None, None, 3])
+        self.assertIn("none for no limit", str(self.assertRaises(ValueError, read, "x")))
+
+    @given(st.text())
+    def test_anyText(self, text: str) -> None:
+        """Whatever is given, a value comes out or a ValueError."""
+        for read in values.octets, values.seconds, values.some_seconds, values.count, values.yes_or_no:
+            try:
+                read(text)
+            except ValueError:
+                continue
+
+
+class EndpointTests(SynchronousTestCase):
+    """Addresses as people type them."""
+
+    def test_hostAndPort(self) -> None:
+        """HOST:PORT is understood, where the host cannot be a misspelt kind of endpoint."""
+        for text, description in [
+            ("localhost:1025", "tcp:1025:interface=localhost"),
+            ("192.0.2.1:25", "tcp:25:interface=192.0.2.1"),
+            ("mx.example.com:25", "tcp:25:interface=mx.example.com"),
+            ("[::1]:25", "tcp:25:interface=\\:\\:1"),
+            (":25", "tcp:25"),
+            ("*:25", "tcp:25"),
+            ("tcp:25", "tcp:25"),
+            ("unix:25", "unix:25"),
+            ("tcp:25:interface=127.0.0.1", "tcp:25:interface=127.0.0.1"),
+        ]:
+            self.assertEqual(description_of(text), description)
+
+    def test_serves(self) -> None:
+        """It reaches the endpoint."""
+        [(label, endpoint)] = parse("--listen=localhost:1025")["endpoints"]
+        self.assertEqual(label, "--listen=localhost:1025")
+        self.assertEqual((endpoint._port, endpoint._interface), (1025, "localhost"))
+
+    def test_meant(self) -> None:
+        """What is no endpoint, but nearly one, is told what is meant."""
+        for text, meant in [
+            ("25", "did you mean tcp:25 (on all addresses) or localhost:25 (on this machine only)?"),
+            ("tpc:25", "did you mean tcp:25?"),
+            ("myhost:25", "did you mean tcp:25:interface=myhost?"),
+            ("tccp:25:interface=127.0.0.1", "not an endpoint such as tcp:25:interface=127.0.0.1: "),
+            ("localhost", "such as tcp:8025:interface=127.0.0.1 or localhost:8025: "),
+            ("localhost:99999", "there is no port 99999"),
+        ]:
+            self.assertIn(meant, refusal(f"--listen={text}"))
+
+    def test_lmtpPort(self) -> None:
+        """Port 25 is no port for LMTP, however it is written."""
+        self.assertIn("port 25 is for SMTP", refusal("--listen-lmtp=localhost:25"))
+
+
+class NameTests(SynchronousTestCase):
+    """Options that do not exist."""
+
+    def test_nearest(self) -> None:
+        """A misspelt option is told the nearest one; so are the names that other servers have for it."""
+        for word, meant in [
+            ("--hanlder=sink", "there is no option --hanlder; did you mean --handler?"),
+            ("--listen-tsl=tcp:465", "did you mean --listen-tls?"),
+            ("--port=25", "did you mean --listen=tcp:PORT?"),
+            ("-p", "there is no option -p; did you mean --listen=tcp:PORT?"),
+            ("--zzzzzz", "there is no option --zzzzzz; see --help"),
+        ]:
+            self.assertEqual(refusal(word).rpartition("; ")[2], meant.rpartition("; ")[2])
+
+    def test_variable(self) -> None:
+        """So is a misspelt variable: its value would be missed in silence."""
+        line = refusal(environ={"TXSMTPD_HANDLR": "mailbox:mail"})
+        self.assertEqual(line, "TXSMTPD_HANDLR: there is no such option; did you mean TXSMTPD_HANDLER?")
+
+    def test_otherVariables(self) -> None:
+        """A variable that resembles no option is told of, and the server starts. Those of a cluster are not."""
+        output = io.StringIO()
+        environ = {"TXSMTPD_COLOUR": "red", "TXSMTPD_PORT_25_TCP_ADDR": "10.0.0.1", "TXSMTPD_SERVICE_HOST": "10.0.0.1"}
+        with redirect_stderr(output):
+            parse(environ=environ)
+        self.assertEqual(
+            output.getvalue(), "smtpd: TXSMTPD_COLOUR is in the environment, but is no option; see --help\n"
+        )
+
+
+class LimitTests(SynchronousTestCase):
+    """An option for every limit."""
+
+    def test_all(self) -> None:
+        """Each number among the settings has an option, and its value gets there."""
+        options = {option.setting: option for option in TABLE.values() if option.setting}
+        options["proxy_protocol_timeout"] = TABLE["proxy-protocol-timeout"]
+        self.assertEqual(set(_NUMBERS) - set(options), set())
+        for setting, option in options.items():
+            if setting in _NUMBERS:
+                value = parse(f"--{option.name}=7", "--proxy-from=unix")["settings"][setting]
+                self.assertEqual(value, 7, option.name)
+
+    def test_connections(self) -> None:
+        """The limits of connections reach the factory; "none" is no limit."""
+
+        def factory(*words: str) -> Any:
+            return makeService(parse(*words)).services[0].factory
+
+        self.assertEqual(factory("--connection-limit=5").connection_limit, 5)
+        self.assertIs(factory("--connection-limit=none").connection_limit, None)
+        self.assertEqual(factory("--connection-limit-per-host=3").connection_limit_per_host, 3)
+
+    def test_refusals(self) -> None:
+        """A limit that cannot be is refused by the name of its option."""
+        self.assertIn("--recipient-limit=few: must be a number; none for no limit", refusal("--recipient-limit=few"))
+        self.assertIn("by --proxy-from", refusal("--proxy-protocol-timeout=7"))
+        self.assertIn("--hook-timeout=0: must be more than 0", refusal("--hook-timeout=0"))
+
+
+class HelpTests(SynchronousTestCase):
+    """--help."""
+
+    def help(self) -> str:
+        output = io.StringIO()
+        with redirect_stdout(output):
+            self.assertRaises(SystemExit, parse, "--help")
+        return output.getvalue()
+
+    def test_groups(self) -> None:
+        """Options stand in groups, each once, and no line is longer than a terminal."""
+        text = self.help()
+        for group in GROUPS:
+            self.assertIn(f"\n\n{group.title}:\n", text)
+            for option in group.options:
+                self.assertRegex(text, rf"(?m)^  (-\w, |    )--{option.name}\b(?!-)")
+        self.assertLessEqual(max(map(len, text.splitlines())), 110)
+
+    def test_rows(self) -> None:
+        """The help of each option is a sentence."""
+        for option in TABLE.values():
+            self.assertTrue(option.help.endswith("."), option.name)

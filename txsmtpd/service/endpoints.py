@@ -1,0 +1,80 @@
+"""From the text of an endpoint to the endpoint: Twisted's descriptions, and ``HOST:PORT``."""
+
+from __future__ import annotations
+
+import difflib
+import re
+
+from twisted.internet.interfaces import IStreamServerEndpoint
+
+from txsmtpd.service.adopted import systemd_endpoint
+from txsmtpd.service.exit_status import described
+
+PREFIXES = ("tcp", "tcp6", "unix", "systemd", "fd", "haproxy", "ssl", "tls")
+_HOST_AND_PORT = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[A-Za-z0-9.*-]*)):(?P<port>[0-9]{1,5})")
+
+
+def make_endpoint(description: str) -> IStreamServerEndpoint:
+    """The endpoint of this description.
+
+    :raises ValueError: if it is none.
+    """
+    from twisted.internet import reactor
+    from twisted.internet.endpoints import serverFromString
+
+    description = description_of(description)
+    if re.match(r"unix:(?:address=)?(?::|$)", description):
+        raise ValueError("a Unix socket needs a path, such as unix:/run/mail.sock")  # Linux would choose one itself
+    mode = re.match(r"unix:(?:.*:)?mode=([^:]*)", description)
+    if mode is not None and not re.fullmatch("(?:0o?)?[0-7]{3}", mode[1]):
+        raise ValueError("mode must be three octal digits, such as mode=660")
+    if description.startswith("unix:") and ":lockfile=" not in description:
+        # Twisted's lock takes any process with the number of a dead one for its owner, and once it is stale, it removes
+        # a socket that lives. What is in the way is looked at more closely when it is: see `sockets`.
+        description += ":lockfile=0"
+    port = re.match(r"(?:tcp6?|ssl|tls):(?:port=)?(-?[0-9]+)(?::|$)", description)
+    if port is not None and not 0 <= int(port[1]) <= 65535:
+        raise ValueError(f"there is no port {port[1]}")
+    if description.startswith("systemd:"):
+        return systemd_endpoint(reactor, description)
+    try:
+        endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
+    except Exception as error:
+        raise ValueError(f"not an endpoint such as {_example(description)}: {described(error)}") from error
+    return endpoint
+
+
+def description_of(text: str) -> str:
+    """Twisted's description of the endpoint; ``HOST:PORT`` becomes ``tcp:PORT:interface=HOST``.
+
+    >>> description_of("localhost:1025")
+    'tcp:1025:interface=localhost'
+    >>> description_of("[::1]:25")
+    'tcp:25:interface=\\\\:\\\\:1'
+    >>> description_of("unix:/run/smtp.sock")
+    'unix:/run/smtp.sock'
+
+    :raises ValueError: for a port alone, which does not tell whether it is meant for this machine only; and for a word
+        that may be a misspelt ``tcp``.
+    """
+    if re.fullmatch("[0-9]{1,5}", text):
+        raise ValueError(
+            f"not an endpoint; did you mean tcp:{text} (on all addresses) or localhost:{text} (on this machine only)?"
+        )
+    found = _HOST_AND_PORT.fullmatch(text)
+    if found is None or found["host"] in PREFIXES:
+        return text
+    host = found["six"] or found["host"]
+    if not (host in ("", "*", "localhost") or "." in host or ":" in host):
+        near = difflib.get_close_matches(host, PREFIXES, 1)
+        meant = f"{near[0]}:{found['port']}" if near else f"tcp:{found['port']}:interface={host}"
+        raise ValueError(f"not an endpoint; did you mean {meant}?")
+    if host in ("", "*"):
+        return f"tcp:{found['port']}"
+    return f"tcp:{found['port']}:interface={host.replace(':', chr(92) + ':')}"
+
+
+def _example(description: str) -> str:
+    prefix, colon, rest = description.partition(":")
+    near = difflib.get_close_matches(prefix, PREFIXES, 1, 0.5) if colon else []
+    return f"{near[0]}:{rest}" if near and near[0] != prefix else "tcp:8025:interface=127.0.0.1 or localhost:8025"

@@ -1,0 +1,73 @@
+"""Options of AUTH: who knows the users, and who must be one."""
+
+from __future__ import annotations
+
+import warnings
+
+from twisted.python.usage import UsageError
+
+from txsmtpd.service.checkers import make_checker, portal_of
+from txsmtpd.service.options.table import Asked, Chosen, Group, Option, refusing
+from txsmtpd.service.options.values import count, or_none, seconds
+
+OPTIONS = (
+    Option(
+        name="auth",
+        metavar="CHECKER",
+        many=True,
+        help="Who knows the users, such as file:/path. See --help-auth.",
+    ),
+    Option(name="require-auth", help="Take mail from users only."),
+    Option(name="auth-without-tls", help="Let passwords pass without TLS."),
+    Option(
+        name="auth-failure-limit",
+        metavar="N",
+        help="Refused credentials until a connection is closed.",
+        setting="auth_failure_limit",
+        read=or_none(count),
+    ),
+    Option(
+        name="auth-attempt-limit",
+        metavar="N",
+        help="AUTH commands of one connection, whatever becomes of them.",
+        setting="auth_attempt_limit",
+        read=or_none(count),
+    ),
+    Option(
+        name="auth-failure-delay",
+        metavar="TIME",
+        help="How long the reply to refused credentials is held back.",
+        setting="auth_failure_delay",
+        read=seconds,
+    ),
+)
+
+
+def read(chosen: Chosen) -> None:
+    """Make the portal of all checkers."""
+    checkers = chosen.all("auth")
+    required, without_tls = chosen.flag("require-auth"), chosen.flag("auth-without-tls")
+    if not checkers:
+        for asked in required, without_tls:
+            if asked is not None:
+                raise UsageError(f"{asked.where}: nobody could authenticate; tell who knows the users by --auth")
+        return
+    found = []
+    for asked in checkers:
+        # The rest of the text may hold passwords, and nobody wants those on the screen.
+        with refusing(Asked(asked.where, asked.text.partition(":")[0])):
+            found.append(make_checker(asked.text))
+    if without_tls is None and "tls_context" not in chosen.settings:
+        raise UsageError(
+            f"{checkers[0].where}: passwords would pass in clear; give --tls, or --auth-without-tls to allow it"
+        )
+    if without_tls is not None:
+        # The warning is for programs. Who gives the option has just allowed it; and all that this process has of
+        # settings are those of its command line.
+        warnings.filterwarnings("ignore", "Requiring AUTH while not requiring TLS", UserWarning)
+    chosen.settings.update(
+        portal=portal_of(found), auth_required=required is not None, auth_require_tls=without_tls is None
+    )
+
+
+GROUP = Group(title="Authentication", options=OPTIONS, read=read)

@@ -1,0 +1,87 @@
+"""Options that bound what a client may do: sizes, numbers and times. Each is one of Settings, or of the factory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from txsmtpd.service.options.table import Chosen, Group, Option
+from txsmtpd.service.options.values import count, octets, or_none, seconds, some_seconds, yes_or_no
+from txsmtpd.settings import DATA_SIZE_DEFAULT
+
+
+def limit(name: str, metavar: str, read: Callable[[str], Any], help: str, default: str = "") -> Option:
+    """An option that has the name of a setting, with hyphens."""
+    return Option(
+        name=name, metavar=metavar, read=read, help=help, default=default, setting=name.replace("-", "_").lower()
+    )
+
+
+SIZES = (
+    Option(
+        name="size",
+        short="s",
+        metavar="OCTETS",
+        help="The largest message, such as 10MB; 0 for no limit.",
+        default=str(DATA_SIZE_DEFAULT),
+        setting="data_size_limit",
+        read=octets,
+    ),
+    limit("command-size-limit", "OCTETS", octets, "A command line without its CRLF.", "512"),
+    limit("line-length-limit", "OCTETS", or_none(octets), "A line of the message, its CRLF included.", "none"),
+    limit("local-part-limit", "N", count, "Characters before the @ of an address; 0 for no limit.", "0"),
+    limit("buffer-limit", "OCTETS", octets, "What is read ahead while a handler works.", "65536"),
+)
+
+NUMBERS = (
+    Option(
+        name="connection-limit",
+        metavar="N",
+        help="Connections at one time, for each listener.",
+        default="what the file descriptors allow",
+        read=or_none(count),
+    ),
+    Option(
+        name="connection-limit-per-host",
+        metavar="N",
+        help="Connections at one time from one address.",
+        default="none",
+        read=or_none(count),
+    ),
+    limit("recipient-limit", "N", or_none(count), "Recipients of one message.", "1000"),
+    limit("error-limit", "N", or_none(count), "Faulty commands until a connection is closed.", "20"),
+    limit("junk-command-limit", "N", or_none(count), "Commands between messages that bring none nearer.", "100"),
+    limit("command-call-limit", "N", or_none(count), "How often a connection may send each command.", "none"),
+)
+
+TIMES = (
+    Option(
+        name="timeout",
+        short="t",
+        metavar="TIME",
+        help="How long a client may be silent, in seconds, or such as 5min.",
+        default="300",
+        setting="timeout",
+        read=some_seconds,
+    ),
+    limit("hook-timeout", "TIME", or_none(some_seconds), "How long a method of the handler may take.", "300"),
+    limit("linger", "TIME", seconds, "How long a closing connection may take for the last replies.", "10"),
+)
+
+LENIENCE = (
+    Option(
+        name="bare-newlines",
+        help="Take messages that contain CR or LF alone.",
+        setting="bare_newlines",
+        read=yes_or_no,
+    ),
+)
+
+
+def read(chosen: Chosen) -> None:
+    """Read the limits that are the factory's."""
+    chosen["connection_limit"] = chosen.value("connection-limit", False)  # False: nothing was said; None: no limit
+    chosen["connection_limit_per_host"] = chosen.value("connection-limit-per-host")
+
+
+GROUP = Group(title="Limits", options=(*SIZES, *NUMBERS, *TIMES, *LENIENCE), read=read)

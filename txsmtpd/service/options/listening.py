@@ -1,0 +1,120 @@
+"""Options that tell where the server listens, and whom it believes about a client's address."""
+
+from __future__ import annotations
+
+import re
+
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.python.usage import UsageError
+
+from txsmtpd.service.endpoints import description_of, make_endpoint
+from txsmtpd.service.options.table import Asked, Chosen, Group, Option, check_setting, refusing
+from txsmtpd.service.options.values import some_seconds
+
+DEFAULT_LISTEN = "tcp:8025:interface=127.0.0.1"
+
+OPTIONS = (
+    Option(
+        name="listen",
+        short="l",
+        metavar="ENDPOINT",
+        many=True,
+        help="HOST:PORT such as localhost:1025, or a Twisted endpoint such as tcp:25.",
+        default=DEFAULT_LISTEN,
+    ),
+    Option(
+        name="listen-tls",
+        metavar="ENDPOINT",
+        many=True,
+        help="An endpoint such as tcp:465, whose connections begin with TLS. Needs --tls.",
+    ),
+    Option(
+        name="listen-lmtp",
+        metavar="ENDPOINT",
+        many=True,
+        help="An endpoint such as unix:/run/lmtp.sock:mode=660 that speaks LMTP.",
+    ),
+    Option(
+        name="proxy-from",
+        metavar="NETWORK",
+        many=True,
+        help="A network such as 192.0.2.0/24, or unix, whose connections begin with a PROXY header.",
+    ),
+    Option(
+        name="proxy-protocol-timeout",
+        metavar="TIME",
+        help="How long a PROXY header may take. Needs --proxy-from.",
+        default="5",
+        read=some_seconds,
+    ),
+)
+
+
+def read(chosen: Chosen) -> None:
+    """Make the endpoints."""
+    _read_proxies(chosen)
+    for asked in chosen.all("listen-tls"):
+        _check_without_tls(asked)
+    for asked in chosen.all("listen-lmtp"):
+        _check_not_smtp(asked)
+    chosen["tls_endpoints"] = _endpoints(chosen.all("listen-tls"))
+    chosen["lmtp_endpoints"] = _endpoints(chosen.all("listen-lmtp"))
+    others = chosen["tls_endpoints"] or chosen["lmtp_endpoints"]
+    chosen["endpoints"] = _endpoints(chosen.all("listen", None if others else DEFAULT_LISTEN))
+
+
+def _endpoints(wanted: list[Asked]) -> list[tuple[str, IStreamServerEndpoint]]:
+    found = []
+    for asked in wanted:
+        with refusing(asked):
+            found.append((str(asked), make_endpoint(asked.text)))
+    return found
+
+
+def _read_proxies(chosen: Chosen) -> None:
+    proxies = chosen.all("proxy-from")
+    timeout = chosen.one("proxy-protocol-timeout")
+    if not proxies:
+        if timeout is not None:
+            raise UsageError(
+                f"{timeout}: nobody is believed; tell whose connections begin with a header by --proxy-from"
+            )
+        return
+    if timeout is not None:
+        chosen.settings["proxy_protocol_timeout"] = chosen.value("proxy-protocol-timeout")
+    for asked in proxies:
+        with refusing(asked):
+            check_setting("proxy_from", [asked.text])
+    for asked in (*chosen.all("listen"), *chosen.all("listen-tls"), *chosen.all("listen-lmtp")):
+        already = re.match(r"(haproxy|ssl|tls):", asked.text)
+        if already is not None:
+            raise UsageError(
+                f"{asked}: an endpoint {already[1]}: would take the PROXY header away from the server, which reads"
+                f" it because of {proxies[0].where}; give one such as tcp:25"
+            )
+    chosen.settings["proxy_from"] = [asked.text for asked in proxies]
+
+
+def _check_without_tls(asked: Asked) -> None:
+    already = re.match(r"(?:haproxy:)?(ssl|tls):", asked.text)
+    if already is not None:
+        raise UsageError(
+            f"{asked}: an endpoint {already[1]}: speaks TLS by itself, and the server would begin TLS within it;"
+            " give one such as tcp:465"
+        )
+
+
+def _described(asked: Asked) -> str:
+    with refusing(asked):
+        return description_of(asked.text)
+
+
+def _check_not_smtp(asked: Asked) -> None:
+    if re.search(r"(?:^|:)tcp6?:(?:port=)?0*25(?::|$)", _described(asked)):
+        raise UsageError(
+            f"{asked}: port 25 is for SMTP, and who connects to it does not speak LMTP (RFC 2033);"
+            " give another, such as tcp:24"
+        )
+
+
+GROUP = Group(title="Listening", options=OPTIONS, read=read)

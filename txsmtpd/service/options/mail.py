@@ -1,0 +1,77 @@
+"""Options that tell where mail goes, and how the server introduces itself."""
+
+from __future__ import annotations
+
+from twisted.logger import LogLevel
+
+from txsmtpd.interfaces import IFactoryMaker
+from txsmtpd.service.handlers import describe_handlers, make_handler
+from txsmtpd.service.listening import GRACE
+from txsmtpd.service.options.table import Asked, Chosen, Group, Option, refusing
+from txsmtpd.service.options.values import name, seconds, text, yes_or_no
+from txsmtpd.service.privileges import of_the_server
+from txsmtpd.settings import Settings
+
+DEFAULT_HANDLER = "debugging"
+
+OPTIONS = (
+    Option(
+        name="handler",
+        short="H",
+        metavar="NAME[:ARGS]",
+        help="Where mail goes; see --help-handlers.",
+        default=DEFAULT_HANDLER,
+    ),
+    Option(
+        name="hostname",
+        metavar="NAME",
+        help="The server's name in its greeting.",
+        default="this host's",
+        setting="hostname",
+        read=name,
+    ),
+    Option(
+        name="ident",
+        metavar="TEXT",
+        help="What follows the name in the greeting.",
+        default="ESMTP txsmtpd",
+        setting="ident",
+        read=text,
+    ),
+    Option(
+        name="smtputf8",
+        short="u",
+        help="Take addresses and headers in UTF-8 (SMTPUTF8).",
+        setting="enable_SMTPUTF8",
+        read=yes_or_no,
+    ),
+    Option(
+        name="grace",
+        metavar="TIME",
+        help="How long open transactions may take to end on SIGTERM.",
+        default=f"{GRACE:g}",
+        read=seconds,
+    ),
+    Option(name="help-handlers", help="List the handlers and exit.", action=lambda: print(describe_handlers())),
+)
+
+
+def read(chosen: Chosen) -> None:
+    """Read what concerns the whole process."""
+    chosen["grace"] = chosen.value("grace", GRACE)
+    launcher = chosen.parent
+    chosen.settings["log_dialogue"] = launcher is not None and launcher.get("logLevel") is LogLevel.debug
+
+
+def finish(chosen: Chosen) -> None:
+    """Make the handler, with the rights that the server will have."""
+    asked = chosen.one("handler") or Asked("--handler", DEFAULT_HANDLER)
+    with refusing(asked):
+        handler = make_handler(asked.text, of_the_server(getattr(chosen, "parent", None)))
+        Settings.make(handler, chosen.settings)  # finds hooks that cannot be called
+        if IFactoryMaker.providedBy(handler) and chosen["lmtp_endpoints"]:
+            raise ValueError("it speaks SMTP only, and cannot serve --listen-lmtp")
+    chosen["handler"] = handler
+
+
+GROUP = Group(title="Mail", options=OPTIONS, read=read, finish=finish)

@@ -1,0 +1,161 @@
+"""``Options``: what ``twist smtpd``, ``twistd smtpd`` and ``txsmtpd`` parse. The options are in ``GROUPS``."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from twisted.cred.strcred import AuthOptionMixin
+from twisted.python import usage
+
+from txsmtpd._version import __version__
+from txsmtpd.service.checkers import INTERFACES
+from txsmtpd.service.exit_status import EX_USAGE, Exit, complain
+from txsmtpd.service.handlers import BUILT_IN
+from txsmtpd.service.options import auth, limits, listening, mail, monitoring, testing, tls
+from txsmtpd.service.options.help import describe, unknown_option, unknown_variables
+from txsmtpd.service.options.table import Chosen, Group, Option, read_settings
+
+
+def _print_version() -> None:
+    print(f"txsmtpd {__version__}")
+
+
+# Twisted brings these options itself; they stand here for --help.
+_OF_TWISTED = (
+    Option(name="help-auth", help="List the checkers and exit."),
+    Option(name="help-auth-type", metavar="TYPE", help="Tell about one of them and exit."),
+    Option(name="help", help="Print this and exit."),
+)
+_GENERAL = Group(
+    title="General",
+    options=(*_OF_TWISTED, Option(name="version", help="Print the version and exit.", action=_print_version)),
+)
+
+GROUPS: tuple[Group, ...] = (
+    mail.GROUP,
+    listening.GROUP,
+    tls.GROUP,
+    auth.GROUP,
+    limits.GROUP,
+    monitoring.GROUP,
+    testing.GROUP,
+    _GENERAL,
+)
+"""All options. A group may use what those before it have read."""
+
+TABLE: Mapping[str, Option] = {option.name: option for group in GROUPS for option in group.options}
+# --tls=auto and transcripts write files; that comes after the handler has been made.
+FINISHING_ORDER = (mail.GROUP, *(group for group in GROUPS if group not in (mail.GROUP, tls.GROUP)), tls.GROUP)
+
+
+class Options(Chosen, AuthOptionMixin):
+    """What was asked for.
+
+    Once parsed, it has what :func:`~txsmtpd.service.makeService` needs: ``handler``, ``settings``, ``endpoints``,
+    ``tls_endpoints`` and ``lmtp_endpoints`` (each with its label), ``faults``, ``transcript`` and ``grace``.
+    """
+
+    synopsis = "[options]"
+    longdesc = (
+        "Receive mail over SMTP and hand it to a handler. Without options, it prints each message and listens on"
+        f" {listening.DEFAULT_LISTEN} only. Each option can be given in the environment, as TXSMTPD_<OPTION>, where"
+        " flags are yes or no, and several values are separated by spaces."
+    )
+    optParameters = [
+        [option.name, option.short, None, option.help]
+        for option in TABLE.values()
+        if option.metavar is not None and not option.many and option not in _OF_TWISTED
+    ]
+    compData = usage.Completions(
+        optActions={"handler": usage.CompleteList([maker.name for maker in BUILT_IN])},
+        multiUse=[option.name.replace("-", "_") for option in TABLE.values() if option.many],
+    )
+    supportedInterfaces = INTERFACES
+    environ = os.environ
+    table = TABLE
+
+    def __init__(self) -> None:
+        super().__init__()
+        for option in TABLE.values():
+            if option.many:
+                self[option.name] = []
+            elif option.metavar is None:
+                self[option.name] = None
+        self.authOutput = sys.stdout
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        try:
+            self._check_environment()
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            # The help that twist would print instead fills a screen, and hides what is wrong.
+            reason = self._explained(str(error))
+            complain(reason, sys.stderr)
+            raise Exit(EX_USAGE, reason) from None
+
+    def _check_environment(self) -> None:
+        wrong, odd = unknown_variables(self.environ, TABLE)
+        if wrong:
+            raise usage.UsageError(wrong[0])
+        for each in odd:
+            complain(each, sys.stderr)
+
+    def _explained(self, reason: str) -> str:
+        """What getopt says, in more helpful words."""
+        unknown = re.fullmatch(r"option -(?:-(?P<long>.*)|(?P<short>.)) not recognized", reason)
+        return unknown_option(unknown["long"] or unknown["short"], TABLE) if unknown else reason
+
+    def parseArgs(self, *args: str) -> None:
+        if args:
+            raise usage.UsageError(f"unexpected argument {args[0]!r}; all that can be given are options")
+
+    def postOptions(self) -> None:
+        self["settings"] = {"log_messages": True}
+        for group in GROUPS:
+            read_settings(self, group.options)
+            group.read(self)
+        for group in FINISHING_ORDER:
+            group.finish(self)
+
+    def __str__(self) -> str:
+        return describe(GROUPS, self.longdesc)
+
+
+def _method_of(option: Option) -> Callable[..., None]:
+    """The method through which :class:`~twisted.python.usage.Options` takes an option that is more than a value."""
+    if option.action is not None:
+
+        def act(self: Options) -> None:
+            assert option.action is not None
+            option.action()
+            raise SystemExit(0)
+
+        return act
+    if option.many:
+
+        def append(self: Options, value: str) -> None:
+            self[option.name].append(value)
+
+        return append
+
+    def switch_on(self: Options) -> None:
+        self[option.name] = "yes"
+
+    return switch_on
+
+
+def _add_methods(options: type[Any]) -> None:
+    for option in TABLE.values():
+        if option in _OF_TWISTED or (option.metavar is not None and not option.many):
+            continue
+        method = _method_of(option)
+        method.__doc__ = option.help
+        for name in filter(None, (option.name, option.short)):
+            setattr(options, f"opt_{name.replace('-', '_')}", method)
+
+
+_add_methods(Options)

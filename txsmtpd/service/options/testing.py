@@ -1,0 +1,71 @@
+"""Options for testing clients: faults on purpose, and transcripts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from txsmtpd.service.exit_status import described
+from txsmtpd.service.options.table import Chosen, Group, Option, refusing
+from txsmtpd.service.options.values import name
+
+
+def journal_of(path: str) -> Any:
+    """Transcripts that are kept in the file, and nowhere else.
+
+    :raises ValueError: if it cannot be opened.
+    """
+    from txsmtpd.observe.journal import Journal
+    from txsmtpd.observe.transcript import Transcripts
+
+    try:
+        return Transcripts(sessions=0, tell=Journal(path))
+    except OSError as error:
+        raise ValueError(error.strerror or described(error)) from error
+
+
+OPTIONS = (
+    Option(
+        name="fault",
+        metavar="RULE",
+        many=True,
+        separator=";",
+        help='A fault on purpose, such as "rcpt first=2 reply=451 4.7.1 later".',
+    ),
+    Option(
+        name="fault-seed",
+        metavar="SEED",
+        help="The seed for random faults: the same seed gives the same faults.",
+        default="0",
+        read=name,
+    ),
+    Option(
+        name="transcript",
+        metavar="FILE",
+        help="Write all that is said to the file, as JSON lines; without credentials.",
+        read=journal_of,
+    ),
+)
+
+
+def read(chosen: Chosen) -> None:
+    """Read the rules."""
+    seed = chosen.value("fault-seed", "0")
+    chosen["faults"] = None
+    wanted = chosen.all("fault")
+    if not wanted:
+        return
+    from txsmtpd.faults.rules import Faults
+    from txsmtpd.faults.spec import add_fault
+
+    chosen["faults"] = Faults(seed)
+    for asked in wanted:
+        with refusing(asked):
+            add_fault(chosen["faults"], asked.text)
+
+
+def finish(chosen: Chosen) -> None:
+    """Open the file of the transcripts."""
+    chosen["transcript"] = chosen.value("transcript")
+
+
+GROUP = Group(title="Testing clients", options=OPTIONS, read=read, finish=finish)

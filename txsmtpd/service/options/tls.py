@@ -1,0 +1,127 @@
+"""Options of TLS: the server's certificate, and those of its clients."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from twisted.python.usage import UsageError
+
+from txsmtpd.service.exit_status import one_line
+from txsmtpd.service.options.table import Chosen, Group, Option, refusing
+from txsmtpd.service.options.values import name, some_seconds
+from txsmtpd.settings import Settings
+from txsmtpd.tls.certificates import Certificates, load_authorities
+
+AUTO = "auto"  # in place of a certificate
+
+OPTIONS = (
+    Option(
+        name="tls",
+        metavar="CERT[:KEY]",
+        help="The certificate; or a directory of them, chosen by name; or auto: made in memory, to try TLS out.",
+    ),
+    Option(name="require-starttls", help="Take no mail without TLS."),
+    Option(
+        name="ca-out",
+        metavar="FILE",
+        help="Where --tls=auto writes the certificate of its authority, for clients to trust.",
+    ),
+    Option(
+        name="tls-client-ca",
+        metavar="FILE",
+        help="The authorities whose certificates clients may show.",
+    ),
+    Option(name="require-client-certificate", help="Reject clients that show no certificate of --tls-client-ca."),
+    Option(
+        name="tls-handshake-timeout",
+        metavar="TIME",
+        help="How long a client may take for the TLS handshake.",
+        setting="tls_handshake_timeout",
+        read=some_seconds,
+    ),
+)
+
+
+def read(chosen: Chosen) -> None:
+    """Load the certificate."""
+    certificate = chosen.one("tls")
+    client_ca = chosen.one("tls-client-ca")
+    required = chosen.flag("require-client-certificate")
+    starttls = chosen.flag("require-starttls")
+    ca_out = chosen.one("ca-out")
+    chosen["authority"] = None
+    if certificate is None:
+        for asked in (*chosen.all("listen-tls"), client_ca, required, starttls, ca_out):
+            if asked is not None:
+                raise UsageError(f"{asked}: there is no TLS without a certificate; give --tls")
+        return
+    if required is not None and client_ca is None:
+        raise UsageError(f"{required}: give the authorities that they are from, by --tls-client-ca")
+    if client_ca is not None:
+        with refusing(client_ca):
+            load_authorities(name(client_ca.text))
+    chosen.settings["require_starttls"] = starttls is not None
+    if certificate.text == AUTO:
+        if client_ca is not None:
+            raise UsageError(f"{client_ca}: --tls={AUTO} asks clients for no certificates; give --tls=CERT")
+        chosen.settings["tls_context"] = _own_certificate(chosen)
+        return
+    if ca_out is not None:
+        raise UsageError(f"{ca_out}: only --tls={AUTO} has an authority of its own")
+    with refusing(certificate):
+        path, key = certificate_files(certificate.text)
+        chosen.settings["tls_context"] = Certificates(
+            path,
+            key,
+            client_ca=client_ca and client_ca.text,
+            require_client_certificate=required is not None,
+        )
+
+
+def _own_certificate(chosen: Chosen) -> Any:
+    """A certificate made in memory, for the names of this host."""
+    from txsmtpd.tls.authority import LOCAL_NAMES, Authority
+
+    authority = Authority("txsmtpd --tls=auto")
+    hostname = (Settings.make(None, {"hostname": chosen.settings.get("hostname")}).hostname or "localhost").strip("[]")
+    names = tuple(dict.fromkeys((*LOCAL_NAMES, hostname.removeprefix("IPv6:"))))
+    chosen["authority"] = authority, names
+    return authority.issue(*names)
+
+
+def finish(chosen: Chosen) -> None:
+    """Let clients know whom to trust, once nothing is wrong with the other options."""
+    if chosen["authority"] is None:
+        return
+    authority, names = chosen["authority"]
+    ca_out = chosen.one("ca-out")
+    where = "nowhere; give --ca-out=FILE"
+    if ca_out is not None:
+        with refusing(ca_out):
+            try:
+                authority.write(name(ca_out.text))
+            except OSError as error:
+                raise ValueError(error.strerror) from error
+        where = ca_out.text
+    told = f"--tls={AUTO}: a certificate for {', '.join(names)}; that of its authority is in {where}"
+    print(f"smtpd: {one_line(told)}", file=sys.stderr, flush=True)
+
+
+def certificate_files(text: str) -> tuple[str, str | None]:
+    """The file or directory of a certificate, and the file of its key if it is told: ``CERT[:KEY]``.
+
+    :raises ValueError: if one of them is empty.
+    """
+    if not text:
+        raise ValueError("a certificate is needed: CERT[:KEY], or a DIRECTORY")
+    if ":" not in text or os.path.exists(text):
+        return text, None
+    certificate, _, key = text.rpartition(":")
+    if not certificate or not key:
+        raise ValueError(f"the file of the {'key' if certificate else 'certificate'} is missing: give CERT[:KEY]")
+    return certificate, key
+
+
+GROUP = Group(title="TLS", options=OPTIONS, read=read, finish=finish)
