@@ -1,0 +1,223 @@
+"""Limits that hosts share: the rules with a real Redis, and what happens when it is slow or gone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
+from twisted.internet.task import Clock, deferLater
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from tests.support import LoggingTestCase
+from tests.support.programs import program
+from txsmtpd.limits import Limits, Retry
+from txsmtpd.limits.breaker import Breaker
+from txsmtpd.limits.shared import SharedLimits, connect, connection_options
+
+
+class BreakerTests(SynchronousTestCase):
+    """When something that fails is tried."""
+
+    def test_life(self) -> None:
+        """After three failures there is a pause; then one tries; success ends it."""
+        breaker = Breaker()
+        self.assertEqual([breaker.failed(0), breaker.failed(0), breaker.failed(0)], [False, False, True])
+        self.assertFalse(breaker.allows(4.9))
+        self.assertTrue(breaker.allows(5.0))
+        self.assertFalse(breaker.allows(5.0))
+        self.assertFalse(breaker.failed(5.0))
+        self.assertFalse(breaker.allows(9.9))
+        self.assertTrue(breaker.allows(10.0))
+        self.assertTrue(breaker.succeeded())
+        self.assertFalse(breaker.succeeded())
+        self.assertTrue(breaker.allows(10.0))
+
+    def test_notInARow(self) -> None:
+        """Failures with successes between begin no pause."""
+        breaker = Breaker()
+        for now in range(10):
+            breaker.failed(now)
+            breaker.failed(now)
+            breaker.succeeded()
+            self.assertTrue(breaker.allows(now))
+
+
+class URLTests(SynchronousTestCase):
+    """Where Redis is."""
+
+    def test_forms(self) -> None:
+        """Host, port, database, user and password; a password may have any characters."""
+        self.assertEqual(connection_options("redis://h")["port"], 6379)
+        found = connection_options("redis://u:p%40%2F@[::1]:7000/3")
+        self.assertEqual(
+            [found[name] for name in ("host", "port", "dbid", "username", "password")], ["::1", 7000, 3, "u", "p@/"]
+        )
+
+    def test_malformed(self) -> None:
+        """What is no such URL is refused, without its password."""
+        for url in "", "localhost", "http://h", "redis://", "redis://u:secret@h:x", "redis://h/x", "redis://h:99999":
+            error = self.assertRaises(ValueError, connection_options, url)
+            self.assertEqual(str(error), "must be redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]")
+
+
+class Unanswering:
+    """A connection whose answers never come, or that fails."""
+
+    def __init__(self, result: Any = None) -> None:
+        self.result = result
+        self.asked = 0
+
+    def eval(self, script: str, keys: list[str], arguments: list[object]) -> Deferred[Any]:
+        self.asked += 1
+        return Deferred() if self.result is None else self.result()
+
+
+class FailOpenTests(LoggingTestCase):
+    """Redis being away refuses nobody, and delays nobody for long."""
+
+    def limits(self, connection: Unanswering) -> SharedLimits:
+        self.clock = Clock()
+        local = Limits({"messages": "1/min"}, "2/min", clock=self.clock.seconds)
+        return SharedLimits(local, connection, self.clock, seconds=self.clock.seconds)
+
+    def test_slow(self) -> None:
+        """A decision takes 50 ms at most; then this process decides."""
+        limits = self.limits(Unanswering())
+        waiting = maybeDeferred(limits.admit, "messages", "login:fred")
+        self.clock.advance(0.049)
+        self.assertNoResult(waiting)
+        self.clock.advance(0.001)
+        self.assertIsNone(self.successResultOf(waiting))
+        self.assertEqual(limits.errors, 1)
+
+    def test_breaker(self) -> None:
+        """After three failures nobody waits at all for five seconds; the local rule is the one that decides."""
+        connection = Unanswering(lambda: fail(ConnectionError("gone")))
+        limits = self.limits(connection)
+        answers = [self.successResultOf(maybeDeferred(limits.admit, "messages", "login:fred")) for _ in range(10)]
+        self.assertIsNone(answers[0])
+        self.assertEqual({type(each) for each in answers[1:]}, {Retry})
+        self.assertEqual((connection.asked, limits.errors), (3, 10))
+        self.assertEqual(limits.auth_failed("192.0.2.7", "fred"), 1)
+        self.assertEqual(limits.auth_failed("192.0.2.7", "fred"), 2)
+        self.clock.advance(5)
+        connection.result = lambda: succeed(None)
+        self.assertIsNone(self.successResultOf(maybeDeferred(limits.admit, "messages", "login:fred")))
+        self.assertEqual(len(self.logged("warn")), 1)
+        self.assertIn("Redis answers again", self.logged("info")[0])
+
+    def test_local(self) -> None:
+        """Networks are counted by each host for itself, and what has no limit is asked nobody."""
+        connection = Unanswering()
+        limits = self.limits(connection)
+        self.assertIsNone(limits.admit("messages", "192.0.2.7"))
+        self.assertIsInstance(limits.admit("messages", "192.0.2.7"), Retry)
+        self.assertIsNone(limits.admit("recipients", "login:fred"))
+        unlimited = SharedLimits(Limits(), connection, self.clock)
+        self.assertIsNone(unlimited.admit("auth", "192.0.2.7"))
+        self.assertEqual(unlimited.auth_failed("192.0.2.7", "fred"), 1)
+        self.assertEqual(connection.asked, 0)
+
+
+class RedisTests(TestCase):
+    """The real server."""
+
+    timeout = 30
+
+    def setUp(self) -> Any:
+        redis = program("redis-server", "redis-server")
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        self.server = subprocess.Popen(
+            [redis, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder],
+            stdout=subprocess.DEVNULL,
+        )
+        self.addCleanup(self.end)
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                assert time.monotonic() < deadline, "redis-server does not listen"
+        self.connections = [connect(f"redis://127.0.0.1:{port}/1") for _ in range(2)]
+        for connection in self.connections:
+            self.addCleanup(connection.disconnect)
+        return self.connections[0].ping().addCallback(lambda _: self.connections[1].ping())
+
+    def end(self) -> None:
+        self.server.kill()
+        self.server.wait()
+
+    def hosts(self, rate: str = "3/min", names: str = "2/min") -> list[SharedLimits]:
+        """Two hosts that share their limits."""
+        return [SharedLimits(Limits({"messages": rate}, names), each, reactor) for each in self.connections]
+
+    async def test_rate(self) -> None:
+        """A login has one rate on all hosts; who waits as long as told is admitted."""
+        one, other = self.hosts("3/s")
+        asked = [await host.admit("messages", "login:fred") for host in (one, other, one, other)]
+        self.assertEqual(asked[:3], [None] * 3)
+        refused = asked[3]
+        self.assertTrue(0 < refused.seconds <= 0.34)
+        self.assertIsNone(await one.admit("messages", "login:anna"))
+        await deferLater(reactor, refused.seconds + 0.002)
+        self.assertIsNone(await one.admit("messages", "login:fred"))
+        self.assertEqual((one.errors, other.errors), (0, 0))
+
+    async def test_names(self) -> None:
+        """Distinct names that failed are counted over all hosts, and so are the failures of a name."""
+        one, other = self.hosts()
+        counts = [await host.auth_failed("192.0.2.7", "fred") for host in (one, other, one)]
+        self.assertEqual(counts, [1, 2, 3])
+        self.assertIsNone(await other.admit("auth", "192.0.2.7"))
+        await other.auth_failed("192.0.2.7", "anna")
+        self.assertIsInstance(await one.admit("auth", "192.0.2.7"), Retry)
+        self.assertIsNone(await one.admit("auth", "192.0.2.8"))
+
+    async def test_bounded(self) -> None:
+        """Keys expire, and no key keeps a name that was tried."""
+        one, _ = self.hosts()
+        await one.admit("messages", "login:fred")
+        for number in range(10):
+            await one.auth_failed("192.0.2.7", f"secret{number}")
+        redis = self.connections[0]
+        keys = await redis.keys("*")
+        self.assertNotIn("secret", str(keys))
+        self.assertEqual(await redis.zcard("txsmtpd:names:192.0.2.7"), 2)
+        for key in keys:
+            self.assertTrue(0 < await redis.ttl(key) <= 60, key)
+
+    async def test_stopped(self) -> None:
+        """While Redis hangs a decision takes about 50 ms, then none; afterwards limits are shared again."""
+        one, _ = self.hosts()
+        await one.admit("messages", "login:fred")
+        os.kill(self.server.pid, signal.SIGSTOP)
+        begin = time.monotonic()
+        answers = [await maybeDeferred(one.admit, "messages", "login:bart") for _ in range(3)]
+        self.assertEqual(answers, [None] * 3)
+        self.assertLess(time.monotonic() - begin, 1.5)  # 3 x 50 ms, on a busy machine
+        begin = time.monotonic()
+        for _ in range(100):
+            await maybeDeferred(one.admit, "messages", "login:bart")
+        self.assertLess(time.monotonic() - begin, 0.5)
+        self.assertEqual(one.errors, 103)
+        os.kill(self.server.pid, signal.SIGCONT)
+
+    async def test_killed(self) -> None:
+        """A Redis that is gone refuses nobody."""
+        one, _ = self.hosts()
+        await one.admit("messages", "login:fred")
+        self.end()
+        answers = [await maybeDeferred(one.admit, "messages", f"login:{number}") for number in range(50)]
+        self.assertEqual(answers, [None] * 50)

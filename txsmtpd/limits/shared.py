@@ -1,0 +1,188 @@
+"""Limits that several hosts share, in Redis (the extra ``redis``).
+
+What is shared is what follows an account: the rates of clients that have authenticated, and failed logins. Networks are
+counted by each host for itself. A decision is one script in Redis, and takes 50 ms at most; then, and whenever Redis
+is not there, the limits of this process decide. Redis being away refuses nobody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectError
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from txsmtpd.limits.breaker import Breaker
+from txsmtpd.limits.limiter import AUTH, Limits
+from txsmtpd.limits.rate import Retry
+
+log = Logger(namespace="txsmtpd")
+
+PREFIX = "txsmtpd:"
+LOGIN = "login:"  # what the key of a client begins with that has authenticated
+PATIENCE = 0.05  # seconds for a decision
+
+# The rule of `buckets`. Times are Redis' own, so that the clocks of the hosts do not matter.
+_RATE = """
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+local interval, window = tonumber(ARGV[1]), tonumber(ARGV[2])
+local paid = tonumber(redis.call('GET', KEYS[1]) or now)
+if paid < now then paid = now end
+paid = paid + interval
+local excess = paid - now - window
+if excess > 0.000001 then return string.format('%.6f', excess) end
+redis.call('SET', KEYS[1], string.format('%.6f', paid), 'PX', math.ceil((paid - now) * 1000))
+return false
+"""
+
+# The rules of `names`. A network's names are a sorted set, by the time of their last failure.
+_MAY_TRY = """
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+local most, period = tonumber(ARGV[1]), tonumber(ARGV[2])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - period)
+if redis.call('ZCARD', KEYS[1]) < most then return false end
+local oldest = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+return string.format('%.6f', oldest[2] + period - now)
+"""
+_FAILED = """
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+local most, period = tonumber(ARGV[1]), tonumber(ARGV[2])
+redis.call('ZADD', KEYS[1], now, ARGV[3])
+redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -most - 1)
+redis.call('PEXPIRE', KEYS[1], math.ceil(period * 1000))
+local count = redis.call('INCR', KEYS[2])
+redis.call('PEXPIRE', KEYS[2], math.ceil(period * 1000))
+return count
+"""
+
+
+class SharedLimits:
+    """An :class:`~txsmtpd.interfaces.ILimiter` that shares what follows an account with other hosts.
+
+    :param local: the limits of this process: its rates are the shared ones, too; it decides about networks, and about
+        everything while Redis does not answer.
+    :param connection: a connection of ``txredisapi``; see :func:`connect`.
+    :param clock: what keeps the time (IReactorTime).
+    :param prefix: what the keys in Redis begin with.
+    """
+
+    def __init__(
+        self,
+        local: Limits,
+        connection: Any,
+        clock: Any,
+        *,
+        prefix: str = PREFIX,
+        seconds: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.local = local
+        self.errors = 0  #: decisions that Redis did not take
+        self._connection = connection
+        self._clock = clock
+        self._prefix = prefix
+        self._seconds = seconds
+        self._breaker = Breaker()
+
+    @property
+    def forgotten(self) -> int:
+        """As that of the limits of this process."""
+        return self.local.forgotten
+
+    def admit(self, kind: str, key: str) -> Retry | Awaitable[Retry | None] | None:
+        """Whether the key may do what is of this kind once more."""
+        if kind == AUTH:
+            if self.local.failures is None:
+                return None
+            rate = self.local.failures.rate
+            answer = self._ask(_MAY_TRY, [f"names:{key}"], [rate.number, rate.period])
+        else:
+            buckets = self.local.buckets.get(kind)
+            if buckets is None or not key.startswith(LOGIN):
+                return self.local.admit(kind, key)
+            interval = buckets.rate.period / buckets.rate.number
+            answer = self._ask(_RATE, [f"{kind}:{key}"], [interval, interval * buckets.rate.burst])
+        if answer is None:
+            return self.local.admit(kind, key)
+        return answer.addCallbacks(_retry, lambda failure: self.local.admit(kind, key))
+
+    def auth_failed(self, network: str, name: str) -> int | Awaitable[int]:
+        """A client of the network has failed to log in with the name."""
+        if self.local.failures is None:
+            return 1
+        rate = self.local.failures.rate
+        hashed = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+        answer = self._ask(_FAILED, [f"names:{network}", f"name:{hashed}"], [rate.number, rate.period, hashed])
+        if answer is None:
+            return self.local.auth_failed(network, name)
+        return answer.addCallbacks(int, lambda failure: self.local.auth_failed(network, name))
+
+    def _ask(self, script: str, keys: list[str], arguments: list[object]) -> Deferred[Any] | None:
+        """Run a script; None if Redis is not to be asked now."""
+        if not self._breaker.allows(self._seconds()):
+            self.errors += 1
+            return None
+        keys = [self._prefix + key for key in keys]
+        texts = [format(each, ".9f") if isinstance(each, float) else each for each in arguments]
+        answer: Deferred[Any] = self._connection.eval(script, keys, texts)
+        answer.addTimeout(PATIENCE, self._clock)
+        return answer.addCallbacks(self._answered, self._not_answered)
+
+    def _answered(self, result: Any) -> Any:
+        if self._breaker.succeeded():
+            log.info("Redis answers again: limits are shared")
+        return result
+
+    def _not_answered(self, failure: Failure) -> Failure:
+        self.errors += 1
+        if self._breaker.failed(self._seconds()):
+            reason = "no answer in time" if failure.check(CancelledError, ConnectError) else failure.getErrorMessage()
+            log.warn("Redis does not answer ({reason}): each host limits for itself", reason=reason)
+        return failure
+
+
+def _retry(seconds: Any) -> Retry | None:
+    return None if seconds is None else Retry(float(seconds))
+
+
+def connect(url: str) -> Any:
+    """A connection to Redis that is made when it can be, and made again when it is lost.
+
+    :param url: ``redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]``.
+    :raises ValueError: if it is none.
+    """
+    options = connection_options(url)
+    import txredisapi  # type: ignore[import-untyped]  # it imports the reactor
+
+    return txredisapi.lazyConnection(**options)
+
+
+def connection_options(url: str) -> dict[str, Any]:
+    """What ``txredisapi`` is given for a URL.
+
+    :raises ValueError: if it is none.
+    """
+    found = urlsplit(url)
+    database = found.path.strip("/")
+    try:
+        port = found.port or 6379
+    except ValueError:
+        port = 0
+    if found.scheme != "redis" or not found.hostname or not port or not (database or "0").isdecimal():
+        raise ValueError("must be redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]")
+    return {
+        "host": found.hostname,
+        "port": port,
+        "dbid": int(database) if database else None,
+        "username": unquote(found.username) if found.username else None,
+        "password": unquote(found.password) if found.password else None,
+        "convertNumbers": False,
+    }
