@@ -5,6 +5,8 @@ mail transaction, RFC 5321 3.3). Plain attributes, which handlers may add to; no
 from __future__ import annotations
 
 import itertools
+import os
+import secrets
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +16,18 @@ from txsmtpd.parameters import NOTHING_SAID, DeliverBy, Recipient, Return
 from txsmtpd.wire.forwarded import XClientData, XForwardData
 from txsmtpd.wire.proxy import ProxyData
 
-_session_ids = (f"{int(time.time() * 1000):x}.{number:x}" for number in itertools.count(1))
+_session_numbers = itertools.count(1)
+_process = ""  # tells this process from others, also from those in containers, which have the same process id
+
+
+def _renew_process() -> None:
+    global _process
+    _process = secrets.token_hex(4)
+
+
+_renew_process()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_process)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +63,9 @@ class Session:
 
     @property
     def id(self) -> str:
-        """Names the session in the log; unique for this host."""
+        """Names the session in the log. Unique, also among several processes and hosts."""
         if self._id is None:  # most sessions are never named
-            self._id = next(_session_ids)
+            self._id = f"{int(time.time() * 1000):x}.{_process}.{next(_session_numbers):x}"
         return self._id
 
     @id.setter
