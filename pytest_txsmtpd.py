@@ -32,11 +32,17 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def mail_catcher(request: pytest.FixtureRequest) -> Iterator[Any]:
     """A server that collects what this test sends it: a txsmtpd.testing.MailCatcher that listens. Its options are those
-    of @pytest.mark.mail_catcher(tls="starttls")."""
+    of @pytest.mark.mail_catcher(tls="starttls"). With TLS, the environment variable SSL_CERT_FILE is set for this test,
+    so that ssl.create_default_context() trusts it."""
     from txsmtpd.testing import MailCatcher
 
     marker = request.node.get_closest_marker("mail_catcher")
-    with MailCatcher() if marker is None else MailCatcher(*marker.args, **marker.kwargs) as catcher:
+    with (
+        MailCatcher() if marker is None else MailCatcher(*marker.args, **marker.kwargs) as catcher,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        if catcher.tls:
+            patch.setenv("SSL_CERT_FILE", catcher.ca_file)
         _show(request, catcher.said)
         yield catcher
 

@@ -87,6 +87,41 @@ def test_passes(mail_catcher):
     send(mail_catcher)
 """
 
+HIDDEN = """
+import pytest
+
+def test_wait(mail_server, mail_inbox):
+    mail_inbox.wait(subject="Welcome", timeout=0.01)  # the line of the test
+
+def test_none(mail_catcher):
+    mail_catcher.session().send(b"Subject: x\\r\\n\\r\\n")
+    mail_catcher.assert_none()  # the line of the test
+"""
+
+DJANGO_TLS = """
+import smtplib, ssl
+import django, pytest
+from django.conf import settings
+from django.core.mail import send_mail
+from django.test import override_settings
+
+settings.configure()
+django.setup()
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.mail_catcher(tls=%r)
+def test_tls(mail_catcher, number):
+    with override_settings(**mail_catcher.django_settings()):
+        send_mail("Welcome", "Hello!", "app@example.com", ["bob@example.com"])
+    [mail] = mail_catcher.messages
+    assert mail.tls is not None
+
+@pytest.mark.mail_catcher(tls="starttls")
+def test_default_context(mail_catcher):
+    with smtplib.SMTP(*mail_catcher.address) as client:
+        client.starttls(context=ssl.create_default_context())
+"""
+
 MANY = """
 import smtplib
 from twisted.internet.threads import deferToThread
@@ -215,6 +250,24 @@ class PytestTests(ProcessTestCase):
             self.assertIn("* TLSv1.3 with", said)
             self.assertNotIn("canary-17", said)
             self.assertNotIn("AGFubgBjYW5hcnktMTc=", said)
+
+    def test_hidden(self) -> None:
+        """A test in which mail does not come, or comes, fails with its own line; the inbox's are not shown."""
+        self.write("test_hidden.py", HIDDEN)
+        status, said = self.pytest("-q", "test_hidden.py")
+        self.assertEqual(status, 1, said)
+        self.assertIn("2 failed", said)
+        self.assertEqual(said.count("# the line of the test"), 2)
+        for name in "inbox.py", "concurrent/futures", "def wait", "def assert_none":
+            self.assertNotIn(name, said)
+
+    def test_djangoTLS(self) -> None:
+        """Django's clients trust the certificate by django_settings(), others by the fixture."""
+        for tls in "starttls", "implicit":
+            self.write("test_tls.py", DJANGO_TLS % tls)
+            status, said = self.pytest("-q", "test_tls.py")
+            self.assertEqual(status, 0, said)
+            self.assertIn("3 passed", said)
 
     def test_notUsed(self) -> None:
         """Where no fixture of it is used, the plugin imports neither Twisted nor txsmtpd."""

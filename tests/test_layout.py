@@ -22,7 +22,7 @@ PACKAGE = Path(txsmtpd.__file__).parent
 # What imports what: each layer may import itself and those that stand before it. A layer is a module of the package,
 # or a folder with all that is in it. Layers in one row do not know each other.
 # Pure: the standard library and each other only.
-PURE = {"reply", "session", "parameters", "recipient_replies", "wire", "proxy_protocol", "_version"}
+PURE = {"reply", "session", "parameters", "recipient_replies", "wire", "mime", "proxy_protocol", "_version"}
 LAYERS = [
     PURE,
     {"interfaces", "tls", "bridges"},
@@ -42,7 +42,7 @@ LAYERS = [
     {"testing"},
 ]
 FRIENDLY_NEIGHBOURS = [PURE, {"controller", "smtpd", "main", "__main__"}]
-HANDLERS_MAY_IMPORT = {"handlers", "reply", "session", "interfaces", "wire"}
+HANDLERS_MAY_IMPORT = {"handlers", "reply", "session", "interfaces", "wire", "mime"}
 MODULES_IN_THE_ROOT = 16  # at most
 
 

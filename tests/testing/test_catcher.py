@@ -10,18 +10,21 @@ import threading
 import timeit
 import unittest
 import warnings
+from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 from unittest import IsolatedAsyncioTestCase
 
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from tests.support.malformed import MALFORMED_FIELDS
 from txsmtpd.session import TLSInfo
-from txsmtpd.testing import Mail, MailCatcher, NoMailArrived
+from txsmtpd.testing import Mail, MailCatcher, NoMailArrived, UnexpectedMail
 from txsmtpd.testing.inbox import Inbox, Query, Store
 
 
@@ -92,6 +95,131 @@ class MailTests(SynchronousTestCase):
             "a@x", ("b@x",), b"\0\xff", ("SIZE=1",), (), ("::1", 25), "c", TLSInfo("TLSv1.3", "X"), "ann", "1.1", 7.0
         )
         self.assertEqual(vars(Mail.from_json(mail.to_json())), vars(mail))
+
+
+class ContentTests(SynchronousTestCase):
+    """What a mail says."""
+
+    def test_parts(self) -> None:
+        """HTML, attachments, links, To, Cc and all fields are at hand, decoded."""
+        made = EmailMessage()
+        made["Subject"], made["To"], made["Cc"] = "Grüße", "Bob <bob@example.com>, eve@example.com", "ann@example.com"
+        made["X-Test"] = "17"
+        made.set_content("Hallo\n")
+        made.add_alternative('<a href="https://example.com/a">hier</a>', subtype="html")
+        made.add_attachment(b"%PDF", "application", "pdf", filename="Rechnung.pdf")
+        mail = Mail("a@x.test", ("bob@example.com",), made.as_bytes())
+        self.assertEqual((mail.to, mail.cc), (("bob@example.com", "eve@example.com"), ("ann@example.com",)))
+        self.assertEqual((mail.headers["subject"], mail.headers["X-Test"]), ("Grüße", "17"))
+        self.assertEqual((mail.text, mail.links), ("Hallo\n", ["https://example.com/a"]))
+        self.assertIn("<a href", mail.html)
+        [attachment] = mail.attachments
+        self.assertEqual(
+            (attachment.name, attachment.type, attachment.content), ("Rechnung.pdf", "application/pdf", b"%PDF")
+        )
+
+    def test_malformed(self) -> None:
+        """No mail makes its attributes raise, nor str(), nor who waits for other mail, nor the text of a failure."""
+        catcher = MailCatcher(reactor=Clock(), count=10**6)
+        waiting = catcher.next(to="eve@example.com", subject="other", header={"x-test": "1"})
+        missing = catcher.next(subject="none", timeout=1)
+        session = catcher.session()
+        for field in MALFORMED_FIELDS:
+            content = field + b"\r\n\r\ntext\xe9\r\n"
+            self.assertEqual(session.send(content).code, 250, content)
+            mail = catcher.messages[-1]
+            for name in ("subject", "text", "html", "to", "cc", "headers", "attachments", "links", "message"):
+                getattr(mail, name)
+            str(mail), repr(mail), mail.to_json()
+        catcher.find(subject="hello", header={"To": "x", "Content-Type": "text/plain"})
+        self.assertNoResult(waiting)
+        send(catcher, "other", "eve@example.com", X_Test="1")
+        self.assertEqual(self.successResultOf(waiting).subject, "other")
+        catcher.factory.settings.reactor.advance(1)
+        self.assertIn("what did arrive", str(self.failureResultOf(missing, NoMailArrived).value))  # type: ignore[arg-type]
+
+    def test_match(self) -> None:
+        """A function that looks for what other mail has not does not hinder that, and its mistakes are told to who
+        waits, not to who sends."""
+        catcher = MailCatcher(reactor=Clock())
+        waiting = catcher.next(match=lambda mail: mail.headers["X-Test"] == "1" and mail.attachments[0])
+        mistaken = catcher.next(match=lambda mail: mail.subjekt)  # type: ignore[attr-defined]
+        send(catcher, "one")
+        self.assertNoResult(waiting)
+        self.failureResultOf(mistaken, AttributeError)  # type: ignore[arg-type]
+        self.assertEqual(catcher.find(match=lambda mail: mail.links[3]), [])
+        self.assertRaises(AttributeError, catcher.find, match=lambda mail: mail.subjekt)
+
+    def test_bareNewlines(self) -> None:
+        """A message with LF line ends, as as_bytes() makes it, is taken as it is, and says so."""
+        catcher = MailCatcher()
+        session = catcher.session()
+        session.talk(b"EHLO x\r\nMAIL FROM:<a@x.test>\r\nRCPT TO:<b@x.test>\r\nDATA\r\n")
+        self.assertIn(b"250", session.talk(b"Subject: one\n\nHello\n\r\n.\r\n"))
+        session.send(b"Subject: two\r\n\r\nHello\r\n")
+        self.assertEqual([mail.bare_newlines for mail in catcher.messages], [True, False])
+        self.assertEqual(catcher.messages[0].content, b"Subject: one\n\nHello\n\r\n")
+        self.assertEqual(catcher.messages[0].subject, "one")
+
+
+class NoneTests(SynchronousTestCase):
+    """That no mail comes."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.catcher = MailCatcher(reactor=self.clock)
+
+    def test_now(self) -> None:
+        """What is there and was not given fails, with what it is; what was given, and other mail, does not."""
+        self.catcher.assert_none()
+        send(self.catcher, "one")
+        error = self.assertRaises(UnexpectedMail, self.catcher.assert_none, subject="one")
+        self.assertIn("mail subject 'one' came, and none should:\n  from 'ann@example.com'", str(error))
+        self.catcher.assert_none(subject="two")
+        self.catcher.inbox(to="eve@example.com").assert_none()
+        self.successResultOf(self.catcher.next())
+        self.catcher.assert_none()
+
+    def test_later(self) -> None:
+        """Mail that comes within the time fails, as soon as it does; none at the end of the time is success."""
+        none = Deferred.fromCoroutine(self.catcher.none_comes(timeout=5, subject="one"))
+        some = Deferred.fromCoroutine(self.catcher.none_comes(timeout=5, subject="two"))
+        send(self.catcher, "two")
+        self.failureResultOf(some, UnexpectedMail)
+        self.assertNoResult(none)
+        self.clock.advance(5)
+        self.successResultOf(none)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_length(self) -> None:
+        """A catcher has as many messages as len() tells, and is true even if that is none."""
+        self.assertEqual((len(self.catcher), bool(self.catcher)), (0, True))
+        send(self.catcher, "one")
+        send(self.catcher, "two", "eve@example.com")
+        self.assertEqual((len(self.catcher), len(self.catcher.inbox(to="eve@example.com"))), (2, 1))
+
+
+class BulkTests(SynchronousTestCase):
+    """Senders as they are."""
+
+    def test_bulk(self) -> None:
+        """Hundreds of refusals, NOOPs and RSETs in one session do not end it."""
+
+        class Picky(MailCatcher):
+            def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
+                return "550 5.1.1 nobody"
+
+        session = Picky().session()
+        session.talk(b"EHLO x\r\n")
+        for line in b"NOOP", b"RSET", b"VRFY a", b"RCPT TO:<>", b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nRSET":
+            session.talk(b"\r\n".join([line] * 500) + b"\r\n")
+        self.assertEqual(session.codes(b"NOOP\r\n"), [250])
+
+    def test_utf8(self) -> None:
+        """Addresses and headers may be UTF-8."""
+        session = MailCatcher().session()
+        self.assertIn(b"SMTPUTF8", session.talk(b"EHLO x\r\n"))
+        self.assertEqual(session.codes("MAIL FROM:<jürgen@x.test> SMTPUTF8\r\n".encode()), [250])
 
 
 class AuthTests(SynchronousTestCase):
@@ -408,6 +536,14 @@ class PlainTests(unittest.TestCase):
             thread.start()
             self.assertEqual(catcher.wait(subject="later").subject, "later")
             thread.join()
+
+    def test_none(self) -> None:
+        """That no mail comes is waited for as well."""
+        with MailCatcher() as catcher:
+            catcher.assert_none(timeout=0.01)
+            send_by_smtplib(catcher)
+            with self.assertRaises(UnexpectedMail):
+                catcher.assert_none(timeout=0.01)
 
     def test_next(self) -> None:
         """Outside of the reactor and asyncio, nothing can be awaited: that is said."""

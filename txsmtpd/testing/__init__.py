@@ -6,7 +6,7 @@ from txsmtpd.interfaces import verifyHandler
 from txsmtpd.observe.transcript import Transcript, Transcripts
 from txsmtpd.testing.catcher import MailCatcher
 from txsmtpd.testing.dialog import Dialog, DialogError
-from txsmtpd.testing.inbox import Inbox, Mail, NoMailArrived
+from txsmtpd.testing.inbox import Inbox, Mail, NoMailArrived, UnexpectedMail
 from txsmtpd.testing.memory import MemoryConnection, MemorySession, PretendedTLS
 from txsmtpd.testing.reporting import attach
 from txsmtpd.tls.authority import Authority
@@ -25,6 +25,7 @@ __all__ = [
     "PretendedTLS",
     "Transcript",
     "Transcripts",
+    "UnexpectedMail",
     "attach",
     "read_replies",
     "verifyHandler",

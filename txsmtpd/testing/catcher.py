@@ -79,9 +79,12 @@ class Reachable:
         return found | ({"SSL_CERT_FILE": self.ca_file} if self.tls else {})
 
     def django_settings(self) -> dict[str, Any]:
-        """Settings of Django: for ``override_settings(**catcher.django_settings())``."""
-        return {
-            "EMAIL_BACKEND": "django.core.mail.backends.smtp.EmailBackend",
+        """Settings of Django: for ``override_settings(**catcher.django_settings())``. Its clients trust the server's
+        certificate."""
+        backend = "txsmtpd.testing.django_email" if self.tls else "django.core.mail.backends.smtp"
+        ca_file = {"TXSMTPD_CA_FILE": self.ca_file} if self.tls else {}
+        return ca_file | {
+            "EMAIL_BACKEND": f"{backend}.EmailBackend",
             "EMAIL_HOST": self.host,
             "EMAIL_PORT": self.port,
             "EMAIL_USE_TLS": self.tls == "starttls",
@@ -117,6 +120,8 @@ class MailCatcher(Reachable, Inbox):
     :param age: seconds that a message is kept; None: for ever.
     :param authority: whose certificates are used; by default one that all tests of a process share.
     :param options: of the factory; see :class:`~txsmtpd.settings.Settings`. ``transcript=None`` keeps no transcripts.
+        Other defaults than a factory's: SMTPUTF8 is on, LF and CR alone may end lines, and errors and commands that
+        bring no message are not counted.
     :raises ValueError: if the parameters do not go together.
 
     A subclass may have ``handle_RCPT`` and all other hooks of a handler; ``handle_DATA`` is the catcher's own. What a
@@ -163,6 +168,10 @@ class MailCatcher(Reachable, Inbox):
             "authenticator": self._authenticate,
             "auth_require_tls": False,
             "auth_failure_delay": 0,
+            "enable_SMTPUTF8": True,
+            "error_limit": None,  # bulk senders have hundreds of recipients rejected in one session
+            "junk_command_limit": None,
+            "bare_newlines": True,  # see Mail.bare_newlines
         }
         self._options = defaults | options
         self.factory = SMTPFactory(self, **self._options)

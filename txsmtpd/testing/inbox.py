@@ -1,4 +1,4 @@
-"""Mail that was caught: the messages, who asks for which of them, and who waits for one.
+"""The inbox: mail that was caught, and who waits for it. What a message says is read in :mod:`txsmtpd.testing.mail`.
 
 Nothing here knows how mail comes. Everything may be used from any thread.
 """
@@ -6,212 +6,34 @@ Nothing here knows how mail comes. Everything may be used from any thread.
 from __future__ import annotations
 
 import asyncio
-import base64
-import difflib
-import re
 import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TookTooLong
-from dataclasses import dataclass, field
-from email.message import EmailMessage
-from email.parser import BytesParser
-from email.policy import default as modern
-from functools import cached_property
-from typing import Any, Self
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
-from txsmtpd.session import Envelope, Session, TLSInfo
+from txsmtpd.testing.mail import Mail
+from txsmtpd.testing.query import Both, Query, values_of
+
+__all__ = ["Inbox", "Mail", "NoMailArrived", "PrivateInbox", "Query", "Store", "UnexpectedMail", "in_asyncio"]
 
 PATIENCE = 5.0  # seconds; mail that has not come by then will hardly come
 SHOWN = 20  # messages that are listed when the one that was wanted did not come
-
-CRITERIA = ("to", "domain", "sender", "user", "subject", "header", "match")  # of a Query
-
-Key = tuple[str, str]
 
 
 class NoMailArrived(AssertionError):
     """The mail that was waited for did not come; the text says what did."""
 
 
-@dataclass(frozen=True, eq=False)
-class Mail:
-    """A message that was caught, and what is known of how it came."""
-
-    mail_from: str  #: the reverse-path; ``""`` for a bounce
-    rcpt_tos: tuple[str, ...]  #: the forward-paths, in order
-    content: bytes = field(repr=False)  #: the message as it came, dots undone
-    mail_options: tuple[str, ...] = ()  #: parameters of MAIL
-    rcpt_options: tuple[str, ...] = ()  #: parameters of RCPT
-    peer: Any = None  #: the client's address
-    host_name: str | None = None  #: what the client said in EHLO
-    tls: TLSInfo | None = None  #: the terms of TLS, or None
-    user: str | None = None  #: who has authenticated, or None
-    session_id: str = ""  #: which session it came in
-    arrived: float = field(default_factory=time.time)  #: seconds since the epoch
-
-    @classmethod
-    def of(cls, session: Session, envelope: Envelope) -> Self:
-        """The mail in this envelope."""
-        content = envelope.original_content or b""
-        return cls(
-            mail_from=envelope.mail_from or "",
-            rcpt_tos=tuple(envelope.rcpt_tos),
-            content=content,
-            mail_options=tuple(envelope.mail_options),
-            rcpt_options=tuple(envelope.rcpt_options),
-            peer=session.peer,
-            host_name=session.host_name,
-            tls=session.ssl,
-            user=_user(session),
-            session_id=session.id,
-        )
-
-    @cached_property
-    def message(self) -> EmailMessage:
-        """The message, parsed when it is first asked for."""
-        parsed: EmailMessage = BytesParser(policy=modern).parsebytes(self.content)
-        return parsed
-
-    @property
-    def subject(self) -> str:
-        """What stands in the field Subject, decoded; ``""`` without one."""
-        return str(self.message["Subject"] or "")
-
-    @property
-    def text(self) -> str:
-        """The body as plain text, or as HTML if there is nothing else; ``""`` without either. Lines end in LF.
-
-        A charset that nobody knows is read as UTF-8.
-        """
-        body = self.message.get_body(("plain", "html"))
-        if body is None:
-            return ""
-        try:
-            text = str(body.get_content())
-        except (LookupError, UnicodeError):
-            octets: Any = body.get_payload(decode=True)
-            text = octets.decode("utf-8", "replace")
-        return text.replace("\r\n", "\n")
-
-    def __str__(self) -> str:
-        return f"from {self.mail_from!r} to {list(self.rcpt_tos)!r}, subject {self.subject!r}"
-
-    # On its way to another process
-
-    def to_json(self) -> dict[str, Any]:
-        """The mail as JSON has it; what a client's certificate said is lost."""
-        facts = {name: value for name, value in vars(self).items() if name in self.__dataclass_fields__}
-        tls = self.tls and {
-            "protocol": self.tls.protocol,
-            "cipher": self.tls.cipher,
-            "server_name": self.tls.server_name,
-        }
-        return facts | {"content": base64.b64encode(self.content).decode("ascii"), "tls": tls}
-
-    @classmethod
-    def from_json(cls, facts: Mapping[str, Any]) -> Self:
-        """The mail that :meth:`to_json` has written."""
-        tuples = {name: tuple(facts[name]) for name in ("rcpt_tos", "mail_options", "rcpt_options")}
-        peer = tuple(facts["peer"]) if isinstance(facts["peer"], list) else facts["peer"]
-        tls = TLSInfo(**facts["tls"]) if facts["tls"] else None
-        return cls(**{**facts, **tuples, "peer": peer, "tls": tls, "content": base64.b64decode(facts["content"])})
-
-
-def _user(session: Session) -> str | None:
-    if not session.authenticated:
-        return None
-    login = session.auth_data if session.auth_data is not None else session.login_data
-    login = getattr(login, "login", login)
-    return login.decode("utf-8", "replace") if isinstance(login, bytes) else str(login)
-
-
-class Query:
-    """What mail is asked for. Each criterion that is given has to hold.
-
-    :param to: a recipient.
-    :param domain: the domain of a recipient.
-    :param sender: the reverse-path.
-    :param user: who has authenticated.
-    :param subject: the subject; or a compiled pattern, to be found in it.
-    :param header: fields of the header and their values.
-    :param match: a function that takes a :class:`Mail` and tells.
-
-    :raises TypeError: for a criterion that there is not, with the nearest that there is; or one that is no string.
-
-    Addresses, domains and names of fields are the same in upper and lower case.
-    """
-
-    def __init__(
-        self,
-        *,
-        to: str | None = None,
-        domain: str | None = None,
-        sender: str | None = None,
-        user: str | None = None,
-        subject: str | re.Pattern[str] | None = None,
-        header: Mapping[str, str] | None = None,
-        match: Callable[[Mail], object] | None = None,
-        **unknown: object,
-    ) -> None:
-        for name in unknown:
-            near = difflib.get_close_matches(name, CRITERIA, 1)
-            hint = f"is {near[0]} meant?" if near else f"there are {', '.join(CRITERIA)}"
-            raise TypeError(f"{name} is no criterion; {hint}")
-        named = {"to": to, "domain": domain, "sender": sender}
-        strings = {
-            **named,
-            "user": user,
-            "subject": None if isinstance(subject, re.Pattern) else subject,
-            **(header or {}),
-        }
-        for name, value in strings.items():
-            if value is not None and not isinstance(value, str):
-                raise TypeError(f"{name} must be a string, not {value!r}")
-        keys: list[Key] = [(name, value.lower()) for name, value in named.items() if value is not None]
-        if user is not None:
-            keys.append(("user", user))
-        if isinstance(subject, str):
-            keys.append(("subject", subject))
-        keys += [(f"header {name.lower()}", value) for name, value in (header or {}).items()]
-        self.keys = tuple(keys)
-        self.pattern = subject if isinstance(subject, re.Pattern) else None
-        self.match = match
-
-    def matches(self, mail: Mail) -> bool:
-        """Whether the mail is what is asked for."""
-        if not all(value in values_of(mail, name) for name, value in self.keys):
-            return False
-        if self.pattern is not None and not self.pattern.search(mail.subject):
-            return False
-        return self.match is None or bool(self.match(mail))
-
-    def __str__(self) -> str:
-        words = [f"{name} {value!r}" for name, value in self.keys]
-        if self.pattern is not None:
-            words.append(f"subject like {self.pattern.pattern!r}")
-        if self.match is not None:
-            words.append(f"that {getattr(self.match, '__name__', 'the function')} matches")
-        return ", ".join(words)
-
-
-def values_of(mail: Mail, name: str) -> Iterable[str]:
-    """What a mail has under the name of a criterion."""
-    if name == "to":
-        return {path.lower() for path in mail.rcpt_tos}
-    if name == "domain":
-        return {path.rpartition("@")[2].lower() for path in mail.rcpt_tos}
-    if name == "sender":
-        return (mail.mail_from.lower(),)
-    if name == "user":
-        return () if mail.user is None else (mail.user,)
-    if name == "subject":
-        return (mail.subject,)
-    return {str(value) for value in mail.message.get_all(name.removeprefix("header "), ())}
+class UnexpectedMail(AssertionError):
+    """Mail came where none should; the text says which."""
 
 
 @dataclass(eq=False)
@@ -219,6 +41,7 @@ class _Waiter:
     inbox: Inbox
     query: Query
     tell: Callable[[Mail], object]
+    fail: Callable[[Exception], object]  # is given what the query raised about a mail that came
     forget: Callable[[], object] = int
 
 
@@ -262,14 +85,18 @@ class Store:
             for name, numbers in self._index.items():
                 _enter(numbers, name, number, mail)
             self._prune()
-            told = []
+            told: list[Callable[[], object]] = []
             for each in list(self._waiters):
-                if each.inbox.wants(number, mail, each.query):
+                try:
+                    if not each.inbox.wants(number, mail, each.query):
+                        continue
                     each.inbox.taken.add(number)
-                    self._waiters.remove(each)
-                    told.append(each)
-        for each in told:
-            each.tell(mail)
+                    told.append(partial(each.tell, mail))
+                except Exception as error:  # a matter for who waits, and none for who sends
+                    told.append(partial(each.fail, error))
+                self._waiters.remove(each)
+        for tell in told:
+            tell()
 
     def __len__(self) -> int:
         return len(self._all)
@@ -386,6 +213,13 @@ class Inbox:
 
     # What is there
 
+    def __len__(self) -> int:
+        """How many messages there are."""
+        return len(self.messages)
+
+    def __bool__(self) -> bool:
+        return True  # an inbox without mail is an inbox
+
     @property
     def messages(self) -> list[Mail]:
         """The mail that is there, oldest first."""
@@ -437,20 +271,57 @@ class Inbox:
         :raises NoMailArrived: if it did not come in time.
         :raises RuntimeError: if this is the reactor's own thread, which would wait for itself.
         """
+        __tracebackhide__ = True  # pytest shows the line of the test
         found: Future[Mail] = Future()
-        mail, waiter = self._begin(criteria, found.set_result)
+        mail, waiter = self._begin(criteria, found.set_result, found.set_exception)
         if mail is not None:
             return mail
         try:
-            _refuse_to_block()
-            return found.result(timeout)
+            _refuse_to_block("next()")
+            found.exception(timeout)  # result() would show the inside of futures
         except TookTooLong:
             if self._store.give_up(waiter):
                 raise self._missing(waiter, timeout) from None
-            return found.result()  # it has come at the last moment
         except BaseException:
             self._store.give_up(waiter)
             raise
+        return found.result()
+
+    def assert_none(self, *, timeout: float = 0, **criteria: Any) -> None:
+        """Check that no mail has come that fits, apart from what :meth:`wait` and :meth:`next` have given.
+
+        :param timeout: seconds in which none may come either. In code that is asynchronous, await :meth:`none_comes`
+            instead.
+        :param criteria: those of :class:`Query`.
+        :raises UnexpectedMail: if there is some.
+        :raises RuntimeError: if there is a timeout, and this is the reactor's own thread, which would wait for itself.
+        """
+        __tracebackhide__ = True
+        wanted = Query(**criteria)
+        if timeout:
+            _refuse_to_block("none_comes()")
+            try:
+                mail = self.wait(timeout=timeout, **criteria)
+            except NoMailArrived:
+                return
+            raise self._unexpected(wanted, mail)
+        self._catch_up()
+        for number, mail in self._store.find(self._query, wanted, after=self._after):
+            if number not in self.taken:
+                raise self._unexpected(wanted, mail)
+
+    async def none_comes(self, *, timeout: float, **criteria: Any) -> None:
+        """Check that no mail comes that fits, as :meth:`assert_none` does; to be awaited, in Twisted or asyncio.
+
+        :raises UnexpectedMail: if some comes, as soon as it does.
+        """
+        __tracebackhide__ = True
+        wanted = Query(**criteria)
+        try:
+            mail = await self.next(timeout=timeout, **criteria)
+        except NoMailArrived:
+            return
+        raise self._unexpected(wanted, mail)
 
     def _next_in_twisted(self, timeout: float, criteria: Mapping[str, Any]) -> Deferred[Mail]:
         def cancel(_: Deferred[Mail]) -> None:
@@ -463,9 +334,12 @@ class Inbox:
         def arrived(mail: Mail) -> None:
             self._soon(fire, mail)
 
-        def fire(mail: Mail) -> None:
+        def failed(error: Exception) -> None:
+            self._soon(fire, Failure(error))
+
+        def fire(result: Mail | Failure) -> None:
             if not arrival.called:
-                arrival.callback(mail)
+                arrival.callback(result)  # a Failure is an errback's
 
         def stop_the_clock(result: Any = None) -> Any:
             if deadline.active():
@@ -473,7 +347,7 @@ class Inbox:
             return result
 
         arrival: Deferred[Mail] = Deferred(cancel)
-        mail, waiter = self._begin(criteria, arrived)
+        mail, waiter = self._begin(criteria, arrived, failed)
         if mail is not None:
             arrival.callback(mail)
         else:
@@ -487,13 +361,16 @@ class Inbox:
         future: asyncio.Future[Mail] = loop.create_future()
 
         def arrived(mail: Mail) -> None:
-            loop.call_soon_threadsafe(_set, future, mail)
+            loop.call_soon_threadsafe(_settle, future, future.set_result, mail)
+
+        def failed(error: Exception) -> None:
+            loop.call_soon_threadsafe(_settle, future, future.set_exception, error)
 
         def too_late() -> None:
             if self._store.give_up(waiter) and not future.done():
                 future.set_exception(self._missing(waiter, timeout))
 
-        mail, waiter = self._begin(criteria, arrived)
+        mail, waiter = self._begin(criteria, arrived, failed)
         if mail is not None:
             future.set_result(mail)
             return future
@@ -506,9 +383,11 @@ class Inbox:
         future.add_done_callback(done)
         return future
 
-    def _begin(self, criteria: Mapping[str, Any], tell: Callable[[Mail], object]) -> tuple[Mail | None, _Waiter]:
+    def _begin(
+        self, criteria: Mapping[str, Any], tell: Callable[[Mail], object], fail: Callable[[Exception], object]
+    ) -> tuple[Mail | None, _Waiter]:
         """The mail if it is there already; otherwise, who is told once it is."""
-        waiter = _Waiter(self, Query(**criteria), tell)
+        waiter = _Waiter(self, Query(**criteria), tell, fail)
         self._catch_up()
         with self._store.lock:
             for number, mail in self._store.find(self._query, waiter.query, after=self._after):
@@ -535,12 +414,16 @@ class Inbox:
             lines.append(f"{self._store.dropped} older messages had to make room")
         return NoMailArrived("\n".join(lines))
 
+    def _unexpected(self, wanted: Query, mail: Mail) -> UnexpectedMail:
+        words = ", ".join(filter(None, (str(self._query), str(wanted))))
+        return UnexpectedMail(f"mail {words + ' ' if words else ''}came, and none should:\n  {mail}")
+
 
 class _Within(Inbox):
     """An inbox within another."""
 
     def __init__(self, outer: Inbox, query: Query) -> None:
-        super().__init__(outer._store, _Both(outer._query, query), outer._after)
+        super().__init__(outer._store, Both(outer._query, query), outer._after)
         self._outer = outer
 
     @property
@@ -566,18 +449,6 @@ class PrivateInbox(_Within):
         return f"{name}@{self.domain}"
 
 
-class _Both(Query):
-    """What two queries ask for."""
-
-    def __init__(self, first: Query, second: Query) -> None:
-        super().__init__(match=lambda mail: first.matches(mail) and second.matches(mail))
-        self.keys = first.keys + second.keys
-        self._words = ", ".join(filter(None, (str(first), str(second))))
-
-    def __str__(self) -> str:
-        return self._words
-
-
 def in_asyncio() -> bool:
     """Whether a task of asyncio is what runs now. A reactor on asyncio has a loop, but runs no task."""
     try:
@@ -586,9 +457,9 @@ def in_asyncio() -> bool:
         return False
 
 
-def _set(future: asyncio.Future[Mail], mail: Mail) -> None:
+def _settle(future: asyncio.Future[Mail], settle: Callable[[Any], None], result: Any) -> None:
     if not future.done():
-        future.set_result(mail)
+        settle(result)
 
 
 def _refuse_other_threads() -> None:
@@ -599,9 +470,9 @@ def _refuse_other_threads() -> None:
         raise RuntimeError("this is not the reactor's thread, and no task of asyncio: use wait() instead of next()")
 
 
-def _refuse_to_block() -> None:
+def _refuse_to_block(instead: str) -> None:
     from twisted.internet import reactor
     from twisted.python.threadable import isInIOThread
 
     if reactor.running and isInIOThread():
-        raise RuntimeError("this is the reactor's own thread, which would wait for itself; await next() instead")
+        raise RuntimeError(f"this is the reactor's own thread, which would wait for itself; await {instead} instead")

@@ -1,0 +1,105 @@
+"""Python's :mod:`email` for mail that anybody may have written: a policy under which malformed fields raise nothing.
+
+The parser of fields in the standard library raises IndexError, AttributeError, ValueError, RecursionError and others
+for some of them, some when the message is parsed, some only when a field is read; and its time grows with the square
+of a field's length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from email.header import Header
+from email.headerregistry import HeaderRegistry
+from email.message import EmailMessage
+from email.parser import BytesHeaderParser, BytesParser
+from email.policy import EmailPolicy, Policy
+from types import MappingProxyType
+from typing import Any, Self
+
+MAX_STRUCTURED = 2**14  # characters of a field that are parsed; at 16 KiB that takes some 10 ms
+FOLD_ABOVE = 78  # RFC 5322 2.1.1
+
+_REPLACED = str.maketrans({"\0": "\ufffd"})  # a NUL in the name of a charset raises ValueError far away
+
+
+class Verbatim(str):
+    """The value of a field that is not parsed, and in which no encoded words are decoded.
+
+    It has the attributes that :mod:`email.headerregistry` gives to the values of all kinds of fields, without content.
+
+    :param name: of the field.
+    :param value: in one line.
+    """
+
+    __slots__ = ("name",)
+
+    max_count = None
+    defects: tuple[Exception, ...] = ()
+    addresses: tuple[Any, ...] = ()
+    groups: tuple[Any, ...] = ()
+    params: Mapping[str, str] = MappingProxyType({})
+    datetime = None
+    cte = "7bit"
+
+    name: str
+
+    def __new__(cls, name: str, value: str) -> Self:
+        made = super().__new__(cls, value)
+        made.name = name
+        return made
+
+    @property
+    def content_type(self) -> str:
+        """What stands before the first semicolon, in lower case."""
+        return self.partition(";")[0].strip().lower()
+
+    content_disposition = content_type
+
+    def fold(self, *, policy: Policy) -> str:
+        """The field as it is written: whoever decodes it gets this value again."""
+        charset = "us-ascii" if self.isascii() and "=?" not in self else "utf-8"
+        width = policy.max_line_length or FOLD_ABOVE
+        value = Header(str(self), charset, width, self.name).encode(linesep=policy.linesep)
+        return f"{self.name}: {value}{policy.linesep}"
+
+
+class _Registry(HeaderRegistry):
+    """Makes the objects that stand for the values of fields."""
+
+    def __call__(self, name: str, value: Any) -> Any:
+        try:
+            if len(value) <= MAX_STRUCTURED:
+                header = super().__call__(name, value)
+                for address in getattr(header, "addresses", ()):  # computed late, and it may raise, too
+                    address.addr_spec  # noqa: B018
+                return header
+        except Exception:
+            pass
+        text = str(value).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        return Verbatim(name, " ".join(text.splitlines()))
+
+
+class TolerantPolicy(EmailPolicy):
+    """:data:`email.policy.default`, but malformed fields raise nothing."""
+
+    def header_source_parse(self, sourcelines: list[str]) -> tuple[str, str]:
+        name, value = super().header_source_parse(sourcelines)
+        return name, value.translate(_REPLACED) if "\0" in value else value
+
+
+TOLERANT = TolerantPolicy(header_factory=_Registry())
+"""A policy like :data:`email.policy.default`. The value of a field that Python cannot parse, or that is very long, is a
+:class:`Verbatim`."""
+
+
+def email_message(content: bytes) -> EmailMessage:
+    """The message, parsed by Python's :mod:`email`, whatever the octets are.
+
+    A message whose parts are nested so deeply that they cannot be parsed has only its header, and the rest as its body.
+    """
+    try:
+        parsed: Any = BytesParser(policy=TOLERANT).parsebytes(content)
+    except Exception:
+        parsed = BytesHeaderParser(policy=TOLERANT).parsebytes(content)
+    message: EmailMessage = parsed
+    return message
