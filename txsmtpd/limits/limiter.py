@@ -11,6 +11,7 @@ from txsmtpd.limits.rate import Rate, Retry, check_kind
 
 KINDS = ("connections", "messages", "recipients", "tls")
 AUTH = "auth"
+LOGIN = "login:"  # what the key of a client begins with that has authenticated
 
 
 class Limits:

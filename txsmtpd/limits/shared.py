@@ -19,13 +19,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from txsmtpd.limits.breaker import Breaker
-from txsmtpd.limits.limiter import AUTH, Limits
+from txsmtpd.limits.limiter import AUTH, LOGIN, Limits
 from txsmtpd.limits.rate import Retry
 
 log = Logger(namespace="txsmtpd")
 
 PREFIX = "txsmtpd:"
-LOGIN = "login:"  # what the key of a client begins with that has authenticated
 PATIENCE = 0.05  # seconds for a decision
 
 # The rule of `buckets`. Times are Redis' own, so that the clocks of the hosts do not matter.

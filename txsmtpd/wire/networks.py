@@ -38,9 +38,11 @@ class Networks:
         if not isinstance(peer, tuple):  # what a hook has put there names nobody
             return False
         try:
-            address = ip_address(peer[0])
+            address: IPv4Address | IPv6Address = ip_address(peer[0])
         except ValueError:
             return False
+        if isinstance(address, IPv6Address):
+            address = address.ipv4_mapped or address
         return any(address in network for network in self._networks)
 
     def __bool__(self) -> bool:

@@ -1,0 +1,127 @@
+"""Who a client is counted as, and the places of a network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from txsmtpd.limits import Limits, Retry
+from txsmtpd.limits.admission import Admission, seconds_left
+from txsmtpd.limits.networks import networks_of
+from txsmtpd.limits.places import Places
+from txsmtpd.session import Session
+
+CLIENT = ("192.0.2.7", 4321)
+
+
+def session(peer: Any = CLIENT, login: Any = None) -> Session:
+    made = Session()
+    made.peer = peer
+    if login is not None:
+        made.authenticated, made.login_data = True, login
+    return made
+
+
+class Notes:
+    """A limiter of an application."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+
+    def admit(self, kind: str, key: str) -> Retry:
+        self.asked.append((kind, key))
+        return Retry(1)
+
+    def auth_failed(self, network: str, name: str) -> int:
+        self.asked.append((network, name))
+        return 7
+
+
+class AdmissionTests(SynchronousTestCase):
+    """What the limiter is asked."""
+
+    def test_keys(self) -> None:
+        """A client is its network; once it has authenticated, its messages and recipients are its login's."""
+        notes = Notes()
+        admission = Admission(notes)
+        for kind in "connections", "messages", "recipients", "tls":
+            self.assertEqual(admission.admit(kind, session()), Retry(1))
+            admission.admit(kind, session(("2001:db8::1", 1), b"fr\xffed"))
+        self.assertEqual([key for _, key in notes.asked[::2]], ["192.0.2.7"] * 4)
+        login = "login:fr\ufffded"
+        self.assertEqual([key for _, key in notes.asked[1::2]], ["2001:db8::/64", login, login, "2001:db8::/64"])
+
+    def test_odd_login(self) -> None:
+        """A login that is no text leaves the client its network."""
+        notes = Notes()
+        for login in object(), "", b"":
+            Admission(notes).admit("messages", session(login=login))
+        self.assertEqual({key for _, key in notes.asked}, {"192.0.2.7"})
+
+    def test_unlimited(self) -> None:
+        """Loopback and Unix sockets have no limits unless it is said who has none."""
+        notes = Notes()
+        for peer in ("127.0.0.5", 1), ("::1", 1), "", None, ("::ffff:127.0.0.1", 1):
+            self.assertIsNone(Admission(notes).admit("messages", session(peer)), peer)
+            self.assertIsNone(Admission(notes).may_authenticate(session(peer)))
+            self.assertEqual(Admission(notes).auth_failed(session(peer), "fred"), 1)
+        self.assertEqual(notes.asked, [])
+        nobody = Admission(notes, [])
+        nobody.admit("messages", session(("127.0.0.1", 1)))
+        self.assertEqual(notes.asked, [("messages", "127.0.0.1")])
+        self.assertIsNone(Admission(notes, ["192.0.2.0/24"]).admit("messages", session()))
+
+    def test_not_asked(self) -> None:
+        """Kinds without a rate are not asked about."""
+        admission = Admission(Limits({"messages": "1/min"}))
+        self.assertEqual([admission.admit("recipients", session()) for _ in range(3)], [None] * 3)
+        self.assertIsNone(admission.admit("messages", session()))
+        self.assertIsInstance(admission.admit("messages", session()), Retry)
+        self.assertIsNone(admission.may_authenticate(session()))
+
+    def test_auth(self) -> None:
+        """Failed logins are counted for the network."""
+        admission = Admission(Limits(auth_failures="1/min"))
+        self.assertIsNone(admission.may_authenticate(session()))
+        self.assertEqual(admission.auth_failed(session(), "fred"), 1)
+        self.assertIsInstance(admission.may_authenticate(session()), Retry)
+        self.assertIsNone(admission.may_authenticate(session(("192.0.2.8", 1))))
+
+    def test_seconds(self) -> None:
+        """A client is told whole seconds, never too few."""
+        self.assertEqual([seconds_left(Retry(each)) for each in (0.001, 1, 1.001, 59.5)], [1, 1, 2, 60])
+
+
+class PlacesTests(SynchronousTestCase):
+    """Connections at one time."""
+
+    @given(st.lists(st.tuples(st.booleans(), st.integers(0, 15)), max_size=100))
+    def test_bound(self, steps: list[tuple[bool, int]]) -> None:
+        """No network ever has more than its places, and nothing is left of those that are gone."""
+        places = Places(2, networks_of((24, 64)))
+        open_: dict[int, str] = {}
+        for comes, number in steps:
+            if comes and number not in open_:
+                network = f"10.0.{number % 3}"
+                full = places.is_full(f"{network}.{number}")
+                self.assertEqual(places.take(number, f"{network}.{number}"), not full)
+                self.assertEqual(full, [*open_.values()].count(network) >= 2)
+                if not full:
+                    open_[number] = network
+            elif not comes:
+                places.leave(number)
+                open_.pop(number, None)
+        for number in range(16):
+            places.leave(number)
+        self.assertEqual((places.taken, places._of), ({}, {}))
+
+    def test_unlimited(self) -> None:
+        """Who has no network needs no place."""
+        places = Places(0, networks_of())
+        self.assertTrue(places.take(1, None))
+        self.assertFalse(places.take(2, "192.0.2.7"))
+        self.assertTrue(places.is_full("192.0.2.7"))
+        self.assertFalse(places.is_full(None))
