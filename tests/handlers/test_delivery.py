@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from txsmtpd.handlers import Mailbox
-from txsmtpd.handlers.delivery import LONGEST_HEADER, PIECE, Delivery
+from txsmtpd.handlers.delivery import PIECE, Delivery
 from txsmtpd.handlers.maildir import Maildir
 from txsmtpd.interfaces import IMessageReceiver, IStreamingHandler
 
@@ -193,13 +193,28 @@ class DeliveryTests(DeliveryTestCase):
         self.successResultOf(self.finished(delivery))
         self.assertEqual(self.files("new"), [HEADER + long.replace(b"\r\n", b"\n") + b"Last: field\n\nbody\n"])
 
-    def test_headerWithoutEnd(self) -> None:
-        """What has no header within a megabyte is written as it comes, and does not gather in memory."""
+    def test_forgeryBehindMegabytes(self) -> None:
+        """However much header stands before it, a forged field is not stored."""
         delivery = self.delivery()
-        for _ in range(2 * LONGEST_HEADER // PIECE + 1):
-            delivery.write(b"a" * PIECE)
-        self.assertEqual(len(self.threads.waiting), 1)
+        for number in range(40):
+            delivery.write(b"X-%d: %s\r\n" % (number, b"v" * PIECE))
+            self.threads.run()
+        delivery.write(b"X-RcptTo: forged\r\n forged, too\r\nX-Pe")
+        delivery.write(b"er: forged\r\nLast: field\r\n\r\nX-Peer: body\r\n")
         self.successResultOf(self.finished(delivery))
+        [stored] = self.files("new")
+        self.assertNotIn(b"forged", stored)
+        self.assertTrue(stored.endswith(b"v\nLast: field\n\nX-Peer: body\n"))
+
+    def test_headerWithoutEnd(self) -> None:
+        """A header that does not end is written as it comes, and does not gather in memory."""
+        delivery = self.delivery()
+        for _ in range(16):
+            delivery.write(b"a" * PIECE)
+            self.assertEqual(len(self.threads.waiting), 1)
+            self.threads.run()
+        self.successResultOf(self.finished(delivery))
+        self.assertEqual(self.files("new"), [HEADER + b"a" * 16 * PIECE])
 
     def test_abort(self) -> None:
         """Of a message that is not completed, nothing is left."""

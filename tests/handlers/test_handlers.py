@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import email.message
+import email.policy
 import io
 import sys
+import threading
+import time
+import timeit
+from types import SimpleNamespace
 
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from tests.support.malformed import MALFORMED_FIELDS
 from txsmtpd.handlers import AsyncMessage, Debugging, Mailbox, Message, Sink
 from txsmtpd.interfaces import verifyHandler
 from txsmtpd.reply import Refused
@@ -220,6 +228,96 @@ class MessageTests(HandlerTestCase):
         """On the command line a subclass takes no arguments, unless it has a from_cli of its own."""
         self.assertIsInstance(Keeping.from_cli(Parser()), Keeping)
         self.assertEqual(self.refuses(Keeping, "x"), "Keeping takes no arguments")
+
+    def test_disguised(self):
+        """Encoded words in an address are not decoded in X-MailFrom, not even once it was written and read again."""
+        path = "=?utf-8?q?root=40corp=2Eexample=2C=0D=0AX:_y?=@evil.example"
+        for message_class in (None, email.message.EmailMessage):
+            handler = Keeping(message_class)
+            self.taken(handler, mail_from=path, rcpt_tos=["b@example.com", path])
+            again = email.message_from_bytes(handler.message.as_bytes(), policy=email.policy.default)
+            for message in handler.message, again:
+                self.assertEqual(message["X-MailFrom"], path)
+                self.assertEqual(message["X-RcptTo"], f"b@example.com, {path}")
+                self.assertEqual(message.keys(), ["Subject", "X-Peer", "X-MailFrom", "X-RcptTo"])
+
+    def test_manyRecipients(self):
+        """A thousand recipients with quoted blanks take no time, whatever the message class."""
+        recipients = ['"' + "a " * 30 + f'{number}"@example.com' for number in range(1000)]
+        for message_class in (None, email.message.EmailMessage):
+            handler = Keeping(message_class)
+            taken = timeit.timeit(lambda handler=handler: self.taken(handler, rcpt_tos=recipients), number=1)
+            self.assertLess(taken, 0.2)
+            self.assertEqual(handler.message["X-RcptTo"], ", ".join(recipients))
+
+    def test_bounds(self):
+        """Messages with too many parts, too many lines or too deeply nested parts are refused for good, and soon."""
+        multipart = b"Content-Type: multipart/mixed; boundary=a\r\n\r\n"
+        nested = b"".join(b"Content-Type: multipart/mixed; boundary=%d\r\n\r\n--%d\r\n" % (n, n) for n in range(300))
+        for content in (
+            multipart + b"--a\r\n\r\n" * 2000,
+            multipart + b"--a\r\n\r\n" * 10**6,
+            nested + b"\r\n" * 2**17,
+            b"Content-Type: message/rfc822\r\n\r\n" + nested + b"\r\n" * 2**17,
+            b"Content-Type: message/rfc822\r\n\r\n" * 5000,
+            b"a:b\r\n" * 3 * 10**6,
+            b"Subject: x\r\n\r\n" + b"\r\n" * 3 * 10**6,
+        ):
+            for message_class in (None, email.message.EmailMessage):
+                started = time.perf_counter()
+                refused = self.failureResultOf(self.deliver(Keeping(message_class), content), Refused)
+                self.assertEqual((refused.value.reply.code, refused.value.reply.status), (554, "5.6.0"))
+                self.assertLess(time.perf_counter() - started, 1)
+
+    def test_malformed(self):
+        """A message is given to the handler however malformed its fields are, and they raise nothing there."""
+        for field in MALFORMED_FIELDS:
+            for message_class in (None, email.message.EmailMessage):
+                handler = Keeping(message_class)
+                self.taken(handler, field + b"\r\n\r\nx\r\n")
+                for part in handler.message.walk():
+                    part.items(), part.get_content_type(), part.get_content_charset(), part.get_filename()
+
+
+class ThreadTests(TestCase):
+    """Where messages are parsed."""
+
+    async def deliver(self, handler, content):
+        await deferLater(reactor, 0)  # once it runs
+        server = SimpleNamespace(settings=SimpleNamespace(clock=lambda: reactor), hostname="mx.example")
+        return await handler.handle_DATA(server, *mail(content))
+
+    async def test_large(self):
+        """A message of more than a few KiB is parsed in a thread, a short one at once; the reactor's handles it."""
+        ours = threading.get_ident()
+
+        class Handler(Keeping):
+            def prepare_message(self, session, envelope):
+                self.parsed = threading.get_ident()
+                return super().prepare_message(session, envelope)
+
+            def handle_message(self, message):
+                self.handled = threading.get_ident()
+
+        for content, at_once in ((MESSAGE, True), (MESSAGE + b"x" * 10000, False)):
+            handler = Handler()
+            await self.deliver(handler, content)
+            self.assertEqual((handler.parsed == ours, handler.handled), (at_once, ours))
+
+    async def test_mailbox(self):
+        """So it is for a Mailbox that changes messages. A thousand fields take no longer than they should."""
+
+        class Handler(Mailbox):
+            def prepare_message(self, session, envelope):
+                self.parsed = threading.get_ident()
+                return super().prepare_message(session, envelope)
+
+        handler = Handler(self.mktemp(), durable=False)
+        started = time.perf_counter()
+        await self.deliver(handler, b"".join(b"X-%d: a\r\n" % number for number in range(20000)) + b"\r\nx\r\n")
+        self.assertLess(time.perf_counter() - started, 3)
+        self.assertNotEqual(handler.parsed, threading.get_ident())
+        self.assertEqual(len(handler.mailbox), 1)
 
 
 class AsyncMessageTests(HandlerTestCase):

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import email
 import email.policy
+from itertools import pairwise
 
+from hypothesis import example, given
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from txsmtpd.handlers import trace_header
+from txsmtpd.mime import email_message
 from txsmtpd.session import Envelope, Session
 
 HOSTILE = "a\r\nX-MailFrom: <boss@example.com>\r\n\r\nbody\x00\x85\u2028(b) by evil; c\udcff"
@@ -137,6 +141,50 @@ class TraceHeaderTests(SynchronousTestCase):
         self.assertEqual(message["X-RcptTo"], ", ".join(recipients))
 
 
+# Reverse-paths that a reader who decodes encoded words takes for another address, or for several lines.
+DISGUISED = (
+    "=?utf-8?q?root=40corp=2Eexample=2C?=@evil.example",
+    '"=?utf-8?q?root=40corp=2Eexample=2C?="@evil.example',
+    '"a =?utf-8?b?YQ==?= b"@evil.example',
+    "=?utf-8?q?=0D=0AX-Peer:_x?=@evil.example",
+    "jörg=?utf-8?q?a?=@evil.example",
+)
+
+
+class DisguisedTests(SynchronousTestCase):
+    """Nothing that a client says is decoded into something else."""
+
+    def readings(self, octets):
+        """The header as readers of three kinds have it."""
+        yield email.message_from_bytes(octets, policy=email.policy.default)
+        yield email.message_from_bytes(octets, policy=email.policy.SMTP)
+        yield email_message(octets)
+
+    def test_x(self):
+        """X-MailFrom and X-RcptTo say what the client said to those who decode, and say nothing else to others."""
+        for path in DISGUISED:
+            octets = header(path, [path, "b@example.com"])
+            for message in self.readings(octets):
+                self.assertEqual(message.keys(), NAMES)
+                self.assertEqual(message["X-MailFrom"], path)
+                self.assertEqual(message["X-RcptTo"], f"{path}, b@example.com")
+            self.assertNotIn(b"root=40corp", octets.partition(b"X-MailFrom")[2])
+            self.assertLess(max(map(len, octets.split(b"\n"))), 998)
+
+    def test_paths(self):
+        """Return-Path and Received name an address that means the same, and has nothing to decode."""
+        octets = header(DISGUISED[0], [DISGUISED[0]])
+        same = '<"=\\?utf-8?q?root=40corp=2Eexample=2C?="@evil.example>'
+        for message in self.readings(octets):
+            self.assertEqual(message["Return-Path"], same)
+            self.assertIn(f"for {same};", " ".join(message["Received"].split()))
+        for path in DISGUISED:
+            octets = header(path, [path])
+            for message in self.readings(octets):
+                self.assertIn("=\\?", message["Return-Path"])
+                self.assertEqual(message.keys(), NAMES)
+
+
 class WithoutForgeriesTests(SynchronousTestCase):
     def check(self, message, expected):
         self.assertEqual(trace_header.without_forgeries(message), expected)
@@ -177,3 +225,19 @@ class WithoutForgeriesTests(SynchronousTestCase):
         """A forgery behind a CR on its own is found too: Python's email package sees a line there."""
         message = trace_header.without_forgeries(b"A: b\rX-Peer: x\nC: d\n\nbody\n")
         self.assertEqual(email.message_from_bytes(message).get_all("X-Peer"), None)
+
+    PIECES = st.sampled_from(
+        [b"X-Peer", b"x-mailfrom", b"Return-Path", b":", b" ", b"\t", b"\n", b"\n\n", b"\r", b"a", b"A: b\n", b" " * 70]
+    )
+
+    @given(st.lists(PIECES, max_size=12).map(b"".join), st.lists(st.integers(0, 120), max_size=5))
+    @example(b"A: b\nX-Peer" + b" " * 70 + b":x\n y\n", [70])
+    @example(b"X-Peer: " + b"v" * 100 + b"\n w\nA: b\n\nx", [20, 110])
+    def test_pieces(self, message, cuts):
+        """However a message is cut into pieces, the same is left of it, and none of the fields of our names."""
+        forgeries = trace_header.ForgeryFilter()
+        edges = [0, *sorted(min(cut, len(message)) for cut in cuts), len(message)]
+        fed = b"".join(forgeries.feed(message[start:end]) for start, end in pairwise(edges)) + forgeries.close()
+        self.assertEqual(fed, trace_header.without_forgeries(message))
+        parsed = email.message_from_bytes(b"Ours: x\n" + fed)
+        self.assertEqual([name for name in parsed if name.lower() in ("x-peer", "x-mailfrom", "return-path")], [])

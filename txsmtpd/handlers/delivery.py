@@ -20,7 +20,6 @@ from txsmtpd.handlers.maildir import Draft, Maildir
 from txsmtpd.interfaces import IMessageReceiver
 
 PIECE = 2**17  # octets that are gathered before they are written
-LONGEST_HEADER = 2**20  # octets in which the end of the header is looked for
 
 _BARE_CR = re.compile(rb"\r(?!\n)")
 
@@ -54,13 +53,13 @@ class Delivery:
     ) -> None:
         self._maildir = maildir
         self._name = name
-        self._header: bytes | None = header
+        self._header = header
+        self._forgeries = trace_header.ForgeryFilter()
         self._in_thread = in_thread
         self._stored = stored
         self._failed = failed
         self._pieces: list[bytes] = []  # what has not been given to a thread
         self._octets = 0  # how much that is
-        self._wanted = PIECE  # how much is gathered before it is given to one
         self._draft: Draft | None = None
         self._writing: Deferred[None] | None = None
         self._error: Exception | None = None
@@ -78,7 +77,7 @@ class Delivery:
             return
         self._pieces.append(data)
         self._octets += len(data)
-        if self._octets >= self._wanted:
+        if self._octets >= PIECE:
             if self._writing is None:
                 self._write_in_thread()
             elif self._producer is not None:
@@ -115,17 +114,10 @@ class Delivery:
 
     def _write_in_thread(self) -> None:
         piece = self._taken()
-        if self._header is not None and len(piece) < LONGEST_HEADER and b"\r\n\r\n" not in piece:
-            # The header has not ended: it must be looked through as a whole.
-            self._pieces.append(piece)
-            self._octets = len(piece)
-            self._wanted = 2 * self._octets
-            return
         if piece.endswith(b"\r"):
             self._pieces.append(b"\r")
             self._octets = 1
             piece = piece[:-1]
-        self._wanted = PIECE
         self._writing = self._in_thread(self._add, piece)
         self._writing.addErrback(self._note_error)
         self._writing.addCallback(self._written)
@@ -142,7 +134,7 @@ class Delivery:
 
     def _written(self, _: object) -> None:
         self._writing = None
-        if self._octets >= self._wanted and self._error is None:
+        if self._octets >= PIECE and self._error is None:
             self._write_in_thread()
         if self._producer is not None:
             self._producer.resumeProducing()
@@ -150,25 +142,26 @@ class Delivery:
     # In threads, one after the other
 
     def _add(self, piece: bytes) -> None:
+        """Write the next piece, the first one below the header."""
         if self._draft is None:
             self._draft = self._maildir.open(self._name)
             self._name = self._draft.name
+            piece = self._header + self._forgeries.feed(with_lf(piece))
+        else:
+            piece = self._forgeries.feed(with_lf(piece))
+        self._write(piece)
+
+    def _write(self, octets: bytes) -> None:
+        assert self._draft is not None
         try:
-            for octets in self._lines(piece):
-                self._maildir.write(self._draft, octets)
+            self._maildir.write(self._draft, octets)
         except BaseException:
             self._maildir.abort(self._draft)
             raise
 
-    def _lines(self, piece: bytes) -> tuple[bytes, ...]:
-        text = with_lf(piece)
-        if self._header is None:
-            return (text,)
-        header, self._header = self._header, None
-        return header, trace_header.without_forgeries(text)
-
     def _commit(self, rest: bytes) -> None:
         self._add(rest)
+        self._write(self._forgeries.close())
         assert self._draft is not None
         try:
             self._maildir.commit(self._draft)

@@ -31,6 +31,7 @@ from txsmtpd.reply import Refused, Reply
 from txsmtpd.session import Envelope, Session
 
 NO_ROOM = Reply(452, "4.3.1", "There is no room for the message; try again later")
+TOO_DEEP = Reply(554, "5.6.0", "The parts of the message are nested too deeply")
 NOT_STORED = Reply(451, "4.3.0", "The message could not be stored; try again later")
 
 THREADS = 8  # that wait for the disk at once
@@ -120,16 +121,18 @@ class Mailbox(Message):
         if self._stores_octets:
             header = trace_header.trace_header(server.hostname, session, envelope, identifier, lmtp=lmtp)
             return await self._store_in_thread(_pieces(header, envelope.content), name)
-        message = self.prepare_message(session, envelope)
+        message = await self._prepared(server, session, envelope)
         received = trace_header.received(server.hostname, session, envelope, identifier, lmtp=lmtp)
         _put_on_top(message, trace_header.return_path(envelope) + received)
+        if type(self).handle_message is Mailbox.handle_message:
+            return await self._in_thread(self.handle_message, message)
         status = self.handle_message(message)
         return "250 2.0.0 OK" if status is None else status
 
     def handle_message(self, message: Any) -> Any:
         """Store the message: when this returns, it is stored, and an override may rely on that. It waits for the disk.
 
-        :raises Refused: if it cannot be stored.
+        :raises Refused: if it cannot be stored; 554 if its parts are nested too deeply to be written.
         """
         try:
             name = self._maildir.deliver([_flattened(message)])
@@ -220,12 +223,12 @@ def _pieces(header: bytes, content: bytes | str | None) -> Iterator[bytes]:
 
 
 def _with_header(header: bytes, content: bytes) -> Iterator[bytes]:
+    forgeries = trace_header.ForgeryFilter()
     pieces = _with_lf(content)
-    first = next(pieces, b"")
-    if b"\n\n" not in first:
-        first += b"".join(pieces)  # a header without end; forgeries may be anywhere in it
-    yield header + trace_header.without_forgeries(first)
-    yield from pieces
+    yield header + forgeries.feed(next(pieces, b""))
+    for piece in pieces:
+        yield forgeries.feed(piece)
+    yield forgeries.close()
 
 
 def _with_lf(content: bytes) -> Iterator[bytes]:
@@ -243,14 +246,14 @@ def _put_on_top(message: email.message.Message, header: bytes) -> None:
     """Put trace fields above all others, where RFC 5321 4.4 wants them."""
     del message["Return-Path"]
     ours = email.message_from_bytes(header)
-    fields = [*ours.raw_items(), *message.raw_items()]
-    for name in set(message.keys()):
-        del message[name]
-    for name, value in fields:
-        message.set_raw(name, value)
+    # To take fields out by name and put them in again would take time that grows with the square of their number.
+    message._headers[:0] = ours.raw_items()  # type: ignore[attr-defined]
 
 
 def _flattened(message: email.message.Message) -> bytes:
     out = BytesIO()
-    BytesGenerator(out, mangle_from_=False, maxheaderlen=LONGEST_LINE).flatten(message, linesep="\n")
+    try:
+        BytesGenerator(out, mangle_from_=False, maxheaderlen=LONGEST_LINE).flatten(message, linesep="\n")
+    except RecursionError:
+        raise Refused(TOO_DEEP) from None
     return out.getvalue()

@@ -1,19 +1,26 @@
-"""Message and AsyncMessage: handlers that are given a parsed message. To be subclassed."""
+"""Message and AsyncMessage: handlers that are given a parsed message. To be subclassed.
+
+Messages of more than a few KiB are parsed in a thread, within bounds; nobody else waits meanwhile.
+"""
 
 from __future__ import annotations
 
-import email
 import email.message
-import email.policy
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable
 from typing import Any, Self
 
+from twisted.internet.defer import DeferredSemaphore
+from twisted.internet.interfaces import IReactorThreads
+from twisted.internet.threads import deferToThreadPool
+
 from txsmtpd.handlers.trace_header import x_fields
+from txsmtpd.mime import TooComplex, Verbatim, parse_bounded
 from txsmtpd.reply import Refused, Reply
 from txsmtpd.session import Envelope, Session
 
-TOO_DEEP = Reply(554, "5.6.0", "The parts of the message are nested too deeply")
+AT_ONCE = 2**13  # octets of a message that is parsed in the reactor's thread; that takes a millisecond
+PARSERS = 2  # threads that parse for one handler at a time; more would only compete for the interpreter
 
 
 class _Parsing:
@@ -21,6 +28,7 @@ class _Parsing:
 
     def __init__(self, message_class: type[email.message.Message] | None = None) -> None:
         self.message_class = message_class
+        self._parsers = DeferredSemaphore(PARSERS)
 
     @classmethod
     def from_cli(cls, parser: Any, *args: str) -> Self:
@@ -31,15 +39,32 @@ class _Parsing:
 
     def prepare_message(self, session: Session, envelope: Envelope) -> email.message.Message:
         """The message, parsed, with the fields X-Peer, X-MailFrom and X-RcptTo. What the client wrote into fields of
-        these names is gone, so that a program can trust them. X-RcptTo names all recipients, blind copies too.
+        these names is gone, so that a program can trust them: encoded words (RFC 2047) in their values are not decoded.
+        X-RcptTo names all recipients, blind copies too.
+
+        For a message of more than 8 KiB it is called in a thread, so an override must not use what is the reactor's.
 
         :raises TypeError: if the content is neither octets nor text.
-        :raises Refused: if the message is nested too deeply to be parsed.
+        :raises Refused: if the message has too many lines or parts, or parts are nested too deeply; 554.
         """
-        message = _parse(envelope.content, self.message_class or email.message.Message)
+        try:
+            message = parse_bounded(envelope.content, self.message_class or email.message.Message)
+        except TooComplex as error:
+            raise Refused(Reply(554, "5.6.0", str(error))) from None
         for name, value in x_fields(session, envelope):
             del message[name]
-            message[name] = value
+            message.set_raw(name, Verbatim(name, value))  # not parsed as the client's fields are
+        return message
+
+    async def _prepared(self, server: Any, session: Session, envelope: Envelope) -> email.message.Message:
+        """The message, prepared in a thread if that may take long."""
+        reactor = _reactor_with_threads(server)
+        if reactor is None or len(envelope.content or b"") <= AT_ONCE:
+            return self.prepare_message(session, envelope)
+        pool = reactor.getThreadPool()
+        message: email.message.Message = await self._parsers.run(
+            deferToThreadPool, reactor, pool, self.prepare_message, session, envelope
+        )
         return message
 
 
@@ -51,7 +76,7 @@ class Message(_Parsing, ABC):
     """
 
     async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> Any:
-        return _status(self.handle_message(self.prepare_message(session, envelope)))
+        return _status(self.handle_message(await self._prepared(server, session, envelope)))
 
     @abstractmethod
     def handle_message(self, message: Any) -> Any:
@@ -72,7 +97,7 @@ class AsyncMessage(_Parsing, ABC):
         super().__init__(message_class)
 
     async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> Any:
-        result = self.handle_message(self.prepare_message(session, envelope))
+        result = self.handle_message(await self._prepared(server, session, envelope))
         return _status(await result if isinstance(result, Awaitable) else result)
 
     @abstractmethod
@@ -83,18 +108,11 @@ class AsyncMessage(_Parsing, ABC):
         """
 
 
-def _parse(content: object, message_class: type[email.message.Message]) -> email.message.Message:
-    # The methods of EmailMessage fail under the parser's default policy, which is made for Message.
-    modern = issubclass(message_class, email.message.EmailMessage)
-    policy: Any = email.policy.default if modern else email.policy.compat32
-    try:
-        if isinstance(content, bytes | bytearray):
-            return email.message_from_bytes(content, message_class, policy=policy)
-        if isinstance(content, str):
-            return email.message_from_string(content, message_class, policy=policy)
-    except RecursionError:
-        raise Refused(TOO_DEEP) from None
-    raise TypeError(f"the content of a message is bytes or str, not {type(content).__name__}")
+def _reactor_with_threads(server: Any) -> Any:
+    """The reactor in which a server's connections run, if it runs and has threads; otherwise None, as in memory."""
+    settings = getattr(server, "settings", None)
+    reactor = None if settings is None else settings.clock()
+    return reactor if IReactorThreads.providedBy(reactor) and getattr(reactor, "running", False) else None
 
 
 def _status(result: Any) -> Any:

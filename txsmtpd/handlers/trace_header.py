@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import re
 import time
+from email.policy import compat32
 from email.utils import formatdate
 from functools import lru_cache
 
+from txsmtpd.mime.policy import Verbatim
 from txsmtpd.session import Envelope, Session
 
 FOLD_ABOVE = 78  # RFC 5322 2.1.1: no line should be longer, none may be longer than 998
 LONGEST_NAME = 255  # RFC 5321 4.5.3.1.2
+ENCODED_WORD = "=?"  # begins one (RFC 2047 2)
 
 _NO_HOST = re.compile(r"[^A-Za-z0-9.:_\[\]-]")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 _OURS = (b"return-path", b"x-peer", b"x-mailfrom", b"x-rcptto")
-# A field with its folded lines. A CR on its own counts as a line end, since Python's email package takes it for one.
-_FORGERY = re.compile(
-    rb"(?<![^\r\n])(?:" + b"|".join(_OURS) + rb")[ \t]*:[^\r\n]*(?:(?:\r\n?|\n)[ \t][^\r\n]*)*(?:\r\n?|\n|\Z)",
-    re.IGNORECASE,
-)
+TELLING = 64  # octets at the beginning of a line that tell whether it is a forgery
+# A CR on its own counts as a line end, since Python's email package takes it for one.
+_LINE = rb"[^\r\n]*(?:\r\n?|\n|\Z)"
+_FOLDED = rb"(?:[ \t]" + _LINE + rb")*"
+_FORGERY = re.compile(rb"(?<![^\r\n])(?:" + b"|".join(_OURS) + rb")[ \t]*(?::|\Z)" + _LINE + _FOLDED, re.IGNORECASE)
+_REST_OF_FIELD = re.compile(_LINE + _FOLDED)
+_FOLDED_LINES = re.compile(_FOLDED)
 
 
 def trace_header(
@@ -56,7 +61,7 @@ def trace_header(
 
 def return_path(envelope: Envelope) -> bytes:
     """Return-Path: the reverse-path; ``<>`` for a bounce."""
-    return f"Return-Path: <{_printable(envelope.mail_from or '')}>\n".encode()
+    return f"Return-Path: <{_path(envelope.mail_from or '')}>\n".encode()
 
 
 def received(
@@ -73,7 +78,7 @@ def received(
     client = _host(session.host_name) if session.host_name else "unknown"
     address = _address_literal(session.peer)
     how = transmission_type(session, envelope, lmtp=lmtp)
-    forward_path = f"\n\tfor <{_printable(recipients[0])}>" if len(recipients) == 1 else ""
+    forward_path = f"\n\tfor <{_path(recipients[0])}>" if len(recipients) == 1 else ""
     return (
         f"Received: from {client}{f' ({address})' if address else ''}\n"
         f"\tby {_host(hostname)} with {how} id {identifier}{forward_path};\n"
@@ -100,25 +105,105 @@ def x_fields(session: Session, envelope: Envelope) -> tuple[tuple[str, str], ...
 
 
 def peer_and_paths(session: Session, envelope: Envelope) -> bytes:
-    """X-Peer, X-MailFrom and X-RcptTo as octets; many recipients stand in a line each."""
-    (peer_name, peer), (sender_name, sender), (recipients_name, recipients) = x_fields(session, envelope)
-    if len(recipients) > FOLD_ABOVE:
-        recipients = ",\n ".join(_printable(path) for path in envelope.rcpt_tos)
-    return f"{peer_name}: {peer}\n{sender_name}: {sender}\n{recipients_name}: {recipients}\n".encode()
+    """X-Peer, X-MailFrom and X-RcptTo as octets; many recipients stand in a line each.
+
+    A value that has something like an encoded word in it is encoded itself (RFC 2047), so that whoever decodes it has
+    what the client said, and nothing else.
+    """
+    return "".join(_field(name, value) for name, value in x_fields(session, envelope)).encode()
+
+
+def _field(name: str, value: str) -> str:
+    if ENCODED_WORD in value:
+        return Verbatim(name, value).fold(policy=compat32)
+    if len(value) > FOLD_ABOVE:
+        value = value.replace(", ", ",\n ")
+    return f"{name}: {value}\n"
+
+
+class ForgeryFilter:
+    """Frees a message from fields of the client's that pass for those of a trace header. To be fed with the message in
+    pieces, with LF line ends.
+
+    Nothing gathers here but the beginning of a line.
+    """
+
+    def __init__(self) -> None:
+        self._begun = False
+        self._over = False  # the header is
+        self._forged = False  # the field in which the last piece has ended is
+        self._in_line = False  # the last piece has ended within a line that was passed on, or dropped
+        self._line = b""  # the beginning of one that was not
+
+    def feed(self, piece: bytes) -> bytes:
+        """What may be written of the next piece."""
+        if self._over:
+            return piece
+        text = self._line + piece
+        self._line = b""
+        if not text:
+            return b""
+        if not self._begun:
+            self._begun = True
+            if text.startswith((b" ", b"\t")):
+                # A folded line with no field above it would continue ours. It is no header, so it is the body.
+                self._over = True
+                return b"\n" + text
+        starts_with_empty_line = text.startswith(b"\n") and not self._in_line
+        end = 0 if starts_with_empty_line else text.find(b"\n\n") + 1
+        if end or starts_with_empty_line:
+            self._over = True
+            return self._cleaned(text[:end]) + text[end:]
+        last = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1
+        if len(text) - last < TELLING and (last or not self._in_line):
+            text, self._line = text[:last], text[last:]
+        return self._cleaned(text)
+
+    def close(self) -> bytes:
+        """What may be written at the end of the message."""
+        line, self._line = self._line, b""
+        return self._cleaned(line) if b":" in line or line.startswith((b" ", b"\t")) else line
+
+    def _cleaned(self, header: bytes) -> bytes:
+        """A piece of the header without forgeries."""
+        if not header:
+            return b""
+        rest = (_REST_OF_FIELD if self._in_line else _FOLDED_LINES).match(header)
+        assert rest is not None
+        kept = [b"" if self._forged else rest[0]]
+        fields = header[rest.end() :]
+        if fields:
+            position = 0
+            lowered = fields.lower()
+            if any(name in lowered for name in _OURS):
+                for forgery in _FORGERY.finditer(fields):
+                    kept.append(fields[position : forgery.start()])
+                    position = forgery.end()
+            kept.append(fields[position:])
+            self._forged = position == len(fields)
+        self._in_line = not header.endswith((b"\n", b"\r"))
+        return b"".join(kept)
 
 
 def without_forgeries(message: bytes) -> bytes:
     """The message as it may stand below a trace header: without fields of the client's that pass for ours.
 
-    :param message: a message with LF line ends, or as much of it as has the whole header.
+    :param message: a whole message, with LF line ends.
     """
-    end = message.find(b"\n\n") + 1
-    header = message[:end] if end else message
-    lowered = header.lower()
-    if any(name in lowered for name in _OURS) and not message.startswith(b"\n"):
-        message = _FORGERY.sub(b"", header) + (message[end:] if end else b"")
-    # A folded line with no field above it would continue ours. It is no header, so it is the body.
-    return b"\n" + message if message.startswith((b" ", b"\t")) else message
+    forgeries = ForgeryFilter()
+    return forgeries.feed(message) + forgeries.close()
+
+
+def _path(path: str) -> str:
+    """A path in angle brackets. What looks like an encoded word in it, which mail programs may decode although none may
+    stand there (RFC 2047 5), is written as a quoted-string that means the same."""
+    path = _printable(path)
+    if ENCODED_WORD not in path:
+        return path
+    local, at, domain = path.rpartition("@")
+    if not local.startswith('"'):
+        local = '"' + re.sub(r'(["\\])', r"\\\1", local) + '"'
+    return f"{local}{at}{domain}".replace(ENCODED_WORD, "=\\?")
 
 
 def _printable(text: str) -> str:

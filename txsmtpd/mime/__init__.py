@@ -6,6 +6,18 @@ library only.
 """
 
 from txsmtpd.mime.message import Address, Attachment, Headers, ParsedMessage, parse_message
-from txsmtpd.mime.policy import TOLERANT, email_message
+from txsmtpd.mime.parsing import TooComplex, parse_bounded
+from txsmtpd.mime.policy import TOLERANT, Verbatim, email_message
 
-__all__ = ["TOLERANT", "Address", "Attachment", "Headers", "ParsedMessage", "email_message", "parse_message"]
+__all__ = [
+    "TOLERANT",
+    "Address",
+    "Attachment",
+    "Headers",
+    "ParsedMessage",
+    "TooComplex",
+    "Verbatim",
+    "email_message",
+    "parse_bounded",
+    "parse_message",
+]

@@ -12,7 +12,7 @@ from email.header import Header
 from email.headerregistry import HeaderRegistry
 from email.message import EmailMessage
 from email.parser import BytesHeaderParser, BytesParser
-from email.policy import EmailPolicy, Policy
+from email.policy import Compat32, EmailPolicy, Policy
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -90,6 +90,27 @@ class TolerantPolicy(EmailPolicy):
 TOLERANT = TolerantPolicy(header_factory=_Registry())
 """A policy like :data:`email.policy.default`. The value of a field that Python cannot parse, or that is very long, is a
 :class:`Verbatim`."""
+
+
+class CompatiblePolicy(Compat32):
+    """:data:`email.policy.compat32`, but values that are :class:`Verbatim` are written so that they can be read back,
+    and malformed fields raise nothing."""
+
+    def header_source_parse(self, sourcelines: list[str]) -> tuple[str, str]:
+        name, value = super().header_source_parse(sourcelines)
+        return name, value.translate(_REPLACED) if "\0" in value else value
+
+    def fold(self, name: str, value: Any) -> str:
+        return value.fold(policy=self) if isinstance(value, Verbatim) else super().fold(name, value)
+
+    def fold_binary(self, name: str, value: Any) -> bytes:
+        if isinstance(value, Verbatim):
+            return value.fold(policy=self).encode("ascii", "surrogateescape")
+        return super().fold_binary(name, value)
+
+
+COMPATIBLE = CompatiblePolicy()
+"""A policy like :data:`email.policy.compat32`, for :class:`email.message.Message`."""
 
 
 def email_message(content: bytes) -> EmailMessage:
