@@ -42,7 +42,7 @@ LAYERS = [
     {"testing"},
 ]
 FRIENDLY_NEIGHBOURS = [PURE, {"controller", "smtpd", "main", "__main__"}]
-HANDLERS_MAY_IMPORT = {"handlers", "reply", "session", "interfaces", "wire", "mime"}
+HANDLERS_MAY_IMPORT = {"handlers", "reply", "session", "interfaces", "wire", "mime", "bridges"}
 MODULES_IN_THE_ROOT = 16  # at most
 
 

@@ -1,7 +1,8 @@
-"""Servers for programs that are not Twisted: begun and ended by plain calls.
+"""Servers for programs that are not Twisted: started and stopped by plain calls.
 
-A :class:`Controller` listens in the reactor's thread, which it starts if there is none, and its methods wait until it
-does. Names and arguments are those of aiosmtpd's module of this name.
+Each :class:`Controller` has an event loop, a reactor made of it, and a thread that runs them; its hooks run there, as
+asyncio tasks. An :class:`UnthreadedController` serves in a loop of the program's. Names and arguments are those of
+aiosmtpd's module of this name.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 
-from txsmtpd.bridges.reactor_thread import (
-    ReactorHold,
-    ReactorThreadError,
+from txsmtpd.bridges.asyncio_bridge import for_whoever_awaits
+from txsmtpd.bridges.loop_reactor import LoopReactor
+from txsmtpd.bridges.reactor_thread import ReactorThread, ReactorThreadError
+from txsmtpd.bridges.reactors import (
+    current_reactor,
+    global_reactor,
     has_reactor,
-    hold_reactor,
     loop_of_reactor,
-    reactor_in_loop,
-    refuse_other_thread,
-    refuse_reactor_thread,
+    reactor_of_loop,
+    runs_here,
 )
 from txsmtpd.factory import SMTPFactory
 from txsmtpd.service.sockets import in_place_of_the_dead
@@ -49,7 +51,8 @@ __all__ = [
 ]
 
 DEFAULT_READY_TIMEOUT = 5.0  # seconds
-FAREWELL = 0.2  # seconds that a stopped server's clients have to close their side, until they are cut off
+STOPPING = 1.0  # seconds that what took too long to start has to stop
+BACKLOG = 50  # connections that wait to be accepted
 FACTORY_OPTIONS = ("connection_limit", "connection_limit_per_host")
 
 
@@ -77,41 +80,106 @@ def get_localhost() -> str:
 
 
 class Server:
-    """What listens, and the connections that it has taken. Used in the reactor's thread, but for :attr:`sockets`."""
+    """What listens, and the connections that it has taken; it can be used as an ``asyncio.Server``.
+
+    To be used in the thread of its loop, but for :attr:`sockets`.
+    """
 
     def __init__(self, reactor: Any, factory: SMTPFactory, ports: list[Any]) -> None:
         self._reactor = reactor
         self.factory = factory
         self.ports: list[IListeningPort] = ports
+        self._closings: list[Deferred[Any]] = []
+        self._held = isinstance(reactor, LoopReactor)
+        if self._held:
+            reactor.hold()
 
     @property
     def sockets(self) -> tuple[Any, ...]:
         """The sockets that listen; ``sockets[0].getsockname()`` tells the address."""
         return tuple(port.socket for port in self.ports)  # type: ignore[attr-defined]
 
-    async def close(self) -> None:
-        """Listen no more, and end all connections, whatever they do."""
+    def get_loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop in which it serves; None, where a reactor without one does."""
+        return loop_of_reactor(self._reactor)
+
+    def is_serving(self) -> bool:
+        """Whether it listens."""
+        return bool(self.ports)
+
+    async def start_serving(self) -> None:
+        """Nothing: it listens from the beginning."""
+
+    async def serve_forever(self) -> None:
+        """Serve until this is cancelled, then close."""
+        try:
+            await Deferred()
+        finally:
+            await self.end()
+
+    def close(self) -> None:
+        """Listen no more. Connections go on."""
         ports, self.ports = self.ports, []
-        await DeferredList([maybeDeferred(port.stopListening) for port in ports])
-        if self.factory.connections:
-            self.factory.abort()
-            ended = self.factory.drain()
-            # TLS ends when both sides have said so, and the client may be the very thread that waits for this.
-            deadline = self._reactor.callLater(FAREWELL, self.factory.abort)
-            await ended
-            if deadline.active():
-                deadline.cancel()
+        self._closings += [maybeDeferred(port.stopListening) for port in ports]
+
+    def wait_closed(self) -> Any:
+        """The ports are free when this, to be awaited, is done."""
+        closings, self._closings = self._closings, []
+        return for_whoever_awaits(DeferredList(closings))
+
+    def close_clients(self) -> None:
+        """Let the connections end: 421 to the idle ones, and to the others once their transaction is over."""
+        self.factory.drain()
+
+    def abort_clients(self) -> None:
+        """End all connections, whatever they do."""
+        for connection in list(self.factory.connections):
+            connection.abort()
+
+    def end(self) -> Any:
+        """Listen no more, and end all connections, whatever they do.
+
+        :return: to be awaited.
+        """
+        return for_whoever_awaits(Deferred.fromCoroutine(self._end()))
+
+    async def _end(self) -> None:
+        self.close()
+        await DeferredList(self._closings)
+        # A client that is still there sees the connection close, as with any asyncio server: no reply that it did not
+        # ask for.
+        self.abort_clients()
+        await self.factory.drain()
+        held, self._held = self._held, False
+        if held:
+            self._reactor.release()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self.close()
+        await self.wait_closed()
+
+
+async def _end(server: Any) -> None:
+    """End whatever :meth:`BaseController._create_server` has given."""
+    if isinstance(server, Server):
+        await server.end()
+    elif server is not None:
+        server.close()
+        await server.wait_closed()
 
 
 class BaseController:
     """What all controllers have in common.
 
     :param handler: the object whose hooks decide; see :mod:`txsmtpd.interfaces`.
-    :param loop: of no effect but for those that are not threaded. The attribute of this name is the loop of the reactor
-        once the server has been started, if it is made of one.
+    :param loop: the asyncio loop to serve in. Default: a new one.
     :param ssl_context: with it, connections begin with TLS. What ``tls_context`` takes.
     :param server_hostname: the server's name, for the option *hostname*.
     :param server_kwargs: options, in the way of old.
+    :param sock: a socket that is bound already, to listen on. It stays the program's: the server has a duplicate.
     :param SMTP_parameters: the options of :class:`~txsmtpd.factory.SMTPFactory`. *enable_SMTPUTF8* is True by default.
     :raises TypeError: for an unknown option, or one of a wrong type.
     :raises ValueError: for an option whose value will not do.
@@ -125,13 +193,15 @@ class BaseController:
         ssl_context: Any = None,
         server_hostname: str | None = None,
         server_kwargs: dict[str, Any] | None = None,
+        sock: socket.socket | None = None,
         **SMTP_parameters: Any,
     ) -> None:
         if server_kwargs is not None:
             warnings.warn("server_kwargs is of the old days; give its members as keywords", DeprecationWarning, 4)
         self.handler = handler
-        self.loop = loop
+        self._loop: asyncio.AbstractEventLoop | None = loop
         self.ssl_context = ssl_context
+        self.sock = sock
         options = {"enable_SMTPUTF8": True, **(server_kwargs or {}), **SMTP_parameters}
         if server_hostname is not None:
             options["hostname"] = server_hostname
@@ -141,7 +211,9 @@ class BaseController:
         self._limits = {name: options.pop(name) for name in FACTORY_OPTIONS if name in options}
         self.SMTP_kwargs: dict[str, Any] = options  #: the options that :meth:`factory` gives to the protocol
         self.smtpd: Any = None  #: the protocol that was made last
-        self.server: Server | None = None  #: what listens; None while nothing does
+        self.server: Any = None  #: what listens, a :class:`Server`; None while nothing does
+        self.server_coro: Any = None  #: what :meth:`_create_server` has given, to be awaited
+        self._made_for: tuple[Any, SMTPFactory] | None = None  # a factory, and the reactor that it is for
         self._make_factory({})  # what is wrong with the options is said now
 
     def factory(self) -> Any:
@@ -193,18 +265,66 @@ class BaseController:
 
     # Listening
 
-    def _listen(self, reactor: Any) -> Server:
-        """Listen. Called in the reactor's thread.
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop in which the server works, and hooks run."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+        return self._loop
+
+    @loop.setter
+    def loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def _create_server(self) -> Any:
+        """Listen; to be awaited in the loop. An override may give an ``asyncio.Server`` for :meth:`_factory_invoker`.
 
         :raises OSError: if the address cannot be bound.
         """
-        # Where the reactor is asyncio's, coroutines may expect that they are tasks.
-        factory = self._make_factory({"asyncio": True} if loop_of_reactor(reactor) else {})
+        return self._listen()
+
+    async def _listen(self, reactor: Any = None) -> Server:
+        if reactor is None:
+            reactor = current_reactor()
+        factory = self._factory_for(reactor)
         factory.protocol(self.handler, settings=factory.settings)
         try:
-            return Server(reactor, factory, self._bind(reactor, factory))
+            return Server(reactor, factory, self._ports(reactor, factory))
         except CannotListenError as error:
             raise _os_error(error) from None
+
+    def _factory_for(self, reactor: Any) -> SMTPFactory:
+        if self._made_for is None or self._made_for[0] is not reactor:
+            # Where the reactor is asyncio's, coroutines may expect that they are tasks.
+            loop = loop_of_reactor(reactor)
+            defaults = {} if loop is None else {"asyncio": loop, "reactor": reactor}
+            self._made_for = reactor, self._make_factory(defaults)
+        return self._made_for[1]
+
+    def _factory_invoker(self) -> Any:
+        """Make the protocol of a connection that an ``asyncio.Server`` has accepted."""
+        return self._factory_for(current_reactor()).buildProtocol(None)
+
+    def _cleanup(self) -> None:
+        """Forget what belongs to a server that has ended."""
+        self.server = self.server_coro = self._made_for = None
+
+    def cancel_tasks(self, stop_loop: bool = True) -> None:
+        """Cancel all tasks of the loop. To be called in its thread: ``loop.call_soon_threadsafe(c.cancel_tasks)``.
+
+        :param stop_loop: stop the loop too; the server ends then.
+        """
+        if stop_loop:
+            self.loop.stop()
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
+
+    def _ports(self, reactor: Any, factory: SMTPFactory) -> list[Any]:
+        if self.sock is None:
+            return self._bind(reactor, factory)
+        self.sock.setblocking(False)
+        self.sock.listen(BACKLOG)
+        return [reactor.adoptStreamPort(self.sock.fileno(), self.sock.family, factory)]
 
     def _bind(self, reactor: Any, factory: SMTPFactory) -> list[Any]:
         raise NotImplementedError("a controller needs a mixin that says where to listen")
@@ -235,15 +355,16 @@ class InetMixin(BaseController):
         self, handler: object, hostname: str | None = None, port: int = 8025, loop: Any = None, **kwargs: Any
     ) -> None:
         super().__init__(handler, loop, **kwargs)
+        if self.sock is not None:
+            hostname, port = self.sock.getsockname()[:2]
         self.hostname = get_localhost() if hostname is None else hostname
         self._wanted_port = port
 
     @property
     def port(self) -> int:
         """The port. If 0 was asked for, the real one while the server listens."""
-        if self.server is not None and self.server.ports:
-            return int(self.server.ports[0].getHost().port)  # type: ignore[attr-defined]
-        return self._wanted_port
+        sockets = () if self.server is None else self.server.sockets
+        return int(sockets[0].getsockname()[1]) if sockets else self._wanted_port
 
     @port.setter
     def port(self, port: int) -> None:
@@ -252,14 +373,20 @@ class InetMixin(BaseController):
     def _bind(self, reactor: Any, factory: SMTPFactory) -> list[Any]:
         ports: list[Any] = []
         number = self._wanted_port
-        try:
-            for address in _addresses(self.hostname):
+        missing: CannotListenError | None = None
+        for address in _addresses(self.hostname):
+            try:
                 ports.append(reactor.listenTCP(number, factory, interface=address))
+            except CannotListenError as error:
+                if getattr(error.socketError, "errno", None) not in IP6_IS.NO:
+                    for port in ports:
+                        port.stopListening()
+                    raise
+                missing = error  # the name has an address that this host has not, most often ::1
+            else:
                 number = ports[0].getHost().port
-        except BaseException:
-            for port in ports:
-                port.stopListening()
-            raise
+        if missing is not None and not ports:
+            raise missing
         return ports
 
 
@@ -303,71 +430,83 @@ class UnixSocketMixin(BaseController):
 
 
 class BaseThreadedController(BaseController):
-    """Runs the server in the reactor's thread.
+    """Runs the server in a thread of its own.
 
-    :param ready_timeout: seconds that :meth:`start` may take.
+    :param ready_timeout: seconds that :meth:`start` may take; the environment variable
+        ``AIOSMTPD_CONTROLLER_TIMEOUT`` has precedence.
 
-    It is a context manager: it listens within the block. It may be started again once it was stopped.
+    It is a context manager: it listens within the block. It may be started again once it was stopped, unless it was
+    given a loop, which is closed then.
     """
 
+    _thread: threading.Thread | None = None
+
     def __init__(self, *args: Any, ready_timeout: float = DEFAULT_READY_TIMEOUT, **kwargs: Any) -> None:
-        self._held: ReactorHold | None = None
+        self._runner: ReactorThread | None = None
         self._changing = threading.RLock()  # two threads may both want it started, or stopped
-        self.ready_timeout = ready_timeout
+        self.ready_timeout = float(os.environ.get("AIOSMTPD_CONTROLLER_TIMEOUT", ready_timeout))
         super().__init__(*args, **kwargs)
+        self._given_loop = self._loop is not None
 
     def start(self) -> None:
         """Listen.
 
         :raises AssertionError: if it does already.
         :raises OSError: if the address cannot be bound.
-        :raises TimeoutError: if the reactor is kept from it for *ready_timeout*.
-        :raises ReactorThreadError: if this is the reactor's own thread, which cannot wait for itself.
+        :raises TimeoutError: if it takes longer than *ready_timeout*; nothing is left of it then.
+        :raises RuntimeError: if the loop that it was given is closed, or runs already.
         :raises Exception: what :meth:`factory` raises.
         """
-        refuse_reactor_thread()
         with self._changing:
-            self._start()
+            if self._thread is not None:
+                raise AssertionError("SMTP daemon already running")
+            if not self._given_loop and self._loop is not None and self._loop.is_closed():
+                self._loop = None
+            serving: list[Any] = []  # of this start, whatever others do meanwhile
 
-    def _start(self) -> None:
-        if self._held is not None:
-            raise AssertionError("SMTP daemon already running")
-        held = hold_reactor()
-        try:
-            self.server = held.run(self._listen, held.reactor, timeout=self.ready_timeout)
-        except BaseException:
-            held.release()
-            raise
-        self._held = held
-        # Where other threads call coroutines of the handler's: asyncio.run_coroutine_threadsafe(work, controller.loop).
-        self.loop = loop_of_reactor(held.reactor) or self.loop
+            async def begin() -> None:
+                self.server_coro = self._create_server()
+                serving.append(await self.server_coro)
+
+            async def finish() -> None:
+                for server in serving:
+                    await _end(server)
+
+            self._runner = runner = ReactorThread(self.loop, finish)
+            runner.start()
+            self._thread = runner.thread
+            try:
+                runner.run(begin, timeout=self.ready_timeout)
+                (self.server,) = serving
+                self._trigger_server()
+            except BaseException as error:
+                # If it took too long, something may block the thread for ever; it ends when it can.
+                self._end(STOPPING if isinstance(error, TimeoutError) else None)
+                raise
+
+    def _trigger_server(self) -> None:
+        """Called when the server listens, in the thread of :meth:`start`."""
 
     def stop(self, no_assert: bool = False) -> None:
         """Listen no more, and end all connections. When this returns they are gone, and the port is free.
 
         :param no_assert: whether it may be stopped already.
         :raises AssertionError: if it is.
-        :raises ReactorThreadError: if this is the reactor's own thread, which cannot wait for itself.
+        :raises ReactorThreadError: if this is the server's own thread, which cannot wait for itself.
         """
-        if self._held is not None:
-            refuse_reactor_thread()
+        if self._runner is not None:
+            self._runner.require_other_thread()
         with self._changing:
-            self._stop(no_assert)
+            if self._thread is not None:
+                self._end(None)
+            elif not no_assert:
+                raise AssertionError("SMTP daemon not running")
 
-    def _stop(self, no_assert: bool) -> None:
-        held, server = self._held, self.server
-        if held is None or server is None:
-            if no_assert:
-                return
-            raise AssertionError("SMTP daemon not running")
-        try:
-            held.run(server.close)
-        except ReactorThreadError:
-            if held.running:
-                raise
-            # The reactor has ended, and all its connections with it.
-        self._held = self.server = None
-        held.release()
+    def _end(self, timeout: float | None) -> None:
+        if self._runner is not None:
+            self._runner.stop(timeout)
+        self._thread = self._runner = None
+        self._cleanup()
 
     def __enter__(self) -> Self:
         self.start()
@@ -378,62 +517,91 @@ class BaseThreadedController(BaseController):
 
 
 class BaseUnthreadedController(BaseController):
-    """Runs the server in the caller's thread, where the program runs the reactor, or an asyncio loop.
+    """Runs the server in the caller's thread, where the program runs an asyncio loop, or the reactor.
 
-    :param loop: the asyncio loop, if it is to be that. Default: the one that runs when :meth:`begin` is called, or else
-        a new one, if the program has no reactor.
+    :param loop: the asyncio loop. Default: the one that runs, or else, in a program of Twisted's, none but the reactor,
+        or else a new one.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.ended = threading.Event()  #: set once the server has ended
         super().__init__(*args, **kwargs)
+        if self._loop is None:
+            self._loop = asyncio._get_running_loop()
 
     def begin(self) -> None:
-        """Listen. The server works while the reactor, or the loop, runs.
+        """Listen. The server works while the loop, or the reactor, runs.
 
+        :raises AssertionError: if it listens already.
         :raises OSError: if the address cannot be bound.
-        :raises ReactorThreadError: if the reactor runs in another thread, or is not that of *loop*.
+        :raises ReactorThreadError: if the loop or the reactor runs in another thread.
         """
         if self.server is not None:
             raise AssertionError("SMTP daemon already running")
-        if self.loop is None and has_reactor():
-            from twisted.internet import reactor
-
-            refuse_other_thread(reactor)
-            self.server = self._listen(reactor)
+        running = asyncio._get_running_loop()
+        if self._loop is None and running is None and has_reactor():
+            reactor = global_reactor()
+            if reactor.running and not runs_here(reactor):
+                raise ReactorThreadError("the reactor runs in another thread; use a threaded Controller")
+            self.server = _at_once(self._listen(reactor))
+            self._loop = loop_of_reactor(reactor)
         else:
-            reactor = reactor_in_loop(self.loop)
-            self.loop = loop_of_reactor(reactor)
-            self.server = self._listen(reactor)
+            self._begin_in_loop(running)
         self.ended.clear()
+
+    def _begin_in_loop(self, running: asyncio.AbstractEventLoop | None) -> None:
+        if running is None:
+            asyncio.set_event_loop(self.loop)
+        if self.loop.is_running() and self.loop is not running:
+            raise ReactorThreadError("the loop runs in another thread; call begin there, or use a threaded Controller")
+        if running is None:
+            self.server_coro = self._create_server()
+            self.server = self.loop.run_until_complete(self.server_coro)
+        else:
+            self.server = _at_once(self._listen(reactor_of_loop(self.loop)))
 
     def finalize(self) -> Any:
         """Listen no more, and end all connections.
 
-        :return: to be awaited: in an asyncio task a future, else a Deferred.
+        :return: to be awaited.
         """
         server, self.server = self.server, None
-        closed: Deferred[Any] = Deferred.fromCoroutine(server.close() if server is not None else _nothing())
-        closed.addBoth(self._set_ended)
-        try:
-            task = asyncio.current_task()
-        except RuntimeError:
-            task = None
-        return closed if task is None else closed.asFuture(task.get_loop())
+        if isinstance(server, Server) or server is None:
+            ended: Deferred[Any] = maybeDeferred(server._end) if server is not None else Deferred()
+            if server is None:
+                ended.callback(None)
+        else:
+            ended = Deferred.fromFuture(asyncio.ensure_future(_end(server), loop=self.loop))
+        ended.addBoth(self._set_ended)
+        return for_whoever_awaits(ended)
 
     def end(self) -> None:
         """Do what :meth:`finalize` does: at once if the loop does not run now, else while it goes on running."""
+        loop = self._loop
+        if loop is not None and loop.is_closed():
+            # Nothing works any more but to close what listens.
+            server, self.server = self.server, None
+            for each in () if server is None else server.sockets:
+                each.close()
+            self.ended.set()
+            return
         closed = self.finalize()
-        if self.loop is not None and not self.loop.is_running():
-            self.loop.run_until_complete(closed.asFuture(self.loop))
+        if loop is not None and not loop.is_running() and isinstance(closed, Deferred):
+            loop.run_until_complete(closed.asFuture(loop))
 
     def _set_ended(self, result: Any) -> Any:
+        self._cleanup()
         self.ended.set()
         return result
 
 
-async def _nothing() -> None:
-    """What there is to end of a server that was not begun."""
+def _at_once(coroutine: Any) -> Any:
+    """The result of a coroutine that waits for nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("there is nothing to wait for")
 
 
 class Controller(InetMixin, BaseThreadedController):

@@ -27,6 +27,7 @@ from txsmtpd.auth.methods import methods_of_handler
 from txsmtpd.auth.plain import Plain
 from txsmtpd.auth.results import mechanism_name
 from txsmtpd.bridges.asyncio_bridge import in_asyncio, is_coroutine_function
+from txsmtpd.bridges.reactors import clock_of, current_reactor
 from txsmtpd.command import Command, commands_of_extension
 from txsmtpd.extensions import (
     CHUNKING,
@@ -198,7 +199,8 @@ class Settings:
     in the reactor's loop if it is asyncio's, else in a thread. Or the loop, if it runs in a thread of its own."""
 
     reactor: Any = None
-    """What keeps the time (IReactorTime). Default: the global reactor, imported when the first connection comes."""
+    """What keeps the time (IReactorTime). Default: the reactor at work when a connection comes, which is the global one
+    except in a controller, a mail catcher, or an asyncio loop."""
 
     hooks: Mapping[str, Callable[..., Any]] = field(init=False, repr=False)
     """The handler's hooks by the name behind ``handle_``."""
@@ -282,11 +284,7 @@ class Settings:
 
     def clock(self) -> Any:
         """What keeps the time (IReactorTime)."""
-        if self.reactor is not None:
-            return self.reactor
-        from twisted.internet import reactor
-
-        return reactor
+        return clock_of(current_reactor() if self.reactor is None else self.reactor)
 
     def commands_of(self, protocol: Any) -> Mapping[bytes, Command]:
         """The commands of a class of protocols, and those that extensions bring; put together once."""

@@ -6,6 +6,9 @@ import asyncio
 import smtplib
 import threading
 from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -17,7 +20,7 @@ from tests.support import GREETING, MESSAGE, TRANSACTION, Client, LoggingTestCas
 from txsmtpd import SMTP, SMTPFactory
 from txsmtpd.auth import AuthResult
 from txsmtpd.bridges.asyncio_bridge import in_asyncio, loop_in_thread
-from txsmtpd.bridges.reactor_thread import hold_reactor
+from txsmtpd.bridges.reactor_thread import ReactorThread, spare_trial_worker, wait_for_reactor
 from txsmtpd.controller import Controller
 
 
@@ -194,16 +197,35 @@ class Keeper:
 class ThreadTests(SynchronousTestCase):
     """With asyncio=True and another reactor: coroutines run in a loop in a thread."""
 
-    def controller(self, handler: Keeper, **options: Any) -> Controller:
-        return Controller(
+    @contextmanager
+    def controller(self, handler: Keeper, **options: Any) -> Iterator[Any]:
+        """A server on trial's reactor, which runs in a thread meanwhile."""
+        from twisted.internet import reactor as reactor_of_trial
+
+        reactor: Any = reactor_of_trial
+        spare_trial_worker()
+        thread = threading.Thread(target=reactor.run, kwargs={"installSignalHandlers": False}, daemon=True)
+        running = threading.Event()
+        reactor.callWhenRunning(running.set)
+        thread.start()
+        running.wait(30)
+        factory = SMTPFactory(
             handler,
-            port=0,
             asyncio=True,
             authenticator=handler.authenticate,
             auth_require_tls=False,
             auth_failure_delay=0,
             **options,
         )
+        port = wait_for_reactor(reactor, reactor.listenTCP, 0, factory, interface="127.0.0.1")
+        try:
+            yield SimpleNamespace(hostname="127.0.0.1", port=port.getHost().port)
+        finally:
+            wait_for_reactor(reactor, port.stopListening)
+            wait_for_reactor(reactor, factory.abort)
+            wait_for_reactor(reactor, factory.drain)
+            reactor.callFromThread(type(reactor).crash, reactor)  # trial runs it again
+            thread.join()
 
     def test_hooks(self) -> None:
         """Hooks are tasks of that loop, where their results and exceptions come from."""
@@ -282,8 +304,10 @@ class ThreadTests(SynchronousTestCase):
             await asyncio.sleep(0)
             return number + 1
 
-        with hold_reactor() as held:
-            self.assertEqual(held.run(in_asyncio(work), 2), 3)
+        thread = ReactorThread()
+        thread.start()
+        self.assertEqual(thread.run(in_asyncio(work), 2), 3)
+        thread.stop()
 
 
 HANDLER = r"""
@@ -297,13 +321,12 @@ class Handler:
         return responses
 
     async def handle_DATA(self, server, session, envelope):
-        from twisted.internet import reactor
         future = server.loop.create_future()
         server.loop.call_later(0.01, future.set_result, "x")
         assert await future == "x"
-        assert await deferLater(reactor, 0.01, lambda: "y") == "y"
+        assert await deferLater(server.clock, 0.01, lambda: "y") == "y"
         try:
-            await deferLater(reactor, 0, lambda: 1 / 0)
+            await deferLater(server.clock, 0, lambda: 1 / 0)
         except ZeroDivisionError:
             pass
         await asyncio.sleep(0)

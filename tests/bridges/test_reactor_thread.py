@@ -1,11 +1,14 @@
-"""The reactor in a thread of its own."""
+"""A loop and its reactor in a thread of their own."""
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,8 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 import txsmtpd
-from txsmtpd.bridges.reactor_thread import ReactorThreadError, hold_reactor, run_in_reactor
+from txsmtpd.bridges.reactor_thread import ReactorThread, ReactorThreadError, wait_for_reactor
+from txsmtpd.bridges.reactors import call_in_pool, current_reactor
 
 
 def run_program(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -30,90 +34,77 @@ def run_program(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def reactor_threads() -> list[threading.Thread]:
-    """The threads that run the reactor for us."""
+    """The threads that run a reactor for us."""
     return [thread for thread in threading.enumerate() if thread.name == "reactor"]
 
 
-class CallTests(SynchronousTestCase):
-    """Calls from a thread that is not the reactor's."""
+def descriptors() -> int:
+    """How many descriptors this process has open, garbage not counted."""
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+
+
+class ReactorThreadTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.thread = ReactorThread()
+        self.thread.start()
+        self.addCleanup(self.thread.stop)
+
+
+class CallTests(ReactorThreadTestCase):
+    """Calls from other threads."""
 
     def test_result(self) -> None:
-        """A function is called in the reactor's thread, with its arguments; its result comes back."""
+        """A function is called in the thread, with its arguments; its result comes back."""
 
-        def work(number: int, *, name: str) -> tuple[int, str, bool]:
-            return number, name, threading.current_thread() is threading.main_thread()
+        def work(number: int, *, name: str) -> tuple[int, str, threading.Thread]:
+            return number, name, threading.current_thread()
 
-        self.assertEqual(run_in_reactor(work, 1, name="a"), (1, "a", False))
+        self.assertEqual(self.thread.run(work, 1, name="a"), (1, "a", self.thread.thread))
 
-    def test_deferred(self) -> None:
-        """The results of Deferreds and coroutines are waited for."""
-        from twisted.internet import reactor
+    def test_waits(self) -> None:
+        """The results of coroutines and Deferreds are waited for; a coroutine may await both worlds."""
 
         async def work() -> str:
-            return await deferLater(reactor, 0, lambda: "later")  # type: ignore[arg-type]
+            await asyncio.sleep(0)
+            return await deferLater(self.thread.reactor, 0, lambda: "later")
 
-        self.assertEqual(run_in_reactor(work), "later")
-        self.assertEqual(run_in_reactor(deferLater, reactor, 0, lambda: "later"), "later")
+        self.assertEqual(self.thread.run(work), "later")
+        self.assertEqual(self.thread.run(deferLater, self.thread.reactor, 0, lambda: "later"), "later")
 
     def test_exception(self) -> None:
-        """What the function raises is raised to the caller."""
+        """What the function raises is raised to the caller, a TimeoutError of its own too."""
 
         def work() -> None:
             raise LookupError("not there")
 
         async def waits() -> None:
-            work()
-
-        for function in (work, waits):
-            self.assertIn("not there", str(self.assertRaises(LookupError, run_in_reactor, function)))
-
-    def test_ownTimeoutError(self) -> None:
-        """A TimeoutError that the function raises is none of ours."""
-
-        def work() -> None:
             raise TimeoutError("mine")
 
-        self.assertEqual(str(self.assertRaises(TimeoutError, run_in_reactor, work)), "mine")
+        self.assertEqual(str(self.assertRaises(LookupError, self.thread.run, work)), "not there")
+        self.assertEqual(str(self.assertRaises(TimeoutError, self.thread.run, waits)), "mine")
 
     def test_timeout(self) -> None:
         """What takes too long is cancelled."""
         cancelled = threading.Event()
         error = self.assertRaises(
-            TimeoutError, run_in_reactor, lambda: Deferred(lambda _: cancelled.set()), timeout=0.01
+            TimeoutError, self.thread.run, lambda: Deferred(lambda _: cancelled.set()), timeout=0.01
         )
         self.assertIn("within 0.01 seconds", str(error))
-        run_in_reactor(int)
+        self.thread.run(int)
         self.assertTrue(cancelled.is_set())
 
-    def test_runsWhileHeld(self) -> None:
-        """The reactor runs as long as there is a hold, in one thread; then it is let go, for whoever wants it next."""
-        with hold_reactor() as first:
-            (thread,) = reactor_threads()
-            with hold_reactor() as second:
-                second.run(int)
-                self.assertEqual(reactor_threads(), [thread])
-            second.release()  # again, which counts for nothing
-            first.run(int)
-            self.assertEqual(reactor_threads(), [thread])
-            self.assertTrue(thread.daemon)
-        self.assertEqual(reactor_threads(), [])
-
     def test_ownThread(self) -> None:
-        """In the reactor's thread, nothing waits for the reactor: it is told at once, and what to do instead."""
-
-        def work() -> None:
-            run_in_reactor(int)
-
-        with hold_reactor() as held:
-            for function in (work, hold_reactor, held.release):
-                self.assertIn("SMTPService", str(self.assertRaises(ReactorThreadError, held.run, function)))
+        """In the thread itself, nothing waits for it: it is told at once."""
+        for function in (self.thread.stop, lambda: self.thread.run(int)):
+            self.assertIn("own thread", str(self.assertRaises(ReactorThreadError, self.thread.run, function)))
 
     def test_manyThreads(self) -> None:
         """Any thread may call, all at once."""
         found: list[int] = []
 
         def caller() -> None:
-            found.extend(run_in_reactor(int, number) for number in range(10))
+            found.extend(self.thread.run(int, number) for number in range(10))
 
         threads = [threading.Thread(target=caller) for _ in range(5)]
         for thread in threads:
@@ -121,35 +112,115 @@ class CallTests(SynchronousTestCase):
         for thread in threads:
             thread.join()
         self.assertEqual(sorted(found), sorted([*range(10)] * 5))
-        self.assertEqual(reactor_threads(), [])
+
+    def test_interrupted(self) -> None:
+        """What asyncio lets out of its loop does not end the thread."""
+
+        def fails(kind: Any) -> None:
+            raise kind
+
+        for kind in (KeyboardInterrupt, SystemExit):
+            self.thread.loop.call_soon_threadsafe(fails, kind)
+            self.assertEqual(self.thread.run(int), 0)
+            self.assertEqual(len(self.flushLoggedErrors(kind)), 1)
+
+    def test_currentReactor(self) -> None:
+        """In the thread, its reactor is the current one, with threads of its own."""
+        self.assertIs(self.thread.run(current_reactor), self.thread.reactor)
+        self.assertIsNot(current_reactor(), self.thread.reactor)
+        thread = self.thread.run(call_in_pool, threading.current_thread)
+        self.assertNotIn(thread, (threading.current_thread(), self.thread.thread))
+        self.assertTrue(thread.daemon)
 
 
-class TrialTests(TestCase):
-    """In a test that has the reactor."""
+class EndTests(SynchronousTestCase):
+    """The end of a thread."""
 
-    async def test_refused(self) -> None:
-        """A test that runs in the reactor is told at once, before it waits for itself."""
+    def test_nothingIsLeft(self) -> None:
+        """Tasks are cancelled, threads and descriptors are gone, what waits for the end is called."""
+        before, others = descriptors(), set(threading.enumerate())
+        ends: list[str] = []
+
+        async def waits() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ends.append("task")
+
+        async def finish() -> None:
+            await asyncio.sleep(0)
+            ends.append("finish")
+
+        async def begin() -> None:
+            self.task = asyncio.create_task(waits())
+            await asyncio.to_thread(int)
+            await call_in_pool(int)
+            thread.reactor.addSystemEventTrigger("during", "shutdown", ends.append, "shutdown")
+
+        thread = ReactorThread(finish=finish)
+        thread.start()
+        thread.run(begin)
+        thread.stop()
+        self.assertEqual(ends, ["finish", "task", "shutdown"])
+        self.assertTrue(thread.loop.is_closed())
+        self.assertEqual(set(threading.enumerate()) - others, set())
+        self.assertLessEqual(descriptors(), before)
+        thread.stop()
+
+    def test_loopStopped(self) -> None:
+        """Whoever stops the loop ends the thread, in the same order; who calls it then is told."""
+        ends: list[str] = []
+        thread = ReactorThread(finish=lambda: ends.append("finish"))
+        thread.start()
+        thread.run(thread.loop.stop)
+        thread.thread.join(30)
+        self.assertEqual(ends, ["finish"])
+        self.assertIn("stopped", str(self.assertRaises(ReactorThreadError, thread.run, int)))
+        thread.stop()
+
+    def test_whoWaits(self) -> None:
+        """Who waits for something when the thread ends is told, and does not wait for ever."""
+        thread = ReactorThread()
+        thread.start()
+        thread.loop.call_soon_threadsafe(thread.loop.call_later, 0.05, thread.loop.stop)
+        self.assertRaises(CancelledError, thread.run, Deferred)
+
+    def test_givenLoop(self) -> None:
+        """It runs the loop that it is given, once; one that is closed or runs already is refused."""
+        loop = asyncio.new_event_loop()
+        thread = ReactorThread(loop)
+        thread.start()
+        self.assertIs(thread.run(asyncio.get_running_loop), loop)
+        self.assertIn("runs already", str(self.assertRaises(RuntimeError, ReactorThread, loop)))
+        thread.stop()
+        self.assertIn("closed", str(self.assertRaises(RuntimeError, ReactorThread, loop)))
+
+
+class OtherReactorTests(TestCase):
+    """Calls to a reactor that somebody else runs."""
+
+    async def test_waits(self) -> None:
+        """From another thread, the reactor that runs is called; in its own thread that is refused."""
         from twisted.internet import reactor
 
         await deferLater(reactor, 0)  # type: ignore[arg-type]
-        self.assertRaises(ReactorThreadError, run_in_reactor, int)
-        self.assertRaises(ReactorThreadError, hold_reactor)
-
-    def test_beforeTheReactor(self) -> None:
-        """A test that does not wait has no reactor yet, and is given ours; trial has it back afterwards."""
-        self.assertEqual(run_in_reactor(int), 0)
-        self.assertEqual(self.flushWarnings(), [])
-
-    async def test_otherThread(self) -> None:
-        """From another thread, the reactor that runs is used as it is, and goes on after the last hold."""
         main = threading.current_thread()
+        self.assertIs(await deferToThread(wait_for_reactor, reactor, threading.current_thread), main)
+        self.assertRaises(ReactorThreadError, wait_for_reactor, reactor, int)
 
-        def work() -> Any:
-            with hold_reactor() as held:
-                return held.run(threading.current_thread)
+        def work() -> None:
+            wait_for_reactor(reactor, Deferred, timeout=0.01)
 
-        for _ in range(2):
-            self.assertIs(await deferToThread(work), main)
+        with self.assertRaises(TimeoutError):
+            await deferToThread(work)
+
+    def test_doesNotRun(self) -> None:
+        """One that does not run is not waited for."""
+        from twisted.internet.selectreactor import SelectReactor
+
+        reactor = SelectReactor()
+        self.addCleanup(reactor.waker.connectionLost, None)
+        self.assertIn("stopped", str(self.assertRaises(ReactorThreadError, wait_for_reactor, reactor, int)))
 
 
 class ProgramTests(SynchronousTestCase):
@@ -161,116 +232,62 @@ class ProgramTests(SynchronousTestCase):
         return done.stdout
 
     def test_ends(self) -> None:
-        """A program ends although it never lets go, and the reactor shuts down in order."""
+        """A program that forgets to stop its thread ends, and the thread in order; the global reactor is untouched."""
         code = """
-held = hold_reactor()
-from twisted.internet import reactor
-held.run(reactor.addSystemEventTrigger, "before", "shutdown", print, "shut down")
-reactor.callInThread(int)  # its thread would keep the process alive
-print("done")
+import sys
+thread = ReactorThread(finish=lambda: print("finished"))
+thread.start()
+thread.run(thread.reactor.addSystemEventTrigger, "before", "shutdown", print, "shut down")
+thread.reactor.callInThread(int)
+print("done", "twisted.internet.reactor" in sys.modules)
 """
-        self.assertEqual(self.run_program(code), "done\nshut down\n")
-
-    def test_stopped(self) -> None:
-        """A reactor that somebody has stopped lets nobody wait, and says that it cannot run again."""
-        code = """
-held = hold_reactor()
-from twisted.internet import reactor
-from twisted.internet.defer import Deferred
-def stop():
-    reactor.callLater(0, reactor.stop)
-    return Deferred()
-for function in (lambda: held.run(stop), lambda: held.run(int), hold_reactor):
-    try:
-        function()
-    except ReactorThreadError as error:
-        print(error)
-held.release()
-"""
-        self.assertEqual(
-            self.run_program(code).splitlines(),
-            [*["the reactor has been stopped"] * 2, "the reactor of this process was stopped, and cannot run again"],
-        )
-
-    def test_loopStopped(self) -> None:
-        """Stopping the loop that the reactor is made of does not stop the reactor, before it runs or while it does."""
-        code = """
-import asyncio
-def loop():
-    return asyncio.get_running_loop()
-for _ in range(3):
-    with hold_reactor() as held:
-        running = held.run(loop)
-        running.call_soon_threadsafe(running.stop)
-        print(held.run(int, timeout=10))
-    running.stop()
-"""
-        self.assertEqual(self.run_program(code), "0\n0\n0\n")
-
-    def test_interrupted(self) -> None:
-        """What asyncio lets out of its loop does not end the reactor, and nobody waits for ever."""
-        code = """
-import asyncio, logging
-logging.disable()
-async def fails(kind):
-    raise kind
-def begin(kind):
-    asyncio.get_running_loop().create_task(fails(kind))
-for kind in (KeyboardInterrupt, SystemExit):
-    with hold_reactor() as held:
-        held.run(begin, kind)
-        print(held.run(int, timeout=10))
-"""
-        self.assertEqual(self.run_program(code), "0\n0\n")
-
-    def test_firstFromManyThreads(self) -> None:
-        """Threads that all want the reactor first get one reactor."""
-        code = """
-import threading
-barrier = threading.Barrier(8)
-def want():
-    barrier.wait()
-    run_in_reactor(print, end="x")
-threads = [threading.Thread(target=want) for _ in range(8)]
-for each in threads: each.start()
-for each in threads: each.join()
-"""
-        self.assertEqual(self.run_program(code), "x" * 8)
-
-    def test_trial(self) -> None:
-        """Where there may be tests of trial's, the reactor is the one that they expect."""
-        code = """
-import sys, twisted.trial.unittest
-run_in_reactor(int)
-from twisted.internet import reactor
-print("asyncio" in type(reactor).__name__.lower())
-"""
-        self.assertEqual(self.run_program(code), "False\n")
+        self.assertEqual(self.run_program(code), "done False\nfinished\nshut down\n")
 
     def test_fork(self) -> None:
-        """A fork of a process that has used the reactor has none, and is told so."""
+        """A child forked while one runs leaves it alone, and can have its own; the parent's goes on."""
         code = """
 import os, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of forks beside threads, too
-run_in_reactor(int)
+thread = ReactorThread()
+thread.start()
+def child():
+    thread.stop()
+    try:
+        thread.run(int)
+    except ReactorThreadError as error:
+        print(error)
+    own = ReactorThread()
+    own.start()
+    print(own.run(int, "7"), flush=True)
+    own.stop()
 if os.fork():
     os.wait()
+    print(thread.run(int, "8"))
 else:
     try:
-        hold_reactor()
-    except ReactorThreadError as error:
-        print(error, flush=True)
-    os._exit(0)
+        child()
+    finally:
+        os._exit(0)
 """
-        self.assertIn("spawn", self.run_program(code))
+        self.assertEqual(
+            self.run_program(code), "this process was forked from the one in which the reactor runs\n7\n8\n"
+        )
 
-    def test_otherReactors(self) -> None:
-        """It works with the other reactors."""
-        for name in ("asyncio", "select", "poll"):
+    def test_besideAnotherReactor(self) -> None:
+        """A program may install and run any reactor of Twisted's while such a thread runs."""
+        for name in ("asyncio", "select", "epoll"):
             code = f"""
+thread = ReactorThread()
+thread.start()
 from twisted.internet import {name}reactor
 {name}reactor.install()
-for _ in range(3):
-    print(run_in_reactor(int))
+from twisted.internet import reactor
+from twisted.python.threadable import isInIOThread
+def work():
+    print(thread.run(int, "7"), isInIOThread())
+    reactor.stop()
+reactor.callLater(0, work)
+reactor.run()
+thread.stop()
 """
-            self.assertEqual(self.run_program(code), "0\n0\n0\n", name)
+            self.assertEqual(self.run_program(code), "7 True\n", name)

@@ -365,7 +365,7 @@ print("over", flush=True)
         """Where the reactor runs in another thread, servers serve there; loop() waits, and takes over if it ends."""
         process = self.program("""
 import smtplib, threading
-from txsmtpd.bridges.reactor_thread import hold_reactor
+from twisted.internet import reactor
 
 class Threads(Server):
     def received(self, data):
@@ -373,7 +373,14 @@ class Threads(Server):
         if b"last" in data:
             self.close()
 
-held = hold_reactor()
+def run():
+    reactor.run(installSignalHandlers=False)
+
+thread = threading.Thread(target=run, name="reactor", daemon=True)
+running = threading.Event()
+reactor.callWhenRunning(running.set)
+thread.start()
+running.wait()
 server = Threads(("127.0.0.1", 0), None)
 listening(server)
 
@@ -383,7 +390,8 @@ def send(text):
 
 def work():
     send("first")
-    held.release()
+    reactor.callFromThread(type(reactor).crash, reactor)
+    thread.join()
     send("the last")
 
 threading.Thread(target=work).start()

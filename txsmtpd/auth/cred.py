@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 from zope.interface import Interface, implementer
 
 from txsmtpd.auth.results import AuthResult, ProvedLogin
+from txsmtpd.bridges.reactors import call_in_pool
 
 
 class PortalAuthenticator:
@@ -89,9 +90,7 @@ class InThread:
 
     def requestAvatarId(self, credentials: Any) -> Deferred[Any]:
         """The name of the user."""
-        from twisted.internet.threads import deferToThread
-
-        return deferToThread(self._ask, credentials)
+        return call_in_pool(self._ask, credentials)
 
     def _ask(self, credentials: Any) -> Any:
         result: Any = self.checker.requestAvatarId(credentials)

@@ -16,6 +16,7 @@ from twisted.cred.credentials import IUsernameHashedPassword, IUsernamePassword
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
+from txsmtpd.bridges.reactors import call_in_pool
 from txsmtpd.reply import Refused, Reply
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -169,8 +170,6 @@ def in_thread(authenticator: Callable[..., Any]) -> Callable[..., Deferred[Any]]
     """
 
     def decide(*arguments: Any) -> Deferred[Any]:
-        from twisted.internet.threads import deferToThread
-
-        return deferToThread(authenticator, *arguments)
+        return call_in_pool(authenticator, *arguments)
 
     return decide

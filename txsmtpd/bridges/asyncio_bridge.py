@@ -17,7 +17,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
-from txsmtpd.bridges.reactor_thread import call_in_reactor
+from txsmtpd.bridges.reactors import call_in_reactor, current_reactor
 
 HINT = (
     "it awaits asyncio, and this is no asyncio task: make the server with the option asyncio=True"
@@ -63,6 +63,9 @@ def _with_futures(turn: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any
             value = yield _deferred_of_future(awaited) if is_future else _next_turn() if awaited is None else awaited
         except CancelledError as error:
             step = turn.throw, asyncio.CancelledError() if is_future else error
+        except GeneratorExit:
+            turn.close()
+            raise
         except BaseException as error:
             step = turn.throw, error
         else:
@@ -111,8 +114,7 @@ def in_asyncio(function: Callable[..., Any], loop: asyncio.AbstractEventLoop | N
         if running is not None and loop in (None, running):
             result = function(*args, **kwargs)
             return _in_this_loop(result, running) if inspect.iscoroutine(result) else result
-        from twisted.internet import reactor
-
+        reactor = current_reactor()
         result = function(*(_from_thread(each, reactor) for each in args), **kwargs)
         return _in_thread(result, loop or loop_in_thread(), reactor) if inspect.iscoroutine(result) else result
 
@@ -125,14 +127,15 @@ def is_coroutine_function(function: object) -> bool:
 
 
 def _in_this_loop(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Deferred[Any]:
-    return _of_future(loop.create_task(_as_task(work, loop)), _call)
+    return _of_future(loop.create_task(as_task(work, loop)), _call)
 
 
 def _call(function: Callable[[], None]) -> None:
     function()
 
 
-async def _as_task(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Any:
+async def as_task(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Any:
+    """What the coroutine gives, for an asyncio task of this loop, where it may await Deferreds as well."""
     return await _with_deferreds(work, loop)
 
 
@@ -170,6 +173,7 @@ def _watched(awaited: Deferred[Any], loop: asyncio.AbstractEventLoop) -> Generat
         yield from fired
     except asyncio.CancelledError:
         awaited.cancel()
+        awaited.addErrback(lambda failure: failure.trap(CancelledError))  # nobody else is told of it
         raise
 
 
@@ -224,6 +228,15 @@ class _FromThread:
 
 def _from_thread(argument: Any, reactor: Any) -> Any:
     return _FromThread(argument, reactor) if hasattr(argument, "challenge_auth") else argument
+
+
+def for_whoever_awaits(deferred: Deferred[Any]) -> Any:
+    """The Deferred, as the code that runs now can await it: as a future within an asyncio task."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    return deferred if task is None else deferred.asFuture(task.get_loop())
 
 
 # The loop in a thread

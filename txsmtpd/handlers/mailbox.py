@@ -12,9 +12,10 @@ import mailbox
 import os
 from collections.abc import Iterable, Iterator
 from email.generator import BytesGenerator
-from functools import cached_property
+from functools import cached_property, partial
 from io import BytesIO
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 from twisted.internet.defer import Deferred, execute
 from twisted.internet.threads import deferToThreadPool
@@ -22,6 +23,8 @@ from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 from zope.interface import alsoProvides
 
+from txsmtpd.bridges.loop_reactor import daemon_thread
+from txsmtpd.bridges.reactors import current_reactor
 from txsmtpd.handlers import trace_header
 from txsmtpd.handlers.delivery import Delivery, with_lf
 from txsmtpd.handlers.maildir import Maildir
@@ -55,8 +58,8 @@ class Mailbox(Message):
     :param message_class: as for :class:`~txsmtpd.handlers.message.Message`; matters to subclasses only.
     :param durable: whether 250 means that the message outlives a power cut. False is faster, and does for tests: the
         disk is not waited for, so no threads are needed for that.
-    :param reactor: which to come back to from threads (IReactorFromThreads, IReactorCore). Default: the global one,
-        imported with the first message.
+    :param reactor: which to come back to from threads (IReactorFromThreads, IReactorCore). Default: the one at work
+        when a message comes.
     :param maildir: where to store, in place of *mail_dir*.
     :raises ValueError: if *mail_dir* is empty.
     :raises OSError: if *mail_dir* does not do: FileNotFoundError, NotADirectoryError, PermissionError.
@@ -85,8 +88,8 @@ class Mailbox(Message):
         self.mail_dir = mail_dir
         self._maildir = maildir or Maildir(mail_dir, durable=durable)
         self._reactor = reactor
-        self._pool: ThreadPool | None = None
-        self._stop_at_shutdown: Any = None
+        self._pools: WeakKeyDictionary[Any, ThreadPool] = WeakKeyDictionary()  # by the reactor that waits for them
+        self._triggers: dict[Any, Any] = {}  # what stops each when its reactor ends
         self._trouble: str | None = None  # why the last message was not stored
         if self._streams:
             # A subclass that wants to see messages is given them whole.
@@ -161,33 +164,31 @@ class Mailbox(Message):
     def _in_thread(self, function: Any, *arguments: Any) -> Deferred[Any]:
         if not self._maildir.durable:
             return execute(function, *arguments)
-        pool = self._pool or self._start_pool()
-        return deferToThreadPool(self._reactor, pool, function, *arguments)
+        reactor = current_reactor() if self._reactor is None else self._reactor
+        pool = self._pools.get(reactor) or self._start_pool(reactor)
+        return deferToThreadPool(reactor, pool, function, *arguments)
 
-    def _start_pool(self) -> ThreadPool:
-        if self._reactor is None:
-            from twisted.internet import reactor
-
-            self._reactor = reactor
-        self._pool = pool = ThreadPool(0, THREADS, "txsmtpd mailbox")
+    def _start_pool(self, reactor: Any) -> ThreadPool:
+        self._pools[reactor] = pool = ThreadPool(0, THREADS, "txsmtpd mailbox")
+        pool.threadFactory = daemon_thread  # type: ignore[assignment]  # a class in Twisted
         pool.start()
-        self._stop_at_shutdown = self._reactor.addSystemEventTrigger("during", "shutdown", self._stop_threads)
+        self._triggers[reactor] = reactor.addSystemEventTrigger("during", "shutdown", partial(self._stop_pool, reactor))
         return pool
 
     def close(self) -> None:
         """Finish what is being stored, and end the threads, as happens with the end of the reactor too. Another message
         starts new ones.
         """
-        if self._stop_at_shutdown is not None:
-            self._reactor.removeSystemEventTrigger(self._stop_at_shutdown)
-            self._stop_threads()
-        self._pool = None
+        for reactor, trigger in list(self._triggers.items()):
+            reactor.removeSystemEventTrigger(trigger)
+            self._stop_pool(reactor)
+        self._pools.clear()
 
-    def _stop_threads(self) -> None:
-        # The pool is kept: new threads, once the reactor has ended, would keep the process alive.
-        self._stop_at_shutdown = None
-        if self._pool is not None:
-            self._pool.stop()
+    def _stop_pool(self, reactor: Any) -> None:
+        # The pool is kept: once the reactor has ended, nobody stops another one.
+        self._triggers.pop(reactor, None)
+        if reactor in self._pools:
+            self._pools[reactor].stop()
 
     # What became of a message: said once for each change, not for each message
 

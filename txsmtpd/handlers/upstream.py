@@ -20,6 +20,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.logger import Logger
 
+from txsmtpd.bridges.reactors import current_reactor
 from txsmtpd.handlers.client import (
     DROPPED,
     GARBLED,
@@ -175,7 +176,7 @@ class Upstream:
         that pass on to one another. None: no limit.
     :param keep: connections that are kept open for the next message.
     :param keep_for: seconds for which they are.
-    :param reactor: Default: the global reactor.
+    :param reactor: Default: the one at work when a message is sent.
     :param endpoint: in place of *host* and *port*: how to connect, an IStreamClientEndpoint.
     :raises ValueError: for a value that will not do.
     :raises TypeError: for one of a wrong type, or a *tls_context* that Twisted's TLS does not take.
@@ -332,9 +333,11 @@ class Upstream:
     # Connections
 
     def _kept(self) -> Connection | None:
-        while self._idle:
-            connection, ends = self._idle.popitem()
-            ends.cancel()
+        call_later = self.reactor.callLater
+        for connection in reversed(list(self._idle)):
+            if connection.call_later != call_later:
+                continue  # it is another reactor's, in another thread
+            self._idle.pop(connection).cancel()
             if connection.gone is None:
                 return connection
         return None
@@ -381,11 +384,7 @@ class Upstream:
     @property
     def reactor(self) -> Any:
         """What keeps the time, and connects."""
-        if self._reactor is None:
-            from twisted.internet import reactor
-
-            self._reactor = reactor
-        return self._reactor
+        return current_reactor() if self._reactor is None else self._reactor
 
     async def _connect(self, hello: str | None) -> Connection:
         """A new connection, greeted, secured and logged in."""
@@ -458,13 +457,11 @@ class Upstream:
     def _the_endpoint(self) -> Any:
         from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
 
-        if self._endpoint is None:
-            self._endpoint = (
-                UNIXClientEndpoint(self.reactor, self.host, self.connect_timeout)
-                if self.host.startswith("/")
-                else HostnameEndpoint(self.reactor, self.host, self.port, self.connect_timeout)
-            )
-        return self._endpoint
+        if self._endpoint is not None:
+            return self._endpoint
+        if self.host.startswith("/"):
+            return UNIXClientEndpoint(self.reactor, self.host, self.connect_timeout)
+        return HostnameEndpoint(self.reactor, self.host, self.port, self.connect_timeout)
 
 
 def _check_path(path: str, parse: Callable[[str], tuple[str, Any]], keyword: str, status: str) -> None:

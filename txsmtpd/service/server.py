@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from txsmtpd.bridges.reactor_thread import has_asyncio_reactor
+from txsmtpd.bridges.reactors import has_asyncio_reactor
 from txsmtpd.factory import SMTPFactory
 from txsmtpd.interfaces import IFactoryMaker, IStreamingHandler
 from txsmtpd.lmtp import LMTP

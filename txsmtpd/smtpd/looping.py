@@ -17,7 +17,8 @@ from typing import Any
 
 from twisted.python import threadable
 
-from txsmtpd.bridges.reactor_thread import ReactorHold, ReactorThreadError
+from txsmtpd.bridges.loop_reactor import daemon_thread
+from txsmtpd.bridges.reactor_thread import ReactorThreadError, wait_for_reactor
 
 LOOK_AGAIN = 0.5  # seconds between looks at a reactor that another thread runs, and that may end without a word
 
@@ -75,7 +76,7 @@ class Driver:
                 return function(reactor)
         if self.is_here(reactor):
             return function(reactor)
-        return ReactorHold(reactor, None).run(function, reactor)
+        return wait_for_reactor(reactor, function, reactor)
 
     def _runs(self, reactor: Any) -> bool:
         return self._thread is not None or bool(reactor.running)
@@ -148,7 +149,7 @@ class Driver:
         self._servers = servers
         self._error = None
         # The pool resolves names. Nobody stops it before the program ends, so it must not keep the program alive.
-        reactor.getThreadPool().threadFactory = _daemon
+        reactor.getThreadPool().threadFactory = daemon_thread
         reactor.callWhenRunning(self._stop_if_done)
         end = None if seconds is None else reactor.callLater(seconds, self._stop, None)
         with self._interruptible():
@@ -202,10 +203,6 @@ class Driver:
                 self._stop(error)
 
         return handle
-
-
-def _daemon(*args: Any, **kwargs: Any) -> threading.Thread:
-    return threading.Thread(*args, daemon=True, **kwargs)
 
 
 driver = Driver()

@@ -1,7 +1,8 @@
 """A server that collects what it is sent: for tests of code that sends mail.
 
 A :class:`MailCatcher` takes all mail, and all credentials. It serves in memory, on a port of the reactor that runs (for
-trial), or on one of a reactor in a thread of its own (for everybody else); what it has caught is read the same way.
+trial), or on one of a reactor of its own, in a thread of its own (for everybody else); what it has caught is read the
+same way.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from typing import Any, Literal, Self
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 
-from txsmtpd.bridges.reactor_thread import ReactorHold, hold_reactor
+from txsmtpd.bridges.asyncio_bridge import for_whoever_awaits
+from txsmtpd.bridges.loop_reactor import LoopReactor
+from txsmtpd.bridges.reactor_thread import ReactorThread
+from txsmtpd.bridges.reactors import current_reactor, runs_here
 from txsmtpd.factory import SMTPFactory
 from txsmtpd.observe.transcript import Transcripts
 from txsmtpd.reply import Reply
@@ -177,7 +181,8 @@ class MailCatcher(Reachable, Inbox):
         self.factory = SMTPFactory(self, **self._options)
         self.transcripts: Transcripts | None = self.factory.transcript  #: what was said in each session
         self._port: IListeningPort | None = None
-        self._hold: ReactorHold | None = None
+        self._listening: Any = None  # the reactor on which it listens
+        self._thread: ReactorThread | None = None
         self._in_memory: SMTPFactory | None = None
         self._ca_file: str | None = None
 
@@ -249,19 +254,24 @@ class MailCatcher(Reachable, Inbox):
         return catcher
 
     def listen(self, port: int = 0, host: str = HOST) -> Self:
-        """Listen, on the reactor of this thread.
+        """Listen, on the reactor of this thread: that of the asyncio loop that runs here, else the program's.
 
         :param port: 0 is any that is free.
+        :raises RuntimeError: if it listens already.
         """
         if self._port is not None:
             raise RuntimeError(f"{self!r} listens already")
-        self._port = self._reactor.listenTCP(port, self.factory, interface=host)
+        reactor = self._reactor
+        self._port = reactor.listenTCP(port, self.factory, interface=host)
+        self._listening = reactor
+        if isinstance(reactor, LoopReactor):
+            reactor.hold()
         return self
 
-    def stop_listening(self) -> Deferred[None]:
+    def stop_listening(self) -> Any:
         """Stop, and end all connections.
 
-        :return: fires when the last one is gone.
+        :return: to be awaited, until the last one is gone: a Deferred, or within an asyncio task a future.
         """
         port, self._port = self._port, None
         self._store.forget_waiters()
@@ -270,25 +280,38 @@ class MailCatcher(Reachable, Inbox):
         for connection in list(self.factory.connections):
             connection.abort()
         ends.append(self.factory.drain())
-        return gatherResults(ends).addCallback(lambda _: None)
+        return for_whoever_awaits(gatherResults(ends).addCallback(self._stopped))
+
+    def _stopped(self, result: Any) -> None:
+        reactor, self._listening = self._listening, None
+        if isinstance(reactor, LoopReactor):
+            reactor.release()
 
     def start(self, port: int = 0, host: str = HOST) -> Self:
-        """Listen, on a reactor in a thread of its own. For code that is not Twisted."""
-        self._hold = hold_reactor()
+        """Listen, on a reactor of its own in a thread of its own.
+
+        :raises RuntimeError: if it listens already.
+        """
+        if self._thread is not None or self._port is not None:
+            raise RuntimeError(f"{self!r} listens already")
+        thread = ReactorThread(finish=self.stop_listening)
+        thread.start()
         try:
-            self._hold.run(self.listen, port, host)
+            thread.run(self.listen, port, host)
         except BaseException:
-            self._hold.release()
-            self._hold = None
+            thread.stop()
             raise
+        self._thread = thread
         return self
 
     def stop(self) -> None:
-        """Stop what :meth:`start` has begun."""
-        hold, self._hold = self._hold, None
-        if hold is not None:
-            with hold:
-                hold.run(self.stop_listening)
+        """Stop what :meth:`start` has begun.
+
+        :raises ReactorThreadError: in that thread, which cannot wait for itself.
+        """
+        if self._thread is not None:
+            self._thread.stop()
+            self._thread = None
 
     def __enter__(self) -> Self:
         return self.start()
@@ -300,29 +323,33 @@ class MailCatcher(Reachable, Inbox):
         return self.start() if in_asyncio() else self.listen()
 
     async def __aexit__(self, *exception: object) -> None:
-        if self._hold is None:
+        if self._thread is None:
             await self.stop_listening()
         else:
             self.stop()
 
     @property
     def _reactor(self) -> Any:
-        if self.factory.settings.reactor is not None:
-            return self.factory.settings.reactor
-        from twisted.internet import reactor
-
-        return reactor
+        given = self.factory.settings.reactor
+        return current_reactor() if given is None else given
 
     @property
     def _timer(self) -> Any:
-        return self._reactor
+        # Trial's reactor, and a test's clock, do not run yet when a test begins.
+        return self._reactor if self._thread is None else super()._timer
 
-    def _soon(self, function: Callable[..., object], *arguments: Any) -> None:
+    @property
+    def _serves_here(self) -> bool:
+        return self._listening is not None and runs_here(self._listening)
+
+    def _soon(self, reactor: Any, function: Callable[..., object], *arguments: Any) -> None:
         # Not now: the client has not had its reply yet, and who is told may end the server.
-        if self._port is None:
+        if self._listening is None:
             function(*arguments)
+        elif self._listening is reactor:
+            reactor.callLater(0, function, *arguments)
         else:
-            self._reactor.callLater(0, function, *arguments)
+            reactor.callFromThread(function, *arguments)
 
     # What the code under test has to know
 

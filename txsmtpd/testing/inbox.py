@@ -19,6 +19,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from txsmtpd.bridges.reactors import current_reactor, global_reactor, has_reactor, runs_here
 from txsmtpd.testing.mail import Mail
 from txsmtpd.testing.query import Both, Query, values_of
 
@@ -199,16 +200,24 @@ class Inbox:
 
     @property
     def _timer(self) -> Any:
-        """What keeps the time of who waits in the reactor's thread."""
-        from twisted.internet import reactor
+        """What keeps the time of who waits in a reactor's thread: the reactor that is at work there.
 
-        return reactor
+        :raises RuntimeError: if none is.
+        """
+        if asyncio._get_running_loop() is None and not (has_reactor() and runs_here(global_reactor())):
+            raise RuntimeError("no reactor runs in this thread, and no task of asyncio: use wait() instead of next()")
+        return current_reactor()
+
+    @property
+    def _serves_here(self) -> bool:
+        """Whether mail comes by the work of the very thread that asks."""
+        return False
 
     def _catch_up(self) -> None:
         """See to it that all mail that was taken is in the store."""
 
-    def _soon(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Call the function, in the reactor's thread, once the client has had its reply."""
+    def _soon(self, reactor: Any, function: Callable[..., object], *arguments: Any) -> None:
+        """Call the function, in this reactor's thread, once the client has had its reply."""
         function(*arguments)
 
     # What is there
@@ -252,7 +261,7 @@ class Inbox:
     def next(self, *, timeout: float = PATIENCE, **criteria: Any) -> Awaitable[Mail]:
         """Await the next mail that fits: the oldest that was not given yet, or else the one that comes.
 
-        To be awaited in the reactor's thread (it is a Deferred), or in a task of asyncio (it is a future then). It
+        To be awaited in a reactor's thread (it is a Deferred), or in a task of asyncio (it is a future then). It
         fires when the mail is there; nothing looks again and again. Each mail is given once.
 
         :param timeout: seconds.
@@ -262,14 +271,13 @@ class Inbox:
         """
         if in_asyncio():
             return self._next_in_asyncio(timeout, criteria)
-        _refuse_other_threads()
         return self._next_in_twisted(timeout, criteria)
 
     def wait(self, *, timeout: float = PATIENCE, **criteria: Any) -> Mail:
         """Wait for the next mail that fits, as :meth:`next` does, for code that is not asynchronous.
 
         :raises NoMailArrived: if it did not come in time.
-        :raises RuntimeError: if this is the reactor's own thread, which would wait for itself.
+        :raises RuntimeError: if this is the thread in which a reactor runs, which would wait for itself.
         """
         __tracebackhide__ = True  # pytest shows the line of the test
         found: Future[Mail] = Future()
@@ -277,7 +285,7 @@ class Inbox:
         if mail is not None:
             return mail
         try:
-            _refuse_to_block("next()")
+            self._refuse_to_block("next()")
             found.exception(timeout)  # result() would show the inside of futures
         except TookTooLong:
             if self._store.give_up(waiter):
@@ -299,7 +307,7 @@ class Inbox:
         __tracebackhide__ = True
         wanted = Query(**criteria)
         if timeout:
-            _refuse_to_block("none_comes()")
+            self._refuse_to_block("none_comes()")
             try:
                 mail = self.wait(timeout=timeout, **criteria)
             except NoMailArrived:
@@ -323,6 +331,12 @@ class Inbox:
             return
         raise self._unexpected(wanted, mail)
 
+    def _refuse_to_block(self, instead: str) -> None:
+        if self._serves_here or (has_reactor() and runs_here(global_reactor())):
+            raise RuntimeError(
+                f"this is the reactor's own thread, which would wait for itself; await {instead} instead"
+            )
+
     def _next_in_twisted(self, timeout: float, criteria: Mapping[str, Any]) -> Deferred[Mail]:
         def cancel(_: Deferred[Mail]) -> None:
             self._store.give_up(waiter)
@@ -332,10 +346,10 @@ class Inbox:
                 arrival.errback(self._missing(waiter, timeout))
 
         def arrived(mail: Mail) -> None:
-            self._soon(fire, mail)
+            self._soon(timer, fire, mail)
 
         def failed(error: Exception) -> None:
-            self._soon(fire, Failure(error))
+            self._soon(timer, fire, Failure(error))
 
         def fire(result: Mail | Failure) -> None:
             if not arrival.called:
@@ -346,12 +360,13 @@ class Inbox:
                 deadline.cancel()
             return result
 
+        timer = self._timer
         arrival: Deferred[Mail] = Deferred(cancel)
         mail, waiter = self._begin(criteria, arrived, failed)
         if mail is not None:
             arrival.callback(mail)
         else:
-            deadline = self._timer.callLater(timeout, too_late)
+            deadline = timer.callLater(timeout, too_late)
             arrival.addBoth(stop_the_clock)
             waiter.forget = stop_the_clock
         return arrival
@@ -430,11 +445,15 @@ class _Within(Inbox):
     def _timer(self) -> Any:
         return self._outer._timer
 
+    @property
+    def _serves_here(self) -> bool:
+        return self._outer._serves_here
+
     def _catch_up(self) -> None:
         self._outer._catch_up()
 
-    def _soon(self, function: Callable[..., object], *arguments: Any) -> None:
-        self._outer._soon(function, *arguments)
+    def _soon(self, reactor: Any, function: Callable[..., object], *arguments: Any) -> None:
+        self._outer._soon(reactor, function, *arguments)
 
 
 class PrivateInbox(_Within):
@@ -460,19 +479,3 @@ def in_asyncio() -> bool:
 def _settle(future: asyncio.Future[Mail], settle: Callable[[Any], None], result: Any) -> None:
     if not future.done():
         settle(result)
-
-
-def _refuse_other_threads() -> None:
-    from twisted.internet import reactor
-    from twisted.python.threadable import isInIOThread
-
-    if reactor.running and not isInIOThread():
-        raise RuntimeError("this is not the reactor's thread, and no task of asyncio: use wait() instead of next()")
-
-
-def _refuse_to_block(instead: str) -> None:
-    from twisted.internet import reactor
-    from twisted.python.threadable import isInIOThread
-
-    if reactor.running and isInIOThread():
-        raise RuntimeError(f"this is the reactor's own thread, which would wait for itself; await {instead} instead")

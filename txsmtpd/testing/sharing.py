@@ -59,10 +59,12 @@ class _Tellers(Factory):
 class Tap(MailCatcher):
     """A catcher that other processes of this host may mirror. Listening, it has one more port, for them."""
 
+    _tap: IListeningPort | None = None
+
     def listen(self, port: int = 0, host: str = HOST) -> Self:
         super().listen(port, host)
         self._tellers = _Tellers(self)
-        self._tap: IListeningPort = self._reactor.listenTCP(0, self._tellers, interface=HOST)
+        self._tap = self._reactor.listenTCP(0, self._tellers, interface=HOST)
         return self
 
     def caught(self, mail: Mail) -> None:
@@ -71,14 +73,16 @@ class Tap(MailCatcher):
             teller.tell(mail)
 
     def stop_listening(self) -> Any:
-        for teller in list(self._tellers.tellers):
-            teller.transport.abortConnection()  # type: ignore[union-attr]
-        self._tap.stopListening()
+        if self._tap is not None:
+            for teller in list(self._tellers.tellers):
+                teller.transport.abortConnection()  # type: ignore[union-attr]
+            self._tap.stopListening()
         return super().stop_listening()
 
     @property
     def whereabouts(self) -> tuple[str, int, int]:
         """What a :class:`Mirror` is made of."""
+        assert self._tap is not None
         found: Any = self._tap.getHost()
         return (*self.address, found.port)
 
@@ -140,7 +144,5 @@ class Mirror(Reachable, Inbox):
         except TookTooLong:
             raise RuntimeError("the process that takes the mail does not answer; it may have ended") from None
 
-    def _soon(self, function: Any, *arguments: Any) -> None:
-        from twisted.internet import reactor
-
-        reactor.callFromThread(function, *arguments)  # type: ignore[attr-defined]
+    def _soon(self, reactor: Any, function: Any, *arguments: Any) -> None:
+        reactor.callFromThread(function, *arguments)
