@@ -1,0 +1,97 @@
+"""What changes in a store, told as it happens: to browsers, to clients on a WebSocket, and to those who wait.
+
+Everything happens in the reactor's thread. Each event has a number; the last ones are kept, for clients that come back
+after a break.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from twisted.logger import Logger
+
+from txsmtpd.inbox.scope import EVERYTHING, Scope
+
+if TYPE_CHECKING:
+    from txsmtpd.inbox.message import Message
+
+KEPT = 1000
+
+log = Logger(namespace="txsmtpd.inbox")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something has changed.
+
+    :ivar kind: ``new``, ``seen``, ``tags`` or ``delete`` of one message; ``truncate`` (all mail is gone), ``prune``
+        (much has changed; look again), ``session`` (one has ended), ``faults`` (the rules are others).
+    :ivar scope: in which scope it has happened; nobody else is told.
+    """
+
+    number: int
+    kind: str
+    message: Message | None = None
+    scope: Scope = EVERYTHING
+
+    def is_for(self, scope: Scope) -> bool:
+        """Whether those that look at this scope are to know."""
+        if not set(self.scope.keys) <= set(scope.keys):
+            return False
+        return self.message is None or scope.has(self.message)
+
+
+class Subscription:
+    """Somebody who is told; until :meth:`cancel`."""
+
+    def __init__(self, hub: Hub, scope: Scope, tell: Callable[[Event], object]) -> None:
+        self._hub = hub
+        self.scope = scope
+        self.tell = tell
+
+    def cancel(self) -> None:
+        self._hub._subscriptions.pop(self, None)
+
+
+class Hub:
+    """Tells subscribers of events."""
+
+    def __init__(self) -> None:
+        self._subscriptions: dict[Subscription, None] = {}
+        self._events: deque[Event] = deque(maxlen=KEPT)
+        self._number = 0
+
+    def __len__(self) -> int:
+        return len(self._subscriptions)
+
+    @property
+    def last_number(self) -> int:
+        return self._number
+
+    def subscribe(self, scope: Scope, tell: Callable[[Event], object]) -> Subscription:
+        """Call *tell* with each event of a scope from now on."""
+        subscription = Subscription(self, scope, tell)
+        self._subscriptions[subscription] = None
+        return subscription
+
+    def publish(self, kind: str, message: Message | None = None, scope: Scope = EVERYTHING) -> None:
+        """Tell everyone whom it concerns."""
+        self._number += 1
+        event = Event(self._number, kind, message, scope)
+        self._events.append(event)
+        for subscription in list(self._subscriptions):
+            if subscription in self._subscriptions and event.is_for(subscription.scope):
+                try:
+                    subscription.tell(event)
+                except Exception:
+                    log.failure("telling of an event failed")
+                    subscription.cancel()
+
+    def since(self, number: int, scope: Scope) -> Iterator[Event] | None:
+        """The events after a number, or None if some of them are not kept any more."""
+        if number > self._number or (self._events and number < self._events[0].number - 1):
+            return None
+        return (event for event in self._events if event.number > number and event.is_for(scope))

@@ -1,0 +1,407 @@
+"""A message as people see it: addresses, subject, text, HTML and attachments, from its octets and its envelope.
+
+:func:`parse` reads a message once, within bounds, and raises nothing whatever the octets are. It needs no reactor and
+no store; the store calls it in a thread.
+"""
+
+from __future__ import annotations
+
+import binascii
+import codecs
+import hashlib
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from email.errors import HeaderParseError
+from email.header import decode_header
+from email.utils import getaddresses, parsedate_to_datetime
+from functools import cached_property
+from typing import Any, Self
+
+from txsmtpd.inbox import markup
+from txsmtpd.inbox.mime import Entity, Fields, structure
+from txsmtpd.inbox.scope import HEADERS, filed_under
+
+SEARCHED = 2**16  # characters of a message that are searched
+SNIPPET = 250  # characters
+MAX_TEXT = 2**22  # octets of one text part that are shown
+MAX_VALUE = 2**16  # octets of one field's value that are decoded
+MAX_ADDRESSES = 1000  # of one field
+
+# Codecs of Python that are no charsets, or take time that grows with the square of the text.
+_NO_CHARSETS = {"punycode", "idna", "unicode_escape", "raw_unicode_escape", "undefined", "mbcs", "oem"}
+_SPACE = re.compile(r"\s+")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A mailbox in a header field or an envelope."""
+
+    name: str  #: the display name, decoded; ``""`` without one
+    address: str
+
+    def __str__(self) -> str:
+        return f"{self.name} <{self.address}>" if self.name else self.address
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A message as it was received: its octets, its envelope, and what is known of the client."""
+
+    content: bytes = field(repr=False)  #: byte for byte, dots undone
+    mail_from: str = ""  #: the reverse-path; ``""`` for a bounce
+    rcpt_tos: tuple[str, ...] = ()  #: the forward-paths, in order
+    mail_options: tuple[str, ...] = ()
+    rcpt_options: tuple[str, ...] = ()
+    peer: str = ""  #: the client's address, in words
+    helo: str = ""  #: the argument of EHLO or HELO
+    tls: str = ""  #: protocol and cipher; ``""`` without TLS
+    user: str = ""  #: who has authenticated; ``""`` for nobody
+    session: str = ""  #: the id of the session
+    arrived: float = field(default_factory=time.time)  #: seconds since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a message that is no multipart, and where its octets are."""
+
+    part_id: str
+    kind: str  #: ``text``, ``html``, ``inline`` or ``attachment``
+    content_type: str  #: such as ``text/plain``, in lower case
+    charset: str  #: as the message names it
+    name: str  #: the file name; ``""`` without one. It comes from the message: never use it as a path.
+    content_id: str  #: without angle brackets
+    encoding: str  #: ``base64``, ``quoted-printable``, or another that changes nothing
+    start: int  #: of the encoded octets in the message
+    length: int  #: of the encoded octets
+    size: int = 0  #: of the decoded octets; for attachments and inline parts
+    md5: str = ""
+    sha1: str = ""
+    sha256: str = ""
+
+    def decode(self, encoded: bytes) -> bytes:
+        """The part's octets, from those that stand in the message."""
+        return decoded(encoded, self.encoding)
+
+    def text(self, encoded: bytes) -> str:
+        """The part's text, from the octets that stand in the message. Lines end in LF."""
+        octets = decoded(encoded[: 2 * MAX_TEXT], self.encoding)
+        return in_charset(octets[:MAX_TEXT], self.charset).replace("\r\n", "\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """How a message was received."""
+
+    mail_from: str
+    rcpt_tos: tuple[str, ...]
+    mail_options: tuple[str, ...] = ()
+    rcpt_options: tuple[str, ...] = ()
+    peer: str = ""
+    helo: str = ""
+    tls: str = ""
+    user: str = ""
+    session: str = ""
+
+    @classmethod
+    def of(cls, arrival: Arrival) -> Self:
+        return cls(**{name: getattr(arrival, name) for name in cls.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message that was parsed: all about it but its octets. Every store keeps it, and pages and API show it."""
+
+    id: str  #: 22 characters; the name of the message in addresses
+    arrived: float  #: seconds since the epoch
+    size: int  #: octets
+    envelope: Envelope
+    message_id: str  #: without angle brackets; ``""`` without one
+    subject: str
+    sender: Address  #: of the field From, or else the reverse-path
+    to: tuple[Address, ...]
+    cc: tuple[Address, ...]
+    bcc: tuple[Address, ...]  #: of the field Bcc, and the recipients that no field names
+    reply_to: tuple[Address, ...]
+    snippet: str  #: how the text begins
+    parts: tuple[Part, ...]
+    filed: tuple[tuple[str, str], ...] = ()  #: criteria and values that it is found by; see :mod:`~txsmtpd.inbox.scope`
+    number: int = 0  #: in its store; it only grows
+    seen: bool = False
+    tags: tuple[str, ...] = ()
+
+    @property
+    def inline(self) -> list[Part]:
+        return [part for part in self.parts if part.kind == "inline"]
+
+    @property
+    def attachments(self) -> list[Part]:
+        return [part for part in self.parts if part.kind == "attachment"]
+
+    @property
+    def has_html(self) -> bool:
+        return any(part.kind == "html" for part in self.parts)
+
+    def part(self, part_id: str) -> Part | None:
+        """The part of this name, or None."""
+        return next((part for part in self.parts if part.part_id == part_id), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """The message without what may change (number, seen, tags), as JSON has it."""
+        facts = asdict(self)
+        for name in ("number", "seen", "tags"):
+            del facts[name]
+        return facts
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any], number: int, seen: bool, tags: Iterable[str]) -> Self:
+        """The message that :meth:`to_json` has written."""
+        lists = {name: tuple(Address(**each) for each in facts[name]) for name in ("to", "cc", "bcc", "reply_to")}
+        envelope = {name: tuple(value) if isinstance(value, list) else value for name, value in facts["envelope"].items()}
+        return cls(
+            **{
+                **facts,
+                **lists,
+                "sender": Address(**facts["sender"]),
+                "envelope": Envelope(**envelope),
+                "parts": tuple(Part(**each) for each in facts["parts"]),
+                "filed": tuple((name, value) for name, value in facts["filed"]),
+                "number": number,
+                "seen": seen,
+                "tags": tuple(tags),
+            }
+        )
+
+
+class Parsed:
+    """A message that has just been parsed, with what it is filed and searched by.
+
+    :ivar message: the message.
+    :ivar fields: of its header, decoded.
+    """
+
+    def __init__(self, message: Message, fields: list[tuple[str, str]], text: str) -> None:
+        self.message = message
+        self.fields = fields
+        self._text = text
+
+    def values(self, name: str) -> list[str]:
+        """The values of the header's fields of this name (in lower case)."""
+        return [value for each, value in self.fields if each.lower() == name]
+
+    @cached_property
+    def folded(self) -> dict[str, str]:
+        """What is searched, without differences of case: by the name of a term of the search."""
+        message = self.message
+        header = "\n".join(f"{name}: {value}" for name, value in self.fields)
+        names = "\n".join(part.name for part in message.parts if part.name)
+        found = {
+            "subject": message.subject,
+            "from": str(message.sender),
+            "to": _joined(message.to),
+            "cc": _joined(message.cc),
+            "bcc": _joined(message.bcc),
+            "reply_to": _joined(message.reply_to),
+            "message_id": message.message_id,
+            "text": f"{header[:SEARCHED]}\n{names[:SEARCHED]}\n{self._text}",
+        }
+        return {name: value[:SEARCHED].replace("\0", "").casefold() for name, value in found.items()}
+
+
+def _joined(addresses: Iterable[Address]) -> str:
+    return ", ".join(map(str, addresses))
+
+
+def parse(arrival: Arrival, message_id: str, headers: Sequence[str] = HEADERS) -> Parsed:
+    """Parse a message.
+
+    :param message_id: the id that it gets.
+    :param headers: fields whose values it is filed under.
+    """
+    content = arrival.content
+    root = structure(content)
+    fields = decoded_fields(root.fields)
+    first = {name.lower(): value for name, value in reversed(fields)}
+    parts = tuple(_parts(root, content))
+    addresses = {
+        name: tuple(_addresses(value for each, value in root.fields if each.lower() == name))
+        for name in ("from", "to", "cc", "bcc", "reply-to")
+    }
+    named = {each.address.lower() for name in ("to", "cc", "bcc") for each in addresses[name]}
+    hidden = tuple(Address("", path) for path in dict.fromkeys(arrival.rcpt_tos) if path.lower() not in named)
+    message = Message(
+        id=message_id,
+        arrived=arrival.arrived,
+        size=len(content),
+        envelope=Envelope.of(arrival),
+        message_id=first.get("message-id", "").strip().removeprefix("<").removesuffix(">"),
+        subject=first.get("subject", ""),
+        sender=next(iter(addresses["from"]), Address("", arrival.mail_from)),
+        to=addresses["to"],
+        cc=addresses["cc"],
+        bcc=addresses["bcc"] + hidden,
+        reply_to=addresses["reply-to"],
+        snippet="",
+        parts=parts,
+    )
+    text = shown_text(*(_texts(message, content, kind) for kind in ("text", "html")))
+    parsed = Parsed(message, fields, text[:SEARCHED])
+    parsed.message = replace(
+        message,
+        snippet=_SPACE.sub(" ", text[: 20 * SNIPPET]).strip()[:SNIPPET],
+        filed=filed_under(parsed, headers),
+    )
+    return parsed
+
+
+def _texts(message: Message, content: bytes, kind: str) -> list[str]:
+    return [part.text(content[part.start : part.start + part.length]) for part in message.parts if part.kind == kind]
+
+
+def shown_text(texts: Sequence[str], documents: Sequence[str]) -> str:
+    """The text of a message: its text parts, or what its HTML says if there is none."""
+    return "\n--\n".join(texts) if texts else markup.plain_text("\n".join(documents))
+
+
+# Parts
+
+
+def _parts(root: Entity, content: bytes) -> Iterable[Part]:
+    for entity in root.walk():
+        if not entity.is_multipart:
+            yield _part(entity, content)
+
+
+def _part(entity: Entity, content: bytes) -> Part:
+    parameters = entity.parameters
+    encoding = str(parameters.get("Content-Transfer-Encoding", "")).strip().lower()[:40]
+    disposition = str(parameters.get("Content-Disposition", "")).partition(";")[0].strip().lower()
+    content_id = str(parameters.get("Content-ID", "")).strip().removeprefix("<").removesuffix(">")[:1000]
+    name = _file_name(entity)
+    kind = _kind(entity.content_type, disposition, name, content_id)
+    part = Part(
+        part_id=entity.part_id,
+        kind=kind,
+        content_type=entity.content_type[:200],
+        charset=_charset(entity),
+        name=name,
+        content_id=content_id,
+        encoding=encoding,
+        start=entity.body,
+        length=entity.end - entity.body,
+    )
+    if kind in ("text", "html"):
+        return part
+    octets = part.decode(content[entity.body : entity.end])
+    digests = {
+        "md5": hashlib.md5(octets, usedforsecurity=False).hexdigest(),
+        "sha1": hashlib.sha1(octets, usedforsecurity=False).hexdigest(),
+        "sha256": hashlib.sha256(octets).hexdigest(),
+    }
+    facts = {name: getattr(part, name) for name in Part.__dataclass_fields__}
+    return Part(**{**facts, **digests, "size": len(octets)})
+
+
+def _kind(content_type: str, disposition: str, name: str, content_id: str) -> str:
+    if disposition == "attachment":
+        return "attachment"
+    if content_type in ("text/plain", "text/html") and not name:
+        return "html" if content_type == "text/html" else "text"
+    return "inline" if content_id or disposition == "inline" or not name else "attachment"
+
+
+def _file_name(entity: Entity) -> str:
+    try:
+        name = entity.parameters.get_filename("")
+    except Exception:  # the parser of parameters gives up on some
+        return ""
+    return unwrapped(str(name))[:1000]
+
+
+def _charset(entity: Entity) -> str:
+    try:
+        return str(entity.parameters.get_content_charset("") or "")[:100]
+    except Exception:  # as above
+        return ""
+
+
+def decoded(octets: bytes, encoding: str) -> bytes:
+    """Octets without their Content-Transfer-Encoding (RFC 2045 6). What is malformed is decoded as far as it goes."""
+    if encoding == "base64":
+        return _from_base64(octets)
+    if encoding == "quoted-printable":
+        return binascii.a2b_qp(octets)
+    return octets
+
+
+_NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]+")
+
+
+def _from_base64(octets: bytes) -> bytes:
+    try:
+        return binascii.a2b_base64(octets)
+    except binascii.Error:
+        digits = _NOT_BASE64.sub(b"", octets)
+        digits = digits[: len(digits) - (len(digits) % 4 == 1)]
+        return binascii.a2b_base64(digits + b"=" * (-len(digits) % 4))
+
+
+def in_charset(octets: bytes, charset: str) -> str:
+    """Octets as text. A charset that is not known is read as UTF-8, or else as Latin-1."""
+    try:
+        codec = codecs.lookup(charset or "utf-8")
+        if codec.name in _NO_CHARSETS:
+            raise LookupError
+        return octets.decode(codec.name, "replace" if charset else "strict")
+    except (LookupError, ValueError):  # also UnicodeError
+        pass
+    try:
+        return octets.decode("utf-8")
+    except UnicodeDecodeError:
+        return octets.decode("latin-1")
+
+
+# The header
+
+
+def decoded_fields(fields: Fields) -> list[tuple[str, str]]:
+    """The fields of a header as text, encoded words decoded."""
+    return [(name, unwrapped(in_charset(value[:MAX_VALUE], ""))) for name, value in fields]
+
+
+def unwrapped(text: str) -> str:
+    """Text with its encoded words decoded (RFC 2047)."""
+    if "=?" not in text:
+        return text
+    try:
+        words = decode_header(text)
+    except (HeaderParseError, ValueError):
+        return text
+    pieces = [
+        word if isinstance(word, str) else in_charset(word, charset or "") for word, charset in words if word is not None
+    ]
+    return "".join(pieces).replace("\r", " ").replace("\n", " ")
+
+
+def _addresses(values: Iterable[bytes]) -> Iterable[Address]:
+    texts = [in_charset(value[:MAX_VALUE], "") for value in values]
+    try:
+        found = getaddresses(texts)
+    except Exception:  # it has raised on hostile fields, of several types
+        return []
+    pairs = [(unwrapped(name), address) for name, address in found if name or address]
+    return [Address(name, address) for name, address in pairs[:MAX_ADDRESSES]]
+
+
+def sent_at(fields: Iterable[tuple[str, str]], otherwise: float) -> datetime:
+    """The time in the field Date, or another one."""
+    for name, value in fields:
+        if name.lower() == "date":
+            try:
+                sent = parsedate_to_datetime(value)
+                return sent if sent.tzinfo is not None else sent.replace(tzinfo=UTC)
+            except (TypeError, ValueError, OverflowError, IndexError):
+                break
+    return datetime.fromtimestamp(otherwise, UTC)

@@ -1,0 +1,168 @@
+"""The database of the inbox: its tables, and how a search becomes SQL. No threads, and no policy.
+
+``words`` is an index over ``folded`` for substrings (FTS5, trigram). With ``detail=none`` it is small, and is asked by
+LIKE. Each list is driven by what is most selective: the key of a scope, a substring, or the messages themselves, newest
+first; so that a page ends as soon as it is full.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass, field
+from typing import Any
+
+from txsmtpd.inbox.scope import Scope
+from txsmtpd.inbox.search import Term, Terms
+
+APPLICATION = 0x74787369  # "txsi": the file is an inbox
+VERSION = 1
+COLUMNS = ("subject", "from", "to", "cc", "bcc", "reply_to", "message_id", "text")
+INDEXED = 3  # characters of a substring that the index can look up
+
+_NAMES = ", ".join(f'"{name}"' for name in COLUMNS)
+
+SCHEMA = f"""
+CREATE TABLE message (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, arrived REAL NOT NULL, size INTEGER NOT NULL,
+    seen INTEGER NOT NULL DEFAULT 0, inline INTEGER NOT NULL, attachments INTEGER NOT NULL, session TEXT NOT NULL,
+    facts TEXT NOT NULL
+);
+CREATE INDEX message_unseen ON message (number) WHERE seen = 0;
+CREATE INDEX message_arrived ON message (arrived);
+CREATE INDEX message_session ON message (session);
+CREATE TABLE content (number INTEGER PRIMARY KEY, octets BLOB NOT NULL);
+CREATE TABLE folded (number INTEGER PRIMARY KEY, {_NAMES});
+CREATE VIRTUAL TABLE words USING fts5 (
+    {_NAMES}, content = 'folded', content_rowid = 'number', tokenize = 'trigram', detail = none
+);
+CREATE TABLE key (name TEXT, value TEXT, number INTEGER, PRIMARY KEY (name, value, number)) WITHOUT ROWID;
+CREATE INDEX key_number ON key (number);
+CREATE TABLE tag (number INTEGER, name TEXT, PRIMARY KEY (number, name)) WITHOUT ROWID;
+CREATE INDEX tag_name ON tag (name);
+CREATE TABLE hidden (inbox TEXT, number INTEGER, PRIMARY KEY (inbox, number)) WITHOUT ROWID;
+CREATE INDEX hidden_number ON hidden (number);
+CREATE TABLE session (
+    id TEXT PRIMARY KEY, began REAL NOT NULL, ended REAL, peer TEXT NOT NULL, outcome TEXT NOT NULL,
+    records TEXT NOT NULL
+);
+CREATE INDEX session_began ON session (began);
+PRAGMA application_id = {APPLICATION};
+PRAGMA user_version = {VERSION};
+"""
+
+INSERT_FOLDED = f"INSERT INTO folded (number, {_NAMES}) VALUES ({', '.join('?' * (len(COLUMNS) + 1))})"
+INSERT_WORDS = f"INSERT INTO words (rowid, {_NAMES}) VALUES ({', '.join('?' * (len(COLUMNS) + 1))})"
+# What the index forgets, it has to be told: the rows that it was made from.
+FORGET_WORDS = f"""
+INSERT INTO words (words, rowid, {_NAMES})
+SELECT 'delete', number, {_NAMES} FROM folded WHERE number IN (SELECT number FROM doomed)
+"""
+ROW = "m.number, m.seen, m.facts, (SELECT group_concat(name, char(10)) FROM tag WHERE tag.number = m.number)"
+
+
+def connect(path: str) -> sqlite3.Connection:
+    """A connection in which transactions are made by hand."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA secure_delete = OFF")
+    connection.execute("PRAGMA cache_size = -8000")
+    return connection
+
+
+def prepare(path: str) -> None:
+    """Make the tables, or see that the file has them.
+
+    :raises ValueError: if the file is something else, or of another version.
+    :raises sqlite3.Error: if it cannot be opened.
+    """
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if not tables and not application:
+            connection.executescript(SCHEMA)
+        elif application != APPLICATION:
+            raise ValueError("it is a database of something else; give a file of its own")
+        elif version != VERSION:
+            raise ValueError(f"it was written by another version (its format is {version}, not {VERSION})")
+    finally:
+        connection.close()
+
+
+@dataclass
+class Selection:
+    """Part of a SELECT: which messages."""
+
+    tables: str
+    order: str = "m.number"
+    where: list[str] = field(default_factory=list)
+    values: list[Any] = field(default_factory=list)
+    needs_folded: bool = False
+
+    def and_where(self, condition: str, *values: Any) -> None:
+        self.where.append(condition)
+        self.values.extend(values)
+
+    def sql(self, columns: str, rest: str = "") -> str:
+        """The statement."""
+        tables = self.tables + (" JOIN folded f ON f.number = m.number" if self.needs_folded else "")
+        where = f" WHERE {' AND '.join(self.where)}" if self.where else ""
+        return f"SELECT {columns} FROM {tables}{where} {rest}"
+
+
+def select(scope: Scope, terms: Terms) -> Selection:
+    """The messages of a scope for which all terms hold."""
+    terms = tuple(sorted(terms, key=lambda term: -len(term.text)))
+    if scope.keys:
+        # CROSS JOIN keeps the order of the tables as it stands here.
+        selection = Selection("key k CROSS JOIN message m ON m.number = k.number", "k.number")
+        selection.and_where("k.name = ? AND k.value = ?", *scope.keys[0])
+        for name, value in scope.keys[1:]:
+            selection.and_where(
+                "EXISTS (SELECT 1 FROM key WHERE name = ? AND value = ? AND number = m.number)", name, value
+            )
+        for label in scope.labels:
+            selection.and_where("NOT EXISTS (SELECT 1 FROM hidden WHERE inbox = ? AND number = m.number)", label)
+    elif any(map(_is_indexed, terms)):
+        selection = Selection("words w CROSS JOIN message m ON m.number = w.rowid", "w.rowid")
+    else:
+        selection = Selection("message m")
+    by_index = "words w" in selection.tables
+    for term in terms:
+        if by_index and _is_indexed(term):
+            selection.and_where(f'w."{term.columns[0]}" LIKE ?', f"%{term.text}%")
+            if "%" not in term.text and "_" not in term.text:
+                continue
+        _add(selection, term)
+    return selection
+
+
+def _is_indexed(term: Term) -> bool:
+    return term.kind == "words" and not term.negated and len(term.columns) == 1 and len(term.text) >= INDEXED
+
+
+def _add(selection: Selection, term: Term) -> None:
+    sign = "NOT " if term.negated else ""
+    if term.kind == "words":
+        selection.needs_folded = True
+        anywhere = " OR ".join(f'instr(f."{column}", ?)' for column in term.columns)
+        selection.and_where(f"{sign}({anywhere})", *[term.text] * len(term.columns))
+    elif term.kind == "tag":
+        exists = "EXISTS (SELECT 1 FROM tag WHERE tag.number = m.number AND tag.name = ? COLLATE NOCASE)"
+        selection.and_where(sign + exists, term.text)
+    elif term.kind == "is" and term.text == "tagged":
+        selection.and_where(f"{sign}EXISTS (SELECT 1 FROM tag WHERE tag.number = m.number)")
+    elif term.kind == "is":
+        selection.and_where(f"m.seen = {int((term.text == 'read') != term.negated)}")
+    elif term.kind == "has":
+        selection.and_where(f"{sign}m.{'inline' if term.text == 'inline' else 'attachments'} > 0")
+    else:
+        column, operator = {
+            "after": ("arrived", ">="),
+            "before": ("arrived", "<"),
+            "larger": ("size", ">"),
+            "smaller": ("size", "<"),
+        }[term.kind]
+        selection.and_where(f"{sign}(m.{column} {operator} ?)", term.number)

@@ -1,0 +1,98 @@
+"""What each message is filed under, and scopes: the part of the mail that one inbox of many shows.
+
+A message is filed under its envelope, as ``to``, ``domain``, ``sender`` and ``user``, under its subject, and under the
+values of header fields that were chosen in advance. All are exact, never substrings: ``to=bob@example.com`` is not
+``notbob@example.com``. Addresses and domains are the same in upper and lower case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from txsmtpd.inbox.message import Message, Parsed
+
+ENVELOPE = ("to", "domain", "sender", "user")
+HEADERS = ("X-Test",)  # fields whose values messages are filed under, unless others are chosen
+LONGEST = 500  # characters of a value
+MAX_KEYS = 10  # of a scope
+
+Key = tuple[str, str]
+
+
+def make_key(name: str, value: str, headers: Iterable[str] = HEADERS) -> Key:
+    """A criterion and its value, as messages are filed.
+
+    :param name: ``to``, ``domain``, ``sender``, ``user``, ``subject``, or one of the fields.
+    :raises ValueError: for another name, or an empty value; says which names there are.
+    """
+    name = name.strip().lower()
+    known = [*ENVELOPE, "subject", *headers]
+    if name not in [each.lower() for each in known]:
+        raise ValueError(f"{name[:50]!r} is not a criterion; there are {', '.join(known)}")
+    value = value.strip()
+    if not value and name not in ("sender", "subject"):  # a bounce has an empty reverse-path
+        raise ValueError(f"{name} needs a value")
+    return name, value[:LONGEST].lower() if name in ("to", "domain", "sender") else value[:LONGEST]
+
+
+def filed_under(parsed: Parsed, headers: Sequence[str] = HEADERS) -> tuple[Key, ...]:
+    """All that a message is filed under."""
+    message = parsed.message
+    envelope = message.envelope
+    found: dict[Key, None] = {}
+    for path in envelope.rcpt_tos:
+        found["to", path.lower()[:LONGEST]] = None
+        found["domain", path.rpartition("@")[2].lower()[:LONGEST]] = None
+    found["sender", envelope.mail_from.lower()[:LONGEST]] = None
+    if envelope.user:
+        found["user", envelope.user[:LONGEST]] = None
+    found["subject", message.subject.strip()[:LONGEST]] = None
+    for name in headers:
+        for value in parsed.values(name.lower()):
+            found[name.lower(), value.strip()[:LONGEST]] = None
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The mail that is filed under all of some keys; without keys, all mail."""
+
+    keys: tuple[Key, ...] = ()
+
+    def within(self, *keys: Key) -> Scope:
+        """The scope within this one.
+
+        :raises ValueError: if there are too many keys.
+        """
+        if len(self.keys) + len(keys) > MAX_KEYS:
+            raise ValueError(f"there are more than {MAX_KEYS} criteria")
+        return Scope(tuple(dict.fromkeys([*self.keys, *keys])))
+
+    @property
+    def label(self) -> str:
+        """What the scope is called where a store keeps what is hidden in it."""
+        return "\n".join(f"{name}={value}" for name, value in self.keys)
+
+    @property
+    def labels(self) -> list[str]:
+        """Its own label, and those of the scopes around it: what is hidden there is hidden here."""
+        return [Scope(self.keys[: count + 1]).label for count in range(len(self.keys))]
+
+    def has(self, message: Message) -> bool:
+        """Whether a message belongs here."""
+        return all(key in message.filed for key in self.keys)
+
+    def alone_has(self, message: Message) -> bool:
+        """Whether a message that belongs here belongs to no scope of the same kind besides: deleting it here deletes
+        it."""
+        names = {name for name, _ in self.keys}
+        return all(key in self.keys for key in message.filed if key[0] in names)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value!r}" for name, value in self.keys)
+
+
+EVERYTHING = Scope()
