@@ -159,7 +159,9 @@ class Message:
     def from_json(cls, facts: Mapping[str, Any], number: int, seen: bool, tags: Iterable[str]) -> Self:
         """The message that :meth:`to_json` has written."""
         lists = {name: tuple(Address(**each) for each in facts[name]) for name in ("to", "cc", "bcc", "reply_to")}
-        envelope = {name: tuple(value) if isinstance(value, list) else value for name, value in facts["envelope"].items()}
+        envelope = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in facts["envelope"].items()
+        }
         return cls(
             **{
                 **facts,
@@ -380,7 +382,9 @@ def unwrapped(text: str) -> str:
     except (HeaderParseError, ValueError):
         return text
     pieces = [
-        word if isinstance(word, str) else in_charset(word, charset or "") for word, charset in words if word is not None
+        word if isinstance(word, str) else in_charset(word, charset or "")
+        for word, charset in words
+        if word is not None
     ]
     return "".join(pieces).replace("\r", " ").replace("\n", " ")
 

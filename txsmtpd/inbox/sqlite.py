@@ -102,9 +102,7 @@ class SQLiteStore(Store):
         connect = partial(schema.connect, self.path)
         self._writer = Writer(connect, self._reactor, "txsmtpd inbox writer")
         first = Reader(connect, self._reactor, "txsmtpd inbox reader")
-        others = [
-            Reader(connect, self._reactor, "txsmtpd inbox reader", first._entries) for _ in range(READERS - 1)
-        ]
+        others = [Reader(connect, self._reactor, "txsmtpd inbox reader", first._entries) for _ in range(READERS - 1)]
         self._readers = [first, *others]
         self._last_number, self._total, self._octets, self._unread = await self._writer.submit(_totals)
         self._check_ages()
@@ -204,9 +202,7 @@ class SQLiteStore(Store):
         for message in messages:
             self.hub.publish("seen", message)
 
-    async def delete(
-        self, scope: Scope = EVERYTHING, ids: Sequence[str] | None = None, terms: Terms = ()
-    ) -> None:
+    async def delete(self, scope: Scope = EVERYTHING, ids: Sequence[str] | None = None, terms: Terms = ()) -> None:
         if not scope.keys and ids is None and not terms:
             count = await self._write(_delete_all)
             self._total = self._unread = self._octets = 0
@@ -353,9 +349,7 @@ def _of_row(row: tuple[int, int, Any, str | None]) -> Message:
     return Message.from_json(facts, number, bool(seen), sorted(set(filter(None, (tags or "").split("\n")))))
 
 
-def _chosen(
-    scope: Scope, ids: Sequence[str] | None, terms: Terms, connection: Connection
-) -> list[int]:
+def _chosen(scope: Scope, ids: Sequence[str] | None, terms: Terms, connection: Connection) -> list[int]:
     """The numbers of the messages that a change is for."""
     selection = select(scope, terms)
     if ids is None:
@@ -377,7 +371,8 @@ def _set_seen(
 ) -> tuple[int, list[Message]]:
     numbers = _chosen(scope, ids, terms, connection)
     cursor = connection.executemany(
-        "UPDATE message SET seen = ? WHERE number = ? AND seen <> ?", [(int(seen), number, int(seen)) for number in numbers]
+        "UPDATE message SET seen = ? WHERE number = ? AND seen <> ?",
+        [(int(seen), number, int(seen)) for number in numbers],
     )
     count = max(cursor.rowcount, 0)
     told = _messages(numbers, connection) if len(numbers) <= TOLD else []
@@ -517,9 +512,7 @@ def _page(
     return Page(messages, *count, is_exact=exact or count[0] <= COUNTED)
 
 
-def _count(
-    scope: Scope, terms: Terms, after: int, most: int | None, connection: Connection
-) -> tuple[int, int]:
+def _count(scope: Scope, terms: Terms, after: int, most: int | None, connection: Connection) -> tuple[int, int]:
     selection = select(scope, terms)
     if after:
         selection.and_where(f"{selection.order} > ?", after)

@@ -203,9 +203,7 @@ class Store(ABC):
         """Mark messages as read or unread."""
 
     @abstractmethod
-    async def delete(
-        self, scope: Scope = EVERYTHING, ids: Sequence[str] | None = None, terms: Terms = ()
-    ) -> None:
+    async def delete(self, scope: Scope = EVERYTHING, ids: Sequence[str] | None = None, terms: Terms = ()) -> None:
         """Delete messages. In a scope, those that others of its kind share are only hidden there."""
 
     @abstractmethod

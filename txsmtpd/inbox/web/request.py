@@ -1,0 +1,209 @@
+"""What a request may be: bounded in size and time. And :class:`Call`, a request as the functions see it that answer."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, quote
+
+from twisted.web.server import Request
+
+from txsmtpd.inbox.scope import EVERYTHING, Scope
+from txsmtpd.inbox.web.response import HTTPError
+
+if TYPE_CHECKING:
+    from txsmtpd.inbox.store import Store
+    from txsmtpd.inbox.web.site import WebSettings
+
+JSON_LIMIT = 2**20  # octets of a body of JSON, or of a form
+ARRIVAL = 10.0  # seconds that a request may take to arrive
+RATE = 2**20  # octets a second at which a longer body may take longer
+MAX_FIELDS = 1000  # of a query or a form
+
+_TOO_LARGE = b"The request is too large.\n"
+
+
+class InboxRequest(Request):
+    """A request whose body has a limit, whatever resource it is for."""
+
+    limit = JSON_LIMIT  # set for the site
+    _received = 0
+    _refused = False
+    _deadline: Any = None
+
+    def __init__(self, channel: Any, *arguments: Any, **options: Any) -> None:
+        super().__init__(channel, *arguments, **options)
+        self._expect(ARRIVAL)
+
+    def _expect(self, seconds: float) -> None:
+        self._arrived()
+        clock = getattr(self.channel, "callLater", None)
+        if clock is not None:
+            self._deadline = clock(seconds, self._too_slow)
+
+    def _arrived(self) -> None:
+        deadline, self._deadline = self._deadline, None
+        if deadline is not None and deadline.active():
+            deadline.cancel()
+
+    def _too_slow(self) -> None:
+        self._deadline = None
+        self.channel.forceAbortClient()
+
+    def gotLength(self, length: int | None) -> None:
+        if length is not None:
+            if length > self.limit:
+                self._refuse()
+                length = 0
+            else:
+                self._expect(ARRIVAL + length / RATE)
+        super().gotLength(length)
+
+    def handleContentChunk(self, data: bytes) -> None:
+        self._received += len(data)
+        if self._received > self.limit:
+            self._refuse()
+        if not self._refused:
+            super().handleContentChunk(data)
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        self._arrived()
+        if not self._refused:
+            super().requestReceived(command, path, version)
+
+    def connectionLost(self, reason: Any) -> None:
+        self._arrived()
+        super().connectionLost(reason)
+
+    def _refuse(self) -> None:
+        if self._refused:
+            return
+        self._refused = True
+        self._arrived()
+        self.channel.transport.write(
+            b"HTTP/1.1 413 Content Too Large\r\nContent-Type: text/plain\r\nConnection: close\r\n"
+            b"Content-Length: %d\r\n\r\n%b" % (len(_TOO_LARGE), _TOO_LARGE)
+        )
+        self.channel.loseConnection()
+
+
+@dataclass
+class Call:
+    """A request that has passed the gate, and all that its answer depends on.
+
+    :ivar scope: the part of the mail that it is about.
+    :ivar base: what stands before the paths of this scope: ``/mail/in/domain=w3.test``, or ``""``.
+    :ivar path: the variables of the route's path.
+    :ivar user: who has logged in, or ``""``.
+    """
+
+    request: Any
+    settings: WebSettings
+    store: Store
+    scope: Scope = EVERYTHING
+    base: str = ""
+    path: Mapping[str, str] = field(default_factory=dict)
+    user: str = ""
+
+    def url(self, path: str) -> str:
+        """The address of a path in this scope, for links."""
+        return self.base + quote(path, safe="/?&=:,;@!$'()*+~.-_%#")
+
+    def header(self, name: str) -> str | None:
+        """The value of a field of the request; several are joined by commas."""
+        values = self.request.requestHeaders.getRawHeaders(name)
+        return None if values is None else ", ".join(values)
+
+    # What was asked
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The parameters of the address; the last one of each name counts."""
+        _, _, query = self.request.uri.partition(b"?")
+        return _fields(query.decode("utf-8", "replace"))
+
+    def number(self, name: str, default: int, most: int | None = None) -> int:
+        """A parameter that is a number from 0 on.
+
+        :raises HTTPError: if it is none.
+        """
+        text = self.query.get(name, "")
+        if not text:
+            return default
+        if not re.fullmatch("[0-9]{1,18}", text):
+            raise HTTPError(400, f"{name} must be a number, not {text[:50]!r}")
+        return int(text) if most is None else min(int(text), most)
+
+    def seconds(self, name: str, default: float, most: float) -> float:
+        """A parameter that is a number of seconds.
+
+        :raises HTTPError: if it is none.
+        """
+        text = self.query.get(name, "")
+        if not text:
+            return default
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
+            raise HTTPError(400, f"{name} must be a number of seconds, not {text[:50]!r}")
+        return min(float(text), most)
+
+    def body(self, limit: int = JSON_LIMIT) -> bytes:
+        """The body of the request.
+
+        :raises HTTPError: if it is longer than that.
+        """
+        octets: bytes = self.request.content.read(limit + 1)
+        if len(octets) > limit:
+            raise HTTPError(413, f"the body has more than {limit} octets")
+        return octets
+
+    def json(self, limit: int = JSON_LIMIT) -> dict[str, Any]:
+        """The body, a JSON object, with its keys in lower case; an empty body is an empty object.
+
+        :raises HTTPError: if it is something else.
+        """
+        kind = (self.header("Content-Type") or "").partition(";")[0].strip().lower()
+        octets = self.body(limit)
+        if not octets.strip():
+            return {}
+        if kind not in ("", "application/json"):
+            # A form of any other site could send text/plain.
+            raise HTTPError(415, "the body must be JSON, with Content-Type: application/json")
+        try:
+            value = json.loads(octets)
+        except (ValueError, RecursionError) as error:
+            raise HTTPError(400, f"the body is not JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise HTTPError(400, "the body must be a JSON object")
+        return {str(name).lower(): each for name, each in value.items()}
+
+    def form(self) -> dict[str, str]:
+        """The fields of a form; the last one of each name counts.
+
+        :raises HTTPError: if the body is no form.
+        """
+        kind = (self.header("Content-Type") or "").partition(";")[0].strip().lower()
+        if kind != "application/x-www-form-urlencoded":
+            raise HTTPError(415, "the body must be a form, with Content-Type: application/x-www-form-urlencoded")
+        return _fields(self.body().decode("utf-8", "replace"))
+
+
+def _fields(text: str) -> dict[str, str]:
+    try:
+        return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS))
+    except ValueError as error:
+        raise HTTPError(400, str(error)) from None
+
+
+def strings(value: Any, name: str) -> list[str]:
+    """A list of strings from JSON; null is an empty one.
+
+    :raises HTTPError: if it is something else.
+    """
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise HTTPError(400, f"{name} must be a list of strings")
+    return value
