@@ -37,6 +37,7 @@ LAYERS = [
     {"handlers"},
     {"observe"},
     {"faults"},
+    {"inbox"},
     {"service"},
     {"controller", "smtpd", "main", "__main__"},
     {"testing"},

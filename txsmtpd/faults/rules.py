@@ -79,7 +79,10 @@ class Struck:
 class Rule:
     """What is to happen, and when. Made by :meth:`Faults.on`; each method adds something and returns the rule."""
 
-    def __init__(self, stages: tuple[str, ...], matches: dict[str, Any], random: Random) -> None:
+    def __init__(self, stages: tuple[str, ...], matches: dict[str, Any], random: Random, number: int = 0) -> None:
+        self.number = number  #: which rule of its faults it is, from 1
+        self.hits = 0  #: how often it has struck
+        self.when: Callable[[Occasion], object] | None = matches.get("when")  #: the condition that is a function
         self._stages = stages
         self._tests = [_test(name, value) for name, value in matches.items() if value is not None]
         self._by_recipient = matches.get("to") is not None
@@ -109,6 +112,12 @@ class Rule:
             f"at {self._slow:g} octets a second" if self._slow else "",
         ]
         return ", ".join(filter(None, parts))
+
+    @property
+    def left(self) -> int | None:
+        """How often it may still strike, or None if there is no end to it."""
+        found = [left for each in self._schedules if (left := getattr(each, "left", None)) is not None]
+        return min(found, default=None)
 
     # When
 
@@ -275,9 +284,18 @@ class Faults:
         matches = {"to": to, "mail_from": mail_from, "helo": helo, "peer": peer, "size": size, "when": when}
         # A source of its own for each rule: what one does must not change what another will.
         self._made += 1
-        rule = Rule(stages, matches, Random(f"{self.seed} {self._made}"))
+        rule = Rule(stages, matches, Random(f"{self.seed} {self._made}"), self._made)
         self._rules += (rule,)
         return rule
+
+    def remove(self, rule: Rule) -> None:
+        """Forget a rule. Connections that are open are rid of it, too.
+
+        :raises ValueError: if it is not one of these.
+        """
+        if rule not in self._rules:
+            raise ValueError(f"{rule!r} is not in force")
+        self._rules = tuple(each for each in self._rules if each is not rule)
 
     def clear(self) -> None:
         """Forget all rules, and what has happened. Rules made from now on are the first again."""
@@ -301,6 +319,7 @@ class Faults:
             return None
         for rule in self._rules:
             if by_recipient in (None, rule._by_recipient) and rule._strikes(occasion):
+                rule.hits += 1
                 now = server.clock.seconds()
                 self._struck.append(Struck(now, server.session.id, stage, str(rule), rule.effect))
                 return rule

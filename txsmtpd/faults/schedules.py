@@ -42,6 +42,11 @@ class First:
         self._seen += 1
         return self._seen <= self.number
 
+    @property
+    def left(self) -> int:
+        """How many are left."""
+        return max(0, self.number - self._seen)
+
     def __str__(self) -> str:
         return f"first {self.number}"
 
@@ -59,6 +64,11 @@ class Nth:
     def strikes(self, now: float, random: Random) -> bool:
         self._seen += 1
         return self._seen == self.number
+
+    @property
+    def left(self) -> int:
+        """Whether it is still to come: 1 or 0."""
+        return int(self._seen < self.number)
 
     def __str__(self) -> str:
         return f"number {self.number}"

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from txsmtpd.faults.rules import Faults, Rule
+from txsmtpd.faults.rules import Faults, Occasion, Rule
 from txsmtpd.tls.authority import WRONG
 from txsmtpd.tls.certificates import Certificates
 
@@ -61,9 +61,10 @@ ALONE: dict[str, Callable[[Rule], Rule]] = {
 }
 
 
-def add_fault(faults: Faults, spec: str) -> None:
+def add_fault(faults: Faults, spec: str, when: Callable[[Occasion], object] | None = None) -> Rule:
     """Add the rule that the words describe.
 
+    :param when: a condition besides those that the words have.
     :raises ValueError: if they describe none, or one that does nothing.
     """
     words, reply = spec, None
@@ -76,7 +77,16 @@ def add_fault(faults: Faults, spec: str) -> None:
         if sum(name == other for other, _ in named) > 1:
             raise ValueError(f"{name} is there twice; a rule has one of each, so make two rules")
     matches = {name.replace("-", "_"): _read(name, value, MATCHES[name]) for name, value in named if name in MATCHES}
-    rule = faults.on(*filter(None, stages.lower().split(",")), **matches)
+    rule = faults.on(*filter(None, stages.lower().split(",")), **matches, when=when)
+    try:
+        _complete(rule, named, reply)
+    except BaseException:
+        faults.remove(rule)
+        raise
+    return rule
+
+
+def _complete(rule: Rule, named: list[tuple[str, str | None]], reply: str | None) -> None:
     for name, value in named:
         if name in WITH_VALUE:
             _read(name, value, lambda given, name=name: WITH_VALUE[name](rule, given))  # type: ignore[misc]

@@ -14,7 +14,42 @@ MAX_LINKS = 1000
 _HIDDEN = ("script", "style", "title", "head", "template")
 _TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9:-]*)[^<>]*>|<[!?/][^<>]*>")
 _BREAKS = frozenset(
-    ["address", "article", "aside", "blockquote", "br", "center", "dd", "div", "dl", "dt", "fieldset", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "nav", "ol", "p", "pre", "section", "table", "td", "th", "tr", "ul"]
+    [
+        "address",
+        "article",
+        "aside",
+        "blockquote",
+        "br",
+        "center",
+        "dd",
+        "div",
+        "dl",
+        "dt",
+        "fieldset",
+        "figure",
+        "footer",
+        "form",
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+        "header",
+        "hr",
+        "li",
+        "main",
+        "nav",
+        "ol",
+        "p",
+        "pre",
+        "section",
+        "table",
+        "td",
+        "th",
+        "tr",
+        "ul",
+    ]
 )
 _SPACES = re.compile(r"[ \t\f\v\u00a0\u200c\u034f\u00ad]+")
 _LINES = re.compile(r" ?\n ?(?:\n ?)+")
@@ -49,7 +84,7 @@ def plain_text(markup: str) -> str:
 
 
 def _without_comments(markup: str) -> str:
-    pieces = []
+    pieces: list[str] = []
     position = 0
     while True:
         start = markup.find("<!--", position)

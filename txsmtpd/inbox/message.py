@@ -159,7 +159,7 @@ class Message:
     def from_json(cls, facts: Mapping[str, Any], number: int, seen: bool, tags: Iterable[str]) -> Self:
         """The message that :meth:`to_json` has written."""
         lists = {name: tuple(Address(**each) for each in facts[name]) for name in ("to", "cc", "bcc", "reply_to")}
-        envelope = {
+        envelope: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in facts["envelope"].items()
         }
         return cls(

@@ -34,7 +34,7 @@ from txsmtpd.inbox.store import (
     clean_tag,
     new_id,
 )
-from txsmtpd.inbox.writer import Reader, Writer
+from txsmtpd.inbox.writer import Reader, Writer, shielded
 
 READERS = 2
 SESSIONS = 10_000  # that are kept
@@ -69,7 +69,7 @@ class SQLiteStore(Store):
         super().__init__(headers)
         self.retention = retention or Retention()
         self._folder = None if path is not None else tempfile.mkdtemp(prefix="txsmtpd-inbox-")
-        self.path = os.path.join(self._folder, "mail") if path is None else os.path.abspath(path)
+        self.path = os.path.join(self._folder or "", "mail") if path is None else os.path.abspath(path)
         self.where = self.path
         self._reactor = reactor
         self._lock = _lock(self.path)
@@ -140,6 +140,7 @@ class SQLiteStore(Store):
 
     # Mail
 
+    @shielded
     async def add(self, arrival: Arrival) -> Message:
         try:
             message: Message = await self._write(partial(_insert, arrival, self.headers), len(arrival.content))
@@ -192,6 +193,7 @@ class SQLiteStore(Store):
 
     # Changes
 
+    @shielded
     async def set_seen(
         self, seen: bool, scope: Scope = EVERYTHING, ids: Sequence[str] | None = None, terms: Terms = ()
     ) -> None:
@@ -202,6 +204,7 @@ class SQLiteStore(Store):
         for message in messages:
             self.hub.publish("seen", message)
 
+    @shielded
     async def delete(self, scope: Scope = EVERYTHING, ids: Sequence[str] | None = None, terms: Terms = ()) -> None:
         if not scope.keys and ids is None and not terms:
             count = await self._write(_delete_all)
@@ -231,11 +234,13 @@ class SQLiteStore(Store):
         found: Mapping[str, int] = await self._read(partial(_tags, scope))
         return found
 
+    @shielded
     async def set_tags(self, ids: Sequence[str], tags: Sequence[str], scope: Scope = EVERYTHING) -> None:
         clean = list(dict.fromkeys(filter(None, map(clean_tag, tags))))
         for message in await self._write(partial(_set_tags, ids, clean, scope)):
             self.hub.publish("tags", message)
 
+    @shielded
     async def rename_tag(self, old: str, new: str | None, scope: Scope = EVERYTHING) -> None:
         await self._write(partial(_rename_tag, old, new and clean_tag(new), scope))
         self.hub.publish("prune", scope=scope)
@@ -274,6 +279,7 @@ class SQLiteStore(Store):
 
     # Sessions
 
+    @shielded
     async def put_session(self, session: SessionRecord) -> None:
         await self._write(partial(_put_session, session), len(session.records))
         self.hub.publish("session")
@@ -342,10 +348,7 @@ def _storable(text: str) -> str:
 
 def _of_row(row: tuple[int, int, Any, str | None]) -> Message:
     number, seen, facts, tags = row
-    if isinstance(facts, Message):
-        facts = facts.to_json()
-    else:
-        facts = json.loads(facts)
+    facts = facts.to_json() if isinstance(facts, Message) else json.loads(facts)
     return Message.from_json(facts, number, bool(seen), sorted(set(filter(None, (tags or "").split("\n")))))
 
 
@@ -558,7 +561,9 @@ def _session(session_id: str, connection: Connection) -> SessionRecord | None:
 
 def _session_of(row: Any, connection: Connection) -> SessionRecord:
     ids = connection.execute("SELECT id FROM message WHERE session = ? ORDER BY number", (row[0],))
-    return SessionRecord(*row, messages=tuple(message_id for (message_id,) in ids))
+    session_id, began, ended, peer, outcome, records = row
+    messages = tuple(message_id for (message_id,) in ids)
+    return SessionRecord(session_id, began, ended, peer, outcome, records, messages)
 
 
 def _sessions(scope: Scope, limit: int, connection: Connection) -> list[SessionRecord]:
@@ -570,7 +575,8 @@ def _sessions(scope: Scope, limit: int, connection: Connection) -> list[SessionR
         said = [value for name, value in scope.keys if name in ("to", "domain", "sender") and value]
         named = " AND ".join("instr(lower(records), ?)" for _ in said) or "0"
         rows = connection.execute(
-            f"SELECT * FROM session WHERE id IN ({selection.sql('m.session')}) OR ({named}) ORDER BY began DESC LIMIT ?",
+            f"SELECT * FROM session WHERE id IN ({selection.sql('m.session')}) OR ({named})"
+            " ORDER BY began DESC LIMIT ?",
             [*selection.values, *said, limit],
         ).fetchall()
     return [_session_of(row, connection) for row in rows]

@@ -158,11 +158,11 @@ class Store(ABC):
 
     async def texts(self, message: Message, kind: str) -> list[str]:
         """The parts of a message that are ``text`` or ``html``."""
-        found = []
-        for part in message.parts:
-            if part.kind == kind:
-                found.append(part.text(await self.content(message, part.start, min(part.length, 2 * MAX_TEXT))))
-        return found
+        return [
+            part.text(await self.content(message, part.start, min(part.length, 2 * MAX_TEXT)))
+            for part in message.parts
+            if part.kind == kind
+        ]
 
     async def html(self, message: Message) -> str:
         """The HTML of a message, as it was sent, charset aside; ``""`` without any."""
@@ -233,10 +233,10 @@ class Store(ABC):
 
     # Start and stop
 
-    async def open(self) -> None:
+    async def open(self) -> None:  # noqa: B027
         """Start to work."""
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027
         """Finish what is being done, and stop."""
 
     # For stores

@@ -8,18 +8,43 @@ from __future__ import annotations
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any, Generic, ParamSpec, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 T = TypeVar("T")
+P = ParamSpec("P")
 BATCH = 500  # changes in one transaction
 WEIGHT = 2**25  # octets in one transaction, roughly
 
+log = Logger(namespace="txsmtpd.inbox")
+
 Job = Callable[[sqlite3.Connection], Any]
 _Entry = tuple["Deferred[Any]", Job, int]
+
+
+def shielded(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """A coroutine function that runs to its end, also if whoever awaits it is cancelled, as happens when a client
+    leaves: what has been written has to be counted, and told."""
+
+    @wraps(method)
+    async def run(*arguments: P.args, **options: P.kwargs) -> T:
+        answer: Deferred[T] = Deferred()
+
+        def done(result: Any) -> None:
+            if not answer.called:
+                answer.callback(result)
+            elif isinstance(result, Failure) and not result.check(CancelledError):
+                log.failure("{method} failed, and nobody waited for it", result, method=method.__name__)
+
+        Deferred.fromCoroutine(method(*arguments, **options)).addBoth(done)
+        return await answer
+
+    return run
 
 
 class Worker(Generic[T]):

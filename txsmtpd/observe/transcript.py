@@ -280,7 +280,7 @@ class Transcripts:
             raise ValueError("sessions must be more than 0, or nothing is kept")
         self._limit = sessions
         self._octet_limit = octets
-        self._tell = tell
+        self.tell = tell  #: called with each transcript and its newest record, or None
         self._kept: deque[Transcript] = deque()
         self._octets = 0
 
@@ -336,8 +336,8 @@ class Transcripts:
             self._octets += _size(record)
             while self._octets > self._octet_limit:
                 self._forget_oldest()
-        if self._tell is not None:
-            self._tell(transcript, record)
+        if self.tell is not None:
+            self.tell(transcript, record)
 
     def _keep(self, transcript: Transcript) -> None:
         # It is a new one; or one that goes on, after it was silent for so long that it had to go.

@@ -97,6 +97,7 @@ class Dotted:
     usage: str = ""
     description: str = ""
     path: str = ""
+    listen: str = ""
 
     def find(self) -> Any:
         """What the name stands for."""
@@ -127,6 +128,13 @@ BUILT_IN = [
         "Print each message.",
         "txsmtpd.handlers.Debugging",
     ),
+    Dotted(
+        "inbox",
+        "inbox[:FILE]",
+        "Show messages in a browser, and serve them to tests; kept in FILE, or until the server stops.",
+        "txsmtpd.inbox.handler.InboxHandler",
+        "tcp:1025:interface=127.0.0.1",
+    ),
     Dotted("mailbox", "mailbox:DIR", "Store each message in the maildir DIR.", "txsmtpd.handlers.Mailbox"),
     Dotted(
         "proxy",
@@ -149,6 +157,12 @@ def makers() -> dict[str, Any]:
     # A plugin cannot take the place of a built-in handler: mail would go elsewhere once a package is installed.
     found = {plugin.name: plugin for plugin in getPlugins(IHandlerMaker)}
     return {**found, **{maker.name: maker for maker in BUILT_IN}}
+
+
+def default_listen(spec: str) -> str:
+    """Where a built-in handler listens unless it is told otherwise; ``""`` if it does not say."""
+    name = spec.partition(":")[0]
+    return next((maker.listen for maker in BUILT_IN if maker.name == name), "")
 
 
 def find_maker(name: str) -> Any:

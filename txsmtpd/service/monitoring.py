@@ -56,6 +56,7 @@ class Server(MultiService):
     :param grace: how many seconds open transactions have to end.
     :param drain_delay: seconds between the moment from which it is not ready and the one from which it does not listen.
     :param monitoring: serves the pages for machines; None: there are none.
+    :param before: what the listeners need: started before them, and stopped after them.
     :param counters: where the delay of the reactor is counted; None: nowhere.
     :param connections: tells how many connections are open.
     """
@@ -67,6 +68,7 @@ class Server(MultiService):
         grace: float = GRACE,
         drain_delay: float = 0.0,
         monitoring: IService | None = None,
+        before: IService | None = None,
         counters: Counters | None = None,
         connections: Callable[[], int] = lambda: 0,
         reactor: Any = None,
@@ -77,6 +79,7 @@ class Server(MultiService):
         self.grace = grace
         self.drain_delay = drain_delay
         self.monitoring = monitoring
+        self.before = before
         self.notifier: Notifier | None = None
         self._counters = counters
         self._connections = connections
@@ -86,12 +89,16 @@ class Server(MultiService):
         self._lag: ReactorLag | None = None
 
     def privilegedStartService(self) -> None:
+        if self.before is not None:
+            self.before.privilegedStartService()
         super().privilegedStartService()
         if self.monitoring is not None:
             self.monitoring.privilegedStartService()
 
     def startService(self) -> None:
         self.notifier = Notifier.of(self._environ, os.getpid())
+        if self.before is not None:
+            self.before.startService()
         super().startService()
         if self.monitoring is not None:
             self.monitoring.startService()
@@ -117,6 +124,8 @@ class Server(MultiService):
             log.info("not ready any more; stops listening in {seconds} seconds", seconds=self.drain_delay)
             await deferLater(self._clock(), self.drain_delay)
         await MultiService.stopService(self)
+        if self.before is not None:
+            await maybeDeferred(self.before.stopService)
         if self.monitoring is not None:
             await maybeDeferred(self.monitoring.stopService)
         for call in self._calls:

@@ -22,7 +22,8 @@ from txsmtpd.lmtp import LMTP
 from txsmtpd.observe.counters import Counters
 from txsmtpd.observe.health import Health
 from txsmtpd.service.exit_status import EX_OSERR, cannot_listen
-from txsmtpd.service.listening import SMTPService
+from txsmtpd.service.inbox import InboxService
+from txsmtpd.service.listening import SMTPService, address_text
 from txsmtpd.service.monitoring import Monitoring, Server
 from txsmtpd.service.options import Options
 from txsmtpd.service.sockets import in_place_of_the_dead
@@ -71,12 +72,24 @@ def _server(options: Options, listeners: list[Listener]) -> Server:
         grace=options["grace"],
         drain_delay=options["drain_delay"],
         monitoring=_monitoring(options["monitoring"], health, counters),
+        before=_inbox(options, listeners),
         counters=counters,
         connections=lambda: sum(len(each.factory.connections) for each in listeners),
     )
     for listener in listeners:
         listener.setServiceParent(server)
     return server
+
+
+def _inbox(options: Options, listeners: list[Listener]) -> InboxService | None:
+    if options["inbox"] is None:
+        return None
+
+    def addresses() -> list[str]:
+        return [address_text(each.port.getHost()) for each in listeners if each.port is not None]
+
+    label, endpoint, settings = options["inbox"]
+    return InboxService(label, endpoint, options["handler"].store, settings, addresses)
 
 
 def _monitoring(

@@ -125,7 +125,7 @@ def _attach(add: Any, facts: Mapping[str, Any]) -> None:
     content_id = _text(facts, "contentid")
     guessed = mimetypes.guess_type(name)[0]
     content_type = _text(facts, "contenttype") or guessed or "application/octet-stream"
-    main, slash, sub = content_type.partition("/")
+    main, _, sub = content_type.partition("/")
     if not re.fullmatch(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+", content_type):
         raise HTTPError(400, f"ContentType must be a type such as image/png, not {content_type[:100]!r}")
     try:

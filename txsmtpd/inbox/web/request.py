@@ -30,6 +30,7 @@ class InboxRequest(Request):
     """A request whose body has a limit, whatever resource it is for."""
 
     limit = JSON_LIMIT  # set for the site
+    gone = False  #: whether the client has left
     _received = 0
     _refused = False
     _deadline: Any = None
@@ -75,6 +76,7 @@ class InboxRequest(Request):
             super().requestReceived(command, path, version)
 
     def connectionLost(self, reason: Any) -> None:
+        self.gone = True
         self._arrived()
         super().connectionLost(reason)
 
@@ -83,7 +85,8 @@ class InboxRequest(Request):
             return
         self._refused = True
         self._arrived()
-        self.channel.transport.write(
+        transport: Any = self.channel.transport
+        transport.write(
             b"HTTP/1.1 413 Content Too Large\r\nContent-Type: text/plain\r\nConnection: close\r\n"
             b"Content-Length: %d\r\n\r\n%b" % (len(_TOO_LARGE), _TOO_LARGE)
         )

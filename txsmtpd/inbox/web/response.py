@@ -99,7 +99,7 @@ async def write(request: Any, response: Response, frames: str) -> None:
             request.setHeader(b"Content-Length", b"%d" % response.length)
         if request.method != b"HEAD":
             await _stream(request, body)
-    if not request.disconnected:
+    if not request.gone:
         request.finish()
 
 
@@ -141,9 +141,9 @@ async def _stream(request: Any, body: AsyncIterator[bytes]) -> None:
     try:
         async for piece in body:
             await flow.ready()
-            if flow.stopped or request.disconnected:
+            if flow.stopped or request.gone:
                 break
             request.write(piece)
     finally:
-        if not request.disconnected:
+        if not request.gone:
             request.unregisterProducer()

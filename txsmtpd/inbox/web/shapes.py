@@ -1,4 +1,4 @@
-"""The JSON objects of Mailpit's API, to the letter: its clients compare them for equality, so there are no other keys."""
+"""The JSON objects of Mailpit's API, with its keys and no others: clients compare them for equality."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ class Inbox(Resource):
         except Exception:
             log.failure("{method} {path} failed", method=request.method, path=request.path)
             response = Response(b"internal server error\n", status=500)
-        if response is not None and not request.disconnected:
+        if response is not None and not request.gone:
             _allow_origin(request, response, self.settings.cors)
             await write(request, response, self._frames)
 
@@ -240,10 +240,12 @@ def make_site(store: Store, settings: WebSettings | None = None, *, reactor: Any
 
     BoundedRequest.limit = limit
     options = {} if reactor is None else {"reactor": reactor}
-    return Site(
+    site = Site(
         Inbox(store, settings, ROUTES),
         requestFactory=BoundedRequest,
         timeout=IDLE,
         parsePOSTFormSubmission=False,
         **options,
     )
+    site.noisy = False
+    return site

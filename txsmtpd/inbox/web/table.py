@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from txsmtpd.inbox.web import mailpit
+from txsmtpd.inbox.web import faults, live, mailhog, mailpit, own, pages
 
-ROUTES = [*mailpit.ROUTES]
+ROUTES = [*mailpit.ROUTES, *live.ROUTES, *own.ROUTES, *faults.ROUTES, *mailhog.ROUTES, *pages.ROUTES]

@@ -8,6 +8,7 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.python.usage import UsageError
 
 from txsmtpd.service.endpoints import description_of, make_endpoint
+from txsmtpd.service.handlers import default_listen
 from txsmtpd.service.options.table import Asked, Chosen, Group, Option, check_setting, refusing
 from txsmtpd.service.options.values import some_seconds
 
@@ -60,7 +61,9 @@ def read(chosen: Chosen) -> None:
     chosen["tls_endpoints"] = _endpoints(chosen.all("listen-tls"))
     chosen["lmtp_endpoints"] = _endpoints(chosen.all("listen-lmtp"))
     others = chosen["tls_endpoints"] or chosen["lmtp_endpoints"]
-    chosen["endpoints"] = _endpoints(chosen.all("listen", None if others else DEFAULT_LISTEN))
+    handler = chosen.one("handler")
+    default = default_listen("" if handler is None else handler.text) or DEFAULT_LISTEN
+    chosen["endpoints"] = _endpoints(chosen.all("listen", None if others else default))
 
 
 def _endpoints(wanted: list[Asked]) -> list[tuple[str, IStreamServerEndpoint]]:

@@ -15,7 +15,7 @@ from txsmtpd._version import __version__
 from txsmtpd.service.checkers import INTERFACES
 from txsmtpd.service.exit_status import EX_USAGE, Exit, complain
 from txsmtpd.service.handlers import BUILT_IN
-from txsmtpd.service.options import auth, limits, listening, mail, monitoring, testing, tls
+from txsmtpd.service.options import auth, inbox, limits, listening, mail, monitoring, testing, tls
 from txsmtpd.service.options.help import describe, unknown_option, unknown_variables
 from txsmtpd.service.options.table import Chosen, Group, Option, read_settings
 
@@ -43,6 +43,7 @@ GROUPS: tuple[Group, ...] = (
     limits.GROUP,
     monitoring.GROUP,
     testing.GROUP,
+    inbox.GROUP,
     _GENERAL,
 )
 """All options. A group may use what those before it have read."""

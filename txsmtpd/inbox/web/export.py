@@ -1,0 +1,77 @@
+"""Messages as one file, written while it is sent: an mbox (mboxrd, RFC 4155), or a zip of ``.eml`` files."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+import zipfile
+from collections.abc import AsyncIterator
+
+from txsmtpd.inbox.message import Message
+from txsmtpd.inbox.scope import Scope
+from txsmtpd.inbox.search import Terms
+from txsmtpd.inbox.store import Store
+
+TOGETHER = 200  # messages that are looked up at once
+
+_FROM = re.compile(rb"(?m)^(>*From )")
+
+
+async def _messages(store: Store, scope: Scope, ids: list[str] | None, terms: Terms) -> AsyncIterator[Message]:
+    """The messages, newest first."""
+    if ids is not None:
+        for message_id in ids:
+            message = await store.message(message_id, scope)
+            if message is not None:
+                yield message
+        return
+    before: int | None = None
+    while True:
+        page = await store.page(scope, terms, limit=TOGETHER, before=before, exact=False)
+        for message in page.messages:
+            yield message
+        if len(page.messages) < TOGETHER:
+            return
+        before = page.messages[-1].number
+
+
+async def as_mbox(store: Store, scope: Scope, ids: list[str] | None, terms: Terms) -> AsyncIterator[bytes]:
+    """The messages as an mbox. Lines end in LF; those that begin with ``From`` are quoted."""
+    async for message in _messages(store, scope, ids, terms):
+        sender = re.sub(r"[^!-~]", "_", message.envelope.mail_from) or "MAILER-DAEMON"
+        date = time.asctime(time.gmtime(message.arrived))
+        content = (await store.content(message)).replace(b"\r\n", b"\n")
+        yield f"From {sender} {date}\n".encode() + _FROM.sub(rb">\1", content)
+        yield b"\n" if content.endswith(b"\n") else b"\n\n"
+
+
+class _Sink(io.RawIOBase):
+    """Takes what a zip file writes, to be taken away piece by piece."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, octets: bytes) -> int:  # type: ignore[override]
+        self._pieces.append(bytes(octets))
+        return len(octets)
+
+    def taken(self) -> bytes:
+        """What was written since."""
+        pieces, self._pieces = self._pieces, []
+        return b"".join(pieces)
+
+
+async def as_zip(store: Store, scope: Scope, ids: list[str] | None, terms: Terms) -> AsyncIterator[bytes]:
+    """The messages as a zip. Their names are their numbers and ids, and nothing that came in mail."""
+    sink = _Sink()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
+        async for message in _messages(store, scope, ids, terms):
+            when = max(time.gmtime(message.arrived)[:6], (1980, 1, 1, 0, 0, 0))
+            entry = zipfile.ZipInfo(f"{message.number:08}-{message.id}.eml", when)
+            archive.writestr(entry, await store.content(message))
+            yield sink.taken()
+    yield sink.taken()

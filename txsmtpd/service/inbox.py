@@ -1,0 +1,109 @@
+"""The service of the inbox on the command line: it opens the store and serves the site."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from txsmtpd.service.exit_status import cannot_listen, complain
+from txsmtpd.service.listening import address_text
+from txsmtpd.service.sockets import in_place_of_the_dead
+
+log = Logger(namespace="txsmtpd.inbox")
+
+
+class InboxService(Service):
+    """The store of the inbox and its site. Mail can come once it is started, and until it is stopped.
+
+    :param label: what the endpoint is called in messages: the option that asks for it.
+    :param endpoint: where the site is served.
+    :param store: the mail.
+    :param settings: of the site.
+    :param smtp_addresses: tells where the server takes mail, for who started it on a terminal.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        endpoint: IStreamServerEndpoint,
+        store: Any,
+        settings: Any,
+        smtp_addresses: Callable[[], list[str]] = list,
+    ) -> None:
+        self.label = label
+        self.endpoint = endpoint
+        self.store = store
+        self.settings = settings
+        self.port: IListeningPort | None = None
+        self._smtp_addresses = smtp_addresses
+        self._asked = False
+
+    def privilegedStartService(self) -> None:
+        super().privilegedStartService()
+        self._listen()
+
+    def startService(self) -> None:
+        super().startService()
+        opened = Deferred.fromCoroutine(self.store.open())
+        opened.addErrback(lambda failure: log.failure("the inbox cannot be opened", failure))
+        self._listen()
+        from twisted.internet import reactor
+
+        reactor.callWhenRunning(self._show)
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        port, self.port = self.port, None
+        if port is not None:
+            await maybeDeferred(port.stopListening)
+        for client in list(self.settings.live):
+            client.end()
+        await self.store.close()
+
+    def _listen(self) -> None:
+        if self._asked:
+            return
+        self._asked = True
+        try:
+            in_place_of_the_dead(self._bind)
+        except Exception as error:
+            raise cannot_listen(self.label, error) from None
+
+    def _bind(self) -> None:
+        from txsmtpd.inbox.web.site import make_site
+
+        problems: list[Failure] = []
+        self.endpoint.listen(make_site(self.store, self.settings)).addCallbacks(self._bound, problems.append)
+        if problems:
+            problems[0].raiseException()
+
+    def _bound(self, port: IListeningPort) -> None:
+        self.port = port
+        address = port.getHost()
+        log.info("inbox on {url}", url=self.url)
+        host = getattr(address, "host", None)
+        if host is not None and not ip_address(host).is_loopback and self.settings.portal is None:
+            complain(f"{self.label}: whoever reaches {address_text(address)} can read the mail; give --web-auth")
+
+    @property
+    def url(self) -> str:
+        """Where a browser finds it."""
+        if self.port is None:
+            return ""
+        return f"http://{address_text(self.port.getHost())}{self.settings.path}/"
+
+    def _show(self) -> None:
+        if self.running and sys.stderr is not None and sys.__stderr__ is not None and sys.__stderr__.isatty():
+            print(f"SMTP    {', '.join(self._smtp_addresses())}", file=sys.__stderr__)
+            print(f"Inbox   {self.url}", file=sys.__stderr__, flush=True)

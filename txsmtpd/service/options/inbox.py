@@ -1,0 +1,181 @@
+"""Options of the inbox: where its pages are served, to whom, and how much mail it keeps. Only ``--handler=inbox``
+has them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from twisted.python.usage import UsageError
+
+from txsmtpd.service.checkers import make_checker, portal_of
+from txsmtpd.service.endpoints import make_endpoint
+from txsmtpd.service.handlers import HandlerParser, parse_spec
+from txsmtpd.service.monitoring import local_endpoint
+from txsmtpd.service.options.table import Chosen, Group, Option, refusing
+from txsmtpd.service.options.values import count, octets, seconds
+
+DEFAULT_WEB = "tcp:8025:interface=127.0.0.1"
+
+
+def path(text: str) -> str:
+    """A path without a slash at its end; that of the root is empty."""
+    found = "/" + text.strip("/")
+    words = found.split("/")[1:]
+    if not all(re.fullmatch("[A-Za-z0-9._~-]*", word) for word in words) or {".", "..", "in"} & set(words):
+        raise ValueError("must be a path such as /mail")
+    return found.rstrip("/")
+
+
+def host(text: str) -> str:
+    """A name of this server."""
+    from txsmtpd.inbox.web.gate import make_host
+
+    return make_host(text)
+
+
+def origin(text: str) -> str:
+    """An origin of the web."""
+    from txsmtpd.inbox.web.gate import make_origin
+
+    return make_origin(text)
+
+
+def relay(text: str) -> Any:
+    """The next server, as the proxy handler has it."""
+    from txsmtpd.handlers import Proxy
+
+    _, arguments = parse_spec(f"relay:{text}")
+    return Proxy.from_cli(HandlerParser(), *arguments).upstream
+
+
+OPTIONS = (
+    Option(
+        name="web",
+        metavar="ENDPOINT",
+        help="Where the inbox is served: a port of 127.0.0.1, or an endpoint.",
+        default=DEFAULT_WEB,
+    ),
+    Option(name="web-path", metavar="PATH", help="The path of the inbox, such as /mail.", default="/", read=path),
+    Option(
+        name="web-auth",
+        metavar="CHECKER",
+        many=True,
+        help="Who may see the inbox, such as file:/path. See --help-auth.",
+    ),
+    Option(
+        name="web-host",
+        metavar="NAME",
+        many=True,
+        help="A name of this server that browsers may use, such as mail.example.com.",
+        read=host,
+    ),
+    Option(
+        name="web-cors",
+        metavar="ORIGIN",
+        many=True,
+        help="An origin whose pages may use the API, such as http://localhost:3000.",
+        read=origin,
+    ),
+    Option(
+        name="web-frame",
+        metavar="ORIGIN",
+        many=True,
+        help="An origin whose pages may show the inbox in a frame.",
+        read=origin,
+    ),
+    Option(
+        name="web-relay",
+        metavar="HOST:PORT[:OPTION...]",
+        help="Where messages are released to; the options are those of the proxy handler.",
+        read=relay,
+    ),
+    Option(
+        name="keep", metavar="N", help="Messages that the inbox keeps; 0 for any number.", default="100000", read=count
+    ),
+    Option(
+        name="keep-size",
+        metavar="SIZE",
+        help="How large they may be together; 0 for any size.",
+        default="1G",
+        read=octets,
+    ),
+    Option(name="keep-age", metavar="TIME", help="How long they are kept; 0 for ever.", default="7d", read=seconds),
+)
+
+
+def read(chosen: Chosen) -> None:
+    """Refuse the options where there is no inbox."""
+    handler = chosen.one("handler")
+    if handler is not None and parse_spec(handler.text)[0] == "inbox":
+        return
+    for option in OPTIONS:
+        for asked in chosen.all(option.name) if option.many else [chosen.one(option.name)]:
+            if asked is not None:
+                raise UsageError(f"{asked.where}: only --handler=inbox has an inbox")
+
+
+def finish(chosen: Chosen) -> None:
+    """Make the settings of the site; and let the listeners have what an inbox shows besides mail: sessions, and faults
+    that can be switched."""
+    chosen["inbox"] = None
+    handler: Any = chosen["handler"]
+    if not getattr(handler, "has_inbox", False):
+        return
+    from txsmtpd.faults.rules import Faults
+    from txsmtpd.inbox.handler import accept_anyone
+    from txsmtpd.inbox.sessions import make_transcripts
+    from txsmtpd.inbox.store import Retention
+
+    kept = Retention()
+    handler.store.retention = Retention(
+        chosen.value("keep", kept.messages), chosen.value("keep-size", kept.octets), chosen.value("keep-age", kept.age)
+    )
+    journal = chosen["transcript"]
+    chosen["transcript"] = make_transcripts(handler.store, journal and journal.tell)
+    if chosen["faults"] is None:
+        chosen["faults"] = Faults(chosen.value("fault-seed", "0"))
+    chosen.settings.setdefault("enable_SMTPUTF8", True)
+    if "portal" not in chosen.settings:
+        # Programs that log in before they send are to work without an account.
+        chosen.settings.update(authenticator=accept_anyone, auth_require_tls=False)
+    asked = chosen.one("web")
+    with refusing(asked) if asked else refusing(chosen.all("handler")[0]):
+        endpoint = make_endpoint(local_endpoint(DEFAULT_WEB if asked is None else asked.text))
+    chosen["inbox"] = str(asked or f"--web={DEFAULT_WEB}"), endpoint, _site(chosen)
+
+
+def _site(chosen: Chosen) -> Any:
+    from txsmtpd.inbox.web.site import WebSettings
+
+    checkers = []
+    for asked in chosen.all("web-auth"):
+        # The rest of the text may hold passwords.
+        with refusing(asked._replace(text=asked.text.partition(":")[0])):
+            checkers.append(make_checker(asked.text))
+    relay = chosen.one("web-relay")
+    settings = WebSettings(
+        path=chosen.value("web-path", ""),
+        hosts=frozenset(_values(chosen, "web-host", host)),
+        cors=frozenset(_values(chosen, "web-cors", origin)),
+        frames=tuple(_values(chosen, "web-frame", origin)),
+        portal=portal_of(checkers) if checkers else None,
+        relay=chosen.value("web-relay"),
+        relay_name="" if relay is None else ":".join(relay.text.split(":")[:2]),
+        faults=chosen["faults"],
+        transcripts=chosen["transcript"],
+    )
+    settings.size_limit = chosen.settings.get("data_size_limit", settings.size_limit)
+    return settings
+
+
+def _values(chosen: Chosen, option: str, read: Callable[[str], str]) -> list[str]:
+    found = []
+    for asked in chosen.all(option):
+        with refusing(asked):
+            found.append(read(asked.text))
+    return found
+
+
+GROUP = Group(title="Inbox", options=OPTIONS, read=read, finish=finish)
