@@ -63,7 +63,6 @@ ROW = "m.number, m.seen, m.facts, (SELECT group_concat(name, char(10)) FROM tag 
 def connect(path: str) -> sqlite3.Connection:
     """A connection in which transactions are made by hand."""
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
-    connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA secure_delete = OFF")
     connection.execute("PRAGMA cache_size = -8000")
@@ -83,6 +82,7 @@ def prepare(path: str) -> None:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if not tables and not application:
             connection.executescript(SCHEMA)
+            connection.execute("PRAGMA journal_mode = WAL")  # the file remembers it
         elif application != APPLICATION:
             raise ValueError("it is a database of something else; give a file of its own")
         elif version != VERSION:

@@ -78,7 +78,7 @@ class Worker(Generic[T]):
         return self.ended
 
     def _run(self) -> None:
-        connection = self._connect()
+        connection = self._connect()  # to a file that was opened before, so that it raises nothing
         try:
             while (entry := self._entries.get()) is not None:
                 if not self._work(connection, entry):

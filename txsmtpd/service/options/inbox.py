@@ -108,7 +108,7 @@ OPTIONS = (
 def read(chosen: Chosen) -> None:
     """Refuse the options where there is no inbox."""
     handler = chosen.one("handler")
-    if handler is not None and parse_spec(handler.text)[0] == "inbox":
+    if handler is not None and handler.text.partition(":")[0] == "inbox":
         return
     for option in OPTIONS:
         for asked in chosen.all(option.name) if option.many else [chosen.one(option.name)]:
