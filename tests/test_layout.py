@@ -33,6 +33,7 @@ LAYERS = [
     {"engine"},
     {"smtp"},
     {"lmtp"},
+    {"filters"},
     {"factory"},
     {"handlers"},
     {"observe"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 from typing import Protocol as TypingProtocol
 
@@ -32,6 +33,7 @@ class SMTPFactory(ServerFactory):
     :param connection_limit: connections at one time; above it, new ones are answered 421. None: no limit.
     :param connection_limit_per_host: the same, for one address of a client; of a proxy's connections, for the client
         that the PROXY header names.
+    :param filters: what looks at mail before the handler gets it, in order: see :mod:`txsmtpd.filters`.
     :param faults: what goes wrong on purpose: :class:`~txsmtpd.faults.rules.Faults`.
     :param transcript: what keeps the conversations: :class:`~txsmtpd.observe.transcript.Transcripts`.
     :param options: see :class:`~txsmtpd.settings.Settings`.
@@ -48,6 +50,7 @@ class SMTPFactory(ServerFactory):
         protocol: type[SMTP] = SMTP,
         connection_limit: int | None = None,
         connection_limit_per_host: int | None = None,
+        filters: Iterable[Any] = (),
         faults: Instrument | None = None,
         transcript: Instrument | None = None,
         **options: Any,
@@ -69,6 +72,10 @@ class SMTPFactory(ServerFactory):
         self.transcript: Any = transcript
         self.connection_limit = connection_limit
         self.connection_limit_per_host = connection_limit_per_host
+        if filters:
+            from txsmtpd.filters.chain import Chain  # costs nothing where nobody filters
+
+            options["filters"] = Chain(filters)
         self.settings = Settings.make(handler, options, protocol)
         self.connections: set[SMTP] = set()
         self._hosts: Counter[Any] = Counter()

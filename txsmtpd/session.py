@@ -8,8 +8,10 @@ import itertools
 import os
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from txsmtpd.parameters import NOTHING_SAID, DeliverBy, Recipient, Return
@@ -53,6 +55,7 @@ class Session:
     xclient: XClientData | None = None  #: what XCLIENT said of the client, from whom it is believed
     auth_data: Any = None  #: what the authenticator knows of the user
     authenticated: bool | None = None  #: True once it has, False from the first AUTH that is begun until then
+    auth_mechanism: str | None = None  #: by which the client has authenticated
     login_data: Any = None  #: the login, or what a method ``auth_MECHANISM`` gave; *auth_data* knows more
     mail_commands: int = 0  #: MAIL commands so far, where LIMITS (RFC 9422) counts them
     rcpt_domains: frozenset[str] = frozenset()  #: domains of recipients so far, where LIMITS counts them
@@ -96,6 +99,7 @@ class Envelope:
     mt_priority: int | None = None  #: from -9 to 9 (RFC 6710)
     hold_until: datetime | None = None  #: the time in UTC before which it must not be sent on (RFC 4865)
     recipient: Recipient = NOTHING_SAID  #: what the RCPT that is at work has said; see :attr:`recipients`
+    filters: Mapping[str, Any] = MappingProxyType({})  #: what filters say of the message, by their names
     rcpt_tos: list[str]  #: the forward-paths of the accepted recipients, in order
     rcpt_options: list[str]  #: parameters of RCPT, as for MAIL
     content: bytes | str | None  #: the message; str only with ``decode_data``

@@ -191,6 +191,10 @@ class Settings:
     protocol_mechanisms: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The methods ``auth_MECHANISM`` of the protocol's class, by the mechanism's name; found by the factory."""
 
+    filters: Any = None
+    """What stands in front of the handler: a :class:`~txsmtpd.filters.chain.Chain`, made by the factory of its
+    *filters*."""
+
     log_dialogue: bool = False
     """Whether each command and each reply is logged, at debug level."""
 
@@ -205,8 +209,11 @@ class Settings:
     hooks: Mapping[str, Callable[..., Any]] = field(init=False, repr=False)
     """The handler's hooks by the name behind ``handle_``."""
 
+    open_message: Callable[..., Any] | None = field(init=False, repr=False)
+    """What takes a message as it arrives; None: the handler takes messages whole."""
+
     streams: bool = field(init=False, repr=False)
-    """Whether the handler takes messages as they arrive."""
+    """Whether messages are taken as they arrive."""
 
     ehlo_takes_responses: bool = field(init=False, repr=False)
     offered: tuple[Extension, ...] = field(init=False, repr=False)
@@ -240,9 +247,13 @@ class Settings:
     def __post_init__(self) -> None:
         _check(self)
         hooks = find_hooks(self.handler)
-        ehlo_takes_responses = "EHLO" in hooks and _ehlo_takes_responses(hooks["EHLO"])
+        ehlo_takes_responses = "EHLO" not in hooks or _ehlo_takes_responses(hooks["EHLO"])
         if self.asyncio:
             hooks = {name: _in_asyncio(self, hook) for name, hook in hooks.items()}
+        open_message = self.handler.open_message if IStreamingHandler.providedBy(self.handler) else None
+        if self.filters is not None:
+            wrap = partial(_in_asyncio, self)
+            hooks, open_message = self.filters.compose(hooks, open_message, self.clock, wrap)
         authenticator = _authenticator(self)
         mechanisms = _mechanisms(self, authenticator, hooks)
         offered = _offered(self, mechanisms)
@@ -257,7 +268,8 @@ class Settings:
             "ident": ident,
             "data_size_limit": self.data_size_limit or None,
             "hooks": MappingProxyType(hooks),
-            "streams": IStreamingHandler.providedBy(self.handler),
+            "open_message": open_message,
+            "streams": open_message is not None,
             "ehlo_takes_responses": ehlo_takes_responses,
             "tls_context": of_ssl(self.tls_context)
             if isinstance(self.tls_context, ssl.SSLContext)

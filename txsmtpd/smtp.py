@@ -509,9 +509,10 @@ class SMTP(TLS, Authentication, Proxied):
         return CHUNK_OK
 
     async def _open_intake(self) -> Intake:
-        if not self.settings.streams:
+        open_message = self.settings.open_message
+        if open_message is None:
             return Buffered(self._deliver)
-        receiver = self.settings.handler.open_message(self, self.session, self.envelope)
+        receiver = open_message(self, self.session, self.envelope)
         if isinstance(receiver, Awaitable):
             receiver = await receiver
         intake = Streamed(receiver, self.hold, self.release, self._complain)

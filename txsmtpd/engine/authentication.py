@@ -192,6 +192,7 @@ class Authentication(Dispatcher):
         session.authenticated = True
         session.auth_data = auth_data
         session.login_data = getattr(auth_data, "login", auth_data)
+        session.auth_mechanism = exchange.mechanism
         log.info("{session} authenticated by {mechanism}", session=session.id, mechanism=exchange.mechanism)
 
     # For mechanisms that are methods

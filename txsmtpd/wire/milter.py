@@ -311,9 +311,10 @@ class AddHeader:
 
 @dataclass(frozen=True, slots=True)
 class InsertHeader:
-    """Add a field at a place in the header: 0 and 1 are the top, 2 is below the client's first field.
+    """Add a field at a place in the header: 0 is above all others.
 
-    The places count a field that the server puts on top itself, as Sendmail and Postfix do.
+    The places count the fields that were added before, and the trace field that the server puts on top, as Postfix has
+    it: with nothing added yet, 1 is above the client's first field.
     """
 
     index: int
@@ -323,10 +324,7 @@ class InsertHeader:
 
 @dataclass(frozen=True, slots=True)
 class ChangeHeader:
-    """Change, or with an empty value remove, the field that is the *index*-th of its name, from 1 on.
-
-    Fields that were added are not counted.
-    """
+    """Change, or with an empty value remove, the field that is the *index*-th of its name now, from 1 on."""
 
     index: int
     name: bytes

@@ -1,0 +1,472 @@
+"""Filters of one's own, in front of handlers: what they see, what they may do, and what happens when they fail."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.filters.support import Keeper, StreamingKeeper
+from tests.support import GREETING, MESSAGE, TRANSACTION, Client, codes
+from txsmtpd import SMTPFactory
+from txsmtpd.filters import ACCEPT, DISCARD, FilterError, Verdict
+from txsmtpd.lmtp import LMTP
+from txsmtpd.reply import Refused
+
+
+class Filter:
+    """A filter of the functions that it is given: ``Filter(RCPT=function)`` has a ``filter_RCPT``, without a self."""
+
+    def __init__(self, name: str = "test", on_failure: str = "tempfail", **stages: Any) -> None:
+        self.name = name
+        self.on_failure = on_failure
+        for stage, function in stages.items():
+            setattr(self, f"filter_{stage}", function)
+
+
+def says(result: Any) -> Any:
+    """A stage with this result; an exception is raised."""
+
+    async def stage(*arguments: Any) -> Any:
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    return stage
+
+
+class FilterTests(SynchronousTestCase):
+    """One server, one client, some filters."""
+
+    def client(self, *filters: Any, handler: Any = None, **options: Any) -> Client:
+        """A client of a server with these filters, greeted."""
+        self.handler = Keeper() if handler is None else handler
+        client = Client(self.handler, filters=filters, **options)
+        self.assertEqual(codes(client.talk(GREETING if "protocol" not in options else b"LHLO c.test\r\n"))[-1], 250)
+        return client
+
+    def content(self) -> bytes:
+        """The one message that the handler has got."""
+        if isinstance(self.handler, Keeper):
+            (content,) = self.handler.content
+            return content
+        (receiver,) = self.handler.receivers
+        self.assertEqual((receiver.finished, receiver.aborted), (1, []))
+        return receiver.octets
+
+
+class StageTests(FilterTests):
+    """What filters see, and when."""
+
+    def test_order(self) -> None:
+        """Each stage of each filter is called in order; a later filter sees what the one before has changed."""
+        seen: list[Any] = []
+
+        def note(name: str, stage: str) -> Any:
+            async def called(server: Any, session: Any, envelope: Any, *more: Any) -> None:
+                seen.append((name, stage, *(each for each in more if isinstance(each, str))))
+                if stage == "message":
+                    more[0].add_header("X-Seen", name)
+                    seen.append(await more[0].read())
+
+            return called
+
+        stages = ("CONNECT", "HELO", "MAIL", "RCPT", "DATA", "headers", "message")
+        filters = [Filter(name, **{stage: note(name, stage) for stage in stages}) for name in ("one", "two")]
+        client = self.client(*filters)
+        self.assertEqual(client.send_message(b"\r\nHello\r\n").text, "2.0.0 kept")
+        self.assertEqual(
+            seen,
+            [
+                *(("one", "CONNECT"), ("two", "CONNECT")),
+                *(("one", "HELO", "client.test"), ("two", "HELO", "client.test")),
+                *(("one", "MAIL", "a@example.com"), ("two", "MAIL", "a@example.com")),
+                *(("one", "RCPT", "b@example.com"), ("two", "RCPT", "b@example.com")),
+                *(("one", "DATA"), ("two", "DATA")),
+                *(("one", "headers"), ("one", "message"), b"X-Seen: one\r\n\r\nHello\r\n"),
+                *(("two", "headers"), ("two", "message"), b"X-Seen: two\r\nX-Seen: one\r\n\r\nHello\r\n"),
+            ],
+        )
+        self.assertEqual(self.content(), b"X-Seen: two\r\nX-Seen: one\r\n\r\nHello\r\n")
+        verdicts = self.handler.envelopes[0].filters
+        self.assertEqual(list(verdicts), ["one", "two"])
+        self.assertEqual(verdicts["one"], Verdict(headers=(("X-Seen", "one"),)))
+
+    def test_plainFunctions(self) -> None:
+        """A stage may be a plain function, or return a Deferred."""
+        waiting: Deferred[Any] = Deferred()
+        client = self.client(Filter(MAIL=lambda *arguments: None, RCPT=lambda *arguments: waiting))
+        self.assertEqual(codes(client.talk(b"MAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.com>\r\n")), [250])
+        waiting.callback("550 5.7.1 no")
+        self.assertEqual(codes(client.heard()), [550])
+
+    def test_refusals(self) -> None:
+        """A filter may refuse at each stage, by a status or by Refused; the handler does not get the message."""
+        for stage, expected in (
+            ("HELO", [550, 503, 503, 503]),
+            ("MAIL", [250, 550, 503, 503]),
+            ("RCPT", [250, 250, 550, 503]),
+            ("DATA", [250, 250, 250, 550]),
+        ):
+            for refusal in "550 5.7.1 no", Refused("550 5.7.1 no"):
+                with self.subTest(stage=stage, refusal=refusal):
+                    handler = Keeper()
+                    client = Client(handler, filters=[Filter(**{stage: says(refusal)})])
+                    client.talk(b"")
+                    self.assertEqual(codes(client.talk(GREETING + TRANSACTION + b"DATA\r\n"))[-4:], expected)
+        for stage in "headers", "message":
+            for handler in Keeper(), StreamingKeeper():
+                client = self.client(Filter(**{stage: says("554 5.7.1 spam")}), handler=handler)
+                self.assertEqual(client.send_message().text, "5.7.1 spam")
+                self.assertEqual(getattr(handler, "content", []) or getattr(handler, "receivers", []), [])
+                self.assertEqual(client.send_message().code, 554)
+
+    def test_connectRefused(self) -> None:
+        """A client that a filter refuses gets 554 in place of the greeting, and 503 then."""
+        client = Client(Keeper(), filters=[Filter(CONNECT=says("554 5.7.1 go away"))])
+        self.assertEqual(codes(client.welcome + client.talk(GREETING)), [554, 503])
+
+    def test_handlerFirstAtRcpt(self) -> None:
+        """A filter is told of recipients that the handler has accepted; whom the filter refuses, is none."""
+        seen: list[str] = []
+
+        class Picky(Keeper):
+            async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
+                if address.startswith("no"):
+                    return "550 5.1.1 not here"
+                envelope.rcpt_tos.append(address)
+                return "250 2.1.5 OK"
+
+        def filter_RCPT(server: Any, session: Any, envelope: Any, address: str, rcpt_options: Any) -> str | None:
+            seen.append(address)
+            return "450 4.7.1 later" if address.startswith("later") else None
+
+        client = self.client(Filter(RCPT=filter_RCPT), handler=Picky())
+        rcpts = b"".join(b"RCPT TO:<%b@example.com>\r\n" % name for name in (b"no", b"later", b"yes"))
+        self.assertEqual(codes(client.talk(b"MAIL FROM:<a@example.com>\r\n" + rcpts)), [250, 550, 450, 250])
+        self.assertEqual(seen, ["later@example.com", "yes@example.com"])
+        client.talk(b"DATA\r\n" + MESSAGE + b".\r\n")
+        self.assertEqual(self.handler.envelopes[0].rcpt_tos, ["yes@example.com"])
+
+    def test_accept(self) -> None:
+        """A filter that accepts is not asked about the rest of the message; about the next one it is."""
+        calls: list[str] = []
+
+        def at(stage: str, result: Any) -> Any:
+            return lambda *arguments: calls.append(stage) or result
+
+        client = self.client(Filter(MAIL=at("MAIL", ACCEPT), RCPT=at("RCPT", None), message=at("message", None)))
+        for _ in range(2):
+            self.assertEqual(client.send_message().code, 250)
+        self.assertEqual(calls, ["MAIL", "MAIL"])
+        self.assertEqual(self.handler.content, [MESSAGE, MESSAGE])
+
+    def test_acceptConnection(self) -> None:
+        """A filter that accepts the connection is not asked again."""
+        client = self.client(Filter(CONNECT=says(ACCEPT), HELO=says("550 no"), message=says("550 no")))
+        self.assertEqual(client.send_message().code, 250)
+        self.assertEqual(self.content(), MESSAGE)
+
+    def test_discard(self) -> None:
+        """A message that a filter discards is answered 250; nobody gets it, and no other filter is asked."""
+        for stage in "MAIL", "RCPT", "DATA", "headers", "message":
+            for handler in Keeper(), StreamingKeeper():
+                with self.subTest(stage=stage):
+                    another = Filter("two", message=says("550 5.7.1 no"))
+                    client = self.client(Filter(**{stage: says(DISCARD)}), another, handler=handler)
+                    self.assertEqual(client.send_message().code, 250)
+                    self.assertEqual(getattr(handler, "content", []) or getattr(handler, "receivers", []), [])
+
+    def test_untouched(self) -> None:
+        """Where no filter looks, the handler's hooks are its own."""
+        handler = StreamingKeeper()
+        settings = SMTPFactory(handler, filters=[Filter(CONNECT=says(None))]).settings
+        self.assertEqual(settings.hooks.keys(), {"CONNECT", "MAIL"})
+        self.assertEqual(SMTPFactory(handler).settings.open_message, handler.open_message)
+        self.assertEqual(dict(SMTPFactory(handler).settings.hooks), {})
+
+    def test_rset(self) -> None:
+        """A filter is told when a transaction is over, whatever has ended it, and when the connection is."""
+        calls: list[str] = []
+        note = {stage: (lambda *more, stage=stage: calls.append(stage)) for stage in ("RSET", "DISCONNECT")}
+        client = self.client(Filter(message=says(None), **note))
+        client.talk(TRANSACTION + b"RSET\r\n")
+        self.assertEqual(calls, ["RSET"])
+        client.send_message()
+        self.assertEqual(calls, ["RSET", "RSET"])
+        client.vanish(ConnectionDone())
+        self.assertEqual(calls, ["RSET", "RSET", "DISCONNECT"])
+
+
+class ChangeTests(FilterTests):
+    """What filters may change."""
+
+    def change(self, function: Any, handler: Any = None, message: bytes = MESSAGE, **options: Any) -> Client:
+        """Send a message past a filter that does this to it."""
+        client = self.client(Filter(message=lambda *arguments: function(arguments[-1])), handler=handler, **options)
+        self.reply = client.send_message(message)
+        return client
+
+    def test_headers(self) -> None:
+        """Fields are added on top or below, changed and removed; all else stays, octet for octet."""
+
+        def function(message: Any) -> None:
+            message.add_header("X-Top", "1\nX-Not: a field of its own")
+            message.append_header("X-Last", "2")
+            message.change_header("subject", "new")
+            message.change_header("Odd", None, -1)
+            message.remove_header("Gone")
+
+        sent = b"Gone: 1\r\nSubject: test\r\nOdd :a\r\n\tb\r\nodd: c\r\ngone: 2\r\n\r\nBody \r\n\r\n"
+        for handler in Keeper(), StreamingKeeper():
+            self.change(function, handler, sent)
+            self.assertEqual(
+                self.content(),
+                b"X-Top: 1\r\n\tX-Not: a field of its own\r\nSubject: new\r\nOdd :a\r\n\tb\r\nX-Last: 2\r\n"
+                b"\r\nBody \r\n\r\n",
+            )
+
+    def test_noHeader(self) -> None:
+        """A message without a header, or whose header runs into its text, stays a message with this text."""
+        for sent, expected in (
+            (b"\r\ntext\r\n", b"X-A: 1\r\n\r\ntext\r\n"),
+            (b"text\r\n", b"X-A: 1\r\n\r\ntext\r\n"),
+            (b"A: b\r\ntext\r\n", b"X-A: 1\r\nA: b\r\n\r\ntext\r\n"),
+            (b" folded\r\n\r\n", b"X-A: 1\r\n\r\n folded\r\n\r\n"),
+            (b"A: b\r\n", b"X-A: 1\r\nA: b\r\n\r\n"),
+        ):
+            with self.subTest(sent=sent):
+                self.change(lambda message: message.add_header("X-A", "1"), message=sent)
+                self.assertEqual(self.content(), expected)
+                self.change(lambda message: None, message=sent)
+                self.assertEqual(self.content(), sent)
+
+    def test_body(self) -> None:
+        """A body is replaced; the header stays."""
+        self.change(lambda message: message.replace_body(b"another\r\n"))
+        self.assertEqual(self.content(), b"Subject: test\r\n\r\nanother\r\n")
+
+    def test_envelope(self) -> None:
+        """Sender and recipients are changed before the handler gets the message."""
+
+        def function(message: Any) -> None:
+            message.change_sender("", ["RET=HDRS"])
+            message.add_recipient("c@example.com", ["NOTIFY=NEVER"])
+            message.add_recipient("c@example.com")
+            message.remove_recipient("b@example.com")
+            message.remove_recipient("nobody@example.com")
+
+        self.change(function)
+        (envelope,) = self.handler.envelopes
+        self.assertEqual((envelope.mail_from, envelope.mail_options), ("", ["RET=HDRS"]))
+        self.assertEqual((envelope.rcpt_tos, envelope.rcpt_options), (["c@example.com"], ["NOTIFY=NEVER"]))
+
+    def test_nobodyLeft(self) -> None:
+        """A message whose recipients were all removed is taken, and reaches nobody."""
+        self.change(lambda message: message.remove_recipient("b@example.com"))
+        self.assertEqual(self.reply.code, 250)
+        self.assertEqual(self.handler.content, [])
+
+    def test_replies(self) -> None:
+        """Over LMTP, each recipient that the client has named gets a reply, although others get the message."""
+        handler = StreamingKeeper(["250 2.1.5 one", "451 4.3.0 two"])
+        filters = [Filter(message=lambda *arguments: arguments[-1].add_recipient("c@example.com"))]
+        client = self.client(*filters, handler=handler, protocol=LMTP)
+        client.talk(TRANSACTION + b"RCPT TO:<d@example.com>\r\nDATA\r\n")
+        self.assertEqual(codes(client.talk(MESSAGE + b".\r\n")), [451, 451])
+
+    def test_quarantine(self) -> None:
+        """A message to be quarantined has a field that says why; the handler's hook decides what that means."""
+        self.change(lambda message: message.quarantine("odd"))
+        self.assertEqual(self.content(), b"X-Quarantine: odd\r\n" + MESSAGE)
+        self.assertEqual(self.handler.envelopes[0].filters["test"].action, "quarantine")
+        other = StreamingKeeper()
+        for result, text in (
+            ("250 2.0.0 put aside", "2.0.0 put aside"),
+            (other.open_message(None, None, None), "2.0.0 streamed"),
+        ):
+            asked: list[str] = []
+            handler = Keeper()
+            handler.handle_QUARANTINE = lambda *more, result=result, asked=asked: asked.append(more[-1]) or result  # type: ignore[attr-defined]
+            self.change(lambda message: message.quarantine("odd"), handler)
+            self.assertEqual((asked, handler.content, self.reply.text), (["odd"], [], text))
+        self.assertEqual(other.receivers[0].octets, b"X-Quarantine: odd\r\n" + MESSAGE)
+
+    def test_forgeries(self) -> None:
+        """What only this server may say is removed before filters see it, and nothing else."""
+        sent = (
+            b"Authentication-Results: mx.example.com; dkim=pass\r\n"
+            b"Authentication-Results: other.example; spf=pass\r\n"
+            b'authentication-results: (a comment) "MX.example.com" 1;\r\n spf=pass\r\n'
+            b"X-Quarantine: forged\r\n\r\nHello\r\n"
+        )
+        self.change(lambda message: None, message=sent, hostname="mx.example.com")
+        self.assertEqual(self.content(), b"Authentication-Results: other.example; spf=pass\r\n\r\nHello\r\n")
+
+    def test_verdict(self) -> None:
+        """What a filter says of its own is in the envelope."""
+        verdict = Verdict(score=4.5, symbols={"A": 4.5}, details={"raw": 1})
+        self.change(lambda message: verdict)
+        self.assertEqual(self.handler.envelopes[0].filters, {"test": verdict})
+
+
+class FailureTests(FilterTests):
+    """What happens when a filter cannot do its work."""
+
+    def test_tempfail(self) -> None:
+        """Mail is refused for now, unless the filter says otherwise; the connection goes on."""
+        for stage, place in ("MAIL", 1), ("RCPT", 2), ("DATA", 3):
+            client = self.client(Filter(**{stage: says(FilterError("down"))}))
+            self.assertEqual(codes(client.talk(TRANSACTION + b"DATA\r\n"))[place - 1], 451)
+        client = self.client(Filter(message=says(FilterError("down"))))
+        self.assertEqual(client.send_message().text, "4.7.1 A filter is not available, try again later")
+        self.assertEqual(self.handler.content, [])
+
+    def test_tempfailAtConnect(self) -> None:
+        """A filter that fails before there is a transaction closes the connection with 421."""
+        for stage, expected in ("CONNECT", [421]), ("HELO", [220, 421]):
+            client = Client(Keeper(), filters=[Filter(**{stage: says(FilterError("down"))})])
+            self.assertEqual(codes(client.welcome + client.talk(GREETING)), expected)
+            self.assertTrue(client.closed)
+
+    def test_accept(self) -> None:
+        """Or mail passes, and the handler can tell."""
+        for stage in "CONNECT", "HELO", "MAIL", "RCPT", "DATA", "headers", "message":
+            client = self.client(Filter(on_failure="accept", **{stage: says(FilterError("down"))}))
+            self.assertEqual(client.send_message().code, 250)
+            self.assertEqual(self.content(), MESSAGE)
+            expected = {} if stage in ("CONNECT", "HELO") else {"test": Verdict("failed", reason="down")}
+            self.assertEqual(self.handler.envelopes[0].filters, expected)
+
+    def test_bugs(self) -> None:
+        """Any exception is a failure, and so is what no filter may return; the log tells where."""
+        for wrong in ValueError("a bug"), "250 2.0.0 no decision", 42:
+            client = self.client(Filter(message=says(wrong)))
+            self.assertEqual(client.send_message().code, 451)
+            (failure,) = self.flushLoggedErrors(ValueError, TypeError)
+            self.assertIn(failure.type, (ValueError, TypeError))
+
+    def test_slow(self) -> None:
+        """A filter that takes too long has failed, even if it does not end when it is cancelled."""
+        for stage, seconds in ("MAIL", 30), ("message", 300):
+            for obedient in True, False:
+                waiting: Deferred[Any] = Deferred(None if obedient else lambda each: each.callback(None))
+                client = self.client(Filter(**{stage: lambda *more, waiting=waiting: waiting}), hook_timeout=None)
+                client.talk(TRANSACTION + b"DATA\r\n" + MESSAGE + b".\r\n" if stage == "message" else TRANSACTION[:27])
+                self.assertEqual(client.wait(seconds - 1, step=1), b"")
+                self.assertEqual(codes(client.wait(2, step=1)), [451])
+
+    def test_clientLeaves(self) -> None:
+        """A client that leaves ends what its message waits for."""
+        cancelled: list[Any] = []
+        waiting: Deferred[Any] = Deferred(cancelled.append)
+        client = self.client(Filter(message=lambda *more: waiting))
+        client.talk(TRANSACTION + b"DATA\r\n" + MESSAGE + b".\r\n")
+        client.vanish(ConnectionDone())
+        self.assertEqual(cancelled, [waiting])
+        self.flushLoggedErrors()
+
+    def test_leavesWhileSending(self) -> None:
+        """A message that is cut off reaches neither filters nor handler."""
+        handler = StreamingKeeper()
+        client = self.client(Filter(message=says(ValueError("never called"))), handler=handler)
+        client.talk(TRANSACTION + b"DATA\r\nSubject: a\r\n\r\nhalf")
+        client.vanish(ConnectionDone())
+        self.assertEqual(handler.receivers, [])
+
+    def test_wrong(self) -> None:
+        """What is no filter is refused when the factory is made, with the reason."""
+        for filters, text in (
+            ("rspamd", "must be a list"),
+            ([object()], "is no filter"),
+            ([Filter], "must be an object"),
+            ([Filter(MSG=says(None))], "filter_MSG .* is no stage"),
+            ([Filter(on_failure="ignore", MAIL=says(None))], "on_failure of the filter test"),
+        ):
+            with self.assertRaisesRegex((TypeError, ValueError), text):
+                SMTPFactory(None, filters=filters)
+
+    def test_names(self) -> None:
+        """Filters of the same name get names of their own."""
+        client = self.client(*(Filter("same", message=says(None)) for _ in range(3)))
+        client.send_message()
+        self.assertEqual(list(self.handler.envelopes[0].filters), ["same", "same-2", "same-3"])
+
+
+class StreamTests(FilterTests):
+    """Messages that are larger than what is kept in memory."""
+
+    LARGE = MESSAGE + (b"0123456789" * 95 + b"\r\n") * 6000
+
+    def test_large(self) -> None:
+        """A large message waits in a file, and comes out as it was; the handler may slow it down."""
+        handler = StreamingKeeper()
+        handler.pauses = True
+        client = self.client(Filter(message=says(None)), handler=handler)
+        client.talk(TRANSACTION + b"DATA\r\n" + self.LARGE + b".\r\n")
+        (receiver,) = handler.receivers
+        for _ in range(200):
+            if receiver.finished:
+                break
+            self.assertLess(len(receiver.octets), len(self.LARGE) + 1)
+            receiver.producer.resumeProducing()
+        self.assertEqual(receiver.octets, self.LARGE)
+        self.assertEqual(codes(client.heard()), [250])
+
+    def test_read(self) -> None:
+        """Filters read a large message as often as they like."""
+        sizes: list[Any] = []
+
+        async def filter_message(server: Any, session: Any, envelope: Any, message: Any) -> None:
+            sizes.append(sum([len(piece) async for piece in message.body()]))
+            sizes.append(len(await message.read()))
+            sizes.append(message.size)
+
+        self.client(Filter(message=filter_message)).send_message(self.LARGE)
+        self.assertEqual(sizes, [len(self.LARGE) - 17, len(self.LARGE), len(self.LARGE)])
+        self.assertEqual(self.content(), self.LARGE)
+
+    def test_headersOnly(self) -> None:
+        """A filter that looks at headers alone lets the body pass as it arrives."""
+        handler = StreamingKeeper()
+        waiting: Deferred[Any] = Deferred()
+
+        async def filter_headers(server: Any, session: Any, envelope: Any, message: Any) -> None:
+            await waiting
+            message.add_header("X-Seen", message.header.get("subject") or "")
+
+        client = self.client(Filter(headers=filter_headers), handler=handler)
+        client.talk(TRANSACTION + b"DATA\r\nSubject: te")
+        client.talk(b"st\r\n\r\nearly ")
+        self.assertEqual(handler.receivers, [])
+        waiting.callback(None)
+        self.assertEqual(handler.receivers[0].octets, b"X-Seen: test\r\nSubject: test\r\n\r\nearly ")
+        client.talk(b"late\r\n.\r\n")
+        self.assertEqual(self.content(), b"X-Seen: test\r\nSubject: test\r\n\r\nearly late\r\n")
+
+    def test_headersRefused(self) -> None:
+        """Such a filter's refusal is the reply to the message."""
+        handler = StreamingKeeper()
+        client = self.client(Filter(headers=says("554 5.6.0 no")), handler=handler)
+        self.assertEqual(client.send_message(self.LARGE).text, "5.6.0 no")
+        self.assertEqual(handler.receivers, [])
+        self.assertEqual(client.send_message().code, 554)
+
+    def test_headerWithoutEnd(self) -> None:
+        """A header is not kept in memory without end."""
+        client = self.client(Filter(message=says(None)))
+        endless = (b"X: " + b"y" * 900 + b"\r\n") * 1300
+        self.assertEqual(client.send_message(endless).code, 552)
+
+    def test_receiverAborted(self) -> None:
+        """A handler's receiver is told when the client leaves while the message is handed over."""
+        handler = StreamingKeeper()
+        handler.pauses = True
+        client = self.client(Filter(message=says(None)), handler=handler)
+        client.talk(TRANSACTION + b"DATA\r\n" + MESSAGE + b".\r\n")
+        client.vanish(ConnectionDone())
+        (receiver,) = handler.receivers
+        self.assertEqual((receiver.finished, len(receiver.aborted)), (0, 1))
+        self.flushLoggedErrors()

@@ -1,0 +1,333 @@
+"""The chain of filters in front of a handler: it is made of the handler's hooks, and takes their place.
+
+A server without filters knows nothing of it, and a stage at which no filter looks costs nothing. How a message waits
+for its filters is in :mod:`txsmtpd.filters.receiver`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from twisted.internet.defer import CancelledError
+from twisted.logger import Logger
+
+from txsmtpd.filters.message import FilteredMessage
+from txsmtpd.filters.receiver import DiscardedMessage, FilteredReceiver, WholeMessage
+from txsmtpd.filters.timing import within
+from txsmtpd.filters.verdict import ACCEPT, FilterError, Verdict, Verdicts
+from txsmtpd.reply import OK, Refused, Reply, parse_status
+
+log = Logger(namespace="txsmtpd.filters")
+
+Hooks = Mapping[str, Callable[..., Any]]
+OpenMessage = Callable[[Any, Any, Any], Any]
+
+PREFIX = "filter_"
+STAGES = ("CONNECT", "HELO", "MAIL", "RCPT", "DATA", "headers", "message", "RSET", "DISCONNECT")
+OF_CONNECTION = ("CONNECT", "HELO")
+ON_FAILURE = ("tempfail", "accept")
+COMMAND_TIMEOUT = 30.0  # seconds
+MESSAGE_TIMEOUT = 300.0
+UNAVAILABLE = Reply(451, "4.7.1", "A filter is not available, try again later")
+CLOSING = Reply(421, "4.7.1", "A filter is not available, try again later")
+
+
+class Link:
+    """A filter with what the chain must know of it.
+
+    :raises TypeError: if it is no filter.
+    :raises ValueError: if it has no such *on_failure*.
+    """
+
+    def __init__(self, filter: Any, taken: Iterable[str], wrap: Callable[[Any], Any]) -> None:
+        if isinstance(filter, type):
+            raise TypeError(f"a filter must be an object, not its class; write {filter.__name__}(...)")
+        self.hooks: dict[str, Callable[..., Any]] = {}
+        for name in dir(filter):
+            if name.startswith(PREFIX):
+                stage = name.removeprefix(PREFIX)
+                if stage not in STAGES:
+                    known = ", ".join(PREFIX + each for each in STAGES)
+                    raise TypeError(f"{name} of {filter!r} is no stage of a filter; there are {known}")
+                self.hooks[stage] = wrap(getattr(filter, name))
+        if not self.hooks:
+            raise TypeError(f"{filter!r} is no filter: it has no method such as filter_message")
+        self.name = _unique(getattr(filter, "name", None) or type(filter).__name__, taken)
+        on_failure = getattr(filter, "on_failure", "tempfail")
+        if on_failure not in ON_FAILURE:
+            raise ValueError(f"on_failure of the filter {self.name} must be 'tempfail' or 'accept', not {on_failure!r}")
+        self.accepts_on_failure = on_failure == "accept"
+        self.command_timeout = getattr(filter, "command_timeout", COMMAND_TIMEOUT)
+        self.message_timeout = getattr(filter, "message_timeout", MESSAGE_TIMEOUT)
+        self.authserv_id = getattr(filter, "authserv_id", None)
+        self.trouble: str | None = None  # why it failed last
+
+    def timeout(self, stage: str) -> float | None:
+        """Seconds that it has for a stage."""
+        return self.message_timeout if stage == "message" else self.command_timeout
+
+
+def _unique(name: str, taken: Iterable[str]) -> str:
+    known = set(taken)
+    names = (f"{name}-{number}" for number in range(2, len(known) + 3))
+    return name if name not in known else next(each for each in names if each not in known)
+
+
+class Chain:
+    """The filters of a server, in order.
+
+    :param filters: providers of :class:`~txsmtpd.filters.interfaces.IFilter`.
+    :raises TypeError: if one is no filter.
+    :raises ValueError: if one has options that will not do.
+    """
+
+    def __init__(self, filters: Iterable[Any]) -> None:
+        if isinstance(filters, str) or not isinstance(filters, Iterable):
+            raise TypeError(f"filters must be a list of filters, not {filters!r}")
+        self._filters = tuple(filters)
+        self.links: list[Link] = []
+        self._accepted: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
+
+    def compose(
+        self,
+        hooks: Hooks,
+        open_message: OpenMessage | None,
+        clock: Callable[[], Any],
+        wrap: Callable[[Any], Any] = lambda hook: hook,
+    ) -> tuple[Hooks, OpenMessage | None]:
+        """The hooks of the chain and a handler.
+
+        :param hooks: the handler's.
+        :param open_message: that of the handler, if it takes messages as they arrive.
+        :param clock: gives what keeps the time.
+        :param wrap: gives what to call in place of a filter's method.
+        """
+        for filter in self._filters:
+            self.links.append(Link(filter, [link.name for link in self.links], wrap))
+        self._hooks = hooks
+        self._open_message = open_message
+        self.clock = clock
+        ours = (
+            ("CONNECT", "CONNECT", self._connect),
+            ("HELO", "HELO", self._helo),
+            ("EHLO", "HELO", self._ehlo),
+            ("MAIL", None, self._mail),  # the verdicts begin with it
+            ("RCPT", "RCPT", self._rcpt),
+            ("RSET", "RSET", self._rset),
+            ("DISCONNECT", "DISCONNECT", self._disconnect),
+        )
+        composed = {**hooks, **{name: hook for name, stage, hook in ours if stage is None or self._at(stage)}}
+        opens = any(self._at(stage) for stage in ("MAIL", "RCPT", "DATA", "headers", "message"))
+        return composed, self.open_message if opens else open_message
+
+    def _at(self, stage: str) -> list[Link]:
+        return [link for link in self.links if stage in link.hooks]
+
+    # What the server calls
+
+    async def _connect(self, server: Any, session: Any, envelope: Any) -> Any:
+        self._accepted.pop(server, None)
+        await self._of_connection("CONNECT", server, session, envelope)
+        return await self._inner("CONNECT", server, session, envelope)
+
+    async def _helo(self, server: Any, session: Any, envelope: Any, hostname: str) -> Any:
+        await self._of_connection("HELO", server, session, envelope, hostname)
+        status = await self._inner("HELO", server, session, envelope, hostname)
+        return Reply(250, None, server.hostname) if status is None and "HELO" not in self._hooks else status
+
+    async def _ehlo(self, server: Any, session: Any, envelope: Any, hostname: str, *responses: Any) -> Any:
+        await self._of_connection("HELO", server, session, envelope, hostname)
+        if "EHLO" not in self._hooks:
+            return responses[0]
+        return await self._inner("EHLO", server, session, envelope, hostname, *responses)
+
+    async def _of_connection(self, stage: str, server: Any, session: Any, envelope: Any, *arguments: Any) -> None:
+        accepted = self._accepted.get(server, ())
+        for link in self._at(stage):
+            if link.name not in accepted:
+                decision = await self._ask(link, stage, server, session, envelope, *arguments)
+                if decision is ACCEPT:
+                    self._accepted.setdefault(server, set()).add(link.name)
+
+    async def _mail(self, server: Any, session: Any, envelope: Any, address: str, mail_options: list[str]) -> Any:
+        envelope.filters = verdicts = Verdicts()
+        verdicts.finished |= self._accepted.get(server, set())
+        positive = False
+        try:
+            await self._of_transaction("MAIL", server, session, envelope, address, mail_options)
+            if "MAIL" in self._hooks:
+                status = await self._inner("MAIL", server, session, envelope, address, mail_options)
+            else:
+                status = server.begin_transaction(address, mail_options)
+            positive = _is_positive(status)
+        finally:
+            if not positive:
+                self.transaction_over(server, session, envelope)
+        return status
+
+    async def _rcpt(self, server: Any, session: Any, envelope: Any, address: str, rcpt_options: list[str]) -> Any:
+        # The handler first: a filter is told of recipients, not of whom the server does not know.
+        if "RCPT" in self._hooks:
+            status = await self._inner("RCPT", server, session, envelope, address, rcpt_options)
+        else:
+            status = server.add_recipient(address, rcpt_options)
+        if _is_positive(status):
+            await self._of_transaction("RCPT", server, session, envelope, address, rcpt_options)
+        return status
+
+    async def _of_transaction(self, stage: str, server: Any, session: Any, envelope: Any, *arguments: Any) -> None:
+        for link in self._at(stage):
+            await self.ask(link, stage, server, session, envelope, *arguments)
+
+    async def _rset(self, server: Any, session: Any, envelope: Any) -> Any:
+        self.transaction_over(server, session, envelope)
+        return await self._inner("RSET", server, session, envelope) if "RSET" in self._hooks else OK
+
+    def _disconnect(self, server: Any, session: Any, envelope: Any, cause: Any) -> Any:
+        self._tell("DISCONNECT", server, session, envelope, cause)
+        hook = self._hooks.get("DISCONNECT")
+        return None if hook is None else hook(server, session, envelope, cause)
+
+    def transaction_over(self, server: Any, session: Any, envelope: Any) -> None:
+        """Let the filters know that the transaction is over."""
+        self._tell("RSET", server, session, envelope)
+
+    def _tell(self, stage: str, *arguments: Any) -> None:
+        for link in self._at(stage):
+            try:
+                link.hooks[stage](*arguments)
+            except Exception:
+                log.failure("the filter {name} failed at {stage}", name=link.name, stage=stage)
+
+    async def _inner(self, name: str, *arguments: Any) -> Any:
+        """What the handler's hook gives; None if it has none."""
+        hook = self._hooks.get(name)
+        result = None if hook is None else hook(*arguments)
+        return await result if isinstance(result, Awaitable) else result
+
+    # The message
+
+    async def open_message(self, server: Any, session: Any, envelope: Any) -> Any:
+        """A message begins; see :class:`~txsmtpd.interfaces.IStreamingHandler`."""
+        await self._of_transaction("DATA", server, session, envelope)
+        verdicts = envelope.filters
+        if verdicts.discarded:
+            return DiscardedMessage(self, server, session, envelope)
+        waiting = [link for link in self.links if link.name not in verdicts.finished]
+        whole = any("message" in link.hooks for link in waiting)
+        if whole or any("headers" in link.hooks for link in waiting):
+            return FilteredReceiver(self, server, session, envelope, whole)
+        return await self.open_inner(server, session, envelope)
+
+    async def filter_message(self, server: Any, session: Any, envelope: Any, message: FilteredMessage) -> None:
+        """Have all filters look at the message, one after the other; their changes are made.
+
+        :raises Refused: if one refuses it.
+        """
+        for link in self.links:
+            before = len(message.added)
+            verdict = None
+            was_quarantined = message.quarantined
+            for stage in "headers", "message":
+                if stage in link.hooks:
+                    verdict = await self.ask(link, stage, server, session, envelope, message) or verdict
+            if envelope.filters.discarded:
+                return
+            if link.name not in envelope.filters:
+                verdict = verdict or ACCEPT
+                if message.quarantined is not None and was_quarantined is None:
+                    verdict = replace(verdict, action="quarantine", reason=message.quarantined)
+                envelope.filters[link.name] = replace(verdict, headers=tuple(message.added[before:]))
+
+    async def quarantine(self, server: Any, session: Any, envelope: Any, reason: str) -> Any:
+        """What the handler's ``handle_QUARANTINE`` says, if it has one."""
+        return await self._inner("QUARANTINE", server, session, envelope, reason)
+
+    async def open_inner(self, server: Any, session: Any, envelope: Any) -> Any:
+        """The handler's receiver for the message."""
+        if self._open_message is None:
+            return WholeMessage(server._deliver)
+        receiver = self._open_message(server, session, envelope)
+        return await receiver if isinstance(receiver, Awaitable) else receiver
+
+    # One filter
+
+    async def ask(self, link: Link, stage: str, server: Any, session: Any, envelope: Any, *arguments: Any) -> Any:
+        """Ask a filter about a transaction, unless it need not see more of it.
+
+        :raises Refused: if it refuses.
+        """
+        verdicts = envelope.filters
+        if link.name in verdicts.finished or verdicts.discarded:
+            return None
+        decision = await self._ask(link, stage, server, session, envelope, *arguments)
+        if decision is not None:
+            verdicts.discarded = decision.action == "discard"
+            if decision is ACCEPT or decision.action != "accept":
+                verdicts.finished.add(link.name)
+            if decision.action in ("discard", "failed"):
+                verdicts[link.name] = decision
+        return decision
+
+    async def _ask(
+        self, link: Link, stage: str, server: Any, session: Any, envelope: Any, *arguments: Any
+    ) -> Verdict | None:
+        try:
+            result = link.hooks[stage](server, session, envelope, *arguments)
+            if isinstance(result, Awaitable):
+                seconds = link.timeout(stage)
+                result = await (result if seconds is None else within(self.clock(), seconds, result))
+            decision = _decision(result)
+        except (Refused, CancelledError):
+            raise
+        except Exception as error:
+            return self._failed(link, stage, session, error)
+        self._works(link)
+        return decision
+
+    def _failed(self, link: Link, stage: str, session: Any, error: Exception) -> Verdict:
+        why = str(error) or type(error).__name__
+        if not isinstance(error, FilterError):
+            log.failure(
+                "{session} the filter {name} failed at {stage}", session=session.id, name=link.name, stage=stage
+            )
+        elif why != link.trouble:
+            log.error("{session} the filter {name} failed: {why}", session=session.id, name=link.name, why=why)
+        link.trouble = why
+        if not link.accepts_on_failure:
+            raise Refused(CLOSING if stage in OF_CONNECTION else UNAVAILABLE)
+        return Verdict("failed", reason=why)
+
+    def _works(self, link: Link) -> None:
+        if link.trouble is not None:
+            link.trouble = None
+            log.info("The filter {name} works again", name=link.name)
+
+
+def _decision(result: Any) -> Verdict | None:
+    """What a filter's result means.
+
+    :raises Refused: if it is a refusal.
+    :raises TypeError: if it is nothing that a filter may return.
+    """
+    if result is None or isinstance(result, Verdict):
+        return result
+    try:
+        reply = parse_status(result)
+    except (TypeError, ValueError):
+        reply = OK
+    if reply.code < 400:
+        raise TypeError(
+            f"a filter returns None, ACCEPT, DISCARD, a Verdict or a refusal such as '550 5.7.1 No', not {result!r}"
+        )
+    raise Refused(reply)
+
+
+def _is_positive(status: Any) -> bool:
+    try:
+        return parse_status(status).positive
+    except (TypeError, ValueError):
+        return False  # the server says what is wrong with it

@@ -1,0 +1,188 @@
+"""One connection to a milter: commands out, responses in, one at a time, each within its time.
+
+What is said when is in :mod:`txsmtpd.filters.milter`, the octets in :mod:`txsmtpd.wire.milter`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from txsmtpd.filters.verdict import FilterError
+from txsmtpd.wire import milter
+from txsmtpd.wire.milter import MilterError, Negotiation, PacketReader, Response
+
+T = TypeVar("T")
+
+LINGER = 10.0  # seconds that a milter has to take the goodbye
+
+
+@implementer(IPushProducer)
+class MilterConnection(Protocol):
+    """Speaks with one milter.
+
+    :param clock: what keeps the time (IReactorTime).
+    """
+
+    def __init__(self, clock: Any) -> None:
+        self.agreed = Negotiation(milter.VERSION, milter.Actions(0), milter.Steps(0))
+        self.usable = True  #: whether commands can be sent
+        self._clock = clock
+        self._reader = PacketReader()
+        self._packets: deque[tuple[bytes, bytes]] = deque()
+        self._waiting: Deferred[tuple[bytes, bytes]] | None = None
+        self._drained: Deferred[None] | None = None
+        self._paused = False
+        self._error: Exception | None = None
+        self._lingers: Any = None
+
+    def connectionMade(self) -> None:
+        # The transport tells when what was written piles up.
+        self.transport.registerProducer(self, True)  # type: ignore[union-attr]
+
+    # What the milter says
+
+    def dataReceived(self, data: bytes) -> None:
+        try:
+            packets = self._reader.feed(data)
+        except MilterError as error:
+            self._fail(FilterError(f"the milter has broken the protocol: {error}"))
+            return
+        self._packets.extend(packets)
+        if self._waiting is not None and self._packets:
+            waiting, self._waiting = self._waiting, None
+            waiting.callback(self._packets.popleft())
+        elif self._packets:
+            self.transport.pauseProducing()  # type: ignore[union-attr]
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._lingers is not None and self._lingers.active():
+            self._lingers.cancel()
+        why = "" if reason.check(ConnectionDone) else f": {reason.getErrorMessage()}"
+        self._fail(FilterError(f"the milter has closed the connection{why}"))
+
+    def _fail(self, error: Exception) -> None:
+        if self._error is None:
+            self._error = error
+        self.usable = False
+        self.transport.abortConnection()  # type: ignore[union-attr]
+        for waiting in self._waiting, self._drained:
+            if waiting is not None and not waiting.called:
+                waiting.errback(self._error)
+        self._waiting = self._drained = None
+
+    # What the transport says
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        drained, self._drained = self._drained, None
+        if drained is not None and not drained.called:
+            drained.callback(None)
+
+    def stopProducing(self) -> None:
+        """The connection is lost, which :meth:`connectionLost` tells, too."""
+
+    # What is said to the milter
+
+    async def negotiate(self, timeout: float) -> None:
+        """Agree on what is said, with the first packet.
+
+        :raises FilterError: if the milter does not.
+        """
+        self.send(milter.negotiate())
+        command, data = await self._next_packet(timeout)
+        if command != milter.NEGOTIATE:
+            raise self._broken(f"{command!r} instead of a negotiation")
+        try:
+            self.agreed = milter.parse_negotiation(data)
+        except MilterError as error:
+            raise self._broken(error) from None
+
+    def send(self, octets: bytes) -> None:
+        """Send commands that are not answered.
+
+        :raises FilterError: if the connection is gone, or the milter has said something that nobody asked for.
+        """
+        if self._error is not None:
+            raise self._error
+        if self._packets:
+            raise self._broken("an answer that nobody has asked for")
+        self.transport.write(octets)  # type: ignore[union-attr]
+
+    async def drain(self, timeout: float) -> None:
+        """Wait until what was sent does not pile up.
+
+        :raises FilterError: if that takes too long.
+        """
+        if self._paused and self._error is None:
+            self._drained = Deferred()
+            await self._within(self._drained, timeout)
+
+    async def response(self, timeout: float) -> Response:
+        """The next response.
+
+        :param timeout: seconds until it is missed.
+        :raises FilterError: if there is none, or none that the milter may give.
+        """
+        command, data = await self._next_packet(timeout)
+        try:
+            response = milter.parse_response(command, data)
+        except MilterError as error:
+            raise self._broken(error) from None
+        if not milter.is_allowed(response, self.agreed.actions):
+            raise self._broken(f"{response!r}, which it did not ask to do")
+        return response
+
+    async def _next_packet(self, timeout: float) -> tuple[bytes, bytes]:
+        if self._packets:
+            packet = self._packets.popleft()
+            if not self._packets and self._error is None:
+                self.transport.resumeProducing()  # type: ignore[union-attr]
+            return packet
+        if self._error is not None:
+            raise self._error
+        self._waiting = Deferred()
+        return await self._within(self._waiting, timeout)
+
+    async def _within(self, waiting: Deferred[T], timeout: float) -> T:
+        expiry = self._clock.callLater(
+            timeout, lambda: self._fail(FilterError(f"the milter said nothing for {timeout:g} seconds"))
+        )
+        try:
+            return await waiting
+        except CancelledError:
+            self._fail(FilterError("the milter was not waited for"))
+            raise
+        finally:
+            if expiry.active():
+                expiry.cancel()
+
+    def _broken(self, what: object) -> FilterError:
+        error = FilterError(f"the milter has broken the protocol: {what}")
+        self._fail(error)
+        return error
+
+    def quit(self) -> None:
+        """Say goodbye, and close."""
+        if self.usable:
+            self.usable = False
+            self._error = FilterError("the connection to the milter is closed")
+            self.transport.write(milter.packet(milter.QUIT))  # type: ignore[union-attr]
+            self.transport.unregisterProducer()  # type: ignore[union-attr]
+            self.transport.loseConnection()  # type: ignore[union-attr]
+            # A milter that does not read would keep the connection open.
+            self._lingers = self._clock.callLater(LINGER, self.transport.abortConnection)  # type: ignore[union-attr]
+
+    def abort(self) -> None:
+        """Close at once: what the milter says next is none of anybody's business."""
+        self._fail(FilterError("the connection to the milter was given up"))

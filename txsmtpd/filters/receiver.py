@@ -1,0 +1,289 @@
+"""A message on its way through the filters: kept until they have decided, then passed on to the handler.
+
+What no filter needs is not kept: if they look at headers only, the handler gets the body as it arrives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, execute
+from twisted.internet.error import ConnectionAborted
+from twisted.internet.interfaces import IReactorThreads
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from txsmtpd.engine.message_sink import Buffered, Streamed
+from txsmtpd.filters.header import END, Header
+from txsmtpd.filters.message import QUARANTINE, FilteredMessage
+from txsmtpd.filters.results import remove_forgeries
+from txsmtpd.filters.spool import Spool
+from txsmtpd.interfaces import IMessageReceiver
+from txsmtpd.recipient_replies import FOR_EACH, folded, replies_for
+from txsmtpd.reply import OK, Refused, Reply
+
+log = Logger(namespace="txsmtpd.filters")
+
+LONGEST_HEADER = 2**20  # octets
+HEADER_TOO_LONG = Reply(552, "5.3.4", "The header of the message is too long")
+NO_ROOM = Reply(452, "4.3.1", "There is no room for the message, try again later")
+
+
+@implementer(IMessageReceiver)
+class DiscardedMessage:
+    """Takes a message that nobody gets."""
+
+    def __init__(self, chain: Any, *transaction: Any) -> None:
+        self._over = lambda: chain.transaction_over(*transaction)
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None: ...
+
+    def unregisterProducer(self) -> None: ...
+
+    def write(self, data: bytes) -> None: ...
+
+    def finish(self) -> Reply:
+        self._over()
+        return OK
+
+    def abort(self, reason: BaseException) -> None:
+        self._over()
+
+
+@implementer(IMessageReceiver)
+class FilteredReceiver:
+    """Takes one message for the filters, and for the handler behind them.
+
+    :param chain: the :class:`~txsmtpd.filters.chain.Chain`.
+    :param whole: whether a filter needs the whole message.
+    """
+
+    def __init__(self, chain: Any, server: Any, session: Any, envelope: Any, whole: bool) -> None:
+        self._chain = chain
+        self._transaction = (server, session, envelope)
+        self._whole = whole
+        self._start = bytearray()  # the message, as long as its header has not ended
+        self._message: FilteredMessage | None = None
+        self._body: Spool | None = None
+        self._late: list[bytes] = []  # what comes while the handler's receiver is being opened
+        self._opening: Deferred[None] | None = None
+        self._receiver: Any = None  # in place of the handler's
+        self._target: Streamed | None = None  # where the message goes once it was filtered
+        self._aborted: BaseException | None = None
+        self._gate: Deferred[None] | None = None
+        self._error: Exception | None = None
+        self._answer: Any = None  # in place of the handler's
+        self._producer: Any = None
+
+    # What the connection calls
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        self._producer = producer
+
+    def unregisterProducer(self) -> None:
+        self._producer = None
+
+    def write(self, data: bytes) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._message is None:
+            self._await_header(data)
+        elif self._target is not None:
+            self._target.write(data)
+        elif self._body is not None:
+            self._keep(data)
+        elif self._answer is None:
+            self._late.append(data)
+
+    def _await_header(self, data: bytes) -> None:
+        start = self._start
+        searched = max(len(start) - 3, 0)
+        start += data
+        if start.startswith(END) or start.find(END + END, searched) >= 0:
+            self._header_is_here()
+        elif len(start) > LONGEST_HEADER:
+            raise Refused(HEADER_TOO_LONG)
+
+    def _header_is_here(self) -> None:
+        server, _, envelope = self._transaction
+        header, rest = Header.parse(bytes(self._start))
+        self._start.clear()
+        remove_forgeries(header, [server.hostname, *(link.authserv_id for link in self._chain.links)])
+        separator, rest = (END, rest[2:]) if rest.startswith(END) else (b"", rest)
+        if self._whole:
+            self._body = self._make_spool()
+            self._body.on_pressure(self._pause, self._resume)
+        self._message = FilteredMessage(envelope, header, separator, self._body, self._make_spool)
+        if self._whole:
+            self._keep(rest)
+            return
+        self._late.append(rest)
+        self._pause()
+        self._opening = Deferred.fromCoroutine(self._open_early(self._message))
+
+    def _keep(self, data: bytes) -> None:
+        assert self._body is not None
+        try:
+            self._body.write(data)
+        except OSError as error:
+            raise _no_room(error) from error
+
+    def _pause(self) -> None:
+        if self._producer is not None:
+            self._producer.pauseProducing()
+
+    def _resume(self) -> None:
+        if self._producer is not None:
+            self._producer.resumeProducing()
+
+    def _make_spool(self) -> Spool:
+        reactor = self._chain.clock()
+        if not IReactorThreads.providedBy(reactor):  # in memory, with a clock
+            return Spool(execute)
+        return Spool(lambda *call: deferToThreadPool(reactor, reactor.getThreadPool(), *call))
+
+    # Headers only: the handler gets the body as it arrives
+
+    async def _open_early(self, message: FilteredMessage) -> None:
+        try:
+            await self._filter(message)
+            if self._answer is None:
+                target = await self._open(self._pause, self._resume)
+                for piece in (message.start, *self._late):
+                    target.write(piece)
+                self._target = target
+                if self._aborted is not None:
+                    self._abort_target(self._aborted)
+        except Exception as error:
+            self._error = error
+        self._late.clear()
+        self._resume()
+
+    # The whole message
+
+    async def finish(self) -> Any:
+        try:
+            if self._message is None:
+                self._header_is_here()
+            assert self._message is not None
+            if self._whole:
+                await self._pass_on(self._message)
+            elif self._opening is not None:
+                await self._opening
+            if self._error is not None:
+                raise self._error
+            if self._answer is not None:
+                return self._answer
+            assert self._target is not None
+            return self._for_all(await self._target.finish())
+        except BaseException as error:
+            self._abort_target(error)
+            raise
+        finally:
+            self._close()
+
+    async def _pass_on(self, message: FilteredMessage) -> None:
+        assert self._body is not None
+        try:
+            await self._body.complete()
+        except OSError as error:
+            raise _no_room(error) from error
+        await self._filter(message)
+        if self._answer is not None:
+            return
+        self._target = await self._open(self._close_gate, self._open_gate)
+        try:
+            async for piece in message.content():
+                self._target.write(piece)
+                if self._gate is not None:
+                    await self._gate
+        except OSError as error:
+            raise _no_room(error) from error
+
+    def _close_gate(self) -> None:
+        if self._gate is None:
+            self._gate = Deferred()
+
+    def _open_gate(self) -> None:
+        gate, self._gate = self._gate, None
+        if gate is not None and not gate.called:
+            gate.callback(None)
+
+    async def _filter(self, message: FilteredMessage) -> None:
+        """Have the filters decide; :attr:`_answer` is set if the handler does not get the message."""
+        _, session, envelope = self._transaction
+        await self._chain.filter_message(*self._transaction, message)
+        if envelope.filters.discarded or not envelope.rcpt_tos:
+            log.info("{session} a filter has discarded the message", session=session.id)
+            self._answer = OK
+        elif message.quarantined is not None:
+            log.info("{session} quarantine: {why}", session=session.id, why=message.header.get(QUARANTINE))
+            place = await self._chain.quarantine(*self._transaction, message.quarantined)
+            if isinstance(place, str | Reply):
+                self._answer = place
+            else:
+                self._receiver = place
+
+    async def _open(self, hold: Callable[[], Any], release: Callable[[], Any]) -> Streamed:
+        receiver = self._receiver
+        if receiver is None:
+            receiver = await self._chain.open_inner(*self._transaction)
+        return Streamed(receiver, hold, release, self._complain)
+
+    def _complain(self, error: BaseException) -> None:
+        failure = Failure(error, type(error), error.__traceback__)
+        log.failure("{session} the receiver of a message failed", failure, session=self._transaction[1].id)
+
+    def _for_all(self, status: Any) -> Any:
+        """The status for the recipients that the client has named, where the filters have changed them."""
+        assert self._message is not None
+        if isinstance(status, FOR_EACH) and self._message.recipients_changed:
+            replies, _ = replies_for(status, self._transaction[2].rcpt_tos)
+            return folded(replies)
+        return status
+
+    # The end
+
+    def abort(self, reason: BaseException) -> None:
+        self._aborted = reason
+        if self._opening is not None:
+            self._opening.cancel()
+        self._abort_target(reason)
+        self._close()
+
+    def _abort_target(self, reason: BaseException) -> None:
+        if self._target is not None:
+            self._target.abort(ConnectionAborted() if isinstance(reason, CancelledError) else reason)
+
+    def _close(self) -> None:
+        if self._message is not None:
+            self._message.close()
+        elif self._body is not None:
+            self._body.close()
+        self._chain.transaction_over(*self._transaction)
+
+
+@implementer(IMessageReceiver)
+class WholeMessage:
+    """Collects a message for a handler that takes it whole.
+
+    :param deliver: is given the octets, and gives the status.
+    """
+
+    def __init__(self, deliver: Callable[[bytes], Any]) -> None:
+        self._collected = Buffered(deliver)
+        self.write = self._collected.write
+        self.finish = self._collected.finish
+        self.abort = self._collected.abort
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None: ...
+
+    def unregisterProducer(self) -> None: ...
+
+
+def _no_room(error: OSError) -> Refused:
+    log.error("A message could not be kept for its filters: {error}", error=error.strerror or str(error))
+    return Refused(NO_ROOM)

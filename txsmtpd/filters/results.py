@@ -1,0 +1,117 @@
+"""Authentication-Results (RFC 8601): read into values, and removed where they claim to be ours and are not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from txsmtpd.filters.header import Header
+from txsmtpd.filters.message import QUARANTINE
+from txsmtpd.session import Envelope
+
+FIELD = "Authentication-Results"
+
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_PART = re.compile(rf"(?:{_QUOTED}|[^;\"])+")
+_PAIR = re.compile(rf"([A-Za-z0-9_.-]+(?:\s*/\s*\d+)?)\s*=\s*({_QUOTED}|[^\s]+)")
+_AUTHSERV_ID = re.compile(rf"\s*({_QUOTED}|[^\s;]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one method has found (RFC 8601 2.2)."""
+
+    method: str  #: such as ``"dkim"``, in lower case
+    result: str  #: such as ``"pass"``, in lower case
+    reason: str | None = None
+    properties: Mapping[str, str] = field(default_factory=dict)
+    """What the result is about, such as ``{"header.d": "example.com"}``."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuthenticationResults:
+    """One Authentication-Results field."""
+
+    authserv_id: str  #: who has found this
+    results: tuple[Result, ...] = ()
+
+
+def parse_results(value: str) -> AuthenticationResults:
+    """Read the value of an Authentication-Results field. What does not fit the grammar is left out.
+
+    >>> parse_results("mx.example.com; dkim=pass (good) header.d=example.org; spf=none").results[0]
+    Result(method='dkim', result='pass', reason=None, properties={'header.d': 'example.org'})
+    """
+    text = _without_comments(" ".join(value.split()))
+    first, *rest = [part[0] for part in _PART.finditer(text)] or [""]
+    found = _AUTHSERV_ID.match(first)
+    results = []
+    for part in rest:
+        pairs = [(re.sub(r"\s", "", name).lower(), _unquoted(text)) for name, text in _PAIR.findall(part)]
+        if not pairs or "." in pairs[0][0]:
+            continue  # "none", or nothing that can be told
+        (method, result), *more = pairs
+        reason = next((text for name, text in more if name == "reason"), None)
+        properties = {name: text for name, text in more if "." in name}
+        results.append(Result(method.partition("/")[0], result.lower(), reason, properties))
+    return AuthenticationResults(_unquoted(found[1]) if found else "", tuple(results))
+
+
+def authentication_results(envelope: Envelope) -> list[Result]:
+    """What the filters have found about a message, from the fields that they have added to it.
+
+    A handler asks this in place of reading the message: what a client has written there is never among it.
+    """
+    return [
+        result
+        for verdict in envelope.filters.values()
+        for name, value in verdict.headers
+        if name.lower() == FIELD.lower()
+        for result in parse_results(value).results
+    ]
+
+
+def remove_forgeries(header: Header, authserv_ids: Iterable[str | None]) -> None:
+    """Remove what only this server may say: Authentication-Results under its own names (RFC 8601 5), X-Quarantine."""
+    header.remove(QUARANTINE)
+    fields = header.get_all(FIELD)
+    if not fields:
+        return
+    ours = {name.lower() for name in authserv_ids if name}
+    forged = {id(each) for each in fields if parse_results(each.text).authserv_id.lower().partition("/")[0] in ours}
+    if forged:
+        header.fields = [each for each in header.fields if id(each) not in forged]
+        header.changed = True
+
+
+def _without_comments(text: str) -> str:
+    """The text with a space in place of each comment (RFC 5322 3.2.2)."""
+    out = []
+    depth = 0
+    quoted = escaped = False
+    for character in text:
+        if escaped:
+            escaped = False
+        elif character == "\\" and (quoted or depth):
+            escaped = True
+        elif quoted:
+            quoted = character != '"'
+        elif character == "(":
+            depth += 1
+            if depth == 1:
+                out.append(" ")
+        elif character == ")" and depth:
+            depth -= 1
+            continue
+        elif character == '"' and not depth:
+            quoted = True
+        if not depth:
+            out.append(character)
+    return "".join(out)
+
+
+def _unquoted(text: str) -> str:
+    if len(text) > 1 and text.startswith('"') and text.endswith('"'):
+        return re.sub(r"\\(.)", r"\1", text[1:-1])
+    return text

@@ -1,0 +1,39 @@
+"""Time for a filter's answer: whatever it does, there is an end to the waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any
+
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.python.failure import Failure
+
+from txsmtpd.filters.verdict import FilterError
+
+
+def within(clock: Any, seconds: float, awaitable: Awaitable[Any]) -> Deferred[Any]:
+    """The result of the awaitable, if it comes in time; it is cancelled otherwise.
+
+    :param clock: what keeps the time (IReactorTime).
+    :return: fails with :class:`FilterError` when the time is over, also if the awaitable does not end then.
+    """
+    work: Deferred[Any] = ensureDeferred(awaitable)  # type: ignore[arg-type]
+    result: Deferred[Any] = Deferred(lambda _: work.cancel())
+
+    def expire() -> None:
+        result.errback(FilterError(f"no answer within {seconds:g} seconds"))
+        work.cancel()
+
+    expiry = clock.callLater(seconds, expire)
+
+    def done(outcome: Any) -> None:
+        if expiry.active():
+            expiry.cancel()
+        if not result.called:
+            if isinstance(outcome, Failure):
+                result.errback(outcome)
+            else:
+                result.callback(outcome)
+
+    work.addBoth(done)
+    return result
