@@ -154,15 +154,7 @@ class GateTests(SiteTestCase):
         said = await talk(
             self.port,
             b"POST /api/v1/send HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
-             b"190\r\n"
-            + b"x" * 400
-            + b"\r\n"
-            + b"190\r\n"
-            + b"x" * 400
-            + b"\r\n"
-            + b"190\r\n"
-            + b"x" * 400
-            + b"\r\n",
+            b"190\r\n" + b"x" * 400 + b"\r\n" + b"190\r\n" + b"x" * 400 + b"\r\n" + b"190\r\n" + b"x" * 400 + b"\r\n",
         )
         self.assertIn(b" 413 ", said.split(b"\r\n")[0])
 
