@@ -64,9 +64,7 @@ class Known:
 
 
 def _host_of(address: str | None) -> str | None:
-    if not address:
-        return None
-    return address[len(local_part(address)) + 1 :] or None
+    return None if address is None else address[len(local_part(address)) + 1 :]
 
 
 def _name(certificate: Any, which: str) -> str | None:
@@ -93,18 +91,18 @@ def _login(known: Known) -> str | None:
 
 
 VALUES: Mapping[str, Callable[[Known], Any]] = {
-    "j": lambda known: known.server.hostname,
+    "j": lambda known: known.server.hostname or None,
     "_": _client_and_address,
-    "i": lambda known: known.message_id,
+    "i": lambda known: known.message_id or None,
     "v": lambda known: SOFTWARE,
-    "{daemon_name}": lambda known: known.server.hostname,
-    "{daemon_addr}": lambda known: known.own[0],
-    "{daemon_port}": lambda known: known.own[1],
-    "{if_addr}": lambda known: known.own[0],
-    "{client_addr}": lambda known: known.client[0],
+    "{daemon_name}": lambda known: known.server.hostname or None,
+    "{daemon_addr}": lambda known: known.own[0] or None,
+    "{daemon_port}": lambda known: known.own[1] or None,
+    "{if_addr}": lambda known: known.own[0] or None,
+    "{client_addr}": lambda known: known.client[0] or None,
     "{client_name}": lambda known: known.client_name,
     "{client_ptr}": lambda known: known.client_name,
-    "{client_port}": lambda known: known.client[1],
+    "{client_port}": lambda known: known.client[1] or None,
     "{client_resolve}": lambda known: "FAIL",
     "{tls_version}": _tls("protocol"),
     "{cipher}": _tls("cipher"),
@@ -134,6 +132,6 @@ def values_of(names: Iterable[str], known: Known, more: Mapping[str, str]) -> li
         if value is None:
             value_of = VALUES.get(name) or VALUES.get(bare if len(bare) == 1 else f"{{{bare}}}")
             value = None if value_of is None else value_of(known)
-        if value is not None and value != "":
+        if value is not None:
             found.append((name, str(value)))
     return found
