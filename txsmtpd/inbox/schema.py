@@ -60,22 +60,27 @@ SELECT 'delete', number, {_NAMES} FROM folded WHERE number IN (SELECT number FRO
 ROW = "m.number, m.seen, m.facts, (SELECT group_concat(name, char(10)) FROM tag WHERE tag.number = m.number)"
 
 
-def connect(path: str) -> sqlite3.Connection:
-    """A connection in which transactions are made by hand."""
+def connect(path: str, lasting: bool = True) -> sqlite3.Connection:
+    """A connection in which transactions are made by hand.
+
+    :param lasting: whether the file is to outlive this process. A process that is killed loses nothing of it; a power
+        cut may cost the last messages.
+    """
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
-    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute(f"PRAGMA synchronous = {'NORMAL' if lasting else 'OFF'}")
     connection.execute("PRAGMA secure_delete = OFF")
     connection.execute("PRAGMA cache_size = -8000")
     return connection
 
 
-def prepare(path: str) -> None:
+def prepare(path: str, lasting: bool = True) -> None:
     """Make the tables, or see that the file has them.
 
+    :param lasting: as for :func:`connect`.
     :raises ValueError: if the file is something else, or of another version.
     :raises sqlite3.Error: if it cannot be opened.
     """
-    connection = sqlite3.connect(path, isolation_level=None)
+    connection = connect(path, lasting)
     try:
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         (application,) = connection.execute("PRAGMA application_id").fetchone()

@@ -7,7 +7,6 @@ nothing is kept, with the reply that refused it.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -56,11 +55,10 @@ def record_of(transcript: Transcript, ended: bool | None = None) -> SessionRecor
     records = transcript.records
     ended = transcript.closed if ended is None else ended
     lasted = records[-1].at if records else 0.0
-    now = time.time()
     return SessionRecord(
         id=transcript.session,
-        began=now - lasted,
-        ended=now if ended else None,
+        began=transcript.began,
+        ended=transcript.began + lasted if ended else None,
         peer=transcript.peer,
         outcome=_outcome(records),
         records=_lines(records, transcript.forgotten),

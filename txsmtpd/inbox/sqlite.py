@@ -74,7 +74,7 @@ class SQLiteStore(Store):
         self._reactor = reactor
         self._lock = _lock(self.path)
         try:
-            schema.prepare(self.path)
+            schema.prepare(self.path, self._folder is None)
         except sqlite3.Error as error:
             self._unlock()
             if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
@@ -99,7 +99,7 @@ class SQLiteStore(Store):
             from twisted.internet import reactor
 
             self._reactor = reactor
-        connect = partial(schema.connect, self.path)
+        connect = partial(schema.connect, self.path, self._folder is None)
         self._writer = Writer(connect, self._reactor, "txsmtpd inbox writer")
         first = Reader(connect, self._reactor, "txsmtpd inbox reader")
         others = [Reader(connect, self._reactor, "txsmtpd inbox reader", first._entries) for _ in range(READERS - 1)]

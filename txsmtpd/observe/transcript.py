@@ -11,6 +11,7 @@ nothing of it.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -180,6 +181,7 @@ class Transcript:
     def __init__(self, session: str, peer: str = "") -> None:
         self.session = session
         self.peer = peer
+        self.began = time.time()  #: seconds since the epoch
         self.forgotten = 0  #: how many records are gone, because the ring was full
         self._records: deque[Record] = deque()
         self._is_kept = False

@@ -15,6 +15,7 @@ import ssl
 import tempfile
 import unittest
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal, Self
 
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
@@ -181,6 +182,7 @@ class MailCatcher(Reachable, Inbox):
         self.factory = SMTPFactory(self, **self._options)
         self.transcripts: Transcripts | None = self.factory.transcript  #: what was said in each session
         self._port: IListeningPort | None = None
+        self._served: Any = None  # the inbox in a browser
         self._listening: Any = None  # the reactor on which it listens
         self._thread: ReactorThread | None = None
         self._in_memory: SMTPFactory | None = None
@@ -268,6 +270,26 @@ class MailCatcher(Reachable, Inbox):
             reactor.hold()
         return self
 
+    def serve_inbox(self, port: int = 0, host: str = HOST) -> str:
+        """Serve the mail in a browser, and the API of the inbox, until the catcher stops. Needs the extra ``inbox``.
+
+        :param port: 0 is any that is free.
+        :return: the address for the browser.
+        :raises RuntimeError: if the catcher does not listen.
+        """
+        if self._port is None:
+            raise RuntimeError(f"{self!r}; the inbox is served while it listens: call start() or listen() before")
+        if self._served is None:
+            serve = partial(self._serve, port, host)
+            self._served = serve() if self._thread is None else self._thread.run(serve)
+        url: str = self._served.url
+        return url
+
+    def _serve(self, port: int, host: str) -> Any:
+        from txsmtpd.testing.served import ServedInbox
+
+        return ServedInbox(self._store, self.transcripts, self.factory.faults, self._listening, port, host)
+
     def stop_listening(self) -> Any:
         """Stop, and end all connections.
 
@@ -277,6 +299,9 @@ class MailCatcher(Reachable, Inbox):
         self._store.forget_waiters()
         self._forget_ca_file()
         ends: list[Deferred[Any]] = [] if port is None else [maybeDeferred(port.stopListening)]
+        served, self._served = self._served, None
+        if served is not None:
+            ends.append(maybeDeferred(served.stop))
         for connection in list(self.factory.connections):
             connection.abort()
         ends.append(self.factory.drain())

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TookTooLong
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -44,6 +44,14 @@ class _Waiter:
     tell: Callable[[Mail], object]
     fail: Callable[[Exception], object]  # is given what the query raised about a mail that came
     forget: Callable[[], object] = int
+
+
+class Watcher(Protocol):
+    """Is told of the mail in a store."""
+
+    def mail_added(self, number: int, mail: Mail) -> object: ...
+
+    def mail_removed(self, numbers: Iterable[int]) -> object: ...
 
 
 class Store:
@@ -76,6 +84,7 @@ class Store:
         # For each name of a criterion that was ever asked for: the numbers of the mail that has a value.
         self._index: dict[str, dict[str, dict[int, None]]] = {}
         self._waiters: list[_Waiter] = []
+        self.watchers: list[Watcher] = []  #: who is told of what comes and goes, with the lock held
 
     def add(self, mail: Mail) -> None:
         """Keep the mail, and tell who waits for it."""
@@ -85,6 +94,8 @@ class Store:
             self._size += len(mail.content)
             for name, numbers in self._index.items():
                 _enter(numbers, name, number, mail)
+            for watcher in self.watchers:
+                watcher.mail_added(number, mail)
             self._prune()
             told: list[Callable[[], object]] = []
             for each in list(self._waiters):
@@ -131,6 +142,9 @@ class Store:
     def remove(self, numbers: Iterable[int]) -> None:
         """Forget this mail."""
         with self.lock:
+            numbers = list(numbers)
+            for watcher in self.watchers:
+                watcher.mail_removed(numbers)
             for number in numbers:
                 mail = self._all.pop(number, None)
                 if mail is None:

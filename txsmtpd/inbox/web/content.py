@@ -14,8 +14,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from urllib.parse import quote
 
-from twisted.internet.threads import deferToThread
-
+from txsmtpd.bridges.reactors import call_in_pool
 from txsmtpd.inbox.message import Message, Part
 from txsmtpd.inbox.store import Store
 from txsmtpd.inbox.web.response import TEXT, Response
@@ -78,7 +77,7 @@ async def html_response(
     if len(markup) < LARGE and not images:
         octets = _changed(markup, images, embed, remote)
     else:
-        octets = await deferToThread(_changed, markup, images, embed, remote)
+        octets = await call_in_pool(_changed, markup, images, embed, remote)
     return MailResponse(octets, "text/html; charset=utf-8", remote=remote, frames=frames)
 
 

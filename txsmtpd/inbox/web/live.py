@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.web.server import NOT_DONE_YET
 from twisted.web.websocket import WebSocketResource
 
+from txsmtpd.bridges.reactors import current_reactor
 from txsmtpd.inbox.events import Event
 from txsmtpd.inbox.web import shapes
 from txsmtpd.inbox.web.request import Call
@@ -47,12 +48,6 @@ def mailpit_event(event: Event) -> dict[str, Any] | None:
 def _admit(call: Call) -> None:
     if len(call.settings.live) >= call.settings.live_limit:
         raise HTTPError(503, "too many clients listen already", {"Retry-After": "5"})
-
-
-def _clock() -> Any:
-    from twisted.internet import reactor
-
-    return reactor
 
 
 # The WebSocket
@@ -165,7 +160,7 @@ class _Sockets:
         self.made: EventSocket | None = None
 
     def buildProtocol(self, request: Any) -> EventSocket:
-        self.made = EventSocket(self._call, _clock())
+        self.made = EventSocket(self._call, current_reactor())
         return self.made
 
 
@@ -263,7 +258,7 @@ def as_sent(event: Event) -> bytes:
 
 async def stream(call: Call) -> Response:
     _admit(call)
-    pieces = Stream(call, _clock()).pieces()
+    pieces = Stream(call, current_reactor()).pieces()
     return Response(pieces, "text/event-stream; charset=utf-8", headers={"X-Accel-Buffering": "no"})
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from txsmtpd.bridges.reactors import current_reactor
 from txsmtpd.inbox.events import Event
 from txsmtpd.inbox.scope import Scope
 from txsmtpd.inbox.search import Terms
@@ -63,13 +64,6 @@ class Arrivals:
         self._subscription.cancel()
 
 
-def _reactor(call: Call) -> Any:
-    found = getattr(call.request, "reactor", None)
-    if found is None:
-        from twisted.internet import reactor as found
-    return found
-
-
 async def wait_for(
     call: Call, scope: Scope, terms: Terms, *, timeout: float, count: int = 1, after: int = 0, limit: int | None = 50
 ) -> tuple[Page, bool]:
@@ -77,7 +71,7 @@ async def wait_for(
 
     :raises HTTPError: if too many wait already.
     """
-    settings, reactor = call.settings, _reactor(call)
+    settings, reactor = call.settings, current_reactor()
     if len(settings.waiting) >= settings.waiting_limit:
         raise HTTPError(503, "too many requests wait for mail", {"Retry-After": "1"})
     arrivals = Arrivals(call.store, scope, reactor)

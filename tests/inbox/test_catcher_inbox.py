@@ -1,0 +1,89 @@
+"""The mail of a catcher in a browser."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from typing import Any
+from unittest import TestCase
+
+from twisted.trial.unittest import TestCase as TrialCase
+
+from txsmtpd.faults.rules import Faults
+from txsmtpd.testing import MailCatcher
+
+
+def ask(url: str, method: str = "GET") -> Any:
+    """What the inbox answers."""
+    with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=10) as answer:
+        body = answer.read()
+    return json.loads(body) if body[:1] in b"{[" else body.decode()
+
+
+def send(catcher: MailCatcher, subject: str) -> None:
+    with catcher.smtplib() as client:
+        client.sendmail("ann@example.org", ["bob@example.com"], f"Subject: {subject}\r\n\r\nHello\r\n")
+
+
+class ServeTests(TestCase):
+    """A catcher in a thread of its own, whose inbox is served."""
+
+    def setUp(self) -> None:
+        self.catcher = MailCatcher(faults=Faults()).start()
+        self.addCleanup(self.catcher.stop)
+        send(self.catcher, "before")
+        self.url = self.catcher.serve_inbox()
+
+    def subjects(self) -> list[str]:
+        return [message["Subject"] for message in ask(f"{self.url}/api/v1/messages")["messages"]]
+
+    def test_shared(self) -> None:
+        """The page shows what was caught, before and after; what is deleted there is gone here, and the other way
+        round."""
+        send(self.catcher, "after")
+        self.assertEqual(self.subjects(), ["after", "before"])
+        ask(f"{self.url}/api/v1/search?query=subject:before", "DELETE")
+        self.assertEqual([mail.subject for mail in self.catcher.messages], ["after"])
+        self.catcher.clear()
+        self.assertEqual(self.subjects(), [])
+
+    def test_waiting(self) -> None:
+        """Mail that comes is waited for."""
+        send(self.catcher, "after")
+        answer = ask(f"{self.url}/in/domain=example.com/api/inbox/v1/wait?subject=after&timeout=5")
+        self.assertEqual(answer["messages_count"], 1)
+
+    def test_sessions(self) -> None:
+        """What was said stands beside each message, and faults can be switched."""
+        answer = ask(f"{self.url}/api/inbox/v1/message/latest/transcript")
+        self.assertIn("mail FROM:<ann@example.org>", json.dumps(answer))
+        self.assertEqual(len(ask(f"{self.url}/api/inbox/v1/sessions")["sessions"]), 1)
+        self.assertEqual(ask(f"{self.url}/api/inbox/v1/faults")["faults"], [])
+
+    def test_again(self) -> None:
+        """Asked again, the address is the same."""
+        self.assertEqual(self.catcher.serve_inbox(), self.url)
+
+
+class RefusedTests(TestCase):
+    """Where an inbox cannot be served."""
+
+    def test_notListening(self) -> None:
+        """A catcher that does not listen serves no inbox, and says what to do."""
+        with self.assertRaisesRegex(RuntimeError, r"call start\(\) or listen\(\) before"):
+            MailCatcher().serve_inbox()
+
+
+class TrialTests(TrialCase):
+    """A catcher in trial."""
+
+    async def test_trial(self) -> None:
+        """In trial the site is on the reactor of the tests."""
+        from twisted.internet import reactor
+        from twisted.web.client import Agent, HTTPConnectionPool, readBody
+
+        catcher = MailCatcher.for_test(self)
+        url = catcher.serve_inbox()
+        agent = Agent(reactor, pool=HTTPConnectionPool(reactor, persistent=False))
+        response = await agent.request(b"GET", f"{url}/api/v1/messages".encode())
+        self.assertEqual(json.loads(await readBody(response))["total"], 0)

@@ -1,0 +1,341 @@
+"""What every store does, on a file and in memory alike."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from typing import Any
+
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.trial.unittest import TestCase
+
+from tests.inbox.support import StoreTestCase, mail, multipart
+from txsmtpd.inbox.events import Event
+from txsmtpd.inbox.memory import MemoryStore
+from txsmtpd.inbox.message import Arrival
+from txsmtpd.inbox.scope import EVERYTHING, Scope, make_key
+from txsmtpd.inbox.search import parse_query
+from txsmtpd.inbox.sqlite import SQLiteStore
+from txsmtpd.inbox.store import Counts, Retention, SessionRecord, Store
+
+
+def scope(**keys: str) -> Scope:
+    return EVERYTHING.within(*(make_key(name, value) for name, value in keys.items()))
+
+
+class Shared:
+    """The tests; each kind of store runs them."""
+
+    store: Store
+    add: Any
+    assertEqual: Any
+    assertIsNone: Any
+
+    async def found(self, query: str = "", where: Scope = EVERYTHING) -> list[str]:
+        """The subjects of the messages that a search finds."""
+        page = await self.store.page(where, parse_query(query), limit=None)
+        self.assertEqual((await self.store.page(where, parse_query(query), limit=1)).count, len(page.messages))
+        return [message.subject for message in page.messages]
+
+    async def test_octets(self) -> None:
+        """A message is kept byte for byte, whatever its octets."""
+        for content in (b"", b"\0\xff\r\r\n.\n", b"Subject: x\n\nbare", bytes(range(256)) * 5000):
+            message = await self.store.add(Arrival(content, "a@b.test", ("c@d.test",)))
+            self.assertEqual(await self.store.content(message), content)
+            self.assertEqual(await self.store.content(message, 3, 4), content[3:7])
+
+    async def test_again(self) -> None:
+        """What is read is what was stored."""
+        stored = await self.store.add(multipart("<p>x</p>", "Content-Type: image/png; name=a.png\r\n\r\nPNG"))
+        self.assertEqual(await self.store.message(stored.id), stored)
+        self.assertEqual((await self.store.page()).messages, [stored])
+        self.assertIsNone(await self.store.message("nothing"))
+
+    async def test_search(self) -> None:
+        """Each term finds what it should, whatever the case; all terms have to hold."""
+        await self.add(
+            mail("Grüße aus Köln", "Der Text mit 100%_Sicherheit", sender="ann@example.org", to="bob@example.com"),
+            mail("two words here", "nothing", sender="carl@example.net", to="dora@w3.test"),
+            multipart("<p>Only <b>HTML</b></p>", "Content-Disposition: attachment; filename=Table.CSV\r\n\r\n1"),
+        )
+        one, two, three = "Grüße aus Köln", "two words here", "parts"
+        for query, subjects in (
+            ("", [three, two, one]),
+            ("GRÜSSE", [one]),
+            ("köln", [one]),
+            ("kö", [one]),
+            ('"two words"', [two]),
+            ("two nothing", [two]),
+            ("two köln", []),
+            ("100%_sicher", [one]),
+            ("100_%", []),
+            ("%", [one]),
+            ("subject:words", [two]),
+            ("from:example.org", [three, one]),
+            ("to:dora", [two]),
+            ("addressed:carl", [two]),
+            ("-subject:words", [three, one]),
+            ("!two -köln", [three]),
+            ("table.csv", [three]),
+            ("has:attachment", [three]),
+            ("-has:attachment", [two, one]),
+            ("has:inline", []),
+            ("is:unread", [three, two, one]),
+            ("is:read", []),
+            ("larger:1m", []),
+            ("smaller:1m", [three, two, one]),
+            ("after:2000-01-01", [three, two, one]),
+            ("before:2000-01-01", []),
+            ("is:tagged", []),
+        ):
+            self.assertEqual(await self.found(query), subjects, query)
+
+    async def test_pages(self) -> None:
+        """Pages are asked for by what is left out, or by the number of the last message that is known."""
+        messages = await self.add(*[mail(str(number)) for number in range(6)])
+        page = await self.store.page(start=1, limit=2)
+        self.assertEqual([message.subject for message in page.messages], ["4", "3"])
+        page = await self.store.page(limit=2, before=messages[3].number)
+        self.assertEqual([message.subject for message in page.messages], ["2", "1"])
+        self.assertEqual(page.count, 6)
+        page = await self.store.page(after=messages[3].number)
+        self.assertEqual(([message.subject for message in page.messages], page.count), (["5", "4"], 2))
+
+    async def test_seen(self) -> None:
+        """Messages are read or unread; the counts follow, of all mail and of a scope."""
+        one, _ = await self.add(mail("one", to="a@one.test"), mail("two", to="a@two.test"))
+        await self.store.set_seen(True, ids=[one.id])
+        self.assertEqual(await self.store.counts(), Counts(2, 1))
+        self.assertEqual(await self.store.counts(scope(domain="one.test")), Counts(1, 0))
+        await self.store.set_seen(True, scope(domain="two.test"))
+        self.assertEqual(await self.store.counts(), Counts(2, 0))
+        await self.store.set_seen(False)
+        self.assertEqual(await self.found("is:unread"), ["two", "one"])
+
+    async def test_scopes(self) -> None:
+        """Mail is filed exactly: under whole addresses, not under parts of them."""
+        await self.add(
+            mail("one", to="bob@w3.test", user="ann", header="X-Test: 42\r\n"),
+            mail("two", to=("notbob@w3.test", "x@other.test")),
+            mail("three", to="BOB@W3.TEST", sender=""),
+        )
+        for where, subjects in (
+            (scope(to="bob@w3.test"), ["three", "one"]),
+            (scope(domain="w3.test"), ["three", "two", "one"]),
+            (scope(domain="w3.test", user="ann"), ["one"]),
+            (scope(sender=""), ["three"]),
+            (scope(subject="two"), ["two"]),
+            (scope(**{"x-test": "42"}), ["one"]),
+            (scope(**{"x-test": "4"}), []),
+            (scope(domain="3.test"), []),
+        ):
+            self.assertEqual(await self.found("", where), subjects, where)
+        self.assertEqual(await self.found("notbob", scope(domain="w3.test")), ["two"])
+
+    async def test_deleteInScope(self) -> None:
+        """Deleting in a scope deletes what belongs to it alone, and hides there what others share."""
+        _, shared = await self.add(mail("own", to="a@w3.test"), mail("shared", to=("a@w3.test", "b@other.test")))
+        await self.store.delete(scope(domain="w3.test"))
+        self.assertEqual(await self.found("", scope(domain="w3.test")), [])
+        self.assertEqual(await self.found("", scope(domain="w3.test", to="a@w3.test")), [])
+        self.assertEqual(await self.store.counts(scope(domain="w3.test")), Counts(0, 0))
+        self.assertIsNone(await self.store.message(shared.id, scope(domain="w3.test")))
+        self.assertEqual(await self.found("", scope(domain="other.test")), ["shared"])
+        self.assertEqual(await self.found(), ["shared"])
+
+    async def test_deleteForeign(self) -> None:
+        """In a scope, the mail of others is out of reach, by id and by search."""
+        (message,) = await self.add(mail("one", to="a@one.test"))
+        await self.store.delete(scope(domain="two.test"), [message.id])
+        await self.store.delete(scope(domain="two.test"), terms=parse_query("one"))
+        await self.store.set_tags([message.id], ["x"], scope(domain="two.test"))
+        await self.store.set_seen(True, scope(domain="two.test"), [message.id])
+        self.assertEqual(await self.store.message(message.id), message)
+
+    async def test_delete(self) -> None:
+        """Deleted by id, by search, or all, messages are gone from lists, searches and counts."""
+        one, *_ = await self.add(*[mail(subject) for subject in ("one", "two", "three", "four")])
+        await self.store.delete(ids=[one.id])
+        await self.store.delete(terms=parse_query("subject:two"))
+        self.assertEqual(await self.found(), ["four", "three"])
+        self.assertEqual(await self.found("one"), [])
+        self.assertEqual(await self.store.counts(), Counts(2, 2))
+        self.assertEqual(await self.store.content(one), b"")
+        await self.store.delete()
+        self.assertEqual((await self.found(), await self.found("three")), ([], []))
+        self.assertEqual(await self.store.counts(), Counts(0, 0))
+        (after,) = await self.add(mail("after"))
+        self.assertEqual((after.number, await self.found("after")), (5, ["after"]))
+
+    async def test_tags(self) -> None:
+        """Tags are set, renamed, removed and counted; a field X-Tags brings some."""
+        one, two = await self.add(mail("one", header="X-Tags: a, b\r\n"), mail("two"))
+        await self.store.set_tags([two.id], ["b", "c"])
+        self.assertEqual(dict(await self.store.tags()), {"a": 1, "b": 2, "c": 1})
+        self.assertEqual(await self.found("tag:B"), ["two", "one"])
+        await self.store.rename_tag("B", "d")
+        await self.store.rename_tag("c", None)
+        self.assertEqual(dict(await self.store.tags()), {"a": 1, "d": 2})
+        self.assertEqual((await self.store.message(one.id)).tags, ("a", "d"))
+        self.assertEqual(await self.found("-is:tagged"), [])
+
+    async def test_events(self) -> None:
+        """Each change is told to those whom it concerns."""
+        told: dict[str, list[tuple[str, str]]] = {"all": [], "one": []}
+
+        def teller(name: str) -> Any:
+            def tell(event: Event) -> None:
+                told[name].append((event.kind, event.message.subject if event.message else ""))
+
+            return tell
+
+        self.store.hub.subscribe(EVERYTHING, teller("all"))
+        self.store.hub.subscribe(scope(domain="one.test"), teller("one"))
+        one, two = await self.add(mail("one", to="a@one.test"), mail("two", to="a@two.test"))
+        await self.store.set_seen(True, ids=[one.id])
+        await self.store.set_tags([two.id], ["x"])
+        await self.store.delete(ids=[one.id])
+        await self.store.delete()
+        self.assertEqual(
+            told["all"],
+            [("new", "one"), ("new", "two"), ("seen", "one"), ("tags", "two"), ("delete", "one"), ("truncate", "")],
+        )
+        self.assertEqual(told["one"], [("new", "one"), ("seen", "one"), ("delete", "one"), ("truncate", "")])
+
+    async def test_sessions(self) -> None:
+        """Sessions are kept with the ids of their messages, newest first; a scope shows those that concern it, also
+        if no mail came in them."""
+        (message,) = await self.add(mail("one", to="a@one.test", session="s1"))
+        for name, said in ("s1", "RCPT TO:<a@one.test>"), ("s2", "RCPT TO:<b@One.test>"), ("s3", "QUIT"):
+            await self.store.put_session(SessionRecord(name, float(name[1]), 9.0, "peer", "550 no", said))
+        self.assertEqual([session.id for session in await self.store.sessions()], ["s3", "s2", "s1"])
+        self.assertEqual([session.id for session in await self.store.sessions(scope(domain="one.test"))], ["s2", "s1"])
+        session = await self.store.session("s1")
+        assert session is not None
+        self.assertEqual((session.messages, session.outcome), ((message.id,), "550 no"))
+        self.assertIsNone(await self.store.session("s4"))
+
+    async def test_retention(self) -> None:
+        """Beyond the bounds, the oldest messages make room; the newest is kept whatever its size."""
+        self.store.retention = Retention(messages=3, octets=0)  # type: ignore[attr-defined]
+        await self.add(*[mail(str(number)) for number in range(6)])
+        await self.settle()
+        self.assertEqual(await self.found(), ["5", "4", "3"])
+        self.store.retention = Retention(messages=0, octets=10)  # type: ignore[attr-defined]
+        await self.add(mail("large"))
+        await self.settle()
+        self.assertEqual(await self.found(), ["large"])
+
+    async def settle(self) -> None:
+        """Let the store do what it does later."""
+
+
+class SQLiteTests(Shared, StoreTestCase):
+    """The store in a file."""
+
+    async def settle(self) -> None:
+        await self.store.set_tags([], [])  # changes are done in order
+        await self.store.set_tags([], [])
+
+    async def test_age(self) -> None:
+        """Messages that are too old are deleted, soon after they have become that."""
+        import time
+
+        await self.add(mail("old", arrived=time.time() - 3600), mail("new"))
+        store: Any = self.store
+        store.retention = Retention(age=60)
+        store._next_check.reset(0)
+        for _ in range(3):
+            await later()
+            await self.settle()
+        self.assertEqual(await self.found(), ["new"])
+
+    async def test_group(self) -> None:
+        """Messages that come together are all stored, in the order in which they came."""
+        added = await gatherResults([Deferred.fromCoroutine(self.store.add(mail(str(n)))) for n in range(100)])
+        self.assertEqual([message.number for message in added], list(range(1, 101)))
+        self.assertEqual(await self.store.counts(), Counts(100, 100))
+
+    async def test_cancelled(self) -> None:
+        """A client that leaves while its message is being stored changes no count: the message is there, and told."""
+        told: list[Event] = []
+        self.store.hub.subscribe(EVERYTHING, told.append)
+        work = Deferred.fromCoroutine(self.store.add(mail("one")))
+        work.addErrback(lambda _: None)
+        work.cancel()
+        await self.settle()
+        self.assertEqual((await self.store.counts(), len(told)), (Counts(1, 1), 1))
+
+
+class MemoryTests(Shared, StoreTestCase):
+    """The store in memory."""
+
+    def make_store(self) -> Store:
+        return MemoryStore()
+
+
+def later() -> Deferred[None]:
+    """Fires in a later turn of the reactor."""
+    from twisted.internet import reactor
+    from twisted.internet.task import deferLater
+
+    return deferLater(reactor, 0.01)
+
+
+class FileTests(TestCase):
+    """Files that a store is opened on."""
+
+    async def test_kept(self) -> None:
+        """What was stored is there when the file is opened again, and numbers go on."""
+        path = self.mktemp()
+        for number in 1, 2:
+            store = SQLiteStore(path)
+            await store.open()
+            message = await store.add(mail(str(number)))
+            self.assertEqual((message.number, await store.counts()), (number, Counts(number, number)))
+            await store.delete(ids=[])
+            await store.close()
+
+    async def test_temporary(self) -> None:
+        """A file that nobody asked for is gone when the store is closed."""
+        store = SQLiteStore()
+        await store.open()
+        folder = os.path.dirname(store.path)
+        await store.close()
+        self.assertFalse(os.path.exists(folder))
+
+    async def test_inUse(self) -> None:
+        """A file that another store has open is refused."""
+        store = SQLiteStore(self.mktemp())
+        with self.assertRaisesRegex(OSError, "another process has it open"):
+            SQLiteStore(store.path)
+        await store.close()
+        await SQLiteStore(store.path).close()
+
+    def test_foreign(self) -> None:
+        """A file that is something else is refused, and left as it is."""
+        path = self.mktemp()
+        with open(path, "wb") as file:
+            file.write(b"This is no database, and never was one." * 100)
+        with self.assertRaisesRegex(ValueError, "no database"):
+            SQLiteStore(path)
+        other = self.mktemp()
+        connection = sqlite3.connect(other)
+        connection.execute("CREATE TABLE theirs (x)")
+        connection.close()
+        with self.assertRaisesRegex(ValueError, "something else"):
+            SQLiteStore(other)
+
+    async def test_version(self) -> None:
+        """A file of another version is refused."""
+        path = self.mktemp()
+        await SQLiteStore(path).close()
+        connection = sqlite3.connect(path)
+        connection.execute("PRAGMA user_version = 99")
+        connection.close()
+        with self.assertRaisesRegex(ValueError, "its format is 99, not 1"):
+            SQLiteStore(path)
+
+    def test_noFolder(self) -> None:
+        """A file in a folder that is not there is refused."""
+        self.assertRaises(OSError, SQLiteStore, os.path.join(self.mktemp(), "mail"))

@@ -1,0 +1,145 @@
+"""The mail of a catcher in a browser: the pages and the API of :mod:`txsmtpd.inbox`, over the catcher's own mail.
+
+What is deleted there is gone from the catcher, and what the catcher forgets is gone there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from twisted.internet.interfaces import IListeningPort
+
+from txsmtpd.bridges.reactors import runs_here
+from txsmtpd.inbox.memory import MemoryStore
+from txsmtpd.inbox.message import Arrival
+from txsmtpd.inbox.scope import EVERYTHING, Scope
+from txsmtpd.inbox.sessions import record_of
+from txsmtpd.inbox.store import Retention, SessionRecord
+from txsmtpd.observe.transcript import Transcripts, peer_text
+from txsmtpd.testing.inbox import Store as Caught
+from txsmtpd.testing.mail import Mail
+
+EVERYTHING_IS_KEPT = Retention(0, 0, 0)  # the catcher has bounds of its own
+
+
+def arrival_of(mail: Mail) -> Arrival:
+    """A mail that was caught, as the inbox has it."""
+    return Arrival(
+        content=mail.content,
+        mail_from=mail.mail_from,
+        rcpt_tos=mail.rcpt_tos,
+        mail_options=mail.mail_options,
+        rcpt_options=mail.rcpt_options,
+        peer=peer_text(mail.peer),
+        helo=mail.host_name or "",
+        tls=f"{mail.tls.protocol} {mail.tls.cipher}" if mail.tls else "",
+        user=mail.user or "",
+        session=mail.session_id,
+        arrived=mail.arrived,
+    )
+
+
+class CaughtMail(MemoryStore):
+    """The mail of a catcher, as a store of the inbox.
+
+    :param caught: the catcher's mail.
+    :param transcripts: what was said in its sessions, or None.
+    :param reactor: in whose thread the site is.
+    """
+
+    where = "catcher"
+
+    def __init__(self, caught: Caught, transcripts: Transcripts | None, reactor: Any) -> None:
+        super().__init__(EVERYTHING_IS_KEPT)
+        self._caught = caught
+        self._transcripts = transcripts
+        self._reactor = reactor
+        with caught.lock:
+            caught.watchers.append(self)
+            for number, mail in caught.find():
+                self.hold(arrival_of(mail), number)
+
+    def forget(self) -> None:
+        """Be told of no more mail."""
+        with self._caught.lock:
+            self._caught.watchers.remove(self)
+
+    # What the catcher tells, from any thread
+
+    def mail_added(self, number: int, mail: Mail) -> None:
+        """A mail was caught."""
+        self._there(lambda: self.hold(arrival_of(mail), number))
+
+    def mail_removed(self, numbers: Iterable[int]) -> None:
+        """Mail was forgotten."""
+        gone = list(numbers)
+        self._there(lambda: MemoryStore.drop(self, gone))
+
+    def _there(self, act: Callable[[], object]) -> None:
+        if runs_here(self._reactor):
+            act()
+        else:
+            self._reactor.callFromThread(act)
+
+    # What the site asks
+
+    async def add(self, arrival: Arrival) -> Any:
+        mail = Mail(
+            mail_from=arrival.mail_from,
+            rcpt_tos=arrival.rcpt_tos,
+            content=arrival.content,
+            user=arrival.user or None,
+            arrived=arrival.arrived,
+        )
+        self._caught.add(mail)
+        return self._held[self.last_number].message
+
+    def drop(self, numbers: Iterable[int]) -> None:
+        self._caught.remove(list(numbers))  # which tells of it
+
+    async def session(self, session_id: str) -> SessionRecord | None:
+        transcript = None if self._transcripts is None else self._transcripts.of(session_id)
+        return None if transcript is None else self._with_messages(record_of(transcript))
+
+    async def sessions(self, scope: Scope = EVERYTHING, limit: int = 50) -> list[SessionRecord]:
+        found = [self._with_messages(record_of(each)) for each in reversed(list(self._transcripts or ()))]
+        return [session for session in found if self._is_of(session, scope)][:limit]
+
+
+class ServedInbox:
+    """The site of a catcher, on a port.
+
+    :param caught: the catcher's mail.
+    :param transcripts: what was said in its sessions, or None.
+    :param faults: the rules that can be switched, or None.
+    :param reactor: which to listen on.
+    :param port: where; 0 is any that is free.
+    """
+
+    def __init__(
+        self, caught: Caught, transcripts: Transcripts | None, faults: Any, reactor: Any, port: int, host: str
+    ) -> None:
+        from txsmtpd.inbox.web.site import WebSettings, make_site
+
+        self.store = CaughtMail(caught, transcripts, reactor)
+        self.settings = WebSettings(faults=faults, transcripts=transcripts)
+        site = make_site(self.store, self.settings, reactor=reactor)
+        try:
+            self._port: IListeningPort = reactor.listenTCP(port, site, interface=host)
+        except BaseException:
+            self.store.forget()
+            raise
+
+    @property
+    def url(self) -> str:
+        """Where a browser finds it."""
+        address: Any = self._port.getHost()
+        return f"http://{address.host}:{address.port}"
+
+    def stop(self) -> Any:
+        """Serve no more."""
+        self.store.forget()
+        for client in list(self.settings.live):
+            client.end()
+        return self._port.stopListening()
