@@ -108,7 +108,7 @@ class Delivery:
 
     async def _all_written(self) -> None:
         while self._writing is not None:
-            await _when_done(self._writing)
+            await when_done(self._writing)
         if self._error is not None:
             raise self._error
 
@@ -170,13 +170,14 @@ class Delivery:
             raise
 
 
-def _when_done(work: Deferred[None]) -> Deferred[None]:
-    """Fires after the work; to cancel it does not cancel the work."""
+def when_done(work: Deferred[Any]) -> Deferred[None]:
+    """Fires after the work, also if it has failed; to cancel it does not cancel the work."""
     done: Deferred[None] = Deferred()
 
-    def tell(result: None) -> None:
+    def tell(result: Any) -> Any:
         if not done.called:
             done.callback(None)
+        return result
 
-    work.addCallback(tell)
+    work.addBoth(tell)
     return done

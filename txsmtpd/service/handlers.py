@@ -123,6 +123,12 @@ class Dotted:
 
 BUILT_IN = [
     Dotted(
+        "amqp",
+        "amqp:[URL:]queue=NAME[:OPTION...]",
+        "Hand each message to RabbitMQ.",
+        "txsmtpd.handoff.AMQPHandoff",
+    ),
+    Dotted(
         "debugging",
         "debugging[:stdout|stderr]",
         "Print each message.",

@@ -72,7 +72,7 @@ def _server(options: Options, listeners: list[Listener]) -> Server:
         grace=options["grace"],
         drain_delay=options["drain_delay"],
         monitoring=_monitoring(options["monitoring"], health, counters),
-        before=_inbox(options, listeners),
+        before=_inbox(options, listeners) or _service(options["handler"]),
         counters=counters,
         connections=lambda: sum(len(each.factory.connections) for each in listeners),
     )
@@ -90,6 +90,11 @@ def _inbox(options: Options, listeners: list[Listener]) -> InboxService | None:
 
     label, endpoint, settings = options["inbox"]
     return InboxService(label, endpoint, options["handler"].store, settings, addresses)
+
+
+def _service(handler: Any) -> IService | None:
+    """The handler, if it has to be started and stopped."""
+    return handler if IService.providedBy(handler) else None
 
 
 def _monitoring(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from twisted.logger import LogLevel
 
 from txsmtpd.interfaces import IFactoryMaker
@@ -66,7 +68,8 @@ def read(chosen: Chosen) -> None:
 def finish(chosen: Chosen) -> None:
     """Make the handler, with the rights that the server will have."""
     asked = chosen.one("handler") or Asked("--handler", DEFAULT_HANDLER)
-    with refusing(asked):
+    # A URL may hold a password, and nobody wants that on the screen.
+    with refusing(Asked(asked.where, re.sub(r"(?<=://)[^/@]*@", "***@", asked.text))):
         handler = make_handler(asked.text, of_the_server(getattr(chosen, "parent", None)))
         Settings.make(handler, chosen.settings)  # finds hooks that cannot be called
         if IFactoryMaker.providedBy(handler) and chosen["lmtp_endpoints"]:

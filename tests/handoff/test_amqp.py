@@ -1,0 +1,235 @@
+"""Hand-off to RabbitMQ: a real broker, real clients, and what goes wrong between them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from typing import Any
+
+from twisted.internet.defer import gatherResults
+from twisted.internet.threads import deferToThread
+
+from tests.handoff.clients import MESSAGE, Client, HandoffTestCase, message_of, send
+from tests.handoff.rabbitmq import Broker, shared_broker
+from txsmtpd.handoff import AMQPHandoff
+from txsmtpd.service.handlers import make_handler
+
+
+class AMQPTestCase(HandoffTestCase):
+    """A test case with a broker, and an empty queue of its own."""
+
+    async def setUp(self) -> None:
+        self.broker: Broker = await deferToThread(shared_broker)
+        self.queue = self.id().rpartition(".")[2]
+        await deferToThread(self.broker.declare, self.queue)
+
+    async def taken(self) -> list[tuple[Any, bytes]]:
+        found: list[tuple[Any, bytes]] = await deferToThread(self.broker.take_all, self.queue)
+        return found
+
+    async def served(self, **options: Any) -> int:
+        self.handler = AMQPHandoff(self.broker.url, **{"queue": self.queue, **options})
+        return await self.serve(self.handler)
+
+
+class PublishTests(AMQPTestCase):
+    """Messages that the broker takes."""
+
+    async def test_message(self) -> None:
+        """250 means that the queue has the message, persistent, with its envelope."""
+        port = await self.served()
+        code, text = await self.send(port)
+        self.assertEqual(code, 250)
+        [(properties, body)] = await self.taken()
+        self.assertTrue(body.startswith(b"Received: from client.test"), body)
+        self.assertTrue(body.endswith(b"\r\n" + MESSAGE.replace(b"\n.dot", b"\n.dot")), body)
+        envelope = json.loads(properties.headers["envelope"])
+        self.assertEqual((envelope["mail_from"], envelope["rcpt_tos"]), ("a@x.test", ["b@y.test"]))
+        self.assertEqual(envelope["size"], len(MESSAGE))
+        self.assertIn(envelope["id"], text)
+        self.assertEqual(properties.message_id, envelope["id"])
+        self.assertEqual(properties.delivery_mode, 2)
+        self.assertEqual(properties.content_type, "message/rfc822")
+        self.assertEqual(properties.headers["rcpt_domain"], "y.test")
+
+    async def test_repeat(self) -> None:
+        """A message that its client sends again has another id and the same fingerprint."""
+        port = await self.served()
+        await self.send(port)
+        await self.send(port)
+        await self.send(port, MESSAGE + b"more\r\n")
+        found = [json.loads(properties.headers["envelope"]) for properties, _ in await self.taken()]
+        self.assertEqual(len({each["id"] for each in found}), 3)
+        self.assertEqual(found[0]["fingerprint"], found[1]["fingerprint"])
+        self.assertNotEqual(found[0]["fingerprint"], found[2]["fingerprint"])
+
+    async def test_exchange(self) -> None:
+        """The routing key for an exchange is the recipient's domain from the top down."""
+
+        def bind() -> None:
+            with self.broker.connection() as connection:
+                channel = connection.channel()
+                channel.exchange_declare("mails", "topic", durable=True)
+                channel.queue_bind(self.queue, "mails", "mail.test.#")
+
+        await deferToThread(bind)
+        port = await self.served(queue=None, exchange="mails")
+        self.assertEqual((await self.send(port, to="b@mx.y.TEST"))[0], 250)
+        code, _ = await self.send(port, to="b@elsewhere.example")
+        self.assertEqual(code, 451)
+        self.assertIn("NO_ROUTE", str(self.handler.not_ready()))
+        self.assertEqual((await self.send(port, to="b@mx.y.test"))[0], 250)
+        self.assertIsNone(self.handler.not_ready())
+        self.assertEqual(len(await self.taken()), 2)
+
+    async def test_declare(self) -> None:
+        """``declare`` makes a quorum queue with dead letters, which is full before it drops anything."""
+        port = await self.served(queue=f"{self.queue}-declared", declare=True)
+        self.assertEqual((await self.send(port))[0], 250)
+        listed = await deferToThread(self.broker.control, "-q", "list_queues", "name", "type", "arguments")
+        [line] = [line for line in listed.splitlines() if line.startswith(f"{self.queue}-declared\t")]
+        self.assertIn("reject-publish", line)
+        self.assertIn("at-least-once", line)
+        self.assertIn("quorum", line)
+
+    async def test_full(self) -> None:
+        """A queue that is full rejects: 451, and nothing is dropped."""
+        await deferToThread(self.broker.declare, self.queue, **{"x-max-length": 1, "x-overflow": "reject-publish"})
+        port = await self.served()
+        codes = [(await self.send(port))[0] for _ in range(5)]
+        self.assertEqual(codes[0], 250)
+        self.assertEqual(codes[-1], 451)
+        self.assertEqual(len(await self.taken()), codes.count(250))
+
+    async def test_tls(self) -> None:
+        """With TLS the broker's certificate is verified, and ours is shown."""
+        options = f"queue={self.queue}:ca={self.broker.authority}:certificate={self.broker.certificate('client')}"
+        handler: Any = make_handler(f"amqp:amqps://guest:guest@localhost:{self.broker.tls_port}:{options}")
+        self.assertEqual((await self.send(await self.serve(handler)))[0], 250)
+        self.assertEqual(len(await self.taken()), 1)
+        handler = AMQPHandoff(f"amqps://guest:guest@localhost:{self.broker.tls_port}", queue=self.queue)
+        self.assertEqual((await self.send(await self.serve(handler)))[0], 451)
+        self.assertIn("certificate verify failed", str(handler.not_ready()))
+
+    async def test_size(self) -> None:
+        """A message that the broker would not take is refused with 552, and other sessions see nothing of it."""
+        port = await self.served()
+        channel = await self._channel()
+        other = await deferToThread(Client, port)
+        huge = message_of(20 * 2**20)
+        self.assertEqual((await deferToThread(send, port, huge))[0], 552)  # at MAIL's size, before it is sent
+        results = await gatherResults(
+            [deferToThread(send, port, huge, declared=False), *(self.send(port) for _ in range(5))]
+        )
+        self.assertEqual([code for code, _ in results], [552, 250, 250, 250, 250, 250])
+        self.assertEqual((await deferToThread(other.send))[0], 250)
+        other.close()
+        self.assertIs(channel, await self._channel())
+        self.assertEqual(len(await self.taken()), 6)
+
+    async def test_sizeOfBroker(self) -> None:
+        """A broker that takes less than it was said to: 451, mail is taken again, and the next one is told 552."""
+        port = await self.served(max_size=30 * 2**20, memory=80 * 2**20)
+        huge = message_of(20 * 2**20)
+        self.assertEqual((await deferToThread(send, port, huge))[0], 451)
+        await self.wait_for(lambda: self.handler.not_ready() is None)
+        self.assertEqual((await deferToThread(send, port, huge))[0], 552)
+        self.assertEqual((await self.send(port))[0], 250)
+        self.assertEqual(len(await self.taken()), 1)
+
+    async def _channel(self) -> Any:
+        await self.handler.target.check()
+        return self.handler.target._channel
+
+
+class FaultTests(AMQPTestCase):
+    """What goes wrong with the broker: never 250 for a message that no queue has."""
+
+    async def test_queueDeleted(self) -> None:
+        """A queue that is deleted: 451 for all that are in flight, never 250; unready until it is there again."""
+        port = await self.served()
+        self.assertEqual((await self.send(port))[0], 250)
+        await deferToThread(self._delete)
+        clients = await gatherResults([deferToThread(Client, port) for _ in range(8)])
+        results = await gatherResults([deferToThread(client.send) for client in clients])
+        self.assertEqual({code for code, _ in results}, {451})
+        self.assertIn("NO_ROUTE", str(self.handler.not_ready()))
+        for client in clients:
+            client.close()
+        await deferToThread(self.broker.declare, self.queue)
+        await self.wait_for(lambda: self.handler.not_ready() is None)
+        self.assertEqual((await self.send(port))[0], 250)
+
+    async def test_alarm(self) -> None:
+        """A broker short of memory: 451 at once, and mail is taken again when it has recovered."""
+        port = await self.served()
+        self.assertEqual((await self.send(port))[0], 250)
+        await deferToThread(self.broker.control, "set_vm_memory_high_watermark", "0.0000001")
+        try:
+            await self.send(port)  # the broker tells whoever publishes
+            await self.wait_for(lambda: self.handler.not_ready() is not None)
+            started = time.monotonic()
+            results = await gatherResults([self.send(port, message_of(2**20)) for _ in range(20)])
+            self.assertEqual({code for code, _ in results}, {451})
+            self.assertLess(time.monotonic() - started, 5)
+            self.assertEqual(self.handler.budget.octets, 0)
+        finally:
+            await deferToThread(self.broker.control, "set_vm_memory_high_watermark", "absolute", "1GB")
+        await self.wait_for(lambda: self.handler.not_ready() is None)
+        self.assertEqual((await self.send(port))[0], 250)
+
+    async def test_noQueue(self) -> None:
+        """A server whose queue is missing starts, is unready, says which queue, and takes mail once it is there."""
+        await deferToThread(self._delete)
+        port = await self.served()
+        self.assertEqual((await self.send(port))[0], 451)
+        self.assertIn(f"no queue '{self.queue}'", str(self.handler.not_ready()))
+        await deferToThread(self.broker.declare, self.queue)
+        await self.wait_for(lambda: self.handler.not_ready() is None)
+        self.assertEqual((await self.send(port))[0], 250)
+
+    async def test_login(self) -> None:
+        """A login that is refused is told as such, without the password."""
+        handler = AMQPHandoff(self.broker.url.replace("guest:guest", "guest:canary"), queue=self.queue)
+        port = await self.serve(handler)
+        self.assertEqual((await self.send(port))[0], 451)
+        self.assertIn("login of 'guest' was refused", str(handler.not_ready()))
+        self.assertNotIn("canary", str(handler.not_ready()))
+
+    async def test_stoppedUnderLoad(self) -> None:
+        """The broker stops under load: 451 and nothing else, and mail is taken again within a second of its return."""
+        port = await self.served()
+        codes: list[int] = []
+        when: list[float] = []
+        end = threading.Event()
+
+        def load() -> None:
+            client = Client(port)
+            while not end.is_set():
+                codes.append(client.send()[0])
+                when.append(time.monotonic())
+                if codes[-1] != 250:
+                    client.close()
+                    time.sleep(0.02)
+                    client = Client(port)
+            client.close()
+
+        clients = [deferToThread(load) for _ in range(4)]
+        await self.wait_for(lambda: codes.count(250) > 50)
+        await deferToThread(self.broker.kill, signal.SIGTERM)
+        await self.wait_for(lambda: codes[-1] == 451)
+        await deferToThread(self.broker.start)
+        returned = time.monotonic()
+        await self.wait_for(lambda: codes[-1] == 250 and when[-1] > returned)
+        again = next(at for code, at in zip(codes, when, strict=False) if code == 250 and at > returned)
+        end.set()
+        await gatherResults(clients)
+        self.assertEqual(set(codes), {250, 451})
+        self.assertLess(again - returned, 1)
+        self.assertGreaterEqual(len(await self.taken()), codes.count(250))
+
+    def _delete(self) -> None:
+        with self.broker.connection() as connection:
+            connection.channel().queue_delete(self.queue)

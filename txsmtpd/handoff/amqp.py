@@ -1,0 +1,374 @@
+"""AMQP 0-9-1: messages go to a queue or an exchange of RabbitMQ, by pika on Twisted.
+
+One connection, kept open: here it is made, checked, watched and made again. What goes over it is in
+:mod:`txsmtpd.handoff.amqp_channel`.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from txsmtpd.handlers.delivery import when_done
+from txsmtpd.handoff import bindings
+from txsmtpd.handoff.amqp_channel import ConfirmedChannel
+from txsmtpd.handoff.amqp_url import Address
+from txsmtpd.handoff.interfaces import IHandoff
+from txsmtpd.handoff.message import HandoffMessage
+from txsmtpd.handoff.outcome import UNAVAILABLE, NotTaken, Unroutable
+from txsmtpd.interfaces import IReadiness
+
+MAX_SIZE = 2**24  # octets; what RabbitMQ 4 takes by default. The protocol does not tell.
+CONNECT_TIMEOUT = 10.0  # seconds for connection, TLS and login
+RETRY = 0.5  # seconds until the broker is tried again, give or take a fifth
+LONGEST_RETRY = 30.0  # seconds; after refused logins and missing queues
+HEARTBEAT = 10  # seconds; a silent broker is given up after two of these
+PROBE = 1.0  # seconds until it is looked whether messages can be routed again
+UNROUTABLE_FOR = 60.0  # seconds that an exchange without a queue makes the server unready; only mail could tell more
+
+ACCESS_REFUSED = 403  # AMQP 0-9-1's reply code
+
+_TOO_LARGE = re.compile(r"message size \d+ is larger than (?:configured )?max size (\d+)")
+
+log = Logger(namespace="txsmtpd.handoff")
+
+
+class Misconfigured(Exception):
+    """The broker is there, but refuses the login, or has no such queue."""
+
+
+@implementer(IHandoff, IReadiness)
+class AMQPTarget(Service):
+    """Publishes messages to RabbitMQ. See :class:`~txsmtpd.handoff.AMQPHandoff` for the parameters."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        queue: str | None = None,
+        exchange: str | None = None,
+        routing_key: str | None = None,
+        declare: bool = False,
+        max_size: int = MAX_SIZE,
+        tls_context: Any = None,
+        heartbeat: int = HEARTBEAT,
+        reactor: Any = None,
+    ) -> None:
+        if (queue is None) == (exchange is None):
+            raise ValueError("give a queue or an exchange, and not both")
+        if queue is not None and routing_key is not None:
+            raise ValueError("a routing key goes with an exchange; a queue is its own")
+        if exchange is not None and declare:
+            raise ValueError("only a queue can be declared; how an exchange is bound, others must say")
+        if queue == "" or exchange == "":
+            raise ValueError("a queue or an exchange has a name")
+        self.address = Address.parse(url)
+        if tls_context is not None and not self.address.tls:
+            raise ValueError("certificates are for TLS: give an amqps:// URL")
+        self.queue = queue
+        self.exchange = exchange
+        self.routing_key = routing_key
+        self.declare = declare
+        self.max_size = max_size
+        self.tls_context = tls_context
+        self.heartbeat = heartbeat
+        self.reactor = reactor
+        self._channel: ConfirmedChannel | None = None
+        self._connection: Any = None
+        self._gone: Deferred[str] = Deferred()  # fires when the connection is, with the reason
+        self._loop: Deferred[None] | None = None
+        self._first_attempt: Deferred[None] = Deferred()
+        self._problem: str | None = "not connected yet"
+        self._unroutable: str | None = None
+        self._probe: Any = None
+
+    def __str__(self) -> str:
+        return f"AMQP broker {self.address}"
+
+    # Service
+
+    def startService(self) -> None:
+        if self.running:
+            return
+        Service.startService(self)
+        if self.reactor is None:
+            from twisted.internet import reactor
+
+            self.reactor = reactor
+        _quiet_pika()
+        self._first_attempt = Deferred()
+        self._loop = Deferred.fromCoroutine(self._keep_connected())
+
+    def stopService(self) -> Deferred[None]:
+        Service.stopService(self)
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        if self._probe is not None and self._probe.active():
+            self._probe.cancel()
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.cancel()
+            await when_done(loop)
+
+    # IReadiness, IHandoff
+
+    def not_ready(self) -> str | None:
+        if self._channel is None:
+            return self._problem
+        return self._channel.blocked or self._unroutable
+
+    async def check(self) -> None:
+        """Refuse messages before they are read while the broker is away or takes none."""
+        if not self.running:
+            self.startService()
+        if not self._first_attempt.called:
+            await when_done(self._first_attempt)
+        self._usable()
+
+    def _usable(self) -> ConfirmedChannel:
+        channel = self._channel
+        if channel is None:
+            raise NotTaken(self._problem or "not connected", UNAVAILABLE)
+        if channel.blocked is not None:
+            raise NotTaken(channel.blocked, UNAVAILABLE)
+        return channel
+
+    async def hand_off(self, message: HandoffMessage) -> None:
+        from pika import BasicProperties
+
+        channel = self._usable()
+        exchange = self.exchange or ""
+        key = self.queue or self.routing_key or bindings.routing_key(message)
+        properties = BasicProperties(**bindings.amqp_properties(message))
+        try:
+            await channel.publish(message.id, exchange, key, message.content, properties)
+        except Unroutable as error:
+            self._cannot_route(str(error))
+            raise
+        self._unroutable = None
+
+    # The connection
+
+    async def _keep_connected(self) -> None:
+        delay = 0.0
+        try:
+            while True:
+                try:
+                    await self._connect()
+                except Misconfigured as error:
+                    delay = min(max(RETRY, 2 * delay), LONGEST_RETRY)
+                    self._is_away(str(error))
+                except Exception as error:
+                    delay = RETRY
+                    self._is_away(f"cannot connect: {_reason(error)}")
+                else:
+                    self._is_back()
+                    delay = RETRY if await self._until_gone() else 0.0
+                await _sleep(self.reactor, delay * random.uniform(0.8, 1.2))
+        except CancelledError:
+            pass
+        finally:
+            self._disconnect("the server stops")
+
+    async def _until_gone(self) -> bool:
+        """Wait until the connection is lost; tell whether it has lasted too short to be tried again at once."""
+        since = self.reactor.seconds()
+        why = await self._gone
+        self._disconnect(why)
+        self._is_away(why)
+        learned = _TOO_LARGE.search(why)
+        if learned and int(learned[1]) < self.max_size:
+            self.max_size = int(learned[1])
+            log.error("{target} takes {size} octets at most; tell it by max-size", target=str(self), size=self.max_size)
+        return bool(self.reactor.seconds() - since < RETRY)
+
+    async def _connect(self) -> None:
+        """Connect, log in, and check the queue or exchange."""
+        attempt = Deferred.fromCoroutine(self._open())
+        attempt.addTimeout(CONNECT_TIMEOUT, self.reactor)
+        try:
+            await attempt
+        except BaseException:
+            if self._connection is not None:
+                self._connection.transport.abortConnection()
+                self._connection = None
+            raise
+
+    async def _open(self) -> None:
+        from pika.exceptions import ChannelClosedByBroker
+
+        protocol = _make_protocol(self.address, self.heartbeat, self.reactor)
+        factory = Factory.forProtocol(lambda: protocol)
+        factory.noisy = False
+        await self._endpoint().connect(factory)
+        self._connection = protocol
+        try:
+            await protocol.ready
+        except Exception:
+            if getattr(protocol.said, "reply_code", None) == ACCESS_REFUSED:
+                raise Misconfigured(f"the login of {self.address.user!r} was refused") from None
+            raise ConnectionError(_reason(protocol.said)) from None
+        gone: Deferred[str] = Deferred()
+        channel = await protocol.channel()
+        try:
+            await self._check_topology(channel)
+        except ChannelClosedByBroker as error:
+            raise Misconfigured(error.reply_text) from None
+        await channel.confirm_delivery()
+        confirmed = ConfirmedChannel(channel, protocol.transport, self.reactor)
+
+        def is_gone(reason: Any) -> None:
+            why = f"the connection was lost: {_reason(protocol.said or reason)}"
+            confirmed.lose(why)
+            if not gone.called:
+                gone.callback(why)
+
+        channel.on_closed.addBoth(is_gone)
+        protocol.closed.addBoth(is_gone)
+        self._channel, self._gone = confirmed, gone
+
+    async def _check_topology(self, channel: Any) -> None:
+        if self.queue is None:
+            await channel.exchange_declare(self.exchange, passive=True)
+        elif not self.declare:
+            await channel.queue_declare(self.queue, passive=True)
+        else:
+            dead = f"{self.queue}.dead-letters"
+            await channel.exchange_declare(dead, "fanout", durable=True)
+            await channel.queue_declare(dead, durable=True, arguments={"x-queue-type": "quorum"})
+            await channel.queue_bind(dead, dead)
+            await channel.queue_declare(self.queue, durable=True, arguments=queue_arguments(dead))
+
+    def _endpoint(self) -> Any:
+        from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+        from twisted.internet.ssl import optionsForClientTLS
+
+        endpoint = HostnameEndpoint(self.reactor, self.address.host, self.address.port, CONNECT_TIMEOUT)
+        if not self.address.tls:
+            return endpoint
+        return wrapClientTLS(self.tls_context or optionsForClientTLS(self.address.host), endpoint)
+
+    def _disconnect(self, why: str) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.lose(why)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.transport.abortConnection()
+
+    # What has changed
+
+    def _is_back(self) -> None:
+        self._problem = None
+        log.info("{target}: connected", target=str(self))
+        if not self._first_attempt.called:
+            self._first_attempt.callback(None)
+
+    def _is_away(self, why: str) -> None:
+        if why != self._problem:
+            self._problem = why
+            log.error("{target}: {why}", target=str(self), why=why)
+        if not self._first_attempt.called:
+            self._first_attempt.callback(None)
+
+    def _cannot_route(self, why: str) -> None:
+        """Not ready, until a message is routed, or the queue is there again."""
+        self._unroutable = why
+        if self._probe is None or not self._probe.active():
+            wait = PROBE if self.queue is not None else UNROUTABLE_FOR
+            self._probe = self.reactor.callLater(wait, lambda: Deferred.fromCoroutine(self._probe_route()))
+
+    async def _probe_route(self) -> None:
+        if self._unroutable is None or self._connection is None:
+            return
+        from pika.exceptions import AMQPError
+
+        try:
+            # On a channel of its own: a queue that is missing closes it.
+            channel = await self._connection.channel()
+            await self._check_topology(channel)
+            channel.close()
+        except AMQPError as error:
+            self._cannot_route(self._unroutable or _reason(error))
+        else:
+            self._unroutable = None
+
+
+def queue_arguments(dead_letters: str) -> dict[str, Any]:
+    """The arguments of a queue that loses nothing: replicated, full before anything is dropped, and with somewhere to
+    go for what no consumer can use."""
+    return {
+        "x-queue-type": "quorum",
+        "x-dead-letter-exchange": dead_letters,
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+        "x-delivery-limit": 20,
+    }
+
+
+def _make_protocol(address: Address, heartbeat: int, reactor: Any) -> Any:
+    """Pika's protocol. It is imported here, since it imports the reactor."""
+    import pika
+    from pika.adapters.twisted_connection import TwistedProtocolConnection
+
+    class Protocol(TwistedProtocolConnection):  # type: ignore[misc]
+        said: Any = None  # why the connection is gone: what the broker has said, or what has happened to it
+
+        def connectionLost(self, reason: Any = None) -> None:
+            # Pika puts "closed cleanly" in its place.
+            self.said = getattr(self._impl, "_error", None) or reason
+            super().connectionLost(reason)
+
+    parameters = pika.ConnectionParameters(
+        address.host,
+        address.port,
+        address.virtual_host,
+        pika.PlainCredentials(address.user, address.password),
+        heartbeat=heartbeat,
+        client_properties={"connection_name": "txsmtpd"},
+    )
+    return Protocol(parameters, custom_reactor=reactor)
+
+
+def _sleep(reactor: Any, seconds: float) -> Deferred[None]:
+    if seconds <= 0:
+        return succeed(None)
+    slept: Deferred[None] = Deferred(lambda _: call.cancel())
+    call = reactor.callLater(seconds, slept.callback, None)
+    return slept
+
+
+def _reason(error: Any) -> str:
+    if isinstance(error, Failure):
+        error = error.value
+    if type(error).__module__ == "OpenSSL.SSL" and error.args:
+        return "TLS: " + "; ".join(str(each[-1]) for each in error.args[0])
+    text = getattr(error, "reply_text", None) or str(error)
+    return text or type(error).__name__
+
+
+class _NoMail(logging.Filter):
+    """Keeps what pika logs of returned messages, their first octets, out of logs."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("Published message was returned")
+
+
+def _quiet_pika() -> None:
+    logger = logging.getLogger("pika")
+    if not logger.handlers:
+        # Without any handler of the program's, Python would print on stderr what is logged here already.
+        logger.addHandler(logging.NullHandler())
+    returns = logging.getLogger("pika.adapters.twisted_connection")
+    if not any(isinstance(each, _NoMail) for each in returns.filters):
+        returns.addFilter(_NoMail())

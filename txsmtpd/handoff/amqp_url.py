@@ -1,0 +1,57 @@
+"""Where an AMQP broker is: the URI that RabbitMQ's clients share, read into a value. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from urllib.parse import unquote, urlsplit
+
+PORTS = {"amqp": 5672, "amqps": 5671}
+
+
+@dataclass(frozen=True)
+class Address:
+    """A broker, and who logs in to it.
+
+    >>> Address.parse("amqps://mail:secret@mq.example.com/prod")
+    Address(host='mq.example.com', port=5671, virtual_host='prod', user='mail', tls=True)
+    """
+
+    host: str
+    port: int
+    virtual_host: str
+    user: str
+    password: str = field(repr=False)
+    tls: bool
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """Read ``amqp[s]://[USER[:PASSWORD]@]HOST[:PORT][/VHOST]``. The user is guest by default, the virtual host /.
+
+        :raises ValueError: if it is none. The message does not hold the password.
+        """
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as error:
+            raise ValueError(f"not a URL: {error}") from None
+        if parts.scheme not in PORTS or not parts.hostname:
+            raise ValueError("not the URL of a broker, such as amqp://USER:PASSWORD@mq.example.com/VHOST")
+        if parts.query or parts.fragment:
+            raise ValueError("the URL of a broker has no ?parameters here; there are options for them")
+        path = parts.path.removeprefix("/")
+        if "/" in path:
+            raise ValueError("a slash in the name of a virtual host must be written as %2F")
+        user = "guest" if parts.username is None else unquote(parts.username)
+        password = user if parts.password is None else unquote(parts.password)
+        return cls(
+            parts.hostname,
+            PORTS[parts.scheme] if port is None else port,
+            unquote(path) or "/",
+            user,
+            password,
+            parts.scheme == "amqps",
+        )
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"

@@ -1,0 +1,123 @@
+"""The hand-offs that are built in, as handlers, each with ``from_cli`` for the command line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Self
+
+from txsmtpd.handoff.amqp import HEARTBEAT, MAX_SIZE, AMQPTarget
+from txsmtpd.handoff.amqp_url import Address
+from txsmtpd.handoff.arguments import PROMISE, need, parse_arguments, secret, text, url_of, yes_or_no
+from txsmtpd.handoff.promise import Handoff
+
+
+class AMQPHandoff(Handoff):
+    """Hand each message to RabbitMQ: AMQP 0-9-1 with publisher confirms. Needs the extra ``amqp``.
+
+    250 means that a queue has the message; for a quorum queue, that most of its members have it on disk.
+
+    :param url: ``amqp://USER:PASSWORD@HOST:PORT/VHOST``; ``amqps`` for TLS.
+    :param queue: the queue, by way of the default exchange.
+    :param exchange: the exchange, in place of a queue.
+    :param routing_key: for the exchange. Default: ``mail.`` and the labels of the first recipient's domain, the top one
+        first, such as ``mail.com.example``.
+    :param declare: make the queue, as a quorum queue with dead letters. Otherwise it must be there.
+    :param max_size: the most octets that the broker takes (``max_message_size``); it does not tell itself.
+    :param tls_context: for TLS, what ``twisted.internet.ssl.optionsForClientTLS`` gives. Default: the system's
+        authorities, and the host of the URL.
+    :param heartbeat: seconds; a broker that is silent for two of them is given up.
+    :param options: see :class:`Handoff`.
+    :raises ValueError: for a URL that is none, or options that do not go together. It does not hold the password.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        queue: str | None = None,
+        exchange: str | None = None,
+        routing_key: str | None = None,
+        declare: bool = False,
+        max_size: int = MAX_SIZE,
+        tls_context: Any = None,
+        heartbeat: int = HEARTBEAT,
+        reactor: Any = None,
+        **options: Any,
+    ) -> None:
+        target = AMQPTarget(
+            url,
+            queue=queue,
+            exchange=exchange,
+            routing_key=routing_key,
+            declare=declare,
+            max_size=max_size,
+            tls_context=tls_context,
+            heartbeat=heartbeat,
+            reactor=reactor,
+        )
+        super().__init__(target, reactor=reactor, **options)
+
+    @classmethod
+    def from_cli(cls, parser: Any, *args: str) -> Self:
+        """Make it on the command line: ``[URL:]queue=NAME[:OPTION...]``."""
+        need(parser, "pika", "amqp")
+        given, options = parse_arguments(
+            parser,
+            args,
+            {
+                **PROMISE,
+                "queue": text,
+                "exchange": text,
+                "routing_key": text,
+                "declare": yes_or_no,
+                "url_file": secret,
+                "ca": text,
+                "certificate": text,
+                "key": text,
+            },
+        )
+        url = url_of(parser, given, options, "TXSMTPD_AMQP_URL")
+        if not {"queue", "exchange"} & options.keys():
+            parser.error("where do messages go? Give queue=NAME or exchange=NAME")
+        try:
+            return cls(url, tls_context=_tls_context(Address.parse(url).host, options), **options)
+        except (ValueError, OSError) as error:
+            parser.error(str(error))
+            raise
+
+
+def _tls_context(host: str, options: dict[str, Any]) -> Any:
+    """What ``ca``, ``certificate`` and ``key`` ask for; None: none of them is there.
+
+    :raises ValueError: if they do not go together, or a file does not do.
+    """
+    authority, certificate, key = (options.pop(name, None) for name in ("ca", "certificate", "key"))
+    if key is not None and certificate is None:
+        raise ValueError("key: give the certificate that it belongs to, by certificate=PATH")
+    if authority is None and certificate is None:
+        return None
+    from twisted.internet.ssl import Certificate, PrivateCertificate, optionsForClientTLS, trustRootFromCertificates
+
+    trust = authority and trustRootFromCertificates(
+        [Certificate.loadPEM(pem) for pem in _certificates(Path(authority).read_bytes())]
+    )
+    own = None
+    if certificate is not None:
+        pem = Path(certificate).read_bytes() + (Path(key).read_bytes() if key else b"")
+        own = _loaded(PrivateCertificate.loadPEM, pem, f"{certificate}: no certificate with its key")
+    return optionsForClientTLS(host, trust, own)
+
+
+def _certificates(pem: bytes) -> list[bytes]:
+    found = re.findall(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n?", pem, re.DOTALL)
+    if not found:
+        raise ValueError("ca: there is no certificate in the file")
+    return found
+
+
+def _loaded(load: Any, pem: bytes, complaint: str) -> Any:
+    try:
+        return load(pem)
+    except Exception as error:  # what OpenSSL raises has many types
+        raise ValueError(complaint) from error

@@ -1,0 +1,281 @@
+"""The one promise of all hand-offs: 250 once the other system has taken responsibility for the message.
+
+Otherwise 451, and the client sends the message again; or 552 if it can never fit. Delivery is at least once. Memory is
+bounded: then clients wait, and after that they are told 451. What a target is, is in
+:mod:`txsmtpd.handoff.interfaces`; one message on its way is in :mod:`txsmtpd.handoff.receiver`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping
+from typing import Any
+
+from twisted.application.service import IService, MultiService
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.logger import Logger, LogLevel
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from txsmtpd.handlers import trace_header
+from txsmtpd.handlers.delivery import when_done
+from txsmtpd.handoff.budget import Budget, Share
+from txsmtpd.handoff.message import HandoffMessage, declared_size, envelope_of, new_id
+from txsmtpd.handoff.outcome import BUSY, TOO_LARGE, UNKNOWN, NotTaken, Unroutable
+from txsmtpd.handoff.receiver import STEP, Receiver
+from txsmtpd.interfaces import IReadiness, IStreamingHandler
+from txsmtpd.reply import Refused, Reply, parse_status
+from txsmtpd.session import Envelope, Session
+
+LARGEST = 2**25  # octets of a message, for targets that set no limit; what servers take by default
+IN_FLIGHT = 1000  # messages
+MEMORY = 2**26  # octets of all messages in flight together
+CONFIRM_TIMEOUT = 60.0  # seconds; less than a hook may take (300), and much less than clients wait (600)
+WAIT = 30.0  # seconds for memory
+INLINE = 2**20  # octets of a message that are handed to the target itself, where there is a store
+UNDECLARED = 2**14  # octets that a message is given at first if MAIL does not say its size
+
+
+@implementer(IStreamingHandler, IReadiness)
+class Handoff(MultiService):
+    """A handler that hands each message to another system.
+
+    It is a service: give it a parent, or start and stop it, for the target to be connected before the first message
+    comes, and to be left in order. The service of a listener must stop first. One that was not started starts with its
+    first message.
+
+    :param target: an :class:`~txsmtpd.handoff.IHandoff`.
+    :param store: an :class:`~txsmtpd.handoff.IMessageStore`; messages of more than *inline* octets go there while they
+        arrive, and the target is given a reference. None: all are handed to the target itself.
+    :param inline: octets; 0: all messages go to the store.
+    :param max_size: the most octets that a message may have for the target, the Received field included. Default: what
+        the target says, or 32 MiB.
+    :param in_flight: messages that are read or have not been confirmed, at one time.
+    :param memory: octets that these may take together; above it clients wait. Default: 64 MiB, or what two of the
+        largest messages take.
+    :param wait: seconds that a client may wait; after that it is told 451.
+    :param confirm_timeout: seconds that the target has to confirm a message.
+    :param received: put a Received field above each message (RFC 5321 4.4).
+    :param reactor: what keeps the time. Default: the global reactor.
+    :raises ValueError: if *memory* is less than two of the largest messages take.
+    """
+
+    log = Logger(namespace="txsmtpd.handoff")
+
+    def __init__(
+        self,
+        target: Any,
+        *,
+        store: Any = None,
+        inline: int = INLINE,
+        max_size: int | None = None,
+        in_flight: int = IN_FLIGHT,
+        memory: int | None = None,
+        wait: float = WAIT,
+        confirm_timeout: float = CONFIRM_TIMEOUT,
+        received: bool = True,
+        reactor: Any = None,
+    ) -> None:
+        super().__init__()
+        self.target = target
+        self.store = store
+        self.inline = inline
+        self.max_size = max_size
+        self.confirm_timeout = confirm_timeout
+        self.wait = wait
+        self.received = received
+        self.reactor = reactor
+        self.descriptors = 1 if store is None else 2  #: that a client takes
+        largest = (inline + 2 * store.part if store is not None else self._limit() or LARGEST) + 2 * STEP
+        self.budget = Budget(in_flight, max(MEMORY, 2 * largest) if memory is None else memory, largest)
+        self._handing: set[Deferred[Any]] = set()
+        self._trouble: str | None = None  # why the last message was not taken
+        self._unroutable: str | None = None
+        for each in (target, store):
+            if IService.providedBy(each):
+                each.setServiceParent(self)
+
+    # The service
+
+    def stopService(self) -> Deferred[None]:
+        """Wait for what is being handed over, then leave the target."""
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        while self._handing:
+            await when_done(next(iter(self._handing)))
+        await MultiService.stopService(self)
+
+    def not_ready(self) -> str | None:
+        """Why no mail can be taken now; None if it can. See :class:`~txsmtpd.interfaces.IReadiness`."""
+        if IReadiness.providedBy(self.target):
+            problem: str | None = self.target.not_ready()
+            return problem
+        return self._unroutable
+
+    # The handler
+
+    async def open_message(self, server: Any, session: Session, envelope: Envelope) -> Receiver:
+        """Begin to take a message; see :class:`~txsmtpd.interfaces.IStreamingHandler`."""
+        if not self.running:
+            self.startService()
+        await self._check()
+        limit, declared = self._limit(), declared_size(envelope)
+        if limit is not None and declared is not None and declared > limit:
+            raise Refused(TOO_LARGE)
+        described = envelope_of(server, session, envelope, new_id())
+        header = self._header(server, session, envelope, described["id"])
+        share = await self._share(len(header) + (UNDECLARED if declared is None else self._in_memory(declared)))
+        return Receiver(
+            described,
+            header,
+            share,
+            self._settle,
+            limit=limit,
+            store=self.store,
+            inline=self.inline,
+            wait=self.wait,
+            reactor=self._clock(),
+        )
+
+    async def _check(self) -> None:
+        check = getattr(self.target, "check", None)
+        if check is None:
+            return
+        try:
+            answer = check()
+            if isinstance(answer, Awaitable):
+                await answer
+        except NotTaken as problem:
+            if not IReadiness.providedBy(self.target):  # otherwise it has been logged when it began
+                self._note(problem)
+            raise
+
+    def _limit(self) -> int | None:
+        """The most octets of a message; None: what goes to the store may have any number."""
+        if self.store is not None:
+            return None
+        most = getattr(self.target, "max_size", None) or LARGEST
+        return most if self.max_size is None else min(most, self.max_size)
+
+    def _in_memory(self, size: int) -> int:
+        return size if self.store is None else min(size, self.inline)
+
+    async def _share(self, octets: int) -> Share:
+        waiting = self.budget.take(octets)
+        try:
+            return await waiting.addTimeout(self.wait, self._clock())
+        except DeferredTimeout:
+            problem = NotTaken("too many messages are in memory", BUSY)
+            self._note(problem)
+            raise problem from None
+
+    def _header(self, server: Any, session: Session, envelope: Envelope, identifier: str) -> bytes:
+        if not self.received:
+            return b""
+        hostname = getattr(server, "hostname", None) or "localhost"
+        lmtp = bool(getattr(server, "lmtp", False))
+        field = trace_header.received(hostname, session, envelope, identifier, lmtp=lmtp)
+        return field.replace(b"\n", b"\r\n")
+
+    # The promise
+
+    async def _settle(self, message: HandoffMessage, upload: Any, share: Share) -> Any:
+        """The status of a complete message."""
+        # It goes on if the client leaves: the other system may have the message already.
+        handing = Deferred.fromCoroutine(self._hand_over(message, upload, share))
+        self._handing.add(handing)
+        answer: Deferred[Any] = Deferred()
+
+        def over(result: Any) -> None:
+            self._handing.discard(handing)
+            if not answer.called:
+                answer.callback(result)
+            elif isinstance(result, Failure):
+                result.trap(Refused)  # the client that would have been told is gone
+
+        handing.addBoth(over)
+        return await answer
+
+    async def _hand_over(self, message: HandoffMessage, upload: Any, share: Share) -> Any:
+        try:
+            status = await self._call_target(message)
+        except Refused as refused:
+            if upload is not None:
+                await upload.abort()
+            self._note(refused)
+            raise
+        except Exception as error:
+            # What is stored stays: the other system may have the reference to it.
+            self._note(error)
+            raise Refused(UNKNOWN) from error
+        finally:
+            share.release()
+        if upload is not None and not _anybody_has_it(status):
+            await upload.abort()
+        self._note(None)
+        return f"250 2.0.0 OK, handed off as {message.id}" if status is None else status
+
+    async def _call_target(self, message: HandoffMessage) -> Any:
+        answer = self.target.hand_off(message)
+        if not isinstance(answer, Awaitable):
+            return answer
+        waiting = Deferred.fromCoroutine(_awaited(answer))
+        return await waiting.addTimeout(self.confirm_timeout, self._clock(), _timed_out)
+
+    def _note(self, error: Exception | None) -> None:
+        """Log what has changed, not each message."""
+        self._unroutable = str(error) if isinstance(error, Unroutable) else None
+        trouble = _described(error)
+        if trouble == self._trouble:
+            return
+        self._trouble = trouble
+        if trouble is None:
+            self.log.info("{target} takes mail", target=self._name())
+        else:
+            level = LogLevel.critical if isinstance(error, Unroutable) else LogLevel.error
+            self.log.emit(level, "{target} takes no mail: {trouble}", target=self._name(), trouble=trouble)
+
+    def _name(self) -> str:
+        return str(self.target)
+
+    def _clock(self) -> Any:
+        if self.reactor is None:
+            from twisted.internet import reactor
+
+            self.reactor = reactor
+        return self.reactor
+
+
+async def _awaited(answer: Awaitable[Any]) -> Any:
+    return await answer
+
+
+def _timed_out(result: Any, seconds: float) -> Any:
+    if isinstance(result, Failure) and result.check(CancelledError):
+        raise DeferredTimeout(f"no confirmation within {seconds:g} seconds")
+    return result
+
+
+def _described(error: Exception | None) -> str | None:
+    if error is None:
+        return None
+    if isinstance(error, Refused) and not isinstance(error, NotTaken):
+        return str(error.reply)
+    return str(error) or type(error).__name__
+
+
+def _anybody_has_it(status: Any) -> bool:
+    if status is None:
+        return True
+    if isinstance(status, list | tuple | Mapping):
+        return any(map(_positive, status.values() if isinstance(status, Mapping) else status))
+    return _positive(status)
+
+
+def _positive(status: Any) -> bool:
+    try:
+        reply: Reply = parse_status(status)
+    except (TypeError, ValueError):
+        return True  # nobody knows
+    return reply.positive

@@ -1,0 +1,246 @@
+"""One message while it arrives: into memory within its share, or on into a store, with back-pressure for the client.
+
+What becomes of the message at its end is decided in :mod:`txsmtpd.handoff.promise`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from io import BytesIO
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.error import ConnectionAborted
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from txsmtpd.handlers.delivery import when_done
+from txsmtpd.handoff.bindings import with_reference
+from txsmtpd.handoff.budget import Share
+from txsmtpd.handoff.message import Fingerprint, HandoffMessage
+from txsmtpd.handoff.outcome import BUSY, TOO_LARGE, NotTaken
+from txsmtpd.interfaces import IMessageReceiver
+from txsmtpd.reply import Refused
+
+STEP = 2**16  # octets by which a share grows; messages are seldom larger
+
+
+@implementer(IMessageReceiver)
+class Receiver:
+    """Takes one message.
+
+    :param envelope: the dictionary that goes with it; see :func:`~txsmtpd.handoff.message.envelope_of`.
+    :param header: what is put above it.
+    :param share: how much memory it may take.
+    :param settle: is given the complete message, what has been stored of it, and the share; gives the status.
+    :param limit: the most octets that it may have, the header included; None: any number.
+    :param store: where it goes when it has more than *inline* octets. None: it stays in memory.
+    :param wait: how many seconds it may wait for memory.
+    :param reactor: what keeps the time.
+    """
+
+    def __init__(
+        self,
+        envelope: dict[str, Any],
+        header: bytes,
+        share: Share,
+        settle: Callable[[HandoffMessage, Any, Share], Any],
+        *,
+        limit: int | None,
+        store: Any,
+        inline: int,
+        wait: float,
+        reactor: Any,
+    ) -> None:
+        self._envelope = envelope
+        self._header = header
+        self._share = share
+        self._settle = settle
+        self._limit = limit
+        self._store = store
+        self._inline = inline
+        self._wait = wait
+        self._reactor = reactor
+        self._fingerprint = Fingerprint(envelope["mail_from"], envelope["rcpt_tos"])
+        self._size = 0  # of what the client has sent
+        self._buffer = BytesIO()
+        self._buffer.write(header)
+        self._producer: Any = None
+        self._paused_for = 0  # reasons
+        self._waiting: Deferred[None] | None = None  # for memory
+        self._error: Exception | None = None
+        self._upload: Any = None
+        self._digest: Any = None  # of what is uploaded
+        self._stored_octets = 0
+        self._writing: Deferred[None] | None = None
+        self._in_flight = 0  # octets that are being written
+
+    # IMessageReceiver
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        self._producer = producer
+
+    def unregisterProducer(self) -> None:
+        self._producer = None
+
+    def write(self, data: bytes) -> None:
+        if self._error is not None:
+            raise self._error
+        if not self._size and data[:1] in (b" ", b"\t"):
+            # It would continue our field. It is no header, so it is the body.
+            self._buffer.write(b"\r\n")
+        self._size += len(data)
+        if self._limit is not None and self._size + len(self._header) > self._limit:
+            raise Refused(TOO_LARGE)
+        self._fingerprint.update(data)
+        self._buffer.write(data)
+        self._take_memory()
+        if self._store is not None and (self._upload is not None or self._buffer.tell() > self._inline):
+            self._store_more()
+
+    async def finish(self) -> Any:
+        try:
+            if self._waiting is not None:
+                await when_done(self._waiting)
+            if self._error is not None:
+                raise self._error
+            message, upload = await self._complete()
+        except CancelledError:
+            self.abort(ConnectionAborted())
+            raise
+        except BaseException:
+            self._give_up()
+            raise
+        self._buffer = BytesIO()
+        return await self._settle(message, upload, self._share)
+
+    def abort(self, reason: BaseException) -> None:
+        self._error = self._error or ConnectionAborted()
+        if self._waiting is not None:
+            self._waiting.cancel()
+        self._give_up()
+
+    # Memory
+
+    def _take_memory(self) -> None:
+        missing = self._buffer.tell() + self._in_flight - self._share.octets
+        if missing <= 0 or self._waiting is not None:
+            return
+        growing = self._share.grow(max(missing, STEP))
+        if growing.called:
+            return
+        self._waiting = growing
+        self._pause()
+        growing.addTimeout(self._wait, self._reactor)
+        growing.addErrback(self._no_memory)
+        growing.addCallback(self._has_memory)
+
+    def _no_memory(self, failure: Failure) -> None:
+        if failure.check(DeferredTimeout):
+            self._error = NotTaken("too many messages are in memory", BUSY)
+            self._buffer = BytesIO()
+        else:
+            failure.trap(CancelledError)
+
+    def _has_memory(self, _: object) -> None:
+        self._waiting = None
+        self._resume()
+        if self._error is None:
+            self._take_memory()
+
+    # The store
+
+    def _store_more(self) -> None:
+        if self._upload is None:
+            when = datetime.fromisoformat(str(self._envelope["time"])).astimezone(UTC)
+            self._upload = self._store.open(str(self._envelope["id"]), when)
+            self._digest = hashlib.sha256()
+        if self._buffer.tell() < self._store.part:
+            return
+        if self._writing is not None:
+            if not self._paused_for:
+                self._pause()
+                self._writing.addCallback(lambda _: self._resume())
+            return
+        self._writing = writing = self._write_part()
+        writing.addErrback(self._not_stored)
+        writing.addCallback(self._stored)
+
+    def _write_part(self) -> Deferred[None]:
+        piece = self._buffer.getvalue()
+        self._buffer = BytesIO()
+        self._in_flight = len(piece)
+        self._stored_octets += len(piece)
+        self._digest.update(piece)
+        writing: Deferred[None] = self._upload.write(piece)
+        return writing
+
+    def _stored(self, _: object) -> None:
+        self._writing = None
+        self._in_flight = 0
+        if self._error is None and self._producer is not None and self._buffer.tell() >= self._store.part:
+            self._store_more()
+
+    def _not_stored(self, failure: Failure) -> None:
+        self._error = _refusal(failure)
+
+    async def _complete(self) -> tuple[HandoffMessage, Any]:
+        """The message, and its upload if it is stored."""
+        if self._upload is None:
+            return self._message(self._buffer.getvalue()), None
+        while self._writing is not None:
+            await when_done(self._writing)
+        if self._error is not None:
+            raise self._error
+        if self._buffer.tell():
+            await self._through(self._write_part())
+        uri = await self._through(self._upload.finish())
+        reference = with_reference(self._message(b""), uri, self._stored_octets, self._digest.hexdigest())
+        return reference, self._upload
+
+    async def _through(self, work: Deferred[Any]) -> Any:
+        """The result of work of the store, which goes on, and is cleaned up after, if the client leaves."""
+        results: list[Any] = []
+        self._writing = work.addBoth(results.append)
+        await when_done(work)
+        self._writing = None
+        if isinstance(results[0], Failure):
+            raise _refusal(results[0])
+        return results[0]
+
+    def _message(self, content: bytes) -> HandoffMessage:
+        return HandoffMessage({**self._envelope, "fingerprint": str(self._fingerprint), "size": self._size}, content)
+
+    def _give_up(self) -> None:
+        """Leave nothing of the message."""
+        self._buffer = BytesIO()
+        Deferred.fromCoroutine(self._clean_up())
+
+    async def _clean_up(self) -> None:
+        upload, self._upload = self._upload, None
+        if self._writing is not None:
+            await when_done(self._writing)
+        self._share.release()
+        if upload is not None:
+            await upload.abort()
+
+    # The client
+
+    def _pause(self) -> None:
+        self._paused_for += 1
+        if self._paused_for == 1 and self._producer is not None:
+            self._producer.pauseProducing()
+
+    def _resume(self) -> None:
+        self._paused_for -= 1
+        if self._paused_for == 0 and self._producer is not None:
+            self._producer.resumeProducing()
+
+
+def _refusal(failure: Failure) -> Exception:
+    """Why a message was not stored, for its client."""
+    error = failure.value
+    return error if isinstance(error, Refused) else NotTaken(f"the store failed: {failure.getErrorMessage()}")
