@@ -36,6 +36,7 @@ LAYERS = [
     {"filters"},
     {"factory"},
     {"handlers"},
+    {"handoff"},
     {"observe"},
     {"faults"},
     {"inbox"},
