@@ -5,6 +5,7 @@ Below ``/in/.../`` a rule strikes at mail of that scope alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from txsmtpd.faults.rules import Faults, Occasion, Rule
@@ -121,20 +122,25 @@ async def add(call: Call) -> Response:
     return json_response(shown(add_rule(call, spec.strip())), 201)
 
 
-async def remove_all(call: Call) -> Response:
-    for rule in rules(call):
+def remove_rules(call: Call, which: Callable[[Rule], bool]) -> bool:
+    """Remove those of the rules that are in force here; whether there were any."""
+    removed = [rule for rule in rules(call) if which(rule)]
+    for rule in removed:
         _faults(call).remove(rule)
-    call.store.hub.publish("faults")
+    if removed:
+        call.store.hub.publish("faults")
+    return bool(removed)
+
+
+async def remove_all(call: Call) -> Response:
+    remove_rules(call, lambda rule: True)
     return ok()
 
 
 async def remove(call: Call) -> Response:
-    for rule in rules(call):
-        if str(rule.number) == call.path["number"]:
-            _faults(call).remove(rule)
-            call.store.hub.publish("faults")
-            return ok()
-    raise HTTPError(404, "there is no such fault")
+    if not remove_rules(call, lambda rule: str(rule.number) == call.path["number"]):
+        raise HTTPError(404, "there is no such fault")
+    return ok()
 
 
 # Chaos

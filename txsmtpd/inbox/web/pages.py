@@ -1,22 +1,380 @@
-"""The pages for people."""
+"""The pages: the list, a message, sessions, faults. Links and forms carry them; scripts only make them quicker.
+
+Each function answers one route; the table of them is at the end. What values look like is in
+:mod:`~txsmtpd.inbox.web.presentation`; mail itself is never put into a page as HTML: the frame that shows it asks
+``/view/`` for it.
+"""
 
 from __future__ import annotations
 
-from html import escape
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import cache, wraps
+from importlib.resources import files
+from typing import Any
+from urllib.parse import quote, urlencode
+from zlib import crc32
 
+from txsmtpd.inbox import markup
+from txsmtpd.inbox.message import Message, in_charset
+from txsmtpd.inbox.search import parse_query
+from txsmtpd.inbox.sessions import find_session, records_of
+from txsmtpd.inbox.store import SessionRecord
+from txsmtpd.inbox.web import faults
+from txsmtpd.inbox.web.presentation import dialog, environment
+from txsmtpd.inbox.web.release import release_message
 from txsmtpd.inbox.web.request import Call
-from txsmtpd.inbox.web.response import HTML, Response
+from txsmtpd.inbox.web.response import HTML, HTTPError, Response, redirect
 from txsmtpd.inbox.web.routes import Route
 
+ROWS = 50  # messages on a page of the list
+SESSIONS = 200
+SHOWN = 2**18  # octets of a source that the page shows
 
-async def messages(call: Call) -> Response:
-    page = await call.store.page(call.scope)
-    rows = [
-        f'<li><a href="{escape(call.url(f"/view/{message.id}.txt"))}">{escape(message.subject or "(no subject)")}</a>'
-        for message in page.messages
-    ]
-    text = f"<!doctype html><title>Inbox</title><h1>Inbox</h1><ul>{''.join(rows)}</ul>"
+TABS = ("html", "text", "source", "headers", "envelope", "session", "parts")
+WIDTHS = ("phone", "tablet", "desktop")
+
+STATIC = {
+    "favicon.svg": "image/svg+xml",
+    "inbox.css": "text/css; charset=utf-8",
+    "inbox.js": "text/javascript; charset=utf-8",
+    "theme.js": "text/javascript; charset=utf-8",
+    "vendor/htmx.min.js": "text/javascript; charset=utf-8",
+    "vendor/sse.min.js": "text/javascript; charset=utf-8",
+}
+
+# What a browser would fetch from elsewhere to show the message. Only whether there is any is asked.
+_REMOTE = re.compile(
+    r"""(?:\b(?:src|background|poster|srcset)\s*=\s*["']?|url\(\s*["']?|@import\s+["'])\s*(?:https?:)?//""", re.I
+)
+_templates = cache(environment)
+
+
+@cache
+def _static(name: str) -> bytes:
+    return (files("txsmtpd.inbox.web") / "static" / name).read_bytes()
+
+
+@cache
+def _version(name: str) -> str:
+    return f"{crc32(_static(name)):08x}"
+
+
+# Pages
+
+
+def page(function: Callable[[Call], Awaitable[Response]]) -> Callable[[Call], Awaitable[Response]]:
+    """Show what a page's function refuses as a page, too."""
+
+    @wraps(function)
+    async def answer(call: Call) -> Response:
+        try:
+            return await function(call)
+        except HTTPError as error:
+            response = await _render(call, "error.html", page="", heading="That did not work", detail=str(error))
+            response.status = error.status
+            response.headers.update(error.headers)
+            return response
+
+    return answer
+
+
+async def _render(call: Call, template: str, **values: Any) -> Response:
+    def url(*segments: object) -> str:
+        return f"{call.base}/" + "/".join(quote(str(each), safe="/@") for each in segments)
+
+    def static(name: str) -> str:
+        return f"{call.settings.path}/static/{name}?{_version(name)}"
+
+    context = {
+        "url": url,
+        "static": static,
+        "root": f"{call.settings.path}/",
+        "scope": call.scope.keys,
+        "unread": (await call.store.counts(call.scope)).unread,
+        "faults_on": len(faults.rules(call)) if call.settings.faults is not None else 0,
+        "with_faults": call.settings.faults is not None,
+        "query": "",
+        "notice": None,
+        "here": url(),
+        **values,
+    }
+    text = _templates().get_template(template).render(context)
     return Response(text.encode("utf-8", "replace"), HTML)
 
 
-ROUTES = [Route("GET", "/", messages)]
+@page
+async def show_list(call: Call) -> Response:
+    """The list, and beside it no message."""
+    return await _mail(call)
+
+
+@page
+async def show_message(call: Call) -> Response:
+    """The list, and beside it a message."""
+    message = await call.store.message(call.path["id"], call.scope)
+    if message is None:
+        response = await _mail(call, gone=True)
+        response.status = 404
+        return response
+    if not message.seen:
+        await call.store.set_seen(True, call.scope, [message.id])
+    notice = "The message was released." if call.query.get("released") else None
+    return await _mail(call, message=message, notice=notice, **await _details(call, message))
+
+
+async def _mail(call: Call, message: Message | None = None, **values: Any) -> Response:
+    query = call.query.get("query", "").strip()
+    before = call.number("before", 0) or None
+    keep = {name: value for name, value in (("query", query), ("before", call.query.get("before", ""))) if value}
+    kept = f"?{urlencode(keep)}" if keep else ""
+    base = f"{call.base}/"
+    context: dict[str, Any] = {"messages": [], "count": 0, "exact": True, "older": None, "newer": None}
+    if call.header("HX-Target") != "detail":  # which takes the message alone out of the page
+        found = await call.store.page(call.scope, parse_query(query), limit=ROWS + 1, before=before, exact=False)
+        shown = found.messages[:ROWS]
+        context |= {"messages": shown, "count": found.count, "exact": found.is_exact}
+        if len(found.messages) > ROWS:
+            context["older"] = f"{base}?{urlencode({**keep, 'before': shown[-1].number})}"
+        if before is not None:
+            context["newer"] = f"{base}?{urlencode({'query': query})}" if query else base
+    host, _, port = call.settings.smtp.rpartition(":")
+    context |= {
+        "message": message,
+        "gone": False,
+        "keep": kept,
+        "query": query,
+        "here": base + kept,
+        "smtp": call.settings.smtp,
+        "smtp_host": host.strip("[]"),
+        "smtp_port": port,
+    }
+    return await _render(call, "mail.html", page="mail", **context | values)
+
+
+async def _details(call: Call, message: Message) -> dict[str, Any]:
+    """What the template wants to know of a message, for the tab that is open."""
+    store = call.store
+    html = await store.html(message) if message.has_html else ""
+    text = await store.text(message)
+    tab = call.query.get("tab", "")
+    if tab not in TABS or (tab == "html" and not html):
+        tab = "html" if html else "text"
+    details: dict[str, Any] = {
+        "tab": tab,
+        "tabs": [(name, "HTML" if name == "html" else name.capitalize()) for name in TABS if html or name != "html"],
+        "width": call.query.get("width") if call.query.get("width") in WIDTHS else "desktop",
+        "remote": call.query.get("remote") == "1",
+        "remote_content": _REMOTE.search(html) is not None,
+        "relay": call.settings.relay_name if call.settings.relay is not None else "",
+        "links": markup.links(html, text),
+        "codes": markup.codes(text)[:3],
+    }
+    match tab:
+        case "text":
+            details["text"] = text
+        case "source":
+            details["source"] = in_charset(await store.content(message, 0, SHOWN), "")
+            details["cut"] = SHOWN if message.size > SHOWN else None
+        case "headers":
+            details["fields"] = await store.fields(message)
+        case "envelope":
+            details["envelope"] = list(_envelope(message))
+        case "session":
+            session = await _session(call, message.envelope.session)
+            details["session"] = session
+            details["lines"] = list(dialog(records_of(session))) if session is not None else []
+    return details
+
+
+def _envelope(message: Message) -> Any:
+    envelope = message.envelope
+    yield "Reverse-path", envelope.mail_from or "<>"
+    yield "Recipients", "\n".join(envelope.rcpt_tos)
+    for name, value in (
+        ("MAIL parameters", " ".join(envelope.mail_options)),
+        ("RCPT parameters", " ".join(envelope.rcpt_options)),
+        ("Client", envelope.peer),
+        ("EHLO", envelope.helo),
+        ("TLS", envelope.tls),
+        ("Authenticated as", envelope.user),
+        ("Session", envelope.session),
+    ):
+        if value:
+            yield name, value
+
+
+# Changes
+
+
+@page
+async def change(call: Call) -> Response:
+    """Carry out what a button of the list or of a message says, and go back to where it was."""
+    fields = call.form()
+    ids = fields.get("id", [])
+    query = fields.get("query", [""])[-1]
+    action = fields.get("action", [""])[-1]
+    match action:
+        case "read" | "unread" if ids:
+            await call.store.set_seen(action == "read", call.scope, ids)
+        case "delete" if ids:
+            await call.store.delete(call.scope, ids)
+        case "read" | "unread" | "delete":
+            raise HTTPError(400, "No message is selected.")
+        case "read-all":
+            await call.store.set_seen(True, call.scope)
+        case "delete-all":
+            await call.store.delete(call.scope, None, parse_query(query))
+        case _:
+            raise HTTPError(400, "There is no such action.")
+    return redirect(_way_back(call, fields.get("back", [""])[-1]), 303)
+
+
+@page
+async def confirm_deletion(call: Call) -> Response:
+    """Ask before all mail is deleted."""
+    query = call.query.get("query", "").strip()
+    found = await call.store.page(call.scope, parse_query(query), limit=1, exact=True)
+    return await _render(call, "delete.html", page="mail", query=query, count=found.count)
+
+
+def _way_back(call: Call, path: str) -> str:
+    """The path, if it is one of ours: a form may have come with any."""
+    ours = path.startswith(f"{call.base}/") and not path.startswith("//") and "\\" not in path and path.isprintable()
+    return path if ours else f"{call.base}/"
+
+
+# Sessions
+
+
+async def _session(call: Call, session_id: str) -> SessionRecord | None:
+    return await find_session(call.store, session_id, call.settings.transcripts)
+
+
+@page
+async def show_sessions(call: Call) -> Response:
+    """Sessions, newest first."""
+    sessions = await call.store.sessions(call.scope, SESSIONS)
+    here = f"{call.base}/sessions"
+    return await _render(call, "sessions.html", page="sessions", session=None, sessions=sessions, here=here)
+
+
+@page
+async def show_session(call: Call) -> Response:
+    """What was said in a session."""
+    session = await _session(call, call.path["id"])
+    if session is None:
+        raise HTTPError(404, "This session is not known any more.")
+    lines = list(dialog(records_of(session)))
+    return await _render(call, "sessions.html", page="sessions", session=session, lines=lines)
+
+
+# Faults
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A fault that is switched on and off by one button."""
+
+    name: str
+    title: str
+    description: str
+    spec: str  #: in the words of ``--fault``
+
+
+PRESETS = (
+    Preset(
+        "greylist", "Greylisting", "The next three recipients get 451.", "rcpt first=3 reply=451 4.7.1 Try again later"
+    ),
+    Preset("full", "Mailbox full", "Every recipient gets 452.", "rcpt reply=452 4.2.2 Mailbox full"),
+    Preset("unknown", "Unknown recipient", "Every recipient gets 550.", "rcpt reply=550 5.1.1 No such user"),
+    Preset(
+        "flaky",
+        "One in three fails",
+        "A third of all messages gets 451.",
+        "message share=0.33 reply=451 4.3.0 Try again",
+    ),
+    Preset("slow", "Slow", "Each reply to the end of a message takes ten seconds.", "accepted delay=10"),
+    Preset("reset", "Reset after DATA", "The connection is reset when a message has been sent.", "message reset"),
+    Preset("busy", "Too busy", "New connections get 421.", "connect reply=421 4.3.2 Too many connections"),
+    Preset("silent", "Silence", "The server stops reading at MAIL, until the client gives up.", "mail stop-reading"),
+)
+
+
+@page
+async def show_faults(call: Call) -> Response:
+    """The faults that are in force, and those that can be switched on."""
+    return await _fault_page(call)
+
+
+async def _fault_page(call: Call, **values: Any) -> Response:
+    if call.settings.faults is None:
+        raise HTTPError(404, "Faults cannot be switched here.")
+    rules = [faults.shown(rule) for rule in faults.rules(call)]
+    in_force = {rule["spec"] for rule in rules}
+    presets = [{"preset": preset, "on": preset.spec in in_force} for preset in PRESETS]
+    context = {"rules": rules, "presets": presets, "error": None, "spec": "", "here": f"{call.base}/faults"}
+    return await _render(call, "faults.html", page="faults", **context | values)
+
+
+@page
+async def change_faults(call: Call) -> Response:
+    """Switch a preset, add a rule, or remove one."""
+    fields = {name: values[-1] for name, values in call.form().items()}
+    preset = next((each for each in PRESETS if each.name == fields.get("preset")), None)
+    match fields.get("action"):
+        case "on" if preset is not None:
+            faults.add_rule(call, preset.spec)
+        case "off" if preset is not None:
+            faults.remove_rules(call, lambda rule: faults.shown(rule)["spec"] == preset.spec)
+        case "remove":
+            faults.remove_rules(call, lambda rule: str(rule.number) == fields.get("rule"))
+        case "add":
+            spec = fields.get("spec", "").strip()
+            try:
+                faults.add_rule(call, spec)
+            except HTTPError as error:
+                response = await _fault_page(call, error=str(error), spec=spec)
+                response.status = error.status
+                return response
+        case _:
+            raise HTTPError(400, "There is no such action.")
+    return redirect(f"{call.base}/faults", 303)
+
+
+@page
+async def release(call: Call) -> Response:
+    """Send a message on to the relay of the configuration."""
+    message = await call.store.message(call.path["id"], call.scope)
+    if message is None:
+        raise HTTPError(404, "This message is gone.")
+    recipients = [each.strip() for each in call.form().get("to", [""])[-1].split(",") if each.strip()]
+    await release_message(call, message, recipients)
+    return redirect(f"{call.base}/m/{message.id}?released=1", 303)
+
+
+# Files that do not change
+
+
+async def send_static(call: Call) -> Response:
+    """A file of the pages; the names are a closed list."""
+    name = "/".join(call.path.values())
+    if name not in STATIC:
+        raise HTTPError(404, "404 page not found")
+    return Response(_static(name), STATIC[name], headers={"Cache-Control": "public, max-age=31536000, immutable"})
+
+
+ROUTES = [
+    Route("GET", "/", show_list),
+    Route("GET", "/m/{id}", show_message),
+    Route("POST", "/do", change),
+    Route("GET", "/delete", confirm_deletion),
+    Route("GET", "/sessions", show_sessions),
+    Route("GET", "/sessions/{id}", show_session),
+    Route("POST", "/m/{id}/release", release),
+    Route("GET", "/faults", show_faults),
+    Route("POST", "/faults", change_faults),
+    Route("GET", "/static/{file}", send_static, open=True),
+    Route("GET", "/static/{folder}/{file}", send_static, open=True),
+]

@@ -182,20 +182,27 @@ class Call:
             raise HTTPError(400, "the body must be a JSON object")
         return {str(name).lower(): each for name, each in value.items()}
 
-    def form(self) -> dict[str, str]:
-        """The fields of a form; the last one of each name counts.
+    def form(self) -> dict[str, list[str]]:
+        """The fields of a form, each with all its values.
 
         :raises HTTPError: if the body is no form.
         """
         kind = (self.header("Content-Type") or "").partition(";")[0].strip().lower()
         if kind != "application/x-www-form-urlencoded":
             raise HTTPError(415, "the body must be a form, with Content-Type: application/x-www-form-urlencoded")
-        return _fields(self.body().decode("utf-8", "replace"))
+        found: dict[str, list[str]] = {}
+        for name, value in _pairs(self.body().decode("utf-8", "replace")):
+            found.setdefault(name, []).append(value)
+        return found
 
 
 def _fields(text: str) -> dict[str, str]:
+    return dict(_pairs(text))
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
     try:
-        return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS))
+        return parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS)
     except ValueError as error:
         raise HTTPError(400, str(error)) from None
 

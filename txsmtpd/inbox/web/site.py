@@ -47,6 +47,7 @@ class WebSettings:
     :ivar faults: the rules that clients may change (:class:`~txsmtpd.faults.rules.Faults`), or None.
     :ivar transcripts: the sessions that go on (:class:`~txsmtpd.observe.transcript.Transcripts`), or None.
     :ivar label: what the pages call themselves.
+    :ivar smtp: where mail is received, such as ``127.0.0.1:1025``; the pages tell people.
     """
 
     path: str = ""
@@ -60,6 +61,7 @@ class WebSettings:
     faults: Any = None
     transcripts: Any = None
     label: str = ""
+    smtp: str = ""
     live_limit: int = LIVE
     waiting_limit: int = WAITING
     live: set[Any] = field(default_factory=set)  # clients that are told of events now

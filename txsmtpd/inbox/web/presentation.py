@@ -1,0 +1,146 @@
+"""How values look on the pages: ages, sizes, addresses, and what was said in a session, as text for the templates.
+
+No request and no store is known here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Any
+from urllib.parse import urlsplit
+from zlib import crc32
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+from txsmtpd.inbox.message import Address
+
+HUES = 8  # colours of the circles beside messages; the stylesheet has them
+RECIPIENTS = 3  # that a row of the list names
+SAFE_SCHEMES = ("http", "https", "mailto")
+
+_TEMPLATES = files("txsmtpd.inbox.web") / "templates"
+
+
+def environment() -> Environment:
+    """The templates. Everything that is put into them is escaped."""
+    made = Environment(
+        loader=FunctionLoader(lambda name: (_TEMPLATES / name).read_text("utf-8")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(
+        age=age,
+        date=date,
+        hue=hue,
+        initial=initial,
+        iso=iso,
+        number=number,
+        recipients=recipients,
+        safe_link=safe_link,
+        size=size,
+    )
+    return made
+
+
+def age(moment: float, now: Callable[[], float] = time.time) -> str:
+    """How long ago a moment is; above a day, its date.
+
+    >>> age(1000.0, lambda: 1000.0 + 2 * 3600)
+    '2 h'
+    """
+    seconds = now() - moment
+    if seconds < 45:
+        return "now"
+    if seconds < 3600:
+        return f"{max(1, round(seconds / 60))} min"
+    if seconds < 86400:
+        return f"{round(seconds / 3600)} h"
+    then = datetime.fromtimestamp(moment, UTC).astimezone()
+    return f"{then.day} {then:%b}" if seconds < 300 * 86400 else f"{then.day} {then:%b %Y}"
+
+
+def iso(moment: float) -> str:
+    """A moment as HTML's ``datetime`` has it."""
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
+
+
+def date(moment: float) -> str:
+    """A moment in full, in the server's time zone."""
+    return datetime.fromtimestamp(moment, UTC).astimezone().strftime("%d %B %Y, %H:%M:%S %z").lstrip("0")
+
+
+def size(octets: int) -> str:
+    """A size for people.
+
+    >>> size(532), size(14_200), size(3_500_000)
+    ('532 B', '14 KB', '3.5 MB')
+    """
+    if octets < 1000:
+        return f"{octets} B"
+    for unit in ("KB", "MB", "GB"):
+        octets_of_unit = octets / 1000
+        if octets_of_unit < 999.5 or unit == "GB":
+            return f"{octets_of_unit:.1f} {unit}" if octets_of_unit < 10 else f"{octets_of_unit:.0f} {unit}"
+        octets //= 1000
+    raise AssertionError("unreachable")
+
+
+def number(count: int) -> str:
+    """A count with a separator between thousands."""
+    return f"{count:,}"
+
+
+def hue(text: str) -> int:
+    """Which of the colours stands for an address: always the same one."""
+    return crc32(text.lower().encode("utf-8", "replace")) % HUES
+
+
+def initial(sender: Address) -> str:
+    """The letter that stands for a sender."""
+    return next((letter.upper() for letter in sender.name or sender.address if letter.isalnum()), "?")
+
+
+def recipients(paths: Sequence[str]) -> str:
+    """The recipients of the envelope, the first ones by name."""
+    shown = ", ".join(paths[:RECIPIENTS]) or "nobody"
+    return f"{shown} and {len(paths) - RECIPIENTS} more" if len(paths) > RECIPIENTS else shown
+
+
+def safe_link(url: str) -> str:
+    """The URL, if it is one that a page may link to, else ``#``: a message can hold ``javascript:`` URLs."""
+    try:
+        return url if urlsplit(url.strip()).scheme.lower() in SAFE_SCHEMES else "#"
+    except ValueError:
+        return "#"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a session, as the page shows it."""
+
+    at: str  #: seconds since the session began
+    side: str  #: ``client``, ``server``, ``data``, ``fault`` or ``event``; the stylesheet knows them
+    who: str  #: ``C``, ``S``, ``D``, ``F`` or ``*``
+    text: str
+    refused: bool  #: whether it is a reply that refuses something
+
+
+SIDES = {"client": "client", "server": "server", "data": "data", "fault": "fault"}  # all else is an event
+
+
+def dialog(records: Iterable[Mapping[str, Any]]) -> Iterator[Line]:
+    """What was said in a session.
+
+    :param records: as :func:`txsmtpd.inbox.sessions.records_of` returns them.
+    """
+    for record in records:
+        side = SIDES.get(record["kind"], "event")
+        text = record["text"]
+        refused = side == "server" and text[:1] in ("4", "5")
+        yield Line(f"{record['at']:.3f}", side, record["mark"].rstrip(":"), text, refused)
