@@ -4,8 +4,11 @@
 browser does with any of these, no script runs, nothing is fetched from either, and the page stays where it is.
 """
 
+# ruff: noqa: E501  # a line for each trick
+
 from __future__ import annotations
 
+NAME = "The end of the corpus"
 EVIL = "http://evil.example"
 OWN = "/fetched-by-a-mail"
 JS = f"document.title='pwned';new Image().src='{EVIL}/js';fetch('{EVIL}/fetch');top.location='{EVIL}/top';alert(1)"
@@ -48,7 +51,7 @@ SCRIPTS = {
     "javascript form": f'<form action="javascript:{JS}"><input type=submit id=link value=x></form>',
     "javascript formaction": f'<form><button formaction="javascript:{JS}" id=link>x</button></form>',
     "srcdoc": f'<iframe srcdoc="&lt;script&gt;{JS}&lt;/script&gt;"></iframe>',
-    "data frame": f"<iframe src=\"data:text/html,<script>{JS}</script>\"></iframe>",
+    "data frame": f'<iframe src="data:text/html,<script>{JS}</script>"></iframe>',
     "data object": "<object data='data:text/html,<script>alert(1)</script>'></object>",
     "blob by script": "<script>location=URL.createObjectURL(new Blob(['<script>alert(1)<\\/script>'],{type:'text/html'}))</script>",
     "svg script": f"<svg><script>{JS}</script></svg>",
@@ -133,7 +136,7 @@ HTML = {**SCRIPTS, **REQUESTS, **NAVIGATION}
 # Text in places that the application's own pages show.
 HEADERS = {
     "subject": "<img src=x onerror=alert(1)><script>alert(1)</script>",
-    "name": "\"><svg onload=alert(1)>",
+    "name": '"><svg onload=alert(1)>',
     "braces": "{{7*7}} ${7*7} {% raw %}",
 }
 

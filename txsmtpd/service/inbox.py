@@ -104,6 +104,7 @@ class InboxService(Service):
         return f"http://{address_text(self.port.getHost())}{self.settings.path}/"
 
     def _show(self) -> None:
+        self.settings.smtp = next(iter(self._smtp_addresses()), "")
         if self.running and sys.stderr is not None and sys.__stderr__ is not None and sys.__stderr__.isatty():
             print(f"SMTP    {', '.join(self._smtp_addresses())}", file=sys.__stderr__)
             print(f"Inbox   {self.url}", file=sys.__stderr__, flush=True)

@@ -1,0 +1,478 @@
+"""The inbox in a real browser: what people do there, and what hostile mail cannot do."""
+
+from __future__ import annotations
+
+import re
+import smtplib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import cache, wraps
+from typing import Any
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Page
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.inbox import hostile
+from tests.inbox.browser import Elsewhere, Server, chromium, context, letter
+
+
+class Stage:
+    """The server, the browser, and the hosts elsewhere: started once, by the first test that needs them.
+
+    Playwright leaves an asyncio loop running in the thread that it is used in, so it has one of its own.
+    """
+
+    def __init__(self) -> None:
+        self.thread = ThreadPoolExecutor(1)
+        self._stack = ExitStack()
+
+    def start(self) -> None:
+        """Called in the thread."""
+        self.elsewhere = Elsewhere()
+        self._stack.callback(self.elsewhere.close)
+        self.browser = self._stack.enter_context(chromium(self.elsewhere))
+        self.server = Server()
+        self._stack.callback(self.server.stop)
+
+    def stop(self) -> None:
+        self.thread.submit(self._stack.close).result()
+        self.thread.shutdown()
+
+
+@cache
+def stage() -> Stage:
+    from twisted.internet import reactor
+
+    made = Stage()
+    reactor.addSystemEventTrigger("before", "shutdown", made.stop)  # type: ignore[attr-defined]
+    made.thread.submit(made.start).result()
+    return made
+
+
+def in_browser(method: Callable[[Any], None]) -> Callable[[Any], None]:
+    """A test's method that runs in the browser's thread; the windows that it opens are closed."""
+
+    @wraps(method)
+    def run(case: BrowserCase) -> None:
+        case.stage = stage()
+        case.server, case.browser, case.elsewhere = case.stage.server, case.stage.browser, case.stage.elsewhere
+        case.stage.thread.submit(_closing, case, method).result()
+
+    return run
+
+
+def _closing(case: BrowserCase, method: Callable[[Any], None]) -> None:
+    case.windows = []
+    case.before = len(case.elsewhere.connections)
+    try:
+        method(case)
+    finally:
+        for window in case.windows:
+            window.close()
+
+
+class BrowserCase(SynchronousTestCase):
+    """A server and a browser."""
+
+    stage: Stage
+    server: Server
+    elsewhere: Elsewhere
+    browser: Browser
+    windows: list[BrowserContext]
+    before: int
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        for name, method in list(vars(cls).items()):
+            if name.startswith("test_") or name == "setUp":
+                setattr(cls, name, in_browser(method))
+
+    def window(self, **options: Any) -> BrowserContext:
+        """A window without a past."""
+        self.windows.append(context(self.browser, **options))
+        return self.windows[-1]
+
+    def open(self, path: str = "/", **options: Any) -> Page:
+        """Open a page in a window of its own; what goes wrong in it fails the test."""
+        page: Page = self.window(**options).new_page()
+        self.errors: list[str] = []
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        page.goto(f"{self.server.url}{path}")
+        return page
+
+    def empty(self) -> None:
+        """Delete all mail."""
+        page = self.open("/delete")
+        page.get_by_role("button", name="Delete").click()
+        page.get_by_text("No mail yet").wait_for()
+        page.request.delete(f"{self.server.url}/api/inbox/v1/faults")
+
+
+class PageTests(BrowserCase):
+    """What people do."""
+
+    def setUp(self) -> None:
+        self.empty()
+
+    def test_firstMinute(self) -> None:
+        """An empty inbox says where to send mail, and the message that comes shows without a reload."""
+        page = self.open()
+        self.assertIn(f"127.0.0.1:{self.server.port}", page.locator(".empty").inner_text())
+        self.server.send(letter("The first"))
+        page.locator(".row", has_text="The first").wait_for()
+        self.assertEqual(page.locator("#unread").inner_text().split()[0], "1")
+        self.assertEqual(self.errors, [])
+
+    def test_open(self) -> None:
+        """A click opens a message, which is read from then on; the address is one to share."""
+        self.server.send(letter("Invoice", "<p>Dear <b>Bob</b></p>"))
+        page = self.open()
+        page.get_by_text("Invoice").click()
+        page.frame_locator("iframe.mail").get_by_text("Dear Bob").wait_for()
+        self.assertRegex(page.url, r"/m/\w{22}$")
+        page.locator(".row:not(.unread)").wait_for()
+        self.assertTrue(page.locator("#unread").is_hidden())
+        page.reload()
+        self.assertEqual(page.locator("h1").inner_text(), "Invoice")
+        self.assertEqual(self.errors, [])
+
+    def test_views(self) -> None:
+        """Each view of a message shows its side of it."""
+        message = letter("Views", "<p>As HTML</p>", "As text", X_Test="a value")
+        message.add_attachment(b"%PDF", maintype="application", subtype="pdf", filename="report.pdf")
+        self.server.send(message, "bob@example.com", "hidden@example.com")
+        page = self.open()
+        page.locator(".row a").click()
+        for name, shown in {
+            "Text": "As text",
+            "Source": "Subject: Views",
+            "Headers": "a value",
+            "Envelope": "hidden@example.com",
+            "Session": "RCPT TO:<hidden@example.com>",
+            "Parts": "application/pdf",
+        }.items():
+            page.get_by_role("navigation", name="Views").get_by_role("link", name=name, exact=True).click()
+            page.locator("#view").get_by_text(shown).first.wait_for()
+        with page.expect_download() as download:
+            page.get_by_role("link", name="report.pdf").first.click()
+        self.assertEqual(download.value.suggested_filename, "report.pdf")
+        self.assertEqual(self.errors, [])
+
+    def test_search(self) -> None:
+        """A search leaves what matches, and its address is one to share."""
+        for subject in ("Invoice 1", "Invoice 2", "Welcome"):
+            self.server.send(letter(subject))
+        page = self.open()
+        page.keyboard.press("/")
+        page.keyboard.type("subject:invoice")
+        page.keyboard.press("Enter")
+        page.get_by_text("2 found").wait_for()
+        self.assertEqual(page.locator(".row").count(), 2)
+        page.reload()
+        self.assertEqual(page.locator(".row").count(), 2)
+
+    def test_keyboard(self) -> None:
+        """Mail can be read and deleted with single keys, which can be switched off."""
+        for number in range(3):
+            self.server.send(letter(f"Letter {number}"))
+        page = self.open()
+        page.keyboard.press("j")
+        page.get_by_role("heading", name="Letter 2").wait_for()
+        page.keyboard.press("j")
+        page.get_by_role("heading", name="Letter 1").wait_for()
+        page.keyboard.press("k")
+        page.get_by_role("heading", name="Letter 2").wait_for()
+        page.keyboard.press("d")
+        page.get_by_text("2 messages").wait_for()
+        page.keyboard.press("?")
+        page.get_by_label("Single-key shortcuts").uncheck()
+        page.keyboard.press("Escape")
+        page.keyboard.press("j")
+        page.get_by_text("Choose a message").wait_for()
+        self.assertEqual(page.locator("h1").count(), 0)
+
+    def test_select(self) -> None:
+        """Selected messages stay selected when mail comes, and are deleted together."""
+        for number in range(3):
+            self.server.send(letter(f"Letter {number}"))
+        page = self.open()
+        page.get_by_label("Select: Letter 0").check(force=True)
+        page.get_by_label("Select: Letter 2").check(force=True)
+        self.server.send(letter("Letter 3"))
+        page.locator(".row", has_text="Letter 3").wait_for()
+        self.assertEqual(page.locator("#selected").inner_text(), "2 selected")
+        page.get_by_role("button", name="Delete the selected").click()
+        page.get_by_text("2 messages").wait_for()
+        self.assertEqual(page.locator(".row .subject").all_inner_texts(), ["Letter 3", "Letter 1"])
+
+    def test_follow(self) -> None:
+        """Who follows the newest message sees it as it comes."""
+        self.server.send(letter("Old"))
+        page = self.open()
+        page.keyboard.press("f")
+        page.get_by_role("heading", name="Old").wait_for()
+        self.server.send(letter("New"))
+        page.get_by_role("heading", name="New").wait_for()
+
+    def test_theme(self) -> None:
+        """The page follows the system's theme, or the one that was chosen, and keeps the choice."""
+        page = self.open(color_scheme="dark")
+
+        def background() -> str:
+            return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+
+        dark = background()
+        page.get_by_role("button", name="Theme").click()  # light
+        light = background()
+        self.assertNotEqual(light, dark)
+        page.reload()
+        self.assertEqual(background(), light)
+
+    def test_withoutJavaScript(self) -> None:
+        """Without JavaScript everything works by links and forms."""
+        self.server.send(letter("Plain", "<p>As HTML</p>"))
+        self.server.send(letter("Other"))
+        page = self.open(java_script_enabled=False)
+        page.get_by_text("Plain").click()
+        page.frame_locator("iframe.mail").get_by_text("As HTML").wait_for()
+        page.get_by_role("link", name="Session", exact=True).click()
+        page.get_by_text("MAIL FROM").wait_for()
+        page.get_by_role("link", name="Phone, 375 pixels").wait_for(state="detached")
+        page.get_by_role("button", name="Delete", exact=True).click()
+        page.get_by_text("1 message", exact=True).wait_for()
+        page.get_by_label("Search mail").fill("Nobody")
+        page.get_by_label("Search mail").press("Enter")
+        page.get_by_text("Nothing found").wait_for()
+
+    def test_widths(self) -> None:
+        """The HTML shows as wide as a phone has it, and in the mail's own dark mode."""
+        dark = "<style>@media (prefers-color-scheme: dark) { p { color: rgb(1, 2, 3) } }</style><p>Shown</p>"
+        self.server.send(letter("Wide", dark))
+        page = self.open(color_scheme="null")  # not one that is pinned by the test
+        page.locator(".row a").click()
+        page.get_by_role("link", name="Phone, 375 pixels").click()
+        frame = page.locator("iframe.mail")
+        box = frame.bounding_box()
+        assert box is not None
+        self.assertEqual(box["width"], 375)
+        page.get_by_role("button", name="dark mode").click()
+        shown = page.frame_locator("iframe.mail").get_by_text("Shown")
+        self.assertEqual(shown.evaluate("element => getComputedStyle(element).color"), "rgb(1, 2, 3)")
+
+    def test_remoteContent(self) -> None:
+        """Remote images are blocked until somebody asks for them, for that message."""
+        self.server.send(letter("Remote", "<img src='https://cdn.example/x.png'><p>Shown</p>"))
+        page = self.open()
+        page.locator(".row a").click()
+        page.frame_locator("iframe.mail").get_by_text("Shown").wait_for()
+        self.assertEqual(self.elsewhere.connections[self.before :], [])
+        with page.expect_request(lambda request: request.url.startswith("https://cdn.example")):
+            page.get_by_text("Load them for this message").click()
+
+    def test_inlineImage(self) -> None:
+        """An image of the mail itself shows where the HTML wants it."""
+        message = letter("Inline", "<img src='cid:dot' alt=dot>")
+        gif = bytes.fromhex("47494638396102000200800000000000ffffff2c000000000200020000020284510 03b".replace(" ", ""))
+        html = message.get_payload()[1]
+        html.add_related(gif, maintype="image", subtype="gif", cid="<dot>")
+        self.server.send(message)
+        page = self.open()
+        page.locator(".row a").click()
+        image = page.frame_locator("iframe.mail").get_by_alt_text("dot")
+        image.wait_for()
+        self.assertTrue(str(image.get_attribute("src")).startswith("data:image/gif"))
+
+    def test_sessions(self) -> None:
+        """A session that delivered nothing is in the list, with the reply that ended it."""
+        page = self.open("/faults")
+        page.locator("li", has_text="Unknown recipient").get_by_role("button", name="Off").click()
+        page.get_by_role("button", name="On").wait_for()
+        self.assertRaises(smtplib.SMTPRecipientsRefused, self.server.send, letter("Refused"), "nobody@example.com")
+        page.get_by_text("struck 1 time").wait_for()
+        page.get_by_role("link", name="Sessions").click()
+        page.get_by_text("550 5.1.1 No such user").first.wait_for()
+        page.locator("tbody tr").first.get_by_role("link").click()
+        page.locator(".dialog .refused", has_text="550 5.1.1 No such user").wait_for()
+        page.get_by_role("link", name="Faults").click()
+        page.get_by_role("button", name="Remove").click()
+        page.get_by_text("The server behaves").wait_for()
+        self.assertEqual(self.errors, [])
+
+    def test_ownFault(self) -> None:
+        """A rule that makes no sense is refused in words, and stays in the field."""
+        page = self.open("/faults")
+        page.get_by_label("Rule, as in").fill("rcpt frist=2 drop")
+        page.get_by_role("button", name="Add").click()
+        self.assertIn("first", page.get_by_role("alert").inner_text())
+        self.assertEqual(page.get_by_label("Rule, as in").input_value(), "rcpt frist=2 drop")
+
+    def test_scope(self) -> None:
+        """Below ``/in/`` there is the mail of that inbox only, and deleting all deletes no other."""
+        self.server.send(letter("Mine"), "a@w3.test")
+        self.server.send(letter("Theirs"), "a@w4.test")
+        page = self.open("/in/domain=w3.test/")
+        self.assertEqual(page.locator(".row .subject").all_inner_texts(), ["Mine"])
+        page.locator("summary[aria-label='More actions']").click()
+        page.get_by_role("link", name="Delete all").click()
+        page.get_by_role("button", name="Delete").click()
+        page.get_by_text("No mail yet").wait_for()
+        page.get_by_role("link", name="Show all mail").click()
+        self.assertEqual(page.locator(".row .subject").all_inner_texts(), ["Theirs"])
+
+    def test_weight(self) -> None:
+        """The first page weighs less than 120 KB, and all of it comes from our own address."""
+        for number in range(50):
+            self.server.send(letter(f"Letter {number}"))
+        page = self.window().new_page()
+        sizes: dict[str, int] = {}
+        page.on("response", lambda answer: sizes.update({answer.url: int(answer.headers.get("content-length", 0))}))
+        page.goto(f"{self.server.url}/")
+        page.locator("#live:visible").wait_for()
+        static = sum(size for url, size in sizes.items() if "/static/" in url)
+        self.assertLess(static, 120_000)
+        self.assertEqual([url for url in sizes if not url.startswith(self.server.url)], [])
+
+    def test_accessible(self) -> None:
+        """axe finds nothing serious on any page, in either theme."""
+        self.server.send(letter("Accessible", "<p>Hi</p>"))
+        found: dict[str, list[str]] = {}
+        for theme in ("light", "dark"):
+            page = self.open(color_scheme=theme)
+            first = page.locator(".row a").first.get_attribute("href")
+            for path in ("/", first, f"{first}?tab=session", f"{first}?tab=parts", "/sessions", "/faults", "/delete"):
+                page.goto(f"{self.server.url}{path}")
+                results = Axe().run(page, options={"iframes": False})
+                serious = [
+                    f"{each['id']}: {each['nodes'][0]['html'][:200]}"
+                    for each in results.response["violations"]
+                    if each["impact"] in ("serious", "critical")
+                ]
+                if serious:
+                    found[f"{theme} {path}"] = serious
+        self.assertEqual(found, {})
+
+
+class HostileTests(BrowserCase):
+    """Mail that wants to run scripts, to fetch something, or to lead the browser away."""
+
+    def setUp(self) -> None:
+        if hostile.NAME in self.messages(self.window().new_page()):
+            return
+        letters = [letter(name, html) for name, html in hostile.HTML.items()]
+        parts = [_with_part(content_type, text) for content_type, text in hostile.PARTS.items()]
+        self.server.send_all([*letters, *parts, _hostile_header(), letter(hostile.NAME)])
+
+    def watched(self) -> Page:
+        """A page that must not open a dialog, fetch anything of a mail, or be led away."""
+        window = self.window()
+        page: Page = window.new_page()
+        self.harm: list[str] = []
+        page.on("dialog", lambda dialog: (self.harm.append(f"dialog {dialog.message}"), dialog.dismiss()))
+        window.on("response", lambda answer: self._note(answer.url))
+        return page
+
+    def _note(self, url: str) -> None:
+        if "fetched-by-a-mail" in url or not url.startswith((self.server.url, "data:", "blob:")):
+            self.harm.append(f"answer of {url}")
+
+    def messages(self, page: Page) -> dict[str, str]:
+        """The ids of all messages, by their subjects."""
+        answer = page.request.get(f"{self.server.url}/api/v1/messages?limit=0").json()
+        return {each["Subject"]: each["ID"] for each in answer["messages"]}
+
+    def check(self, page: Page, name: str, url: str) -> None:
+        page.wait_for_timeout(30)
+        self.assertEqual(page.url, url, name)
+        self.assertNotIn("pwned", page.title(), name)
+        self.assertEqual(self.harm, [], name)
+        self.assertEqual(self.elsewhere.connections[self.before :], [], name)
+
+    def test_html(self) -> None:
+        """In the page, and opened directly, no HTML of a mail runs a script, fetches anything, or navigates."""
+        page = self.watched()
+        messages = self.messages(page)
+        for name in hostile.HTML:
+            for path in (f"/m/{messages[name]}?tab=html", f"/view/{messages[name]}.html"):
+                page.goto(f"{self.server.url}{path}", wait_until="load")
+                self.check(page, name, f"{self.server.url}{path}")
+
+    def test_clicks(self) -> None:
+        """A click on what a mail shows runs no script, sends no form, and leaves the page where it is."""
+        page = self.watched()
+        messages = self.messages(page)
+        for name, html in hostile.HTML.items():
+            if "id=link" not in html:
+                continue
+            url = f"{self.server.url}/m/{messages[name]}?tab=html"
+            page.goto(url, wait_until="load")
+            target = page.frame_locator("iframe.mail").locator("#link").first
+            if target.count():
+                target.dispatch_event("click")
+            page.wait_for_timeout(50)
+            self.assertEqual(page.url, url, name)
+            self.assertNotIn("pwned", page.title(), name)
+            self.assertEqual([each for each in self.harm if each.startswith("dialog")], [], name)
+            for other in page.context.pages[1:]:
+                self.assertNotIn("javascript", other.url, name)
+                other.close()
+        self.assertEqual(len(self.messages(page)), len(messages))
+
+    def test_parts(self) -> None:
+        """Parts are downloaded or shown as what they are; none of them runs."""
+        page = self.watched()
+        for subject, message in self.messages(page).items():
+            if not subject.startswith("Part "):
+                continue
+            details = page.request.get(f"{self.server.url}/api/v1/message/{message}").json()
+            parts = [*details["Attachments"], *details["Inline"]]
+            self.assertTrue(parts, subject)
+            for part in parts:
+                url = f"{self.server.url}/api/v1/message/{message}/part/{part['PartID']}"
+                try:
+                    page.goto(url, wait_until="load")
+                except Exception as error:  # Playwright's word for a navigation that became a download
+                    self.assertRegex(str(error), "Download is starting|ERR_ABORTED", subject)
+                page.wait_for_timeout(30)
+                self.assertNotIn("pwned", page.title(), subject)
+                self.assertEqual((self.harm, self.elsewhere.connections[self.before :]), ([], []), subject)
+
+    def test_otherViews(self) -> None:
+        """Hostile text in headers, addresses and source shows as text in every view, and in the list."""
+        page = self.watched()
+        messages = self.messages(page)
+        hostile_one = next(id for subject, id in messages.items() if subject.startswith("<img"))
+        script = messages["script"]
+        for tab in ("text", "source", "headers", "envelope", "session", "parts"):
+            for message in (hostile_one, script):
+                url = f"{self.server.url}/m/{message}?tab={tab}"
+                page.goto(url)
+                self.check(page, tab, url)
+        for path in ("/", "/?query=script", "/sessions", "/?query=%22%3E%3Cimg%20src=x%20onerror=alert(1)%3E"):
+            page.goto(f"{self.server.url}{path}")
+            self.check(page, path, f"{self.server.url}{path}")
+        self.assertIn("{{7*7}}", page.request.get(f"{self.server.url}/m/{hostile_one}?tab=headers").text())
+
+
+def _with_part(content_type: str, text: str) -> Any:
+    message = letter(f"Part {content_type.partition(';')[0]}")
+    maintype, _, subtype = content_type.partition(";")[0].partition("/")
+    name = re.sub(r"\W", "-", content_type)
+    message.add_attachment(text.encode(), maintype=maintype if maintype != "multipart" else "x", subtype=subtype)
+    part = message.get_payload()[-1]
+    part.replace_header("Content-Type", content_type)
+    part.replace_header("Content-Disposition", f'inline; filename="{name}"')
+    return message.as_bytes()
+
+
+def _hostile_header() -> bytes:
+    name = hostile.HEADERS["name"].replace('"', '\\"')
+    fields = [
+        f'From: "{name}" <ann@example.org>',
+        "To: bob@example.com",
+        f"Subject: {hostile.HEADERS['subject']}",
+        f"X-Braces: {hostile.HEADERS['braces']}",
+    ]
+    return "\n".join([*fields, "", hostile.SCRIPTS["script"], ""]).encode()
