@@ -25,6 +25,7 @@ PACKAGE = Path(txsmtpd.__file__).parent
 PURE = {"reply", "session", "parameters", "recipient_replies", "wire", "mime", "proxy_protocol", "_version"}
 LAYERS = [
     PURE,
+    {"log"},
     {"interfaces", "tls", "bridges"},
     {"limits"},
     {"command"},
@@ -45,7 +46,7 @@ LAYERS = [
     {"testing"},
 ]
 FRIENDLY_NEIGHBOURS = [PURE, {"controller", "smtpd", "main", "__main__"}]
-HANDLERS_MAY_IMPORT = {"handlers", "reply", "session", "interfaces", "wire", "mime", "bridges"}
+HANDLERS_MAY_IMPORT = {"handlers", "reply", "session", "interfaces", "wire", "mime", "bridges", "log"}
 MODULES_IN_THE_ROOT = 16  # at most
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import queue
+import re
 import shutil
 import signal
 import socket
@@ -24,7 +25,7 @@ from twisted.trial.unittest import SynchronousTestCase
 import txsmtpd
 
 PATIENCE = 10  # seconds until a test gives up; nothing takes that long
-TWIST = ["-m", "twisted", "--log-format=text"]
+TWIST = ["-m", "twisted"]
 TWISTD = ["-c", "from twisted.scripts.twistd import run; run()"]
 LOOPBACK = "--listen=tcp:0:interface=127.0.0.1"
 
@@ -97,7 +98,7 @@ def environment(folder: str, **variables: str) -> dict[str, str]:
 
 
 class Process:
-    """A command that runs until the test ends, and the lines that it prints."""
+    """A command that runs until the test ends: the lines that it prints and logs, and those that are errors."""
 
     def __init__(self, words: list[str], folder: str, variables: dict[str, str]) -> None:
         self.process = subprocess.Popen(
@@ -114,8 +115,14 @@ class Process:
         self.errors: list[str] = []
         self._threads = [
             _reading(self.process.stdout, self.lines.put),
-            _reading(self.process.stderr, self.errors.append),
+            _reading(self.process.stderr, self._take),
         ]
+
+    def _take(self, line: str) -> None:
+        """Tell the log, which goes to standard error too, from what is said to the user."""
+        if not re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T|    \| ", line):
+            self.errors.append(line)
+        self.lines.put(line)
 
     def line_with(self, text: str) -> str:
         """Wait for a line that contains this."""

@@ -107,8 +107,8 @@ class ProgramTests(SynchronousTestCase):
         """It serves mail to a handler that needs asyncio, made by its from_cli, until it is told to stop."""
         path = str(Path(self.mktemp()).absolute())
         process = self.run_main("-n", "-d", "-l", f"unix:{path}", "-c", "own.Shouts", "yes")
-        assert process.stdout is not None
-        for line in process.stdout:
+        assert process.stderr is not None
+        for line in process.stderr:
             if "listening on" in line:
                 break
         client = smtplib.LMTP(path)

@@ -26,8 +26,8 @@ from zope.interface import implementer
 
 from txsmtpd import SMTPFactory, __version__
 from txsmtpd.interfaces import IHandlerMaker
+from txsmtpd.log.printable import one_line
 from txsmtpd.service import Options, SMTPService, handlers, makeService
-from txsmtpd.service.exit_status import one_line
 from txsmtpd.service.listening import address_text
 from txsmtpd.service.server import connection_limit
 

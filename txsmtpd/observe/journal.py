@@ -23,11 +23,7 @@ class Journal:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        # A pipe that nobody reads is an error, not something to wait for.
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-        self._file = os.open(path, flags, 0o600)
-        if hasattr(os, "O_NONBLOCK"):
-            os.set_blocking(self._file, True)
+        self._file = _opened(path)
         self._torn = False  # whether the last line in the file has no end
         self._complained = False
 
@@ -51,9 +47,27 @@ class Journal:
             self._torn = written < len(octets)
             octets = octets[written:]
 
+    def reopen(self) -> None:
+        """Open the file again, by its name, since somebody has renamed it.
+
+        :raises OSError: if it cannot be opened; then all stays as it was.
+        """
+        file = _opened(self.path)
+        os.close(self._file)
+        self._file, self._torn = file, False
+
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
+
+
+def _opened(path: str) -> int:
+    # A pipe that nobody reads is an error, not something to wait for.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    file = os.open(path, flags, 0o600)
+    if hasattr(os, "O_NONBLOCK"):
+        os.set_blocking(file, True)
+    return file
 
 
 def json_line(transcript: Transcript, record: Record, now: datetime) -> bytes:

@@ -8,6 +8,8 @@ from typing import Any, TextIO
 from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
+from txsmtpd.log.printable import one_line
+
 log = Logger(namespace="txsmtpd")
 
 EX_USAGE = 64
@@ -33,12 +35,6 @@ def complain(reason: str, file: TextIO | None = None) -> None:
     """Write one line to *file*, which is stderr by default."""
     # twistd has turned sys.stderr into a part of the log by the time that addresses are bound.
     print(f"smtpd: {one_line(reason)}", file=file or sys.__stderr__ or sys.stderr, flush=True)
-
-
-def one_line(text: str) -> str:
-    """The text without line breaks or control characters, whoever wrote it."""
-    joined = " ".join(text.split())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in joined)
 
 
 def described(error: BaseException) -> str:

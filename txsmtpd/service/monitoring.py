@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 from twisted.application.service import IService, MultiService, Service
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
@@ -87,6 +88,7 @@ class Server(MultiService):
         self._environ = environ
         self._calls: list[LoopingCall] = []
         self._lag: ReactorLag | None = None
+        self._delay: Deferred[None] | None = None
 
     def privilegedStartService(self) -> None:
         if self.before is not None:
@@ -122,7 +124,9 @@ class Server(MultiService):
     async def _stop(self) -> None:
         if self.drain_delay:
             log.info("not ready any more; stops listening in {seconds} seconds", seconds=self.drain_delay)
-            await deferLater(self._clock(), self.drain_delay)
+            self._delay = deferLater(self._clock(), self.drain_delay)
+            with suppress(CancelledError):
+                await self._delay
         await MultiService.stopService(self)
         if self.before is not None:
             await maybeDeferred(self.before.stopService)
@@ -132,6 +136,21 @@ class Server(MultiService):
             call.stop()
         if self._lag is not None:
             self._lag.stop()
+
+    def hurry(self) -> None:
+        """Stop listening now, if it is to stop."""
+        if self._delay is not None:
+            self._delay.cancel()
+
+    def reload_begins(self) -> None:
+        """Certificates and the like are about to be read again."""
+        if self.notifier is not None:
+            self.notifier.reloading()
+
+    def reload_ends(self) -> None:
+        """They have been."""
+        if self.notifier is not None:
+            self.notifier.ready(self._status())
 
     def _repeat(self, period: float, function: Callable[..., object]) -> None:
         call = LoopingCall(function)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from twisted.application.service import IService, MultiService
+from twisted.application.service import IService, MultiService, Service
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.python.failure import Failure
@@ -21,12 +21,15 @@ from txsmtpd.interfaces import IFactoryMaker, IStreamingHandler
 from txsmtpd.lmtp import LMTP
 from txsmtpd.observe.counters import Counters
 from txsmtpd.observe.health import Health
+from txsmtpd.service.command_log import CommandLog
 from txsmtpd.service.exit_status import EX_OSERR, cannot_listen
 from txsmtpd.service.inbox import InboxService
 from txsmtpd.service.listening import SMTPService, address_text
 from txsmtpd.service.monitoring import Monitoring, Server
 from txsmtpd.service.options import Options
+from txsmtpd.service.signals import Signals
 from txsmtpd.service.sockets import in_place_of_the_dead
+from txsmtpd.service.welcome import Welcome
 from txsmtpd.smtp import SMTP
 
 DESCRIPTORS_KEPT = 32  # for the reactor, the log, the handler's files, and clients that are turned away
@@ -78,6 +81,9 @@ def _server(options: Options, listeners: list[Listener]) -> Server:
     )
     for listener in listeners:
         listener.setServiceParent(server)
+    if options.parent is not None:  # the process is the server's
+        for service in _for_the_process(options, server, listeners):
+            service.setServiceParent(server)
     return server
 
 
@@ -95,6 +101,19 @@ def _inbox(options: Options, listeners: list[Listener]) -> InboxService | None:
 def _service(handler: Any) -> IService | None:
     """The handler, if it has to be started and stopped."""
     return handler if IService.providedBy(handler) else None
+
+
+def _for_the_process(options: Options, server: Server, listeners: list[Listener]) -> Iterator[Service]:
+    def hurry() -> None:
+        server.hurry()
+        for each in listeners:
+            each.factory.abort()
+
+    log: CommandLog | None = options["log"]
+    reload = [server.reload_begins, *options["reload"], server.reload_ends]
+    yield Signals(reload=reload, hurry=hurry, grace=options["grace"], flush=log.close if log else sys.stdout.flush)
+    if log is not None and log.on_terminal:
+        yield Welcome(listeners, options["handler_name"], log.writer.write)
 
 
 def _monitoring(

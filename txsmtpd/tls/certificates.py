@@ -138,13 +138,17 @@ class Certificates:
     def __repr__(self) -> str:
         return f"<Certificates of {self._path}>"
 
+    def reload(self) -> None:
+        """Look at the files now."""
+        self._look_again = self._clock() + LOOK_AGAIN
+        self._look()
+
     # What Twisted and OpenSSL ask for
 
     def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
         """The connection for the next handshake, with the certificates as they are now."""
         if self._clock() >= self._look_again:
-            self._look_again = self._clock() + LOOK_AGAIN
-            self._look()
+            self.reload()
         return SSL.Connection(self._default.getContext())
 
     def _context_for(self, server_name: bytes | None) -> SSL.Context | None:

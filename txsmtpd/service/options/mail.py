@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-from twisted.logger import LogLevel
-
 from txsmtpd.interfaces import IFactoryMaker
 from txsmtpd.service.handlers import describe_handlers, make_handler
 from txsmtpd.service.listening import GRACE
@@ -61,8 +59,6 @@ OPTIONS = (
 def read(chosen: Chosen) -> None:
     """Read what concerns the whole process."""
     chosen["grace"] = chosen.value("grace", GRACE)
-    launcher = chosen.parent
-    chosen.settings["log_dialogue"] = launcher is not None and launcher.get("logLevel") is LogLevel.debug
 
 
 def finish(chosen: Chosen) -> None:
@@ -75,6 +71,7 @@ def finish(chosen: Chosen) -> None:
         if IFactoryMaker.providedBy(handler) and chosen["lmtp_endpoints"]:
             raise ValueError("it speaks SMTP only, and cannot serve --listen-lmtp")
     chosen["handler"] = handler
+    chosen["handler_name"] = asked.text
 
 
 GROUP = Group(title="Mail", options=OPTIONS, read=read, finish=finish)

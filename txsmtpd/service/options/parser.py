@@ -15,7 +15,7 @@ from txsmtpd._version import __version__
 from txsmtpd.service.checkers import INTERFACES
 from txsmtpd.service.exit_status import EX_USAGE, Exit, complain
 from txsmtpd.service.handlers import BUILT_IN
-from txsmtpd.service.options import auth, inbox, limits, listening, mail, monitoring, testing, tls
+from txsmtpd.service.options import auth, inbox, limits, listening, log, mail, monitoring, testing, tls
 from txsmtpd.service.options.help import describe, unknown_option, unknown_variables
 from txsmtpd.service.options.table import Chosen, Group, Option, read_settings
 
@@ -41,6 +41,7 @@ GROUPS: tuple[Group, ...] = (
     tls.GROUP,
     auth.GROUP,
     limits.GROUP,
+    log.GROUP,
     monitoring.GROUP,
     testing.GROUP,
     inbox.GROUP,
@@ -116,6 +117,7 @@ class Options(Chosen, AuthOptionMixin):
 
     def postOptions(self) -> None:
         self["settings"] = {"log_messages": True}
+        self["reload"] = []  # what SIGHUP asks for
         for group in GROUPS:
             read_settings(self, group.options)
             group.read(self)

@@ -2,26 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from txsmtpd.service.exit_status import described
 from txsmtpd.service.options.table import Chosen, Group, Option, refusing
 from txsmtpd.service.options.values import name
-
-
-def journal_of(path: str) -> Any:
-    """Transcripts that are kept in the file, and nowhere else.
-
-    :raises ValueError: if it cannot be opened.
-    """
-    from txsmtpd.observe.journal import Journal
-    from txsmtpd.observe.transcript import Transcripts
-
-    try:
-        return Transcripts(sessions=0, tell=Journal(path))
-    except OSError as error:
-        raise ValueError(error.strerror or described(error)) from error
-
 
 OPTIONS = (
     Option(
@@ -42,7 +25,7 @@ OPTIONS = (
         name="transcript",
         metavar="FILE",
         help="Write all that is said to the file, as JSON lines; without credentials.",
-        read=journal_of,
+        read=name,
     ),
 )
 
@@ -65,7 +48,20 @@ def read(chosen: Chosen) -> None:
 
 def finish(chosen: Chosen) -> None:
     """Open the file of the transcripts."""
-    chosen["transcript"] = chosen.value("transcript")
+    chosen["transcript"] = None
+    asked = chosen.one("transcript")
+    if asked is None:
+        return
+    from txsmtpd.observe.journal import Journal
+    from txsmtpd.observe.transcript import Transcripts
+
+    with refusing(asked):
+        try:
+            journal = Journal(name(asked.text))
+        except OSError as error:
+            raise ValueError(error.strerror or described(error)) from error
+    chosen["transcript"] = Transcripts(sessions=0, tell=journal)
+    chosen["reload"].append(journal.reopen)
 
 
 GROUP = Group(title="Testing clients", options=OPTIONS, read=read, finish=finish)

@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.python.usage import UsageError
 
-from txsmtpd.service.exit_status import one_line
+from txsmtpd.log.printable import one_line
 from txsmtpd.service.options.table import Chosen, Group, Option, refusing
 from txsmtpd.service.options.values import name, some_seconds
 from txsmtpd.settings import Settings
@@ -72,12 +72,14 @@ def read(chosen: Chosen) -> None:
         raise UsageError(f"{ca_out}: only --tls={AUTO} has an authority of its own")
     with refusing(certificate):
         path, key = certificate_files(certificate.text)
-        chosen.settings["tls_context"] = Certificates(
+        certificates = Certificates(
             path,
             key,
             client_ca=client_ca and client_ca.text,
             require_client_certificate=required is not None,
         )
+    chosen.settings["tls_context"] = certificates
+    chosen["reload"].append(certificates.reload)
 
 
 def _own_certificate(chosen: Chosen) -> Any:

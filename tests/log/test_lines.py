@@ -1,0 +1,321 @@
+"""Lines of the log: their form, what is escaped, tracebacks once in a while; and what one session may log."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.logger import Logger, LogLevel, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from txsmtpd.log import events
+from txsmtpd.log.events import EVENTS, Recipients, client_text
+from txsmtpd.log.lines import LONGEST, PLACES, Lines, Tracebacks, continued
+from txsmtpd.log.printable import one_line, printable
+from txsmtpd.log.session import SessionLog
+from txsmtpd.log.sinks import TWISTED
+
+FIELDS = {
+    "sender": "a@example.com",
+    "recipients": Recipients(["b@example.com"]),
+    "octets": 12,
+    "client": "192.0.2.7:4321",
+    "reply": "250 2.0.0 OK",
+}
+
+
+def raised(text: str = "broken") -> ValueError:
+    """An exception that was raised, always at the same place."""
+    try:
+        raise ValueError(text)
+    except ValueError as error:
+        return error
+
+
+class LinesTestCase(SynchronousTestCase):
+    """Collects lines."""
+
+    def setUp(self) -> None:
+        self.written: list[str] = []
+
+    def lines(self, **options: Any) -> Lines:
+        return Lines(self.written.append, now=lambda: 1_700_000_000.125, **options)
+
+    def fields(self) -> dict[str, Any]:
+        """The one line that was written, as JSON."""
+        [line] = self.written
+        self.written.clear()
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+
+class TextTests(LinesTestCase):
+    """The form for people."""
+
+    def test_event(self) -> None:
+        """A line has the time with its zone, the level, the session and the text."""
+        self.lines().emit(events.MESSAGE, "s1", FIELDS)
+        [line] = self.written
+        time, level, rest = line.split(maxsplit=2)
+        self.assertRegex(time, r"^2023-11-1[45]T\d\d:\d\d:\d\d\.125[+-]\d\d:\d\d$")
+        self.assertEqual(level, "info")
+        self.assertEqual(
+            rest,
+            "s1 message from <a@example.com> to <b@example.com>, 12 octets, client 192.0.2.7:4321: 250 2.0.0 OK\n",
+        )
+
+    def test_level(self) -> None:
+        """What is below the level is not written."""
+        lines = self.lines(level=events.WARN)
+        lines.emit(events.MESSAGE, "s1", FIELDS)
+        lines({"log_level": LogLevel.info, "log_format": "hello", "log_namespace": "txsmtpd"})
+        self.assertEqual(self.written, [])
+
+    def test_others(self) -> None:
+        """Events of other software have its name; ours have not."""
+        for namespace, text in ("txsmtpd.relay", "hello"), ("twisted.web", "[twisted.web] hello"):
+            self.lines()({"log_level": LogLevel.warn, "log_format": "hello", "log_namespace": namespace})
+            self.assertEqual(self.written.pop()[29:], f" warn  {text}\n")
+
+    def test_longText(self) -> None:
+        """A line is no longer than it need be."""
+        self.lines().emit(events.MESSAGE, "s1", {**FIELDS, "reply": "x" * 100_000})
+        self.assertLess(len(self.written[0]), LONGEST + 60)
+
+    @given(st.text())
+    def test_forged(self, text: str) -> None:
+        """Whatever a client says, it is one line, and printable."""
+        self.written.clear()
+        self.lines().emit(events.REFUSED, "s1", {"command": text, "client": "c", "transaction": "", "reply": text})
+        [line] = "".join(self.written).rstrip("\n").split("\n")[:1]
+        self.assertTrue(line.isprintable())
+        for other in "".join(self.written).splitlines()[1:]:
+            self.assertTrue(other.startswith("    | ") and other.isprintable(), other)
+
+    def test_invisible(self) -> None:
+        """Marks that turn text round, separators of lines and escape sequences are shown as what they are."""
+        self.lines().emit(events.FOLDED, "s1", {"replies": "\u202eabc\u2028\x1b[2J\x9b\ud800"})
+        text = "".join(self.written)
+        for each in "\\u202e", "\\x1b[2J", "\\x9b", "\\ud800":
+            self.assertIn(each, text)
+        self.assertTrue(all(line.isprintable() for line in text.splitlines()))
+
+
+class JSONTests(LinesTestCase):
+    """The form for programs."""
+
+    def test_event(self) -> None:
+        """An event is an object with its name and fields."""
+        self.lines(as_json=True).emit(events.MESSAGE, "s1", FIELDS)
+        found = self.fields()
+        self.assertRegex(found.pop("time"), r"\.125[+-]\d\d:\d\d$")
+        self.assertEqual(
+            found,
+            {
+                "level": "info",
+                "event": "message",
+                "session": "s1",
+                "sender": "a@example.com",
+                "recipients": ["b@example.com"],
+                "octets": 12,
+                "client": "192.0.2.7:4321",
+                "reply": "250 2.0.0 OK",
+            },
+        )
+
+    def test_failure(self) -> None:
+        """An exception is a field, and so is its traceback."""
+        self.lines(as_json=True).emit(events.FAILED, "s1", {"where": "handle_DATA", "why": ""}, raised())
+        found = self.fields()
+        self.assertEqual(found["error"], "ValueError: broken")
+        self.assertIn("in raised", found["traceback"])
+
+    def test_others(self) -> None:
+        """Events of other software have the event "log"."""
+        self.lines(as_json=True)({"log_level": LogLevel.warn, "log_format": "a {b}", "b": 1, "log_namespace": "x"})
+        found = self.fields()
+        self.assertEqual((found["event"], found["source"], found["text"]), ("log", "x", "a 1"))
+
+    def test_lost(self) -> None:
+        """So has what was lost."""
+        found = json.loads(self.lines(as_json=True).lost(3, "No space left on device"))
+        self.assertEqual((found["event"], found["count"], found["level"]), ("lost", 3, "error"))
+
+    @given(st.text())
+    def test_ascii(self, text: str) -> None:
+        """A line is ASCII, whatever it quotes."""
+        self.written.clear()
+        self.lines(as_json=True).emit(events.FOLDED, "s1", {"replies": text})
+        [line] = self.written
+        self.assertTrue(line.isascii() and line.count("\n") == 1 and line[:-1].isprintable())
+        self.assertEqual(json.loads(line)["replies"], text)
+
+
+class TracebackTests(LinesTestCase):
+    """Tracebacks."""
+
+    def test_once(self) -> None:
+        """A place that raises again and again shows its traceback once, then only a line; later with the number."""
+        now = 0.0
+        tracebacks = Tracebacks(lambda: now)
+        self.assertIn("ValueError: broken", tracebacks.of(raised()) or "")
+        for _ in range(3):
+            self.assertIs(tracebacks.of(raised("other text")), None)
+        now = 61.0
+        self.assertIn("(3 more like this were not shown)", tracebacks.of(raised()) or "")
+
+    def test_places(self) -> None:
+        """Two places, and two types, have a traceback each; not more than so many are remembered."""
+        tracebacks = Tracebacks(lambda: 0.0)
+        self.assertIsNot(tracebacks.of(raised()), None)
+        self.assertIsNot(tracebacks.of(KeyError("never raised")), None)
+        for number in range(2 * PLACES):
+            tracebacks.of(type(f"E{number}", (Exception,), {})())
+        self.assertEqual(len(tracebacks._places), PLACES)
+
+    def test_inText(self) -> None:
+        """In text, the lines of a traceback are marked as parts of the one before, and escaped."""
+        self.lines().emit(events.FAILED, "s1", {"where": "handle_DATA", "why": ""}, raised("\x1b[2J"))
+        first, *others = "".join(self.written).splitlines()
+        self.assertTrue(first.endswith("s1 handle_DATA failed: ValueError: \\x1b[2J"), first)
+        self.assertGreater(len(others), 2)
+        for line in others:
+            self.assertTrue(line.startswith("    | ") and line.isprintable())
+
+    def test_failures(self) -> None:
+        """A failure of twisted.logger is treated likewise."""
+        lines = self.lines()
+        globalLogPublisher.addObserver(lines)
+        self.addCleanup(globalLogPublisher.removeObserver, lines)
+        for _ in range(2):
+            try:
+                raise ValueError("broken")
+            except ValueError:
+                Logger(namespace="txsmtpd").failure("it failed")
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 2)
+        ours = [each for each in self.written if "it failed: ValueError: broken" in each]
+        self.assertEqual([len(each.splitlines()) > 1 for each in ours], [True, False])
+
+    def test_strange(self) -> None:
+        """An exception whose text cannot be made is told of all the same."""
+
+        class Strange(Exception):
+            def __str__(self) -> str:
+                raise RuntimeError
+
+        self.lines().emit(events.FAILED, "s1", {"where": "x", "why": ""}, Strange())
+        self.assertIn("Strange: (its text cannot be made)", self.written[0])
+
+
+class Collecting:
+    """A sink."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def emit(self, event: Any, session: str, fields: dict[str, Any], error: BaseException | None = None) -> None:
+        self.events.append((event.name, fields))
+
+
+class BudgetTests(SynchronousTestCase):
+    """How much one session may log."""
+
+    def setUp(self) -> None:
+        self.sink = Collecting()
+        self.time = 1000.0
+        self.log = SessionLog(self.sink, "s1", 10, lambda: self.time)
+
+    def refuse(self, times: int) -> int:
+        """So many refusals; how many of them were logged."""
+        before = len(self.sink.events)
+        for _ in range(times):
+            self.log(events.REFUSED, command="RCPT", client="c", transaction="", reply="550 No")
+        return len(self.sink.events) - before
+
+    def test_bound(self) -> None:
+        """What is beyond the limit is counted, and the end of the session tells the number, once."""
+        self.assertEqual(self.refuse(5000), 10)
+        self.log.failure(events.FAILED, raised(), where="x", why="")
+        self.log.close("192.0.2.7:1")
+        self.log.close("192.0.2.7:1")
+        self.assertEqual(self.sink.events[10:], [("left-out", {"count": 4991, "client": "192.0.2.7:1"})])
+
+    def test_refilled(self) -> None:
+        """A minute later as much may be logged again; never more."""
+        self.refuse(20)
+        self.time += 6
+        self.assertEqual(self.refuse(20), 1)
+        self.time += 6000
+        self.assertEqual(self.refuse(20), 10)
+
+    def test_messages(self) -> None:
+        """Accepted messages are logged however much else was."""
+        self.refuse(20)
+        self.log(events.MESSAGE, **FIELDS)
+        self.assertEqual(self.sink.events[-1][0], "message")
+
+    def test_quiet(self) -> None:
+        """A session that was within the limit ends without a word about it."""
+        self.assertEqual(self.refuse(10), 10)
+        self.log.close("c")
+        self.assertEqual(len(self.sink.events), 10)
+
+    def test_noLimit(self) -> None:
+        """None is no limit."""
+        self.log = SessionLog(self.sink, "s1", None)
+        self.assertEqual(self.refuse(1000), 1000)
+
+
+class TwistedSinkTests(SynchronousTestCase):
+    """Events of twisted.logger."""
+
+    def test_event(self) -> None:
+        """A program's observer gets the name and the fields of an event, and the failure."""
+        found: list[dict[str, Any]] = []
+        globalLogPublisher.addObserver(found.append)
+        self.addCleanup(globalLogPublisher.removeObserver, found.append)
+        TWISTED.emit(events.MESSAGE, "s1", FIELDS)
+        error = raised()
+        TWISTED.emit(events.FAILED, "s1", {"where": "handle_DATA", "why": ""}, error)
+        message, failure = found
+        self.assertEqual((message["event"], message["session"], message["octets"]), ("message", "s1", 12))
+        self.assertIs(message["log_level"], LogLevel.info)
+        self.assertIs(failure["log_failure"].value, error)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+
+class ValueTests(SynchronousTestCase):
+    """What fields are made of."""
+
+    def test_recipients(self) -> None:
+        """Many recipients are a few in a text, and more in a field, with the number of all."""
+        many = Recipients(f"u{number}" for number in range(500))
+        self.assertEqual(len(many), 100)
+        self.assertTrue(str(many).endswith("<u9> and 490 more"), str(many))
+        self.assertEqual(f"{Recipients(['a', 'b'])}", "<a>, <b>")
+
+    def test_clients(self) -> None:
+        """Addresses are written as people do."""
+        for peer, text in [
+            (("192.0.2.7", 25), "192.0.2.7:25"),
+            (("2001:db8::1", 25, 0, 0), "[2001:db8::1]:25"),
+            ("/run/smtp.sock", "/run/smtp.sock"),
+            ("", "this host"),
+            (None, "this host"),
+        ]:
+            self.assertEqual(client_text(peer), text)
+
+    def test_names(self) -> None:
+        """No two events have one name and different fields, but for failures."""
+        names = [event.name for event in EVENTS if event.name != "failed"]
+        self.assertEqual(len(set(names)), len(names))
+
+    @given(st.text())
+    def test_printable(self, text: str) -> None:
+        """Nothing invisible is left, and what was printable is as it was."""
+        self.assertTrue(printable(text).isprintable())
+        self.assertTrue(one_line(text).isprintable())
+        self.assertTrue(not text.isprintable() or printable(text) == text)
+        self.assertTrue(all(line.isprintable() for line in continued([text]).splitlines()))

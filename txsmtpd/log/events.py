@@ -1,0 +1,87 @@
+"""The events of the log: their names, levels, fields and texts. Standard library only.
+
+Names and fields are stable: ``docs/log.rst`` lists them, and programs read them. A text may change.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+DEBUG, INFO, WARN, ERROR, CRITICAL = 10, 20, 30, 40, 50
+LEVELS = {"debug": DEBUG, "info": INFO, "warn": WARN, "error": ERROR, "critical": CRITICAL}
+LEVEL_NAMES = {level: name for name, level in LEVELS.items()}
+
+SHOWN = 10  # recipients in a text
+LISTED = 100  # recipients in a field
+
+
+@dataclass(frozen=True, eq=False)
+class Event:
+    """A kind of event in a session."""
+
+    name: str
+    level: int
+    text: str
+    """In the format of :meth:`str.format`, with the fields' names."""
+
+    always: bool = False
+    """Whether it is logged whatever the session has logged before."""
+
+    fields: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fields", tuple(dict.fromkeys(re.findall(r"\{(\w+)", self.text))))
+
+
+class Recipients(tuple[str, ...]):
+    """Forward-paths: a list to programs, and to people the first few."""
+
+    total: int
+
+    def __new__(cls, paths: Iterable[str]) -> Recipients:
+        every = tuple(paths)
+        self = super().__new__(cls, every[:LISTED])
+        self.total = len(every)
+        return self
+
+    def __str__(self) -> str:
+        more = f" and {self.total - SHOWN} more" if self.total > SHOWN else ""
+        return ", ".join(f"<{path}>" for path in self[:SHOWN]) + more
+
+    def __format__(self, spec: str) -> str:
+        return str(self)
+
+
+def client_text(peer: object) -> str:
+    """A client's address as people write it: ``192.0.2.7:4321``, ``[2001:db8::1]:4321``."""
+    if isinstance(peer, tuple) and len(peer) >= 2:
+        host, port = peer[0], peer[1]
+        return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+    return str(peer) if peer else "this host"
+
+
+MESSAGE = Event(
+    "message",
+    INFO,
+    "message from <{sender}> to {recipients}, {octets} octets, client {client}: {reply}",
+    always=True,
+)
+REFUSED = Event("refused", INFO, "{command} refused, client {client}{transaction}: {reply}")
+ENDED = Event("ended", INFO, "client {client} left after {messages}: {cause}", always=True)
+FAILED = Event("failed", ERROR, "{where} failed{why}")
+FAILED_SECRETLY = Event("failed", ERROR, "{where} failed{why}: {error}, whose text may hold a secret")
+NO_REPLY = Event("no-reply", ERROR, '{source} returned {value}, not a reply such as "250 OK"{hint}')
+TIMED_OUT = Event("timed-out", ERROR, "{where} took too long")
+AUTHENTICATED = Event("authenticated", INFO, "authenticated by {mechanism} as {login}, client {client}")
+AUTH_FAILED = Event("auth-failed", INFO, "authentication by {mechanism} failed for {login}, client {client}")
+FOLDED = Event("folded", INFO, "one reply must do for all of this: {replies}")
+PROXY_REFUSED = Event("proxy-refused", WARN, "PROXY header from {proxy} refused: {reason}")
+TLS_FAILED = Event("tls-failed", INFO, "TLS handshake failed, client {client}: {reason}")
+TLS_STARTED = Event("tls-started", DEBUG, "TLS: {version} {cipher}")
+RECEIVED = Event("received", DEBUG, "C: {line}", always=True)
+SENT = Event("sent", DEBUG, "S: {line}", always=True)
+LEFT_OUT = Event("left-out", WARN, "{count} more lines of this session were left out, client {client}", always=True)
+
+EVENTS = tuple(value for value in list(globals().values()) if isinstance(value, Event))

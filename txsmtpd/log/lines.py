@@ -1,0 +1,171 @@
+"""The log of the command: a line for each event, as text for people or as JSON for programs.
+
+It takes the events of sessions, and those of :mod:`twisted.logger` that everything else makes. No line has a character
+that is not printable, whoever chose it; a traceback is shown once in a while for each place that raises it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from twisted.logger import ILogObserver, formatEvent
+from zope.interface import implementer
+
+from txsmtpd.log.events import INFO, LEVEL_NAMES, LEVELS, Event
+from txsmtpd.log.printable import printable
+
+LONGEST = 4000  # characters of a text
+INTERVAL = 60.0  # seconds in which a traceback is shown once for each place
+PLACES = 200  # that are remembered
+FRAMES = 100  # of a traceback
+CONTINUED = "    | "
+
+
+@implementer(ILogObserver)
+class Lines:
+    """Makes lines of events.
+
+    :param write: takes each line.
+    :param as_json: whether they are objects of JSON.
+    :param level: the lowest level that is logged.
+    :param now: the time in seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[str], None],
+        *,
+        as_json: bool = False,
+        level: int = INFO,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.level = level
+        self._write = write
+        self._line = _line_of_json if as_json else _line_of_text
+        self._now = now
+        self._second = (-1, "", "")
+        self._tracebacks = Tracebacks()
+
+    def emit(self, event: Event, session: str, fields: dict[str, Any], error: BaseException | None = None) -> None:
+        """Log an event of a session; see :class:`~txsmtpd.log.session.Sink`."""
+        if event.level < self.level:
+            return
+        level = LEVEL_NAMES[event.level]
+        if error is None:
+            self._write(self._line(self._time(), level, event.name, event.text, session, fields, None))
+        else:
+            text = f"{event.text}: {{error}}"
+            shown = self._tracebacks.of(error)
+            fields = {**fields, "error": named(error)}
+            self._write(self._line(self._time(), level, event.name, text, session, fields, shown))
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Log an event of :mod:`twisted.logger`."""
+        level = getattr(event.get("log_level"), "name", "info")
+        if LEVELS.get(level, INFO) < self.level:
+            return
+        source = str(event.get("log_namespace") or "-")
+        fields = {"source": source, "text": formatEvent(event)}  # type: ignore[arg-type]
+        template = "{text}" if source.partition(".")[0] == "txsmtpd" else "[{source}] {text}"
+        failure: Any = event.get("log_failure")
+        error = getattr(failure, "value", None)
+        shown = None
+        if isinstance(error, BaseException):
+            shown = self._tracebacks.of(error, failure.getTraceback)
+            fields["error"] = named(error)
+            template += ": {error}" if fields["text"] else "{error}"
+        self._write(self._line(self._time(), level, "log", template, None, fields, shown))
+
+    def lost(self, count: int, reason: str) -> str:
+        """The line that tells of lines that could not be written."""
+        fields = {"count": count, "reason": reason}
+        return self._line(
+            self._time(), "error", "lost", "{count} lines of the log were lost: {reason}", None, fields, None
+        )
+
+    def _time(self) -> str:
+        now = self._now()
+        second, before, after = self._second
+        if int(now) != second:
+            second = int(now)
+            text = datetime.fromtimestamp(second).astimezone().isoformat(timespec="seconds")
+            before, after = text[:19], text[19:]
+            self._second = second, before, after
+        return f"{before}.{int((now - second) * 1000):03d}{after}"
+
+
+def _line_of_text(
+    time: str, level: str, name: str, template: str, session: str | None, fields: dict[str, Any], trace: str | None
+) -> str:
+    text = template.format_map(fields)
+    if len(text) > LONGEST:
+        text = f"{text[:LONGEST]}..."
+    line = f"{time} {level:<5} {text}" if session is None else f"{time} {level:<5} {session} {text}"
+    if line.isprintable() and trace is None:
+        return f"{line}\n"
+    first, *others = line.splitlines()
+    return f"{printable(first)}\n{continued(others)}{'' if trace is None else continued(trace.splitlines())}"
+
+
+def _line_of_json(
+    time: str, level: str, name: str, template: str, session: str | None, fields: dict[str, Any], trace: str | None
+) -> str:
+    line: dict[str, Any] = {"time": time, "level": level, "event": name}
+    if session is not None:
+        line["session"] = session
+    line.update(fields)
+    if trace is not None:
+        line["traceback"] = trace
+    return json.dumps(line, default=str) + "\n"
+
+
+class Tracebacks:
+    """Tracebacks that are worth showing: the first of each place, and one in a while after that."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._places: dict[tuple[Any, ...], tuple[float, int]] = {}  # when it was shown last, and how often it was not
+
+    def of(self, error: BaseException, full: Callable[[], str] | None = None) -> str | None:
+        """The traceback of an exception; None: the same was shown a moment ago.
+
+        :param full: makes the text.
+        """
+        place = _place_of(error)
+        now = self._now()
+        shown, missed = self._places.pop(place, (now - INTERVAL, 0))
+        if now - shown < INTERVAL:
+            self._places[place] = shown, missed + 1
+            return None
+        while len(self._places) >= PLACES:
+            del self._places[next(iter(self._places))]
+        self._places[place] = now, 0
+        text = full() if full is not None else "".join(traceback.format_exception(error, limit=-FRAMES))
+        return f"{text.rstrip()}\n({missed} more like this were not shown)" if missed else text.rstrip()
+
+
+def _place_of(error: BaseException) -> tuple[Any, ...]:
+    """What raised it: the type, and the innermost line of code."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return type(error), trace and (trace.tb_frame.f_code.co_filename, trace.tb_lineno)
+
+
+def named(error: BaseException) -> str:
+    """An exception in a line: its type and text."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:
+        text = "(its text cannot be made)"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def continued(lines: Iterable[str]) -> str:
+    """Lines that belong to the one before, marked as such."""
+    return "".join(f"{CONTINUED}{printable(line)}\n" for line in lines)

@@ -1,0 +1,185 @@
+"""Lines to a file that may be slow, full or not read by anybody, without waiting for it.
+
+A thread writes what was collected, every few milliseconds, so that a line costs the reactor's thread next to nothing.
+What nobody reads is dropped with a count, lest the process waits, or grows.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+BUFFER = 4 * 2**20  # characters that wait to be written; above that, lines are dropped
+BATCH = 0.01  # seconds in which lines are collected
+PAUSE = 0.1  # seconds after a line could not be written
+PATIENCE = 2.0  # seconds that the last lines may take
+
+
+def told(count: int, reason: str) -> str:
+    """The line that tells of lines that were dropped."""
+    return f"({count} lines were lost: {reason})\n"
+
+
+class Writer:
+    """Writes lines to a file.
+
+    :param path: the file, which is opened now and appended to; or a descriptor, which stays open.
+    :param lost: makes the line that tells how many lines were dropped, and why; called in any thread.
+    :raises OSError: if the file cannot be opened.
+    """
+
+    def __init__(self, path: str | int, lost: Callable[[int, str], str] = told, limit: int = BUFFER) -> None:
+        self.path = path
+        self.lost = lost
+        self._descriptor = path if isinstance(path, int) else _opened(path)
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._lines: list[str | bytes] = []
+        self._size = 0
+        self._dropped = 0  # since the buffer is full
+        self._failed = 0  # that could not be written
+        self._reason = ""
+        self._torn = False  # whether the last line in the file has no end
+        self._reopens = False
+        self._closing = False
+        self._stuck = False
+        self._wake = threading.Event()
+        self._idle = threading.Event()
+        self._idle.set()
+        self._thread: threading.Thread | None = None
+
+    def write(self, line: str | bytes) -> None:
+        """Write a line, which has its line feed, as soon as can be. Does not wait for it."""
+        with self._lock:
+            if self._size > self._limit:
+                self._dropped += 1
+                return
+            if self._dropped:
+                self._lines.append(self.lost(self._dropped, "nobody reads them"))
+                self._dropped = 0
+            self._lines.append(line)
+            self._size += len(line)
+            if self._idle.is_set():
+                self._start()
+        if self._closing and not self._stuck:
+            self._stuck = not self._idle.wait(PATIENCE)
+
+    def reopen(self) -> None:
+        """Open the file again, by its name, since somebody has renamed it."""
+        if isinstance(self.path, str):
+            with self._lock:
+                self._reopens = True
+                self._start()
+
+    def close(self, patience: float = PATIENCE) -> bool:
+        """Write what is there. A line that comes later is waited for.
+
+        :param patience: how many seconds that may take; what is left then is lost.
+        :return: whether all of it was written.
+        """
+        self._closing = True
+        self._stuck = not self._idle.wait(patience)
+        return not self._stuck
+
+    def _start(self) -> None:
+        self._idle.clear()
+        if self._thread is None or not self._thread.is_alive():
+            # A daemon: a file that nobody reads must not keep the process.
+            self._thread = threading.Thread(target=self._run, name="txsmtpd log", daemon=True)
+            self._thread.start()
+        self._wake.set()
+
+    # In the thread
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            if not self._closing:
+                time.sleep(BATCH)
+            while self._write_some():
+                pass
+
+    def _write_some(self) -> bool:
+        """Write what has come; whether there may be more."""
+        with self._lock:
+            lines, self._lines, self._size = self._lines, [], 0
+            reopens, self._reopens = self._reopens, False
+            if not lines and not reopens:
+                self._idle.set()
+                return False
+        if reopens:
+            self._open_again()
+        octets = b"".join(line if isinstance(line, bytes) else line.encode("utf-8", "replace") for line in lines)
+        try:
+            if self._failed:  # told of with the next line that can be written
+                self._write_all(self.lost(self._failed, self._reason).encode())
+                self._failed = 0
+            self._write_all(octets)
+        except OSError as error:
+            self._failed += len(lines)
+            self._reason = error.strerror or str(error)
+            time.sleep(PAUSE)
+        return True
+
+    def _write_all(self, octets: bytes) -> None:
+        if self._torn:
+            octets = b"\n" + octets
+        while octets:
+            try:
+                written = os.write(self._descriptor, octets)
+            except BlockingIOError:  # somebody has made a shared descriptor non-blocking
+                select.select([], [self._descriptor], [])
+                continue
+            octets = octets[written:]
+            self._torn = bool(octets)
+
+    def _open_again(self) -> None:
+        assert isinstance(self.path, str)
+        try:
+            descriptor = _opened(self.path)
+        except OSError as error:
+            print(f"smtpd: {self.path}: {error.strerror}; the log stays where it is", file=sys.__stderr__)
+            return
+        os.close(self._descriptor)
+        self._descriptor = descriptor
+
+
+def _opened(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+
+
+def stream_of(writer: Writer, original: TextIO) -> TextIO:
+    """A stream in place of standard output or error, which nobody who prints has to wait for.
+
+    :param writer: writes to its descriptor.
+    """
+    encoding = getattr(original, "encoding", None) or "utf-8"
+    raw = _Raw(writer, original)
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, "backslashreplace", line_buffering=True)
+
+
+class _Raw(io.RawIOBase):
+    def __init__(self, writer: Writer, original: TextIO) -> None:
+        self._writer = writer
+        self._original = original
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, octets: object) -> int:
+        copied = bytes(octets)  # type: ignore[call-overload]
+        self._writer.write(copied)
+        return len(copied)
+
+    def fileno(self) -> int:
+        return self._original.fileno()
+
+    def isatty(self) -> bool:
+        return self._original.isatty()

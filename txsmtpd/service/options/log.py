@@ -1,0 +1,124 @@
+"""Options of the log: where it goes, in which form, and how much of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.logger import LogLevel
+from twisted.python.usage import UsageError
+
+from txsmtpd.log.events import LEVELS
+from txsmtpd.service.command_log import CommandLog
+from txsmtpd.service.options.table import Chosen, Group, Option, refusing
+from txsmtpd.service.options.values import name
+
+FORMATS = ("text", "json")
+
+
+def level_of(value: str) -> str:
+    """The name of a level."""
+    level = {"warning": "warn"}.get(value.lower(), value.lower())
+    if level not in LEVELS:
+        raise ValueError(f"must be one of {', '.join(LEVELS)}")
+    return level
+
+
+def format_of(value: str) -> str:
+    """The name of a format."""
+    if value.lower() not in FORMATS:
+        raise ValueError("must be text, for people, or json, for programs")
+    return value.lower()
+
+
+OPTIONS = (
+    Option(
+        name="log-file",
+        metavar="FILE",
+        help="Append the log to this file; - is standard output.",
+        default="standard error",
+        read=name,
+    ),
+    Option(
+        name="log-format",
+        metavar="FORMAT",
+        help="text, for people; or json, for programs: an object a line.",
+        default="text",
+        read=format_of,
+    ),
+    Option(
+        name="log-level",
+        metavar="LEVEL",
+        help=f"The lowest level that is logged: {', '.join(LEVELS)}; debug shows the dialogue.",
+        default="info",
+        read=level_of,
+    ),
+)
+
+
+def read(chosen: Chosen) -> None:
+    """Check the options, and let the launcher's have their say."""
+    launcher: Any = chosen.parent or {}
+    level = chosen.value("log-level") or launcher.get("logLevel", LogLevel.info).name
+    chosen.settings["log_dialogue"] = level == "debug"
+    if chosen.parent is not None and "fileLogObserverFactory" not in launcher:  # twistd
+        for option in OPTIONS:
+            asked = chosen.one(option.name)
+            if asked is not None:
+                raise UsageError(f"{asked}: twistd has a log of its own; see twistd --help, or start it by txsmtpd")
+        chosen["log_plan"] = None
+        return
+    chosen["log_plan"] = (
+        chosen.value("log-file") or _file_of_twist(launcher),
+        (chosen.value("log-format") or _format_of_twist(launcher)) == "json",
+        level,
+    )
+
+
+def finish(chosen: Chosen) -> None:
+    """Open the file, and give the log to twist, which would make another."""
+    chosen["log"] = None
+    launcher: Any = chosen.parent
+    if chosen["log_plan"] is None or launcher is None:
+        return
+    path, as_json, level = chosen["log_plan"]
+    asked = chosen.one("log-file")
+    try:
+        log = CommandLog.open(path, as_json=as_json, level=LEVELS[level])
+    except OSError as error:
+        if asked is None:
+            raise
+        with refusing(asked):
+            raise ValueError(error.strerror) from error
+    chosen["log"] = log
+    launcher["fileLogObserverFactory"] = lambda stream: log.lines
+    launcher["logLevel"] = LogLevel.levelWithName(level)
+    from twisted.internet import reactor
+
+    chosen["reload"].append(log.reopen)
+    reactor.addSystemEventTrigger("after", "shutdown", log.close)
+    reactor.callWhenRunning(log.take_standard_streams)
+
+
+def _file_of_twist(launcher: Any) -> str:
+    stream = launcher.get("logFile")
+    if stream in (None, sys.stdout, sys.__stdout__) and not _twist_was_told("--log-file", sys.argv):
+        return "+"
+    if stream in (sys.stdout, sys.__stdout__):
+        return "-"
+    return "+" if stream in (sys.stderr, sys.__stderr__) else str(stream.name)
+
+
+def _format_of_twist(launcher: Any) -> str:
+    # Where the log is no terminal, twist's own default is JSON, which nobody has asked for.
+    return str(launcher.get("logFormat")) if _twist_was_told("--log-format", sys.argv) else "text"
+
+
+def _twist_was_told(option: str, words: Sequence[str]) -> bool:
+    """Whether an option of twist's, which keeps no record of that, stands before the subcommand."""
+    before = words[: words.index("smtpd")] if "smtpd" in words else ()
+    return any(word.partition("=")[0] == option for word in before)
+
+
+GROUP = Group(title="Log", options=OPTIONS, read=read, finish=finish)

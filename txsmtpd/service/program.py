@@ -1,0 +1,73 @@
+"""``run``: a server as a whole program, for those who have nothing else to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from txsmtpd.bridges.reactor_thread import has_asyncio_reactor
+from txsmtpd.service.command_log import CommandLog
+from txsmtpd.service.endpoints import make_endpoint
+from txsmtpd.service.listening import GRACE
+from txsmtpd.service.server import Listener, factory_maker
+from txsmtpd.service.signals import Signals
+from txsmtpd.service.welcome import Welcome
+from txsmtpd.smtp import SMTP
+
+LOCAL = "tcp:8025:interface=127.0.0.1"
+
+
+def run(
+    handler: object,
+    *endpoints: str,
+    protocol: type[SMTP] = SMTP,
+    grace: float = GRACE,
+    **options: Any,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C, with a log on standard error.
+
+    ::
+
+        txsmtpd.run(Printer(), "tcp:8025")
+
+    :param handler: the object whose hooks decide; see :mod:`txsmtpd.interfaces`.
+    :param endpoints: where to listen: ``"localhost:1025"``, or endpoints of Twisted's such as ``"tcp:25"``. Default:
+        port 8025 of this machine only.
+    :param protocol: :class:`~txsmtpd.smtp.SMTP` or a subclass.
+    :param grace: how many seconds open transactions have to end, once the program is told to.
+    :param options: those of :class:`~txsmtpd.factory.SMTPFactory`.
+    :raises TypeError: for an unknown option, one of a wrong type, or what is no handler.
+    :raises ValueError: for an option whose value will not do, or what is no endpoint.
+    :raises SystemExit: with status 71, after one line on standard error, if an endpoint cannot be listened on.
+    """
+    from twisted.internet import reactor as installed
+    from twisted.logger import globalLogBeginner
+
+    reactor: Any = installed
+    for endpoint in endpoints:
+        if not isinstance(endpoint, str):
+            raise TypeError(f'an endpoint is a string such as "tcp:8025", not {endpoint!r}')
+    log = CommandLog.open()
+    options = {"log_messages": True, "asyncio": has_asyncio_reactor(), **options}
+    listeners = []
+    for endpoint in endpoints or (LOCAL,):
+        factory = factory_maker(handler, protocol)(**options)
+        listeners.append(Listener(endpoint, make_endpoint(endpoint), factory, grace))
+    globalLogBeginner.beginLoggingTo([log.lines], redirectStandardIO=False)
+
+    def hurry() -> None:
+        for each in listeners:
+            each.factory.abort()
+
+    services = [*listeners, Signals(reload=(), hurry=hurry, grace=grace, flush=log.close)]
+    if log.on_terminal:
+        services.append(Welcome(listeners, type(handler).__name__, log.writer.write))
+    reactor.addSystemEventTrigger("after", "shutdown", log.close)
+    try:
+        for service in services:
+            service.startService()
+            reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+        log.take_standard_streams()
+    except BaseException:
+        log.close()
+        raise
+    reactor.run()

@@ -1,0 +1,169 @@
+"""Signals: SIGHUP reloads, SIGTERM and SIGINT end the server, a second one hurries, and no other ends it by accident.
+
+Also the deadline of the end: what does not come to an end within its grace, such as a write to a disk that does not
+answer, does not keep the process.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ReactorNotRunning
+from twisted.logger import Logger
+
+from txsmtpd.service.exit_status import EX_OSERR
+
+log = Logger(namespace="txsmtpd")
+
+MARGIN = 5.0  # seconds beyond the grace, for what is no transaction
+HURRIED = 2.0  # seconds after a second SIGTERM
+IGNORED = tuple(name for name in ("SIGUSR1", "SIGUSR2", "SIGALRM") if hasattr(signal, name))
+
+
+class Signals(Service):
+    """Handles the signals of a process while it serves.
+
+    :param reload: what to do at SIGHUP, one after the other.
+    :param hurry: ends all connections at once.
+    :param grace: seconds that the end may take.
+    :param flush: called before the process is ended by force.
+    :param reactor: Default: the global reactor.
+    """
+
+    def __init__(
+        self,
+        *,
+        reload: Sequence[Callable[[], object]],
+        hurry: Callable[[], object],
+        grace: float,
+        flush: Callable[[], object] = lambda: None,
+        reactor: Any = None,
+    ) -> None:
+        self._reload = reload
+        self._hurry = hurry
+        self._grace = grace
+        self._deadline = Deadline(flush)
+        self._reactor = reactor
+        self._terminal = _terminal()
+        self._endings = 0
+        self._before: dict[int, Any] = {}  # the reactor's handlers
+
+    def startService(self) -> None:
+        super().startService()
+        if self._reactor is None:
+            from twisted.internet import reactor
+
+            self._reactor = reactor
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup stays nohup
+            signal.signal(signal.SIGHUP, self._on_hangup)
+        for name in IGNORED:
+            if signal.getsignal(getattr(signal, name)) is signal.SIG_DFL:  # twistd rotates its log at SIGUSR1
+                signal.signal(getattr(signal, name), self._on_ignored)
+        self._reactor.callWhenRunning(self._take_over)
+
+    def stopService(self) -> Deferred[None] | None:
+        super().stopService()
+        self._deadline.within(self._grace + MARGIN)
+        return None
+
+    def _take_over(self) -> None:
+        """Stand before the handlers that the reactor has installed by now."""
+        for number in signal.SIGTERM, signal.SIGINT:
+            before = signal.getsignal(number)
+            if callable(before):
+                self._before[number] = before
+                signal.signal(number, self._on_end)
+
+    # Handlers. They are called between any two instructions, so they leave all work to the reactor.
+
+    def _on_hangup(self, number: int, frame: FrameType | None) -> None:
+        self._reactor.callFromThread(self._stop_or_reload)
+
+    def _on_ignored(self, number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        self._reactor.callFromThread(log.info, "{signal} is ignored", signal=name)
+
+    def _on_end(self, number: int, frame: FrameType | None) -> None:
+        self._endings += 1
+        if self._endings == 1:
+            self._before[number](number, frame)
+        else:
+            self._reactor.callFromThread(self._end_now, signal.Signals(number).name)
+
+    # In the reactor
+
+    def _stop_or_reload(self) -> None:
+        if self._terminal is not None and _is_gone(self._terminal):
+            log.info("the terminal was closed")
+            try:
+                self._reactor.stop()
+            except ReactorNotRunning:
+                return
+        else:
+            self.reload()
+
+    def reload(self) -> None:
+        """Do what SIGHUP asks for."""
+        for each in self._reload:
+            try:
+                each()
+            except Exception:
+                log.failure("reloading failed")
+        log.info("reloaded")
+
+    def _end_now(self, name: str) -> None:
+        log.warn("{signal} again: connections are ended now", signal=name)
+        self._deadline.within(HURRIED)
+        self._hurry()
+
+
+def _terminal() -> int | None:
+    """The descriptor of the terminal that the process was started on, if it is one."""
+    return next((number for number in (0, 1, 2) if os.isatty(number)), None)
+
+
+def _is_gone(terminal: int) -> bool:
+    try:
+        os.tcgetpgrp(terminal)
+    except OSError:  # the kernel has hung it up
+        return True
+    return False
+
+
+class Deadline:
+    """Ends the process by force when its time is up, whatever the reactor's thread is waiting for.
+
+    :param flush: called before that.
+    """
+
+    def __init__(self, flush: Callable[[], object], end: Callable[[int], object] = os._exit) -> None:
+        self._flush = flush
+        self._end = end
+        self._at = float("inf")
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def within(self, seconds: float) -> None:
+        """So many seconds are left, unless it were fewer already."""
+        with self._changed:
+            self._at = min(self._at, time.monotonic() + seconds)
+            self._changed.notify()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._wait, name="txsmtpd deadline", daemon=True)
+                self._thread.start()
+
+    def _wait(self) -> None:
+        with self._changed:
+            while (left := self._at - time.monotonic()) > 0:
+                self._changed.wait(min(left, 3600))
+        log.error("something did not end in time (a disk that does not answer?); the process is ended by force")
+        self._flush()
+        self._end(EX_OSERR)
