@@ -1,5 +1,7 @@
 """txsmtpd: an SMTP server framework on Twisted, and a ready server for the command line."""
 
+from typing import TYPE_CHECKING, Any
+
 from txsmtpd._version import __version__
 from txsmtpd.command import Rule, syntax
 from txsmtpd.extensions import Extension
@@ -9,6 +11,9 @@ from txsmtpd.lmtp import LMTP
 from txsmtpd.reply import Refused, Reply
 from txsmtpd.session import Envelope, Session
 from txsmtpd.smtp import SMTP
+
+if TYPE_CHECKING:
+    from txsmtpd.service.program import run
 
 __all__ = [
     "LMTP",
@@ -21,6 +26,16 @@ __all__ = [
     "SMTPFactory",
     "Session",
     "__version__",
+    "run",
     "syntax",
     "verifyHandler",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """``run``, which brings the whole command along, once it is asked for."""
+    if name == "run":
+        from txsmtpd.service.program import run
+
+        return run
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

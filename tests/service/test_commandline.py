@@ -112,11 +112,17 @@ class Process:
         )
         assert self.process.stdout is not None and self.process.stderr is not None
         self.lines: queue.Queue[str] = queue.Queue()
+        self.output: list[str] = []
+        self.seen: list[str] = []
         self.errors: list[str] = []
         self._threads = [
-            _reading(self.process.stdout, self.lines.put),
+            _reading(self.process.stdout, self._take_output),
             _reading(self.process.stderr, self._take),
         ]
+
+    def _take_output(self, line: str) -> None:
+        self.output.append(line)
+        self.lines.put(line)
 
     def _take(self, line: str) -> None:
         """Tell the log, which goes to standard error too, from what is said to the user."""
@@ -132,6 +138,7 @@ class Process:
                 line = self.lines.get(timeout=max(0, deadline - time.monotonic()))
             except queue.Empty:
                 raise AssertionError(f"no line with {text!r}; stderr: {self.errors}") from None
+            self.seen.append(line)
             if text in line:
                 return line
 
@@ -166,10 +173,15 @@ def _reading(pipe: IO[str], take: Callable[[str], None]) -> threading.Thread:
 
 
 class Client:
-    """Speaks SMTP, line by line."""
+    """Speaks SMTP, line by line, with a port of this machine or the path of a Unix socket."""
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+    def __init__(self, address: int | str) -> None:
+        if isinstance(address, int):
+            self.socket = socket.create_connection(("127.0.0.1", address), timeout=PATIENCE)
+        else:
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.settimeout(PATIENCE)
+            self.socket.connect(address)
         self._lines = self.socket.makefile("rb")
 
     def reply(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from txsmtpd.bridges.reactor_thread import has_asyncio_reactor
+from txsmtpd.bridges.reactors import has_asyncio_reactor
 from txsmtpd.service.command_log import CommandLog
 from txsmtpd.service.endpoints import make_endpoint
 from txsmtpd.service.listening import GRACE

@@ -112,7 +112,7 @@ def _for_the_process(options: Options, server: Server, listeners: list[Listener]
     log: CommandLog | None = options["log"]
     reload = [server.reload_begins, *options["reload"], server.reload_ends]
     yield Signals(reload=reload, hurry=hurry, grace=options["grace"], flush=log.close if log else sys.stdout.flush)
-    if log is not None and log.on_terminal:
+    if log is not None and log.on_terminal and options["inbox"] is None:  # which has lines of its own
         yield Welcome(listeners, options["handler_name"], log.writer.write)
 
 
