@@ -1,4 +1,5 @@
-"""Directives whose text is in the code, so that it is written once: ``.. options::`` and ``.. hooks::``."""
+"""Directives whose text is in the code, so that it is written once: ``.. options::``,
+``.. hooks::`` and ``.. log-events::``."""
 
 import inspect
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
 from txsmtpd.interfaces import HOOKS
+from txsmtpd.log.events import EVENTS, LEVEL_NAMES
 from txsmtpd.settings import Settings
 
 
@@ -38,9 +40,26 @@ def hook_lines() -> Iterator[str]:
         yield from (f"   {line}" for line in inspect.cleandoc(hook.getDoc()).splitlines())
 
 
+def event_lines() -> Iterator[str]:
+    yield from (
+        ".. list-table::",
+        "   :header-rows: 1",
+        "",
+        "   * - event",
+        "     - level",
+        "     - fields",
+        "     - text",
+    )
+    for event in EVENTS:
+        yield f"   * - ``{event.name}``"
+        yield f"     - {LEVEL_NAMES[event.level]}"
+        yield f"     - {', '.join(f'``{name}``' for name in event.fields)}"
+        yield f"     - {event.text}"
+
+
 class FromTheCode(SphinxDirective):
     def run(self) -> list[nodes.Node]:
-        lines = {"options": option_lines, "hooks": hook_lines}[self.name]()
+        lines = {"options": option_lines, "hooks": hook_lines, "log-events": event_lines}[self.name]()
         return self.parsed(StringList(list(lines), source=f"<{self.name}>"))
 
     def parsed(self, content: StringList) -> list[nodes.Node]:
@@ -52,4 +71,5 @@ class FromTheCode(SphinxDirective):
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("options", FromTheCode)
     app.add_directive("hooks", FromTheCode)
+    app.add_directive("log-events", FromTheCode)
     return {"parallel_read_safe": True}

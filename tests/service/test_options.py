@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import Any
+from unittest import SkipTest
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -194,6 +197,16 @@ class HelpTests(SynchronousTestCase):
             for option in group.options:
                 self.assertRegex(text, rf"(?m)^  (-\w, |    )--{option.name}\b(?!-)")
         self.assertLessEqual(max(map(len, text.splitlines())), 110)
+
+    def test_documented(self) -> None:
+        """A page of the documentation tells of each option."""
+        docs = Path(__file__).parents[2] / "docs"
+        if not docs.is_dir():
+            raise SkipTest("the documentation is not here")
+        text = "".join(page.read_text("utf-8") for page in docs.glob("*.rst"))
+        told = [option.name for group in GROUPS if group.title != "Inbox" for option in group.options]
+        missing = [name for name in told if not re.search(rf"``--{name}(?![a-z-])", text)]
+        self.assertEqual(sorted(missing), ["help"])
 
     def test_rows(self) -> None:
         """The help of each option is a sentence."""

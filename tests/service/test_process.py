@@ -123,6 +123,19 @@ class LogTests(ProcessTestCase):
         raise AssertionError(f"no line with {text!r} in {name}")
 
 
+class ReactorTests(ProcessTestCase):
+    """--reactor."""
+
+    def test_asyncio(self) -> None:
+        """The reactor can be chosen, on the command line and in the environment."""
+        for process in self.txsmtpd("--reactor=asyncio"), self.txsmtpd(TXSMTPD_REACTOR="asyncio"):
+            self.assertTrue(self.connect(process.port()).deliver().startswith("250"))
+
+    def test_refusals(self) -> None:
+        """One that does not exist is one line with those that do."""
+        self.assertOneLine(self.txsmtpd("--reactor=fast"), 64, "there is no such reactor; there are ", "asyncio")
+
+
 class UnreadTests(ProcessTestCase):
     """Standard streams that nobody reads."""
 

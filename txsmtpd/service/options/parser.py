@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from twisted.application.reactors import NoSuchReactor, getReactorTypes
 from twisted.cred.strcred import AuthOptionMixin
+from twisted.internet.error import ReactorAlreadyInstalledError
 from twisted.python import usage
 
 from txsmtpd._version import __version__
@@ -24,15 +26,16 @@ def _print_version() -> None:
     print(f"txsmtpd {__version__}")
 
 
-# Twisted brings these options itself; they stand here for --help.
-_OF_TWISTED = (
+# These options have methods of their own; they stand here for --help.
+_METHODS = (
     Option(name="help-auth", help="List the checkers and exit."),
     Option(name="help-auth-type", metavar="TYPE", help="Tell about one of them and exit."),
+    Option(name="reactor", metavar="NAME", help="The reactor of Twisted, such as asyncio, for handlers that need it."),
     Option(name="help", help="Print this and exit."),
 )
 _GENERAL = Group(
     title="General",
-    options=(*_OF_TWISTED, Option(name="version", help="Print the version and exit.", action=_print_version)),
+    options=(*_METHODS, Option(name="version", help="Print the version and exit.", action=_print_version)),
 )
 
 GROUPS: tuple[Group, ...] = (
@@ -70,7 +73,7 @@ class Options(Chosen, AuthOptionMixin):
     optParameters = [
         [option.name, option.short, None, option.help]
         for option in TABLE.values()
-        if option.metavar is not None and not option.many and option not in _OF_TWISTED
+        if option.metavar is not None and not option.many and option not in _METHODS
     ]
     compData = usage.Completions(
         optActions={"handler": usage.CompleteList([maker.name for maker in BUILT_IN])},
@@ -89,9 +92,26 @@ class Options(Chosen, AuthOptionMixin):
                 self[option.name] = None
         self.authOutput = sys.stdout
 
+    def opt_reactor(self, name: str) -> None:
+        """The reactor of Twisted; at once, before anything imports another."""
+        launcher: Any = self.parent
+        if not hasattr(launcher, "installReactor"):
+            raise usage.UsageError("--reactor: give it to twistd, before smtpd")
+        try:
+            launcher["reactor"] = launcher.installReactor(name)
+        except NoSuchReactor:
+            known = ", ".join(sorted(each.shortName for each in getReactorTypes()))
+            raise usage.UsageError(f"--reactor={name}: there is no such reactor; there are {known}") from None
+        except ReactorAlreadyInstalledError:
+            raise usage.UsageError(f"--reactor={name}: there is another already") from None
+        launcher["reactorName"] = name
+
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         try:
             self._check_environment()
+            reactor = self.environ.get("TXSMTPD_REACTOR")
+            if reactor and not any(word.startswith("--reactor") for word in options or ()):
+                self.opt_reactor(reactor)
             super().parseOptions(options)
         except usage.UsageError as error:
             # The help that twist would print instead fills a screen, and hides what is wrong.
@@ -153,7 +173,7 @@ def _method_of(option: Option) -> Callable[..., None]:
 
 def _add_methods(options: type[Any]) -> None:
     for option in TABLE.values():
-        if option in _OF_TWISTED or (option.metavar is not None and not option.many):
+        if option in _METHODS or (option.metavar is not None and not option.many):
             continue
         method = _method_of(option)
         method.__doc__ = option.help
