@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import smtplib
+import socket
 import subprocess
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ class ProgramTests(TestCase):
         self.folder = Path(tempfile.mkdtemp(prefix="tx"))
         self.folder.chmod(0o755)
         self.addCleanup(shutil.rmtree, self.folder, True)
+        self.processes: list[subprocess.Popen[bytes]] = []
 
     async def start(self, name: str, package: str, *arguments: str, ready: Callable[[], bool], **env: str) -> None:
         """Start a program, which ends with the test, and wait until it is ready."""
@@ -39,8 +43,14 @@ class ProgramTests(TestCase):
         log = self.folder / f"{Path(name).name}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env={**os.environ, **env}
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, **env},
+                start_new_session=True,
             )
+        self.processes.append(process)
         self.addCleanup(self.end, process)
         while not ready():
             if process.poll() is not None:
@@ -48,8 +58,9 @@ class ProgramTests(TestCase):
             await deferLater(reactor, 0.02)  # type: ignore[arg-type]
 
     async def end(self, process: subprocess.Popen[bytes]) -> None:
-        """End a program. Milters take seconds to end when they are asked to."""
-        process.kill()
+        """End a program, with the processes that it has started. Milters take seconds to end when they are asked."""
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         await deferToThread(process.wait, 5)
 
     async def serve(self, handler: Any, **options: Any) -> int:
@@ -88,3 +99,16 @@ def send_data(client: smtplib.SMTP, content: bytes) -> tuple[int, bytes]:
 def exists(*paths: Path) -> Callable[[], bool]:
     """Whether all paths are there."""
     return lambda: all(path.exists() for path in paths)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def answers(port: int) -> bool:
+    """Whether somebody listens on the port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import pwd
 import smtplib
-import socket
 import subprocess
 from typing import Any
 
@@ -21,7 +20,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.protocols import portforward
 
-from tests.filters.programs import ProgramTests, send_data
+from tests.filters.programs import ProgramTests, answers, free_port, send_data
 from tests.filters.support import Keeper
 from tests.filters.test_milter_programs import HEADER, compiled
 from tests.support.programs import not_here, program
@@ -75,13 +74,6 @@ class RecordingFactory(portforward.ProxyFactory):
     def __init__(self, port: int) -> None:
         super().__init__("127.0.0.1", port)
         self.said: list[tuple[bytes, bytes]] = []
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def talk(client: smtplib.SMTP) -> list[int]:
@@ -193,9 +185,3 @@ class PostfixTests(ProgramTests):
             done = await deferToThread(subprocess.run, command, stdout=output, stderr=output, timeout=30, check=False)
         log = self.folder / "log"
         self.assertEqual(done.returncode, 0, log.read_text() if log.exists() else "")
-
-
-def answers(port: int) -> bool:
-    """Whether somebody listens on the port."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0

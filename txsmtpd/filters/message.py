@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from txsmtpd.filters.header import END, Header
 from txsmtpd.filters.spool import Spool
 from txsmtpd.parameters import NOTHING_SAID
+from txsmtpd.reply import Refused
 from txsmtpd.session import Envelope
+from txsmtpd.wire import grammar
 
 QUARANTINE = "X-Quarantine"
 
@@ -120,12 +122,20 @@ class FilteredMessage:
         before.close()
 
     def change_sender(self, reverse_path: str, parameters: Iterable[str] = ()) -> None:
-        """Change the reverse-path; ``""`` is the null one. Parameters are those of MAIL, ``KEYWORD=value``."""
+        """Change the reverse-path; ``""`` is the null one. Parameters are those of MAIL, ``KEYWORD=value``.
+
+        :raises ValueError: if it is no address.
+        """
+        _check_address(grammar.parse_mail, "FROM", reverse_path)
         self.envelope.mail_from = reverse_path
         self.envelope.mail_options.extend(parameters)
 
     def add_recipient(self, forward_path: str, parameters: Iterable[str] = ()) -> None:
-        """Add a recipient, unless it is one already. Parameters are those of RCPT, ``KEYWORD=value``."""
+        """Add a recipient, unless it is one already. Parameters are those of RCPT, ``KEYWORD=value``.
+
+        :raises ValueError: if it is no address.
+        """
+        _check_address(grammar.parse_rcpt, "TO", forward_path)
         if forward_path not in self.envelope.rcpt_tos:
             self.envelope.rcpt_tos.append(forward_path)
             self.envelope.rcpt_options.extend(parameters)
@@ -156,3 +166,12 @@ class FilteredMessage:
         """Forget the body."""
         if self._body is not None:
             self._body.close()
+
+
+def _check_address(parse: Callable[[str], tuple[str, grammar.Parameters]], keyword: str, path: str) -> None:
+    try:
+        found, parameters = parse(f"{keyword}:<{grammar.decode(path.encode())}>")
+    except (Refused, UnicodeEncodeError):
+        found, parameters = "", {"": None}
+    if parameters or found != path:
+        raise ValueError(f"{path!r} is no address")
