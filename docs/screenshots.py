@@ -23,7 +23,8 @@ WELCOME = """
   <p style="margin: 0 0 28px"><a href="https://orbital.example/confirm?token=6f1d"
     style="background: #7048b8; color: #fff; padding: 12px 22px; border-radius: 8px; text-decoration: none;
     font-weight: 600">Confirm my address</a></p>
-  <p style="line-height: 1.6; margin: 0">Or enter this code: <b style="font-size: 20px; letter-spacing: 3px">482 913</b></p>
+  <p style="line-height: 1.6; margin: 0">Or enter this code:
+  <b style="font-size: 20px; letter-spacing: 3px">482 913</b></p>
 </div>
 """
 
