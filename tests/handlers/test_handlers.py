@@ -9,8 +9,12 @@ import sys
 import threading
 import time
 import timeit
+from email import policy
+from email.message import EmailMessage
 from types import SimpleNamespace
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
@@ -123,8 +127,79 @@ class DebuggingTests(HandlerTestCase):
         self.assertIs(Debugging.from_cli(Parser()).stream, sys.stdout)
         self.assertIs(Debugging.from_cli(Parser(), "stdout").stream, sys.stdout)
         self.assertIs(Debugging.from_cli(Parser(), "stderr").stream, sys.stderr)
-        self.assertEqual(self.refuses(Debugging, "x"), "Debugging takes stdout or stderr, not 'x'")
+        self.assertEqual(self.refuses(Debugging, "x"), "Debugging takes stdout or stderr, and raw or summary, not 'x'")
         self.refuses(Debugging, "stdout", "stderr")
+        self.refuses(Debugging, "raw", "stdout")
+        self.assertIs(Debugging.from_cli(Parser(), "stderr", "raw").raw, True)
+        self.assertIs(Debugging.from_cli(Parser(), "summary").raw, False)
+
+    def test_invisible(self):
+        """Marks that turn text round and separators of lines are shown as what they are; text is not."""
+        self.assertIn("\\u202e日本\\u2028\n", self.printed("\u202e日本\u2028\r\n"))
+
+
+class SummaryTests(HandlerTestCase):
+    """Debugging on a terminal."""
+
+    def printed(self, content, **attributes):
+        stream = io.StringIO()
+        stream.isatty = lambda: True
+        self.taken(Debugging(stream), content, **attributes)
+        return stream.getvalue()
+
+    def test_message(self):
+        """The envelope, the decoded header fields that matter, the text, and a list of attachments."""
+        message = EmailMessage()
+        message["From"] = "Ann <a@example.com>"
+        message["Subject"] = "Grüße"
+        message["X-Mailer"] = "hidden"
+        message.set_content("Guten Tag!\n")
+        message.add_alternative("<p>Guten Tag!</p>", subtype="html")
+        message.add_attachment(b"%PDF" * 1000, maintype="application", subtype="pdf", filename="invoice.pdf")
+        lines = self.printed(message.as_bytes(policy=policy.SMTP)).splitlines()
+        self.assertIn("Envelope: from <", lines[1])
+        self.assertEqual(
+            lines[2:-1],
+            [
+                "From: Ann <a@example.com>",
+                "Subject: Grüße",
+                "",
+                "Guten Tag!",
+                "[Attachment: invoice.pdf, application/pdf, 4,000 octets]",
+            ],
+        )
+
+    def test_harmless(self):
+        """Nothing in a message commands the terminal, wherever it stands, and however it is encoded."""
+        evil = "=?utf-8?q?=1B[2J=C2=9B=E2=80=AE?="
+        octets = (
+            f"From: {evil}\r\nSubject: {evil}\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n"
+            f"--b\r\n\r\n\x1b[2J\x9b\u202e\r\n"
+            f'--b\r\nContent-Type: a/b\r\nContent-Disposition: attachment; filename="{evil}\x1b"\r\n\r\nx\r\n--b--\r\n'
+        )
+        printed = self.printed(octets.encode())
+        self.assertTrue(all(line.isprintable() for line in printed.splitlines()), printed)
+        self.assertIn("\\x1b[2J", printed)
+
+    def test_long(self):
+        """A long text, and many attachments, are cut with a word about the rest."""
+        self.assertIn("[6,000 characters more]", self.printed(b"Subject: x\r\n\r\n" + 10_000 * b"x"))
+        part = b"--b\r\nContent-Type: image/png\r\n\r\nx\r\n"
+        content = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + 30 * part + b"--b--\r\n"
+        self.assertIn("[10 attachments more]", self.printed(content))
+
+    def test_raw(self):
+        """The source is printed on request."""
+        stream = io.StringIO()
+        stream.isatty = lambda: True
+        self.taken(Debugging(stream, raw=True), MESSAGE)
+        self.assertIn("MESSAGE FOLLOWS", stream.getvalue())
+
+    @given(st.binary())
+    def test_anything(self, octets):
+        """Whatever comes is shown, and is harmless."""
+        for line in self.printed(octets).splitlines():
+            self.assertTrue(line.replace("\t", " ").isprintable(), line)
 
 
 class Keeping(Message):

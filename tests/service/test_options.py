@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import re
+import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -11,11 +14,13 @@ from unittest import SkipTest
 
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.error import CannotListenError
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.service.test_service import parse, refusal
 from txsmtpd.service import makeService
 from txsmtpd.service.endpoints import description_of
+from txsmtpd.service.exit_status import cannot_listen
 from txsmtpd.service.options import values
 from txsmtpd.service.options.parser import GROUPS, TABLE
 from txsmtpd.settings import _NUMBERS
@@ -118,6 +123,36 @@ class EndpointTests(SynchronousTestCase):
     def test_lmtpPort(self) -> None:
         """Port 25 is no port for LMTP, however it is written."""
         self.assertIn("port 25 is for SMTP", refusal("--listen-lmtp=localhost:25"))
+
+
+class AdviceTests(SynchronousTestCase):
+    """What is said when an address cannot be listened on."""
+
+    def told(self, port: Any, number: int) -> str:
+        output = io.StringIO()
+        self.patch(sys, "__stderr__", output)
+        end = cannot_listen("--listen=x", CannotListenError("", port, OSError(number, os.strerror(number))))
+        self.assertEqual(end.code, 71)
+        self.flushLoggedErrors()
+        self.assertEqual(output.getvalue().count("\n"), 1)
+        return output.getvalue()
+
+    def test_taken(self) -> None:
+        """A port that is taken: how to find out by whom."""
+        self.assertIn("Address already in use; `ss -ltnp 'sport = :25'` tells by whom", self.told(25, errno.EADDRINUSE))
+
+    def test_forbidden(self) -> None:
+        """A port below 1024: what is needed, and which port does not need it. A Unix socket: its folder."""
+        self.assertIn(
+            "Permission denied; ports below 1024 need root, CAP_NET_BIND_SERVICE or a socket unit of systemd: another,"
+            " such as 8025, does not",
+            self.told(25, errno.EACCES),
+        )
+        self.assertIn("write to the folder", self.told(b"/run/x", errno.EACCES))
+
+    def test_foreign(self) -> None:
+        """An address of another machine."""
+        self.assertIn("this machine has no such address", self.told(25, errno.EADDRNOTAVAIL))
 
 
 class NameTests(SynchronousTestCase):

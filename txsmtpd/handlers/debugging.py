@@ -2,58 +2,105 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from typing import Any, Self, TextIO
 
+from txsmtpd.handlers.off_thread import OffThread
+from txsmtpd.log.printable import printable, printable_lines
+from txsmtpd.mime import parse_message
 from txsmtpd.session import Envelope, Session
 
-# What would move the cursor, change the colours or do worse on a terminal. Tabs are harmless.
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
+STREAMS = ("stdout", "stderr")
+FIELDS = ("Date", "From", "To", "Cc", "Reply-To", "Subject", "Message-ID")
+TEXT = 4000  # characters of the text that a summary has
+ATTACHMENTS = 20
 
 
 class Debugging:
-    """Print each message.
+    """Print each message: its source, or on a terminal a summary of it.
 
-    :param stream: where to. Default: standard output.
+    :param stream: where to. Default: standard output, as it is when the message comes.
+    :param raw: whether the source is printed. Default: unless the stream is a terminal.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self.stream = sys.stdout if stream is None else stream
+    def __init__(self, stream: TextIO | None = None, raw: bool | None = None) -> None:
+        self._stream = stream
+        self._default = "stdout"
+        self.raw = raw
+        self._off_thread = OffThread()
+
+    @property
+    def stream(self) -> TextIO:
+        """Where messages are printed."""
+        if self._stream is not None:
+            return self._stream
+        stream: TextIO = getattr(sys, self._default)
+        return stream
 
     @classmethod
     def from_cli(cls, parser: Any, *args: str) -> Self:
-        """Make it on the command line, from nothing, ``stdout`` or ``stderr``."""
-        if len(args) > 1 or (args and args[0] not in ("stdout", "stderr")):
-            parser.error(f"{cls.__name__} takes stdout or stderr, not {':'.join(args)!r}")
-        return cls(sys.stderr if args == ("stderr",) else sys.stdout)
+        """Make it on the command line, from ``stdout`` or ``stderr``, and ``raw`` or ``summary``; or nothing."""
+        self = cls()
+        for position, word in enumerate(args):
+            if word in STREAMS and position == 0:
+                self._default = word
+            elif word in ("raw", "summary") and position == len(args) - 1:
+                self.raw = word == "raw"
+            else:
+                parser.error(f"{cls.__name__} takes stdout or stderr, and raw or summary, not {':'.join(args)!r}")
+        return self
 
     async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> str:
-        lines = ["---------- MESSAGE FOLLOWS ----------"]
-        if envelope.mail_options:
-            lines.append(f"mail options: {envelope.mail_options}")
-        if any(envelope.rcpt_options):
-            lines.append(f"rcpt options: {envelope.rcpt_options}")
-        if len(lines) > 1:
-            lines.append("")
-        lines += _message_lines(envelope.content, f"X-Peer: {session.peer!r}")
-        lines += ["------------ END MESSAGE ------------", ""]
-        self.stream.write(_for_stream(self.stream, "\n".join(lines)))
-        self.stream.flush()
+        stream = self.stream
+        raw = not stream.isatty() if self.raw is None else self.raw
+        describe = _source if raw else _summary
+        text = await self._off_thread.run(server, envelope, describe, session, envelope)
+        stream.write(_for_stream(stream, text))
+        stream.flush()
         return "250 2.0.0 OK"
 
 
-def _message_lines(content: bytes | str | None, last_field: str) -> list[str]:
-    """The lines of a message, with one more field at the end of its header."""
-    octets = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content or b""
-    lines = [_CONTROL.sub(_escaped, line.decode("utf-8", "replace")) for line in octets.splitlines()]
-    if "" in lines:
-        lines.insert(lines.index(""), last_field)
-    return lines
+def _source(session: Session, envelope: Envelope) -> str:
+    """The message as it came, between two lines, with one more field at the end of its header."""
+    parameters = []
+    if envelope.mail_options:
+        parameters.append(f"mail options: {envelope.mail_options}")
+    if any(envelope.rcpt_options):
+        parameters.append(f"rcpt options: {envelope.rcpt_options}")
+    above = "".join(f"{line}\n" for line in [*parameters, ""]) if parameters else ""
+    text = printable_lines(_octets(envelope).replace(b"\r\n", b"\n").decode("utf-8", "replace"))
+    if text and not text.endswith("\n"):
+        text += "\n"
+    peer = f"X-Peer: {session.peer!r}\n"
+    text = peer + text if text.startswith("\n") else text.replace("\n\n", f"\n{peer}\n", 1)
+    return f"---------- MESSAGE FOLLOWS ----------\n{above}{text}------------ END MESSAGE ------------\n"
 
 
-def _escaped(control: re.Match[str]) -> str:
-    return f"\\x{ord(control[0]):02x}"
+def _summary(session: Session, envelope: Envelope) -> str:
+    """What a person wants to know of a message."""
+    octets = _octets(envelope)
+    message = parse_message(octets)
+    recipients = ", ".join(f"<{path}>" for path in envelope.rcpt_tos)
+    lines = [f"Envelope: from <{envelope.mail_from}> to {recipients}; {len(octets):,} octets from {session.peer!r}"]
+    lines += [f"{name}: {value}" for name in FIELDS for value in message.headers.get_all(name)]
+    lines = [printable(line[:1000]) for line in lines]
+    text = message.text.strip("\n")
+    lines += ["", printable_lines(text[:TEXT])] if text else []
+    if len(text) > TEXT:
+        lines.append(f"[{len(text) - TEXT:,} characters more]")
+    attachments = message.attachments
+    for each in attachments[:ATTACHMENTS]:
+        name = printable(each.name or "without a name")
+        lines.append(f"[Attachment: {name}, {printable(each.type)}, {len(each.content):,} octets]")
+    if len(attachments) > ATTACHMENTS:
+        lines.append(f"[{len(attachments) - ATTACHMENTS} attachments more]")
+    rule = "-" * 72
+    return "\n".join([rule, *lines, rule, ""])
+
+
+def _octets(envelope: Envelope) -> bytes:
+    content = envelope.content
+    return content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content or b""
 
 
 def _for_stream(stream: TextIO, text: str) -> str:

@@ -10,17 +10,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable
 from typing import Any, Self
 
-from twisted.internet.defer import DeferredSemaphore
-from twisted.internet.interfaces import IReactorThreads
-from twisted.internet.threads import deferToThreadPool
-
+from txsmtpd.handlers.off_thread import OffThread
 from txsmtpd.handlers.trace_header import x_fields
 from txsmtpd.mime import TooComplex, Verbatim, parse_bounded
 from txsmtpd.reply import Refused, Reply
 from txsmtpd.session import Envelope, Session
-
-AT_ONCE = 2**13  # octets of a message that is parsed in the reactor's thread; that takes a millisecond
-PARSERS = 2  # threads that parse for one handler at a time; more would only compete for the interpreter
 
 
 class _Parsing:
@@ -28,7 +22,7 @@ class _Parsing:
 
     def __init__(self, message_class: type[email.message.Message] | None = None) -> None:
         self.message_class = message_class
-        self._parsers = DeferredSemaphore(PARSERS)
+        self._off_thread = OffThread()
 
     @classmethod
     def from_cli(cls, parser: Any, *args: str) -> Self:
@@ -58,14 +52,7 @@ class _Parsing:
 
     async def _prepared(self, server: Any, session: Session, envelope: Envelope) -> email.message.Message:
         """The message, prepared in a thread if that may take long."""
-        reactor = _reactor_with_threads(server)
-        if reactor is None or len(envelope.content or b"") <= AT_ONCE:
-            return self.prepare_message(session, envelope)
-        pool = reactor.getThreadPool()
-        message: email.message.Message = await self._parsers.run(
-            deferToThreadPool, reactor, pool, self.prepare_message, session, envelope
-        )
-        return message
+        return await self._off_thread.run(server, envelope, self.prepare_message, session, envelope)
 
 
 class Message(_Parsing, ABC):
@@ -106,13 +93,6 @@ class AsyncMessage(_Parsing, ABC):
 
         :return: a status, the reply to the message; None is 250.
         """
-
-
-def _reactor_with_threads(server: Any) -> Any:
-    """The reactor in which a server's connections run, if it runs and has threads; otherwise None, as in memory."""
-    settings = getattr(server, "settings", None)
-    reactor = None if settings is None else settings.clock()
-    return reactor if IReactorThreads.providedBy(reactor) and getattr(reactor, "running", False) else None
 
 
 def _status(result: Any) -> Any:

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import re
 
-# Control characters, and what str.isprintable refuses besides: marks that change the direction of text, separators of
-# lines and paragraphs, surrogates, characters without a glyph. Spaces other than U+0020 cannot be told from it.
-_INVISIBLE = re.compile(r"[^ -~]")
+_NOT_ASCII = re.compile(r"[^ -~]+")
+_NOT_ASCII_IN_LINES = re.compile(r"[^\n\t -~]+")
 
 
 def printable(text: str) -> str:
     """The text with what is not printable escaped, as Python writes it.
 
+    That is what :meth:`str.isprintable` refuses: control characters, marks that change the direction of text,
+    separators of lines and paragraphs, surrogates, and characters without a meaning.
+
     >>> printable("a\\x1b[2J\\u202eb")
     'a\\\\x1b[2J\\\\u202eb'
     """
-    return text if text.isprintable() else _INVISIBLE.sub(_escaped, text)
+    return text if text.isprintable() else _NOT_ASCII.sub(_escaped, text)
 
 
-def _escaped(found: re.Match[str]) -> str:
-    character = found[0]
-    return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+def printable_lines(text: str) -> str:
+    """The same, with line feeds and tabs kept."""
+    if text.replace("\n", " ").replace("\t", " ").isprintable():
+        return text
+    return _NOT_ASCII_IN_LINES.sub(_escaped, text)
 
 
 def one_line(text: str) -> str:
     """The text with each line break or run of blanks made one space, and what is not printable escaped."""
     return printable(" ".join(text.split()))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    run = found[0]
+    if run.isprintable():
+        return run
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in run)

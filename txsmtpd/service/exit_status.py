@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Any, TextIO
 
@@ -50,6 +51,25 @@ def cannot_listen(label: str, error: BaseException | None) -> Exit:
     """
     cause: Any = error.socketError if isinstance(error, CannotListenError) else error
     reason = f"{label}: cannot listen: {getattr(cause, 'strerror', None) or str(cause) or type(cause).__name__}"
+    reason += _advice(cause, error.port if isinstance(error, CannotListenError) else None)
     log.error("{reason}", reason=reason)  # a daemon has no stderr
     complain(reason)
     return Exit(EX_OSERR, reason)
+
+
+def _advice(cause: BaseException | None, port: object) -> str:
+    """What helps."""
+    if not isinstance(cause, OSError):
+        return ""
+    if cause.errno == errno.EADDRINUSE and isinstance(port, int):
+        return f"; `ss -ltnp 'sport = :{port}'` tells by whom"
+    if cause.errno in (errno.EACCES, errno.EPERM):
+        if isinstance(port, int) and port < 1024:
+            return (
+                "; ports below 1024 need root, CAP_NET_BIND_SERVICE or a socket unit of systemd:"
+                f" another, such as {8000 + port}, does not"
+            )
+        return "; who starts the server must be allowed to write to the folder" if isinstance(port, bytes) else ""
+    if cause.errno == errno.EADDRNOTAVAIL:
+        return "; this machine has no such address"
+    return ""

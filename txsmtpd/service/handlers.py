@@ -130,8 +130,8 @@ BUILT_IN = [
     ),
     Dotted(
         "debugging",
-        "debugging[:stdout|stderr]",
-        "Print each message.",
+        "debugging[:stdout|stderr][:raw|summary]",
+        "Print each message: on a terminal a summary, elsewhere its source.",
         "txsmtpd.handlers.Debugging",
     ),
     Dotted(
