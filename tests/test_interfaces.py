@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.exceptions import Invalid
 
-from txsmtpd import verifyHandler
+from txsmtpd import SMTP, SMTPFactory, syntax, verifyHandler
+from txsmtpd.controller import UnthreadedController
+from txsmtpd.handlers import Mailbox, Sink
 from txsmtpd.interfaces import HOOKS, InvalidHandler
+from txsmtpd.testing import MailCatcher
 
 
 class Complete:
@@ -109,3 +114,102 @@ class VerifyHandlerTests(SynchronousTestCase):
             def handle_message(self, message: Any) -> None: ...
 
         self.assertTrue(verifyHandler(Handler()))
+
+
+class Whole:
+    """A handler that is right."""
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+        return "250 OK"
+
+
+def having(**attributes: Any) -> Any:
+    """A handler with these attributes beside its handle_DATA."""
+    return type("Handler", (Whole,), attributes)()
+
+
+def a_hook(self: Any, *arguments: Any) -> str:
+    return "250 OK"
+
+
+class FactoryTests(SynchronousTestCase):
+    """What a factory says about its handler when it is made."""
+
+    def refused(self, handler: Any, **options: Any) -> str:
+        return str(self.assertRaises(TypeError, SMTPFactory, handler, **options))
+
+    def test_right(self) -> None:
+        """Handlers with hooks, with helpers of other names, and without hooks on purpose are taken."""
+        for handler in (
+            None,
+            Complete(),
+            Whole(),
+            Sink(),
+            having(handle_bounce=a_hook, handle_quota=a_hook, handler=a_hook, data=a_hook),
+            having(auth_PLAIN=a_hook),
+            type("Old", (), {"process_message": lambda self, peer, mail_from, rcpt_tos, data: None})(),
+            SimpleNamespace(handle_RCPT=lambda server, session, envelope, address, options: "250 OK"),
+            Mailbox(self.mktemp()),
+            type("Changed", (Mailbox,), {"handle_DATA": a_hook})(self.mktemp()),
+            MailCatcher(),
+        ):
+            SMTPFactory(handler)
+
+    def test_misspelt(self) -> None:
+        """A misspelt hook is a TypeError that names the one that is meant."""
+        for wrong, right in {
+            "handle_RCTP": "handle_RCPT",
+            "handle_rcpt": "handle_RCPT",
+            "handle_DATE": "handle_DATA",
+            "handle_Exception": "handle_exception",
+            "handle_RESET": "handle_RSET",
+            "handleRCPT": "handle_RCPT",
+            "hanlde_MAIL": "handle_MAIL",
+            "handel_CONNECT": "handle_CONNECT",
+            "open_mesage": "open_message",
+            "proces_message": "process_message",
+        }.items():
+            self.assertIn(
+                f"{wrong} of the handler Handler is no hook; is {right} meant?", self.refused(having(**{wrong: a_hook}))
+            )
+
+    def test_unknown(self) -> None:
+        """A hook for a command that there is not is a TypeError, unless a protocol of one's own may call it."""
+        self.assertIn("there is no such command", self.refused(having(handle_PING=a_hook)))
+
+        class WithPing(SMTP):
+            @syntax("PING")
+            async def smtp_PING(self, arg: Any) -> Any:
+                return await self.call_hook("PING")
+
+        SMTPFactory(having(handle_PING=a_hook, handle_GREYLIST=a_hook), protocol=WithPing)
+
+    def test_parameters(self) -> None:
+        """Wrong parameters are a TypeError with the right ones."""
+        problem = self.refused(having(handle_RCPT=lambda self, server, address: "250 OK"))
+        self.assertIn("must be handle_RCPT(server, session, envelope, address, rcpt_options)", problem)
+        self.assertIn(
+            "not callable", self.refused(having(handle_RCPT="250 OK")).replace("is no method but", "not callable")
+        )
+
+    def test_noHook(self) -> None:
+        """An object without a hook would throw mail away: that is said on purpose, by Sink()."""
+        for handler in (object(), SimpleNamespace(), type("Handler", (), {"handle_message": a_hook})()):
+            self.assertIn("txsmtpd.handlers.Sink()", self.refused(handler))
+
+    def test_noHandler(self) -> None:
+        """What cannot be a handler is a TypeError that says what is."""
+        for handler in (lambda *a: None, self.test_noHook, len, 5, {}, [], "txsmtpd.handlers.Sink", b"", {1}, (2,)):
+            self.assertIn("must be an object with hooks", self.refused(handler))
+
+    def test_lenient(self) -> None:
+        """Where handlers come from elsewhere, the same is a warning: for Controllers, and on request."""
+        for make in (
+            lambda handler: SMTPFactory(handler, strict_handler=False),
+            lambda handler: UnthreadedController(handler, loop=object()),
+        ):
+            for handler, words in ((having(handle_RCTP=a_hook), "is handle_RCPT meant?"), (object(), "Sink()")):
+                with warnings.catch_warnings(record=True) as warned:
+                    warnings.simplefilter("always")
+                    make(handler)
+                self.assertIn(words, " ".join(str(each.message) for each in warned))

@@ -968,7 +968,7 @@ class HookTests(LoggingTestCase):
             pass
 
         self.assertEqual(Client(Derived()).ask(b"NOOP").text, "2.0.0 from the base")
-        self.assertEqual(Client(object()).ask(b"NOOP").code, 250)
+        self.assertEqual(Client(None).ask(b"NOOP").code, 250)
 
     def test_attributesOfTheirOwn(self) -> None:
         """Handlers may hang attributes of their own on session and envelope."""

@@ -234,11 +234,15 @@ class BaseController:
         """The factory, whose protocols :meth:`factory` makes if it was overridden."""
         if not self._has_own_factory:
             factory = SMTPFactory(
-                self.handler, protocol=self._protocol, **self._limits, **{**defaults, **self.SMTP_kwargs}
+                self.handler,
+                protocol=self._protocol,
+                strict_handler=False,  # it may come from a program that runs elsewhere
+                **self._limits,
+                **{**defaults, **self.SMTP_kwargs},
             )
         else:
             # The options are its own affair, and may be others than ours.
-            factory = SMTPFactory(self.handler, **self._limits)
+            factory = SMTPFactory(self.handler, strict_handler=False, **self._limits)
         make = factory.protocol
 
         def remember(handler: object, *, settings: Any) -> SMTP:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -11,6 +12,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Protocol, ServerFactory
 
+from txsmtpd.interfaces import check_handler
 from txsmtpd.reply import Reply
 from txsmtpd.settings import Settings, want_number
 from txsmtpd.smtp import SMTP
@@ -36,8 +38,10 @@ class SMTPFactory(ServerFactory):
     :param filters: what looks at mail before the handler gets it, in order: see :mod:`txsmtpd.filters`.
     :param faults: what goes wrong on purpose: :class:`~txsmtpd.faults.rules.Faults`.
     :param transcript: what keeps the conversations: :class:`~txsmtpd.observe.transcript.Transcripts`.
+    :param strict_handler: whether a mistake in the handler is a TypeError: a hook that is misspelt or has wrong
+        parameters, or no hook at all. False: a warning.
     :param options: see :class:`~txsmtpd.settings.Settings`.
-    :raises TypeError: for an unknown option, or one of a wrong type.
+    :raises TypeError: for an unknown option, or one of a wrong type; for a mistake in the handler.
     :raises ValueError: for an option whose value will not do.
     """
 
@@ -53,6 +57,7 @@ class SMTPFactory(ServerFactory):
         filters: Iterable[Any] = (),
         faults: Instrument | None = None,
         transcript: Instrument | None = None,
+        strict_handler: bool = True,
         **options: Any,
     ) -> None:
         for name, limit in (
@@ -77,10 +82,23 @@ class SMTPFactory(ServerFactory):
 
             options["filters"] = Chain(filters)
         self.settings = Settings.make(handler, options, protocol)
+        self._check_handler(protocol, strict_handler)
         self.connections: set[SMTP] = set()
         self._hosts: Counter[Any] = Counter()
         self._counted: dict[SMTP, Any] = {}
         self._drained: list[Deferred[None]] = []
+
+    def _check_handler(self, protocol: type[SMTP], strict: bool) -> None:
+        verbs = [verb.decode("ascii") for verb in self.settings.commands_of(protocol)]
+        own_hooks = any(
+            not each.__module__.startswith("txsmtpd.") for each in protocol.__mro__ if issubclass(each, SMTP)
+        )
+        try:
+            check_handler(self.handler, verbs, own_hooks=own_hooks)
+        except TypeError as error:
+            if strict:
+                raise
+            warnings.warn(str(error), stacklevel=3)
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         protocol: Protocol

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Collection
+from functools import lru_cache
 from typing import Any
 
 from twisted.internet.interfaces import IConsumer
@@ -184,6 +186,10 @@ class IMessageReceiver(IConsumer):
         """
 
 
+class IDiscardingHandler(Interface):
+    """A handler without hooks, on purpose: mail is accepted and thrown away."""
+
+
 HOOKS: dict[str, InterfaceClass] = {
     next(iter(hook.names())): hook
     for hook in (
@@ -331,3 +337,81 @@ def _verify_hook(handler: object, name: str) -> None:
         verifyObject(HOOKS[name], handler, tentative=True)
     except Invalid as problem:
         raise InvalidHandler(f"{name} of {handler!r} must be {name}{parameters}: {problem}") from None
+
+
+def check_handler(handler: object, verbs: Collection[str] = (), *, own_hooks: bool = False) -> None:
+    """Hold the handler of a server against what is asked of one, so that a mistake does not accept mail in silence.
+
+    :param verbs: the commands of the server; a hook may be named for any of them.
+    :param own_hooks: whether the server may call hooks that are not known here.
+    :raises TypeError: if it is no object with hooks, if one of these is misspelt or has wrong parameters, or if there
+        is none at all.
+    """
+    if handler is None or IFactoryMaker.providedBy(handler):
+        return
+    _check_kind(handler)
+    names = [name for name in dir(handler) if not name.startswith("_")]
+    if "open_message" in names and not IStreamingHandler.providedBy(handler) and not _is_ours(handler.open_message):  # type: ignore[attr-defined]
+        raise TypeError(
+            f"{_called(handler)} has open_message, which is called only if its class is declared with"
+            " @implementer(IStreamingHandler)"
+        )
+    hooks = [name for name in names if name in HOOKS]
+    for name in names:
+        known = name in hooks or name in NO_HOOKS or name == "open_message"
+        if not known and name.removeprefix("handle_") not in verbs:
+            _check_name(handler, name, own_hooks)
+    for name in hooks:
+        try:
+            _verify_hook(handler, name)
+        except InvalidHandler as problem:
+            raise TypeError(str(problem)) from None
+    discards = IDiscardingHandler.providedBy(handler) or (
+        isinstance(handler, type) and IDiscardingHandler.implementedBy(handler)
+    )
+    others = any(name.startswith(("handle_", "auth_")) and name not in NO_HOOKS for name in names)
+    if not (hooks or others or discards or IStreamingHandler.providedBy(handler)):
+        raise TypeError(
+            f"{_called(handler)} has no hook, such as handle_DATA; all mail would be accepted and thrown away."
+            " If that is meant, the handler is txsmtpd.handlers.Sink()"
+        )
+
+
+def _check_kind(handler: object) -> None:
+    if inspect.isroutine(handler):
+        raise TypeError(
+            f"the handler must be an object with hooks, not the function {getattr(handler, '__name__', '')};"
+            " a function can be its method handle_DATA(self, server, session, envelope)"
+        )
+    if isinstance(handler, str | bytes | int | float | complex | list | tuple | set | frozenset | dict):
+        raise TypeError(f"the handler must be an object with hooks, such as handle_DATA, not {handler!r}")
+
+
+def _check_name(handler: object, name: str, own_hooks: bool) -> None:
+    """Refuse a name that is one of a hook, or nearly."""
+    if name.startswith("handle_"):
+        known = {hook.removeprefix("handle_").lower(): hook for hook in HOOKS}
+        near = difflib.get_close_matches(name.removeprefix("handle_").lower(), known, 1, 0.7)
+        if near:
+            raise TypeError(f"{name} of {_called(handler)} is no hook; is {known[near[0]]} meant?")
+        if name.removeprefix("handle_").isupper() and not own_hooks:
+            raise TypeError(f"{name} of {_called(handler)} is no hook, and there is no such command")
+        return
+    near = _nearly_a_hook(name)
+    if near is not None and callable(inspect.getattr_static(handler, name, None)):
+        raise TypeError(f"{name} of {_called(handler)} is no hook; is {near} meant?")
+
+
+@lru_cache(maxsize=1024)
+def _nearly_a_hook(name: str) -> str | None:
+    near = difflib.get_close_matches(name, [*HOOKS, "open_message"], 1, 0.85)
+    return near[0] if near else None
+
+
+def _is_ours(method: object) -> bool:
+    """Whether a method is a built-in handler's: one that streams may have a subclass that does not."""
+    return str(getattr(method, "__module__", "")).startswith("txsmtpd.")
+
+
+def _called(handler: object) -> str:
+    return f"the handler {type(handler).__name__}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -271,7 +272,7 @@ class MessageTests(ReceiverTestCase):
         client.vanish()
 
     def test_notDeclared(self) -> None:
-        """A handler that does not declare that it streams is not asked for receivers."""
+        """A handler that does not declare that it streams is a mistake, and never asked for receivers."""
 
         class Handler:
             def open_message(self, *arguments: Any) -> Any:
@@ -280,7 +281,10 @@ class MessageTests(ReceiverTestCase):
             async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
                 return f"250 2.0.0 {envelope.content!r}"
 
-        client = Client(Handler())
+        self.assertIn("implementer(IStreamingHandler)", str(self.assertRaises(TypeError, SMTPFactory, Handler())))
+        with warnings.catch_warnings(record=True) as warned:
+            client = Client(factory=SMTPFactory(Handler(), strict_handler=False))
+        self.assertIn("implementer(IStreamingHandler)", str(warned[0].message))
         client.say(START + stuffed(b"a\r\n"))
         self.assertEqual(answers(client.heard())[-1].text, r"2.0.0 b'a\r\n'")
 

@@ -58,7 +58,10 @@ def codes(octets: bytes) -> list[int]:
 
 
 def handler(**hooks: Any) -> Any:
-    """A handler with these hooks: ``handler(RCPT=function)`` has a ``handle_RCPT``, without a ``self``."""
+    """A handler with these hooks: ``handler(RCPT=function)`` has a ``handle_RCPT``, without a ``self``. Without
+    any, None."""
+    if not hooks:
+        return None
     return SimpleNamespace(
         **{name if name == "process_message" else f"handle_{name}": hook for name, hook in hooks.items()}
     )

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Self
 
+from zope.interface import implementer
 
+from txsmtpd.interfaces import IDiscardingHandler
+
+
+@implementer(IDiscardingHandler)
 class Sink:
     """Accept every message, and drop it."""
 

@@ -133,7 +133,7 @@ def factory_maker(handler: Any, protocol: type[SMTP]) -> Callable[..., SMTPFacto
     if IFactoryMaker.providedBy(handler):
         maker: Callable[..., SMTPFactory] = handler.make_factory
         return maker
-    return partial(SMTPFactory, handler, protocol=protocol)
+    return partial(SMTPFactory, handler, protocol=protocol, strict_handler=False)
 
 
 def connection_limit(shares: int) -> int | None:
