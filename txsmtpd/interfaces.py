@@ -397,9 +397,9 @@ def _check_name(handler: object, name: str, own_hooks: bool) -> None:
         if name.removeprefix("handle_").isupper() and not own_hooks:
             raise TypeError(f"{name} of {_called(handler)} is no hook, and there is no such command")
         return
-    near = _nearly_a_hook(name)
-    if near is not None and callable(inspect.getattr_static(handler, name, None)):
-        raise TypeError(f"{name} of {_called(handler)} is no hook; is {near} meant?")
+    meant = _nearly_a_hook(name)
+    if meant is not None and callable(inspect.getattr_static(handler, name, None)):
+        raise TypeError(f"{name} of {_called(handler)} is no hook; is {meant} meant?")
 
 
 @lru_cache(maxsize=1024)

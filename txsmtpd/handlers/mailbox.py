@@ -29,6 +29,7 @@ from txsmtpd.handlers import trace_header
 from txsmtpd.handlers.delivery import Delivery, with_lf
 from txsmtpd.handlers.maildir import Maildir
 from txsmtpd.handlers.message import Message
+from txsmtpd.handlers.off_thread import reactor_with_threads
 from txsmtpd.interfaces import IStreamingHandler
 from txsmtpd.reply import Refused, Reply
 from txsmtpd.session import Envelope, Session
@@ -127,7 +128,7 @@ class Mailbox(Message):
         message = await self._prepared(server, session, envelope)
         received = trace_header.received(server.hostname, session, envelope, identifier, lmtp=lmtp)
         _put_on_top(message, trace_header.return_path(envelope) + received)
-        if type(self).handle_message is Mailbox.handle_message:
+        if type(self).handle_message is Mailbox.handle_message and reactor_with_threads(server) is not None:
             return await self._in_thread(self.handle_message, message)
         status = self.handle_message(message)
         return "250 2.0.0 OK" if status is None else status

@@ -28,14 +28,14 @@ class OffThread:
 
         :param server: the connection that it came by.
         """
-        reactor = _reactor_with_threads(server)
+        reactor = reactor_with_threads(server)
         if reactor is None or len(envelope.content or b"") <= AT_ONCE:
             return function(*arguments)
         result: T = await self._tokens.run(deferToThreadPool, reactor, reactor.getThreadPool(), function, *arguments)
         return result
 
 
-def _reactor_with_threads(server: Any) -> Any:
+def reactor_with_threads(server: Any) -> Any:
     """The reactor in which a server's connections run, if it runs and has threads; otherwise None, as in memory."""
     settings = getattr(server, "settings", None)
     reactor = None if settings is None else settings.clock()
