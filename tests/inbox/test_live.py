@@ -1,0 +1,188 @@
+"""Events, as they happen."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.protocol import Protocol
+from twisted.internet.task import deferLater
+
+from tests.inbox.support import SiteTestCase, mail
+
+
+class Client(Protocol):
+    """A client that keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.octets = b""
+        self.lost = False
+        self._waiting: list[tuple[bytes, Deferred[None]]] = []
+
+    def dataReceived(self, data: bytes) -> None:
+        self.octets += data
+        self._look()
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self.lost = True
+        self._look()
+
+    def _look(self) -> None:
+        for wanted, done in list(self._waiting):
+            if wanted in self.octets or self.lost:
+                self._waiting.remove((wanted, done))
+                done.callback(None)
+
+    async def until(self, wanted: bytes) -> bytes:
+        """All that was sent, once it has these octets; or the connection is gone."""
+        if wanted not in self.octets and not self.lost:
+            done: Deferred[None] = Deferred()
+            self._waiting.append((wanted, done))
+            await done
+        return self.octets
+
+    async def end(self) -> bytes:
+        """All that was sent, once the connection is gone."""
+        return await self.until(b"no such octets")
+
+
+class LiveTestCase(SiteTestCase):
+    async def connect(self, path: str, *headers: str) -> Client:
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", self.port.getHost().port)
+        client = await connectProtocol(endpoint, Client())
+        fields = "".join(f"{header}\r\n" for header in headers)
+        client.transport.write(f"GET {path} HTTP/1.1\r\nHost: {self.host}\r\n{fields}\r\n".encode())
+        self.addCleanup(client.transport.abortConnection)
+        return client
+
+    async def setUp(self) -> None:
+        await super().setUp()
+        self.addCleanup(self.nobody_listens)
+
+    async def nobody_listens(self) -> None:
+        """Return when the server has noticed that all clients have left."""
+        while self.web.live:
+            await deferLater(reactor, 0.005)
+
+
+class StreamTests(LiveTestCase):
+    """Server-sent events."""
+
+    path = "/api/inbox/v1/events"
+
+    async def test_events(self) -> None:
+        """A client is told of each change, with a number."""
+        client = await self.connect(self.path)
+        await client.until(b"event: hello")
+        self.assertIn(b"content-type: text/event-stream", client.octets.lower())
+        (message,) = await self.add(mail("one"))
+        said = await client.until(b"event: new\ndata: ")
+        self.assertIn(f'"ID": "{message.id}"'.encode(), said)
+        await self.store.delete(ids=[message.id])
+        await client.until(b'event: delete\ndata: {"ID": "' + message.id.encode())
+
+    async def test_scope(self) -> None:
+        """Below /in/ a client is told of that mail alone."""
+        client = await self.connect(f"/in/domain=w3.test{self.path}")
+        await client.until(b"event: hello")
+        await self.add(mail("theirs", to="a@w4.test"), mail("mine", to="a@w3.test"))
+        self.assertNotIn(b"theirs", await client.until(b"mine"))
+
+    async def test_comesBack(self) -> None:
+        """A client that comes back is told what it has missed, and one that missed too much is told to reload."""
+        client = await self.connect(self.path)
+        await client.until(b"event: hello")
+        await self.add(mail("one"))
+        said = await client.until(b"event: new")
+        last = said.rpartition(b"id: ")[2].split(b"\n")[0].decode()
+        await self.add(mail("two"))
+        client = await self.connect(self.path, f"Last-Event-ID: {last}")
+        said = await client.until(b"two")
+        self.assertNotIn(b'"one"', said)
+        for lost in ("00000000-1", f"{last.partition('-')[0]}-99", "x"):
+            client = await self.connect(self.path, f"Last-Event-ID: {lost}")
+            await client.until(b"event: reload")
+
+    async def test_tooMany(self) -> None:
+        """More clients than allowed are refused; one that leaves makes room."""
+        self.web.live_limit = 1
+        client = await self.connect(self.path)
+        await client.until(b"event: hello")
+        self.assertEqual((await self.get(self.path)).status, 503)
+        client.transport.abortConnection()
+        await self.nobody_listens()
+        client = await self.connect(self.path)
+        await client.until(b"event: hello")
+
+    async def test_end(self) -> None:
+        """When the server stops, clients are let go."""
+        client = await self.connect(self.path)
+        await client.until(b"event: hello")
+        for each in list(self.web.live):
+            each.end()
+        await client.until(b"\r\n0\r\n\r\n")
+
+
+class SocketTests(LiveTestCase):
+    """Mailpit's events, on a WebSocket."""
+
+    async def open(self, *headers: str, path: str = "/api/events") -> Client:
+        return await self.connect(
+            path,
+            "Connection: Upgrade",
+            "Upgrade: websocket",
+            "Sec-WebSocket-Version: 13",
+            f"Sec-WebSocket-Key: {base64.b64encode(bytes(16)).decode()}",
+            *headers,
+        )
+
+    async def test_events(self) -> None:
+        """A new message is told with its summary, then the counts."""
+        client = await self.open()
+        await client.until(b"101 ")
+        (message,) = await self.add(mail("one"))
+        said = await client.until(b'"stats"')
+        start = said.index(b'{"Type": "new"')
+        told = json.JSONDecoder().raw_decode(said[start:].decode("utf-8", "replace"))[0]
+        self.assertEqual((told["Data"]["ID"], told["Data"]["Subject"]), (message.id, "one"))
+        self.assertIn(b'"Total": 1, "Unread": 1', await client.until(b"Unread"))
+
+    async def test_foreign(self) -> None:
+        """A page of another site is refused."""
+        client = await self.open("Origin: http://evil.example")
+        self.assertIn(b" 403 ", (await client.until(b"another site")).split(b"\r\n")[0])
+
+    async def test_own(self) -> None:
+        """A page of ours is welcome."""
+        client = await self.open(f"Origin: http://{self.host}", "Sec-Fetch-Site: same-origin")
+        await client.until(b"101 ")
+
+    async def test_talkative(self) -> None:
+        """A client that sends anything is told that this was wrong (1003)."""
+        client = await self.open()
+        await client.until(b"\r\n\r\n")
+        client.transport.write(frame(b"hello", 0x81))
+        self.assertIn(b"\x03\xeb", (await client.end()).partition(b"\r\n\r\n")[2])
+
+    async def test_endless(self) -> None:
+        """One that sends a message without end is cut off (1009), long before it fills the memory."""
+        client = await self.open()
+        await client.until(b"\r\n\r\n")
+        for number in range(9):
+            client.transport.write(frame(bytes(1000), 0x01 if number == 0 else 0x00))
+        self.assertIn(b"\x03\xf1", (await client.end()).partition(b"\r\n\r\n")[2])
+
+    async def test_noSocket(self) -> None:
+        """A request that is none for a WebSocket is told so."""
+        answer = await self.get("/api/events")
+        self.assertEqual(answer.status, 426)
+
+
+def frame(payload: bytes, first: int) -> bytes:
+    """A frame of a client (RFC 6455 5.2), whose mask changes nothing."""
+    length = bytes([0x80 | len(payload)]) if len(payload) < 126 else b"\xfe" + len(payload).to_bytes(2, "big")
+    return bytes([first]) + length + bytes(4) + payload
