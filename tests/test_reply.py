@@ -68,8 +68,9 @@ class ReplyTests(SynchronousTestCase):
             self.assertFalse(Reply(code, None, "").positive)
 
     def test_wrongCodes(self) -> None:
-        """A code that RFC 5321 does not know is refused."""
-        for code in (-1, 0, 25, 99, 100, 199, 260, 299, 560, 600, 999, 2500):
+        """What cannot be the code of a reply is refused; one that RFC 5321 does not list is the program's affair."""
+        self.assertEqual(Reply(599, None, "mine").octets, b"599 mine\r\n")
+        for code in (-1, 0, 25, 99, 100, 199, 600, 999, 2500):
             self.assertRaises(ValueError, Reply, code, None, "text")
 
     def test_wrongStatus(self) -> None:
@@ -108,7 +109,7 @@ class ReplyTests(SynchronousTestCase):
         exact = "x" * (MAX_REPLY_LINE - len("250 2.0.0 \r\n"))
         self.assertEqual(Reply(250, "2.0.0", exact).octets, f"250 2.0.0 {exact}\r\n".encode())
 
-    @given(some.integers(200, 559), some.text() | some.lists(some.text()))
+    @given(some.integers(200, 599), some.text() | some.lists(some.text()))
     def test_anyText(self, code: int, text: str | list[str]) -> None:
         """Whatever the text, what is sent is one well-formed reply with that code."""
         if code // 10 % 10 > 5:
@@ -165,7 +166,7 @@ class ParseStatusTests(SynchronousTestCase):
 
     def test_noStatus(self) -> None:
         """Text that begins with no reply code is a ValueError, and says how it should look."""
-        for status in ("", "OK", "25", "25O OK", "2500 OK", "250OK", " 250 OK", "150 OK", "650 OK", "270 OK", "٢٥٠ OK"):
+        for status in ("", "OK", "25", "25O OK", "2500 OK", "250OK", " 250 OK", "150 OK", "650 OK", "٢٥٠ OK"):
             error = self.assertRaises(ValueError, parse_status, status)
             self.assertIn("250 2.0.0 OK", str(error))
         self.assertRaises(ValueError, parse_status, b"\xff\xfe")

@@ -288,10 +288,13 @@ class BaseController:
         return self._listen()
 
     async def _listen(self, reactor: Any = None) -> Server:
-        if reactor is None:
+        of_loop = reactor is None
+        if of_loop:
             reactor = current_reactor()
         factory = self._factory_for(reactor)
         factory.protocol(self.handler, settings=factory.settings)
+        if of_loop:
+            await asyncio.sleep(0)  # whoever waited may have given up while the factory was at work
         try:
             return Server(reactor, factory, self._ports(reactor, factory))
         except CannotListenError as error:
@@ -311,7 +314,7 @@ class BaseController:
 
     def _cleanup(self) -> None:
         """Forget what belongs to a server that has ended."""
-        self.server = self.server_coro = self._made_for = None
+        self.server = self.server_coro = self.smtpd = self._made_for = None
 
     def cancel_tasks(self, stop_loop: bool = True) -> None:
         """Cancel all tasks of the loop. To be called in its thread: ``loop.call_soon_threadsafe(c.cancel_tasks)``.
@@ -341,7 +344,8 @@ def _os_error(error: CannotListenError) -> OSError:
     where = os.fsdecode(port) if isinstance(port, bytes) else f"{interface or '*'} port {port}"
     cause: Any = error.socketError
     number = getattr(cause, "errno", None) or errno.EADDRINUSE
-    return OSError(number, f"cannot listen on {where}: {getattr(cause, 'strerror', None) or cause}")
+    why = getattr(cause, "strerror", None) or cause
+    return OSError(number, f"error while attempting to bind on address {where}: {why}")  # as asyncio says it
 
 
 # Where they listen
@@ -443,7 +447,8 @@ class BaseThreadedController(BaseController):
     given a loop, which is closed then.
     """
 
-    _thread: threading.Thread | None = None
+    _thread: threading.Thread | None = None  # also that of a start that has failed, until stop()
+    _thread_exception: BaseException | None = None  # why it has
 
     def __init__(self, *args: Any, ready_timeout: float = DEFAULT_READY_TIMEOUT, **kwargs: Any) -> None:
         self._runner: ReactorThread | None = None
@@ -462,7 +467,7 @@ class BaseThreadedController(BaseController):
         :raises Exception: what :meth:`factory` raises.
         """
         with self._changing:
-            if self._thread is not None:
+            if self._thread is not None and self._thread.is_alive():
                 raise AssertionError("SMTP daemon already running")
             if not self._given_loop and self._loop is not None and self._loop.is_closed():
                 self._loop = None
@@ -485,7 +490,10 @@ class BaseThreadedController(BaseController):
                 self._trigger_server()
             except BaseException as error:
                 # If it took too long, something may block the thread for ever; it ends when it can.
-                self._end(STOPPING if isinstance(error, TimeoutError) else None)
+                runner.stop(STOPPING if isinstance(error, TimeoutError) else None)
+                self._runner = None
+                self._cleanup()
+                self._thread_exception = error
                 raise
 
     def _trigger_server(self) -> None:
@@ -495,21 +503,21 @@ class BaseThreadedController(BaseController):
         """Listen no more, and end all connections. When this returns they are gone, and the port is free.
 
         :param no_assert: whether it may be stopped already.
-        :raises AssertionError: if it is.
+        :raises AssertionError: if it is, unless that is because :meth:`start` has failed.
         :raises ReactorThreadError: if this is the server's own thread, which cannot wait for itself.
         """
         if self._runner is not None:
             self._runner.require_other_thread()
         with self._changing:
             if self._thread is not None:
-                self._end(None)
+                self._end()
             elif not no_assert:
                 raise AssertionError("SMTP daemon not running")
 
-    def _end(self, timeout: float | None) -> None:
+    def _end(self) -> None:
         if self._runner is not None:
-            self._runner.stop(timeout)
-        self._thread = self._runner = None
+            self._runner.stop()
+        self._thread = self._runner = self._thread_exception = None
         self._cleanup()
 
     def __enter__(self) -> Self:

@@ -51,7 +51,9 @@ async def get_proxy(reader_func: AsyncReader) -> ProxyData:
         try:
             octets = await reader_func.readexactly(reader.wanted)
         except EOFError as error:
-            reader.feed(getattr(error, "partial", b""))
-            return reader.end()
+            octets = getattr(error, "partial", b"")
+        enough = len(octets) == reader.wanted
         reader.feed(octets)
+        if not enough and reader.result is None:
+            return reader.end()
     return reader.result

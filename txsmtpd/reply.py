@@ -12,7 +12,7 @@ from functools import lru_cache
 
 MAX_REPLY_LINE = 512  # RFC 5321 4.5.3.1.5, CRLF included
 
-_STATUS_LINE = re.compile(r"([2-5][0-5][0-9])(?:([ -])(.*))?", re.DOTALL)
+_STATUS_LINE = re.compile(r"([2-5][0-9][0-9])(?:([ -])(.*))?", re.DOTALL)
 _STATUS = r"[245]\.[0-9]{1,3}\.[0-9]{1,3}"  # RFC 3463 2
 _ENHANCED = re.compile(_STATUS)
 _STATUS_FIRST = re.compile(rf"({_STATUS})(?: |\Z)")
@@ -23,7 +23,7 @@ _UNPRINTABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udff
 class Reply:
     """One complete reply, of one line or several.
 
-    :param code: the reply code, 200 to 559.
+    :param code: the reply code, 200 to 599.
     :param status: the enhanced status code, such as ``"2.1.5"``, or None where RFC 2034 wants none
         (greeting, HELO, EHLO, 3yz).
     :param text: what a person reads; a string (line feeds part it into lines) or an iterable of lines.
@@ -45,8 +45,10 @@ class Reply:
     _utf8: bytes | None
 
     def __init__(self, code: int, status: str | None, text: str | Iterable[str]) -> None:
-        if not (200 <= code <= 559 and code // 10 % 10 <= 5):
-            raise ValueError(f"{code!r} is no reply code; RFC 5321 4.2 knows 200 to 559")
+        # RFC 5321 4.2 knows second digits up to 5. Clients look at the first one; servers say 499 or 599 when they need
+        # a code that nobody else uses.
+        if not 200 <= code <= 599:
+            raise ValueError(f"{code!r} is no reply code; there are 200 to 599 (RFC 5321 4.2)")
         if status is not None and not (_ENHANCED.fullmatch(status) and status[0] == str(code)[0]):
             raise ValueError(f"the enhanced status code {status!r} does not go with {code}")
         lines = tuple(_LINE_END.split(text) if isinstance(text, str) else text) or ("",)

@@ -8,6 +8,7 @@ Nothing here knows of SMTP, and nothing here imports the global reactor.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -101,9 +102,12 @@ class LoopClock:
 
     Twisted's asyncio reactor keeps each cancelled call until its time comes, which for idle timeouts is minutes; a loop
     forgets them.
+
+    :param reactor: the reactor whose time it keeps, if it is one's.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, reactor: Any = None) -> None:
+        self.reactor = reactor
         self._loop = loop
         self._active: set[LoopTimer] = set()
         self.seconds = loop.time
@@ -188,7 +192,39 @@ class _UNIXServer(_OwnTime, unix.Server):
 
 
 class _UNIXPort(unix.Port):
+    """A port that leaves alone what is not its own: the file of a socket that it was given, and one that has taken the
+    place of its own. Twisted's changes the mode of the one, and removes both.
+    """
+
     transport = _UNIXServer
+    _own: tuple[Any, Any] | None = None  # the path of the file that it has made, and which file that is
+
+    def startListening(self) -> None:
+        path = self._bindPath
+        if self._preexistingSocket is None:
+            super().startListening()
+            self._own = path, _identity(path)
+        else:
+            self._bindPath = _NO_FILE
+            super().startListening()
+
+    def connectionLost(self, reason: Any) -> None:
+        own, self._own = self._own, None
+        self._bindPath = _NO_FILE
+        super().connectionLost(reason)
+        if own is not None and own[1] is not None and _identity(own[0]) == own[1]:
+            os.unlink(own[0])
+
+
+_NO_FILE = b"\0"  # what a path begins with that is none (unix(7), abstract sockets)
+
+
+def _identity(path: Any) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 # The reactor
@@ -206,7 +242,7 @@ class LoopReactor(AsyncioSelectorReactor):
     _registerAsIOThread = False  # that is the global reactor's
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._clock = LoopClock(loop)
+        self._clock = LoopClock(loop, self)
         self.seconds = loop.time
         self.getDelayedCalls = self._clock.getDelayedCalls  # type: ignore[method-assign]
         self._holds = 0

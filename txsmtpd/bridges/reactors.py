@@ -68,7 +68,7 @@ def clock_of(reactor: Any) -> Any:
         return reactor
     clock = getattr(reactor, "_txsmtpd_clock", None)
     if clock is None:
-        clock = reactor._txsmtpd_clock = LoopClock(loop)
+        clock = reactor._txsmtpd_clock = LoopClock(loop, reactor)
     return clock
 
 

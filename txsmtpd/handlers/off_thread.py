@@ -38,5 +38,6 @@ class OffThread:
 def reactor_with_threads(server: Any) -> Any:
     """The reactor in which a server's connections run, if it runs and has threads; otherwise None, as in memory."""
     settings = getattr(server, "settings", None)
-    reactor = None if settings is None else settings.clock()
+    clock = None if settings is None else settings.clock()
+    reactor = getattr(clock, "reactor", clock)
     return reactor if IReactorThreads.providedBy(reactor) and getattr(reactor, "running", False) else None
