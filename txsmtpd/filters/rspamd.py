@@ -29,6 +29,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
+from txsmtpd.bridges.reactors import current_reactor
 from txsmtpd.filters.breaker import Breaker
 from txsmtpd.filters.message import FilteredMessage
 from txsmtpd.filters.timing import within
@@ -110,9 +111,7 @@ class Rspamd:
 
     def _start(self) -> None:
         if self._reactor is None:
-            from twisted.internet import reactor
-
-            self._reactor = reactor
+            self._reactor = current_reactor()
         self._pool = HTTPConnectionPool(self._reactor)
         self._pool.maxPersistentPerHost = CONNECTIONS_KEPT
         self._pool._factory.noisy = False

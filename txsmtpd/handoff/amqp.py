@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from txsmtpd.bridges.reactors import current_reactor
 from txsmtpd.handlers.delivery import when_done
 from txsmtpd.handoff import bindings
 from txsmtpd.handoff.amqp_channel import ConfirmedChannel
@@ -101,9 +102,7 @@ class AMQPTarget(Service):
             return
         Service.startService(self)
         if self.reactor is None:
-            from twisted.internet import reactor
-
-            self.reactor = reactor
+            self.reactor = current_reactor()
         _quiet_pika()
         self._first_attempt = Deferred()
         self._loop = Deferred.fromCoroutine(self._keep_connected())

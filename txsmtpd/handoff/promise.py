@@ -17,6 +17,7 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from txsmtpd.bridges.reactors import current_reactor
 from txsmtpd.handlers import trace_header
 from txsmtpd.handlers.delivery import when_done
 from txsmtpd.handoff.budget import Budget, Share
@@ -241,9 +242,7 @@ class Handoff(MultiService):
 
     def _clock(self) -> Any:
         if self.reactor is None:
-            from twisted.internet import reactor
-
-            self.reactor = reactor
+            self.reactor = current_reactor()
         return self.reactor
 
 

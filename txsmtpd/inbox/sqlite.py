@@ -18,6 +18,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from txsmtpd.bridges.reactors import current_reactor
 from txsmtpd.inbox import schema
 from txsmtpd.inbox.message import Arrival, Message, parse
 from txsmtpd.inbox.schema import ROW, select
@@ -96,9 +97,7 @@ class SQLiteStore(Store):
         if self._writer is not None:
             return
         if self._reactor is None:
-            from twisted.internet import reactor
-
-            self._reactor = reactor
+            self._reactor = current_reactor()
         connect = partial(schema.connect, self.path, self._folder is None)
         self._writer = Writer(connect, self._reactor, "txsmtpd inbox writer")
         first = Reader(connect, self._reactor, "txsmtpd inbox reader")

@@ -13,6 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError
 from twisted.internet.protocol import Factory
 
+from txsmtpd.bridges.reactors import current_reactor
 from txsmtpd.filters.breaker import Breaker
 from txsmtpd.filters.milter.connection import MilterConnection
 from txsmtpd.filters.milter.dialogue import MilterDialogue, Timeouts
@@ -66,9 +67,7 @@ class Milter:
     def reactor(self) -> Any:
         """What connects, and keeps the time."""
         if self._reactor is None:
-            from twisted.internet import reactor
-
-            self._reactor = reactor
+            self._reactor = current_reactor()
         return self._reactor
 
     async def connect(self) -> MilterConnection:
