@@ -6,44 +6,35 @@ no store; the store calls it in a thread.
 
 from __future__ import annotations
 
-import binascii
-import codecs
 import hashlib
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from email.errors import HeaderParseError
-from email.header import decode_header
-from email.utils import getaddresses, parsedate_to_datetime
+from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import Any, Self
 
-from txsmtpd.inbox import markup
-from txsmtpd.inbox.mime import Entity, Fields, structure
 from txsmtpd.inbox.scope import HEADERS, filed_under
+from txsmtpd.mime import Address, markup
+from txsmtpd.mime.message import (
+    MAX_TEXT,
+    addresses_in,
+    charset_of,
+    content_id,
+    decoded_fields,
+    file_name,
+    kind_of,
+    transfer_encoding,
+)
+from txsmtpd.mime.structure import Entity, structure
+from txsmtpd.mime.text import decoded, in_charset
 
 SEARCHED = 2**16  # characters of a message that are searched
 SNIPPET = 250  # characters
-MAX_TEXT = 2**22  # octets of one text part that are shown
-MAX_VALUE = 2**16  # octets of one field's value that are decoded
-MAX_ADDRESSES = 1000  # of one field
 
-# Codecs of Python that are no charsets, or take time that grows with the square of the text.
-_NO_CHARSETS = {"punycode", "idna", "unicode_escape", "raw_unicode_escape", "undefined", "mbcs", "oem"}
 _SPACE = re.compile(r"\s+")
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A mailbox in a header field or an envelope."""
-
-    name: str  #: the display name, decoded; ``""`` without one
-    address: str
-
-    def __str__(self) -> str:
-        return f"{self.name} <{self.address}>" if self.name else self.address
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +219,7 @@ def parse(arrival: Arrival, message_id: str, headers: Sequence[str] = HEADERS) -
     first = {name.lower(): value for name, value in reversed(fields)}
     parts = tuple(_parts(root, content))
     addresses = {
-        name: tuple(_addresses(value for each, value in root.fields if each.lower() == name))
+        name: tuple(addresses_in(value for each, value in root.fields if each.lower() == name))
         for name in ("from", "to", "cc", "bcc", "reply-to")
     }
     named = {each.address.lower() for name in ("to", "cc", "bcc") for each in addresses[name]}
@@ -277,24 +268,18 @@ def _parts(root: Entity, content: bytes) -> Iterable[Part]:
 
 
 def _part(entity: Entity, content: bytes) -> Part:
-    parameters = entity.parameters
-    encoding = str(parameters.get("Content-Transfer-Encoding", "")).strip().lower()[:40]
-    disposition = str(parameters.get("Content-Disposition", "")).partition(";")[0].strip().lower()
-    content_id = str(parameters.get("Content-ID", "")).strip().removeprefix("<").removesuffix(">")[:1000]
-    name = _file_name(entity)
-    kind = _kind(entity.content_type, disposition, name, content_id)
     part = Part(
         part_id=entity.part_id,
-        kind=kind,
+        kind=kind_of(entity),
         content_type=entity.content_type[:200],
-        charset=_charset(entity),
-        name=name,
-        content_id=content_id,
-        encoding=encoding,
+        charset=charset_of(entity),
+        name=file_name(entity),
+        content_id=content_id(entity),
+        encoding=transfer_encoding(entity),
         start=entity.body,
         length=entity.end - entity.body,
     )
-    if kind in ("text", "html"):
+    if part.kind in ("text", "html"):
         return part
     octets = part.decode(content[entity.body : entity.end])
     digests = {
@@ -304,99 +289,6 @@ def _part(entity: Entity, content: bytes) -> Part:
     }
     facts = {name: getattr(part, name) for name in Part.__dataclass_fields__}
     return Part(**{**facts, **digests, "size": len(octets)})
-
-
-def _kind(content_type: str, disposition: str, name: str, content_id: str) -> str:
-    if disposition == "attachment":
-        return "attachment"
-    if content_type in ("text/plain", "text/html") and not name:
-        return "html" if content_type == "text/html" else "text"
-    return "inline" if content_id or disposition == "inline" or not name else "attachment"
-
-
-def _file_name(entity: Entity) -> str:
-    try:
-        name = entity.parameters.get_filename("")
-    except Exception:  # the parser of parameters gives up on some
-        return ""
-    return unwrapped(str(name))[:1000]
-
-
-def _charset(entity: Entity) -> str:
-    try:
-        return str(entity.parameters.get_content_charset("") or "")[:100]
-    except Exception:  # as above
-        return ""
-
-
-def decoded(octets: bytes, encoding: str) -> bytes:
-    """Octets without their Content-Transfer-Encoding (RFC 2045 6). What is malformed is decoded as far as it goes."""
-    if encoding == "base64":
-        return _from_base64(octets)
-    if encoding == "quoted-printable":
-        return binascii.a2b_qp(octets)
-    return octets
-
-
-_NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]+")
-
-
-def _from_base64(octets: bytes) -> bytes:
-    try:
-        return binascii.a2b_base64(octets)
-    except binascii.Error:
-        digits = _NOT_BASE64.sub(b"", octets)
-        digits = digits[: len(digits) - (len(digits) % 4 == 1)]
-        return binascii.a2b_base64(digits + b"=" * (-len(digits) % 4))
-
-
-def in_charset(octets: bytes, charset: str) -> str:
-    """Octets as text. A charset that is not known is read as UTF-8, or else as Latin-1."""
-    try:
-        codec = codecs.lookup(charset or "utf-8")
-        if codec.name in _NO_CHARSETS:
-            raise LookupError
-        return octets.decode(codec.name, "replace" if charset else "strict")
-    except (LookupError, ValueError):  # also UnicodeError
-        pass
-    try:
-        return octets.decode("utf-8")
-    except UnicodeDecodeError:
-        return octets.decode("latin-1")
-
-
-# The header
-
-
-def decoded_fields(fields: Fields) -> list[tuple[str, str]]:
-    """The fields of a header as text, encoded words decoded."""
-    return [(name, unwrapped(in_charset(value[:MAX_VALUE], ""))) for name, value in fields]
-
-
-def unwrapped(text: str) -> str:
-    """Text with its encoded words decoded (RFC 2047)."""
-    if "=?" not in text:
-        return text
-    try:
-        words = decode_header(text)
-    except (HeaderParseError, ValueError):
-        return text
-    pieces = [
-        word if isinstance(word, str) else in_charset(word, charset or "")
-        for word, charset in words
-        if word is not None
-    ]
-    return "".join(pieces).replace("\r", " ").replace("\n", " ")
-
-
-def _addresses(values: Iterable[bytes]) -> Iterable[Address]:
-    texts = [in_charset(value[:MAX_VALUE], "") for value in values]
-    try:
-        found = getaddresses(texts)
-    except Exception:  # it has raised on hostile fields, of several types
-        return []
-    pairs = [(unwrapped(name), address) for name, address in found if name or address]
-    return [Address(name, address) for name, address in pairs[:MAX_ADDRESSES]]
 
 
 def sent_at(fields: Iterable[tuple[str, str]], otherwise: float) -> datetime:

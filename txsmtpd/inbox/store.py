@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from txsmtpd.inbox.events import Hub
-from txsmtpd.inbox.message import MAX_TEXT, Arrival, Message, Part, decoded_fields, shown_text
-from txsmtpd.inbox.mime import MAX_HEADER, read_header
+from txsmtpd.inbox.message import Arrival, Message, Part, shown_text
 from txsmtpd.inbox.scope import EVERYTHING, HEADERS, Scope
 from txsmtpd.inbox.search import Terms
+from txsmtpd.mime.message import MAX_TEXT, decoded_fields
+from txsmtpd.mime.structure import MAX_HEADER, read_header
 
 MESSAGES = 100_000
 OCTETS = 2**30

@@ -9,7 +9,6 @@ import re
 from typing import Any
 
 from txsmtpd.inbox.message import Message
-from txsmtpd.inbox.mime import Entity, structure
 from txsmtpd.inbox.search import Term, Terms
 from txsmtpd.inbox.web import shapes
 from txsmtpd.inbox.web.content import source_response
@@ -18,6 +17,7 @@ from txsmtpd.inbox.web.release import release_message
 from txsmtpd.inbox.web.request import Call
 from txsmtpd.inbox.web.response import HTTPError, Response, json_response
 from txsmtpd.inbox.web.routes import Route, options
+from txsmtpd.mime.structure import Entity, structure
 
 MOST = 250  # messages of one page
 LARGEST = 2**20  # octets of a message that a list contains whole

@@ -11,7 +11,6 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-from txsmtpd.inbox import markup
 from txsmtpd.inbox.message import Arrival, Message
 from txsmtpd.inbox.search import Term, Terms, parse_query
 from txsmtpd.inbox.web import shapes
@@ -22,6 +21,7 @@ from txsmtpd.inbox.web.request import Call, strings
 from txsmtpd.inbox.web.response import JSON, HTTPError, Response, json_response, ok, redirect
 from txsmtpd.inbox.web.routes import Route, options
 from txsmtpd.inbox.web.waiting import applied, wait_if_preferred
+from txsmtpd.mime import markup
 
 MOST = 1000  # messages of one page
 TOGETHER = 500  # messages read at once where all are asked for

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from txsmtpd.inbox import markup
 from txsmtpd.inbox.scope import Scope, make_key
 from txsmtpd.inbox.search import Terms
 from txsmtpd.inbox.sessions import find_session, records_of
@@ -19,6 +18,7 @@ from txsmtpd.inbox.web.request import Call
 from txsmtpd.inbox.web.response import TEXT, HTTPError, Response, json_response
 from txsmtpd.inbox.web.routes import Route, options
 from txsmtpd.inbox.web.waiting import DEFAULT, LONGEST, applied, wait_for
+from txsmtpd.mime import markup
 
 SHOWN = 20  # messages that are listed when the one that was wanted did not come
 NEAR = 5

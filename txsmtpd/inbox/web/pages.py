@@ -16,8 +16,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 from zlib import crc32
 
-from txsmtpd.inbox import markup
-from txsmtpd.inbox.message import Message, in_charset
+from txsmtpd.inbox.message import Message
 from txsmtpd.inbox.search import parse_query
 from txsmtpd.inbox.sessions import find_session, records_of
 from txsmtpd.inbox.store import SessionRecord
@@ -27,6 +26,8 @@ from txsmtpd.inbox.web.release import release_message
 from txsmtpd.inbox.web.request import Call
 from txsmtpd.inbox.web.response import HTML, HTTPError, Response, redirect
 from txsmtpd.inbox.web.routes import Route
+from txsmtpd.mime import markup
+from txsmtpd.mime.text import in_charset
 
 ROWS = 50  # messages on a page of the list
 SESSIONS = 200

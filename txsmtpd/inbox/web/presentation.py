@@ -16,7 +16,7 @@ from zlib import crc32
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-from txsmtpd.inbox.message import Address
+from txsmtpd.mime import Address
 
 HUES = 8  # colours of the circles beside messages; the stylesheet has them
 RECIPIENTS = 3  # that a row of the list names

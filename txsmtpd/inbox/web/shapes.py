@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from txsmtpd._version import __version__
-from txsmtpd.inbox.message import Address, Message, Part, sent_at
+from txsmtpd.inbox.message import Message, Part, sent_at
 from txsmtpd.inbox.store import Counts, Page, Store
+from txsmtpd.mime import Address
 
 VERSION = f"v1.30.5+txsmtpd.{__version__}"
 STARTED = time.time()
