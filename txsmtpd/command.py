@@ -23,6 +23,21 @@ class Rule(NamedTuple):
     refusal: Reply
 
 
+# The rules that recur. What only one command needs stands beside it.
+
+greeted = Rule(
+    lambda smtp, arg: smtp.session.host_name is not None,
+    Reply(503, "5.5.1", "Send HELO or EHLO first"),
+)
+authorized = Rule(
+    lambda smtp, arg: bool(smtp.session.authenticated or not smtp.settings.auth_required),
+    Reply(530, "5.7.0", "Authentication required"),
+)
+no_transaction = Rule(lambda smtp, arg: smtp.envelope.mail_from is None, Reply(503, "5.5.1", "Nested MAIL command"))
+transaction = Rule(lambda smtp, arg: smtp.envelope.mail_from is not None, Reply(503, "5.5.1", "Need MAIL command"))
+recipients = Rule(lambda smtp, arg: smtp._has_recipients(), Reply(503, "5.5.1", "Need RCPT command"))
+
+
 class Syntax(NamedTuple):
     """What :func:`syntax` declares."""
 

@@ -134,7 +134,7 @@ class Server:
     def abort_clients(self) -> None:
         """End all connections, whatever they do."""
         for connection in list(self.factory.connections):
-            connection.abort()
+            connection.transport.abortConnection()
 
     def end(self) -> Any:
         """Listen no more, and end all connections, whatever they do.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 from typing import Protocol as TypingProtocol
 
@@ -12,6 +12,8 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Protocol, ServerFactory
 
+from txsmtpd.engine.observer import Interceptor, Observer
+from txsmtpd.engine.proxy_header import expects_header
 from txsmtpd.interfaces import check_handler
 from txsmtpd.reply import Reply
 from txsmtpd.settings import Settings, want_number
@@ -20,11 +22,18 @@ from txsmtpd.smtp import SMTP
 TOO_MANY_CONNECTIONS = Reply(421, "4.7.0", "Too many connections, try again later")
 
 
-class Instrument(TypingProtocol):
-    """What looks into connections, or meddles with them: by a class of its own, so that those without pay nothing."""
+class Observing(TypingProtocol):
+    """What observes sessions."""
 
-    def instrument(self, protocol: type[SMTP]) -> type[SMTP]:
-        """The class to use in place of a protocol's."""
+    def observe(self, server: SMTP) -> Observer:
+        """Make the observer of a session that begins."""
+
+
+class Intercepting(TypingProtocol):
+    """What acts in place of sessions."""
+
+    def intercept(self, server: SMTP) -> Interceptor:
+        """Make the interceptor of a session that begins."""
 
 
 class SMTPFactory(ServerFactory):
@@ -55,8 +64,8 @@ class SMTPFactory(ServerFactory):
         connection_limit: int | None = None,
         connection_limit_per_host: int | None = None,
         filters: Iterable[Any] = (),
-        faults: Instrument | None = None,
-        transcript: Instrument | None = None,
+        faults: Intercepting | None = None,
+        transcript: Observing | None = None,
         strict_handler: bool = True,
         **options: Any,
     ) -> None:
@@ -68,9 +77,13 @@ class SMTPFactory(ServerFactory):
                 want_number(name, limit, int)
         if not (isinstance(protocol, type) and issubclass(protocol, SMTP)):
             raise TypeError(f"protocol must be SMTP or a subclass, not {protocol!r}")
-        for name, instrument in ("faults", faults), ("transcript", transcript):  # it shall tell of the faults, too
-            if instrument is not None:
-                protocol = _instrumented(protocol, name, instrument)
+        # Called with each protocol that has got its connection, to make its observers and its interceptor.
+        self.observers: tuple[Callable[[SMTP], Observer], ...] = ()
+        self.interceptor: Callable[[SMTP], Interceptor] | None = None
+        if transcript is not None:
+            self.observers += (_method_of("transcript", transcript, "observe", "Transcripts"),)
+        if faults is not None:
+            self.interceptor = _method_of("faults", faults, "intercept", "Faults")
         self.handler = handler
         self.protocol: Any = protocol
         self.faults: Any = faults
@@ -119,7 +132,7 @@ class SMTPFactory(ServerFactory):
         """A protocol has got its connection."""
         self.connections.add(protocol)
         # Whose connection a proxy forwards is not known yet.
-        if self.connection_limit_per_host is not None and not protocol.expects_header():
+        if self.connection_limit_per_host is not None and not expects_header(protocol):
             self._count(protocol, getattr(protocol.transport.getPeer(), "host", None))
 
     def proxied(self, protocol: SMTP) -> Reply | None:
@@ -164,13 +177,13 @@ class SMTPFactory(ServerFactory):
         drained: Deferred[None] = Deferred()
         self._drained.append(drained)
         for protocol in list(self.connections):
-            protocol.leave()
+            protocol._connection.drain()
         return drained
 
     def abort(self) -> None:
         """End all connections now, whatever they do; those that wait for their client are told why."""
         for protocol in list(self.connections):
-            protocol.expel()
+            protocol._connection.end_now()
 
 
 class TurnedAway(Protocol):
@@ -182,8 +195,8 @@ class TurnedAway(Protocol):
         self.transport.loseConnection()
 
 
-def _instrumented(protocol: type[SMTP], name: str, instrument: Instrument) -> type[SMTP]:
-    if isinstance(instrument, type) or not callable(getattr(instrument, "instrument", None)):
-        example = "Faults" if name == "faults" else "Transcripts"
-        raise TypeError(f"{name} must be a txsmtpd.testing.{example}(), not {instrument!r}")
-    return instrument.instrument(protocol)
+def _method_of(option: str, value: object, name: str, example: str) -> Any:
+    method = getattr(value, name, None)
+    if isinstance(value, type) or not callable(method):
+        raise TypeError(f"{option} must be a txsmtpd.testing.{example}(), not {value!r}")
+    return method

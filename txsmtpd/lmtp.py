@@ -9,21 +9,102 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from txsmtpd.command import Rule, commands_of, syntax
-from txsmtpd.engine.dispatcher import ANSWERED_LATER, is_part
+from txsmtpd.command import commands_of, greeted, syntax
+from txsmtpd.engine.dispatcher import ANSWERED_LATER, Dispatcher, is_part
+from txsmtpd.engine.message import IncomingMessage
+from txsmtpd.engine.observer import Action, Interceptor
 from txsmtpd.recipient_replies import Replies, folded, named
 from txsmtpd.reply import Reply
 from txsmtpd.session import Envelope
-from txsmtpd.smtp import SMTP, greeted, recipients
-from txsmtpd.wire.chunk import parse_bdat
-from txsmtpd.wire.data import DataReader
+from txsmtpd.smtp import SMTP
 
 __all__ = ["LMTP"]
 
+_NONE: list[list[str]] = []  # never changed
 NEED_LHLO = Reply(503, "5.5.1", "Send LHLO first")
 
-# RFC 2033 4.2. That there are recipients is not enough: a handler may have added one of its own.
-accepted = Rule(lambda lmtp, arg: bool(lmtp._accepted), recipients.refusal)
+
+class MessageForEach(IncomingMessage):
+    """A message whose recipients each get a reply."""
+
+    __slots__ = ()
+
+    def ends(self) -> None:
+        self._server._dispatcher.owed = self._server._accepted
+
+    def recipients(self, envelope: Envelope) -> Sequence[str]:
+        return self._server._dispatcher.recipients(envelope)  # type: ignore[no-any-return]
+
+    def gathered(self, paths: Sequence[str], replies: Sequence[Reply]) -> Any:
+        said: dict[str, list[Reply]] = {}
+        for path, reply in zip(reversed(paths), reversed(replies), strict=True):
+            said.setdefault(path, []).append(reply)
+
+        def next_for(path: str) -> Reply:
+            """The next reply for who is named more than once; the last one again where there are too few."""
+            return said[path].pop() if len(said[path]) > 1 else said[path][0]
+
+        owed = self._server._dispatcher.owed
+        each_its_own = [folded([next_for(path) for path in each]) for each in owed]
+        return Replies([", ".join(each) for each in owed], each_its_own)
+
+
+class DispatcherForEach(Dispatcher):
+    """Answers a message once for each of its recipients."""
+
+    __slots__ = ("owed", "replies_pushed")
+
+    def __init__(self, server: Any, interceptor: Interceptor | None) -> None:
+        super().__init__(server, interceptor)
+        #: Once a message has ended and until it is answered: for each accepted RCPT the forward-paths that its hook has
+        #: made of it, mostly its own, more for an alias, or none.
+        self.owed: Sequence[Sequence[str]] = ()
+        self.replies_pushed = 0  #: how many of them a hook has answered by pushing
+
+    def recipients(self, envelope: Envelope) -> Sequence[str]:
+        """The recipients of the message that is owed replies."""
+        owed = [path for each in self.owed for path in each]
+        # A hook may have added recipients of its own since, or dropped those who were named twice.
+        return envelope.rcpt_tos if set(owed) <= set(envelope.rcpt_tos) else owed
+
+    async def reply_for_error(self, error: BaseException) -> Reply:
+        reply = await super().reply_for_error(error)
+        return NEED_LHLO if reply is greeted.refusal else reply
+
+    def on_result(self, result: Any) -> None:
+        # Whatever ends the turn in which the message has ended is an answer to it: a status, a refusal, an exception,
+        # a hook that took too long.
+        if not self.owed or result is ANSWERED_LATER or self.payload_due:
+            super().on_result(result)
+        elif isinstance(result, Action):
+            if not result.answers:
+                self.owed = ()
+            super().on_result(result)
+        else:
+            self._answer_for_each(result)
+
+    def _answer_for_each(self, result: Any) -> None:
+        replies: Sequence[Reply]
+        server = self.server
+        if type(result) is not Replies:
+            reply = self.status_of_command(result)
+            if reply.code >= 400:
+                reply = self.refusal(reply, named(self.recipients(server.envelope)[self.replies_pushed :]))
+            replies = [reply] * len(self.owed)
+        else:
+            said = {
+                reply: self.refusal(reply, recipients) if reply.code >= 400 else reply
+                for reply, recipients in result.by_reply().items()
+            }
+            replies = [said[reply] for reply in result.replies]
+        told, self.owed, self.replies_pushed = self.replies_pushed, (), 0
+        closes = self.closes_after_reply
+        for reply in replies[told:]:
+            if server.settings.log_dialogue:
+                self.log_reply(reply)
+            self.connection.send(reply.encode(server.envelope.smtp_utf8))
+            closes = closes or reply.code == 421
+        self.end_turn(closes)
 
 
 class LMTP(SMTP):
@@ -38,101 +119,38 @@ class LMTP(SMTP):
     ident = "LMTP txsmtpd"
     smtp_HELO = None  # type: ignore[assignment]  # RFC 2033 4.1: 500
     smtp_EHLO = None  # type: ignore[assignment]
-    # For each accepted RCPT the forward-paths that its hook has made of it: mostly its own, more for an alias, or none.
-    _accepted: list[list[str]]
-    _owed: Sequence[Sequence[str]] = ()  # the same, once the message has ended and until it is answered
-    _replies_pushed = 0  # how many of them a hook has answered by pushing
+    _dispatcher_class = DispatcherForEach
+    _message_class = MessageForEach
+    _accepted: list[list[str]] = _NONE  # the forward-paths of each accepted RCPT
 
     @syntax("LHLO hostname", argument=True, junk=True)
     async def smtp_LHLO(self, arg: str) -> Reply:
         return await super().smtp_EHLO(arg)
 
-    async def explain(self, error: BaseException) -> Reply:
-        reply = await super().explain(error)
-        return NEED_LHLO if reply is greeted.refusal else reply
-
-    # Who is owed a reply
-
-    def connectionMade(self) -> None:
-        self._accepted = []
-        super().connectionMade()
-
     async def smtp_RCPT(self, arg: str | None) -> Reply:
         known = len(self.envelope.rcpt_tos)
         reply = await super().smtp_RCPT(arg)
         if reply.positive:
+            if not self._accepted:
+                self._accepted = []
             self._accepted.append(self.envelope.rcpt_tos[known:])
         return reply
 
-    @syntax("DATA", needs=[accepted])
-    async def smtp_DATA(self, arg: None) -> Any:
-        return await super().smtp_DATA(arg)
-
-    @syntax("BDAT size [LAST]", needs=[accepted])
-    async def smtp_BDAT(self, arg: str) -> Any:
-        if parse_bdat(arg.encode("ascii")).last:
-            self._owed = self._accepted
-        return await super().smtp_BDAT(arg)
-
-    def _end_of_data(self, reader: DataReader) -> Any:
-        self._owed = self._accepted
-        return super()._end_of_data(reader)
-
     def reset_transaction(self) -> None:
         super().reset_transaction()
-        self._accepted = []
+        self._accepted = _NONE
 
-    # The replies
+    def _has_recipients(self) -> bool:
+        # RFC 2033 4.2. That there are recipients is not enough: a handler may have added one of its own.
+        return super()._has_recipients() and bool(self._accepted)
 
     def push(self, status: Reply | str | bytes) -> Deferred[None]:
         """Send a reply. To a message, a whole one is that of the next recipient."""
         pushed = super().push(status)
-        if self._owed and not is_part(status):
-            self._replies_pushed += 1
+        dispatcher = self._dispatcher
+        if dispatcher.owed and not is_part(status):
+            dispatcher.replies_pushed += 1
         return pushed
-
-    def _recipients_of(self, envelope: Envelope) -> Sequence[str]:
-        owed = [path for each in self._owed for path in each]
-        # A hook may have added recipients of its own since, or dropped those who were named twice.
-        return envelope.rcpt_tos if set(owed) <= set(envelope.rcpt_tos) else owed
-
-    def _gathered(self, paths: Sequence[str], replies: Sequence[Reply]) -> Any:
-        said: dict[str, list[Reply]] = {}
-        for path, reply in zip(reversed(paths), reversed(replies), strict=True):
-            said.setdefault(path, []).append(reply)
-
-        def next_for(path: str) -> Reply:
-            """The next reply for who is named more than once; the last one again where there are too few."""
-            return said[path].pop() if len(said[path]) > 1 else said[path][0]
-
-        each_its_own = [folded([next_for(path) for path in each]) for each in self._owed]
-        return Replies([", ".join(each) for each in self._owed], each_its_own)
-
-    def answer(self, result: Any) -> None:
-        # Whatever ends the turn in which the message has ended is an answer to it: a status, a refusal, an exception,
-        # a hook that took too long.
-        if not self._owed or result is ANSWERED_LATER or self._payload_due:
-            super().answer(result)
-            return
-        if type(result) is not Replies:
-            reply = self._status_of_command(result)
-            if reply.code >= 400:
-                reply = self._refusal(reply, named(self._recipients_of(self.envelope)[self._replies_pushed :]))
-            replies = [reply] * len(self._owed)
-        else:
-            said = {
-                reply: self._refusal(reply, recipients) if reply.code >= 400 else reply
-                for reply, recipients in result.by_reply().items()
-            }
-            replies = [said[reply] for reply in result.replies]
-        told, self._owed, self._replies_pushed = self._replies_pushed, (), 0
-        closes = self._last_turn
-        for reply in replies[told:]:
-            if self.settings.log_dialogue:
-                self._log_reply(reply)
-            self.send(reply.encode(self.envelope.smtp_utf8))
-            closes = closes or reply.code == 421
-        self._end_turn(closes)
 
 
 LMTP.commands = commands_of(LMTP)

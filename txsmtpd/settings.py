@@ -30,13 +30,13 @@ from txsmtpd.bridges.asyncio_bridge import in_asyncio, is_coroutine_function
 from txsmtpd.bridges.reactors import clock_of, current_reactor
 from txsmtpd.command import Command, commands_of_extension
 from txsmtpd.extensions import (
-    CHUNKING,
     ENHANCEDSTATUSCODES,
     HELP,
     PIPELINING,
     SMTPUTF8,
     Auth,
     BinaryMIME,
+    Chunking,
     EightBitMIME,
     Extension,
     Size,
@@ -302,7 +302,7 @@ class Settings:
         """The commands of a class of protocols, and those that extensions bring; put together once."""
         found = self._all_commands.get(protocol)
         if found is None:
-            found = self._all_commands[protocol] = protocol.with_commands(self.commands)
+            found = self._all_commands[protocol] = {**protocol.commands, **self.commands}
         return found
 
     @classmethod
@@ -322,7 +322,7 @@ class Settings:
                 hint = f"; is {near[0]} meant?" if near else f"; there are {', '.join(known)}"
                 raise TypeError(f"unknown option {name!r}{hint}")
         of_class = {name: getattr(protocol, name) for name in CLASS_OPTIONS if hasattr(protocol, name)}
-        mechanisms = getattr(protocol, "mechanisms", {})
+        mechanisms = getattr(protocol, "_mechanisms", {})
         return cls(handler=handler, protocol_mechanisms=mechanisms, **{**of_class, **options})
 
 
@@ -423,7 +423,7 @@ def _offered(settings: Settings, mechanisms: Mapping[str, Any]) -> tuple[Extensi
         built_in.append(SMTPUTF8())
     if mechanisms:
         built_in.append(Auth())
-    built_in += [CHUNKING, PIPELINING, ENHANCEDSTATUSCODES]
+    built_in += [Chunking(), PIPELINING, ENHANCEDSTATUSCODES]
     if settings.tls_context is not None:
         built_in.append(StartTLS())
     own = list(settings.extensions)

@@ -1,37 +1,60 @@
-"""SMTP: the commands of RFC 5321, as methods that return their reply.
+"""SMTP: the protocol of one connection, with the commands of RFC 5321 as methods that return their reply.
 
 A command is a method ``smtp_VERB(arg)``; it returns a status or raises :class:`~txsmtpd.reply.Refused`. What must hold
 before it runs is declared beside its syntax. A mail transaction is open while ``envelope.mail_from`` is not None.
+
+How lines are read and replies sent, what dispatches commands, the PROXY header, TLS and the reading of messages are
+in :mod:`txsmtpd.engine`; the commands of extensions (AUTH, STARTTLS, BDAT, XCLIENT) in :mod:`txsmtpd.extensions`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import warnings
+from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache, partial
-from typing import Any
+from types import CoroutineType
+from typing import Any, ClassVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener, IPushProducer
+from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from txsmtpd._version import __version__
-from txsmtpd.auth import MISSING, AuthResult, LoginPassword, auth_mechanism
+from txsmtpd.auth import MISSING, AuthResult, Exchange, LoginPassword, auth_mechanism
+from txsmtpd.auth.exchange import decode_answer
+from txsmtpd.auth.login import Login
+from txsmtpd.auth.methods import methods_of_class
+from txsmtpd.auth.plain import Plain
 from txsmtpd.bridges.asyncio_bridge import loop_of_server
-from txsmtpd.command import Rule, commands_of, syntax
-from txsmtpd.engine.authentication import Authentication, authorized
-from txsmtpd.engine.dispatcher import IDLE, in_one_line, log, sanitize
-from txsmtpd.engine.message_sink import Buffered, Intake, Streamed
-from txsmtpd.engine.proxy_header import Proxied, ProxyHeaderError
-from txsmtpd.engine.starttls import TLS, TLSSetupException
-from txsmtpd.extensions.size import TOO_LARGE
+from txsmtpd.command import (
+    Command,
+    Rule,
+    authorized,
+    commands_of,
+    greeted,
+    no_transaction,
+    recipients,
+    syntax,
+    transaction,
+)
+from txsmtpd.engine.connection import Connection
+from txsmtpd.engine.dispatcher import Dispatcher, is_part, log
+from txsmtpd.engine.greeting import default_greeting, first_turn
+from txsmtpd.engine.handshake import Handshake, TLSSetupException, start_tls
+from txsmtpd.engine.masking import sanitize
+from txsmtpd.engine.message import IncomingMessage
+from txsmtpd.engine.observer import observer_of
+from txsmtpd.engine.overrides import check_overrides
+from txsmtpd.engine.proxy_header import ProxyHeaderError
+from txsmtpd.extensions import auth, chunking, starttls
 from txsmtpd.parameters import NOTHING_SAID
-from txsmtpd.recipient_replies import FOR_EACH, Replies, folded, named, replies_for
-from txsmtpd.reply import BAD_SEQUENCE, FAILED, GOODBYE, OK, Refused, Reply
+from txsmtpd.reply import FAILED, GOODBYE, OK, Refused, Reply, parse_status
 from txsmtpd.session import Envelope, Session, place_of
 from txsmtpd.settings import CALL_LIMIT_DEFAULT, DATA_SIZE_DEFAULT, Parameters, Settings
 from txsmtpd.wire import grammar
-from txsmtpd.wire.chunk import Chunk, parse_bdat
-from txsmtpd.wire.data import DataReader, Fault
 
 __all__ = [
     "CALL_LIMIT_DEFAULT",
@@ -62,41 +85,15 @@ AuthMechanismType = Callable[["SMTP", list[str]], Any]
 
 SENDER_OK = Reply(250, "2.1.0", "OK")
 RECIPIENT_OK = Reply(250, "2.1.5", "OK")
-START_MAIL_INPUT = Reply(354, None, "End data with <CR><LF>.<CR><LF>")
+TRANSACTION_RESET = Reply(250, "2.0.0", "The transaction was reset")
 CANNOT_VRFY = Reply(252, "2.0.0", "Cannot VRFY user, but will accept message and attempt delivery")
 TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients")  # RFC 5321 4.5.3.1.10
-CHUNK_OK = Reply(250, "2.0.0", "Chunk received")
-TRANSACTION_RESET = Reply(250, "2.0.0", "The transaction was reset")
-FAR_TOO_LARGE = Reply(421, "4.3.4", "The message is far larger than this server takes, goodbye")
 NEED_EHLO = Reply(501, "5.5.4", "Parameters need EHLO instead of HELO")
 SENDER_NEEDS_UTF8 = Reply(550, "5.6.7", "A UTF-8 address needs the SMTPUTF8 parameter")  # RFC 6531 3.5
 RECIPIENT_NEEDS_UTF8 = Reply(553, "5.6.7", "A UTF-8 address needs SMTPUTF8 with MAIL")
-NOT_ASCII = Reply(500, "5.6.1", "The message must be ASCII")
-FAULTS = {
-    Fault.TOO_LARGE: TOO_LARGE,
-    Fault.BARE_NEWLINE: Reply(550, "5.6.0", "A CR or LF in the message is not part of a CR LF"),
-    Fault.LINE_TOO_LONG: Reply(500, "5.6.0", "A line of the message is too long"),
-}
-
-# Methods of a server's class that other frameworks call.
-FORMER_HOOKS = {
-    "ehlo_hook": "an Extension, or the handler's handle_EHLO with responses",
-    "rset_hook": "smtp_RSET, or the handler's handle_RSET",
-    "connection_made": "connectionMade",
-    "connection_lost": "connectionLost",
-    "data_received": "dataReceived",
-}
-
-greeted = Rule(
-    lambda smtp, arg: smtp.session.host_name is not None,
-    Reply(503, "5.5.1", "Send HELO or EHLO first"),
-)
-no_transaction = Rule(lambda smtp, arg: smtp.envelope.mail_from is None, Reply(503, "5.5.1", "Nested MAIL command"))
-transaction = Rule(lambda smtp, arg: smtp.envelope.mail_from is not None, Reply(503, "5.5.1", "Need MAIL command"))
-recipients = Rule(lambda smtp, arg: bool(smtp.envelope.rcpt_tos), Reply(503, "5.5.1", "Need RCPT command"))
 
 no_chunks = Rule(
-    lambda smtp, arg: smtp._intake is None and smtp._chunks_refused is None,
+    lambda smtp, arg: smtp._message is None,
     Reply(503, "5.5.1", "The message has begun with BDAT and must go on so"),
 )
 lines_only = Rule(
@@ -107,7 +104,8 @@ lines_only = Rule(
 _greeting_reply = lru_cache(maxsize=64)(partial(Reply, 250, None))
 
 
-class SMTP(TLS, Authentication, Proxied):
+@implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
+class SMTP(LineReceiver):
     """The protocol of one connection.
 
     :param handler: the object whose hooks decide; see :mod:`txsmtpd.interfaces`.
@@ -125,37 +123,39 @@ class SMTP(TLS, Authentication, Proxied):
     ...         return "259 Pong"
     """
 
+    commands: Mapping[bytes, Command] = {}  #: by their verb: those of the class, and those of its extensions
     lmtp = False  #: whether the client speaks LMTP
-    _messages = 0
-    _intake: Intake | None = None  # of the message that is coming
-    _message_octets = 0  # of its chunks so far
-    _chunks_refused: Reply | None = None  # the answer to each chunk that still comes
+    transport: Any
+    settings: Settings
+    session: Session  #: what is known of the client
+    envelope: Envelope  #: the mail transaction
+
+    AuthLoginUsernameChallenge = "User Name\0"  #: the first challenge of LOGIN
+    AuthLoginPasswordChallenge = "Password\0"  #: the second
+
+    # The parts of the engine that a connection has, and their classes.
+    _connection: Any = None
+    _dispatcher: Any = None
+    _message: IncomingMessage | None = None  # that is coming
+    _attempts: auth.Attempts | None = None
+    _at_end: tuple[Callable[[], Any], ...] = ()
+    _dispatcher_class: ClassVar[type[Dispatcher]] = Dispatcher
+    _message_class: ClassVar[type[IncomingMessage]] = IncomingMessage
+    _mechanisms: ClassVar[Mapping[str, Any]] = {}  # those that are methods auth_MECHANISM of the class
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        check_overrides(cls, SMTP)
+        cls.commands = commands_of(cls)
+        cls._mechanisms = methods_of_class(cls, SMTP)
 
     def __init__(
         self, handler: object = None, *, settings: Settings | None = None, loop: object = None, **options: Any
     ) -> None:
         self.settings = settings or Settings.make(handler, options, type(self))
-        if self.settings.commands:
-            self.commands = self.settings.commands_of(type(self))
+        self.commands = self.settings.commands_of(type(self))
 
-    def _create_session(self) -> Session:
-        """Make the session; override it to use a class of your own."""
-        return Session()
-
-    def _create_envelope(self) -> Envelope:
-        """Make the envelope of a transaction; override it to use a class of your own."""
-        return Envelope()
-
-    def connection_made(self, transport: Any) -> None:
-        """Called by asyncio alone, whose transports are none for this.
-
-        :raises TypeError: always.
-        """
-        transport.abort()
-        raise TypeError("this protocol is not asyncio's; listen with txsmtpd.controller.UnthreadedController")
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """Called by asyncio behind :meth:`connection_made`."""
+    # What is known
 
     @property
     def event_handler(self) -> Any:
@@ -185,85 +185,211 @@ class SMTP(TLS, Authentication, Proxied):
         """Whether SMTPUTF8 (RFC 6531) is offered."""
         return self.settings.enable_SMTPUTF8
 
-    def __init_subclass__(cls, **arguments: Any) -> None:
-        super().__init_subclass__(**arguments)
-        for name, instead in FORMER_HOOKS.items():
-            if getattr(cls, name, None) is not getattr(SMTP, name, None):
-                raise TypeError(f"{cls.__name__}.{name} would never be called; write {instead}")
+    @property
+    def tls_context(self) -> Any:
+        """What TLS is begun with, or None."""
+        context = self.settings.tls_context
+        interceptor = self._dispatcher.interceptor
+        return context if interceptor is None else interceptor.tls_context(context)
 
-    async def check_helo_needed(self, helo: str = "HELO") -> bool:
-        """Whether a client must still greet; it has been told so then."""
-        if greeted.holds(self, None):
-            return False
-        self.push(greeted.refusal)
-        return True
-
-    # The beginning and the end
+    # The connection, as Twisted tells of it
 
     def connectionMade(self) -> None:
+        if self._connection is not None:
+            raise TypeError(f"_connection is an attribute that SMTP uses itself; {type(self).__name__} needs another")
         self.session = self._create_session()
         self.session.peer = place_of(self.transport.getPeer()) or ""
         self.envelope = self._create_envelope()
-        self._message_octets = 0
-        self._chunks_refused = None
-        connected = getattr(self.factory, "connected", None)  # a factory of ours wants to know
+        factory = self.factory
+        self._dispatcher = dispatcher = self._dispatcher_class(self, None)
+        self._connection = dispatcher.connection = Connection(self, dispatcher, None)
+        observers = getattr(factory, "observers", ())
+        if observers:
+            self._connection.observer = observer_of(self, observers)
+        intercept = getattr(factory, "interceptor", None)
+        if intercept is not None:
+            dispatcher.interceptor = intercept(self)
+        connected = getattr(factory, "connected", None)  # a factory of ours wants to know
         if connected is not None:
             connected(self)
-        super().connectionMade()
+        self._connection.start(first_turn, self)
 
-    def greet(self) -> Any:
-        if self.settings.proxies is not None and self.expects_header():
-            return self.await_header()
-        return self.greet_client()
+    def dataReceived(self, data: bytes) -> None:
+        self._connection.data_received(data)
 
-    def check_client(self) -> Reply | None:
-        proxied = getattr(self.factory, "proxied", None)
-        refusal: Reply | None = None if proxied is None else proxied(self)
-        return refusal
+    def lineReceived(self, line: bytes) -> None:
+        """A line has come: carry it out. Called for each line, with or without a command in it."""
+        self._connection.line_received(line)
 
-    def greet_client(self) -> Any:
-        return self.greet_in_tls() if self.settings.implicit_tls or self.wrapped_in_tls else self.greet_at_once()
+    def clearLineBuffer(self) -> bytes:
+        """Forget the input that has not been looked at; return it."""
+        return self._connection.lines.clear()  # type: ignore[no-any-return]
 
-    def greet_at_once(self) -> Any:
-        return self._ask_first() if "CONNECT" in self.settings.hooks else self.settings.greeting
+    def sendLine(self, line: bytes) -> None:
+        """Send a line, after all that was sent before."""
+        self._connection.send(line + b"\r\n")
 
-    async def _ask_first(self) -> Reply:
-        self._last_turn = True  # unless the hook lets the client in, whatever becomes of the hook
-        try:
-            status = await self.ask_hook("CONNECT")
-            reply = self.settings.greeting if status is None else self.final(status, "CONNECT")
-        except Refused as refused:
-            reply = refused.reply
-        if reply.positive:
-            self._last_turn = False
-            return reply if reply.code == 220 else self.settings.greeting
-        if reply.code >= 500:
-            self._last_turn = False
-            self._turned_away = BAD_SEQUENCE  # RFC 5321 3.1: wait for QUIT, answer 503 to all else
+    def pauseProducing(self) -> None:
+        """The client does not read: take no commands and read nothing, until it does. Called by the transport."""
+        self._connection.output_full()
+
+    def resumeProducing(self) -> None:
+        """The client reads again. Called by the transport."""
+        self._connection.output_drained()
+
+    def stopProducing(self) -> None:
+        """The transport wants no more; :meth:`connectionLost` follows."""
+
+    def handshakeCompleted(self) -> None:
+        """The TLS handshake is complete. Called by the transport."""
+        stage = self._connection.stage
+        if isinstance(stage, Handshake):
+            stage.completed()
+
+    def timeoutConnection(self) -> None:
+        """The client has said nothing for too long."""
+        self._connection.idle_timeout()
+
+    def readConnectionLost(self) -> None:
+        """The client has closed its side. What it sent is answered, then the connection closes."""
+        self._connection.input_closed()
+
+    def writeConnectionLost(self) -> None:
+        """Part of IHalfCloseableProtocol; this side is never closed alone."""
+
+    def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
+        self._connection.connection_lost(reason.value or ConnectionDone())
+
+    def connection_made(self, transport: Any) -> None:
+        """Called by asyncio alone, whose transports are none for this.
+
+        :raises TypeError: always.
+        """
+        transport.abort()
+        raise TypeError("this protocol is not asyncio's; listen with txsmtpd.controller.UnthreadedController")
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Called by asyncio behind :meth:`connection_made`."""
+
+    # What subclasses and handlers use
+
+    def _create_session(self) -> Session:
+        """Make the session; override it to use a class of your own."""
+        return Session()
+
+    def _create_envelope(self) -> Envelope:
+        """Make the envelope of a transaction; override it to use a class of your own."""
+        return Envelope()
+
+    def push(self, status: Reply | str | bytes) -> Deferred[None]:
+        """Send a reply, or a part of one (``"250-more follows"``), before the command returns.
+
+        It is sent at once; awaiting the result is allowed and changes nothing. A command that has pushed its whole
+        reply returns None.
+
+        :raises TypeError: if it is neither a Reply, a string nor bytes.
+        :raises ValueError: if it does not begin with a reply code.
+        """
+        reply = parse_status(status)
+        if self.settings.log_dialogue:
+            self._dispatcher.log_reply(reply)
+        octets = reply.encode(self.envelope.smtp_utf8)
+        if is_part(status):
+            last = octets.rfind(b"\r\n", 0, -2) + 2 if len(reply.lines) > 1 else 0
+            octets = octets[: last + 3] + b"-" + octets[last + 4 :]
+        elif reply.code // 100 != 3:
+            self._dispatcher.pushed = True
+        self._connection.send(octets)
+        return succeed(None)
+
+    async def call_hook(self, name: str, *arguments: Any, default: Callable[..., Reply]) -> Reply:
+        """The status of the handler's hook of this name, as a reply; without the hook, what *default* returns.
+
+        :param arguments: what the default is given, and the hook after server, session and envelope.
+        """
+        hook = self.settings.hooks.get(name)
+        if hook is None:
+            self._dispatcher.last_reply = reply = default(*arguments)
+            return reply
+        result = hook(self, self.session, self.envelope, *arguments)
+        if type(result) is CoroutineType or (type(result) is not str and isinstance(result, Awaitable)):
+            result = await result
+        dispatcher: Dispatcher = self._dispatcher
+        reply = dispatcher.final(result, name)
+        dispatcher.last_reply = reply
         return reply
 
-    def idle_for_too_long(self) -> None:
-        self.send(IDLE.octets)
+    def handle_exception(self, error: BaseException) -> Any:
+        """The status in place of the one that was not given because of the error; it is in the log already.
 
-    def ended(self, cause: BaseException) -> None:
+        :return: what the handler's hook says, or else 451. A coroutine or a Deferred of it will do.
+        """
+        hook = self.settings.hooks.get("exception")
+        return FAILED if hook is None else hook(error)
+
+    def at_end(self, function: Callable[[], Any]) -> None:
+        """Call the function when the connection is gone."""
+        self._at_end = (*self._at_end, function)
+
+    async def check_helo_needed(self, helo: str = "HELO") -> bool:
+        """Whether a client must still greet; it has been told so then."""
+        return self._push_unless(greeted)
+
+    async def check_auth_needed(self, caller: str) -> bool:
+        """Whether a client must still authenticate for the command *caller*; it has been told so then."""
+        return self._push_unless(authorized)
+
+    def _push_unless(self, rule: Rule) -> bool:
+        if rule.holds(self, None):
+            return False
+        self.push(rule.refusal)
+        return True
+
+    # What the engine and the extensions use
+
+    def _greet(self) -> Any:
+        """The greeting, in TLS if it has to be."""
+        return default_greeting(self)
+
+    def _forget(self) -> None:
+        """Forget all that the client has said (RFC 3207 4.2). Who it is, the connection tells: that stays."""
+        before, self.session = self.session, self._create_session()
+        self.session.id = before.id
+        self.session.peer = before.connection_peer
+        self.session.proxy_peer = before.proxy_peer
+        self.session.proxy_data = before.proxy_data
+        self.reset_transaction()
+
+    async def _start_tls(self) -> None:
+        await start_tls(self)
+
+    def _ended(self, cause: BaseException) -> None:
+        """The connection is gone; called once."""
         disconnected = getattr(self.factory, "disconnected", None)
         if disconnected is not None:
             disconnected(self)
-        self._abort_intake(cause)
+        if self._message is not None:
+            self._message.abort(cause)
+            self._message = None
         if self.settings.log_messages:
             self._log_end(cause)
         if isinstance(cause, TLSSetupException):
             log.info("{session} {error}", session=self.session.id, error=str(cause))
             self._tell("exception", cause)
         self._tell("DISCONNECT", self, self.session, self.envelope, cause)
-        super().ended(cause)
+        for function in self._at_end:
+            try:
+                function()
+            except Exception:
+                log.failure("{session} {function!r} failed", session=self.session.id, function=function)
+        self._at_end = ()
 
     def _log_end(self, cause: BaseException) -> None:
         log.info(
             "{session} from {peer} ended after {messages} messages: {cause}",
             session=self.session.id,
             peer=str(self.session.peer) or "this host",
-            messages=self._messages,
+            messages=self._dispatcher.messages,
             cause=type(cause).__name__,
         )
 
@@ -310,7 +436,7 @@ class SMTP(TLS, Authentication, Proxied):
                 self.reset_transaction()
                 if self.session.host_name is None:
                     self.session.host_name = hostname
-        self._said = reply
+        self._dispatcher.last_reply = reply
         return reply
 
     async def _answer_to_ehlo(self, hostname: str) -> Reply:
@@ -325,10 +451,10 @@ class SMTP(TLS, Authentication, Proxied):
             last = await self.call_hook("EHLO", hostname, default=_not_asked)
             return Reply(250, None, [*lines[:-1], *last.lines]) if last.code == 250 else last
         responses = [*(f"250-{line}" for line in lines[:-1]), f"250 {lines[-1]}"]
-        status = await self.ask_hook("EHLO", hostname, responses)
+        status = await self._dispatcher.ask_hook("EHLO", hostname, responses)
         if isinstance(status, list | tuple) and all(isinstance(line, str) for line in status):
             status = "\n".join(status)
-        return self.final(status, "EHLO")
+        return self._dispatcher.final(status, "EHLO")  # type: ignore[no-any-return]
 
     # A mail transaction (RFC 5321 3.3)
 
@@ -422,199 +548,40 @@ class SMTP(TLS, Authentication, Proxied):
         if limit and len(grammar.local_part(path)) > limit:
             raise Refused(Reply(553, malformed, f"The part before the @ is longer than {limit} characters"))
 
-    def lost_track(self) -> None:
-        self.reset_transaction()
+    @syntax("DATA", needs=[greeted, authorized, recipients, no_chunks, lines_only], argument=False)
+    async def smtp_DATA(self, arg: None) -> Any:
+        reply = self._begin_message().read_data()
+        return reply if isinstance(reply, Reply) else await reply
 
     def reset_transaction(self) -> None:
         """End the mail transaction, if there is one: begin anew with an empty envelope."""
-        if self._intake is not None:
-            self._abort_intake(Refused(TRANSACTION_RESET))
-        self._message_octets = 0
-        self._chunks_refused = None
+        message = self._message
+        if message is not None:
+            self._message = None
+            message.abort(Refused(TRANSACTION_RESET))
         self.envelope = self._create_envelope()
 
-    # The message (RFC 5321 4.1.1.4, RFC 3030 2)
+    def _has_recipients(self) -> bool:
+        """Whether there is somebody to whom a message may go."""
+        return bool(self.envelope.rcpt_tos)
 
-    @syntax("DATA", needs=[greeted, authorized, recipients, no_chunks, lines_only], argument=False)
-    async def smtp_DATA(self, arg: None) -> Any:
-        if self.settings.streams:
-            return await self._open_then_read()
-        return self._read_data(Buffered(self._deliver))
+    def _begin_message(self) -> IncomingMessage:
+        """The message that is coming; a new one, if none is."""
+        if self._message is None:
+            self._message = self._message_class(self)
+        return self._message
 
-    async def _open_then_read(self) -> Reply:
-        return self._read_data(await self._open_intake())
-
-    def _read_data(self, intake: Intake) -> Reply:
-        settings = self.settings
-        self._intake = intake
-        reader = DataReader(
-            intake.write,
-            settings.data_size_limit,
-            settings.line_length_limit,
-            settings.bare_newlines,
-            self._far_too_large,
-        )
-        self.read_with(reader, partial(self._end_of_data, reader))
-        self._said = START_MAIL_INPUT
-        return START_MAIL_INPUT
-
-    def _far_too_large(self) -> None:
-        """More than is worth reading just to be polite."""
-        self.answer(FAR_TOO_LARGE)
-
-    def _end_of_data(self, reader: DataReader) -> Any:
-        if reader.fault is not None:
-            raise self._refuse_message(FAULTS[reader.fault])
-        return self._end_of_message(reader.size)
-
-    @syntax("BDAT size [LAST]", needs=[greeted, authorized, recipients], payload=lambda arg: parse_bdat(arg).size)
-    async def smtp_BDAT(self, arg: str) -> Any:
-        chunk = parse_bdat(arg.encode("ascii"))
-        if not chunk.size and not chunk.last:
-            self.count_junk()
-        try:
-            intake = await self._intake_for(chunk)
-        except BaseException as error:
-            self._refuse_chunks(error.reply if isinstance(error, Refused) else FAILED)
-            if chunk.last:
-                self.reset_transaction()
-            raise
-        self._message_octets += chunk.size
-        reply = self.take_payload(intake.write, partial(self._end_of_chunk, chunk))
-        return await reply if isinstance(reply, Awaitable) else reply
-
-    def payload_refused(self, reply: Reply) -> None:
-        # A message must not go on without a part of it.
-        if self.envelope.mail_from is not None and self._chunks_refused is None:
-            self._refuse_chunks(reply)
-
-    def _refuse_chunks(self, reply: Reply) -> None:
-        self._chunks_refused = reply
-        self._abort_intake(Refused(reply))
-
-    async def _intake_for(self, chunk: Chunk) -> Intake:
-        if self._chunks_refused is not None:
-            raise Refused(self._chunks_refused)
-        limit = self.settings.data_size_limit
-        if limit is not None and self._message_octets + chunk.size > limit:
-            # More than is worth reading just to be polite: the connection ends instead.
-            raise Refused(TOO_LARGE if chunk.size <= 2 * limit else FAR_TOO_LARGE)
-        if self._intake is None:
-            self._intake = await self._open_intake()
-        return self._intake
-
-    def _end_of_chunk(self, chunk: Chunk) -> Any:
-        if chunk.last:
-            return self._end_of_message(self._message_octets)
-        return CHUNK_OK
-
-    async def _open_intake(self) -> Intake:
-        open_message = self.settings.open_message
-        if open_message is None:
-            return Buffered(self._deliver)
-        receiver = open_message(self, self.session, self.envelope)
-        if isinstance(receiver, Awaitable):
-            receiver = await receiver
-        intake = Streamed(receiver, self.hold, self.release, self._complain)
-        if self.closing:  # it took too long, and somebody must tell the receiver
-            intake.abort(ConnectionDone())
-            raise Refused(FAILED)
-        return intake
-
-    def _complain(self, error: BaseException) -> None:
-        failure = Failure(error, type(error), error.__traceback__)
-        log.failure("{session} the receiver of a message failed", failure, session=self.session.id)
-
-    async def _end_of_message(self, octets: int) -> Any:
-        """The message is complete: its reply. The transaction is over, whatever it is."""
-        envelope, intake = self.envelope, self._intake
-        assert intake is not None
-        try:
-            reply = self._reply_to_message(await intake.finish(), envelope)
-            if reply.positive:
-                self._messages += 1
-                self._junk = 0
-                if self.settings.log_messages:
-                    self._log_message(envelope, octets, reply)
-            return reply
-        finally:
-            self._intake = None
-            self.reset_transaction()
-
-    def _reply_to_message(self, status: Any, envelope: Envelope) -> Any:
-        """What a status of the whole message, or one for each of its recipients, means to the client."""
-        if isinstance(status, str | Reply) or not isinstance(status, FOR_EACH):
-            return self.final(status, "DATA")
-        paths = self._recipients_of(envelope)
-        replies, missing = replies_for(status, paths)
-        if missing:
-            self.no_status(status, f"the hook DATA, for {named(missing)},")
-        return self._gathered(paths, replies)
-
-    def _recipients_of(self, envelope: Envelope) -> Sequence[str]:
-        """For whom a result for each recipient has statuses."""
-        return envelope.rcpt_tos
-
-    def _gathered(self, paths: Sequence[str], replies: Sequence[Reply]) -> Any:
-        """The answer to a message that fared differently with each recipient."""
-        if len(set(replies)) > 1:
-            what = in_one_line(Replies(paths, replies))
-            log.info("{session} one reply must do for all of this: {what}", session=self.session.id, what=what)
-        return folded(replies)
-
-    def _refuse_message(self, reply: Reply) -> Refused:
-        refused = Refused(reply)
-        self._abort_intake(refused)
-        self.reset_transaction()
-        return refused
-
-    def _abort_intake(self, reason: BaseException) -> None:
-        intake, self._intake = self._intake, None
-        if intake is not None:
-            intake.abort(reason)
-
-    def _deliver(self, message: bytes) -> Awaitable[Any]:
-        """Hand the whole message to the handler."""
-        self.envelope.original_content = message
-        self.envelope.content = self._decoded(message)
-        if "process_message" in self.settings.hooks:
-            return self._process_message(self.envelope)
-        return self.ask_hook("DATA") if "DATA" in self.settings.hooks else self.call_hook("DATA", default=_ok)
-
-    def _decoded(self, content: bytes) -> bytes | str:
-        if not self.settings.decode_data:
-            return content
-        if self.settings.enable_SMTPUTF8:
-            return content.decode("utf-8", "surrogateescape")
-        try:
-            return content.decode("ascii")
-        except UnicodeDecodeError:
-            raise Refused(NOT_ASCII) from None
-
-    async def _process_message(self, envelope: Envelope) -> Any:
-        """The hook of the old days, which may return None for 250."""
-        process = self.settings.hooks["process_message"]
-        status = process(self.session.peer, envelope.mail_from, envelope.rcpt_tos, envelope.content)
-        if isinstance(status, Awaitable):
-            status = await status
-        return OK if status is None else status
-
-    def _log_message(self, envelope: Envelope, octets: int, reply: Reply | Replies) -> None:
-        log.info(
-            "{session} message from <{sender}> to {recipients}, {octets} octets: {reply}",
-            session=self.session.id,
-            sender=envelope.mail_from,
-            recipients=named(envelope.rcpt_tos),
-            octets=octets,
-            reply=in_one_line(reply),
-        )
-
-    # Smaller commands
+    def _payload_refused(self, reply: Reply) -> None:
+        """Octets that follow a command are going to be dropped: a message must not go on without a part of it."""
+        if self.envelope.mail_from is not None:
+            self._begin_message().refuse_chunks(reply)
 
     @syntax("RSET", argument=False, junk=True)
     async def smtp_RSET(self, arg: None) -> Reply:
         self.reset_transaction()
         return await self.call_hook("RSET", default=_ok)
+
+    # Smaller commands
 
     @syntax("NOOP [ignored]", junk=True)
     async def smtp_NOOP(self, arg: str | None) -> Reply:
@@ -622,7 +589,7 @@ class SMTP(TLS, Authentication, Proxied):
 
     @syntax("QUIT", argument=False)
     async def smtp_QUIT(self, arg: None) -> Reply:
-        self._last_turn = True
+        self._dispatcher.closes_after_reply = True
         return await self.call_hook("QUIT", default=lambda: GOODBYE)
 
     @syntax("VRFY <address>", needs=[authorized], argument=True, junk=True)
@@ -647,6 +614,57 @@ class SMTP(TLS, Authentication, Proxied):
         verbs = (command.verb for command in self.commands.values() if command.is_listed(self))
         return f"Supported commands: {' '.join(sorted(verbs))}"
 
+    # Commands of extensions that a subclass may override, and what mechanisms that are methods use
+
+    smtp_STARTTLS = starttls.smtp_STARTTLS
+    smtp_AUTH = auth.smtp_AUTH
+    smtp_BDAT = chunking.smtp_BDAT
+
+    async def auth_PLAIN(self, _: Any, args: list[str]) -> Any:
+        """The mechanism PLAIN, for a subclass that overrides it; *args* are the words that followed AUTH."""
+        return await _authenticate(Plain(), self, args)
+
+    async def auth_LOGIN(self, _: Any, args: list[str]) -> Any:
+        """The mechanism LOGIN, for a subclass that overrides it; *args* are the words that followed AUTH."""
+        return await _authenticate(Login(), self, args)
+
+    async def challenge_auth(
+        self, challenge: str | bytes, encode_to_b64: bool = True, log_client_response: bool = False
+    ) -> Any:
+        """Send a challenge, and await the client's answer.
+
+        :param encode_to_b64: whether the challenge is still to be encoded; if not, it must not have line ends.
+        :param log_client_response: without effect; answers are never logged.
+        :return: the octets that the client has answered; or ``MISSING``, if it gave up or sent something else than
+            base64: then it has been told so, and the attempt is over.
+        """
+        if log_client_response:
+            warnings.warn("log_client_response has no effect: what clients answer is never logged", stacklevel=2)
+        octets = challenge.encode("utf-8") if isinstance(challenge, str) else challenge
+        try:
+            if encode_to_b64:
+                return await Exchange(self, "").challenge(octets)
+            return decode_answer(await self._dispatcher.ask(octets))
+        except Refused as refused:
+            self._auth.gave_up = True
+            if refused.reply.code == 421:
+                raise
+            self.push(refused.reply)
+            return MISSING
+
+    @property
+    def _auth(self) -> auth.Attempts:
+        """What the client has tried by AUTH."""
+        if self._attempts is None:
+            self._attempts = auth.Attempts()
+        return self._attempts
+
+    def _offered_mechanisms(self) -> list[str]:
+        return auth.offered_mechanisms(self)
+
+    def _authentication_failed(self, exchange: Exchange) -> None:
+        auth.authentication_failed(self, exchange)
+
 
 SMTP.commands = commands_of(SMTP)
 
@@ -657,6 +675,11 @@ def sanitized_log(function: Callable[..., object], message: str, *arguments: Any
     :param function: a method of a logger of the standard library's.
     """
     function(message, *(sanitize(each) if isinstance(each, bytes) else each for each in arguments), **more)
+
+
+async def _authenticate(mechanism: Any, server: SMTP, args: list[str]) -> Any:
+    exchange = Exchange(server, mechanism.name, args[1] if len(args) > 1 else None)
+    return await exchange.decide(await mechanism.authenticate(exchange))
 
 
 def _ok(*arguments: Any) -> Reply:

@@ -22,8 +22,8 @@ from zope.interface.verify import verifyObject
 from tests.support.auth import GOOD, INVALID, OK, WRONG, Connection, Tls, b64, friend, plain
 from txsmtpd import auth
 from txsmtpd.auth import MISSING, AuthResult, LoginPassword, PortalAuthenticator, auth_mechanism
-from txsmtpd.engine.authentication import TOO_MANY_FAILURES
 from txsmtpd.extensions import Auth
+from txsmtpd.extensions.auth import TOO_MANY_FAILURES
 from txsmtpd.interfaces import IAuthMechanism
 from txsmtpd.settings import Settings
 from txsmtpd.smtp import SMTP, sanitize
@@ -413,7 +413,7 @@ class TimeTests(SynchronousTestCase):
         client.clock.advance(299)
         self.assertEqual(client.heard(), [])
         client.clock.advance(1)
-        self.assertEqual(client.heard(), [b"421 4.4.2 Nothing was heard for too long, goodbye"])
+        self.assertEqual(client.heard(), [b"421 4.4.2 Idle timeout, closing connection"])
         self.assertTrue(client.transport.disconnecting)
 
     def test_slowAuthenticator(self) -> None:
@@ -537,7 +537,7 @@ class GuessingTests(SynchronousTestCase):
         client = Connection(authenticator=friend, auth_failure_delay=5, auth_failure_limit=1)
         self.assertEqual(client.say(b"AUTH PLAIN " + WRONG), [])
         self.assertEqual(lines, ["authentication by PLAIN failed for 'user' from [192.168.1.1]:54321"])
-        self.assertEqual(client.server._failures, 1)
+        self.assertEqual(client.server._auth.failures, 1)
         client.server.connectionLost(Failure(ConnectionLost()))
         client.clock.advance(10)
         self.assertEqual(len(lines), 1)
@@ -569,7 +569,7 @@ class GuessingTests(SynchronousTestCase):
             ],
         )
         client.say(b"")
-        self.assertEqual((len(lines), client.server._failures), (5, 5))
+        self.assertEqual((len(lines), client.server._auth.failures), (5, 5))
 
     def test_attempts(self) -> None:
         """Attempts that come to nothing are counted, too."""

@@ -290,5 +290,5 @@ class SecretTests(SynchronousTestCase):
         client.say(b"AUTH PLAIN " + plain("user", CANARY))
         texts = "\n".join(formatEvent(event) for event in self.events)
         self.assertIn("AUTH failed: ValueError", texts)
-        self.assertIn("test_auth_secrets.py", texts)
+        self.assertIn("test_secrets.py", texts)
         self.assertIn("in raises", texts)

@@ -24,7 +24,7 @@ from tests.support import (
     handler,
 )
 from txsmtpd import SMTP, Envelope, SMTPFactory
-from txsmtpd.engine.conversation import PREMATURE_CLOSE_GRACE
+from txsmtpd.engine.turn import PREMATURE_CLOSE_GRACE
 from txsmtpd.testing.dialog import Dialog
 from txsmtpd.wire.data import EXCESS
 
@@ -450,7 +450,7 @@ class UnreadTests(SynchronousTestCase):
             client.say(segment)
         self.assertFalse(client.reading)
         self.assertLess(client.transport.unread, 200_000)
-        self.assertLess(len(client.server._buffer), 200_000)
+        self.assertLess(len(client.server._connection.lines.data), 200_000)
         self.assertGreater(client.undelivered, 5_000_000)
 
     def test_readsAgain(self) -> None:
@@ -526,7 +526,7 @@ class UnreadTests(SynchronousTestCase):
         client.server.connectionLost()
         client.transport.disconnected = True
         self.assertEqual(client.clock.getDelayedCalls(), [])
-        self.assertEqual(client.server._buffer, b"")
+        self.assertEqual(client.server._connection.lines.data, b"")
 
 
 class Counting(SMTP):
@@ -544,7 +544,7 @@ class BoundedTests(SynchronousTestCase):
         client = Client()
         for _ in range(100):
             client.say(b"x" * 1000)
-            self.assertLess(len(client.server._buffer), 2000)
+            self.assertLess(len(client.server._connection.lines.data), 2000)
             if client.closed:
                 break
         self.assertEqual(codes(client.heard()), [421])
@@ -555,7 +555,7 @@ class BoundedTests(SynchronousTestCase):
         client.say(b"NOOP\r\n")
         for _ in range(1000):
             client.say(b"x" * 1000)
-        self.assertLess(len(client.server._buffer), 70_000)
+        self.assertLess(len(client.server._connection.lines.data), 70_000)
         self.assertFalse(client.reading)
 
     def test_endlessMessage(self) -> None:
@@ -564,7 +564,7 @@ class BoundedTests(SynchronousTestCase):
         client.say(GREETING + TRANSACTION + b"DATA\r\n")
         for _ in range(1000):
             client.say(b"x" * 998 + b"\r\n")
-        self.assertLess(len(client.server._buffer), 10)
+        self.assertLess(len(client.server._connection.lines.data), 10)
         self.assertEqual(client.codes(b".\r\nNOOP\r\n")[-2:], [552, 250])
 
     def test_octetByOctet(self) -> None:
@@ -572,7 +572,7 @@ class BoundedTests(SynchronousTestCase):
         client = Client()
         for octet in SESSION:
             client.say(bytes([octet]))
-            self.assertLess(len(client.server._buffer), 700)
+            self.assertLess(len(client.server._connection.lines.data), 700)
 
 
 def all_cuts(octets: bytes, most: int) -> Iterable[tuple[int, ...]]:

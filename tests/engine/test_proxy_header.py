@@ -469,7 +469,7 @@ class StartTLSTests(SynchronousTestCase):
         client = proxied()
         client.talk(HEADER + GREETING)
         before = client.server.session
-        client.server.forget()
+        client.server._forget()
         after = client.server.session
         self.assertIsNot(after, before)
         self.assertEqual((after.peer, after.proxy_peer, after.host_name), (CLIENT, OWN, None))

@@ -749,9 +749,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual(self.client.wait(29), b"")
         self.client.say(b"l")
         self.assertEqual(self.client.wait(29), b"")
-        self.assertEqual(
-            answers(self.client.wait(2)), [Answer(421, ("4.4.2 Nothing was heard for too long, goodbye",))]
-        )
+        self.assertEqual(answers(self.client.wait(2)), [Answer(421, ("4.4.2 Idle timeout, closing connection",))])
         self.assertTrue(self.client.closed)
         self.assertAborted(ClientTimeout)
 

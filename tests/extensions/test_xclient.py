@@ -267,7 +267,7 @@ class XClientTests(LoggingTestCase):
         """STARTTLS forgets what XCLIENT has said in clear (RFC 3207 4.2)."""
         client = self.client()
         client.talk(b"XCLIENT ADDR=203.0.113.9\r\n")
-        client.server.forget()
+        client.server._forget()
         session = client.server.session
         self.assertEqual((session.peer, session.xclient), (OWN, None))
 

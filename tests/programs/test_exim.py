@@ -71,9 +71,9 @@ BODY = b".\r\n..\r\n.x\r\nQUIT\r\nBDAT 5 LAST\r\n\r\n\xc3\xa9\xff\x00\r\n" + b"x
 class Counting(SMTP):
     """Counts commands, in the ``commands`` of its handler."""
 
-    def take_turn(self, line: bytes) -> Any:
+    def lineReceived(self, line: bytes) -> None:
         self.event_handler.commands[line.partition(b" ")[0].decode().upper()] += 1
-        return super().take_turn(line)
+        super().lineReceived(line)
 
 
 class Collector:

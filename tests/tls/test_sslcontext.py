@@ -26,7 +26,7 @@ from tests.support.tls import (
 )
 from txsmtpd import SMTPFactory
 from txsmtpd.auth import Scram
-from txsmtpd.engine.starttls import TLSSetupException
+from txsmtpd.engine.handshake import TLSSetupException
 
 
 def context_of(certificate: Path) -> ssl.SSLContext:

@@ -330,7 +330,7 @@ class ForgettingTests(TLSTestCase):
         await self.run_client(client.send, b"NOOP\r\nSTARTTLS\r\n" + flood)
         await asked
         server = self.connection()
-        while not server._reading_paused:
+        while not server._connection._reading_paused:
             await deferLater(reactor, 0, lambda: None)
         waits.callback("250 OK")
 

@@ -51,7 +51,7 @@ class Exchange:
         if self._initial is not None:
             initial, self._initial = self._initial, None
             return decode_initial(initial)
-        return decode_answer(await self.server.ask(binascii.b2a_base64(octets, newline=False)))
+        return decode_answer(await self.server._dispatcher.ask(binascii.b2a_base64(octets, newline=False)))
 
     def begin(self) -> None:
         """For a mechanism in which the server speaks first.
@@ -81,7 +81,7 @@ class Exchange:
         """Count and log, once, that the client is not who it says, for a mechanism that goes on after that."""
         if not self._has_failed:
             self._has_failed = True
-            self.server.authentication_failed(self)
+            self.server._authentication_failed(self)
 
 
 def decode_initial(word: str) -> bytes:

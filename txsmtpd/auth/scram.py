@@ -164,7 +164,7 @@ class Scram:
         if self.plus:
             if found["type"] != "tls-exporter":
                 raise Refused(INVALID)
-        elif flag != "n" and (flag != "y" or f"{self.name}-PLUS" in exchange.server.offered_mechanisms()):
+        elif flag != "n" and (flag != "y" or f"{self.name}-PLUS" in exchange.server._offered_mechanisms()):
             # "y": the client would bind, but was told that we cannot. If we can, somebody in between has lied to it.
             raise Refused(INVALID)
         return _First(found["header"], found["bare"], flag, login, found["nonce"])

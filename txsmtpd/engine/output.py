@@ -1,4 +1,4 @@
-"""Send replies in the turn of the reactor that made them.
+"""Send replies in the turn of the reactor that made them, those of one reading together.
 
 ``transport.write`` waits for the next turn: it asks the reactor to tell when the socket can be written, is told,
 writes, and takes the request back. A reply is small and the socket is nearly always ready, so where the transport is a
@@ -21,6 +21,54 @@ from twisted.protocols.tls import BufferingTLSTransport
 Way = Callable[[Any, bytes], None]
 
 RECORD = 2**14  # octets that TLS encrypts as one (RFC 8446 5.1)
+GATHERED = 2048  # octets of replies, at most; then the transport can say that the client does not read them
+
+
+class Output:
+    """What is sent over a transport, in order.
+
+    :param transport: the transport.
+    """
+
+    __slots__ = ("_transport", "_write", "pending")
+    muted = False  #: whether nothing is sent any more
+
+    def __init__(self, transport: Any) -> None:
+        self.pending = b""  #: what the transport has not been given yet
+        self._transport = transport
+        self._write = way_to(transport)
+
+    def send(self, octets: bytes, more: bool = False) -> None:
+        """Send the octets, after all that was sent before.
+
+        :param more: whether :meth:`flush` will be called soon, so that they may leave together with others.
+        """
+        self.pending += octets
+        if not more or len(self.pending) >= GATHERED:
+            self.flush()
+
+    def flush(self) -> None:
+        """Give the transport what was sent."""
+        octets = self.pending
+        if octets:
+            self.pending = b""
+            self._write(self._transport, octets)
+
+    def abort(self) -> None:
+        """Forget what the transport has not been given."""
+        self.stop_waiting()
+        self.pending = b""
+
+    def stop_waiting(self) -> None:
+        """Nothing that is still to be sent is worth waiting for."""
+
+    def may_close(self, close: Callable[[], None]) -> bool:
+        """Whether the connection may be closed now; if not, *close* is called when it may."""
+        return True
+
+    def transport_changed(self) -> None:
+        """TLS has begun: there may be a better way to send."""
+        self._write = way_to(self._transport)
 
 
 def way_to(transport: Any) -> Way:

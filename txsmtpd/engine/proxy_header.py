@@ -6,16 +6,15 @@ connection without a good one ends without a word: whoever sent it is no SMTP cl
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from twisted.internet.defer import CancelledError
-from twisted.internet.error import ConnectionDone, TimeoutError
+from twisted.internet.error import TimeoutError
 from twisted.internet.interfaces import IDelayedCall
-from twisted.protocols.tls import TLSMemoryBIOProtocol
-from twisted.python.failure import Failure
 
-from txsmtpd.engine.dispatcher import ANSWERED_LATER, Dispatcher, log
+from txsmtpd.engine.dispatcher import ANSWERED_LATER, log
+from txsmtpd.engine.handshake import is_wrapped
 from txsmtpd.reply import Reply
 from txsmtpd.settings import PROXY_TIMEOUT
 from txsmtpd.wire.proxy import ProxyData, ProxyReader
@@ -25,123 +24,121 @@ class ProxyHeaderError(Exception):
     """A connection did not begin with a good PROXY header, or ``handle_PROXY`` refused it; it is gone."""
 
 
-class Proxied(Dispatcher):
-    """A dispatcher whose clients may come through a proxy."""
+def expects_header(server: Any) -> bool:
+    """Whether a connection has to begin with a PROXY header."""
+    proxies = server.settings.proxies
+    return proxies is not None and server.session.peer in proxies
 
-    _header: ProxyReader | None = None  # while the header is awaited
-    _header_call: IDelayedCall | None = None
 
-    # What subclasses supply
+class ProxyHeader:
+    """A stage of a connection: it awaits the PROXY header.
 
-    def greet_client(self) -> Any:
-        """The first turn, now that it is known who the client is."""
-        raise NotImplementedError
+    :param server: the protocol, as users see it.
+    :param welcome: greets the client, once it is known who it is.
+    """
 
-    def check_client(self) -> Reply | None:
-        """What the client, who is known now, is turned away with; None: it is let in."""
-        raise NotImplementedError
+    __slots__ = ("_call", "_reader", "_server", "_welcome")
 
-    # The header
+    def __init__(self, server: Any, welcome: Callable[[Any], Any]) -> None:
+        self._server = server
+        self._welcome = welcome
+        self._reader = ProxyReader()
+        self._call: IDelayedCall | None = None
 
-    def expects_header(self) -> bool:
-        """Whether this connection has to begin with a PROXY header."""
-        proxies = self.settings.proxies
-        return proxies is not None and self.session.peer in proxies
-
-    def await_header(self) -> Any:
-        """The first turn of such a connection."""
-        if isinstance(self.transport, TLSMemoryBIOProtocol):
+    def start(self) -> Any:
+        """The first turn of the connection."""
+        server, connection = self._server, self._server._connection
+        if is_wrapped(server.transport):
             return self._refuse("the endpoint speaks TLS by itself, but the header stands before TLS; use implicit_tls")
-        self._header = ProxyReader()
-        self._header_call = self.callLater(
-            self.settings.proxy_protocol_timeout or PROXY_TIMEOUT, self._header_took_too_long
-        )
-        self.read_with(self._header, self._header_has_come)
+        connection.stage = self
+        seconds = server.settings.proxy_protocol_timeout or PROXY_TIMEOUT
+        self._call = connection.call_later(seconds, self._took_too_long)
+        connection.read_with(self._reader, self._come)
         return ANSWERED_LATER
 
-    async def _header_has_come(self) -> Any:
-        assert self._header is not None
-        data = self._header.end()
-        self._await_header_no_more()
-        self.session.proxy_data = data
+    async def _come(self) -> Any:
+        server = self._server
+        session = server.session
+        data = self._reader.end()
+        self.cancel()
+        session.proxy_data = data
+        observer = server._connection.observer
+        if observer is not None:
+            observer.proxy_header(data)
         if not data:
             return self._refuse(data.error)
-        own, client = self.session.peer, data.client
+        own, client = session.peer, data.client
         if client is not None:
-            self.session.proxy_peer = own
-        if "PROXY" in self.settings.hooks and not await self._lets_in(data):
+            session.proxy_peer = own
+        if "PROXY" in server.settings.hooks and not await self._lets_in(data):
             return self._refuse("handle_PROXY does not let it in")
-        # Programs of old put the client's address there themselves, or another of their choice.
-        if client is not None and self.session.peer == own:
-            self.session.peer = client
-        refusal = self.check_client()
+        # Programs written for aiosmtpd put the client's address there themselves, or another of their choice.
+        if client is not None and session.peer == own:
+            session.peer = client
+        refusal = self._refusal_of_factory()
         if refusal is not None:
             return refusal
-        greeting = self.greet_client()
+        greeting = self._welcome(server)
         return await greeting if isinstance(greeting, Awaitable) else greeting
 
     async def _lets_in(self, data: ProxyData) -> bool:
         """The word of ``handle_PROXY``. One that fails, or takes too long, lets nobody in."""
+        dispatcher = self._server._dispatcher
         try:
-            return bool(await self.ask_hook("PROXY", data))
+            return bool(await dispatcher.ask_hook("PROXY", data))
         except CancelledError:
             return False
         except Exception as error:
-            self._log_failure("handle_PROXY", error)
+            dispatcher.log_failure("handle_PROXY", error)
             return False
+
+    def _refusal_of_factory(self) -> Reply | None:
+        """What the client, who is known now, is rejected with; None: it is let in."""
+        proxied = getattr(self._server.factory, "proxied", None)
+        refusal: Reply | None = None if proxied is None else proxied(self._server)
+        return refusal
 
     # Ends without a word
 
     def _refuse(self, why: str, cause: BaseException | None = None) -> None:
         """Tell the log why the connection ends. If this is in a turn, the turn's end closes it."""
-        if self.closing:
+        server, connection = self._server, self._server._connection
+        if connection.closing:
             return
-        self.cause = cause or ProxyHeaderError(why)
-        peer = self.session.peer if self.session.proxy_peer is None else self.session.proxy_peer
-        log.warn("{session} from {peer}: PROXY header refused: {why}", session=self.session.id, peer=str(peer), why=why)
-        self._pushed = self._last_turn = True  # as if all had been said
+        connection.cause = cause or ProxyHeaderError(why)
+        session = server.session
+        peer = session.peer if session.proxy_peer is None else session.proxy_peer
+        log.warn("{session} from {peer}: PROXY header refused: {why}", session=session.id, peer=str(peer), why=why)
+        dispatcher = server._dispatcher
+        dispatcher.pushed = dispatcher.closes_after_reply = True  # as if all had been said
 
-    def _await_header_no_more(self) -> None:
-        self._header = None
-        if self._header_call is not None and self._header_call.active():
-            self._header_call.cancel()
-
-    def _header_took_too_long(self) -> None:
-        self._await_header_no_more()
+    def _took_too_long(self) -> None:
+        self.cancel()
         why = "it did not come in time"
         self._refuse(why, TimeoutError(f"the PROXY header: {why}"))
-        self.close()
+        self._server._connection.close()
 
-    def _header_ended_early(self) -> None:
-        if self._header is not None:
-            self.session.proxy_data = self._header.end()
-            self._await_header_no_more()
-            self._refuse(self.session.proxy_data.error)
+    # As a stage
 
-    def _end_of_input(self) -> None:
-        self._header_ended_early()
-        super()._end_of_input()
+    def input_ended(self) -> None:
+        """The client has closed its side before the header was complete."""
+        self._server.session.proxy_data = data = self._reader.end()
+        self.cancel()
+        self._refuse(data.error)
 
-    def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
-        self._header_ended_early()
-        super().connectionLost(reason)
+    def connection_lost(self, reason: BaseException) -> None:
+        """The connection was lost before the header was complete."""
+        self.input_ended()
 
-    def timeoutConnection(self) -> None:
-        if self._header is not None:
-            self._header_took_too_long()
-        else:
-            super().timeoutConnection()
+    def idle(self) -> bool:
+        """The client has said nothing for too long."""
+        self._took_too_long()
+        return True
 
-    def leave(self) -> None:
-        if self._header is not None:
-            self._await_header_no_more()
-            self.close()
-        else:
-            super().leave()
-
-    def expel(self) -> None:
-        if self._header is not None:
-            self._await_header_no_more()
-            self.abort()
-        else:
-            super().expel()
+    def cancel(self) -> None:
+        """The header is not waited for any more."""
+        connection = self._server._connection
+        if connection.stage is self:
+            connection.stage = None
+        if self._call is not None and self._call.active():
+            self._call.cancel()

@@ -9,6 +9,7 @@ XCLIENT, XFORWARD) are offered where it switches them on.
 from txsmtpd.extensions.auth import Auth
 from txsmtpd.extensions.base import Extension, Keyword
 from txsmtpd.extensions.binarymime import BinaryMIME
+from txsmtpd.extensions.chunking import Chunking
 from txsmtpd.extensions.deliverby import DeliverBy
 from txsmtpd.extensions.dsn import DSN
 from txsmtpd.extensions.eightbitmime import EightBitMIME
@@ -22,13 +23,11 @@ from txsmtpd.extensions.size import Size
 from txsmtpd.extensions.smtputf8 import SMTPUTF8
 from txsmtpd.extensions.starttls import StartTLS
 
-CHUNKING = Keyword("CHUNKING")  # RFC 3030 2
 PIPELINING = Keyword("PIPELINING")  # RFC 2920
 ENHANCEDSTATUSCODES = Keyword("ENHANCEDSTATUSCODES")  # RFC 2034
 HELP = Keyword("HELP")  # RFC 5321 4.1.1.8
 
 __all__ = [
-    "CHUNKING",
     "DSN",
     "ENHANCEDSTATUSCODES",
     "HELP",
@@ -37,6 +36,7 @@ __all__ = [
     "SMTPUTF8",
     "Auth",
     "BinaryMIME",
+    "Chunking",
     "DeliverBy",
     "EightBitMIME",
     "Extension",

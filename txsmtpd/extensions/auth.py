@@ -1,25 +1,220 @@
-"""AUTH (RFC 4954): which mechanisms a client may use, and what it says about the sender of a message."""
+"""AUTH (RFC 4954): the command, which mechanisms a client may use, and what it says about the sender of a message.
+
+What is said to the client and what is known of it afterwards is decided here; how a mechanism speaks is in
+:mod:`txsmtpd.auth`.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from txsmtpd.auth.exchange import Exchange
+from txsmtpd.auth.results import INVALID, MISSING, AuthResult
+from txsmtpd.command import Rule, syntax
 from txsmtpd.extensions.base import Extension
-from txsmtpd.reply import Refused, Reply
+from txsmtpd.reply import Refused, Reply, parse_status
 from txsmtpd.session import Envelope
 from txsmtpd.wire.grammar import decode_xtext
 
+log = Logger(namespace="txsmtpd")
+
+SUCCESSFUL = Reply(235, "2.7.0", "Authentication successful")
+TOO_MANY_FAILURES = Reply(421, "4.7.0", "Too many failed authentications, goodbye")
+TOO_MANY_ATTEMPTS = Reply(421, "4.7.0", "Too many attempts to authenticate, goodbye")
+NO_MECHANISM = Reply(501, "5.5.4", "Not enough value: AUTH needs a mechanism")
+TOO_MANY_WORDS = Reply(501, "5.5.4", "Too many values: AUTH takes a mechanism and an initial response")
+UNKNOWN_MECHANISM = Reply(504, "5.5.4", "Unrecognized authentication type")
 NOT_MAILBOX = Reply(501, "5.5.4", "AUTH needs a mailbox in xtext, or <>")
+
+_BLANKS = re.compile("[ \t]+")
+
+_offered = Rule(lambda smtp, arg: bool(smtp.settings.mechanisms), Reply(502, "5.5.1", "AUTH not available"))
+_greeted = Rule(lambda smtp, arg: smtp.session.host_name is not None, Reply(503, "5.5.1", "Send EHLO first"))
+_extended = Rule(lambda smtp, arg: smtp.session.extended_smtp, Reply(500, "5.5.1", "AUTH needs EHLO instead of HELO"))
+_protected = Rule(
+    lambda smtp, arg: smtp.session.ssl is not None or not smtp.settings.auth_require_tls,
+    Reply(538, "5.7.11", "Encryption required for requested authentication mechanism"),
+)
+_not_yet = Rule(lambda smtp, arg: not smtp.session.authenticated, Reply(503, "5.5.1", "Already authenticated"))
+_no_transaction = Rule(
+    lambda smtp, arg: smtp.envelope.mail_from is None,
+    Reply(503, "5.5.1", "AUTH is not permitted during a mail transaction"),
+)
+
+
+class Attempts:
+    """What a session has tried."""
+
+    __slots__ = ("commands", "failures", "gave_up")
+
+    def __init__(self) -> None:
+        self.commands = 0  #: AUTH commands, whatever became of them
+        self.failures = 0  #: credentials that were refused
+        self.gave_up = False  #: whether the client was told that this attempt is over
+
+
+def offers_auth(server: Any) -> bool:
+    """Whether AUTH can be of any use to this client now."""
+    return not server.session.authenticated and bool(offered_mechanisms(server))
+
+
+def offered_mechanisms(server: Any) -> list[str]:
+    """The names of the mechanisms that this client may use now."""
+    if not _protected.holds(server, None):
+        return []
+    return [name for name, each in server.settings.mechanisms.items() if _is_available(each, server.session)]
+
+
+def _is_available(mechanism: Any, session: Any) -> bool:
+    available = getattr(mechanism, "available", None)
+    if available is None:
+        return True
+    try:
+        return bool(available(session))
+    except Exception:
+        log.failure(
+            "{session} {name} is not offered: nobody knows whether it is available",
+            session=session.id,
+            name=mechanism.name,
+        )
+        return False
+
+
+@syntax(
+    "AUTH <mechanism>",
+    extended=" [initial-response]",
+    when=offers_auth,
+    needs=[_offered, _greeted, _extended, _protected, _not_yet, _no_transaction],
+)
+async def smtp_AUTH(server: Any, arg: str | None) -> Reply | None:
+    """Let the client authenticate: by the hook AUTH, or by the mechanism that it names."""
+    dispatcher = server._dispatcher
+    exchange = _begin_exchange(server, arg)
+    if "AUTH" in server.settings.hooks:
+        status = await dispatcher.ask_hook("AUTH", exchange.words)
+        if status is not MISSING:
+            return status if status is None and dispatcher.pushed else dispatcher.final(status, "AUTH")
+    result = await _result_of(exchange)
+    if result is None:  # the mechanism has dealt with everything
+        if dispatcher.pushed:
+            return None
+        result = AuthResult(success=False)
+    reply = await _conclude(server, exchange, result)
+    if dispatcher.pushed:
+        return None
+    dispatcher.last_reply = reply
+    return reply
+
+
+def _begin_exchange(server: Any, arg: str | None) -> Exchange:
+    attempts: Attempts = server._auth
+    limit = server.settings.auth_attempt_limit
+    attempts.commands += 1
+    if limit is not None and attempts.commands > limit:
+        raise Refused(TOO_MANY_ATTEMPTS)
+    words = _BLANKS.split(arg) if arg else []
+    if not words:
+        raise Refused(NO_MECHANISM)
+    if len(words) > 2:
+        raise Refused(TOO_MANY_WORDS)
+    mechanism = words[0].upper()
+    # In capitals, letters of other alphabets may become those of ASCII.
+    if not words[0].isascii() or mechanism not in offered_mechanisms(server):
+        raise Refused(UNKNOWN_MECHANISM)
+    attempts.gave_up = False
+    return Exchange(server, mechanism, words[1] if len(words) == 2 else None)
+
+
+async def _result_of(exchange: Exchange) -> AuthResult | None:
+    """What the mechanism, and who decides, say of the client. None: the mechanism has dealt with everything."""
+    server = exchange.server
+    server.session.authenticated = False
+    try:
+        result = await server.settings.mechanisms[exchange.mechanism].authenticate(exchange)
+        if result is None or isinstance(result, AuthResult):
+            return result
+        return await exchange.decide(result)
+    except Refused as refused:
+        if refused.reply.code != INVALID.code:
+            raise
+        return AuthResult(success=False, message=refused.reply)
+
+
+async def _conclude(server: Any, exchange: Exchange, result: AuthResult) -> Reply:
+    """Keep in mind what became of the exchange, and word the reply."""
+    settings, attempts = server.settings, server._auth
+    if result.success and not attempts.gave_up:
+        reply = _worded(server, result, SUCCESSFUL)
+        session = server.session
+        session.authenticated = True
+        session.auth_data = result.auth_data
+        session.login_data = getattr(result.auth_data, "login", result.auth_data)
+        session.auth_mechanism = exchange.mechanism
+        log.info("{session} authenticated by {mechanism}", session=session.id, mechanism=exchange.mechanism)
+        return reply
+    exchange.failed()
+    reply = _worded(server, result, INVALID)
+    too_many = settings.auth_failure_limit is not None and attempts.failures >= settings.auth_failure_limit
+    if settings.auth_failure_delay:
+        await deferLater(settings.clock(), settings.auth_failure_delay)
+    if too_many:
+        server._dispatcher.closes_after_reply = True
+        return TOO_MANY_FAILURES
+    return reply
+
+
+def _worded(server: Any, result: AuthResult, usual: Reply) -> Reply:
+    """The reply that the result wants, if it says the same as the usual one."""
+    if result.message is None:
+        return usual
+    try:
+        reply = parse_status(result.message)
+    except (TypeError, ValueError):
+        reply = None
+    if reply is not None and reply.code // 100 in ((2,) if usual.positive else (4, 5)):
+        return reply
+    log.error("{session} AuthResult has a message that is no reply to it", session=server.session.id)
+    return usual
+
+
+def authentication_failed(server: Any, exchange: Exchange) -> None:
+    """Count and log a failure: at once, so that a client does not escape that by leaving."""
+    server._auth.failures += 1
+    log.info(
+        "{session} authentication by {mechanism} failed for {login} from {peer}",
+        session=server.session.id,
+        mechanism=exchange.mechanism,
+        login=_name_shown(exchange.login),
+        peer=_peer_shown(server.session.peer),
+    )
+
+
+def _name_shown(login: str | bytes | None) -> str:
+    """A user name, fit for a log: it may hold anything."""
+    if login is None:
+        return "nobody in particular"
+    return ascii(login if isinstance(login, str) else login.decode("utf-8", "backslashreplace"))[:200]
+
+
+def _peer_shown(peer: Any) -> str:
+    return f"[{peer[0]}]:{peer[1]}" if isinstance(peer, tuple) else "a local client"
 
 
 class Auth(Extension):
-    """To believe what some clients say about who sent a message, override :meth:`trusts`."""
+    """AUTH. Its command is a method of every server, which refuses it where there is no mechanism.
+
+    To believe what some clients say about who sent a message, override :meth:`trusts`.
+    """
 
     keyword = "AUTH"
     mail_growth = 500  # RFC 4954 3, item 6
 
     def parameter(self, server: Any) -> str | None:
-        return " ".join(server.offered_mechanisms()) or None
+        return " ".join(offered_mechanisms(server)) or None
 
     def submitter(self, envelope: Envelope, value: str | None) -> str:
         """RFC 4954 5: the claim of a client that is not trusted counts as ``<>``, nobody in particular."""

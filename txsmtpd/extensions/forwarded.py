@@ -70,7 +70,7 @@ class XClient(FromTrusted):
         self.check(server)
         before = server.session
         said = parse_xclient(arg, before.xclient or XClientData(said_by=before.peer, peer=before.peer))
-        server.forget()
+        server._forget()
         session = server.session
         session.ssl = before.ssl  # it goes on
         session.xclient = said
@@ -81,7 +81,7 @@ class XClient(FromTrusted):
         if said.helo is not None:
             session.host_name = said.helo
         session.extended_smtp = said.proto == "ESMTP" or server.lmtp
-        greeting = server.greet_at_once()
+        greeting = server._greet()
         return await greeting if isinstance(greeting, Awaitable) else greeting
 
 

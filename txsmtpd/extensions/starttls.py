@@ -1,14 +1,40 @@
-"""STARTTLS (RFC 3207): the client may turn the connection into TLS, where there is a certificate and no TLS yet."""
+"""STARTTLS (RFC 3207): the client may turn the connection into TLS, where there is a certificate and no TLS yet.
+
+The handshake is in :mod:`txsmtpd.engine.handshake`.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from txsmtpd.command import Rule, syntax
 from txsmtpd.extensions.base import Extension
+from txsmtpd.reply import Reply
+
+READY_FOR_TLS = Reply(220, "2.0.0", "Ready to start TLS")
+
+
+def can_start_tls(server: Any) -> bool:
+    """Whether STARTTLS is offered now."""
+    return server.tls_context is not None and server.session.ssl is None and hasattr(server.transport, "startTLS")
+
+
+no_tls = Rule(lambda smtp, arg: smtp.session.ssl is None, Reply(503, "5.5.1", "This is TLS already"))
+tls_available = Rule(lambda smtp, arg: can_start_tls(smtp), Reply(454, "4.7.0", "TLS is not available"))
+
+
+@syntax("STARTTLS", when=can_start_tls, needs=[no_tls, tls_available], argument=False)
+async def smtp_STARTTLS(server: Any, arg: None) -> None:
+    """Begin TLS, and forget all that was said before it (RFC 3207 4.2)."""
+    server.push(READY_FOR_TLS)
+    server._forget()
+    await server._start_tls()
 
 
 class StartTLS(Extension):
+    """STARTTLS. Its command is a method of every server, which refuses it where TLS is not available."""
+
     keyword = "STARTTLS"
 
     def parameter(self, server: Any) -> str | None:
-        return "" if server.can_start_tls else None
+        return "" if can_start_tls(server) else None

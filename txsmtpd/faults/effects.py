@@ -1,40 +1,33 @@
 """How faults are done: what becomes of a command, a message or a connection that a rule strikes at.
 
-The class that does it is made only for factories that are given faults. Commands are intercepted where the dispatcher
-has found them in order; connections, greetings and messages where their turn is.
+An interceptor does it, which sessions have only where the factory was given faults. Commands are intercepted where the
+dispatcher has found them in order; connections, greetings and messages where their turn is.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 
-from txsmtpd.command import Command
-from txsmtpd.engine.dispatcher import ANSWERED_LATER, in_one_line
-from txsmtpd.observe.instruments import Instrument, instrumented
-from txsmtpd.observe.transcript import Faulted, note
+from txsmtpd.engine.dispatcher import ANSWERED_LATER
+from txsmtpd.engine.masking import in_one_line
+from txsmtpd.engine.observer import Action, Interceptor
+from txsmtpd.engine.output import Output
 from txsmtpd.recipient_replies import Replies
 from txsmtpd.reply import BAD_SEQUENCE, FAILED, Reply
-from txsmtpd.smtp import SMTP
 
 GARBAGE = 64  # octets
 TICK = 0.05  # seconds between two pieces of a slow reply, unless a single octet takes longer
 
 
-class Effect:
+class Effect(Action):
     """What takes the place of what would have happened. It is the result of a turn."""
-
-    closes = False  #: whether nothing is answered any more
-
-    def act(self, server: Any) -> None:
-        """Do it to the server, between two turns."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +49,7 @@ class Drop(Effect):
         return "drop"
 
     def act(self, server: Any) -> None:
-        server.close()
+        server._connection.close()
 
 
 class Reset(Effect):
@@ -68,7 +61,7 @@ class Reset(Effect):
         return "reset"
 
     def act(self, server: Any) -> None:
-        server.abort()
+        server._connection.abort()
 
 
 class HalfClose(Effect):
@@ -80,7 +73,14 @@ class HalfClose(Effect):
         return "half-close"
 
     def act(self, server: Any) -> None:
-        server.close_own_side()
+        connection = server._connection
+        close = getattr(server.transport, "loseWriteConnection", None)
+        if close is None or server.session.ssl is not None:  # TLS has no sides to close
+            connection.close()
+            return
+        _mute(connection)
+        connection.reader = _Lost()
+        close()
 
 
 class StopReading(Effect):
@@ -92,7 +92,10 @@ class StopReading(Effect):
         return "stop reading"
 
     def act(self, server: Any) -> None:
-        server.stop_reading()
+        connection = server._connection
+        _mute(connection)
+        connection.hold()
+        connection.pause_reading()
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class Garbage(Effect):
 
     def act(self, server: Any) -> None:
         octets = self.octets
-        server.send(self.random.randbytes(GARBAGE) + b"\r\n" if octets is None else octets)
+        server._connection.send(self.random.randbytes(GARBAGE) + b"\r\n" if octets is None else octets)
 
 
 @dataclass(frozen=True)
@@ -127,60 +130,174 @@ class Slowly(Effect):
 
     result: Any
     rate: float
+    answers = True
 
     def act(self, server: Any) -> None:
-        server.answer_slowly(self.result, self.rate)
+        connection = server._connection
+        slow = SlowOutput(connection, self.rate)
+        connection.output = slow
+        try:
+            server._dispatcher.on_result(self.result)
+        finally:
+            slow.end_if_done()
 
 
-class _Faulty(Instrument):
-    """A protocol with faults."""
+class SlowOutput(Output):
+    """Sends one reply at so many octets a second. Nothing that comes is looked at until that is done.
 
-    _owed: Sequence[Sequence[str]]  # LMTP's: who is owed a reply to the message
-    _context: Any = None  # of TLS, in place of the server's
-    _rate: float | None = None  # at which a reply is to be sent that is being given
-    _pace = 0.0  # the same, while it is being sent
-    _left = b""  # of it
-    _drip_call: IDelayedCall | None = None
-    _close_then = False
+    :param connection: the connection, which has this output until then.
+    """
 
-    def __init_subclass__(cls, **arguments: Any) -> None:
-        super().__init_subclass__(**arguments)
-        cls.commands = _intercepted(cls.commands)
+    __slots__ = ("_call", "_closes", "_connection", "_left", "_plain", "_rate")
 
-    @classmethod
-    def with_commands(cls, brought: Mapping[bytes, Command]) -> Mapping[bytes, Command]:
-        return super().with_commands(_intercepted(brought))
+    def __init__(self, connection: Any, rate: float) -> None:
+        self._connection = connection
+        self._plain: Output = connection.output
+        self._rate = rate
+        self._left = b""
+        self._call: IDelayedCall | None = None
+        self._closes = False
+        self.pending = b""
 
-    # Where rules strike
+    def send(self, octets: bytes, more: bool = False) -> None:
+        if self._left:
+            self._left += octets
+        else:
+            self._left = octets
+            self._connection.hold()
+            self._drip()
+
+    def _drip(self) -> None:
+        self._call = None
+        number = max(1, int(self._rate * TICK))
+        octets, self._left = self._left[:number], self._left[number:]
+        self._plain.send(octets)
+        if self._left:
+            self._call = self._connection.call_later(len(octets) / self._rate, self._drip)
+            return
+        self.end_if_done()
+        if self._closes:
+            self._connection.close()
+        else:
+            self._connection.release()
+
+    def end_if_done(self) -> None:
+        """Let the connection have its own output again, unless there is more to send."""
+        if not self._left and self._connection.output is self:
+            self._connection.output = self._plain
+
+    def flush(self) -> None:
+        self._plain.flush()
+
+    def abort(self) -> None:
+        self.stop_waiting()
+        self._plain.abort()
+
+    def stop_waiting(self) -> None:
+        self._left = b""
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+        self.end_if_done()
+
+    def may_close(self, close: Callable[[], None]) -> bool:
+        self._closes = bool(self._left)
+        return not self._closes
+
+    def transport_changed(self) -> None:
+        self._plain.transport_changed()
+
+
+class MutedOutput(Output):
+    """Sends nothing."""
+
+    __slots__ = ()
+    muted = True
+
+    def send(self, octets: bytes, more: bool = False) -> None:
+        """Nobody shall hear it."""
+
+
+def _mute(connection: Any) -> None:
+    """Say nothing more."""
+    connection.output.flush()
+    connection.output = MutedOutput(connection.transport)
+
+
+class _Lost:
+    """Takes octets without end."""
+
+    def feed(self, data: bytes, start: int) -> int:
+        return -1
+
+
+class FaultInterceptor(Interceptor):
+    """Does in one session what the rules say.
+
+    :param strike: finds the rule that strikes.
+    :param server: the protocol of the session.
+    """
+
+    def __init__(self, strike: Callable[..., Any], server: Any) -> None:
+        self._find = strike
+        self._server = server
+        self._context: Any = None  # of TLS, in place of the server's
 
     def _strike(self, stage: str, **what: Any) -> Any:
         """The rule that strikes now, written down; or None."""
-        rule = self.factory.faults.strike(stage, self, **what)
-        if rule is not None:
-            note(self, Faulted, str(rule), rule.effect)
+        rule = self._find(stage, self._server, **what)
+        observer = self._server._connection.observer
+        if rule is not None and observer is not None:
+            observer.fault_injected(str(rule), rule.effect)
         return rule
 
-    def greet_client(self) -> Any:
-        return self._with_faults("connect", super().greet_client)
+    # Where rules strike
 
-    def greet_at_once(self) -> Any:
-        return self._with_faults("greeting", super().greet_at_once)
+    def connect(self, go_on: Callable[[], Any]) -> Any:
+        return self._before_greeting("connect", go_on)
 
-    def _with_faults(self, stage: str, greet: Callable[[], Any]) -> Any:
+    def greet(self, go_on: Callable[[], Any]) -> Any:
+        return self._before_greeting("greeting", go_on)
+
+    def _before_greeting(self, stage: str, go_on: Callable[[], Any]) -> Any:
         rule = self._strike(stage)
         if rule is None:
-            return greet()
+            return go_on()
         if isinstance(rule._effect, Replaced):
+            dispatcher = self._server._dispatcher
             code = rule._effect.reply.code
-            self._last_turn = 400 <= code < 500
+            dispatcher.closes_after_reply = 400 <= code < 500
             if code >= 500:
-                self._turned_away = BAD_SEQUENCE  # RFC 5321 3.1: wait for QUIT, answer 503 to all else
-        return self._suffer(rule, greet)
+                dispatcher.refuse_all = BAD_SEQUENCE  # RFC 5321 3.1: wait for QUIT, answer 503 to all else
+        return self._suffer(rule, go_on)
+
+    def command(self, verb: bytes, arg: str | None, go_on: Callable[[], Any]) -> Any:
+        rule = self._strike(verb.decode("ascii").lower(), argument=arg)
+        return go_on() if rule is None else self._suffer(rule, go_on)
+
+    async def message(self, octets: int, finish: Callable[[], Any]) -> Any:
+        server = self._server
+        envelope = server.envelope
+        rule = self._strike("message", by_recipient=False if server.lmtp else None, size=octets)
+        if rule is not None:
+            return await self._suffer_whole(rule, finish)
+        result = await (self._finish_for_each(octets, finish) if server.lmtp else finish())
+        if getattr(result, "positive", False):
+            rule = self._strike("accepted", envelope=envelope, size=octets)
+            if rule is not None:
+                return await self._suffer(rule, lambda: result)
+        return result
+
+    def tls_context(self, context: Any) -> Any:
+        return context if self._context is None else self._context
+
+    # What becomes of it
 
     async def _suffer(self, rule: Any, go_on: Callable[[], Any]) -> Any:
         """What the rule makes of a turn that would otherwise go on."""
+        server = self._server
         if rule._delay:
-            await deferLater(self, rule._delay)  # type: ignore[arg-type]  # callLater is all that is used of it
+            await deferLater(server._connection.clock, rule._delay)
         effect = rule._effect
         if isinstance(effect, Certificate):
             self._context = effect.tls_context
@@ -191,183 +308,52 @@ class _Faulty(Instrument):
         try:
             result = effect.reply if isinstance(effect, Replaced) else await _awaited(go_on())
         except Exception as error:
-            result = await self.explain(error)
+            result = await server._dispatcher.reply_for_error(error)
         return result if result is ANSWERED_LATER or result is None else Slowly(result, rule._slow)
 
-    @property
-    def tls_context(self) -> Any:
-        """What TLS is begun with."""
-        return super().tls_context if self._context is None else self._context
-
-    # Messages
-
-    async def _end_of_message(self, octets: int) -> Any:
-        envelope = self.envelope
-        rule = self._strike("message", by_recipient=False if self.lmtp else None, size=octets)
-        if rule is not None:
-            return await self._suffer_whole(rule, octets)
-        result = await (self._end_for_each(octets) if self.lmtp else super()._end_of_message(octets))
-        if getattr(result, "positive", False):
-            rule = self._strike("accepted", envelope=envelope, size=octets)
-            if rule is not None:
-                return await self._suffer(rule, lambda: result)
-        return result
-
-    async def _suffer_whole(self, rule: Any, octets: int) -> Any:
+    async def _suffer_whole(self, rule: Any, finish: Callable[[], Any]) -> Any:
         """What the rule makes of a message as a whole."""
+        message = self._server._message
         try:
-            return await self._suffer(rule, partial(super()._end_of_message, octets))
+            return await self._suffer(rule, finish)
         finally:
-            self._refuse_message(FAILED)  # unless the handler has it
+            message.refuse(FAILED)  # unless the handler has it
 
-    async def _end_for_each(self, octets: int) -> Any:
+    async def _finish_for_each(self, octets: int, finish: Callable[[], Any]) -> Any:
         """In LMTP: the message's end for those recipients at whom no rule strikes, and the replies to all."""
-        owed = self._owed
+        owed: Sequence[Sequence[str]] = self._server._dispatcher.owed
         struck: dict[int, Reply] = {}
         for number, path in ((number, path) for number, paths in enumerate(owed) for path in paths):
             rule = self._strike("message", by_recipient=True, address=path, size=octets)
             if rule is not None:
                 if not isinstance(rule._effect, Replaced):
-                    return await self._suffer_whole(rule, octets)
+                    return await self._suffer_whole(rule, finish)
                 struck[number] = rule._effect.reply
         if not struck:
-            return await super()._end_of_message(octets)
-        others = await self._end_for([paths for number, paths in enumerate(owed) if number not in struck], octets)
+            return await finish()
+        others = await self._finish_for([paths for number, paths in enumerate(owed) if number not in struck], finish)
         replies = iter(others.replies if isinstance(others, Replies) else [others] * len(owed))
         names = [", ".join(paths) for paths in owed]
         return Replies(names, [struck.get(number) or next(replies) for number in range(len(owed))])
 
-    async def _end_for(self, owed: Sequence[Sequence[str]], octets: int) -> Any:
+    async def _finish_for(self, owed: Sequence[Sequence[str]], finish: Callable[[], Any]) -> Any:
         """In LMTP: the message's end, for these recipients alone; its reply, or one for each."""
+        server, dispatcher = self._server, self._server._dispatcher
         if not owed:
-            self._refuse_message(FAILED)
+            server._message.refuse(FAILED)
             return FAILED
         left = Counter(path for paths in owed for path in paths)
-        before = Counter(path for paths in self._owed for path in paths)
+        before = Counter(path for paths in dispatcher.owed for path in paths)
         for path in (before - left).elements():
-            if path in self.envelope.rcpt_tos:
-                self.envelope.rcpt_tos.remove(path)
-        all_owed, self._owed = self._owed, owed
+            if path in server.envelope.rcpt_tos:
+                server.envelope.rcpt_tos.remove(path)
+        all_owed, dispatcher.owed = dispatcher.owed, owed
         try:
-            return await super()._end_of_message(octets)
+            return await finish()
         except Exception as error:
-            return await self.explain(error)
+            return await dispatcher.reply_for_error(error)
         finally:
-            self._owed = all_owed
-
-    # How effects are done
-
-    def answer(self, result: Any) -> None:
-        if not isinstance(result, Effect):
-            super().answer(result)
-        elif self._payload_due and not result.closes:
-            self._drop_payload(FAILED, result)
-        elif isinstance(result, Slowly):
-            result.act(self)
-        else:
-            vars(self).pop("_owed", None)  # LMTP: this is the answer to all recipients
-            result.act(self)
-            if not result.closes:
-                self._end_turn(self._last_turn)
-
-    def close_own_side(self) -> None:
-        """Say nothing more, take what comes, and lose it."""
-        close = getattr(self.transport, "loseWriteConnection", None)
-        if close is None or self.session.ssl is not None:  # TLS has no sides to close
-            self.close()
-            return
-        self.flush()
-        self._deaf = True
-        self._reader, self._after_reader = _Lost(), None
-        close()
-
-    def stop_reading(self) -> None:
-        """Say nothing more, and read nothing more."""
-        self.flush()
-        self._deaf = True
-        self.hold()
-        self._reading_paused = True
-        self.transport.pauseProducing()
-
-    def send(self, octets: bytes) -> None:
-        if self._deaf:
-            return
-        if self._rate is None and not self._left:
-            super().send(octets)
-        elif self._left:
-            self._left += octets
-        else:
-            self._left = octets
-            self.hold()
-            self._drip()
-
-    def answer_slowly(self, result: Any, rate: float) -> None:
-        """Answer at so many octets a second; look at nothing that comes until that is done."""
-        self._rate = self._pace = rate
-        try:
-            self.answer(result)
-        finally:
-            self._rate = None
-
-    def _drip(self) -> None:
-        self._drip_call = None
-        number = max(1, int(self._pace * TICK))
-        octets, self._left = self._left[:number], self._left[number:]
-        super().send(octets)
-        if self._left:
-            self._drip_call = self.callLater(len(octets) / self._pace, self._drip)
-        elif self._close_then:
-            super().close()
-        else:
-            self.release()
-
-    def close(self) -> None:
-        if self._left and not self.lost:
-            self._close_then = True
-        else:
-            super().close()
-
-    def expel(self) -> None:
-        self._stop_dripping()
-        super().expel()
-
-    def ended(self, cause: BaseException) -> None:
-        self._stop_dripping()
-        super().ended(cause)
-
-    def _stop_dripping(self) -> None:
-        self._left = b""
-        if self._drip_call is not None:
-            self._drip_call.cancel()
-            self._drip_call = None
-
-
-class _Lost:
-    """Takes octets without end."""
-
-    def feed(self, data: bytes, start: int) -> int:
-        return -1
-
-
-def faulty(protocol: type[SMTP]) -> type[SMTP]:
-    """The protocol's class, with faults."""
-    return instrumented(_Faulty, protocol)  # type: ignore[arg-type]  # classes have hashes
-
-
-def _intercepted(commands: Mapping[bytes, Command]) -> dict[bytes, Command]:
-    """The commands, with rules being asked before each."""
-    return {
-        verb: replace(command, method=_asking(verb.decode("ascii").lower(), command.method))
-        for verb, command in commands.items()
-    }
-
-
-def _asking(stage: str, method: Callable[..., Any]) -> Callable[..., Any]:
-    def intercepted(server: Any, arg: str | None) -> Any:
-        rule = server._strike(stage, argument=arg)
-        return method(server, arg) if rule is None else server._suffer(rule, partial(method, server, arg))
-
-    return intercepted
+            dispatcher.owed = all_owed
 
 
 async def _awaited(result: Any) -> Any:

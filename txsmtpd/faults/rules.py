@@ -26,12 +26,12 @@ from txsmtpd.faults.effects import (
     Certificate,
     Drop,
     Effect,
+    FaultInterceptor,
     Garbage,
     HalfClose,
     Replaced,
     Reset,
     StopReading,
-    faulty,
 )
 from txsmtpd.faults.schedules import Every, First, Nth, Rate, Schedule, Share
 from txsmtpd.lmtp import LMTP
@@ -224,7 +224,7 @@ class Rule:
             return False
         if not all(test(occasion) for test in self._tests):
             return False
-        now = occasion.server.clock.seconds()
+        now = occasion.server._connection.clock.seconds()
         return all(schedule.strikes(now, self._random) for schedule in self._schedules)
 
 
@@ -305,9 +305,9 @@ class Faults:
 
     # What the protocols do
 
-    def instrument(self, protocol: type[SMTP]) -> type[SMTP]:
-        """The protocol's class, with faults. Called by the factory."""
-        return faulty(protocol)
+    def intercept(self, server: SMTP) -> FaultInterceptor:
+        """Act in a session that begins. Called by the factory."""
+        return FaultInterceptor(self.strike, server)
 
     def strike(self, stage: str, server: SMTP, by_recipient: bool | None = None, **what: Any) -> Rule | None:
         """The rule that strikes on this occasion, if one does.
@@ -320,7 +320,7 @@ class Faults:
         for rule in self._rules:
             if by_recipient in (None, rule._by_recipient) and rule._strikes(occasion):
                 rule.hits += 1
-                now = server.clock.seconds()
+                now = server._connection.clock.seconds()
                 self._struck.append(Struck(now, server.session.id, stage, str(rule), rule.effect))
                 return rule
         return None

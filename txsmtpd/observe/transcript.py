@@ -5,8 +5,7 @@ A :class:`Transcript` is the conversation of one session; :class:`Transcripts` k
     transcripts = Transcripts()
     factory = SMTPFactory(handler, transcript=transcripts)
 
-They are taken where every line, reply and octet of a message passes, by a class of its own; a factory without them has
-nothing of it.
+They are taken by an observer of each session (:mod:`txsmtpd.engine.observer`); a factory without them has none.
 """
 
 from __future__ import annotations
@@ -15,19 +14,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
-from txsmtpd.engine.conversation import Reader
-from txsmtpd.engine.dispatcher import SECRET
-from txsmtpd.observe.instruments import Instrument, instrumented
+from txsmtpd.engine.masking import SECRET
+from txsmtpd.engine.observer import Observer
 from txsmtpd.observe.matching import reply_fits
-from txsmtpd.smtp import SMTP
-from txsmtpd.wire.data import DataReader
-from txsmtpd.wire.proxy import ProxyReader
+from txsmtpd.session import TLSInfo
+from txsmtpd.wire.proxy import ProxyData
 
 RECORD = 150  # octets that a record takes besides its text, roughly
-END = b".\r\n"  # of what follows DATA
 LONGEST = 1000  # octets of a line that are kept
 
 _REFUSED_LINES = {
@@ -321,9 +316,9 @@ class Transcripts:
 
     # What the protocols do
 
-    def instrument(self, protocol: type[SMTP]) -> type[SMTP]:
-        """The protocol's class, with records being taken. Called by the factory."""
-        return instrumented(_Recorded, protocol)  # type: ignore[arg-type]  # classes have hashes
+    def observe(self, server: Any) -> Recorder:
+        """Keep the conversation of a session that begins. Called by the factory."""
+        return Recorder(self, server)
 
     def begin(self, session: str, peer: str) -> Transcript:
         """A session has begun."""
@@ -367,109 +362,61 @@ def _size(record: Record) -> int:
     return RECORD + len(record.text)
 
 
-class _Measured:
-    """A reader of octets, and how many it has read."""
+class Recorder(Observer):
+    """Keeps the conversation of one session.
 
-    def __init__(self, reader: Reader) -> None:
-        self.reader = reader
-        self.octets = 0
-        self.complete = False
+    :param transcripts: what keeps it.
+    :param server: the protocol of the session.
+    """
 
-    def feed(self, data: bytes, start: int) -> int:
-        end = self.reader.feed(data, start)
-        self.octets += (end if end >= 0 else len(data)) - start
-        if end >= 0:
-            self.complete = True
-            if isinstance(self.reader, DataReader):
-                self.octets -= len(END)
-        return end
-
-
-class _Recorded(Instrument):
-    """A protocol whose conversation is kept."""
-
-    _transcript: Transcript | None = None
-    _began = 0.0
+    def __init__(self, transcripts: Transcripts, server: Any) -> None:
+        self._transcripts = transcripts
+        self._server = server
+        self._transcript: Transcript | None = None
+        self._began = 0.0
 
     def _note(self, kind: Callable[..., Record], *what: Any) -> None:
-        kept: Transcripts = self.factory.transcript
-        now = self.clock.seconds()
+        kept = self._transcripts
+        now = self._server._connection.clock.seconds()
         if self._transcript is None:
-            peer = peer_text(self.session.peer)
+            session = self._server.session
+            peer = peer_text(session.peer)
             self._began = now
-            self._transcript = kept.begin(self.session.id, peer)
+            self._transcript = kept.begin(session.id, peer)
             kept.add(self._transcript, Connected(0.0, peer))
         kept.add(self._transcript, kind(now - self._began, *what))
 
-    # What comes
+    def line_received(self, line: bytes | None) -> None:
+        self._note(Said, SECRET if line is None else text_of(line))
 
-    def lineReceived(self, line: bytes) -> None:
-        self._note(Said, SECRET if self._asked is not None else text_of(self.masked(line)))
-        super().lineReceived(line)
-
-    def line_refused(self, why: str, begins: bytes) -> Exception:
-        asked = self._asked is not None
-        error = super().line_refused(why, begins)
+    def line_refused(self, why: str, begins: bytes | None) -> None:
         if why in _REFUSED_LINES:
-            hidden = asked or self._verb == b"AUTH"
-            begun = SECRET if hidden else text_of(begins)
+            begun = SECRET if begins is None else text_of(begins)
             shown = f": {begun}" if begun else ""
             self._note(Said, f"({_REFUSED_LINES[why]}{shown})")
-        return error
 
-    def read_with(self, reader: Reader, then: Callable[[], Any]) -> None:
-        if isinstance(reader, ProxyReader):
-            super().read_with(reader, partial(self._forwarded, reader, then))
-            return
-        measured = _Measured(reader)
+    def reply_sent(self, octets: bytes) -> None:
+        shown = f"334 {SECRET}" if octets[:4] == b"334 " else text_of(octets.removesuffix(b"\r\n"))
+        self._note(Replied, shown)
 
-        def read() -> Any:
-            self._note(MailData, measured.octets, True)
-            return then()
+    def data_read(self, octets: int, complete: bool) -> None:
+        self._note(MailData, octets, complete)
 
-        super().read_with(measured, read)
-
-    def _forwarded(self, reader: ProxyReader, then: Callable[[], Any]) -> Any:
-        data = reader.end()
+    def proxy_header(self, data: ProxyData) -> None:
         client = "the proxy's own connection" if data.client is None else f"for {peer_text(data.client)}"
         self._note(Said, f"(PROXY header: {data.error or client})")
-        return then()
 
-    def stop_reading_with(self) -> None:
-        reader = self._reader
-        super().stop_reading_with()
-        if isinstance(reader, _Measured) and not reader.complete:
-            self._note(MailData, reader.octets, False)
+    def tls_started(self, tls: TLSInfo) -> None:
+        self._note(TLSBegun, tls.protocol, tls.cipher)
 
-    async def _secure(self, begun: bytes = b"") -> None:
-        try:
-            await super()._secure(begun)
-        finally:
-            tls = self.session.ssl
-            if tls is not None:
-                self._note(TLSBegun, tls.protocol, tls.cipher)
-
-    # What leaves
-
-    def send(self, octets: bytes) -> None:
-        if octets and not (self.closing or self._deaf):
-            shown = f"334 {SECRET}" if octets[:4] == b"334 " else text_of(octets.removesuffix(b"\r\n"))
-            self._note(Replied, shown)
-        super().send(octets)
-
-    def _log_failure(self, what: str, error: BaseException) -> None:
+    def failed(self, what: str, error: BaseException) -> None:
         self._note(Failed, what, type(error).__qualname__)
-        super()._log_failure(what, error)
 
-    def ended(self, cause: BaseException) -> None:
+    def fault_injected(self, rule: str, effect: str) -> None:
+        self._note(Faulted, rule, effect)
+
+    def closed(self, cause: BaseException) -> None:
         self._note(Closed, type(cause).__name__, str(cause))
-        super().ended(cause)
-
-
-def note(protocol: Any, kind: Callable[..., Record], *what: Any) -> None:
-    """Add a record to the transcript of a protocol, if one is kept."""
-    if isinstance(protocol, _Recorded):
-        protocol._note(kind, *what)
 
 
 def text_of(octets: bytes) -> str:

@@ -13,9 +13,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 import txsmtpd.smtpd
-from txsmtpd.command import PREFIX, Command
-from txsmtpd.engine.authentication import authorized
-from txsmtpd.engine.dispatcher import FOREIGN_PROTOCOL, LINE_TOO_LONG, NOT_RECOGNIZED, is_part, log
+from txsmtpd.command import PREFIX, Command, authorized
+from txsmtpd.engine.dispatcher import FOREIGN_PROTOCOL, LINE_TOO_LONG, NOT_RECOGNIZED, Dispatcher, is_part, log
+from txsmtpd.engine.message import IncomingMessage
 from txsmtpd.engine.message_sink import Buffered
 from txsmtpd.extensions.base import Extension
 from txsmtpd.extensions.eightbitmime import EightBitMIME
@@ -72,11 +72,62 @@ class ChannelFactory(SMTPFactory):
         self.server = server
 
 
+class ChannelDispatcher(Dispatcher):
+    """What is refused is refused in the old words."""
+
+    __slots__ = ()
+
+    def on_line(self, line: bytes) -> Any:
+        debug("Data:", line, of=self.masked)
+        return super().on_line(line)
+
+    def unknown_command(self, verb: bytes, line: bytes) -> Reply:
+        reply = super().unknown_command(verb, line)
+        if reply is FOREIGN_PROTOCOL:
+            return reply
+        if not line:
+            return Reply(500, None, "Error: bad syntax")
+        return Reply(500, None, f'Error: command "{verb.decode("utf-8", "replace")}" not recognized')
+
+    async def reply_for_error(self, error: BaseException) -> Reply:
+        reply = await super().reply_for_error(error)
+        return OLD_WORDS.get(reply, reply)
+
+
+class ChannelMessage(IncomingMessage):
+    """A message that a server's ``process_message`` takes."""
+
+    __slots__ = ()
+
+    def deliver(self, message: bytes) -> Awaitable[Any]:
+        return self._hand_over(message)
+
+    async def _hand_over(self, message: bytes) -> Any:
+        server = self._server
+        channel = server.channel
+        # The way that messages were handed over: no line end at the end, and LF for the others.
+        octets = message.removesuffix(b"\r\n").replace(b"\r\n", b"\n")
+        channel.received_data = self.decoded(octets) if server.settings.decode_data else octets
+        debug("Data:", channel.received_data)
+        status = server.call(server.factory.server.take_message, channel)
+        if isinstance(status, Awaitable):
+            status = await status
+        return status or OK
+
+    def decoded(self, content: bytes) -> str:
+        try:
+            return content.decode("utf-8")
+        except UnicodeDecodeError:
+            raise Refused(NOT_UTF8) from None
+
+
 class ChannelProtocol(SMTP):
     """One connection, and the ``conn`` of its channel."""
 
     factory: Any
     channel: Any = None
+    _dispatcher_class = ChannelDispatcher
+    _message_class = ChannelMessage
 
     # What a socket has been asked for
 
@@ -91,15 +142,16 @@ class ChannelProtocol(SMTP):
 
     # The channel
 
-    async def greet_at_once(self) -> None:
-        self._last_turn = True  # unless somebody makes a channel for the connection
+    async def _greet(self) -> None:
+        dispatcher = self._dispatcher
+        dispatcher.closes_after_reply = True  # unless somebody makes a channel for the connection
         try:
             self.call(self.factory.server.connected_by, self)
         except BaseException:
-            self._last_turn = True
+            dispatcher.closes_after_reply = True
             raise
         if self.channel is None:
-            self._pushed = True  # there is nobody who could say more
+            dispatcher.pushed = True  # there is nobody who could say more
 
     def attach(self, channel: Any) -> None:
         """The channel of this connection is made."""
@@ -110,7 +162,7 @@ class ChannelProtocol(SMTP):
             if there
         )
         self.commands = commands_of_channel(type(channel), offered)  # type: ignore[arg-type]  # the channel's class
-        self._last_turn = False
+        self._dispatcher.closes_after_reply = False
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call code of the server's author.
@@ -129,22 +181,6 @@ class ChannelProtocol(SMTP):
             raise Refused(FAILED) from None
 
     # Commands
-
-    def take_turn(self, line: bytes) -> Any:
-        debug("Data:", line, of=self.masked)
-        return super().take_turn(line)
-
-    def unknown_command(self, verb: bytes, line: bytes) -> Reply:
-        reply = super().unknown_command(verb, line)
-        if reply is FOREIGN_PROTOCOL:
-            return reply
-        if not line:
-            return Reply(500, None, "Error: bad syntax")
-        return Reply(500, None, f'Error: command "{verb.decode("utf-8", "replace")}" not recognized')
-
-    async def explain(self, error: BaseException) -> Reply:
-        reply = await super().explain(error)
-        return OLD_WORDS.get(reply, reply)
 
     def parse_mail(self, arg: str | None) -> tuple[str, grammar.Parameters]:
         return parse_path(grammar.parse_mail, "FROM", arg)
@@ -170,11 +206,11 @@ class ChannelProtocol(SMTP):
         if is_part(status):
             return super().push(status)
         if reply.code >= 400:
-            reply = self._refusal(reply)
+            reply = self._dispatcher.refusal(reply)
         if reply.code == 421:
-            self._last_turn = True
+            self._dispatcher.closes_after_reply = True
         pushed = super().push(reply)
-        self._pushed = True  # 3yz too: what follows is read by whoever has asked for it
+        self._dispatcher.pushed = True  # 3yz too: what follows is read by whoever has asked for it
         return pushed
 
     # The message
@@ -182,49 +218,32 @@ class ChannelProtocol(SMTP):
     @property
     def reads_data(self) -> bool:
         """Whether a message is coming, or is being processed."""
-        return self._intake is not None
+        return self._message is not None
 
     @property
     def octets_read(self) -> int:
         """Octets of the message so far."""
-        return getattr(self._reader, "size", 0)
+        return getattr(self._connection.reader, "size", 0)
 
     def read_message(self) -> None:
         """What follows is a message."""
-        self._read_data(Buffered(self._deliver))
-
-    def _deliver(self, message: bytes) -> Awaitable[Any]:
-        return self._hand_over(message)
-
-    async def _hand_over(self, message: bytes) -> Any:
-        channel = self.channel
-        # The way that messages were handed over: no line end at the end, and LF for the others.
-        octets = message.removesuffix(b"\r\n").replace(b"\r\n", b"\n")
-        channel.received_data = self._decoded(octets)
-        debug("Data:", channel.received_data)
-        status = self.call(self.factory.server.take_message, channel)
-        if isinstance(status, Awaitable):
-            status = await status
-        return status or OK
-
-    def _decoded(self, content: bytes) -> bytes | str:
-        if not self.settings.decode_data:
-            return content
-        try:
-            return content.decode("utf-8")
-        except UnicodeDecodeError:
-            raise Refused(NOT_UTF8) from None
+        message = self._begin_message()
+        message.read_into(Buffered(message.deliver))
 
     # The end
 
     def close_when_done(self) -> None:
         """Close once the command that is carried out has its reply."""
-        self._last_turn = True
-        if self._turn is None and not self._proceeding:
-            self.close()
+        self._dispatcher.closes_after_reply = True
+        if not self._connection.is_busy:
+            self._connection.close()
 
-    def ended(self, cause: BaseException) -> None:
-        super().ended(cause)
+    def close(self) -> None:
+        """Close at once, as a socket does; what was said before is sent."""
+        self._connection.close()
+
+    def _ended(self, cause: BaseException) -> None:
+        super()._ended(cause)
         if self.channel is not None:
             try:
                 self.call(self.channel.handle_close)

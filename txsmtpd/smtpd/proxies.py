@@ -9,7 +9,8 @@ from typing import Any, Self
 
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 
-from txsmtpd.engine.dispatcher import in_one_line, log
+from txsmtpd.engine.dispatcher import log
+from txsmtpd.engine.masking import in_one_line
 from txsmtpd.factory import SMTPFactory
 from txsmtpd.handlers.proxy import Proxy
 from txsmtpd.handlers.upstream import Upstream

@@ -303,7 +303,7 @@ class MailCatcher(Reachable, Inbox):
         if served is not None:
             ends.append(maybeDeferred(served.stop))
         for connection in list(self.factory.connections):
-            connection.abort()
+            connection.transport.abortConnection()
         ends.append(self.factory.drain())
         return for_whoever_awaits(gatherResults(ends).addCallback(self._stopped))
 

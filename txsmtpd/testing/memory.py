@@ -450,7 +450,7 @@ class MemorySession(MemoryConnection):
     >>> session.command("MAIL FROM:<a@example.com>")
     Reply(503, '5.5.1', 'Send HELO or EHLO first')
     >>> session.wait(300)
-    b'421 4.4.2 Nothing was heard for too long, goodbye\\r\\n'
+    b'421 4.4.2 Idle timeout, closing connection\\r\\n'
     >>> session.closed
     True
     """

@@ -1,0 +1,512 @@
+"""Run one connection: read command lines one at a time, and send replies in order.
+
+Knows lines, turns, time and the transport, and nothing of SMTP: how input is handed on, how it waits while a turn does,
+how replies leave, and how a connection ends. What a line means is decided in :mod:`txsmtpd.engine.dispatcher`.
+
+A *turn* is the work for one line: a coroutine, a Deferred or a plain result. While it waits, reading goes on into a
+buffer, because a transport that is not read does not notice that its peer is gone; only above ``buffer_limit``, or
+when the client does not read the replies, is the transport paused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import copy_context
+from types import CoroutineType
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import TimeoutError
+from twisted.internet.interfaces import IDelayedCall, ITCPTransport
+
+from txsmtpd.bridges.asyncio_bridge import go_on
+from txsmtpd.engine.lines import BadLine, LineBuffer
+from txsmtpd.engine.observer import CountedReader, Observer, Reader
+from txsmtpd.engine.output import Output, closes_at_once, is_closing
+from txsmtpd.engine.turn import Turn
+from txsmtpd.settings import Settings
+
+QUIT = b"QUIT"  # the line after which a client has nothing more to say
+
+
+class Stage(Protocol):
+    """What a connection does in place of commands: it awaits a PROXY header, or a TLS handshake."""
+
+    def input_ended(self) -> None:
+        """The client has closed its side."""
+
+    def connection_lost(self, reason: BaseException) -> None:
+        """The connection is gone. ``connection.cause`` may say why, in place of the reason."""
+
+    def idle(self) -> bool:
+        """The client has said nothing for too long; True: the stage has seen to it."""
+
+    def cancel(self) -> None:
+        """The connection is going to be closed."""
+
+
+class Connection:
+    """What runs the connection of a server.
+
+    :param server: the protocol, as users see it.
+    :param dispatcher: decides what each line means, and what each result.
+    :param observer: is told of what passes; None: nobody is.
+    """
+
+    __slots__ = (
+        "_after_reader",
+        "_heard",
+        "_held",
+        "_hold_call",
+        "_output_full",
+        "_processing",
+        "_reading_paused",
+        "_timer",
+        "cause",
+        "clock",
+        "closing",
+        "dispatcher",
+        "goes_on",
+        "input_ended",
+        "line_request",
+        "lines",
+        "lost",
+        "observer",
+        "output",
+        "paused",
+        "reader",
+        "server",
+        "stage",
+        "transport",
+        "turn",
+    )
+
+    def __init__(self, server: Any, dispatcher: Any, observer: Observer | None) -> None:
+        settings: Settings = server.settings
+        self.server = server
+        self.dispatcher = dispatcher
+        self.transport: Any = server.transport
+        self.clock = settings.clock()  #: what keeps the time
+        self.lines = LineBuffer(settings.longest_line)
+        self.output = Output(self.transport)
+        self.observer = observer
+        self.stage: Stage | None = None  #: what is done now in place of commands
+        self.turn: Turn | None = None  #: the turn that waits
+        self.line_request: Deferred[bytes] | None = None  #: a turn waits for the client's next line
+        self.reader: Reader | None = None  #: what takes the octets that come, in place of lines
+        self.cause: BaseException | None = None  #: why this side ended the connection, if it did
+        self.paused = False  #: input waits
+        self.closing = False  #: nothing that still comes is looked at
+        self.lost = False  #: the transport is gone
+        self.goes_on = False  #: a turn that took too long has not ended
+        self.input_ended = False  #: the client has closed its side
+        self._after_reader: Callable[[], Any] | None = None
+        self._processing = False
+        self._output_full = False
+        self._reading_paused = False
+        self._held = False
+        self._heard = 0.0  # when the client last said something, or its silence began to count
+        self._hold_call: IDelayedCall | None = None
+        self._timer: IDelayedCall | None = None  # for an idle client; once this side closes, for one that does not read
+
+    def start(self, first_turn: Callable[..., Any], *args: Any) -> None:
+        """Take the first turn, before anything was read."""
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+        # The transport tells the server, as its producer, when replies pile up unread.
+        self.transport.registerProducer(self.server, True)
+        self._heard = self.clock.seconds()
+        timeout = self.server.settings.timeout
+        if timeout is not None:
+            self._timer = self.call_later(timeout, self._check_idle)
+        self._processing = True
+        self.run(first_turn, *args)
+        self.process_input()
+
+    # Input
+
+    def data_received(self, data: bytes) -> None:
+        """Octets have come."""
+        if self.closing:
+            return
+        self._heard = self.clock.seconds()
+        lines = self.lines
+        if lines.data:
+            data = lines.data[lines.offset :] + data
+        lines.data = data
+        lines.offset = 0
+        if self._processing:
+            return
+        if not self.paused:
+            self.process_input()
+        elif len(data) > self.server.settings.buffer_limit and not self._reading_paused:
+            self._reading_paused = True
+            self.transport.pauseProducing()
+
+    def process_input(self) -> None:
+        """Go through the input until it is used up, or something must be waited for."""
+        lines, server, transport = self.lines, self.server, self.transport
+        self._processing = True
+        try:
+            # Hooks may close the transport themselves.
+            while lines.offset < len(lines.data) and not (self.paused or self.closing or is_closing(transport)):
+                reader = self.reader
+                if reader is not None:
+                    self._feed(reader)
+                elif server.line_mode:
+                    line = lines.next_line()
+                    if line is None:
+                        break
+                    if type(line) is bytes:
+                        server.lineReceived(line)
+                    else:
+                        self.refuse_line(line)  # type: ignore[arg-type]
+                else:
+                    server.rawDataReceived(lines.clear())
+        finally:
+            self._processing = False
+        if self.output.pending:
+            self.output.flush()
+        if lines.offset >= len(lines.data):
+            lines.data = b""
+            lines.offset = 0
+        if self.paused or self.closing:
+            return
+        if self.input_ended:
+            self._end_of_input()
+        elif self._reading_paused:
+            self._reading_paused = False
+            transport.resumeProducing()
+
+    def go_on(self) -> None:
+        """Something that was waited for is there."""
+        if not self._processing and not self.closing:
+            if self.paused:
+                self.output.flush()
+            else:
+                self.process_input()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a turn waits, or input is being processed."""
+        return self.turn is not None or self._processing
+
+    def line_received(self, line: bytes) -> None:
+        """A line has come: it has its turn, or it is what the turn has asked for."""
+        request = self.line_request
+        if self.observer is not None:
+            self.observer.line_received(None if request is not None else self.dispatcher.masked(line))
+        if request is None:
+            self.run(self.dispatcher.on_line, line)
+        else:
+            self._cancel_line_request(request)
+            request.callback(line)
+
+    def refuse_line(self, bad: BadLine) -> None:
+        """What has come is no proper line."""
+        request = self.line_request
+        error = self.dispatcher.on_bad_line(bad, request is not None)
+        if request is None:
+            self.run(self.dispatcher.reply_for_error, error)
+        else:
+            self._cancel_line_request(request)
+            request.errback(error)
+
+    def _end_of_input(self) -> None:
+        if self.stage is not None:
+            self.stage.input_ended()
+        if self.line_request is not None:
+            self.refuse_line(BadLine("missing"))
+        else:
+            self.close()
+
+    # Octets that are not lines
+
+    def read_with(self, reader: Reader, then: Callable[[], Any]) -> None:
+        """Hand what follows to the reader instead of taking it for lines; its end begins the turn *then*."""
+        self.reader = reader
+        self._after_reader = then
+
+    def read_data(self, reader: Reader, then: Callable[[], Any]) -> None:
+        """The same for octets of a message, which observers are told of."""
+        self.read_with(reader if self.observer is None else CountedReader(reader, self.observer), then)
+
+    def stop_reader(self) -> None:
+        """Forget the reader: what it reads will not be finished."""
+        reader, self.reader, self._after_reader = self.reader, None, None
+        if type(reader) is CountedReader:
+            reader.stop()
+
+    def _feed(self, reader: Reader) -> None:
+        lines = self.lines
+        end = reader.feed(lines.data, lines.offset)
+        if self.reader is not reader:  # whoever took the octets has closed the connection
+            return
+        if end < 0:
+            lines.data = b""
+            lines.offset = 0
+            return
+        lines.offset = end
+        if type(reader) is CountedReader:
+            reader.finish()
+        then, self.reader, self._after_reader = self._after_reader, None, None
+        assert then is not None
+        self.run(then)
+
+    def hold(self) -> None:
+        """Who takes the octets wants no more for now: look at none, and read none above ``buffer_limit``."""
+        if self._held or self.closing:
+            return
+        self._held = self.paused = True
+        if self.server.settings.hook_timeout is not None:
+            self._hold_call = self.call_later(self.server.settings.hook_timeout, self._held_too_long)
+
+    def release(self) -> None:
+        """Octets are wanted again."""
+        if not self._held:
+            return
+        self._held = False
+        if self._hold_call is not None and self._hold_call.active():
+            self._hold_call.cancel()
+        if not self.closing:
+            self._await_client()
+            self.go_on()
+
+    def _held_too_long(self) -> None:
+        self.dispatcher.on_result(self.dispatcher.on_timeout(False))
+        self.close()
+
+    def pause_reading(self) -> None:
+        """Read nothing more from the transport."""
+        self._reading_paused = True
+        self.transport.pauseProducing()
+
+    # Turns
+
+    def run(self, work: Callable[..., Any], *args: Any) -> None:
+        """Take one turn: at once, or later if it must wait."""
+        waiting = None
+        try:
+            result = work(*args)
+            if type(result) is CoroutineType:
+                # Most turns do not wait. Stepped by hand, those cost no Deferred; one that does wait goes on where it
+                # stands.
+                # In a context of its own, so that what it keeps in a ContextVar reaches no other connection.
+                turn, context = result, copy_context()
+                try:
+                    awaited = context.run(turn.send, None)
+                except StopIteration as end:
+                    result = end.value
+                else:
+                    waiting = context.run(go_on, turn, awaited)
+            elif isinstance(result, Deferred):
+                waiting = result
+        except Exception as error:
+            self.run(self.dispatcher.reply_for_error, error)
+            return
+        if waiting is not None:
+            self.turn = Turn(self, waiting)
+            self.turn.wait()
+        elif not self.lost:
+            self.dispatcher.on_result(result)
+
+    def end_turn(self, turn: Turn) -> bool:
+        """Whether somebody still waits for the end of this turn; if so, nobody does now."""
+        if self.turn is not turn:
+            return False
+        self.turn = self.line_request = None
+        turn.stop_deadline()
+        if self.closing or self.lost:
+            return False
+        self._await_client()
+        return True
+
+    @property
+    def waits_for_server(self) -> bool:
+        """Whether the turn is the server's work, and neither the client's nor the handshake's."""
+        return self.line_request is None and self.stage is None
+
+    def request_line(self) -> Deferred[bytes]:
+        """The client's next line, for a turn that has asked the client something.
+
+        Until it is there the server listens as between turns: it is the client who may take too long. What comes
+        instead of a proper line fails with what the dispatcher makes of it.
+        """
+        request = self.line_request = Deferred(self._cancel_line_request)
+        turn = self.turn
+        if turn is not None:
+            turn.stop_deadline()
+        self._await_client()
+        if turn is not None:  # else the turn has only begun, and whoever let it begin goes on
+            self.go_on()
+        return request
+
+    def _cancel_line_request(self, request: Deferred[bytes]) -> None:
+        """The turn waits for the client no more: it works again."""
+        if self.line_request is request:
+            self.line_request = None
+            if self.turn is not None:
+                self.turn.start_deadline()
+
+    # Time
+
+    def call_later(self, period: float, function: Callable[..., Any], *args: Any) -> IDelayedCall:
+        """Call the function after so many seconds."""
+        call: IDelayedCall = self.clock.callLater(period, function, *args)
+        return call
+
+    @property
+    def _server_busy(self) -> bool:
+        """Whether it is the server's turn to act, not the client's."""
+        return self._held or (self.turn is not None and self.line_request is None)
+
+    def _await_client(self) -> None:
+        """It is the client's turn to act, as far as a turn, or who takes its octets, is concerned."""
+        self._heard = self.clock.seconds()
+        self.paused = self._output_full or self._server_busy
+
+    def _check_idle(self) -> None:
+        # Octets only note when they came. The timer looks at that when it goes off, and is rarely set.
+        if self._server_busy:
+            self._heard = self.clock.seconds()
+        left = self._heard + self.server.settings.timeout - self.clock.seconds()
+        if left > 0:
+            self._timer = self.call_later(left, self._check_idle)
+        else:
+            self._timer = None
+            self.server.timeoutConnection()
+
+    def idle_timeout(self) -> None:
+        """The client has said nothing for too long: close."""
+        if self.stage is None or not self.stage.idle():
+            self.cause = TimeoutError("the client said nothing for too long")
+            self.dispatcher.on_idle()
+            self.close()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+    # Output
+
+    def send(self, octets: bytes) -> None:
+        """Send the octets, after all that was sent before, and together with all that is sent in the same turn."""
+        if self.closing:
+            return
+        if self.observer is not None and octets and not self.output.muted:
+            self.observer.reply_sent(octets)
+        self.output.send(octets, self._processing)
+
+    def output_full(self) -> None:
+        """The client does not read: take no turns and read nothing, until it does."""
+        if not self.closing:
+            self._output_full = self.paused = True
+            self.transport.pauseProducing()
+
+    def output_drained(self) -> None:
+        """The client reads again."""
+        if self.closing:
+            return
+        self._output_full = False
+        if not self._reading_paused:
+            self.transport.resumeProducing()
+        self.paused = self._server_busy
+        self.go_on()
+
+    def transport_changed(self) -> None:
+        """The transport has another consumer beneath it, which knows nothing of pauses before it."""
+        if self._output_full or self._reading_paused:
+            self._output_full = self._reading_paused = False
+            self.transport.resumeProducing()
+
+    # The end
+
+    @property
+    def quit_received(self) -> bool:
+        """Whether the client has nothing more to say: the last line that has come is QUIT."""
+        if self.dispatcher.closes_after_reply:
+            return True
+        last = self.lines.last_line()
+        return last is not None and last.upper() == QUIT
+
+    def input_closed(self) -> None:
+        """The client has closed its side. What it sent is answered, then the connection closes.
+
+        That a client which is gone altogether looks the same, TCP does not let us see. A client that has said QUIT is
+        owed all replies, however long they take. One that has not breaks RFC 5321 4.1.1.10, which wants a premature
+        close to cancel what is pending: it gets the replies that are there within a moment.
+        """
+        self.input_ended = True
+        if self.closing or self._processing:
+            return
+        if self.turn is not None and self.line_request is None:
+            if not self.quit_received:
+                self.turn.stop_deadline()
+                self.turn.start_deadline()
+        elif not self.paused:
+            self._end_of_input()
+
+    def drain(self) -> None:
+        """End as soon as no transaction is open: the server is shutting down (RFC 5321 3.8)."""
+        if self.stage is None:
+            self.dispatcher.drain()
+        else:
+            self.stage.cancel()
+            self.close()
+
+    def end_now(self) -> None:
+        """Close now: with a word if no other is owed."""
+        if self.stage is not None:
+            self.stage.cancel()
+        elif self.turn is None and not self.closing:
+            self.output.stop_waiting()
+            self.dispatcher.on_shutdown()
+            self.close()
+            return
+        self.output.abort()
+        self.abort()
+
+    def close(self) -> None:
+        """Send what is to be sent, look at nothing more, and close."""
+        if self.closing or not self.output.may_close(self.close):
+            return
+        self._stop_everything()
+        if self.lost:
+            return
+        self.output.flush()
+        # A transport with a producer would not close; one whose peer does not read would not either.
+        self.transport.unregisterProducer()
+        if not closes_at_once(self.transport):
+            self._timer = self.call_later(self.server.settings.linger, self.abort)
+        self.transport.loseConnection()
+
+    def abort(self) -> None:
+        """Close at once, whatever was not sent."""
+        # Standard input and output cannot be aborted.
+        getattr(self.transport, "abortConnection", self.transport.loseConnection)()
+
+    def _stop_everything(self) -> None:
+        self.closing = True
+        self.lines.clear()
+        self.stop_reader()
+        self.release()
+        self._stop_timer()
+        if self.turn is not None:
+            self.turn.cancel()
+
+    def connection_lost(self, reason: BaseException) -> None:
+        """The transport is gone."""
+        if self.stage is not None:
+            self.stage.connection_lost(reason)
+        self.lost = True
+        self.output.abort()
+        turn = self.turn
+        self._stop_everything()
+        if turn is not None:
+            self.end_turn(turn)  # even if it goes on regardless
+        self.dispatcher.on_end(self.cause or reason)
+        if not (self._processing or self.goes_on) and (turn is None or turn.finished):
+            # Nothing goes on: what refers to each other lets go, so that it is freed now and not by the collector.
+            self.dispatcher.server = self.dispatcher.connection = None
+            self.server = self.dispatcher = self.stage = None

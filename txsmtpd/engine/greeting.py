@@ -1,0 +1,69 @@
+"""The beginning of a session: the PROXY header and TLS, where they come first, the hook CONNECT, and the greeting."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any
+
+from txsmtpd.engine.handshake import is_wrapped, start_tls
+from txsmtpd.engine.proxy_header import ProxyHeader, expects_header
+from txsmtpd.reply import BAD_SEQUENCE, Refused, Reply
+
+
+def first_turn(server: Any) -> Any:
+    """The first turn of a connection, before anything was read."""
+    if expects_header(server):
+        return ProxyHeader(server, welcome).start()
+    return welcome(server)
+
+
+def welcome(server: Any) -> Any:
+    """Greet the client, now that it is known who it is."""
+    interceptor = server._dispatcher.interceptor
+    if interceptor is not None:
+        return interceptor.connect(lambda: _welcome(server))
+    return _welcome(server)
+
+
+def _welcome(server: Any) -> Any:
+    in_tls = server.settings.implicit_tls or is_wrapped(server.transport)
+    return _greet_in_tls(server) if in_tls else greet(server)
+
+
+async def _greet_in_tls(server: Any) -> Reply:
+    # Behind a PROXY header, the beginning of the handshake may have come already.
+    await start_tls(server, server._connection.lines.clear())
+    if server._dispatcher.refuse_all is not None:
+        reply: Reply = server._dispatcher.refuse_all
+        return reply
+    greeting = greet(server)
+    return greeting if isinstance(greeting, Reply) else await greeting
+
+
+def greet(server: Any) -> Any:
+    """Greet the client, in TLS if it has to be."""
+    interceptor = server._dispatcher.interceptor
+    return server._greet() if interceptor is None else interceptor.greet(server._greet)
+
+
+def default_greeting(server: Any) -> Reply | Awaitable[Reply]:
+    """The greeting, or what the hook CONNECT says."""
+    return _ask_first(server) if "CONNECT" in server.settings.hooks else server.settings.greeting
+
+
+async def _ask_first(server: Any) -> Reply:
+    dispatcher = server._dispatcher
+    dispatcher.closes_after_reply = True  # unless the hook lets the client in, whatever becomes of the hook
+    greeting: Reply = server.settings.greeting
+    try:
+        status = await dispatcher.ask_hook("CONNECT")
+        reply: Reply = greeting if status is None else dispatcher.final(status, "CONNECT")
+    except Refused as refused:
+        reply = refused.reply
+    if reply.positive:
+        dispatcher.closes_after_reply = False
+        return reply if reply.code == 220 else greeting
+    if reply.code >= 500:
+        dispatcher.closes_after_reply = False
+        dispatcher.refuse_all = BAD_SEQUENCE  # RFC 5321 3.1: wait for QUIT, answer 503 to all else
+    return reply

@@ -1,0 +1,166 @@
+"""TLS: begun by STARTTLS (RFC 3207), or with the first octet (RFC 8314). Both are one path.
+
+The handshake has a deadline of its own, and what is known of it afterwards lies in ``session.ssl``. The command is in
+:mod:`txsmtpd.extensions.starttls`. Certificates are no matter of this file: it is given what Twisted's TLS takes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import TimeoutError
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+
+from txsmtpd.engine.dispatcher import log
+from txsmtpd.engine.turn import PREMATURE_CLOSE_GRACE
+from txsmtpd.reply import Reply
+from txsmtpd.session import TLSInfo
+
+TLS_NOT_GOOD_ENOUGH = Reply(554, "5.7.0", "Command refused due to lack of security")  # RFC 3207 4.1
+
+
+class TLSSetupException(Exception):
+    """The TLS handshake failed; the connection is gone. Its cause is what Twisted or OpenSSL says of it."""
+
+
+def is_wrapped(transport: Any) -> bool:
+    """Whether a connection was accepted in TLS, by an endpoint that speaks it."""
+    return isinstance(transport, TLSMemoryBIOProtocol)
+
+
+async def start_tls(server: Any, begun: bytes = b"") -> None:
+    """Begin TLS as soon as what was sent has left, and ask the hook STARTTLS about it.
+
+    Input that was not looked at until now never will be: it came in clear, from whomever (RFC 3207 4.2). If the
+    handshake fails or takes too long, the turn is cancelled, and the connection is lost because of a
+    :class:`TLSSetupException`.
+
+    :param begun: octets of the handshake that have come already, where nothing could come in clear.
+    """
+    connection, dispatcher, settings = server._connection, server._dispatcher, server.settings
+    await Handshake(connection).start(server.tls_context, begun)
+    server.session.ssl = tls = _tls_of(server.transport)
+    if settings.log_dialogue:
+        log.debug(
+            "{session} {protocol} with {cipher}", session=server.session.id, protocol=tls.protocol, cipher=tls.cipher
+        )
+    try:
+        if "STARTTLS" in settings.hooks:
+            dispatcher.closes_after_reply = True  # unless the hook answers: STARTTLS has had its reply
+            if not await dispatcher.ask_hook("STARTTLS"):
+                dispatcher.refuse_all = TLS_NOT_GOOD_ENOUGH
+            dispatcher.closes_after_reply = False
+    finally:
+        if connection.observer is not None:
+            connection.observer.tls_started(tls)
+
+
+class Handshake:
+    """A stage of a connection: its TLS handshake.
+
+    :param connection: the connection.
+    """
+
+    __slots__ = ("_call", "_completed", "_connection")
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._completed: Deferred[None] = Deferred(lambda _: self._stop())
+        self._call: Any = None
+
+    def start(self, context: Any, begun: bytes) -> Deferred[None]:
+        """Begin. To be awaited by a turn.
+
+        :param context: what Twisted's TLS takes.
+        :return: fires when the handshake is complete.
+        """
+        connection = self._connection
+        transport = connection.transport
+        connection.output.flush()
+        connection.lines.clear()
+        connection.stop_reader()
+        connection.stage = self
+        connection.paused = True
+        if connection.turn is not None:
+            connection.turn.stop_deadline()
+        period = PREMATURE_CLOSE_GRACE if connection.input_ended else connection.server.settings.tls_handshake_timeout
+        self._call = connection.call_later(period, self._took_too_long)
+        if not is_wrapped(transport):
+            try:
+                transport.startTLS(context)
+            except Exception:
+                # Left half way, the transport would tell nobody that the connection is lost.
+                transport.protocol = connection.server
+                transport.TLS = False
+                self._stop()
+                connection.close()
+                raise
+            connection.transport_changed()
+            if begun:
+                transport.protocol.dataReceived(begun)
+        return self._completed
+
+    def completed(self) -> None:
+        """The handshake is complete."""
+        connection = self._connection
+        self._stop()
+        if connection.closing:
+            return
+        connection.output.transport_changed()
+        if connection.turn is not None:
+            connection.turn.start_deadline()
+        self._completed.callback(None)
+
+    def _took_too_long(self) -> None:
+        self._connection.cause = TimeoutError("the TLS handshake took too long")
+        self._connection.transport.abortConnection()
+
+    def _stop(self) -> None:
+        if self._connection.stage is self:
+            self._connection.stage = None
+        if self._call is not None and self._call.active():
+            self._call.cancel()
+
+    # As a stage
+
+    def input_ended(self) -> None:
+        """The client has closed its side: the turn that waits sees to it."""
+
+    def connection_lost(self, reason: BaseException) -> None:
+        """The handshake has failed, unless this side has ended it."""
+        connection = self._connection
+        self._stop()
+        if not connection.closing:
+            connection.cause = _handshake_failed(connection.cause or reason)
+
+    def idle(self) -> bool:
+        """A handshake has a deadline of its own."""
+        return False
+
+    def cancel(self) -> None:
+        """The connection is going to be closed."""
+        self._stop()
+
+
+def _handshake_failed(cause: BaseException) -> TLSSetupException:
+    # An OpenSSL error carries tuples of library, function and reason; the reasons are constants, fit for a log.
+    details = cause.args[0] if cause.args and isinstance(cause.args[0], list) else []
+    reasons = ", ".join(str(each[-1]) for each in details) or type(cause).__name__
+    error = TLSSetupException(f"the TLS handshake failed: {reasons}")
+    error.__cause__ = cause
+    return error
+
+
+def _tls_of(transport: Any) -> TLSInfo:
+    connection = transport.getHandle()
+    name = connection.get_servername()
+    version = connection.get_protocol_version_name()
+    return TLSInfo(
+        protocol=version,
+        cipher=connection.get_cipher_name(),
+        peer_certificate=connection.get_peer_certificate(as_cryptography=True),
+        server_name=None if name is None else name.decode("ascii", "backslashreplace"),
+        # In TLS 1.2 the exporter is safe only with the extended master secret (RFC 9266 4), which we cannot see.
+        binds=version == "TLSv1.3" and hasattr(connection, "export_keying_material"),
+    )

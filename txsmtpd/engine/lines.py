@@ -1,0 +1,93 @@
+"""Cut the client's octets into command lines (RFC 5321 2.3.8, 4.5.3.1.4).
+
+Octets only: no transport, no replies. What a line means, and what becomes of a bad one, is decided in
+:mod:`txsmtpd.engine.dispatcher`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+ENDLESS_LINE = 65536  # octets after which a line is no mistake any more
+BEGINNING = 16  # octets of a bad line that are kept: they tell which command it was
+CR = 0x0D
+FOREIGN_OCTETS = b"\x16\x80"  # that TLS and SSL 2 begin with: no line will ever end
+
+
+class BadLine(NamedTuple):
+    """What came in place of a proper line."""
+
+    why: str  #: "long", "endless", "bare LF", "foreign"; or "missing", for one that was asked for and will not come
+    begins: bytes = b""  #: what it began with
+
+
+class LineBuffer:
+    """Input that was not looked at yet, and the next line of it.
+
+    :param longest: octets that a line may have, its CRLF not counted.
+    """
+
+    __slots__ = ("_longest", "_oversize", "data", "offset")
+
+    def __init__(self, longest: int) -> None:
+        self.data = b""
+        self.offset = 0  #: what stands before it in the data is done with
+        self._longest = longest
+        #: Of a line that is too long: how many of its octets were dropped, and what it began with.
+        self._oversize: tuple[int, bytes] | None = None
+
+    def __len__(self) -> int:
+        return len(self.data) - self.offset
+
+    def clear(self) -> bytes:
+        """Forget what was not looked at; return it."""
+        left = self.data[self.offset :]
+        self.data = b""
+        self.offset = 0
+        self._oversize = None
+        return left
+
+    def next_line(self) -> bytes | BadLine | None:
+        """Take the next line, without its CRLF; or what stands in its place. None: its end has not come.
+
+        LF is looked for, not CRLF: a line that ends in LF alone gets its answer at once, instead of silence. It is
+        never carried out. What follows it is a line of its own, so each LF costs a refusal: nobody can slip more
+        than one command past a client that guards itself against CRLF only.
+        """
+        data, start = self.data, self.offset
+        end = data.find(b"\n", start)
+        if (
+            start < end <= start + self._longest + 1  # the CR counted
+            and data[end - 1] == CR
+            and data[start] not in FOREIGN_OCTETS
+            and self._oversize is None
+        ):
+            self.offset = end + 1
+            return data[start : end - 1]
+        return self._next_odd_line(data, start, end)
+
+    def _next_odd_line(self, data: bytes, start: int, end: int) -> BadLine | None:
+        dropped, begins = self._oversize or (0, data[start : start + BEGINNING])
+        if not dropped and data[start] in FOREIGN_OCTETS:
+            self.offset = len(data)
+            return BadLine("foreign")
+        length = dropped + (len(data) if end < 0 else end) - start
+        if end < 0:
+            return self._drop_if_too_long(length, begins)
+        self.offset = end + 1
+        self._oversize = None
+        if length <= self._longest + 1:
+            return BadLine("bare LF", data[start : min(start + BEGINNING, end)])
+        return BadLine("long" if length <= ENDLESS_LINE else "endless", begins)
+
+    def _drop_if_too_long(self, length: int, begins: bytes) -> BadLine | None:
+        if length <= self._longest + 1:
+            return None
+        self.offset = len(self.data)
+        self._oversize = length, begins
+        return BadLine("endless") if length > ENDLESS_LINE else None
+
+    def last_line(self) -> bytes | None:
+        """The last of the lines, if all of them are complete."""
+        lines = self.data[self.offset :].rsplit(b"\n", 2)
+        return lines[-2].strip() if len(lines) > 1 and not lines[-1] else None

@@ -1,0 +1,261 @@
+"""The message of a mail transaction (RFC 5321 4.1.1.4, RFC 3030 2): from DATA or BDAT to the handler's reply.
+
+How octets are framed is in :mod:`txsmtpd.wire`, where they go in :mod:`txsmtpd.engine.message_sink`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any
+
+from twisted.internet.error import ConnectionDone
+from twisted.python.failure import Failure
+
+from txsmtpd.engine.dispatcher import log
+from txsmtpd.engine.masking import in_one_line
+from txsmtpd.engine.message_sink import Buffered, Intake, Streamed
+from txsmtpd.extensions.size import TOO_LARGE
+from txsmtpd.recipient_replies import FOR_EACH, Replies, folded, named, replies_for
+from txsmtpd.reply import FAILED, OK, Refused, Reply
+from txsmtpd.session import Envelope
+from txsmtpd.wire.data import DataReader, Fault
+
+START_MAIL_INPUT = Reply(354, None, "End data with <CR><LF>.<CR><LF>")
+CHUNK_OK = Reply(250, "2.0.0", "Chunk received")
+FAR_TOO_LARGE = Reply(421, "4.3.4", "The message is far larger than this server takes, goodbye")
+NOT_ASCII = Reply(500, "5.6.1", "The message must be ASCII")
+FAULTS = {
+    Fault.TOO_LARGE: TOO_LARGE,
+    Fault.BARE_NEWLINE: Reply(550, "5.6.0", "A CR or LF in the message is not part of a CR LF"),
+    Fault.LINE_TOO_LONG: Reply(500, "5.6.0", "A line of the message is too long"),
+}
+
+
+class IncomingMessage:
+    """A message that a session is receiving: made by DATA or the first BDAT, and gone with the transaction.
+
+    :param server: the protocol of the session, as users see it.
+    """
+
+    __slots__ = ("_octets", "_refused", "_server", "_sink")
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+        self._sink: Intake | None = None  # where its octets go, once that is known
+        self._octets = 0  # of its chunks so far
+        self._refused: Reply | None = None  # the reply to each chunk that still comes
+
+    # DATA
+
+    def read_data(self) -> Reply | Awaitable[Reply]:
+        """Read the message that follows DATA."""
+        if self._server.settings.open_message is not None:
+            return self._open_then_read()
+        return self.read_into(Buffered(self.deliver))
+
+    async def _open_then_read(self) -> Reply:
+        try:
+            sink = await self._open_sink()
+        except BaseException:
+            self._server._message = None
+            raise
+        return self.read_into(sink)
+
+    def read_into(self, sink: Intake) -> Reply:
+        """Read what follows as a message that ends in a dot, into this sink. The reply asks for it."""
+        server, settings = self._server, self._server.settings
+        self._sink = sink
+        reader = DataReader(
+            sink.write,
+            settings.data_size_limit,
+            settings.line_length_limit,
+            settings.bare_newlines,
+            self._far_too_large,
+        )
+        server._connection.read_data(reader, partial(self._end_of_data, reader))
+        server._dispatcher.last_reply = START_MAIL_INPUT
+        return START_MAIL_INPUT
+
+    def _far_too_large(self) -> None:
+        """More than is worth reading just to be polite."""
+        self._server._dispatcher.on_result(FAR_TOO_LARGE)
+
+    def _end_of_data(self, reader: DataReader) -> Any:
+        self.ends()
+        if reader.fault is not None:
+            raise self.refuse(FAULTS[reader.fault])
+        return self._complete(reader.size)
+
+    # BDAT
+
+    async def read_chunk(self, size: int, last: bool) -> Any:
+        """Read a chunk that follows BDAT.
+
+        :param size: its octets.
+        :param last: whether the message ends with it.
+        """
+        if last:
+            self.ends()
+        try:
+            sink = await self._sink_for_chunk(size)
+        except BaseException as error:
+            self.refuse_chunks(error.reply if isinstance(error, Refused) else FAILED)
+            if last:
+                self._server.reset_transaction()
+            raise
+        self._octets += size
+        reply = self._server._dispatcher.take_payload(sink.write, partial(self._end_of_chunk, last))
+        return await reply if isinstance(reply, Awaitable) else reply
+
+    async def _sink_for_chunk(self, size: int) -> Intake:
+        if self._refused is not None:
+            raise Refused(self._refused)
+        limit = self._server.settings.data_size_limit
+        if limit is not None and self._octets + size > limit:
+            # More than is worth reading just to be polite: the connection ends instead.
+            raise Refused(TOO_LARGE if size <= 2 * limit else FAR_TOO_LARGE)
+        if self._sink is None:
+            self._sink = await self._open_sink()
+        return self._sink
+
+    def _end_of_chunk(self, last: bool) -> Any:
+        return self._complete(self._octets) if last else CHUNK_OK
+
+    def refuse_chunks(self, reply: Reply) -> None:
+        """The message lacks a part: it must not go on, and each chunk that still comes gets the same reply."""
+        if self._refused is None:
+            self._refused = reply
+            self.abort(Refused(reply))
+
+    # The end of the message
+
+    def ends(self) -> None:
+        """The message ends with this turn, whose result is the reply to it."""
+
+    def _complete(self, octets: int) -> Any:
+        interceptor = self._server._dispatcher.interceptor
+        if interceptor is not None:
+            return interceptor.message(octets, partial(self._finish, octets))
+        return self._finish(octets)
+
+    async def _finish(self, octets: int) -> Any:
+        """The message is complete: its reply. The transaction is over, whatever it is."""
+        server, sink = self._server, self._sink
+        envelope = server.envelope
+        assert sink is not None
+        try:
+            reply = self._reply_to(await sink.finish(), envelope)
+            if reply.positive:
+                server._dispatcher.message_taken()
+                if server.settings.log_messages:
+                    _log_message(server, envelope, octets, reply)
+            return reply
+        finally:
+            self._sink = None
+            server.reset_transaction()
+
+    def refuse(self, reply: Reply) -> Refused:
+        """The message is refused, and the transaction is over; what to raise."""
+        refused = Refused(reply)
+        self.abort(refused)
+        self._server.reset_transaction()
+        return refused
+
+    def abort(self, reason: BaseException) -> None:
+        """The message will not be complete."""
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.abort(reason)
+
+    def _reply_to(self, status: Any, envelope: Envelope) -> Any:
+        """What a status of the whole message, or one for each of its recipients, means to the client."""
+        dispatcher = self._server._dispatcher
+        if isinstance(status, str | Reply) or not isinstance(status, FOR_EACH):
+            return dispatcher.final(status, "DATA")
+        paths = self.recipients(envelope)
+        replies, missing = replies_for(status, paths)
+        if missing:
+            dispatcher.no_status(status, f"the hook DATA, for {named(missing)},")
+        return self.gathered(paths, replies)
+
+    def recipients(self, envelope: Envelope) -> Sequence[str]:
+        """For whom a result for each recipient has statuses."""
+        return envelope.rcpt_tos
+
+    def gathered(self, paths: Sequence[str], replies: Sequence[Reply]) -> Any:
+        """The reply to a message that fared differently with each recipient."""
+        if len(set(replies)) > 1:
+            what = in_one_line(Replies(paths, replies))
+            session = self._server.session.id
+            log.info("{session} one reply must do for all of this: {what}", session=session, what=what)
+        return folded(replies)
+
+    # Handing it over
+
+    async def _open_sink(self) -> Intake:
+        server = self._server
+        open_message = server.settings.open_message
+        if open_message is None:
+            return Buffered(self.deliver)
+        receiver = open_message(server, server.session, server.envelope)
+        if isinstance(receiver, Awaitable):
+            receiver = await receiver
+        connection = server._connection
+        sink = Streamed(receiver, connection.hold, connection.release, _complainer(server.session))
+        if connection.closing:  # it took too long, and somebody must tell the receiver
+            sink.abort(ConnectionDone())
+            raise Refused(FAILED)
+        return sink
+
+    def deliver(self, message: bytes) -> Awaitable[Any]:
+        """Hand the whole message to the handler."""
+        server = self._server
+        envelope, hooks = server.envelope, server.settings.hooks
+        envelope.original_content = message
+        envelope.content = self.decoded(message) if server.settings.decode_data else message
+        if "DATA" in hooks:
+            return server._dispatcher.ask_hook("DATA")  # type: ignore[no-any-return]
+        if "process_message" in hooks:
+            return _process_message(hooks["process_message"], server.session, envelope)
+        return server.call_hook("DATA", default=_ok)  # type: ignore[no-any-return]
+
+    def decoded(self, content: bytes) -> str:
+        """The message as text (``decode_data``)."""
+        if self._server.settings.enable_SMTPUTF8:
+            return content.decode("utf-8", "surrogateescape")
+        try:
+            return content.decode("ascii")
+        except UnicodeDecodeError:
+            raise Refused(NOT_ASCII) from None
+
+
+async def _process_message(process: Callable[..., Any], session: Any, envelope: Envelope) -> Any:
+    """The deprecated hook, which may return None for 250."""
+    status = process(session.peer, envelope.mail_from, envelope.rcpt_tos, envelope.content)
+    if isinstance(status, Awaitable):
+        status = await status
+    return OK if status is None else status
+
+
+def _complainer(session: Any) -> Callable[[BaseException], None]:
+    def complain(error: BaseException) -> None:
+        failure = Failure(error, type(error), error.__traceback__)
+        log.failure("{session} the receiver of a message failed", failure, session=session.id)
+
+    return complain
+
+
+def _log_message(server: Any, envelope: Envelope, octets: int, reply: Reply | Replies) -> None:
+    log.info(
+        "{session} message from <{sender}> to {recipients}, {octets} octets: {reply}",
+        session=server.session.id,
+        sender=envelope.mail_from,
+        recipients=named(envelope.rcpt_tos),
+        octets=octets,
+        reply=in_one_line(reply),
+    )
+
+
+def _ok(*arguments: Any) -> Reply:
+    return OK

@@ -1,0 +1,63 @@
+"""Tell the author of a protocol's subclass about overrides that would never be called, or would break the server."""
+
+from __future__ import annotations
+
+import inspect
+
+# Methods of a server's class that other frameworks call, and what to write instead.
+NEVER_CALLED = {
+    "ehlo_hook": "an Extension, or the handler's handle_EHLO with responses",
+    "rset_hook": "smtp_RSET, or the handler's handle_RSET",
+    "connection_made": "connectionMade",
+    "connection_lost": "connectionLost",
+    "data_received": "dataReceived",
+    "eof_received": "readConnectionLost",
+    "lineLengthExceeded": "the option command_size_limit",
+    "max_command_size_limit": "the option command_size_limit",
+    "_authenticate": "the option authenticator",
+    "_call_handler_hook": "call_hook",
+    "_client_connected_cb": "connectionMade",
+    "_getaddr": "parse_mail and parse_rcpt",
+    "_getparams": "an Extension with mail_parameters",
+    "_handle_client": "lineReceived, or smtp_VERB methods",
+    "_reset_timeout": "the option timeout",
+    "_set_post_data_state": "reset_transaction",
+    "_set_rset_state": "reset_transaction",
+    "_strip_command_keyword": "parse_mail and parse_rcpt",
+    "_syntax_available": "the parameter when of syntax",
+    "_timeout_cb": "timeoutConnection",
+}
+OVERRIDABLE = {"_create_session", "_create_envelope"}  # although their names have an underscore
+# What the engine calls and does not await.
+PLAIN = (
+    "_create_envelope",
+    "_create_session",
+    "add_recipient",
+    "at_end",
+    "begin_transaction",
+    "parse_mail",
+    "parse_rcpt",
+    "push",
+    "reset_transaction",
+)
+
+
+def check_overrides(cls: type, base: type) -> None:
+    """Check a subclass of the framework's protocol.
+
+    :param base: the protocol's class.
+    :raises TypeError: for a method that the server would never call, or that is the server's own, or a coroutine
+        function where it must be plain.
+    """
+    private = {name for name in vars(base) if name.startswith("_") and not name.endswith("__")} - OVERRIDABLE
+    for each in cls.__mro__:
+        was_checked = each is not cls and issubclass(each, base)
+        if was_checked or each in base.__mro__ or each.__module__.partition(".")[0] == "txsmtpd":
+            continue
+        for name, value in vars(each).items():
+            if name in NEVER_CALLED:
+                raise TypeError(f"{cls.__name__}.{name} would never be called; write {NEVER_CALLED[name]}")
+            if name in private:
+                raise TypeError(f"{cls.__name__}.{name} is a name that {base.__name__} uses itself; choose another")
+            if name in PLAIN and inspect.iscoroutinefunction(value):
+                raise TypeError(f"{cls.__name__}.{name} must be a plain method, without async: nobody would await it")
