@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import atexit
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,16 @@ PATIENCE = 90  # seconds until a broker has started on a busy machine
 
 
 def free_port() -> int:
-    """A port that nobody listens on just now."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-        return port
+    """A port that nobody listens on just now, and that the system gives to no client: while a server is down, one that
+    tries to connect to such a port of this host may be connected to itself, and keep the port."""
+    for _ in range(100):
+        port = random.randrange(10000, 30000)
+        try:
+            with socket.create_server(("127.0.0.1", port)):
+                return port
+        except OSError:
+            continue
+    raise AssertionError("no free port was found")
 
 
 class Broker:
@@ -152,7 +160,8 @@ class Broker:
         """End the node: SIGKILL at once, SIGTERM in good order."""
         if self.process is None:
             return
-        os.killpg(self.process.pid, number)
+        with suppress(ProcessLookupError):  # it has ended itself
+            os.killpg(self.process.pid, number)
         self.process.wait(PATIENCE)
         self.process = None
 

@@ -9,7 +9,7 @@ from typing import Any
 from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
-from txsmtpd.handoff import AMQPHandoff, arguments
+from txsmtpd.handoff import AMQPHandoff, WebhookHandoff, arguments
 from txsmtpd.handoff.amqp_url import Address
 from txsmtpd.service.handlers import make_handler
 
@@ -101,9 +101,25 @@ class CommandLineTests(SynchronousTestCase):
             assert isinstance(handler, AMQPHandoff)
             self.assertEqual(handler.target.address.host, host)
 
+    def test_webhook(self) -> None:
+        """A URL with a port and a query, secrets from a file, and a second URL."""
+        path = Path(self.mktemp())
+        path.write_text("# the old one\nwhsec_b2xk\nwhsec_bmV3\n")
+        handler = make_handler(
+            f"webhook:https://app.test:8443/mail?x=1:rcpt=http://[::1]:8000/rcpt:secret-file={path}:timeout=5:format=json"
+        )
+        assert isinstance(handler, WebhookHandoff)
+        target = handler.target
+        self.assertEqual((str(target.url), str(target.rcpt)), ("https://app.test:8443/mail", "http://[::1]:8000/rcpt"))
+        self.assertEqual((target.timeout, target.format, repr(target.secrets)), (5, "json", "<2 secrets>"))
+
     def test_mistakes(self) -> None:
         """Each is one line that says what to do."""
         for spec, expected in (
+            ("webhook:app.test/mail", "not a URL such as https://"),
+            ("webhook:http://app.test:format=xml", "format must be one of raw, json, sendgrid, mailgun, not 'xml'"),
+            ("webhook:http://app.test:timeout=never", "timeout=never: must be a number of seconds above 0"),
+            ("webhook:http://app.test:secret-file=/nowhere", "secret-file=/nowhere: cannot be read"),
             ("amqp", "a URL is needed: here, in the environment as TXSMTPD_AMQP_URL, or by url-file=PATH"),
             ("amqp:amqp://mq.test", "Give queue=NAME or exchange=NAME"),
             ("amqp:mq.test:queue=mail", "not the URL of a broker, such as amqp://"),

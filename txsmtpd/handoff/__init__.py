@@ -4,7 +4,7 @@
 (RabbitMQ), Kafka and HTTP; their client libraries are imported when they are used.
 """
 
-from txsmtpd.handoff.handlers import AMQPHandoff
+from txsmtpd.handoff.handlers import AMQPHandoff, WebhookHandoff
 from txsmtpd.handoff.interfaces import IHandoff, IMessageStore, IUpload
 from txsmtpd.handoff.message import HandoffMessage
 from txsmtpd.handoff.outcome import NotTaken, OutcomeUnknown, Unroutable
@@ -20,4 +20,5 @@ __all__ = [
     "NotTaken",
     "OutcomeUnknown",
     "Unroutable",
+    "WebhookHandoff",
 ]

@@ -15,7 +15,6 @@ from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from txsmtpd.bridges.reactors import current_reactor
@@ -26,6 +25,7 @@ from txsmtpd.handoff.amqp_url import Address
 from txsmtpd.handoff.interfaces import IHandoff
 from txsmtpd.handoff.message import HandoffMessage
 from txsmtpd.handoff.outcome import UNAVAILABLE, NotTaken, Unroutable
+from txsmtpd.handoff.reasons import reason_of
 from txsmtpd.interfaces import IReadiness
 
 MAX_SIZE = 2**24  # octets; what RabbitMQ 4 takes by default. The protocol does not tell.
@@ -169,7 +169,7 @@ class AMQPTarget(Service):
                     self._is_away(str(error))
                 except Exception as error:
                     delay = RETRY
-                    self._is_away(f"cannot connect: {_reason(error)}")
+                    self._is_away(f"cannot connect: {reason_of(error)}")
                 else:
                     self._is_back()
                     delay = RETRY if await self._until_gone() else 0.0
@@ -216,7 +216,7 @@ class AMQPTarget(Service):
         except Exception:
             if getattr(protocol.said, "reply_code", None) == ACCESS_REFUSED:
                 raise Misconfigured(f"the login of {self.address.user!r} was refused") from None
-            raise ConnectionError(_reason(protocol.said)) from None
+            raise ConnectionError(reason_of(protocol.said)) from None
         gone: Deferred[str] = Deferred()
         channel = await protocol.channel()
         try:
@@ -227,7 +227,7 @@ class AMQPTarget(Service):
         confirmed = ConfirmedChannel(channel, protocol.transport, self.reactor)
 
         def is_gone(reason: Any) -> None:
-            why = f"the connection was lost: {_reason(protocol.said or reason)}"
+            why = f"the connection was lost: {reason_of(protocol.said or reason)}"
             confirmed.lose(why)
             if not gone.called:
                 gone.callback(why)
@@ -298,7 +298,7 @@ class AMQPTarget(Service):
             await self._check_topology(channel)
             channel.close()
         except AMQPError as error:
-            self._cannot_route(self._unroutable or _reason(error))
+            self._cannot_route(self._unroutable or reason_of(error))
         else:
             self._unroutable = None
 
@@ -345,15 +345,6 @@ def _sleep(reactor: Any, seconds: float) -> Deferred[None]:
     slept: Deferred[None] = Deferred(lambda _: call.cancel())
     call = reactor.callLater(seconds, slept.callback, None)
     return slept
-
-
-def _reason(error: Any) -> str:
-    if isinstance(error, Failure):
-        error = error.value
-    if type(error).__module__ == "OpenSSL.SSL" and error.args:
-        return "TLS: " + "; ".join(str(each[-1]) for each in error.args[0])
-    text = getattr(error, "reply_text", None) or str(error)
-    return text or type(error).__name__
 
 
 class _NoMail(logging.Filter):

@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from txsmtpd.handoff.amqp import HEARTBEAT, MAX_SIZE, AMQPTarget
 from txsmtpd.handoff.amqp_url import Address
-from txsmtpd.handoff.arguments import PROMISE, need, parse_arguments, secret, text, url_of, yes_or_no
-from txsmtpd.handoff.promise import Handoff
+from txsmtpd.handoff.arguments import (
+    PROMISE,
+    need,
+    number,
+    parse_arguments,
+    seconds,
+    secret,
+    text,
+    url_of,
+    yes_or_no,
+)
+from txsmtpd.handoff.message import recipient_of
+from txsmtpd.handoff.promise import LARGEST, Handoff
+from txsmtpd.handoff.signature import Secrets, lines_of
+from txsmtpd.handoff.webhook import REQUESTS, TIMEOUT, WebhookTarget
+from txsmtpd.reply import Refused, Reply
+from txsmtpd.session import Envelope, Session
+
+MOST_RECIPIENTS = 50  # of a message whose envelope is in header fields: servers take 8 to 64 KiB of these
+TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients")
+RECIPIENT_OK = Reply(250, "2.1.5", "OK")
 
 
 class AMQPHandoff(Handoff):
@@ -85,6 +106,92 @@ class AMQPHandoff(Handoff):
         except (ValueError, OSError) as error:
             parser.error(str(error))
             raise
+
+
+class WebhookHandoff(Handoff):
+    """Hand each message to an application over HTTP: its answer is the verdict.
+
+    :param url: where to post. Its user and password become Basic credentials. Redirects are not followed.
+    :param format: ``raw``, ``json``, ``sendgrid`` or ``mailgun``; see "Hand-off" in the documentation.
+    :param secrets: what requests are signed with (Standard Webhooks); several while they are changed.
+    :param rcpt: a URL that is asked about each recipient before it is accepted.
+    :param timeout: seconds for a whole request.
+    :param requests: how many at one time.
+    :param max_size: the most octets that a message may have.
+    :param tls_context: for TLS, what ``twisted.internet.ssl.optionsForClientTLS`` gives. Default: the system's
+        authorities, and the host of the URL.
+    :param options: see :class:`Handoff`.
+    :raises ValueError: for a URL that is none, or secrets that are none.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        format: str = "raw",
+        secrets: Sequence[str] = (),
+        rcpt: str | None = None,
+        timeout: float = TIMEOUT,
+        requests: int = REQUESTS,
+        max_size: int = LARGEST,
+        tls_context: Any = None,
+        reactor: Any = None,
+        **options: Any,
+    ) -> None:
+        target = WebhookTarget(
+            url,
+            format=format,
+            secrets=Secrets(secrets) if secrets else None,
+            rcpt=rcpt,
+            timeout=timeout,
+            requests=requests,
+            max_size=max_size,
+            tls_context=tls_context,
+            reactor=reactor,
+        )
+        super().__init__(target, reactor=reactor, **options)
+        self._most_recipients = MOST_RECIPIENTS if format == "raw" else None
+
+    @classmethod
+    def from_cli(cls, parser: Any, *args: str) -> Self:
+        """Make it on the command line: ``URL[:OPTION...]``."""
+        given, options = parse_arguments(
+            parser,
+            args,
+            {
+                **PROMISE,
+                "url_file": secret,
+                "format": text,
+                "secret_file": secret,
+                "rcpt": text,
+                "timeout": seconds,
+                "requests": number,
+                "ca": text,
+                "certificate": text,
+                "key": text,
+            },
+        )
+        url = url_of(parser, given, options, "TXSMTPD_WEBHOOK_URL")
+        secrets = lines_of(options.pop("secret_file", ""))
+        try:
+            host = urlsplit(url).hostname or ""
+            return cls(url, secrets=secrets, tls_context=_tls_context(host, options), **options)
+        except (ValueError, OSError) as error:
+            parser.error(str(error))
+            raise
+
+    async def handle_RCPT(
+        self, server: Any, session: Session, envelope: Envelope, address: str, rcpt_options: list[str]
+    ) -> Any:
+        if self._most_recipients is not None and len(envelope.rcpt_tos) >= self._most_recipients:
+            raise Refused(TOO_MANY_RECIPIENTS)
+        reply: Reply = RECIPIENT_OK
+        if self.target.rcpt is not None:
+            reply = await self.target.ask_recipient(recipient_of(session, envelope, address))
+        if reply.positive:
+            envelope.rcpt_tos.append(address)
+            envelope.rcpt_options.extend(rcpt_options)
+        return reply if reply.text != "OK" else RECIPIENT_OK
 
 
 def _tls_context(host: str, options: dict[str, Any]) -> Any:

@@ -117,6 +117,17 @@ def envelope_of(
     }
 
 
+def recipient_of(session: Session, envelope: Envelope, address: str) -> dict[str, Any]:
+    """What a question about one recipient says: ``mail_from``, ``rcpt_to``, ``client``, ``login`` and ``session``."""
+    return {
+        "mail_from": envelope.mail_from or "",
+        "rcpt_to": address,
+        "client": _client(session),
+        "login": _login(session),
+        "session": session.id,
+    }
+
+
 def declared_size(envelope: Envelope) -> int | None:
     """The size that MAIL has declared (RFC 1870), or None."""
     for option in envelope.mail_options:

@@ -40,4 +40,12 @@ class Unroutable(NotTaken):
 
 
 class OutcomeUnknown(Exception):
-    """Nobody knows whether the target has taken the message."""
+    """Nobody knows whether the target has taken the message.
+
+    :param why: for the log.
+    :param reply: what the client is told: 451, to send it again.
+    """
+
+    def __init__(self, why: str, reply: Reply = UNKNOWN) -> None:
+        super().__init__(why)
+        self.reply = reply

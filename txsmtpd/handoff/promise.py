@@ -22,7 +22,7 @@ from txsmtpd.handlers import trace_header
 from txsmtpd.handlers.delivery import when_done
 from txsmtpd.handoff.budget import Budget, Share
 from txsmtpd.handoff.message import HandoffMessage, declared_size, envelope_of, new_id
-from txsmtpd.handoff.outcome import BUSY, TOO_LARGE, UNKNOWN, NotTaken, Unroutable
+from txsmtpd.handoff.outcome import BUSY, TOO_LARGE, UNKNOWN, NotTaken, OutcomeUnknown, Unroutable
 from txsmtpd.handoff.receiver import STEP, Receiver
 from txsmtpd.interfaces import IReadiness, IStreamingHandler
 from txsmtpd.reply import Refused, Reply, parse_status
@@ -209,7 +209,7 @@ class Handoff(MultiService):
         except Exception as error:
             # What is stored stays: the other system may have the reference to it.
             self._note(error)
-            raise Refused(UNKNOWN) from error
+            raise Refused(error.reply if isinstance(error, OutcomeUnknown) else UNKNOWN) from error
         finally:
             share.release()
         if upload is not None and not _anybody_has_it(status):

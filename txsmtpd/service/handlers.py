@@ -155,6 +155,12 @@ BUILT_IN = [
         "Serve with a server class of the old smtpd module, whose remote server is HOST:PORT.",
         "txsmtpd.smtpd.commandline.Served",
     ),
+    Dotted(
+        "webhook",
+        "webhook:URL[:OPTION...]",
+        "Post each message to an application.",
+        "txsmtpd.handoff.WebhookHandoff",
+    ),
 ]
 
 

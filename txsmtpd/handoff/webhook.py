@@ -1,0 +1,371 @@
+"""Web hooks: messages are posted over HTTP, and the answer is the verdict.
+
+What is posted is in :mod:`txsmtpd.handoff.webhook_formats`, what an answer means in
+:mod:`txsmtpd.handoff.webhook_answers`. Redirects are not followed, proxies of the environment are not used, and
+certificates are verified.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from functools import partial
+from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, gatherResults, succeed
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from twisted.internet.protocol import Protocol
+from twisted.internet.threads import deferToThread
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from txsmtpd._version import __version__
+from txsmtpd.handoff.breaker import Breaker
+from txsmtpd.handoff.interfaces import IHandoff
+from txsmtpd.handoff.message import HandoffMessage, new_id
+from txsmtpd.handoff.outcome import UNAVAILABLE, NotTaken, OutcomeUnknown, Unroutable
+from txsmtpd.handoff.reasons import reason_of
+from txsmtpd.handoff.signature import Secrets
+from txsmtpd.handoff.webhook_answers import NO_RECIPIENT, REFUSED, Answer, is_failure, pause_of, reply_to
+from txsmtpd.handoff.webhook_formats import FORMATS, Request
+from txsmtpd.interfaces import IReadiness
+from txsmtpd.mime.parsing import TooComplex
+from txsmtpd.reply import Refused, Reply
+
+TIMEOUT = 30.0  # seconds for a whole request
+CONNECT_TIMEOUT = 10.0  # seconds
+REQUESTS = 50  # at one time
+MAX_SIZE = 2**25  # octets
+LONGEST_ANSWER = 2**16  # octets of an answer's body, which nobody reads
+REST = 5.0  # seconds that it may take
+SHORT = 2**13  # octets of a message that are put into a form without a thread
+
+log = Logger(namespace="txsmtpd.handoff")
+
+
+class Url:
+    """A URL to post to: what is asked for, and who asks. Its text holds no password.
+
+    :raises ValueError: if it is none. The message does not hold the password.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as error:
+            raise ValueError(f"not a URL: {error}") from None
+        if parts.scheme not in ("http", "https") or not parts.hostname or not url.isascii() or " " in url:
+            raise ValueError("not a URL such as https://app.example.com/mail (in ASCII)")
+        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        netloc = host if port is None else f"{host}:{port}"
+        self.bare = urlunsplit((parts.scheme, netloc, parts.path or "/", parts.query, ""))
+        self._shown = urlunsplit((parts.scheme, netloc, parts.path, "", ""))  # a query may hold a secret
+        self.authorization: str | None = None
+        if parts.username is not None:
+            credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+            self.authorization = f"Basic {base64.b64encode(credentials).decode('ascii')}"
+
+    def __str__(self) -> str:
+        return self._shown
+
+
+@implementer(IHandoff, IReadiness)
+class WebhookTarget(Service):
+    """Posts messages. See :class:`~txsmtpd.handoff.WebhookHandoff` for the parameters."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        format: str = "raw",
+        secrets: Secrets | None = None,
+        rcpt: str | None = None,
+        timeout: float = TIMEOUT,
+        requests: int = REQUESTS,
+        max_size: int = MAX_SIZE,
+        tls_context: IOpenSSLClientConnectionCreator | None = None,
+        reactor: Any = None,
+    ) -> None:
+        if format not in FORMATS:
+            raise ValueError(f"format must be one of {', '.join(FORMATS)}, not {format!r}")
+        self.url = Url(url)
+        self.rcpt = None if rcpt is None else Url(rcpt)
+        self.format = format
+        self.secrets = secrets
+        self.timeout = timeout
+        self.max_size = max_size
+        self.tls_context = tls_context
+        self.reactor = reactor
+        self.breaker = Breaker()
+        self._semaphore = DeferredSemaphore(requests)
+        self._agent: Any = None
+        self._pool: Any = None
+        self._connections = 0  # that were made
+        self._misconfigured: str | None = None
+        self._why = "the receiver does not answer"
+
+    def __str__(self) -> str:
+        return f"web hook {self.url}"
+
+    def stopService(self) -> Deferred[None] | None:
+        super().stopService()
+        pool, self._pool, self._agent = self._pool, None, None
+        return None if pool is None else pool.closeCachedConnections()
+
+    # IReadiness, IHandoff
+
+    def not_ready(self) -> str | None:
+        if self._misconfigured is not None:
+            return self._misconfigured
+        return self._why if self.breaker.is_open(self._now()) else None
+
+    def check(self) -> None:
+        """Refuse messages before they are read while the receiver is left alone."""
+        if not self.breaker.allows(self._now()):
+            raise NotTaken(self._why, UNAVAILABLE)
+        self.breaker.gave_up()  # the message itself is the request
+
+    async def hand_off(self, message: HandoffMessage) -> Any:
+        requests = await self._requests(message)
+        if len(requests) == 1:
+            return self._told(await self._posted(self.url, requests[0]))
+        # A verdict for each recipient.
+        return await gatherResults([Deferred.fromCoroutine(self._verdict(each)) for each in requests])
+
+    async def ask_recipient(self, document: dict[str, Any]) -> Reply:
+        """Ask the URL for recipients about one.
+
+        :raises Refused: if it is refused, or nobody can tell.
+        """
+        assert self.rcpt is not None
+        request = Request(new_id(), json.dumps(document).encode("ascii"), [("Content-Type", "application/json")])
+        try:
+            reply = await self._posted(self.rcpt, request, NO_RECIPIENT)
+        except OutcomeUnknown as error:
+            raise Refused(error.reply) from error
+        return reply
+
+    # Requests
+
+    async def _requests(self, message: HandoffMessage) -> list[Request]:
+        key = None if self.secrets is None else self.secrets.first
+        make = partial(FORMATS[self.format], message, key, self._seconds())
+        if self.format == "raw" or len(message.content) < SHORT:
+            return make()
+        try:
+            return await deferToThread(make)
+        except TooComplex as error:
+            raise Refused(Reply(554, "5.6.0", str(error))) from error
+
+    async def _verdict(self, request: Request) -> Reply:
+        try:
+            return await self._posted(self.url, request)
+        except (Refused, OutcomeUnknown) as error:
+            return error.reply
+
+    def _told(self, reply: Reply) -> Reply | None:
+        """The status: None for the usual one, which tells the id."""
+        return None if reply.positive and reply.text == "OK" else reply
+
+    async def _posted(self, url: Url, request: Request, refused: Reply = REFUSED) -> Reply:
+        if not self.breaker.allows(self._now()):
+            raise NotTaken(self._why, UNAVAILABLE)
+        try:
+            answer = await self._semaphore.run(self._answer, url, request)
+        except CancelledError:
+            self.breaker.gave_up()
+            raise
+        except OutcomeUnknown as error:
+            self._why = str(error)
+            self.breaker.failed(self._now())
+            raise
+        except NotTaken as error:
+            self._why = str(error)
+            self.breaker.failed(self._now())
+            raise
+        self._note(answer)
+        try:
+            reply = reply_to(answer, refused)
+        except Unroutable as error:
+            self._misconfigured = str(error)
+            raise
+        self._misconfigured = None
+        return reply
+
+    def _note(self, answer: Answer) -> None:
+        now = self._now()
+        pause = pause_of(answer, self._seconds())
+        if pause is not None:
+            self._why = "the receiver has asked for a pause"
+            self.breaker.pause(now, pause)
+        elif is_failure(answer):
+            self._why = f"the receiver fails (HTTP {answer.status})"
+            self.breaker.failed(now)
+        else:
+            self.breaker.succeeded()
+
+    def _answer(self, url: Url, request: Request) -> Deferred[Answer]:
+        asking = Deferred.fromCoroutine(self._asked(url, request))
+        return asking.addTimeout(self.timeout, self.reactor, self._timed_out)
+
+    def _timed_out(self, result: Any, seconds: float) -> Any:
+        if isinstance(result, Failure):
+            raise OutcomeUnknown(f"the receiver has not answered within {seconds:g} seconds", UNAVAILABLE)
+        return result
+
+    async def _asked(self, url: Url, request: Request) -> Answer:
+        kept, failure = await self._once(url, request)
+        if isinstance(failure, Failure) and kept:
+            # The receiver has closed a connection that was kept for it, perhaps before it saw the request. It is the
+            # same request, by its id.
+            _, failure = await self._once(url, request)
+        if isinstance(failure, Answer):
+            return failure
+        raise _outcome(failure)
+
+    async def _once(self, url: Url, request: Request) -> tuple[bool, Answer | Failure]:
+        """One attempt: whether it was made over a connection that was kept, and the answer or what went wrong."""
+        from twisted.web.http_headers import Headers
+
+        agent = self._the_agent()
+        headers = Headers({"User-Agent": [f"txsmtpd/{__version__}"]})
+        for name, value in request.headers:
+            headers.addRawHeader(name, value)
+        if url.authorization is not None:
+            headers.addRawHeader("Authorization", url.authorization)
+        if self.secrets is not None:
+            for name, value in self.secrets.headers(request.id, self._seconds(), request.body):
+                headers.addRawHeader(name, value)
+        before = self._connections
+        asking = agent.request(b"POST", url.bare.encode("ascii"), headers, _body(request.body))
+        kept = self._connections == before
+        try:
+            response = await asking
+        except Exception as error:
+            if any(each.check(CancelledError) for each in [Failure(), *getattr(error, "reasons", ())]):
+                raise CancelledError from error
+            return kept, Failure()
+        # The header is the verdict.
+        response.deliverBody(_Ignored(self.reactor))
+        return kept, _answer_of(response)
+
+    def _the_agent(self) -> Any:
+        if self._agent is None:
+            from twisted.web.client import Agent, HTTPConnectionPool
+
+            self._now()
+            self._pool = HTTPConnectionPool(self.reactor)
+            self._pool.maxPersistentPerHost = self._semaphore.limit
+            self._pool.retryAutomatically = False
+            self._agent = Agent.usingEndpointFactory(self.reactor, _Endpoints(self), self._pool)
+        return self._agent
+
+    def _now(self) -> float:
+        if self.reactor is None:
+            from twisted.internet import reactor
+
+            self.reactor = reactor
+        now: float = self.reactor.seconds()
+        return now
+
+    def _seconds(self) -> int:
+        """Seconds since the epoch, for signatures."""
+        return int(time.time())
+
+
+class _Endpoints:
+    """Makes endpoints for an Agent, and counts the connections that it makes."""
+
+    def __init__(self, target: WebhookTarget) -> None:
+        self._target = target
+
+    def endpointForURI(self, uri: Any) -> Any:
+        from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+        from twisted.internet.ssl import optionsForClientTLS
+
+        # Called for each request, also for those that a kept connection serves: connecting is what counts.
+        endpoint: Any = HostnameEndpoint(self._target.reactor, uri.host, uri.port, CONNECT_TIMEOUT)
+        if uri.scheme == b"https":
+            endpoint = wrapClientTLS(
+                self._target.tls_context or optionsForClientTLS(uri.host.decode("ascii")), endpoint
+            )
+        return _Counted(endpoint, self._target)
+
+
+class _Counted:
+    """An endpoint that tells when it connects."""
+
+    def __init__(self, endpoint: Any, target: WebhookTarget) -> None:
+        self._endpoint = endpoint
+        self._target = target
+
+    def connect(self, factory: Any) -> Any:
+        self._target._connections += 1
+        return self._endpoint.connect(factory)
+
+
+def _body(octets: bytes) -> Any:
+    from twisted.web.iweb import IBodyProducer
+
+    @implementer(IBodyProducer)
+    class Body:
+        """Writes all of the body at once: it is in memory anyway, and an answer that comes early finds it written."""
+
+        length = len(octets)
+
+        def startProducing(self, consumer: Any) -> Deferred[None]:
+            consumer.write(octets)
+            return succeed(None)
+
+        def pauseProducing(self) -> None:
+            """There is nothing left to pause."""
+
+        resumeProducing = stopProducing = pauseProducing
+
+    return Body()
+
+
+class _Ignored(Protocol):
+    """Reads what follows the header of an answer, so that the connection can be kept; but neither much nor for long."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._octets = 0
+        self._deadline = reactor.callLater(REST, self._end)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._octets += len(data)
+        if self._octets > LONGEST_ANSWER:
+            self._end()
+
+    def connectionLost(self, reason: Any = None) -> None:
+        if self._deadline.active():
+            self._deadline.cancel()
+
+    def _end(self) -> None:
+        if self.transport is not None:
+            self.transport.loseConnection()
+
+
+def _answer_of(response: Any) -> Answer:
+    def header(name: str) -> str | None:
+        values = response.headers.getRawHeaders(name)
+        return str(values[-1]) if values else None
+
+    return Answer(response.code, header("smtp-reply"), header("retry-after"), header("location"))
+
+
+def _outcome(failure: Failure) -> Exception:
+    """What a request without an answer means: certainly nothing if there was no connection, otherwise nobody knows."""
+    from twisted.internet.error import ConnectError, DNSLookupError
+    from twisted.web._newclient import RequestNotSent
+
+    why = reason_of(failure)
+    if failure.check(ConnectError, DNSLookupError, RequestNotSent, DeferredTimeout):
+        return NotTaken(why, UNAVAILABLE)
+    return OutcomeUnknown(why, UNAVAILABLE)

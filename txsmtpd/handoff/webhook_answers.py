@@ -1,0 +1,84 @@
+"""What an answer of HTTP means for a message, in a table. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+
+from txsmtpd.handoff.outcome import BUSY, TOO_LARGE, UNAVAILABLE, NotTaken, OutcomeUnknown, Unroutable
+from txsmtpd.reply import OK, Refused, Reply, parse_status
+
+REFUSED = Reply(550, "5.7.1", "The message was refused")
+NO_RECIPIENT = Reply(550, "5.1.1", "There is no such recipient")
+
+FINAL = {406, 410, 422}
+OURS = {400, 401, 403, 404, 405, 415}  # faults of the configuration: mail must not bounce for them
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer: its status, and the header fields that matter."""
+
+    status: int
+    smtp_reply: str | None = None
+    retry_after: str | None = None
+    location: str | None = None
+
+
+def reply_to(answer: Answer, refused: Reply = REFUSED) -> Reply:
+    """The reply that an answer is: positive, or one of the receiver's own wording.
+
+    :param refused: what a refusal without words of its own is.
+    :raises NotTaken: if the receiver has certainly not taken the message.
+    :raises OutcomeUnknown: if it may have.
+    """
+    status = answer.status
+    own = _own_reply(answer)
+    if own is not None and (200 <= status < 300 or not own.positive):
+        return own
+    if 200 <= status < 300:
+        return OK
+    if status in FINAL:
+        raise Refused(refused)
+    if status == 413:
+        raise Refused(TOO_LARGE)
+    if status == 429 or (status == 503 and answer.retry_after is not None):
+        raise NotTaken(f"the receiver asks for a pause (HTTP {status})", BUSY)
+    if 300 <= status < 400 or status in OURS:
+        where = f" to {answer.location}" if answer.location else ""
+        raise Unroutable(f"the receiver does not take mail at this URL (HTTP {status}{where})")
+    raise OutcomeUnknown(f"the receiver has failed (HTTP {status})", UNAVAILABLE)
+
+
+def is_failure(answer: Answer) -> bool:
+    """Whether the answer tells that the receiver does not work."""
+    return answer.status >= 500 and _own_reply(answer) is None
+
+
+def pause_of(answer: Answer, now: float) -> float | None:
+    """How many seconds the receiver wants to be left alone; None: it does not say.
+
+    :param now: seconds since the epoch.
+    """
+    if answer.status not in (429, 503) or answer.retry_after is None:
+        return None
+    value = answer.retry_after.strip()
+    if value.isascii() and value.isdecimal():
+        return float(value[:9])
+    try:
+        when = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - now, 0.0)
+
+
+def _own_reply(answer: Answer) -> Reply | None:
+    """The reply that the receiver has worded (``Smtp-Reply``), if it is one: final, and no reason to hang up."""
+    if answer.smtp_reply is None:
+        return None
+    try:
+        reply = parse_status(answer.smtp_reply)
+    except ValueError:
+        return None
+    return None if reply.code // 100 == 3 or reply.code == 421 else reply
