@@ -49,6 +49,8 @@ def makeService(options: Options) -> MultiService:
     ]
     # A message that is stored while it arrives has a descriptor too, or is passed on over one.
     each = getattr(options["handler"], "descriptors", 2 if IStreamingHandler.providedBy(options["handler"]) else 1)
+    if options["filters"]:  # a connection to each of them, and a file for a message that waits for them
+        each += len(options["filters"]) + 1
     limit: int | None = options["connection_limit"]
     if limit is False:
         limit = connection_limit(len(listeners) * each)
@@ -59,6 +61,7 @@ def makeService(options: Options) -> MultiService:
         factory = make(
             connection_limit=limit,
             connection_limit_per_host=options["connection_limit_per_host"],
+            filters=options["filters"],
             faults=options["faults"],
             transcript=options["transcript"],
             **settings,

@@ -17,7 +17,7 @@ from txsmtpd._version import __version__
 from txsmtpd.service.checkers import INTERFACES
 from txsmtpd.service.exit_status import EX_USAGE, Exit, complain
 from txsmtpd.service.handlers import BUILT_IN
-from txsmtpd.service.options import auth, inbox, limits, listening, log, mail, monitoring, testing, tls
+from txsmtpd.service.options import auth, filters, inbox, limits, listening, log, mail, monitoring, testing, tls
 from txsmtpd.service.options.help import describe, unknown_option, unknown_variables
 from txsmtpd.service.options.table import Chosen, Group, Option, read_settings
 
@@ -40,6 +40,7 @@ _GENERAL = Group(
 
 GROUPS: tuple[Group, ...] = (
     mail.GROUP,
+    filters.GROUP,
     listening.GROUP,
     tls.GROUP,
     auth.GROUP,

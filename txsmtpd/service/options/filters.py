@@ -1,0 +1,28 @@
+"""Options of filters: what looks at mail before the handler gets it."""
+
+from __future__ import annotations
+
+from txsmtpd.service.filters import describe_filters, make_filter
+from txsmtpd.service.options.table import Chosen, Group, Option, refusing
+
+OPTIONS = (
+    Option(
+        name="filter",
+        metavar="NAME[:ARGS]",
+        many=True,
+        help="What looks at mail before the handler gets it, such as rspamd or milter:unix:/run/opendkim.sock, in this"
+        " order. See --help-filters.",
+    ),
+    Option(name="help-filters", help="List the filters and exit.", action=lambda: print(describe_filters())),
+)
+
+
+def finish(chosen: Chosen) -> None:
+    """Make the filters."""
+    chosen["filters"] = []
+    for asked in chosen.all("filter"):
+        with refusing(asked):
+            chosen["filters"].append(make_filter(asked.text))
+
+
+GROUP = Group(title="Filters", options=OPTIONS, finish=finish)
