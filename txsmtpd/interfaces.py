@@ -145,6 +145,15 @@ class IProxyHook(Interface):
         """
 
 
+class IQuarantineHook(Interface):
+    def handle_QUARANTINE(server, session, envelope, reason):
+        """A filter wants the message in quarantine; called before the message is handed over.
+
+        :return: None hands it over as usual, with a field ``X-Quarantine``; a status is the reply, and nobody gets the
+            message; an :class:`IMessageReceiver` takes it in place of the handler's.
+        """
+
+
 class IProcessMessage(Interface):
     def process_message(peer, mail_from, rcpt_tos, data):
         """The hook of the old days: the message of a transaction. None means 250."""
@@ -194,7 +203,8 @@ HOOKS: dict[str, InterfaceClass] = {
     next(iter(hook.names())): hook
     for hook in (
         IConnectHook, IDisconnectHook, IHeloHook, IEhloHook, INoopHook, IQuitHook, IRsetHook, IVrfyHook, IMailHook,
-        IRcptHook, IDataHook, IExceptionHook, IAuthHook, IStarttlsHook, IProxyHook, IProcessMessage,
+        IRcptHook, IDataHook, IExceptionHook, IAuthHook, IStarttlsHook, IProxyHook, IQuarantineHook,
+        IProcessMessage,
     )
 }  # fmt: skip
 """The interface of each hook, by the hook's name."""
