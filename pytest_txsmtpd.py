@@ -6,13 +6,17 @@ sees of it. Neither Twisted nor txsmtpd is imported before one of them is used.
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 SHARED = pytest.StashKey[Any]()
+INBOX = pytest.StashKey[Any]()  # the page with the mail of this run
 SAID = pytest.StashKey[list[Callable[[], list[str]]]]()  # what tells what was said in a test
 
 
@@ -24,9 +28,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="let all workers of pytest-xdist use one mail_server, instead of one each",
     )
 
+    group.addoption(
+        "--mail-inbox",
+        type=int,
+        metavar="PORT",
+        help="show the mail of all tests at http://127.0.0.1:PORT; on a terminal, until Ctrl+C. 0 is any port that is"
+        " free. With pytest-xdist, the mail of mail_server, which all workers share then.",
+    )
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "mail_catcher(**options): options of this test's mail_catcher")
+    port = config.getoption("mail_inbox")
+    if port is None or hasattr(config, "workerinput"):
+        return
+    try:
+        from txsmtpd.testing.served import InboxOfRun
+
+        config.stash[INBOX] = InboxOfRun(port, "127.0.0.1")
+    except ImportError as error:
+        raise pytest.UsageError(f"--mail-inbox: {error}; pip install 'txsmtpd[inbox]'") from None
+    except (OSError, OverflowError) as error:
+        raise pytest.UsageError(f"--mail-inbox={port}: {getattr(error, 'strerror', None) or error}") from None
+    config.option.shared_mail_server = True
 
 
 @pytest.fixture
@@ -44,11 +68,12 @@ def mail_catcher(request: pytest.FixtureRequest) -> Iterator[Any]:
         if catcher.tls:
             patch.setenv("SSL_CERT_FILE", catcher.ca_file)
         _show(request, catcher.said)
-        yield catcher
+        with _in_browser(request, catcher):
+            yield catcher
 
 
 @pytest.fixture(scope="session")
-def mail_server(pytestconfig: pytest.Config) -> Iterator[Any]:
+def mail_server(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Iterator[Any]:
     """One server for all tests of this process, or of all workers; all mail of all of them is there."""
     shared = getattr(pytestconfig, "workerinput", {}).get("txsmtpd")
     if shared is not None:
@@ -60,7 +85,7 @@ def mail_server(pytestconfig: pytest.Config) -> Iterator[Any]:
     else:
         from txsmtpd.testing import MailCatcher
 
-        with MailCatcher() as catcher:
+        with MailCatcher() as catcher, _in_browser(request, catcher):
             yield catcher
 
 
@@ -69,7 +94,30 @@ def mail_inbox(request: pytest.FixtureRequest, mail_server: Any) -> Any:
     """An inbox on mail_server for this test alone, with a domain of its own: mail_inbox.address("bob")."""
     inbox = mail_server.private_inbox(f"{uuid4().hex[:12]}.test")
     _show(request, lambda: mail_server.said(inbox.domain))
+    page = request.config.stash.get(INBOX, None)
+    if page is not None:
+        page.name(inbox.domain, request.node.name)
     return inbox
+
+
+@contextmanager
+def _in_browser(request: pytest.FixtureRequest, catcher: Any) -> Iterator[None]:
+    """Let the page of this run show the mail of a catcher, and what was said to it."""
+    page = request.config.stash.get(INBOX, None)
+    if page is None:
+        yield
+        return
+    page.follow(catcher, request.node.name)
+    try:
+        yield
+    finally:
+        page.keep(catcher.transcripts)
+
+
+def _tag_of(name: str) -> str:
+    from txsmtpd.testing.served import tag_of
+
+    return tag_of(name)
 
 
 def _show(request: pytest.FixtureRequest, said: Callable[[], list[str]]) -> None:
@@ -86,6 +134,8 @@ def pytest_configure_node(node: Any) -> None:
         from txsmtpd.testing.sharing import Tap
 
         config.stash[SHARED] = Tap().start()
+        if INBOX in config.stash:
+            config.stash[INBOX].follow(config.stash[SHARED])
     node.workerinput["txsmtpd"] = config.stash[SHARED].whereabouts
 
 
@@ -93,6 +143,18 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shared = config.stash.get(SHARED, None)
     if shared is not None:
         shared.stop()
+    page = config.stash.get(INBOX, None)
+    if page is not None:
+        if sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty():
+            print(f"The mail of this run is at {page.url}; Ctrl+C ends.")
+            with suppress(KeyboardInterrupt):
+                threading.Event().wait()
+        page.stop()
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    page = config.stash.get(INBOX, None)
+    return None if page is None else f"mail of this run: {page.url}"
 
 
 @pytest.hookimpl(wrapper=True)
@@ -102,6 +164,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.failed or report.when == "teardown":
         texts = [text for said in item.stash.get(SAID, []) for text in (said() if report.failed else [])]
         item.stash[SAID] = []  # shown once
+        page = item.config.stash.get(INBOX, None)
+        if report.failed and page is not None and page.failed(item.name):
+            texts.append(f"The mail of this test: {page.url}/?query=tag:{_tag_of(item.name)}")
         if texts:
             report.sections.append(("SMTP: what was said", "\n\n".join(texts)))
     return report

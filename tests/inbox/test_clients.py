@@ -32,18 +32,19 @@ class Server:
             text=True,
             cwd=tempfile.gettempdir(),
         )
-        self.url = self.smtp_port = None
-        said = []
+        self.url: str | None = None
+        self.smtp_port: int | None = None
+        self.before = ""  # what was said until it listened
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            said.append(line)
+            self.before += line
             if "inbox on " in line:
                 self.url = line.split("inbox on ")[1].strip().rstrip("/")
             if "listening on " in line:
                 self.smtp_port = int(line.strip().rpartition(":")[2])
             if self.url and self.smtp_port:
                 return
-        raise AssertionError("".join(said))
+        raise AssertionError(self.before)
 
     def stop(self) -> None:
         self.process.terminate()

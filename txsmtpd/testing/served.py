@@ -1,22 +1,27 @@
-"""The mail of a catcher in a browser: the pages and the API of :mod:`txsmtpd.inbox`, over the catcher's own mail.
+"""The mail of tests in a browser: the pages and the API of :mod:`txsmtpd.inbox`.
 
-What is deleted there is gone from the catcher, and what the catcher forgets is gone there.
+:class:`ServedInbox` is over one catcher's own mail: what is deleted there is gone from the catcher, and what the
+catcher forgets is gone there. :class:`InboxOfRun` has copies of the mail of all catchers of a test run.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 
-from txsmtpd.bridges.reactors import runs_here
+from txsmtpd.bridges.reactor_thread import ReactorThread
+from txsmtpd.bridges.reactors import current_reactor, runs_here
 from txsmtpd.inbox.memory import MemoryStore
 from txsmtpd.inbox.message import Arrival
 from txsmtpd.inbox.scope import EVERYTHING, Scope
+from txsmtpd.inbox.search import Term
 from txsmtpd.inbox.sessions import record_of
 from txsmtpd.inbox.store import Retention, SessionRecord
-from txsmtpd.observe.transcript import Transcripts, peer_text
+from txsmtpd.observe.transcript import Transcript, Transcripts, peer_text
 from txsmtpd.testing.inbox import Store as Caught
 from txsmtpd.testing.mail import Mail
 
@@ -143,3 +148,101 @@ class ServedInbox:
         for client in list(self.settings.live):
             client.end()
         return self._port.stopListening()
+
+
+class InboxOfRun:
+    """The mail of all catchers of a test run on one page: copies, which stay when a catcher stops or forgets.
+
+    Its site is on a reactor in a thread of its own. Messages have the name of their test as a tag, and ``failed`` if
+    that has failed.
+
+    :param port: where it is served; 0 is any that is free.
+    :raises OSError: if the port is not free.
+    """
+
+    def __init__(self, port: int, host: str) -> None:
+        self._named: dict[str, str] = {}  # tests by domain
+        self._thread = ReactorThread()
+        self._thread.start()
+        try:
+            self._thread.run(self._start, port, host)
+        except BaseException:
+            self._thread.stop()
+            raise
+
+    def _start(self, port: int, host: str) -> None:
+        from txsmtpd.inbox.web.site import WebSettings, make_site
+
+        self._reactor = current_reactor()
+        self._store = MemoryStore()
+        self._settings = WebSettings(label="tests")
+        site = make_site(self._store, self._settings, reactor=self._reactor)
+        try:
+            self._port: IListeningPort = self._reactor.listenTCP(port, site, interface=host)
+        except CannotListenError as error:
+            raise OSError(error.socketError.errno, error.socketError.strerror) from None
+        address: Any = self._port.getHost()
+        self.url = f"http://{address.host}:{address.port}"
+
+    def follow(self, catcher: Any, name: str = "") -> None:
+        """Show the mail of a catcher from now on.
+
+        :param name: of the test.
+        """
+        with catcher._store.lock:
+            catcher._store.watchers.append(_Copies(self, tag_of(name)))
+
+    def name(self, domain: str, name: str) -> None:
+        """Whose mail it is that goes to a domain.
+
+        :param name: of the test.
+        """
+        self._named[domain.lower()] = tag_of(name)
+
+    def keep(self, transcripts: Iterable[Transcript] | None) -> None:
+        """Show what was said in sessions that are over."""
+        for transcript in list(transcripts or ()):
+            self._thread.run(self._store.put_session, record_of(transcript))
+
+    def failed(self, name: str) -> bool:
+        """A test has failed: its messages get another tag. Whether there are any."""
+        return bool(self._thread.run(self._mark, tag_of(name)))
+
+    async def _mark(self, tag: str) -> int:
+        page = await self._store.page(EVERYTHING, (Term("tag", tag.casefold()),), limit=None)
+        for message in page.messages:
+            await self._store.set_tags([message.id], [*message.tags, "failed"])
+        return len(page.messages)
+
+    def copy(self, mail: Mail, tag: str) -> None:
+        """Show a mail. Called from any thread."""
+        domains = {path.rpartition("@")[2].lower() for path in mail.rcpt_tos}
+        tags = sorted({name for name in (tag, *map(self._named.get, domains)) if name})
+        self._reactor.callFromThread(self._store.hold, arrival_of(mail), None, tags)
+
+    def stop(self) -> None:
+        """Serve no more."""
+        self._thread.run(self._port.stopListening)
+        self._thread.stop()
+
+
+class _Copies:
+    """Copies the mail of a catcher."""
+
+    def __init__(self, inbox: InboxOfRun, tag: str) -> None:
+        self._inbox = inbox
+        self._tag = tag
+
+    def mail_added(self, number: int, mail: Mail) -> None:
+        self._inbox.copy(mail, self._tag)
+
+    def mail_removed(self, numbers: Iterable[int]) -> None: ...
+
+
+def tag_of(name: str) -> str:
+    """A test's name as a tag: characters that no tag has become hyphens.
+
+    >>> tag_of("test_login[ann/x]")
+    'test_login-ann-x'
+    """
+    return re.sub("[^A-Za-z0-9._@]+", "-", name).strip("-")[:100]

@@ -13,7 +13,7 @@ from txsmtpd.service.checkers import make_checker, portal_of
 from txsmtpd.service.endpoints import make_endpoint
 from txsmtpd.service.handlers import HandlerParser, parse_spec
 from txsmtpd.service.monitoring import local_endpoint
-from txsmtpd.service.options.table import Chosen, Group, Option, refusing
+from txsmtpd.service.options.table import Asked, Chosen, Group, Option, refusing
 from txsmtpd.service.options.values import count, octets, seconds
 
 DEFAULT_WEB = "tcp:8025:interface=127.0.0.1"
@@ -140,10 +140,10 @@ def finish(chosen: Chosen) -> None:
     if "portal" not in chosen.settings:
         # Programs that log in before they send are to work without an account.
         chosen.settings.update(authenticator=accept_anyone, auth_require_tls=False)
-    asked = chosen.one("web")
-    with refusing(asked) if asked else refusing(chosen.all("handler")[0]):
-        endpoint = make_endpoint(local_endpoint(DEFAULT_WEB if asked is None else asked.text))
-    chosen["inbox"] = str(asked or f"--web={DEFAULT_WEB}"), endpoint, _site(chosen)
+    asked = chosen.one("web") or Asked("--web", DEFAULT_WEB)
+    with refusing(asked):
+        endpoint = make_endpoint(local_endpoint(asked.text))
+    chosen["inbox"] = str(asked), endpoint, _site(chosen)
 
 
 def _site(chosen: Chosen) -> Any:
