@@ -385,6 +385,23 @@ class ParameterTests(SynchronousTestCase):
         client = greeted(data_size_limit=100)
         self.assertAnswers(client, b"MAIL FROM:<a@b> SIZE=1 SIZE=1000", 501, "5.5.4")
 
+    def test_twiceTheSame(self) -> None:
+        """The same parameter once more is harmless: Python's smtplib sends SMTPUTF8 twice."""
+        client = greeted(enable_SMTPUTF8=True)
+        self.assertAnswers(client, b"MAIL FROM:<a@b> SMTPUTF8 BODY=8BITMIME SMTPUTF8 BODY=8BITMIME", 250)
+
+    def test_nameInAnyCharset(self) -> None:
+        """A name in HELO or EHLO that is not ASCII, in whatever charset, is taken, and the session goes on."""
+        for name, seen in (("büro".encode(), "büro"), (b"b\xfcro", "b\ufffdro")):
+            for verb in b"EHLO ", b"HELO ":
+                names: list[str] = []
+                client = Client(
+                    handler(MAIL=lambda server, session, *rest: names.append(session.host_name) or "250 OK")
+                )
+                self.assertEqual(client.ask(verb + name).code, 250)
+                self.assertAnswers(client, b"MAIL FROM:<a@b>", 250)
+                self.assertEqual(names, [seen])
+
     def test_afterHelo(self) -> None:
         """Parameters need EHLO."""
         client = Client()
@@ -437,7 +454,7 @@ class ParameterTests(SynchronousTestCase):
         for options in ({}, {"enable_SMTPUTF8": True}):
             client = greeted(**options)
             self.assertEqual(client.ask(b"MAIL FROM:<\xfc@b>").code, 500)
-            self.assertEqual(client.ask(b"EHLO \xff").code, 500)
+            self.assertEqual(client.ask(b"VRFY \xff").code, 500)
 
 
 class SmallCommandsTests(SynchronousTestCase):

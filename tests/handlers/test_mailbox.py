@@ -425,6 +425,23 @@ class MailboxTests(MailboxTestCase):
             self.assertTrue(self.octets().endswith(b"\nA: b\n\nx\n\r\n\ny\n"), size)
             self.handler.reset()
 
+    async def test_binary(self):
+        """What is declared BINARYMIME is stored octet for octet below the trace header, whole or streaming."""
+        content = b"A: b\r\nX-Peer: forged\r\n\r\n" + bytes(range(256)) + b"\n\r\r\n\n.\r"
+        server, session, envelope = mail(content)
+        envelope.body = "BINARYMIME"
+        await self.handler.handle_DATA(server, session, envelope)
+        whole = self.octets()
+        header, _, stored = whole.partition(b"A: b\r\n")
+        self.assertEqual(stored, content[content.index(b"\r\n\r\n") + 2 :])
+        self.assertNotIn(b"\n", header.replace(b"\r\n", b""))
+        self.handler.reset()
+        receiver = self.handler.open_message(server, session, envelope)
+        for octet in content:
+            receiver.write(bytes([octet]))
+        await receiver.finish()
+        self.assertEqual(self.octets().partition(b"A: b\r\n")[2], stored)
+
     async def test_wrongContent(self):
         """A content that is neither octets nor text is an error, and stores nothing."""
         await self.assertFailure(self.deliver(None), TypeError)

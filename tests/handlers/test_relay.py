@@ -272,6 +272,12 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual(relayed.script.connections, 1)
         self.assertEqual(relayed.script.said("RSET"), [])
 
+    def test_bareLF(self) -> None:
+        """A server whose lines end in LF alone is understood."""
+        script = Script()
+        script.usual = {verb: reply.replace(b"\r\n", b"\n") for verb, reply in script.usual.items()}
+        self.assertEqual(Relayed(script).send(), "250 2.6.0 queued as 42")
+
     def test_idle(self) -> None:
         """One that nobody needs is closed after a while, in good order."""
         relayed = Relayed(Script(), keep_for=30)

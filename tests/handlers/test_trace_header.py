@@ -231,6 +231,17 @@ class WithoutForgeriesTests(SynchronousTestCase):
     )
 
     @given(st.lists(PIECES, max_size=12).map(b"".join), st.lists(st.integers(0, 120), max_size=5))
+    def test_binary(self, message, cuts):
+        """So it is with CR LF, and of a message without such fields each octet is left."""
+        message = message.replace(b"\n", b"\r\n")
+        for content in message, b"A: " + message.replace(b"X", b"Y").replace(b"x", b"y").replace(b"R", b"S") + b"\r":
+            forgeries = trace_header.ForgeryFilter(b"\r\n")
+            edges = [0, *sorted(min(cut, len(content)) for cut in cuts), len(content)]
+            fed = b"".join(forgeries.feed(content[start:end]) for start, end in pairwise(edges)) + forgeries.close()
+            self.assertEqual(fed, trace_header.without_forgeries(content, b"\r\n"))
+        self.assertEqual(fed, content)
+
+    @given(st.lists(PIECES, max_size=12).map(b"".join), st.lists(st.integers(0, 120), max_size=5))
     @example(b"A: b\nX-Peer" + b" " * 70 + b":x\n y\n", [70])
     @example(b"X-Peer: " + b"v" * 100 + b"\n w\nA: b\n\nx", [20, 110])
     def test_pieces(self, message, cuts):

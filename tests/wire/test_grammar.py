@@ -231,6 +231,45 @@ class PathTests(SynchronousTestCase):
         self.assertEqual(grammar.local_part("Postmaster"), "Postmaster")
 
 
+class LenientTests(SynchronousTestCase):
+    """Addresses as devices and frameworks send them."""
+
+    def test_taken(self) -> None:
+        """What is no mailbox is taken as it is written, with the parameters behind it."""
+        for written, path in {
+            "<webmaster>": "webmaster",
+            "<MAILER-DAEMON>": "MAILER-DAEMON",
+            r"<DOMAIN\user>": r"DOMAIN\user",
+            "< ann@example.com >": "ann@example.com",
+            "<ann smith@example.com>": "ann smith@example.com",
+            "<a..b@docomo.example>": "a..b@docomo.example",
+            "<b.@docomo.example>": "b.@docomo.example",
+            "<ann@>": "ann@",
+            "<ann@[999.1.1.1]>": "ann@[999.1.1.1]",
+            '<"ann@example.com>': '"ann@example.com',
+            "webmaster": "webmaster",
+            "<ann@example.com>": "ann@example.com",
+            "<@relay.example:ann@example.com>": "ann@example.com",
+            '<"a > b"@example.com>': '"a > b"@example.com',
+        }.items():
+            self.assertEqual(grammar.parse_mail_leniently(f"FROM:{written} SIZE=1"), (path, {"SIZE": "1"}), written)
+            self.assertEqual(grammar.parse_rcpt_leniently(f"to: {written}"), (path, {}), written)
+
+    def test_nullPath(self) -> None:
+        """The null path is a reverse-path, with blanks too, and no recipient."""
+        self.assertEqual(grammar.parse_mail_leniently("FROM:<>"), ("", {}))
+        self.assertEqual(grammar.parse_mail_leniently("FROM:< >"), ("", {}))
+        for text in ("TO:<>", "TO:< >"):
+            self.assertEqual(refusal(grammar.parse_rcpt_leniently, text)[0], 553)
+
+    def test_refused(self) -> None:
+        """What has no address in its place is refused, and so are malformed parameters."""
+        for text in ("", "FROM:", "FROM: ", "TO:<a@b>", "FROM:<a@b", "FROM:<a@b>x", "FROM:<a<b>@c>", "FROM:a>b"):
+            refusal(grammar.parse_mail_leniently, text)
+        self.assertEqual(refusal(grammar.parse_mail_leniently, "FROM:<webmaster> =1"), (501, "5.5.4"))
+        self.assertEqual(grammar.parse_mail("FROM:<a@b> SIZE=1"), ("a@b", {"SIZE": "1"}))
+
+
 class ParameterTests(SynchronousTestCase):
     """What follows the address."""
 
@@ -268,8 +307,11 @@ class ParameterTests(SynchronousTestCase):
             self.assertEqual(refusal(grammar.parse_parameters, text), (501, "5.5.4"), text)
 
     def test_twice(self) -> None:
-        """A parameter given twice is refused: the second could hide the first."""
-        for text in ("SIZE=1 SIZE=2", "SIZE=1 size=1", "SMTPUTF8 SMTPUTF8"):
+        """A parameter given twice is refused if the second could hide the first; the same once more is harmless."""
+        for text in ("SIZE=1 SIZE=1", "SIZE=1 size=1", "SIZE=1 SIZE=1 SIZE=1"):
+            self.assertEqual(grammar.parse_mail(f"FROM:<a@b> {text}"), ("a@b", {"SIZE": "1"}))
+        self.assertEqual(grammar.parse_mail("FROM:<a@b> SMTPUTF8 SMTPUTF8"), ("a@b", {"SMTPUTF8": None}))
+        for text in ("SIZE=1 SIZE=2", "SIZE=1 size", "SMTPUTF8 SMTPUTF8=1"):
             self.assertEqual(refusal(grammar.parse_mail, f"FROM:<a@b> {text}"), (501, "5.5.4"), text)
 
     def test_size(self) -> None:

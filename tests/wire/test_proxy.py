@@ -424,7 +424,7 @@ class Version2Tests(SynchronousTestCase):
         self.assertFalse(told(version2(1, 1, 1, addresses(HERE, THERE, 1, 2), tlv(3, b"abc"))))
 
     def test_malformedTypes(self) -> None:
-        """TLVs that do not end where they say are none; the addresses before them are good."""
+        """TLVs that do not end where they say make the header malformed, unless it says LOCAL."""
         for tlvs in (
             b"\x01",
             b"\x01\0",
@@ -435,8 +435,10 @@ class Version2Tests(SynchronousTestCase):
             tlv(0x20, bytes(5) + tlv(0x20, bytes(5))),
         ):
             data = told(version2(1, 1, 1, addresses(HERE, THERE, 1, 2), tlvs))
-            self.assertTrue(data)
+            self.assertFalse(data)
+            self.assertIn("TLV", data.error)
             self.assertEqual((data.rest, data.tlv), (tlvs, None))
+            self.assertTrue(told(version2(0, 1, 1, addresses(HERE, THERE, 1, 2), tlvs)))
             self.assertRaises(MalformedTLV, ProxyTLV.from_raw, tlvs)
             values, places = ProxyTLV.parse(tlv(1, b"smtp") + tlvs)
             self.assertEqual(

@@ -38,6 +38,7 @@ log = Logger(namespace="txsmtpd")
 
 NEED_STARTTLS = Reply(530, "5.7.0", "Must issue a STARTTLS command first")  # RFC 3207 4
 ALLOWED_BEFORE_STARTTLS = frozenset(b"NOOP EHLO LHLO STARTTLS QUIT".split())
+GREETINGS = frozenset(b"HELO EHLO LHLO".split())
 IDLE = Reply(421, "4.4.2", "Idle timeout, closing connection")
 SHUTTING_DOWN = Reply(421, "4.3.2", "The server is shutting down")
 STILL_BUSY = Reply(421, "4.3.0", "The server took too long to do this; try again later")
@@ -142,7 +143,8 @@ class Dispatcher:
             raise Refused(LINE_TOO_LONG)
         if command.junk:
             count_junk(self)
-        arg = grammar.decode(rest.strip(b" \t")) or None if rest else None
+        errors = "replace" if verb in GREETINGS else "strict"  # names of hosts are in any charset
+        arg = grammar.decode(rest.strip(b" \t"), errors) or None if rest else None
         if self.refuse_all is not None and verb != b"QUIT":
             raise Refused(self.refuse_all)
         if settings.require_starttls and server.session.ssl is None and verb not in ALLOWED_BEFORE_STARTTLS:

@@ -67,7 +67,7 @@ class Connection(LineReceiver):
     """
 
     transport: Any
-    delimiter = b"\r\n"
+    delimiter = b"\n"  # some servers end lines with LF alone
     MAX_LENGTH = LONGEST_LINE
 
     def __init__(self, call_later: Callable[..., Any], timeout: float, lost: Callable[[Connection], object]) -> None:
@@ -104,7 +104,7 @@ class Connection(LineReceiver):
         if self.gone is not None:
             return
         try:
-            reply = self._reader.feed(line)
+            reply = self._reader.feed(line.removesuffix(b"\r"))
         except NoReply as error:
             log.warn("the next server has sent {what}", what=str(error))
             self.fail(GARBLED)

@@ -40,6 +40,7 @@ class Delivery:
     :param in_thread: calls a function with arguments in a thread; returns a Deferred.
     :param stored: gives the status once the file, whose name it is given, is stored.
     :param failed: gives what to raise for an OSError.
+    :param binary: whether the message is stored octet for octet, with CR LF (RFC 3030), instead of with LF line ends.
     """
 
     def __init__(
@@ -50,11 +51,13 @@ class Delivery:
         in_thread: Callable[..., Deferred[Any]],
         stored: Callable[[str], Any],
         failed: Callable[[OSError], Exception],
+        binary: bool = False,
     ) -> None:
         self._maildir = maildir
         self._name = name
-        self._header = header
-        self._forgeries = trace_header.ForgeryFilter()
+        self._header = header.replace(b"\n", b"\r\n") if binary else header
+        self._forgeries = trace_header.ForgeryFilter(b"\r\n" if binary else b"\n")
+        self._with_lf: Callable[[bytes], bytes] = bytes if binary else with_lf
         self._in_thread = in_thread
         self._stored = stored
         self._failed = failed
@@ -146,9 +149,9 @@ class Delivery:
         if self._draft is None:
             self._draft = self._maildir.open(self._name)
             self._name = self._draft.name
-            piece = self._header + self._forgeries.feed(with_lf(piece))
+            piece = self._header + self._forgeries.feed(self._with_lf(piece))
         else:
-            piece = self._forgeries.feed(with_lf(piece))
+            piece = self._forgeries.feed(self._with_lf(piece))
         self._write(piece)
 
     def _write(self, octets: bytes) -> None:

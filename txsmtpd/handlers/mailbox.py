@@ -116,7 +116,8 @@ class Mailbox(Message):
         name = self._maildir.new_name()
         lmtp = getattr(server, "lmtp", False)
         header = trace_header.trace_header(server.hostname, session, envelope, _identifier(name), lmtp=lmtp)
-        return Delivery(self._maildir, name, header, self._in_thread, self._stored, self._refusal)
+        binary = envelope.body == "BINARYMIME"
+        return Delivery(self._maildir, name, header, self._in_thread, self._stored, self._refusal, binary)
 
     async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> Any:
         name = self._maildir.new_name()
@@ -124,7 +125,8 @@ class Mailbox(Message):
         lmtp = getattr(server, "lmtp", False)
         if self._stores_octets:
             header = trace_header.trace_header(server.hostname, session, envelope, identifier, lmtp=lmtp)
-            return await self._store_in_thread(_pieces(header, envelope.content), name)
+            binary = envelope.body == "BINARYMIME"
+            return await self._store_in_thread(_pieces(header, envelope.content, binary), name)
         message = await self._prepared(server, session, envelope)
         received = trace_header.received(server.hostname, session, envelope, identifier, lmtp=lmtp)
         _put_on_top(message, trace_header.return_path(envelope) + received)
@@ -212,7 +214,7 @@ def _identifier(name: str) -> str:
     return ".".join(name.split(".", 2)[:2])
 
 
-def _pieces(header: bytes, content: bytes | str | None) -> Iterator[bytes]:
+def _pieces(header: bytes, content: bytes | str | None, binary: bool) -> Iterator[bytes]:
     """The file, in pieces.
 
     :raises TypeError: if the content is neither octets nor text.
@@ -221,6 +223,8 @@ def _pieces(header: bytes, content: bytes | str | None) -> Iterator[bytes]:
         content = content.encode("utf-8", "surrogateescape")
     if not isinstance(content, bytes | bytearray):
         raise TypeError(f"the content of a message is bytes or str, not {type(content).__name__}")
+    if binary:
+        return iter([header.replace(b"\n", b"\r\n"), trace_header.without_forgeries(bytes(content), b"\r\n")])
     return _with_header(header, bytes(content))
 
 

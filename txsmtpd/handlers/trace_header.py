@@ -123,12 +123,16 @@ def _field(name: str, value: str) -> str:
 
 class ForgeryFilter:
     """Frees a message from fields of the client's that pass for those of a trace header. To be fed with the message in
-    pieces, with LF line ends.
+    pieces.
 
     Nothing gathers here but the beginning of a line.
+
+    :param newline: ends the lines of the header.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, newline: bytes = b"\n") -> None:
+        self._newline = newline
+        self._cr = b""  # with which the last piece has ended, if an LF may follow
         self._begun = False
         self._over = False  # the header is
         self._forged = False  # the field in which the last piece has ended is
@@ -139,8 +143,11 @@ class ForgeryFilter:
         """What may be written of the next piece."""
         if self._over:
             return piece
-        text = self._line + piece
-        self._line = b""
+        text = self._line + self._cr + piece
+        self._line = self._cr = b""
+        newline = self._newline
+        if newline == b"\r\n" and text.endswith(b"\r"):
+            text, self._cr = text[:-1], b"\r"
         if not text:
             return b""
         if not self._begun:
@@ -148,12 +155,14 @@ class ForgeryFilter:
             if text.startswith((b" ", b"\t")):
                 # A folded line with no field above it would continue ours. It is no header, so it is the body.
                 self._over = True
-                return b"\n" + text
-        starts_with_empty_line = text.startswith(b"\n") and not self._in_line
-        end = 0 if starts_with_empty_line else text.find(b"\n\n") + 1
-        if end or starts_with_empty_line:
+                return newline + text
+        starts_with_empty_line = text.startswith(newline) and not self._in_line
+        end = -1 if starts_with_empty_line else text.find(newline + newline)
+        if end >= 0 or starts_with_empty_line:
             self._over = True
-            return self._cleaned(text[:end]) + text[end:]
+            end = end + len(newline) if end >= 0 else 0
+            cr, self._cr = self._cr, b""
+            return self._cleaned(text[:end]) + text[end:] + cr
         last = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1
         if len(text) - last < TELLING and (last or not self._in_line):
             text, self._line = text[:last], text[last:]
@@ -162,7 +171,8 @@ class ForgeryFilter:
     def close(self) -> bytes:
         """What may be written at the end of the message."""
         line, self._line = self._line, b""
-        return self._cleaned(line) if b":" in line or line.startswith((b" ", b"\t")) else line
+        cr, self._cr = self._cr, b""
+        return (self._cleaned(line) if b":" in line or line.startswith((b" ", b"\t")) else line) + cr
 
     def _cleaned(self, header: bytes) -> bytes:
         """A piece of the header without forgeries."""
@@ -185,12 +195,13 @@ class ForgeryFilter:
         return b"".join(kept)
 
 
-def without_forgeries(message: bytes) -> bytes:
+def without_forgeries(message: bytes, newline: bytes = b"\n") -> bytes:
     """The message as it may stand below a trace header: without fields of the client's that pass for ours.
 
-    :param message: a whole message, with LF line ends.
+    :param message: a whole message.
+    :param newline: ends its lines.
     """
-    forgeries = ForgeryFilter()
+    forgeries = ForgeryFilter(newline)
     return forgeries.feed(message) + forgeries.close()
 
 

@@ -60,13 +60,14 @@ _NOT_UTF8 = Reply(500, "5.5.2", "The command is neither ASCII nor UTF-8")
 _CONTROL = Reply(500, "5.5.2", "Control characters are not allowed in commands")
 
 
-def decode(octets: bytes) -> str:
+def decode(octets: bytes, errors: str = "strict") -> str:
     """The text of a command.
 
+    :param errors: ``"replace"`` to take octets that are not UTF-8, as U+FFFD.
     :raises Refused: 500 if it is not UTF-8, or holds a control character, a line separator or a NUL (RFC 5321 4.1.2).
     """
     try:
-        text = octets.decode("utf-8")
+        text = octets.decode("utf-8", errors)
     except UnicodeDecodeError:
         raise Refused(_NOT_UTF8) from None
     # str.isprintable is one look at each character in C; what it doubts beyond ASCII is looked at again, since
@@ -98,6 +99,50 @@ def parse_rcpt(arg: str | None) -> tuple[str, Parameters]:
     if found is None:
         raise Refused(_diagnose(arg, "TO", "RCPT TO:<address>", "5.1.3"))
     return _taken(found, "5.1.3")
+
+
+def parse_mail_leniently(arg: str | None) -> tuple[str, Parameters]:
+    """As :func:`parse_mail`, but addresses that are no mailboxes are taken as they are written, such as
+    ``<webmaster>``, ``<DOMAIN\\user>`` or ``<a..b@example.com>``. Blanks around an address are dropped.
+
+    :raises Refused: 501 for the form of the command.
+    """
+    try:
+        return parse_mail(arg)
+    except Refused:
+        return _anything(arg, "FROM") or parse_mail(arg)
+
+
+def parse_rcpt_leniently(arg: str | None) -> tuple[str, Parameters]:
+    """As :func:`parse_rcpt`, but addresses that are no mailboxes are taken; see :func:`parse_mail_leniently`.
+
+    :raises Refused: 501 for the form of the command, 553 for the null path.
+    """
+    try:
+        return parse_rcpt(arg)
+    except Refused:
+        taken = _anything(arg, "TO")
+        return taken if taken is not None and taken[0] else parse_rcpt(arg)
+
+
+def _anything(arg: str | None, keyword: str) -> tuple[str, Parameters] | None:
+    """What stands in the place of an address, whatever it is; None if nothing does."""
+    head, colon, path = (arg or "").partition(":")
+    path = path.lstrip(" ")
+    if not colon or head.upper() != keyword or not path:
+        return None
+    if path.startswith("<"):
+        end = _end_of_path(path)
+        if end is None:
+            end = path.find(">")
+        path, rest = path[1:end], path[end + 1 :]
+        if end < 0 or rest[:1] not in ("", " "):
+            return None
+    else:
+        path, _, rest = path.partition(" ")
+    if "<" in path or ">" in path:
+        return None
+    return path.strip(" "), parse_parameters(rest)
 
 
 def _taken(found: re.Match[str], status: str) -> tuple[str, Parameters]:
@@ -178,7 +223,7 @@ def _wrong_mailbox(path: str, status: str) -> Reply:
 def parse_parameters(text: str) -> Parameters:
     """The parameters behind an address: ``KEYWORD`` or ``KEYWORD=value``, parted by spaces (RFC 5321 4.1.2).
 
-    :raises Refused: 501 if one is malformed or given twice.
+    :raises Refused: 501 if one is malformed, or given twice with different values.
     """
     parameters: Parameters = {}
     for word in text.split(" "):
@@ -188,7 +233,7 @@ def parse_parameters(text: str) -> Parameters:
         if found is None:
             raise Refused(Reply(501, "5.5.4", "A parameter must be KEYWORD or KEYWORD=value"))
         keyword = found["keyword"].upper()
-        if keyword in parameters:
+        if parameters.get(keyword, found["value"]) != found["value"]:
             raise Refused(Reply(501, "5.5.4", f"The parameter {keyword} is given twice"))
         parameters[keyword] = found["value"]
     return parameters

@@ -460,6 +460,11 @@ def parse_v2(header: bytes) -> ProxyData:
     data.family, data.protocol = family, protocol
     data.rest = header[behind:]
     data.tlv_start = behind if data.rest else None
+    if matters and family is not AF.UNSPEC and protocol is not PROTO.UNSPEC:
+        try:
+            ProxyTLV.from_raw(data.rest)
+        except MalformedTLV as error:
+            return data.with_error(str(error))
     if not _is_intact(data):
         return data.with_error("the checksum is wrong")
     return data
