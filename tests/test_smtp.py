@@ -392,15 +392,17 @@ class ParameterTests(SynchronousTestCase):
 
     def test_nameInAnyCharset(self) -> None:
         """A name in HELO or EHLO that is not ASCII, in whatever charset, is taken, and the session goes on."""
-        for name, seen in (("büro".encode(), "büro"), (b"b\xfcro", "b\ufffdro")):
-            for verb in b"EHLO ", b"HELO ":
-                names: list[str] = []
-                client = Client(
-                    handler(MAIL=lambda server, session, *rest: names.append(session.host_name) or "250 OK")
-                )
-                self.assertEqual(client.ask(verb + name).code, 250)
-                self.assertAnswers(client, b"MAIL FROM:<a@b>", 250)
-                self.assertEqual(names, [seen])
+        names: list[str] = []
+
+        def note(server: Any, session: Any, *rest: Any) -> str:
+            names.append(session.host_name)
+            return "250 2.1.0 OK"
+
+        for line in ("EHLO büro".encode(), b"HELO b\xfcro"):
+            client = Client(handler(MAIL=note))
+            self.assertEqual(client.ask(line).code, 250)
+            self.assertAnswers(client, b"MAIL FROM:<a@b>", 250)
+        self.assertEqual(names, ["büro", "b\ufffdro"])
 
     def test_afterHelo(self) -> None:
         """Parameters need EHLO."""
