@@ -9,9 +9,12 @@ from txsmtpd.handoff.interfaces import IHandoff, IMessageStore, IUpload
 from txsmtpd.handoff.message import HandoffMessage
 from txsmtpd.handoff.outcome import NotTaken, OutcomeUnknown, Unroutable
 from txsmtpd.handoff.promise import Handoff
+from txsmtpd.handoff.s3 import S3Store
+from txsmtpd.handoff.stores import DirectoryStore
 
 __all__ = [
     "AMQPHandoff",
+    "DirectoryStore",
     "Handoff",
     "HandoffMessage",
     "IHandoff",
@@ -19,6 +22,7 @@ __all__ = [
     "IUpload",
     "NotTaken",
     "OutcomeUnknown",
+    "S3Store",
     "Unroutable",
     "WebhookHandoff",
 ]

@@ -62,7 +62,10 @@ def secret(path: str) -> str:
         raise ValueError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
+# (`store` is made into one by `txsmtpd.handoff.stores.make_store`, once all options are known.)
 PROMISE: Mapping[str, Callable[[str], Any]] = {
+    "inline": size,
+    "store": text,
     "max_size": size,
     "in_flight": number,
     "memory": size,

@@ -24,6 +24,7 @@ from txsmtpd.handoff.arguments import (
 from txsmtpd.handoff.message import recipient_of
 from txsmtpd.handoff.promise import LARGEST, Handoff
 from txsmtpd.handoff.signature import Secrets, lines_of
+from txsmtpd.handoff.stores import make_store
 from txsmtpd.handoff.webhook import REQUESTS, TIMEOUT, WebhookTarget
 from txsmtpd.reply import Refused, Reply
 from txsmtpd.session import Envelope, Session
@@ -99,6 +100,7 @@ class AMQPHandoff(Handoff):
             },
         )
         url = url_of(parser, given, options, "TXSMTPD_AMQP_URL")
+        _make_store(parser, options)
         if not {"queue", "exchange"} & options.keys():
             parser.error("where do messages go? Give queue=NAME or exchange=NAME")
         try:
@@ -172,6 +174,7 @@ class WebhookHandoff(Handoff):
             },
         )
         url = url_of(parser, given, options, "TXSMTPD_WEBHOOK_URL")
+        _make_store(parser, options)
         secrets = lines_of(options.pop("secret_file", ""))
         try:
             host = urlsplit(url).hostname or ""
@@ -192,6 +195,13 @@ class WebhookHandoff(Handoff):
             envelope.rcpt_tos.append(address)
             envelope.rcpt_options.extend(rcpt_options)
         return reply if reply.text != "OK" else RECIPIENT_OK
+
+
+def _make_store(parser: Any, options: dict[str, Any]) -> None:
+    if "store" in options:
+        options["store"] = make_store(parser, options["store"])
+    elif "inline" in options:
+        parser.error("inline: where do larger messages go? Give store=s3://BUCKET/PREFIX or store=file:/FOLDER")
 
 
 def _tls_context(host: str, options: dict[str, Any]) -> Any:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from zope.interface import Interface
+from zope.interface import Attribute, Interface
 
 
 class IHandoff(Interface):
@@ -36,6 +36,8 @@ class IHandoff(Interface):
 class IMessageStore(Interface):
     """Where large messages are put, so that the target is given a reference (claim check)."""
 
+    part = Attribute("How many octets are written at a time; only the last ones of a message may be fewer.")
+
     def open(name, when):
         """Begin to store a message.
 
@@ -54,8 +56,8 @@ class IUpload(Interface):
         :return: a Deferred that fires once more is wanted.
         """
 
-    def finish():
-        """The message is complete.
+    def finish(octets):
+        """The message is complete, with these last octets, which may be none.
 
         :return: a Deferred of its URI, once the store has confirmed that it keeps the message.
         """

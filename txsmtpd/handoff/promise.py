@@ -87,6 +87,9 @@ class Handoff(MultiService):
         self.received = received
         self.reactor = reactor
         self.descriptors = 1 if store is None else 2  #: that a client takes
+        most = getattr(target, "max_size", None)
+        if store is not None and most is not None and inline + STEP > most:
+            raise ValueError(f"inline must be less than what the target takes, which is {most} octets")
         largest = (inline + 2 * store.part if store is not None else self._limit() or LARGEST) + 2 * STEP
         self.budget = Budget(in_flight, max(MEMORY, 2 * largest) if memory is None else memory, largest)
         self._handing: set[Deferred[Any]] = set()
@@ -132,6 +135,7 @@ class Handoff(MultiService):
             header,
             share,
             self._settle,
+            complain=self._note,
             limit=limit,
             store=self.store,
             inline=self.inline,

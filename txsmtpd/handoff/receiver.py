@@ -35,6 +35,7 @@ class Receiver:
     :param envelope: the dictionary that goes with it; see :func:`~txsmtpd.handoff.message.envelope_of`.
     :param header: what is put above it.
     :param share: how much memory it may take.
+    :param complain: is given what goes wrong before the message is complete and is not the client's fault.
     :param settle: is given the complete message, what has been stored of it, and the share; gives the status.
     :param limit: the most octets that it may have, the header included; None: any number.
     :param store: where it goes when it has more than *inline* octets. None: it stays in memory.
@@ -49,6 +50,7 @@ class Receiver:
         share: Share,
         settle: Callable[[HandoffMessage, Any, Share], Any],
         *,
+        complain: Callable[[Exception], object],
         limit: int | None,
         store: Any,
         inline: int,
@@ -59,6 +61,7 @@ class Receiver:
         self._header = header
         self._share = share
         self._settle = settle
+        self._complain = complain
         self._limit = limit
         self._store = store
         self._inline = inline
@@ -140,7 +143,7 @@ class Receiver:
 
     def _no_memory(self, failure: Failure) -> None:
         if failure.check(DeferredTimeout):
-            self._error = NotTaken("too many messages are in memory", BUSY)
+            self._fail(NotTaken("too many messages are in memory", BUSY))
             self._buffer = BytesIO()
         else:
             failure.trap(CancelledError)
@@ -170,13 +173,17 @@ class Receiver:
         writing.addCallback(self._stored)
 
     def _write_part(self) -> Deferred[None]:
+        writing: Deferred[None] = self._upload.write(self._taken())
+        return writing
+
+    def _taken(self) -> bytes:
+        """What is in memory, on its way to the store."""
         piece = self._buffer.getvalue()
         self._buffer = BytesIO()
         self._in_flight = len(piece)
         self._stored_octets += len(piece)
         self._digest.update(piece)
-        writing: Deferred[None] = self._upload.write(piece)
-        return writing
+        return piece
 
     def _stored(self, _: object) -> None:
         self._writing = None
@@ -185,7 +192,7 @@ class Receiver:
             self._store_more()
 
     def _not_stored(self, failure: Failure) -> None:
-        self._error = _refusal(failure)
+        self._fail(_refusal(failure))
 
     async def _complete(self) -> tuple[HandoffMessage, Any]:
         """The message, and its upload if it is stored."""
@@ -195,9 +202,7 @@ class Receiver:
             await when_done(self._writing)
         if self._error is not None:
             raise self._error
-        if self._buffer.tell():
-            await self._through(self._write_part())
-        uri = await self._through(self._upload.finish())
+        uri = await self._through(self._upload.finish(self._taken()))
         reference = with_reference(self._message(b""), uri, self._stored_octets, self._digest.hexdigest())
         return reference, self._upload
 
@@ -208,11 +213,16 @@ class Receiver:
         await when_done(work)
         self._writing = None
         if isinstance(results[0], Failure):
+            self._fail(_refusal(results[0]))
             raise _refusal(results[0])
         return results[0]
 
     def _message(self, content: bytes) -> HandoffMessage:
         return HandoffMessage({**self._envelope, "fingerprint": str(self._fingerprint), "size": self._size}, content)
+
+    def _fail(self, error: Exception) -> None:
+        self._error = error
+        self._complain(error)
 
     def _give_up(self) -> None:
         """Leave nothing of the message."""
