@@ -10,7 +10,7 @@ import hashlib
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
@@ -140,32 +140,38 @@ class Message:
         return next((part for part in self.parts if part.part_id == part_id), None)
 
     def to_json(self) -> dict[str, Any]:
-        """The message without what may change (number, seen, tags), as JSON has it."""
-        facts = asdict(self)
-        for name in ("number", "seen", "tags"):
-            del facts[name]
-        return facts
+        """The message without what may change (number, seen, tags), for JSON.
+
+        Addresses, parts and the envelope are lists of their fields, in order: it is read for each message of a list.
+        """
+        facts = {name: getattr(self, name) for name in _PLAIN}
+        facts |= {name: [_fields_of(each) for each in getattr(self, name)] for name in _LISTS}
+        return facts | {"sender": _fields_of(self.sender), "envelope": _fields_of(self.envelope), "filed": self.filed}
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any], number: int, seen: bool, tags: Iterable[str]) -> Self:
         """The message that :meth:`to_json` has written."""
-        lists = {name: tuple(Address(**each) for each in facts[name]) for name in ("to", "cc", "bcc", "reply_to")}
-        envelope: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in facts["envelope"].items()
-        }
+        found: dict[str, Any] = {name: facts[name] for name in _PLAIN}
+        for name, kind in _LISTS.items():
+            found[name] = tuple(kind(*each) for each in facts[name])
+        envelope: list[Any] = [tuple(value) if isinstance(value, list) else value for value in facts["envelope"]]
         return cls(
-            **{
-                **facts,
-                **lists,
-                "sender": Address(**facts["sender"]),
-                "envelope": Envelope(**envelope),
-                "parts": tuple(Part(**each) for each in facts["parts"]),
-                "filed": tuple((name, value) for name, value in facts["filed"]),
-                "number": number,
-                "seen": seen,
-                "tags": tuple(tags),
-            }
+            **found,
+            sender=Address(*facts["sender"]),
+            envelope=Envelope(*envelope),
+            filed=tuple((name, value) for name, value in facts["filed"]),
+            number=number,
+            seen=seen,
+            tags=tuple(tags),
         )
+
+
+_PLAIN = ("id", "arrived", "size", "message_id", "subject", "snippet")
+_LISTS: dict[str, Any] = {"to": Address, "cc": Address, "bcc": Address, "reply_to": Address, "parts": Part}
+
+
+def _fields_of(value: Any) -> list[Any]:
+    return [getattr(value, name) for name in value.__dataclass_fields__]
 
 
 class Parsed:

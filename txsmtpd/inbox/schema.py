@@ -46,16 +46,22 @@ CREATE TABLE session (
     records TEXT NOT NULL
 );
 CREATE INDEX session_began ON session (began);
+CREATE TABLE state (indexed INTEGER NOT NULL);
+INSERT INTO state VALUES (0);
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
 """
 
 INSERT_FOLDED = f"INSERT INTO folded (number, {_NAMES}) VALUES ({', '.join('?' * (len(COLUMNS) + 1))})"
-INSERT_WORDS = f"INSERT INTO words (rowid, {_NAMES}) VALUES ({', '.join('?' * (len(COLUMNS) + 1))})"
+# Many at once cost half of what one by one do. What the index does not have yet has a number above that of the state.
+_NOT_INDEXED = "FROM folded WHERE number > (SELECT indexed FROM state) ORDER BY number LIMIT ?"
+INDEX_WORDS = f"INSERT INTO words (rowid, {_NAMES}) SELECT number, {_NAMES} {_NOT_INDEXED}"
+INDEXED_TO = f"SELECT max(number) FROM (SELECT number {_NOT_INDEXED})"
 # What the index forgets, it has to be told: the rows that it was made from.
 FORGET_WORDS = f"""
 INSERT INTO words (words, rowid, {_NAMES})
-SELECT 'delete', number, {_NAMES} FROM folded WHERE number IN (SELECT number FROM doomed)
+SELECT 'delete', number, {_NAMES} FROM folded
+WHERE number IN (SELECT number FROM doomed) AND number <= (SELECT indexed FROM state)
 """
 ROW = "m.number, m.seen, m.facts, (SELECT group_concat(name, char(10)) FROM tag WHERE tag.number = m.number)"
 

@@ -11,7 +11,8 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -40,6 +41,7 @@ from txsmtpd.inbox.writer import Reader, Writer, shielded
 READERS = 2
 SESSIONS = 10_000  # that are kept
 COUNTED = 10_000  # messages that are counted where the count may stop
+TOGETHER = 200  # messages that are indexed at once
 CHECKED_EVERY = 60.0  # seconds, for messages that are too old
 
 log = Logger(namespace="txsmtpd.inbox")
@@ -88,6 +90,8 @@ class SQLiteStore(Store):
         self._readers: list[Reader] = []
         self._next_check: Any = None
         self._pruning = False
+        self._indexing = False
+        self._unindexed = 0  # messages that the index of the search does not have yet
         self._last_number = self._total = self._octets = self._unread = 0
 
     # Start and stop
@@ -104,6 +108,7 @@ class SQLiteStore(Store):
         others = [Reader(connect, self._reactor, "txsmtpd inbox reader", first._entries) for _ in range(READERS - 1)]
         self._readers = [first, *others]
         self._last_number, self._total, self._octets, self._unread = await self._writer.submit(_totals)
+        self._in_background(self._index(-1))
         self._check_ages()
 
     async def close(self) -> None:
@@ -151,9 +156,25 @@ class SQLiteStore(Store):
         self._total += 1
         self._unread += 1
         self._octets += message.size
+        self._unindexed += 1
         self._added(message)
         self._prune()
+        if self._unindexed >= TOGETHER and not self._indexing:
+            self._in_background(self._index(TOGETHER))
         return message
+
+    async def _catch_up(self, terms: Terms) -> None:
+        """Let the index have all messages, if these terms are looked up in it."""
+        if self._unindexed and any(term.kind == "words" for term in terms):
+            await self._index(-1)
+
+    async def _index(self, most: int) -> None:
+        """Let the index of the search have up to so many messages that it does not have yet."""
+        self._indexing = True
+        try:
+            self._unindexed = await self._write(partial(_index, most))
+        finally:
+            self._indexing = False
 
     async def page(
         self,
@@ -166,6 +187,7 @@ class SQLiteStore(Store):
         after: int = 0,
         exact: bool = True,
     ) -> Page:
+        await self._catch_up(terms)
         count = None if scope.keys or terms or after else (self._total, self._unread)
         answer: Page = await self._read(partial(_page, scope, terms, start, limit, before, after, exact, count))
         return answer
@@ -196,6 +218,7 @@ class SQLiteStore(Store):
     async def set_seen(
         self, seen: bool, scope: Scope = EVERYTHING, ids: Sequence[str] | None = None, terms: Terms = ()
     ) -> None:
+        await self._catch_up(terms)
         count, messages = await self._write(partial(_set_seen, seen, scope, ids, terms))
         self._unread += -count if seen else count
         if count > len(messages):
@@ -210,6 +233,7 @@ class SQLiteStore(Store):
             self._total = self._unread = self._octets = 0
             self._deleted([], count, everything=True)
             return
+        await self._catch_up(terms)
         gone, hidden, unread, octets, messages = await self._write(partial(_delete, scope, ids, terms))
         self._total -= gone
         self._unread -= unread
@@ -262,8 +286,11 @@ class SQLiteStore(Store):
 
     def _start_pruning(self, choose: Callable[[Connection], list[int]]) -> None:
         self._pruning = True
-        done = Deferred.fromCoroutine(self._pruned(choose))
-        done.addErrback(lambda failure: log.failure("deleting old messages failed", failure))
+        self._in_background(self._pruned(choose))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        done = Deferred.fromCoroutine(work)
+        done.addErrback(lambda failure: log.failure("work on the inbox failed", failure))
 
     async def _pruned(self, choose: Callable[[Connection], list[int]]) -> None:
         try:
@@ -330,14 +357,24 @@ def _insert(arrival: Arrival, headers: Sequence[str], connection: Connection) ->
     connection.execute("INSERT INTO content VALUES (?, ?)", (number, arrival.content))
     row = (number, *(_storable(parsed.folded[name]) for name in schema.COLUMNS))
     connection.execute(schema.INSERT_FOLDED, row)
-    connection.execute(schema.INSERT_WORDS, row)
     connection.executemany(
         "INSERT OR IGNORE INTO key VALUES (?, ?, ?)",
         [(name, _storable(value), number) for name, value in message.filed],
     )
     tags = [tag for value in parsed.values("x-tags") for each in value.split(",") if (tag := clean_tag(each))]
     connection.executemany("INSERT OR IGNORE INTO tag VALUES (?, ?)", [(number, tag) for tag in tags])
-    return _of_row((number, 0, message, "\n".join(tags)))
+    return replace(message, number=number, tags=tuple(sorted(set(tags))))
+
+
+def _index(most: int, connection: Connection) -> int:
+    """Let the index have up to so many messages that it does not have yet; how many are left."""
+    (last,) = connection.execute(schema.INDEXED_TO, (most,)).fetchone()
+    if last is None:
+        return 0
+    connection.execute(schema.INDEX_WORDS, (most,))
+    connection.execute("UPDATE state SET indexed = ?", (last,))
+    (left,) = connection.execute("SELECT count(*) FROM folded WHERE number > ?", (last,)).fetchone()
+    return int(left)
 
 
 def _storable(text: str) -> str:
@@ -345,10 +382,9 @@ def _storable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _of_row(row: tuple[int, int, Any, str | None]) -> Message:
+def _of_row(row: Row) -> Message:
     number, seen, facts, tags = row
-    facts = facts.to_json() if isinstance(facts, Message) else json.loads(facts)
-    return Message.from_json(facts, number, bool(seen), sorted(set(filter(None, (tags or "").split("\n")))))
+    return Message.from_json(json.loads(facts), number, bool(seen), sorted(set(filter(None, (tags or "").split("\n")))))
 
 
 def _chosen(scope: Scope, ids: Sequence[str] | None, terms: Terms, connection: Connection) -> list[int]:
@@ -386,6 +422,9 @@ def _delete_all(connection: Connection) -> int:
     for table in ("message", "content", "folded", "key", "tag", "hidden"):
         connection.execute(f"DELETE FROM {table}")
     connection.execute("INSERT INTO words (words) VALUES ('delete-all')")
+    connection.execute(
+        "UPDATE state SET indexed = coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'message'), 0)"
+    )
     return int(count)
 
 
