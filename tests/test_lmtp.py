@@ -475,14 +475,14 @@ class RefusedTests(LoggingTestCase):
         self.check(421, handler(DATA=Waiting(obedient=False)), hook_timeout=5)
 
     def test_farTooLarge(self) -> None:
-        """Before the end of the message, 421 is said once."""
+        """Before the end of the message, 552 is said once; to its last chunk, for each recipient."""
         client = lmtp(data_size_limit=10)
         client.talk(SENDER + recipients(*BCD) + b"DATA\r\n")
-        self.assertEqual(client.codes(b"x" * 3 * 2**20), [421])
+        self.assertEqual(client.codes(b"x" * 3 * 2**20), [552])
         self.assertTrue(client.closed)
         client = lmtp(data_size_limit=10)
         client.talk(SENDER + recipients(*BCD))
-        self.assertEqual(client.codes(b"BDAT 1000000 LAST\r\n"), [421])
+        self.assertEqual(client.codes(b"BDAT 1000000 LAST\r\n"), [552] * 3)
         self.assertTrue(client.closed)
 
     def test_closing(self) -> None:

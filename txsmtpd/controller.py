@@ -53,6 +53,8 @@ __all__ = [
 DEFAULT_READY_TIMEOUT = 5.0  # seconds
 STOPPING = 1.0  # seconds that what took too long to start has to stop
 BACKLOG = 50  # connections that wait to be accepted
+# Programs that use a controller send mail to themselves, or receive it from devices; see the options' documentation.
+DEFAULTS = {"enable_SMTPUTF8": True, "bare_newlines": True, "lenient_addresses": True}
 FACTORY_OPTIONS = ("connection_limit", "connection_limit_per_host")
 
 
@@ -180,7 +182,8 @@ class BaseController:
     :param server_hostname: the server's name, for the option *hostname*.
     :param server_kwargs: options, in the way of old.
     :param sock: a socket that is bound already, to listen on. It stays the program's: the server has a duplicate.
-    :param SMTP_parameters: the options of :class:`~txsmtpd.factory.SMTPFactory`. *enable_SMTPUTF8* is True by default.
+    :param SMTP_parameters: the options of :class:`~txsmtpd.factory.SMTPFactory`. *enable_SMTPUTF8*,
+        *bare_newlines* and *lenient_addresses* are True by default.
     :raises TypeError: for an unknown option, or one of a wrong type.
     :raises ValueError: for an option whose value will not do.
     """
@@ -202,7 +205,7 @@ class BaseController:
         self._loop: asyncio.AbstractEventLoop | None = loop
         self.ssl_context = ssl_context
         self.sock = sock
-        options = {"enable_SMTPUTF8": True, **(server_kwargs or {}), **SMTP_parameters}
+        options = {**DEFAULTS, **(server_kwargs or {}), **SMTP_parameters}
         if server_hostname is not None:
             options["hostname"] = server_hostname
         if ssl_context is not None:

@@ -96,7 +96,9 @@ class IMailHook(Interface):
 
 class IRcptHook(Interface):
     def handle_RCPT(server, session, envelope, address, rcpt_options):
-        """RCPT. Append to ``envelope.rcpt_tos`` what shall be a recipient; what is not appended is dropped."""
+        """RCPT. Append to ``envelope.rcpt_tos`` what shall be a recipient. Who is accepted and not appended
+        gets nothing; the log has a warning, once, unless ``envelope.drop(address)`` says that it is meant.
+        """
 
 
 class IDataHook(Interface):

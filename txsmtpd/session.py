@@ -100,6 +100,7 @@ class Envelope:
     hold_until: datetime | None = None  #: the time in UTC before which it must not be sent on (RFC 4865)
     recipient: Recipient = NOTHING_SAID  #: what the RCPT that is at work has said; see :attr:`recipients`
     filters: Mapping[str, Any] = MappingProxyType({})  #: what filters say of the message, by their names
+    dropped: tuple[str, ...] = ()  #: recipients that were accepted, and get nothing; see :meth:`drop`
     rcpt_tos: list[str]  #: the forward-paths of the accepted recipients, in order
     rcpt_options: list[str]  #: parameters of RCPT, as for MAIL
     content: bytes | str | None  #: the message; str only with ``decode_data``
@@ -116,6 +117,11 @@ class Envelope:
         self.rcpt_options = []
         self.content = None
         self.original_content = None
+
+    def drop(self, address: str) -> None:
+        """Accept a recipient to whom nothing is to be delivered: for a handle_RCPT that answers 250 and does not append
+        the address to *rcpt_tos*. A message whose recipients are all dropped is accepted, and discarded."""
+        self.dropped = (*self.dropped, address)
 
     @property
     def recipients(self) -> list[Recipient]:

@@ -121,6 +121,16 @@ class Settings:
     line_length_limit: int | None = None
     """Octets of a line of the message, CRLF included. RFC 5321 4.5.3.1.6 lets a server stop at 1000; few still do."""
 
+    header_size_limit: int | None = 2**18
+    """Octets of the header of a message. Parsing a header takes time and memory, for whoever gets the message."""
+
+    header_field_limit: int | None = 2000
+    """Fields of the header of a message."""
+
+    lenient_addresses: bool = False
+    """Take addresses that are no mailboxes (RFC 5321 4.1.2) as they are written, such as ``<webmaster>``,
+    ``<DOMAIN\\user>`` or ``<a..b@example.com>``; the handler decides about them. Control characters are never taken."""
+
     bare_newlines: bool = False
     """Whether CR and LF on their own may be in a message. They are kept as they are, and never end a line or the
     message; but who passes such a message on may help others to be deceived about its end."""
@@ -205,6 +215,9 @@ class Settings:
     reactor: Any = None
     """What keeps the time (IReactorTime). Default: the reactor at work when a connection comes, which is the global one
     except in a controller, a mail catcher, or an asyncio loop."""
+
+    told: set[str] = field(init=False, repr=False, default_factory=set)
+    """What the log has been told of the handler, and need not be told again."""
 
     hooks: Mapping[str, Callable[..., Any]] = field(init=False, repr=False)
     """The handler's hooks by the name behind ``handle_``."""
@@ -498,6 +511,8 @@ _NUMBERS: dict[str, type[int] | type[float]] = {
     "command_size_limit": int,
     "line_length_limit": int,
     "local_part_limit": int,
+    "header_size_limit": int,
+    "header_field_limit": int,
     "recipient_limit": int,
     "error_limit": int,
     "junk_command_limit": int,
@@ -520,6 +535,7 @@ _FLAGS = (
     "enable_SMTPUTF8",
     "decode_data",
     "bare_newlines",
+    "lenient_addresses",
     "auth_required",
     "auth_require_tls",
     "log_messages",

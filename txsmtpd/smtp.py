@@ -154,6 +154,11 @@ class SMTP(LineReceiver):
     ) -> None:
         self.settings = settings or Settings.make(handler, options, type(self))
         self.commands = self.settings.commands_of(type(self))
+        if self.settings.lenient_addresses:
+            if type(self).parse_mail is grammar.parse_mail:
+                self.parse_mail = grammar.parse_mail_leniently
+            if type(self).parse_rcpt is grammar.parse_rcpt:
+                self.parse_rcpt = grammar.parse_rcpt_leniently
 
     # What is known
 
@@ -496,7 +501,7 @@ class SMTP(LineReceiver):
     async def smtp_RCPT(self, arg: str | None) -> Reply:
         path, parameters = self.parse_rcpt(arg)
         envelope = self.envelope
-        known = len(envelope.rcpt_tos)
+        known, dropped = len(envelope.rcpt_tos), envelope.dropped
         reply = None
         try:
             options = self._claim(parameters, self.settings.rcpt_parameters) if parameters else []
@@ -510,6 +515,9 @@ class SMTP(LineReceiver):
         finally:
             if reply is None or not reply.positive:
                 del envelope.rcpt_tos[known:]  # whom the client was told of, and nobody else
+                envelope.dropped = dropped
+            elif len(envelope.rcpt_tos) == known and path not in envelope.dropped:
+                self._dispatcher.warn_of_lost_recipient(path)
             if parameters:
                 # A hook may have added several, or none; what was said is said of each.
                 said, envelope.recipient = envelope.recipient, NOTHING_SAID
@@ -563,7 +571,7 @@ class SMTP(LineReceiver):
 
     def _has_recipients(self) -> bool:
         """Whether there is somebody to whom a message may go."""
-        return bool(self.envelope.rcpt_tos)
+        return bool(self.envelope.rcpt_tos or self.envelope.dropped)
 
     def _begin_message(self) -> IncomingMessage:
         """The message that is coming; a new one, if none is."""

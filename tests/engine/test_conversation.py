@@ -612,12 +612,26 @@ class GivenUpInTheMiddleTests(LoggingTestCase):
     """A message whose connection is closed while its octets are being looked at."""
 
     def test_farTooLargeAtOnce(self) -> None:
-        """One that is far too large is answered 421, once, also if its end is in the same segment."""
+        """One that is far too large is answered 552, once, also if its end is in the same segment."""
         octets = b"x" * (EXCESS + 1000) + b"\r\nmore\r\n.\r\nNOOP\r\n"
         for size in (len(octets), 4096):
             client = Client(data_size_limit=10)
             client.talk(GREETING + TRANSACTION + b"DATA\r\n")
             client.say(octets, range(size, len(octets), size))
-            self.assertEqual(codes(client.heard()), [421])
+            self.assertEqual(codes(client.heard()), [552])
             self.assertTrue(client.closed)
         self.assertEqual(self.errors_logged(), 0)
+
+    def test_largeAndLong(self) -> None:
+        """A message that is too large is read to its end, for a time: the client hears 552, and need not try again."""
+        clock = Clock()
+        client = Client(data_size_limit=10, reactor=clock)
+        client.talk(GREETING + TRANSACTION + b"DATA\r\n")
+        self.assertEqual(client.codes(b"x" * 150 + b"\r\n.\r\nNOOP\r\n"), [552, 250])
+        self.assertEqual(client.codes(TRANSACTION + b"DATA\r\n"), [250, 250, 354])
+        for _ in range(7):
+            self.assertEqual(client.talk(b"x" * 15), b"")
+            clock.advance(40)
+        clock.advance(20)
+        self.assertEqual(codes(client.heard()), [552])
+        self.assertTrue(client.closed)

@@ -388,12 +388,12 @@ class SizeTests(SynchronousTestCase):
 
     def test_farTooLarge(self) -> None:
         """A chunk that is not worth reading ends the connection, and is not waited for."""
-        for size in b"21", b"4294967296", b"9" * 20:
+        for size in b"161", b"4294967296", b"9" * 20:
             client = Client(self.handler, data_size_limit=10)
             client.say(START)
             client.heard()
             said = answers(client.talk(b"BDAT " + size + b"\r\nNOOP smuggled\r\n"))
-            self.assertEqual(said, [Answer(421, ("4.3.4 The message is far larger than this server takes, goodbye",))])
+            self.assertEqual(said, [Answer(552, ("5.3.4 The message is far larger than this server takes, goodbye",))])
             self.assertTrue(client.closed)
         self.assertEqual(self.handler.noops, [])
 

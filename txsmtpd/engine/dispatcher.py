@@ -260,12 +260,27 @@ class Dispatcher:
     def no_status(self, what: object, source: str) -> Reply:
         """Log that the source has given something that is no status, and return the reply in its place."""
         log.error(
-            "{session} {source} gave no status but {what}",
+            "{session} {source} gave no status but {what}{why}",
             session=self.server.session.id,
             source=source,
             what=described(what),
+            why=" (missing return?)" if what is None else "",
         )
         return FAILED
+
+    def warn_of_lost_recipient(self, path: str) -> None:
+        """A hook has accepted a recipient, and appended nothing: most often that is a mistake. Logged once."""
+        settings = self.server.settings
+        if "recipient" in settings.told:
+            return
+        settings.told.add("recipient")
+        log.warn(
+            "{session} handle_RCPT of {handler} has accepted <{path}> without appending it to envelope.rcpt_tos: the"
+            " message does not go there. If that is meant, call envelope.drop(address)",
+            session=self.server.session.id,
+            handler=type(settings.handler).__name__,
+            path=path,
+        )
 
     # From exceptions to replies
 

@@ -14,22 +14,27 @@ from twisted.python.failure import Failure
 
 from txsmtpd.engine.dispatcher import log
 from txsmtpd.engine.masking import in_one_line
-from txsmtpd.engine.message_sink import Buffered, Intake, Streamed
+from txsmtpd.engine.message_sink import Buffered, Discarded, Intake, Streamed
 from txsmtpd.extensions.size import TOO_LARGE
 from txsmtpd.recipient_replies import FOR_EACH, Replies, folded, named, replies_for
 from txsmtpd.reply import FAILED, OK, Refused, Reply
 from txsmtpd.session import Envelope
 from txsmtpd.wire.data import DataReader, Fault
+from txsmtpd.wire.header import HeaderMeter
 
 START_MAIL_INPUT = Reply(354, None, "End data with <CR><LF>.<CR><LF>")
 CHUNK_OK = Reply(250, "2.0.0", "Chunk received")
-FAR_TOO_LARGE = Reply(421, "4.3.4", "The message is far larger than this server takes, goodbye")
+FAR_TOO_LARGE = Reply(552, "5.3.4", "The message is far larger than this server takes, goodbye")
 NOT_ASCII = Reply(500, "5.6.1", "The message must be ASCII")
 FAULTS = {
     Fault.TOO_LARGE: TOO_LARGE,
     Fault.BARE_NEWLINE: Reply(550, "5.6.0", "A CR or LF in the message is not part of a CR LF"),
     Fault.LINE_TOO_LONG: Reply(500, "5.6.0", "A line of the message is too long"),
 }
+
+# What is read and dropped of a message that is too large, so that its sender hears 552 and does not try again.
+DISCARDED = 16  # times the limit
+DISCARD_TIME = 300.0  # seconds
 
 
 class IncomingMessage:
@@ -38,11 +43,13 @@ class IncomingMessage:
     :param server: the protocol of the session, as users see it.
     """
 
-    __slots__ = ("_octets", "_refused", "_server", "_sink")
+    __slots__ = ("_deadline", "_header", "_octets", "_refused", "_server", "_sink")
 
     def __init__(self, server: Any) -> None:
         self._server = server
         self._sink: Intake | None = None  # where its octets go, once that is known
+        self._header: HeaderMeter | None = None  # what they pass on their way there
+        self._deadline: Any = None  # for the end of a message that is too large
         self._octets = 0  # of its chunks so far
         self._refused: Reply | None = None  # the reply to each chunk that still comes
 
@@ -50,6 +57,8 @@ class IncomingMessage:
 
     def read_data(self) -> Reply | Awaitable[Reply]:
         """Read the message that follows DATA."""
+        if not self._server.envelope.rcpt_tos:
+            return self.read_into(Discarded())
         if self._server.settings.open_message is not None:
             return self._open_then_read()
         return self.read_into(Buffered(self.deliver))
@@ -67,21 +76,45 @@ class IncomingMessage:
         server, settings = self._server, self._server.settings
         self._sink = sink
         reader = DataReader(
-            sink.write,
+            self._write_to(sink),
             settings.data_size_limit,
             settings.line_length_limit,
             settings.bare_newlines,
+            DISCARDED,
+            self._too_large,
             self._far_too_large,
         )
         server._connection.read_data(reader, partial(self._end_of_data, reader))
         server._dispatcher.last_reply = START_MAIL_INPUT
         return START_MAIL_INPUT
 
+    def _write_to(self, sink: Intake) -> Callable[[bytes], object]:
+        """What writes to the sink, with the header measured on its way."""
+        settings = self._server.settings
+        if settings.header_size_limit is None and settings.header_field_limit is None:
+            return sink.write
+        if self._header is None:
+            self._header = HeaderMeter(sink.write, settings.header_size_limit, settings.header_field_limit)
+        return self._header.write
+
+    def _too_large(self) -> None:
+        """What still comes of the message is dropped, for a time."""
+        self._deadline = self._server.settings.clock().callLater(DISCARD_TIME, self._far_too_large)
+
     def _far_too_large(self) -> None:
         """More than is worth reading just to be polite."""
-        self._server._dispatcher.on_result(FAR_TOO_LARGE)
+        self._forget_deadline()
+        dispatcher = self._server._dispatcher
+        dispatcher.closes_after_reply = True
+        dispatcher.on_result(FAR_TOO_LARGE)
+
+    def _forget_deadline(self) -> None:
+        deadline, self._deadline = self._deadline, None
+        if deadline is not None and deadline.active():
+            deadline.cancel()
 
     def _end_of_data(self, reader: DataReader) -> Any:
+        self._forget_deadline()
         self.ends()
         if reader.fault is not None:
             raise self.refuse(FAULTS[reader.fault])
@@ -105,7 +138,7 @@ class IncomingMessage:
                 self._server.reset_transaction()
             raise
         self._octets += size
-        reply = self._server._dispatcher.take_payload(sink.write, partial(self._end_of_chunk, last))
+        reply = self._server._dispatcher.take_payload(self._write_to(sink), partial(self._end_of_chunk, last))
         return await reply if isinstance(reply, Awaitable) else reply
 
     async def _sink_for_chunk(self, size: int) -> Intake:
@@ -113,8 +146,12 @@ class IncomingMessage:
             raise Refused(self._refused)
         limit = self._server.settings.data_size_limit
         if limit is not None and self._octets + size > limit:
+            if size <= DISCARDED * limit:
+                raise Refused(TOO_LARGE)
             # More than is worth reading just to be polite: the connection ends instead.
-            raise Refused(TOO_LARGE if size <= 2 * limit else FAR_TOO_LARGE)
+            self._server._dispatcher.payload_due = 0
+            self._server._dispatcher.closes_after_reply = True
+            raise Refused(FAR_TOO_LARGE)
         if self._sink is None:
             self._sink = await self._open_sink()
         return self._sink
@@ -134,6 +171,8 @@ class IncomingMessage:
         """The message ends with this turn, whose result is the reply to it."""
 
     def _complete(self, octets: int) -> Any:
+        if self._header is not None and self._header.excess is not None:
+            raise self.refuse(self._header_refused(self._header.excess))
         interceptor = self._server._dispatcher.interceptor
         if interceptor is not None:
             return interceptor.message(octets, partial(self._finish, octets))
@@ -155,6 +194,13 @@ class IncomingMessage:
             self._sink = None
             server.reset_transaction()
 
+    def _header_refused(self, excess: str) -> Reply:
+        settings = self._server.settings
+        if excess == "octets":
+            limit = settings.header_size_limit
+            return Reply(552, "5.3.4", f"The header of the message is larger than {limit} octets")
+        return Reply(554, "5.6.0", f"The header of the message has more than {settings.header_field_limit} fields")
+
     def refuse(self, reply: Reply) -> Refused:
         """The message is refused, and the transaction is over; what to raise."""
         refused = Refused(reply)
@@ -164,6 +210,7 @@ class IncomingMessage:
 
     def abort(self, reason: BaseException) -> None:
         """The message will not be complete."""
+        self._forget_deadline()
         sink, self._sink = self._sink, None
         if sink is not None:
             sink.abort(reason)
@@ -195,6 +242,8 @@ class IncomingMessage:
 
     async def _open_sink(self) -> Intake:
         server = self._server
+        if not server.envelope.rcpt_tos:
+            return Discarded()
         open_message = server.settings.open_message
         if open_message is None:
             return Buffered(self.deliver)

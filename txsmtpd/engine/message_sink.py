@@ -12,7 +12,7 @@ from typing import Any
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
-from txsmtpd.reply import FAILED, Refused, Reply
+from txsmtpd.reply import FAILED, OK, Refused, Reply
 
 RECEIVER_METHODS = ("registerProducer", "unregisterProducer", "write", "finish", "abort")
 PIECES = 1000  # that are kept apart
@@ -48,6 +48,20 @@ class Buffered:
         """The message will not be complete."""
         self._runs.clear()
         self._octets.clear()
+
+
+class Discarded:
+    """Where a message goes that nobody is to get."""
+
+    def write(self, octets: bytes) -> None:
+        """More of the message has come."""
+
+    async def finish(self) -> Reply:
+        """The message is complete; give its reply."""
+        return OK
+
+    def abort(self, reason: BaseException) -> None:
+        """The message will not be complete."""
 
 
 @implementer(IPushProducer)
@@ -152,4 +166,4 @@ class Streamed:
             self._fail(Refused(Reply(451, "4.3.0", "The receiver of the message has given up")))
 
 
-Intake = Buffered | Streamed
+Intake = Buffered | Discarded | Streamed

@@ -177,6 +177,7 @@ class MailCatcher(Reachable, Inbox):
             "error_limit": None,  # bulk senders have hundreds of recipients rejected in one session
             "junk_command_limit": None,
             "bare_newlines": True,  # see Mail.bare_newlines
+            "lenient_addresses": True,
         }
         self._options = defaults | options
         self.factory = SMTPFactory(self, **self._options)

@@ -31,19 +31,23 @@ class DataReader:
     :param size_limit: octets the message may have, dots undone (RFC 1870 5); None: no limit.
     :param line_limit: octets a line may have, its CRLF included, its stuffed dot not (RFC 5321 4.5.3.1.6);
         None: no limit.
-    :param on_excess: called once, if what is too large anyway has twice the size allowed, and a mebibyte more.
     :param bare_newlines: whether CR and LF on their own are octets like any other instead of a fault.
+    :param discarded: how much is read of what is too large, in times the size allowed, and a mebibyte more.
+    :param on_too_large: called once, if the data are too large.
+    :param on_excess: called once, if there is more than is read of what is too large.
     """
 
     __slots__ = (
         "_assumed",
         "_come",
+        "_discarded",
         "_faults",
         "_held",
         "_line",
         "_line_limit",
         "_newlines",
         "_on_excess",
+        "_on_too_large",
         "_size_limit",
         "_write",
         "size",
@@ -55,11 +59,15 @@ class DataReader:
         size_limit: int | None = None,
         line_limit: int | None = None,
         bare_newlines: bool = False,
+        discarded: int = 2,
+        on_too_large: Callable[[], object] | None = None,
         on_excess: Callable[[], object] | None = None,
     ) -> None:
         self.size = 0  #: octets of the message so far, dots undone, as long as it is not too large
         self._write = write
         self._size_limit = size_limit
+        self._discarded = discarded
+        self._on_too_large = on_too_large
         self._on_excess = on_excess
         self._come = 0  # octets so far, with their dots: counted also where they are not looked at any more
         self._line_limit = line_limit
@@ -128,6 +136,8 @@ class DataReader:
         self.size += len(run)
         if self._size_limit is not None and self.size > self._size_limit:
             self._note(Fault.TOO_LARGE)
+            if self._on_too_large is not None:
+                self._on_too_large()
             self._look_for_excess()
         elif self._line_limit is not None:
             self._measure(run, self._line_limit)
@@ -136,7 +146,7 @@ class DataReader:
 
     def _look_for_excess(self) -> None:
         assert self._size_limit is not None
-        if self._on_excess is not None and self._come > 2 * self._size_limit + EXCESS:
+        if self._on_excess is not None and self._come > self._discarded * self._size_limit + EXCESS:
             tell, self._on_excess = self._on_excess, None
             tell()
 

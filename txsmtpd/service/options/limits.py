@@ -29,6 +29,7 @@ SIZES = (
     ),
     limit("command-size-limit", "OCTETS", octets, "A command line without its CRLF.", "512"),
     limit("line-length-limit", "OCTETS", or_none(octets), "A line of the message, its CRLF included.", "none"),
+    limit("header-size-limit", "OCTETS", or_none(octets), "The header of a message.", "262144"),
     limit("local-part-limit", "N", count, "Characters before the @ of an address; 0 for no limit.", "0"),
     limit("buffer-limit", "OCTETS", octets, "What is read ahead while a handler works.", "65536"),
 )
@@ -48,6 +49,7 @@ NUMBERS = (
         default="none",
         read=or_none(count),
     ),
+    limit("header-field-limit", "N", or_none(count), "Fields of the header of a message.", "2000"),
     limit("recipient-limit", "N", or_none(count), "Recipients of one message.", "1000"),
     limit("error-limit", "N", or_none(count), "Faulty commands until a connection is closed.", "20"),
     limit("junk-command-limit", "N", or_none(count), "Commands between messages that bring none nearer.", "100"),
@@ -73,6 +75,12 @@ LENIENCE = (
         name="bare-newlines",
         help="Take messages that contain CR or LF alone.",
         setting="bare_newlines",
+        read=yes_or_no,
+    ),
+    Option(
+        name="lenient-addresses",
+        help="Take addresses that are no mailboxes, such as <webmaster>.",
+        setting="lenient_addresses",
         read=yes_or_no,
     ),
 )
