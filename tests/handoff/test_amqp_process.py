@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import smtplib
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 
 from tests.handoff.clients import message_of, send
@@ -133,7 +133,7 @@ class ProcessTests(CommandLineTestCase):
 def _wait_until_started(server: Process) -> None:
     """Wait for a server that starts while its clients keep the machine busy."""
     for _ in range(5):
-        with suppress(AssertionError):
+        with contextlib.suppress(AssertionError):
             server.port()
             return
     server.port()

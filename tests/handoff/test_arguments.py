@@ -9,7 +9,7 @@ from typing import Any
 from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
-from txsmtpd.handoff import AMQPHandoff, WebhookHandoff, arguments
+from txsmtpd.handoff import AMQPHandoff, KafkaHandoff, WebhookHandoff, arguments
 from txsmtpd.handoff.amqp_url import Address
 from txsmtpd.service.handlers import make_handler
 
@@ -101,6 +101,16 @@ class CommandLineTests(SynchronousTestCase):
             assert isinstance(handler, AMQPHandoff)
             self.assertEqual(handler.target.address.host, host)
 
+    def test_kafka(self) -> None:
+        """Several brokers with their ports, and a file of properties."""
+        path = Path(self.mktemp())
+        path.write_text("# credentials\nsasl.username = mail\n\nsasl.password=a=b\n")
+        handler = make_handler(f"kafka:b1.test:9092,b2.test:9092:topic=mail:key=none:config={path}")
+        assert isinstance(handler, KafkaHandoff)
+        config = handler.target._config
+        self.assertEqual(config["bootstrap.servers"], "b1.test:9092,b2.test:9092")
+        self.assertEqual((config["sasl.username"], config["sasl.password"]), ("mail", "a=b"))
+
     def test_webhook(self) -> None:
         """A URL with a port and a query, secrets from a file, and a second URL."""
         path = Path(self.mktemp())
@@ -116,6 +126,10 @@ class CommandLineTests(SynchronousTestCase):
     def test_mistakes(self) -> None:
         """Each is one line that says what to do."""
         for spec, expected in (
+            ("kafka:topic=mail", "HOST:PORT,... here, or in the environment as TXSMTPD_KAFKA_BROKERS"),
+            ("kafka:b.test:9092", "Give topic=NAME"),
+            ("kafka:b.test:9092:topic=mail:key=all", "key must be domain or none, not 'all'"),
+            ("kafka:b.test:9092:topic=mail:config=/nowhere", "config=/nowhere: cannot be read"),
             ("webhook:app.test/mail", "not a URL such as https://"),
             ("webhook:http://app.test:format=xml", "format must be one of raw, json, sendgrid, mailgun, not 'xml'"),
             ("webhook:http://app.test:timeout=never", "timeout=never: must be a number of seconds above 0"),

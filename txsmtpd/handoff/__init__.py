@@ -4,7 +4,7 @@
 (RabbitMQ), Kafka and HTTP; their client libraries are imported when they are used.
 """
 
-from txsmtpd.handoff.handlers import AMQPHandoff, WebhookHandoff
+from txsmtpd.handoff.handlers import AMQPHandoff, KafkaHandoff, WebhookHandoff
 from txsmtpd.handoff.interfaces import IHandoff, IMessageStore, IUpload
 from txsmtpd.handoff.message import HandoffMessage
 from txsmtpd.handoff.outcome import NotTaken, OutcomeUnknown, Unroutable
@@ -20,6 +20,7 @@ __all__ = [
     "IHandoff",
     "IMessageStore",
     "IUpload",
+    "KafkaHandoff",
     "NotTaken",
     "OutcomeUnknown",
     "S3Store",

@@ -62,6 +62,19 @@ def secret(path: str) -> str:
         raise ValueError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
+def properties_file(path: str) -> dict[str, str]:
+    """A file of lines ``name=value``, as Kafka's programs have them; lines with # are comments."""
+    properties = {}
+    for line in secret(path).splitlines():
+        name, equals, value = line.partition("=")
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        if not equals:
+            raise ValueError(f"must have lines such as security.protocol=SASL_SSL, not {name.strip()[:20]!r}")
+        properties[name.strip()] = value.strip()
+    return properties
+
+
 # (`store` is made into one by `txsmtpd.handoff.stores.make_store`, once all options are known.)
 PROMISE: Mapping[str, Callable[[str], Any]] = {
     "inline": size,

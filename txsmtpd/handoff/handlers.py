@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -15,14 +16,17 @@ from txsmtpd.handoff.arguments import (
     need,
     number,
     parse_arguments,
+    properties_file,
     seconds,
     secret,
     text,
     url_of,
     yes_or_no,
 )
+from txsmtpd.handoff.kafka import MAX_SIZE as MAX_KAFKA_SIZE
+from txsmtpd.handoff.kafka import KafkaTarget
 from txsmtpd.handoff.message import recipient_of
-from txsmtpd.handoff.promise import LARGEST, Handoff
+from txsmtpd.handoff.promise import CONFIRM_TIMEOUT, LARGEST, Handoff
 from txsmtpd.handoff.signature import Secrets, lines_of
 from txsmtpd.handoff.stores import make_store
 from txsmtpd.handoff.webhook import REQUESTS, TIMEOUT, WebhookTarget
@@ -106,6 +110,60 @@ class AMQPHandoff(Handoff):
         try:
             return cls(url, tls_context=_tls_context(Address.parse(url).host, options), **options)
         except (ValueError, OSError) as error:
+            parser.error(str(error))
+            raise
+
+
+class KafkaHandoff(Handoff):
+    """Hand each message to Kafka, with ``acks=all`` and an idempotent producer. Needs the extra ``kafka``.
+
+    250 means that all replicas that are in sync have the message; set the topic's ``min.insync.replicas`` to 2 or more.
+
+    :param brokers: ``HOST:PORT``, separated by commas.
+    :param topic: it must be there, unless the brokers create topics.
+    :param key: ``domain``: that of the first recipient, so that its messages stay in order; ``none``: messages are
+        spread over all partitions.
+    :param config: more of librdkafka's configuration, such as credentials.
+    :param max_size: the most octets of a message; the brokers' ``message.max.bytes`` must be some more.
+    :param options: see :class:`Handoff`.
+    :raises ValueError: for options that do not do.
+    """
+
+    def __init__(
+        self,
+        brokers: str,
+        topic: str,
+        *,
+        key: str = "domain",
+        config: Mapping[str, Any] | None = None,
+        max_size: int = MAX_KAFKA_SIZE,
+        reactor: Any = None,
+        **options: Any,
+    ) -> None:
+        timeout = options.get("confirm_timeout", CONFIRM_TIMEOUT) * 0.9
+        target = KafkaTarget(
+            brokers, topic, key=key, config=config, max_size=max_size, delivery_timeout=timeout, reactor=reactor
+        )
+        if "store" in options:
+            options.setdefault("inline", max_size // 2)
+        super().__init__(target, reactor=reactor, **options)
+
+    @classmethod
+    def from_cli(cls, parser: Any, *args: str) -> Self:
+        """Make it on the command line: ``BROKERS:topic=NAME[:OPTION...]``."""
+        need(parser, "confluent_kafka", "kafka")
+        given, options = parse_arguments(
+            parser, args, {**PROMISE, "topic": text, "key": text, "config": properties_file}
+        )
+        brokers = given or os.environ.get("TXSMTPD_KAFKA_BROKERS", "")
+        if not brokers:
+            parser.error("brokers are needed: HOST:PORT,... here, or in the environment as TXSMTPD_KAFKA_BROKERS")
+        if "topic" not in options:
+            parser.error("where do messages go? Give topic=NAME")
+        _make_store(parser, options)
+        try:
+            return cls(brokers, **options)
+        except ValueError as error:
             parser.error(str(error))
             raise
 

@@ -141,6 +141,12 @@ BUILT_IN = [
         "txsmtpd.inbox.handler.InboxHandler",
         "tcp:1025:interface=127.0.0.1",
     ),
+    Dotted(
+        "kafka",
+        "kafka:BROKERS:topic=NAME[:OPTION...]",
+        "Hand each message to Kafka.",
+        "txsmtpd.handoff.KafkaHandoff",
+    ),
     Dotted("mailbox", "mailbox:DIR", "Store each message in the maildir DIR.", "txsmtpd.handlers.Mailbox"),
     Dotted(
         "proxy",
