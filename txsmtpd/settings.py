@@ -51,6 +51,7 @@ from txsmtpd.wire.networks import UNIX, Network, Networks
 
 DATA_SIZE_DEFAULT = 2**25  # octets: 32 MiB
 CALL_LIMIT_DEFAULT = 20
+ERROR_LIMIT = 20
 _KEYWORD = re.compile("[A-Za-z0-9][A-Za-z0-9-]*")
 AUTH_LINE = 12288  # octets (RFC 4954 4)
 # Options that a class of protocols may have of its own: limits, since old programs set them there, and what it speaks.
@@ -145,7 +146,7 @@ class Settings:
     """How often a connection may send a command: a number for all, or one for each name, with ``"*"`` for the
     others (20 if it is missing)."""
 
-    error_limit: int | None = 20
+    error_limit: int | None = ERROR_LIMIT
     """Malformed, unknown and misplaced commands until a connection is closed with 421."""
 
     junk_command_limit: int | None = 100
@@ -235,7 +236,7 @@ class Settings:
     commands: Mapping[bytes, Command] = field(init=False, repr=False)
     """The commands that extensions bring."""
 
-    _all_commands: dict[type, Mapping[bytes, Command]] = field(init=False, repr=False, default_factory=dict)
+    _all_commands: dict[type, tuple[Any, Mapping[bytes, Command]]] = field(init=False, repr=False, default_factory=dict)
     mail_parameters: Parameters = field(init=False, repr=False)
     rcpt_parameters: Parameters = field(init=False, repr=False)
     mail_checks: tuple[Check, ...] = field(init=False, repr=False)
@@ -313,10 +314,10 @@ class Settings:
 
     def commands_of(self, protocol: Any) -> Mapping[bytes, Command]:
         """The commands of a class of protocols, and those that extensions bring; put together once."""
-        found = self._all_commands.get(protocol)
-        if found is None:
-            found = self._all_commands[protocol] = {**protocol.commands, **self.commands}
-        return found
+        known = self._all_commands.get(protocol)
+        if known is None or known[0] is not protocol.commands:  # its own may have been replaced since
+            known = self._all_commands[protocol] = protocol.commands, {**protocol.commands, **self.commands}
+        return known[1]
 
     @classmethod
     def make(cls, handler: object, options: Mapping[str, Any], protocol: type | None = None) -> Settings:
@@ -335,6 +336,7 @@ class Settings:
                 hint = f"; is {near[0]} meant?" if near else f"; there are {', '.join(known)}"
                 raise TypeError(f"unknown option {name!r}{hint}")
         of_class = {name: getattr(protocol, name) for name in CLASS_OPTIONS if hasattr(protocol, name)}
+        of_class = {name: value for name, value in of_class.items() if not isinstance(value, property)}
         mechanisms = getattr(protocol, "_mechanisms", {})
         return cls(handler=handler, protocol_mechanisms=mechanisms, **{**of_class, **options})
 
@@ -381,12 +383,14 @@ def _ehlo_takes_responses(hook: Callable[..., Any]) -> bool:
 def _authenticator(settings: Settings) -> Callable[..., Any] | None:
     """Who decides about credentials, if anybody does."""
     if settings.portal is not None:
+        if isinstance(settings.authenticator, PortalAuthenticator):  # these settings are made of others
+            return settings.authenticator
         if settings.authenticator is not None:
             raise TypeError("portal and authenticator exclude each other: one of them decides")
         return PortalAuthenticator(settings.portal)
     if settings.authenticator is None and settings.auth_callback is not None:
         return _in_asyncio(settings, of_callback(settings.auth_callback))
-    return _in_asyncio(settings, settings.authenticator)
+    return _in_asyncio(settings, settings.authenticator) if callable(settings.authenticator) else None
 
 
 def _in_asyncio(settings: Settings, function: F) -> F | Callable[..., Any]:
@@ -544,6 +548,12 @@ _FLAGS = (
 _DECIDERS = ("authenticator", "auth_callback")
 
 
+def _without_port(hostname: str) -> str:
+    """The name of a host, for programs that give their address: ``127.0.0.1:8025``."""
+    host, _, port = hostname.rpartition(":")
+    return host if port.isdecimal() else hostname
+
+
 def _check(settings: Settings) -> None:
     for name, kind in _NUMBERS.items():
         value = getattr(settings, name)
@@ -559,7 +569,7 @@ def _check(settings: Settings) -> None:
         value = getattr(settings, name)
         if value is not None and not isinstance(value, str):
             raise TypeError(f"{name} must be a string, not {value!r}")
-    if settings.hostname and not (settings.hostname.isascii() and grammar.is_host(settings.hostname)):
+    if settings.hostname and not (settings.hostname.isascii() and grammar.is_host(_without_port(settings.hostname))):
         raise ValueError(f"hostname must be a domain or an address literal in ASCII, not {settings.hostname!r}")
     if settings.ident and not (settings.ident.isascii() and settings.ident.isprintable()):
         raise ValueError(f"ident must be printable ASCII, not {settings.ident!r}")
@@ -568,6 +578,8 @@ def _check(settings: Settings) -> None:
     _check_tls(settings)
     for name in _DECIDERS:
         if getattr(settings, name) is not None and not callable(getattr(settings, name)):
+            if name == "authenticator" and methods_of_handler(settings.handler):
+                continue  # its own methods know what to do with it
             raise TypeError(f"{name} must be callable, not {getattr(settings, name)!r}")
     if isinstance(settings.auth_exclude_mechanism, str):
         raise TypeError(f"auth_exclude_mechanism must be a list of names, not {settings.auth_exclude_mechanism!r}")

@@ -9,10 +9,12 @@ in :mod:`txsmtpd.engine`; the commands of extensions (AUTH, STARTTLS, BDAT, XCLI
 
 from __future__ import annotations
 
+import asyncio
+import re
 import warnings
 from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache, partial
-from types import CoroutineType
+from types import CoroutineType, MappingProxyType
 from typing import Any, ClassVar
 
 from twisted.internet.defer import Deferred, succeed
@@ -26,14 +28,12 @@ from txsmtpd._version import __version__
 from txsmtpd.auth import MISSING, AuthResult, Exchange, LoginPassword, auth_mechanism
 from txsmtpd.auth.exchange import decode_answer
 from txsmtpd.auth.login import Login
-from txsmtpd.auth.methods import methods_of_class
 from txsmtpd.auth.plain import Plain
 from txsmtpd.bridges.asyncio_bridge import loop_of_server
 from txsmtpd.command import (
     Command,
     Rule,
     authorized,
-    commands_of,
     greeted,
     no_transaction,
     recipients,
@@ -48,15 +48,17 @@ from txsmtpd.engine.masking import sanitize
 from txsmtpd.engine.message import IncomingMessage
 from txsmtpd.engine.observer import observer_of
 from txsmtpd.engine.overrides import check_overrides
+from txsmtpd.engine.protocol_class import ProtocolClass, setting, with_own_commands
 from txsmtpd.engine.proxy_header import ProxyHeaderError
 from txsmtpd.extensions import auth, chunking, starttls
 from txsmtpd.parameters import NOTHING_SAID
 from txsmtpd.reply import FAILED, GOODBYE, OK, Refused, Reply, parse_status
 from txsmtpd.session import Envelope, Session, place_of
-from txsmtpd.settings import CALL_LIMIT_DEFAULT, DATA_SIZE_DEFAULT, Parameters, Settings
+from txsmtpd.settings import CALL_LIMIT_DEFAULT, DATA_SIZE_DEFAULT, ERROR_LIMIT, IDENT, Parameters, Settings
 from txsmtpd.wire import grammar
 
 __all__ = [
+    "BOGUS_LIMIT",
     "CALL_LIMIT_DEFAULT",
     "DATA_SIZE_DEFAULT",
     "MISSING",
@@ -83,6 +85,11 @@ AuthCallbackType = Callable[[str, bytes, bytes], Any]
 AuthenticatorType = Callable[["SMTP", Session, Envelope, str, Any], Any]
 AuthMechanismType = Callable[["SMTP", list[str]], Any]
 
+# Names of aiosmtpd's module.
+__ident__ = IDENT
+BOGUS_LIMIT = ERROR_LIMIT
+make_loop = asyncio.new_event_loop
+
 SENDER_OK = Reply(250, "2.1.0", "OK")
 RECIPIENT_OK = Reply(250, "2.1.5", "OK")
 TRANSACTION_RESET = Reply(250, "2.0.0", "The transaction was reset")
@@ -101,11 +108,12 @@ lines_only = Rule(
     Reply(503, "5.5.1", "A BINARYMIME message must come by BDAT"),  # RFC 3030 3
 )
 
+_SMTPUTF8_PARAMETER = re.compile(r" +SMTPUTF8 *\Z", re.IGNORECASE)
 _greeting_reply = lru_cache(maxsize=64)(partial(Reply, 250, None))
 
 
 @implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
-class SMTP(LineReceiver):
+class SMTP(LineReceiver, metaclass=ProtocolClass):
     """The protocol of one connection.
 
     :param handler: the object whose hooks decide; see :mod:`txsmtpd.interfaces`.
@@ -138,6 +146,7 @@ class SMTP(LineReceiver):
     _dispatcher: Any = None
     _message: IncomingMessage | None = None  # that is coming
     _attempts: auth.Attempts | None = None
+    _ehlo_lines: list[str] | None = None  # that a hook pushes for the answer to EHLO, while it does
     _at_end: tuple[Callable[[], Any], ...] = ()
     _dispatcher_class: ClassVar[type[Dispatcher]] = Dispatcher
     _message_class: ClassVar[type[IncomingMessage]] = IncomingMessage
@@ -146,8 +155,7 @@ class SMTP(LineReceiver):
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         check_overrides(cls, SMTP)
-        cls.commands = commands_of(cls)
-        cls._mechanisms = methods_of_class(cls, SMTP)
+        cls.find_methods()
 
     def __init__(
         self, handler: object = None, *, settings: Settings | None = None, loop: object = None, **options: Any
@@ -176,19 +184,31 @@ class SMTP(LineReceiver):
         return loop_of_server(self.settings.asyncio)
 
     @property
-    def hostname(self) -> str:
-        """The server's name."""
-        return self.settings.hostname or ""
+    def clock(self) -> Any:
+        """What keeps the time where the connection is served (IReactorTime)."""
+        return self.settings.clock()
+
+    hostname = setting("hostname", "The server's name.")
+    data_size_limit = setting("data_size_limit", "Octets that a message may have; None: no limit.")
+    local_part_limit = setting("local_part_limit", "Characters before the @ of an address; 0: no limit.")
+    line_length_limit = setting("line_length_limit", "Octets of a line of a message; None: no limit.")
+    command_size_limit = setting("command_size_limit", "Octets of a command line, apart from those of extensions.")
+    enable_SMTPUTF8 = setting("enable_SMTPUTF8", "Whether SMTPUTF8 (RFC 6531) is offered.")
+    require_starttls = setting("require_starttls", "Whether a client must begin TLS before it sends mail.")
+    auth_required = setting("auth_required", "Whether a client must authenticate before it sends mail.")
+    __ident__ = setting("ident", "What follows the server's name in the greeting.")
 
     @property
-    def data_size_limit(self) -> int | None:
-        """Octets that a message may have; None: no limit."""
-        return self.settings.data_size_limit
+    def command_size_limits(self) -> Mapping[str, int]:
+        """Octets of a command line by verb, after EHLO, where it differs from :attr:`command_size_limit`; only to be
+        read."""
+        limits = self.settings.line_limits
+        return MappingProxyType({verb.decode("ascii"): limit for verb, limit in limits.items()})
 
     @property
-    def enable_SMTPUTF8(self) -> bool:
-        """Whether SMTPUTF8 (RFC 6531) is offered."""
-        return self.settings.enable_SMTPUTF8
+    def max_command_size_limit(self) -> int:
+        """Octets of the longest command line."""
+        return self.settings.longest_line
 
     @property
     def tls_context(self) -> Any:
@@ -205,6 +225,8 @@ class SMTP(LineReceiver):
         self.session = self._create_session()
         self.session.peer = place_of(self.transport.getPeer()) or ""
         self.envelope = self._create_envelope()
+        if type(self).__init__ is not SMTP.__init__:  # which may have set commands of its own
+            self.commands = with_own_commands(self)
         factory = self.factory
         self._dispatcher = dispatcher = self._dispatcher_class(self, None)
         self._connection = dispatcher.connection = Connection(self, dispatcher, None)
@@ -296,6 +318,9 @@ class SMTP(LineReceiver):
         :raises ValueError: if it does not begin with a reply code.
         """
         reply = parse_status(status)
+        if self._ehlo_lines is not None and reply.code == 250 and is_part(status):
+            self._ehlo_lines.extend(reply.lines)  # they belong behind the host name's line, which is to come
+            return succeed(None)
         if self.settings.log_dialogue:
             self._dispatcher.log_reply(reply)
         octets = reply.encode(self.envelope.smtp_utf8)
@@ -450,16 +475,28 @@ class SMTP(LineReceiver):
             parameter = extension.parameter(self)
             if parameter is not None:
                 lines.append(f"{extension.keyword} {parameter}" if parameter else extension.keyword)
-        if "EHLO" not in self.settings.hooks:
+        ehlo_hook = getattr(type(self), "ehlo_hook", None)
+        hooks = self.settings.hooks
+        if "EHLO" not in hooks and ehlo_hook is None:
             return _greeting_reply(tuple(lines))
-        if not self.settings.ehlo_takes_responses:
-            last = await self.call_hook("EHLO", hostname, default=_not_asked)
-            return Reply(250, None, [*lines[:-1], *last.lines]) if last.code == 250 else last
-        responses = [*(f"250-{line}" for line in lines[:-1]), f"250 {lines[-1]}"]
-        status = await self._dispatcher.ask_hook("EHLO", hostname, responses)
-        if isinstance(status, list | tuple) and all(isinstance(line, str) for line in status):
-            status = "\n".join(status)
-        return self._dispatcher.final(status, "EHLO")  # type: ignore[no-any-return]
+        self._ehlo_lines = []
+        try:
+            if ehlo_hook is not None:
+                await _deprecated_hook(self, "ehlo_hook", "handle_EHLO of the handler")
+            if "EHLO" in hooks and self.settings.ehlo_takes_responses:
+                lines[-1:] = [*self._ehlo_lines, lines[-1]]
+                self._ehlo_lines = []
+                responses = [*(f"250-{line}" for line in lines[:-1]), f"250 {lines[-1]}"]
+                status = await self._dispatcher.ask_hook("EHLO", hostname, responses)
+                if isinstance(status, list | tuple) and all(isinstance(line, str) for line in status):
+                    status = "\n".join(status)
+                return self._dispatcher.final(status, "EHLO")  # type: ignore[no-any-return]
+            last = Reply(250, None, lines.pop())
+            if "EHLO" in hooks:
+                last = await self.call_hook("EHLO", hostname, default=_not_asked)
+            return Reply(250, None, [*lines, *self._ehlo_lines, *last.lines]) if last.code == 250 else last
+        finally:
+            self._ehlo_lines = None
 
     # A mail transaction (RFC 5321 3.3)
 
@@ -587,6 +624,8 @@ class SMTP(LineReceiver):
     @syntax("RSET", argument=False, junk=True)
     async def smtp_RSET(self, arg: None) -> Reply:
         self.reset_transaction()
+        if getattr(type(self), "rset_hook", None) is not None:
+            await _deprecated_hook(self, "rset_hook", "handle_RSET of the handler")
         return await self.call_hook("RSET", default=_ok)
 
     # Smaller commands
@@ -602,6 +641,8 @@ class SMTP(LineReceiver):
 
     @syntax("VRFY <address>", needs=[authorized], argument=True, junk=True)
     async def smtp_VRFY(self, arg: str) -> Reply:
+        if self.settings.enable_SMTPUTF8:
+            arg = _SMTPUTF8_PARAMETER.sub("", arg)  # RFC 6531 3.7.4.2
         return await self.call_hook("VRFY", grammar.parse_vrfy(arg), default=lambda address: CANNOT_VRFY)
 
     async def smtp_EXPN(self, arg: str | None) -> Reply:
@@ -674,7 +715,7 @@ class SMTP(LineReceiver):
         auth.authentication_failed(self, exchange)
 
 
-SMTP.commands = commands_of(SMTP)
+SMTP.find_methods()
 
 
 def sanitized_log(function: Callable[..., object], message: str, *arguments: Any, **more: Any) -> None:
@@ -688,6 +729,14 @@ def sanitized_log(function: Callable[..., object], message: str, *arguments: Any
 async def _authenticate(mechanism: Any, server: SMTP, args: list[str]) -> Any:
     exchange = Exchange(server, mechanism.name, args[1] if len(args) > 1 else None)
     return await exchange.decide(await mechanism.authenticate(exchange))
+
+
+async def _deprecated_hook(server: SMTP, name: str, instead: str) -> None:
+    """Call a method of a server's subclass by which hooks were written once."""
+    warnings.warn(f"{type(server).__name__}.{name} is deprecated; write {instead}", DeprecationWarning, stacklevel=2)
+    result = getattr(server, name)()
+    if isinstance(result, Awaitable):
+        await result
 
 
 def _ok(*arguments: Any) -> Reply:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import socket
 import sys
 import types
 from pathlib import Path
@@ -29,9 +30,18 @@ def install() -> None:
         module = importlib.import_module(f"txsmtpd.{name}")
         sys.modules[f"aiosmtpd.{name}"] = module
         setattr(package, name, module)
+    _use_a_free_port()
     if source:
         _stand_in_for_setuptools()
         _compare_by_code()
+
+
+def _use_a_free_port() -> None:
+    """The default port may be taken on this host by something else."""
+    controller: Any = sys.modules["aiosmtpd.controller"]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    controller.InetMixin.__init__.__defaults__ = (None, port, None)
 
 
 def _stand_in_for_setuptools() -> None:

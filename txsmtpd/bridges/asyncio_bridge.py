@@ -35,8 +35,10 @@ _COMPLAINTS = (
 
 def asks_for_asyncio(error: BaseException) -> bool:
     """Whether an exception tells of a coroutine that needs asyncio, and was run without."""
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(each in text for each in _COMPLAINTS)
+    if not isinstance(error, RuntimeError):
+        return False
+    text = repr(error.args).lower()  # str() is the exception's own, and may raise
+    return any(each in text for each in _COMPLAINTS)
 
 
 # Coroutines that have been begun

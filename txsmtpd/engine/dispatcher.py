@@ -139,7 +139,9 @@ class Dispatcher:
         if command.payload is not None:
             self.payload_due = _payload_of(command.payload, rest)
         size_limit = settings.command_size_limit
-        if len(line) > size_limit and len(line) > settings.line_limits.get(verb, size_limit):
+        if len(line) > size_limit and (
+            not server.session.extended_smtp or len(line) > settings.line_limits.get(verb, size_limit)
+        ):
             raise Refused(LINE_TOO_LONG)
         if command.junk:
             count_junk(self)
@@ -286,6 +288,13 @@ class Dispatcher:
 
     async def reply_for_error(self, error: BaseException) -> Reply:
         """The result in place of the one that a turn did not give because it raised. Does not raise."""
+        try:
+            return await self._reply_for_error(error)
+        except Exception as another:  # nobody is left to ask; to ask again would never end
+            log.error("{session} {type} in the log", session=self.server.session.id, type=type(another).__qualname__)
+            return FAILED_TWICE
+
+    async def _reply_for_error(self, error: BaseException) -> Reply:
         if isinstance(error, Refused):
             if error.reply.code // 100 == 3:
                 return self.no_status(error.reply, "Refused")

@@ -6,8 +6,6 @@ import inspect
 
 # Methods of a server's class that other frameworks call, and what to write instead.
 NEVER_CALLED = {
-    "ehlo_hook": "an Extension, or the handler's handle_EHLO with responses",
-    "rset_hook": "smtp_RSET, or the handler's handle_RSET",
     "connection_made": "connectionMade",
     "connection_lost": "connectionLost",
     "data_received": "dataReceived",
@@ -27,7 +25,7 @@ NEVER_CALLED = {
     "_syntax_available": "the parameter when of syntax",
     "_timeout_cb": "timeoutConnection",
 }
-OVERRIDABLE = {"_create_session", "_create_envelope"}  # although their names have an underscore
+OVERRIDABLE = {"_create_session", "_create_envelope", "_abc_impl"}  # although their names have an underscore
 # What the engine calls and does not await.
 PLAIN = (
     "_create_envelope",

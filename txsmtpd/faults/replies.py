@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from txsmtpd.reply import Reply
 
-_LINE = re.compile(rb"([2-5][0-5][0-9])(?:([ -])([^\x00-\x08\x0a-\x1f\x7f]*))?")
+_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])([^\x00-\x08\x0a-\x1f\x7f]*))?")
 _STATUS = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?: |$)")
 _LONGEST = 510  # octets of a line without its CRLF (RFC 5321 4.5.3.1.5)
 

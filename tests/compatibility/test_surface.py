@@ -1,0 +1,208 @@
+"""What programs that were written for aiosmtpd do with its classes has the same effect here."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.support import Client, LoggingTestCase, codes, conversation, handler
+from txsmtpd import SMTP, SMTPFactory, smtp, syntax
+from txsmtpd.settings import Settings
+
+HELLO = b"EHLO c.test\r\n"
+
+
+class Own(SMTP):
+    """A class that tests may change."""
+
+
+class Below(Own):
+    """Its subclass."""
+
+
+class CommandTests(SynchronousTestCase):
+    """Commands that are replaced after their class was made."""
+
+    def test_patchedClass(self) -> None:
+        """A command that is set on a class, or deleted, takes effect for the connections that come, also those of
+        subclasses and of factories that exist."""
+        factory = SMTPFactory(handler(), protocol=Below)
+        self.assertEqual(codes(Client(factory).talk(b"NOOP\r\n")), [250])
+
+        async def smtp_NOOP(server: Any, arg: Any) -> str:
+            return "259 patched"
+
+        self.patch(Own, "smtp_NOOP", smtp_NOOP)
+        Own.smtp_PING = syntax("PING")(smtp_NOOP)  # type: ignore[attr-defined]
+        self.assertEqual(codes(Client(factory).talk(b"NOOP\r\nPING\r\n")), [259, 259])
+        del Own.smtp_PING  # type: ignore[attr-defined]
+        self.assertEqual(codes(Client(factory).talk(b"PING\r\n")), [500])
+
+    def test_patchedMechanism(self) -> None:
+        """So does a mechanism, for the factories that come."""
+
+        async def auth_TOKEN(server: Any, _: Any, args: Any) -> Any:
+            return True
+
+        Own.auth_TOKEN = auth_TOKEN  # type: ignore[attr-defined]
+        self.addCleanup(delattr, Own, "auth_TOKEN")
+        factory = SMTPFactory(handler(), protocol=Own, auth_require_tls=False)
+        self.assertIn(b"AUTH TOKEN", Client(factory).talk(HELLO))
+
+    def test_ofObject(self) -> None:
+        """A command may be an attribute of the object, set when it is made."""
+
+        class Made(SMTP):
+            def __init__(self, *args: Any, **options: Any) -> None:
+                super().__init__(*args, **options)
+                self.smtp_PING = self.ping
+                self.smtp_NOOP = lambda arg: f"259 {arg}"
+
+            async def ping(self, arg: Any) -> str:
+                return "259 pong"
+
+        client = Client(SMTPFactory(handler(), protocol=Made))
+        self.assertEqual(codes(client.talk(b"PING\r\nNOOP x\r\nRSET\r\n")), [259, 259, 250])
+
+    def test_abstract(self) -> None:
+        """A class of protocols can be abstract."""
+
+        class Abstract(SMTP, ABC):
+            @abstractmethod
+            def name(self) -> str:
+                """The name."""
+
+        self.assertRaises(TypeError, Abstract)
+
+
+class AttributeTests(SynchronousTestCase):
+    """Options as attributes."""
+
+    def test_set(self) -> None:
+        """What a subclass sets in its __init__ counts, for that connection."""
+
+        class Small(SMTP):
+            def __init__(self, *args: Any, **options: Any) -> None:
+                super().__init__(*args, **options)
+                self.data_size_limit = 100
+                self.local_part_limit = 3
+                self.hostname = "mine.test"
+                self.__ident__ = "My server"
+
+        said, _ = conversation(HELLO + b"MAIL FROM:<anne@example.com>\r\n", protocol=Small)
+        self.assertTrue(said.startswith(b"220 mine.test My server\r\n"))
+        self.assertIn(b"SIZE 100\r\n", said)
+        self.assertEqual(codes(said)[-1], 553)
+
+    def test_wrong(self) -> None:
+        """A value that will not do is refused there."""
+        with self.assertRaises(TypeError):
+            SMTP().data_size_limit = "much"
+
+    def test_read(self) -> None:
+        """Programs may read what a server was told."""
+        server = SMTP(line_length_limit=2000)
+        self.assertEqual((server.line_length_limit, server.require_starttls, server.local_part_limit), (2000, False, 0))
+        self.assertEqual(server.command_size_limits["MAIL"], server.max_command_size_limit)
+        with self.assertRaises(TypeError):
+            server.command_size_limits["MAIL"] = 1  # type: ignore[index]
+
+    def test_names(self) -> None:
+        """Names of the module are there."""
+        self.assertEqual(smtp.BOGUS_LIMIT, Settings(handler=None).error_limit)
+        self.assertEqual(smtp.__ident__, SMTP().__ident__)
+        loop = smtp.make_loop()
+        self.assertIsInstance(loop, asyncio.AbstractEventLoop)
+        loop.close()
+
+    def test_hostnameWithPort(self) -> None:
+        """Some programs give the address that they listen on as the server's name."""
+        self.assertEqual(SMTP(handler(), hostname="127.0.0.1:8025").hostname, "127.0.0.1:8025")
+        for wrong in ("-a:25", "a b:25", "a:b"):
+            self.assertRaises(ValueError, SMTP, handler(), hostname=wrong)
+
+    def test_authenticatorOfTheHandler(self) -> None:
+        """An authenticator that is no function is the affair of the handler's own methods; without, it is refused."""
+
+        class Checker:
+            async def auth_PLAIN(self, server: Any, args: Any) -> Any:
+                return True
+
+        client = Client(SMTPFactory(Checker(), authenticator=object(), auth_require_tls=False))
+        self.assertIn(b"AUTH PLAIN\r\n", client.talk(HELLO))
+        self.assertRaises(TypeError, SMTPFactory, handler(), authenticator=object())
+
+
+class HookTests(LoggingTestCase):
+    """Hooks of old, and what hooks push."""
+
+    def test_methodsOfTheServer(self) -> None:
+        """ehlo_hook and rset_hook of a server's class are called, with a warning; lines that the first one pushes
+        stand behind the host's name."""
+
+        class Hooked(SMTP):
+            async def ehlo_hook(self) -> None:
+                await self.push("250-X-MINE")
+
+            def rset_hook(self) -> None:
+                self.push("250-first")
+
+        client = Client(SMTPFactory(handler(), protocol=Hooked, hostname="mx.test"))
+        lines = client.talk(HELLO).splitlines()
+        self.assertEqual((lines[0], lines[-2], lines[-1]), (b"250-mx.test", b"250-X-MINE", b"250 HELP"))
+        self.assertEqual(client.talk(b"RSET\r\n")[:4], b"250-")
+        self.assertEqual([each["category"] for each in self.flushWarnings()], [DeprecationWarning] * 2)
+
+    def test_pushedByEHLO(self) -> None:
+        """A handle_EHLO of four arguments may push lines of its own."""
+
+        async def handle_EHLO(server: Any, session: Any, envelope: Any, hostname: str) -> str:
+            await server.push("250-AUTH PLAIN")
+            return "250 HELP"
+
+        lines = Client(SMTPFactory(handler(EHLO=handle_EHLO), hostname="mx.test")).talk(HELLO).splitlines()
+        self.assertEqual((lines[0], lines[-2:]), (b"250-mx.test", [b"250-AUTH PLAIN", b"250 HELP"]))
+
+    def test_bothRaise(self) -> None:
+        """A hook raises, and then handle_exception something that cannot say what it is: 500, and an end."""
+
+        class Unspeakable(Exception):
+            def __str__(self) -> str:
+                raise ZeroDivisionError
+
+        class Fails:
+            async def handle_NOOP(self, *arguments: Any) -> str:
+                raise LookupError
+
+            async def handle_exception(self, error: Any) -> str:
+                raise Unspeakable
+
+        self.assertEqual(codes(Client(SMTPFactory(Fails())).talk(b"NOOP\r\nRSET\r\n")), [500, 250])
+        self.flushLoggedErrors()
+
+    def test_ownCode(self) -> None:
+        """The code that a hook gives is passed on, whatever it is."""
+        for code in (299, 499, 599):
+            client = Client(SMTPFactory(handler(NOOP=lambda *arguments, code=code: f"{code} mine")))
+            self.assertEqual(codes(client.talk(b"NOOP\r\n")), [code])
+
+
+class WireTests(SynchronousTestCase):
+    """Commands."""
+
+    def test_vrfyWithSMTPUTF8(self) -> None:
+        """VRFY may say SMTPUTF8 where that is offered (RFC 6531 3.7.4.2)."""
+        line = b"VRFY anne@example.com SMTPUTF8\r\n"
+        self.assertEqual(codes(Client(SMTPFactory(handler(), enable_SMTPUTF8=True)).talk(line)), [252])
+        self.assertEqual(codes(Client(SMTPFactory(handler())).talk(line)), [502])
+
+    def test_longMail(self) -> None:
+        """What extensions add to the length of MAIL counts from EHLO on."""
+        line = b"MAIL FROM:<anne@example.com>".ljust(520) + b"\r\n"
+        client = Client(SMTPFactory(handler()))
+        self.assertEqual(codes(client.talk(line)), [500])
+        client.talk(HELLO)
+        self.assertNotEqual(codes(client.talk(line)), [500])

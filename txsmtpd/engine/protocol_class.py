@@ -1,0 +1,81 @@
+"""What a class of protocols is: its tables follow its methods, and its attributes its settings.
+
+Programs that were written for aiosmtpd, and tests with mocks, replace commands of a class or of an object, and set
+options as attributes. Nothing here is called for a command or a reply.
+"""
+
+from __future__ import annotations
+
+from abc import ABCMeta
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from txsmtpd.auth.methods import methods_of_class
+from txsmtpd.command import PREFIX, Command, commands_of
+
+_METHODS = (PREFIX, "auth_")
+
+
+class ProtocolClass(ABCMeta):
+    """The class of protocol classes: a command that is set, or deleted, after the class was made takes effect for the
+    connections that come."""
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name.startswith(_METHODS):
+            cls.find_methods()
+
+    def __delattr__(cls, name: str) -> None:
+        super().__delattr__(name)
+        if name.startswith(_METHODS):
+            cls.find_methods()
+
+    def find_methods(cls) -> None:
+        """Make the tables of the class, and of its subclasses, anew."""
+        own: Any = cls
+        own.commands = commands_of(cls)
+        base = next(each for each in reversed(cls.__mro__) if isinstance(each, ProtocolClass))
+        own._mechanisms = {} if base is cls else methods_of_class(cls, base)
+        subclasses: list[Any] = cls.__subclasses__()
+        for each in subclasses:
+            each.find_methods()
+
+
+def with_own_commands(server: Any) -> Mapping[bytes, Command]:
+    """The commands of a protocol, with those that are attributes of the object itself."""
+    commands = dict(server.commands)
+    for name, function in vars(server).items():
+        verb = name.removeprefix(PREFIX)
+        if name.startswith(PREFIX) and callable(function) and verb.isascii() and verb == verb.upper():
+            known = commands.get(verb.encode("ascii"))
+            declared = getattr(function, "__smtp_syntax__", None)
+            commands[verb.encode("ascii")] = Command(
+                verb,
+                partial(_call, function),
+                known.rules if known is not None else () if declared is None else declared.needs,
+                declared or (known.syntax if known is not None else None),
+                known.junk if known is not None else False,
+                None,
+            )
+    return commands
+
+
+def _call(function: Callable[[Any], Any], server: Any, arg: Any) -> Any:
+    return function(arg)
+
+
+def setting(name: str, description: str) -> Any:
+    """An attribute that is an option's value. To set it changes the option for this connection alone.
+
+    :param name: of the field of :class:`~txsmtpd.settings.Settings`.
+    """
+
+    def get(server: Any) -> Any:
+        return getattr(server.settings, name)
+
+    def put(server: Any, value: Any) -> None:
+        server.settings = replace(server.settings, **{name: value})
+
+    return property(get, put, doc=description)
