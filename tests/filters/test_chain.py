@@ -14,6 +14,7 @@ from txsmtpd import SMTPFactory
 from txsmtpd.filters import ACCEPT, DISCARD, FilterError, Verdict
 from txsmtpd.lmtp import LMTP
 from txsmtpd.reply import Refused
+from txsmtpd.smtpd import SMTPServer
 
 
 class Filter:
@@ -387,6 +388,23 @@ class FailureTests(FilterTests):
         ):
             with self.assertRaisesRegex((TypeError, ValueError), text):
                 SMTPFactory(None, filters=filters)
+
+    def test_noTimeLeft(self) -> None:
+        """All filters together have less time than the server allows, so that their failure mode counts."""
+        waiting = [Deferred() for _ in range(3)]
+        filters = [
+            Filter(on_failure="accept", message=lambda *more, each=each: each)  # type: ignore[misc]
+            for each in waiting
+        ]
+        client = self.client(*filters, hook_timeout=100)
+        client.talk(TRANSACTION + b"DATA\r\n" + MESSAGE + b".\r\n")
+        self.assertEqual(codes(client.wait(91, step=1)), [250])
+        self.assertEqual(self.content(), MESSAGE)
+
+    def test_oldServers(self) -> None:
+        """A server of the smtpd module, which never waits, takes no filters."""
+        with self.assertRaisesRegex(ValueError, "filters cannot be used with a server of the smtpd module"):
+            SMTPServer(None, None, filters=[Filter(MAIL=says(None))])
 
     def test_names(self) -> None:
         """Filters of the same name get names of their own."""

@@ -34,11 +34,14 @@ class MilterTests(SynchronousTestCase):
         self.milter = MilterInMemory(answers)
         return self.connect_to(self.milter, **options)
 
-    def connect_to(self, endpoint: MilterInMemory, **options: Any) -> Client:
+    def connect_to(self, endpoint: MilterInMemory, hook_timeout: float | None = None, **options: Any) -> Client:
+        """A client of a server behind the milter at this endpoint."""
         self.handler = Keeper()
         clock = Clock()
         self.filter = Milter(endpoint, reactor=clock, **options)
-        factory = SMTPFactory(self.handler, filters=[self.filter], hostname="mx.example.com", reactor=clock)
+        factory = SMTPFactory(
+            self.handler, filters=[self.filter], hostname="mx.example.com", reactor=clock, hook_timeout=hook_timeout
+        )
         client = Client(factory=factory)
         client.clock = clock
         return client
@@ -258,6 +261,14 @@ class FaultTests(MilterTests):
             client.wait(2, step=1)
             self.assertTrue(self.milter.transports[0].gone)
             self.assertEqual(self.handler.content, [])
+
+    def test_silentAndAccepted(self) -> None:
+        """A milter that does not answer is given up before the server gives up: mail passes, if it shall."""
+        client = self.connect({b"E": b""}, on_failure="accept", hook_timeout=300)
+        client.talk(GREETING + DATA)
+        self.assertEqual(client.wait(269, step=1), b"")
+        self.assertEqual(codes(client.wait(2, step=1)), [250])
+        self.assertEqual(self.handler.content, [MESSAGE])
 
     def test_noConnection(self) -> None:
         """A connection that does not come about is given up after 30 seconds."""

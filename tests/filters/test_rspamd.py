@@ -135,7 +135,7 @@ class ScriptedTests(ProgramTests):
         port = await serverFromString(reactor, "tcp:0:interface=127.0.0.1").listen(factory)
         self.addCleanup(port.stopListening)
         filter = Rspamd(f"http://127.0.0.1:{port.getHost().port}/", **options)
-        self.addCleanup(lambda: filter._pool and filter._pool.closeCachedConnections())
+        self.addCleanup(filter.close)
         self.handler = Keeper()
         self.port = await self.serve(self.handler, filters=[filter])
         return filter

@@ -101,6 +101,11 @@ class FilterOptionTests(SynchronousTestCase):
                 self.assertIn(reason, told)
                 self.assertIn(f"--filter={spec}", told)
 
+    def test_oldServers(self) -> None:
+        """A server of the smtpd module takes no filters."""
+        told = refusal("--handler=smtpd:txsmtpd.smtpd.DebuggingServer", "--filter=rspamd")
+        self.assertEqual(told, "--filter=rspamd: a server of the smtpd module takes no filters")
+
     def test_help(self) -> None:
         """--help-filters lists the filters with their options."""
         printed = io.StringIO()

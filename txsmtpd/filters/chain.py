@@ -31,6 +31,7 @@ OF_CONNECTION = ("CONNECT", "HELO")
 ON_FAILURE = ("tempfail", "accept")
 COMMAND_TIMEOUT = 30.0  # seconds
 MESSAGE_TIMEOUT = 300.0
+SHARE = 0.9  # of the time that the server allows for a reply; the handler wants some of it, too
 UNAVAILABLE = Reply(451, "4.7.1", "A filter is not available, try again later")
 CLOSING = Reply(421, "4.7.1", "A filter is not available, try again later")
 
@@ -146,9 +147,10 @@ class Chain:
 
     async def _of_connection(self, stage: str, server: Any, session: Any, envelope: Any, *arguments: Any) -> None:
         accepted = self._accepted.get(server, ())
+        latest = self._latest(server)
         for link in self._at(stage):
             if link.name not in accepted:
-                decision = await self._ask(link, stage, server, session, envelope, *arguments)
+                decision = await self._ask(link, stage, latest, server, session, envelope, *arguments)
                 if decision is ACCEPT:
                     self._accepted.setdefault(server, set()).add(link.name)
 
@@ -179,8 +181,14 @@ class Chain:
         return status
 
     async def _of_transaction(self, stage: str, server: Any, session: Any, envelope: Any, *arguments: Any) -> None:
+        latest = self._latest(server)
         for link in self._at(stage):
-            await self.ask(link, stage, server, session, envelope, *arguments)
+            await self.ask(link, stage, latest, server, session, envelope, *arguments)
+
+    def _latest(self, server: Any) -> float | None:
+        """When all filters must have answered, lest the server gives up before them."""
+        seconds = server.settings.hook_timeout
+        return None if seconds is None else self.clock().seconds() + SHARE * seconds
 
     async def _rset(self, server: Any, session: Any, envelope: Any) -> Any:
         self.transaction_over(server, session, envelope)
@@ -227,13 +235,14 @@ class Chain:
 
         :raises Refused: if one refuses it.
         """
+        latest = self._latest(server)
         for link in self.links:
             before = len(message.added)
             verdict = None
             was_quarantined = message.quarantined
             for stage in "headers", "message":
                 if stage in link.hooks:
-                    verdict = await self.ask(link, stage, server, session, envelope, message) or verdict
+                    verdict = await self.ask(link, stage, latest, server, session, envelope, message) or verdict
             if envelope.filters.discarded:
                 return
             if link.name not in envelope.filters:
@@ -255,15 +264,25 @@ class Chain:
 
     # One filter
 
-    async def ask(self, link: Link, stage: str, server: Any, session: Any, envelope: Any, *arguments: Any) -> Any:
+    async def ask(
+        self,
+        link: Link,
+        stage: str,
+        latest: float | None,
+        server: Any,
+        session: Any,
+        envelope: Any,
+        *arguments: Any,
+    ) -> Verdict | None:
         """Ask a filter about a transaction, unless it need not see more of it.
 
+        :param latest: when it must have answered.
         :raises Refused: if it refuses.
         """
         verdicts = envelope.filters
         if link.name in verdicts.finished or verdicts.discarded:
             return None
-        decision = await self._ask(link, stage, server, session, envelope, *arguments)
+        decision = await self._ask(link, stage, latest, server, session, envelope, *arguments)
         if decision is not None:
             verdicts.discarded = decision.action == "discard"
             if decision is ACCEPT or decision.action != "accept":
@@ -273,13 +292,19 @@ class Chain:
         return decision
 
     async def _ask(
-        self, link: Link, stage: str, server: Any, session: Any, envelope: Any, *arguments: Any
+        self,
+        link: Link,
+        stage: str,
+        latest: float | None,
+        server: Any,
+        session: Any,
+        envelope: Any,
+        *arguments: Any,
     ) -> Verdict | None:
         try:
             result = link.hooks[stage](server, session, envelope, *arguments)
             if isinstance(result, Awaitable):
-                seconds = link.timeout(stage)
-                result = await (result if seconds is None else within(self.clock(), seconds, result))
+                result = await self._in_time(result, link.timeout(stage), latest)
             decision = _decision(result)
         except (Refused, CancelledError):
             raise
@@ -287,6 +312,12 @@ class Chain:
             return self._failed(link, stage, session, error)
         self._works(link)
         return decision
+
+    def _in_time(self, result: Awaitable[Any], seconds: float | None, latest: float | None) -> Awaitable[Any]:
+        clock = self.clock()
+        left = [] if latest is None else [max(latest - clock.seconds(), 0)]
+        allowed = left if seconds is None else [seconds, *left]
+        return within(clock, min(allowed), result) if allowed else result
 
     def _failed(self, link: Link, stage: str, session: Any, error: Exception) -> Verdict:
         why = str(error) or type(error).__name__

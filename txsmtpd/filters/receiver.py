@@ -27,7 +27,7 @@ from txsmtpd.reply import OK, Refused, Reply
 
 log = Logger(namespace="txsmtpd.filters")
 
-LONGEST_HEADER = 2**20  # octets
+LONGEST_HEADER = 2**18  # octets; what it takes to look through more would keep others waiting
 HEADER_TOO_LONG = Reply(552, "5.3.4", "The header of the message is too long")
 NO_ROOM = Reply(452, "4.3.1", "There is no room for the message, try again later")
 

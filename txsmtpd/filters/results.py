@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from txsmtpd.filters.header import Header
@@ -12,10 +12,8 @@ from txsmtpd.session import Envelope
 
 FIELD = "Authentication-Results"
 
-_QUOTED = r'"(?:[^"\\]|\\.)*"'
-_PART = re.compile(rf"(?:{_QUOTED}|[^;\"])+")
-_PAIR = re.compile(rf"([A-Za-z0-9_.-]+(?:\s*/\s*\d+)?)\s*=\s*({_QUOTED}|[^\s]+)")
-_AUTHSERV_ID = re.compile(rf"\s*({_QUOTED}|[^\s;]+)")
+# Each octet is looked at once, whatever they are: the text may be a stranger's.
+_TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[;=]|[^\s;="]++')
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +41,45 @@ def parse_results(value: str) -> AuthenticationResults:
     >>> parse_results("mx.example.com; dkim=pass (good) header.d=example.org; spf=none").results[0]
     Result(method='dkim', result='pass', reason=None, properties={'header.d': 'example.org'})
     """
-    text = _without_comments(" ".join(value.split()))
-    first, *rest = [part[0] for part in _PART.finditer(text)] or [""]
-    found = _AUTHSERV_ID.match(first)
+    first, *rest = _segments(value)
     results = []
-    for part in rest:
-        pairs = [(re.sub(r"\s", "", name).lower(), _unquoted(text)) for name, text in _PAIR.findall(part)]
+    for words in rest:
+        pairs = list(_pairs(words))
         if not pairs or "." in pairs[0][0]:
             continue  # "none", or nothing that can be told
         (method, result), *more = pairs
         reason = next((text for name, text in more if name == "reason"), None)
         properties = {name: text for name, text in more if "." in name}
         results.append(Result(method.partition("/")[0], result.lower(), reason, properties))
-    return AuthenticationResults(_unquoted(found[1]) if found else "", tuple(results))
+    return AuthenticationResults(_unquoted(first[0]) if first else "", tuple(results))
+
+
+def _segments(value: str) -> list[list[str]]:
+    """The words between semicolons; a word is a quoted string, an equals sign, or anything without spaces."""
+    segments: list[list[str]] = [[]]
+    for word in _TOKEN.findall(_without_comments(value)):
+        if word == ";":
+            segments.append([])
+        else:
+            segments[-1].append(word)
+    return segments
+
+
+def _pairs(words: list[str]) -> Iterator[tuple[str, str]]:
+    """Names and values around equals signs. A name may have spaces around its dots and slashes."""
+    name: list[str] = []
+    is_value = False
+    for word in words:
+        if is_value:
+            yield "".join(name).lower(), _unquoted(word)
+            name = []
+            is_value = False
+        elif word == "=":
+            is_value = bool(name)
+        elif name and (word[0] in "./" or name[-1][-1] in "./"):
+            name.append(word)
+        else:
+            name = [word]
 
 
 def authentication_results(envelope: Envelope) -> list[Result]:
@@ -79,10 +103,15 @@ def remove_forgeries(header: Header, authserv_ids: Iterable[str | None]) -> None
     if not fields:
         return
     ours = {name.lower() for name in authserv_ids if name}
-    forged = {id(each) for each in fields if parse_results(each.text).authserv_id.lower().partition("/")[0] in ours}
+    forged = {id(each) for each in fields if _signed_by(each.text).lower().partition("/")[0] in ours}
     if forged:
         header.fields = [each for each in header.fields if id(each) not in forged]
         header.changed = True
+
+
+def _signed_by(value: str) -> str:
+    first = _TOKEN.match(_without_comments(value).lstrip())
+    return _unquoted(first[0]) if first else ""
 
 
 def _without_comments(text: str) -> str:

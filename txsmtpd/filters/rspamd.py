@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -117,6 +117,13 @@ class Rspamd:
         self._pool._factory.noisy = False
         self._agent = Agent(self._reactor, connectTimeout=self._connect_timeout, pool=self._pool)
         self._breaker = Breaker(self._reactor.seconds)
+
+    def close(self) -> Deferred[Any]:
+        """Close the connections that are kept; the next message makes new ones.
+
+        :return: fires when they are closed.
+        """
+        return succeed(None) if self._pool is None else self._pool.closeCachedConnections()
 
     def _headers(self, server: Any, session: Any, envelope: Any) -> Headers:
         peer = session.peer

@@ -63,6 +63,8 @@ class ChannelFactory(SMTPFactory):
     """
 
     def __init__(self, server: Any, *, extensions: Iterable[Extension] = (), **options: Any) -> None:
+        if options.get("filters"):
+            raise ValueError("filters cannot be used with a server of the smtpd module: it answers without waiting")
         withdrawn: list[Extension] = [Withdrawn(each) for each in ("CHUNKING", "PIPELINING", "ENHANCEDSTATUSCODES")]
         if not options.get("decode_data"):
             withdrawn.append(NoBinaryMIME())

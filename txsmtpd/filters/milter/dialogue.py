@@ -205,8 +205,7 @@ class MilterDialogue:
         self._drop()
         self.connection = await self.filter.connect()
         host, port = self._known.client
-        address = host or None if "." in host or ":" in host else ""
-        await self.say(milter.CONNECT, milter.connect(self._known.client_name, address, port))
+        await self.say(milter.CONNECT, milter.connect(self._known.client_name, host.partition("%")[0], port))
 
     async def greeted(self, hostname: str) -> Verdict | None:
         """HELO, EHLO or LHLO has come."""

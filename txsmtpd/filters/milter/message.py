@@ -12,7 +12,7 @@ from txsmtpd.wire import milter
 from txsmtpd.wire.milter import Response, Steps
 
 CHANGES_LIMIT = 2**20  # octets of all changes but those of the body
-NUMBER_LIMIT = 10_000  # changes
+NUMBER_LIMIT = 1_000  # changes
 BODY_LIMIT = 2**28  # octets of a new body; they wait in a file
 
 

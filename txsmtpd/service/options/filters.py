@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from txsmtpd.interfaces import IFactoryMaker
 from txsmtpd.service.filters import describe_filters, make_filter
 from txsmtpd.service.options.table import Chosen, Group, Option, refusing
 
@@ -22,6 +23,8 @@ def finish(chosen: Chosen) -> None:
     chosen["filters"] = []
     for asked in chosen.all("filter"):
         with refusing(asked):
+            if IFactoryMaker.providedBy(chosen["handler"]):
+                raise ValueError("a server of the smtpd module takes no filters")
             chosen["filters"].append(make_filter(asked.text))
 
 
