@@ -1,5 +1,5 @@
 """Directives whose text is in the code, so that it is written once: ``.. options::``,
-``.. hooks::`` and ``.. log-events::``."""
+``.. hooks::``, ``.. log-events::`` and ``.. inbox-routes::``."""
 
 import inspect
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from sphinx.application import Sphinx
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
+from txsmtpd.inbox.web.table import ROUTES
 from txsmtpd.interfaces import HOOKS
 from txsmtpd.log.events import EVENTS, LEVEL_NAMES
 from txsmtpd.settings import Settings
@@ -57,9 +58,21 @@ def event_lines() -> Iterator[str]:
         yield f"     - {event.text}"
 
 
+def route_lines() -> Iterator[str]:
+    yield from (".. list-table::", "   :header-rows: 1", "", "   * - call", "     - what it does")
+    for route in ROUTES:
+        if route.summary:
+            parameters = "".join(f" ``{name}``: {meaning}." for name, meaning in route.parameters.items())
+            body = ", ".join(f"``{name}`` ({meaning})" for name, meaning in route.body.items())
+            yield f"   * - ``{route.method} {route.path}``"
+            yield f"     - {route.summary}{parameters}{f' Body: {body}.' if body else ''}"
+
+
 class FromTheCode(SphinxDirective):
     def run(self) -> list[nodes.Node]:
-        lines = {"options": option_lines, "hooks": hook_lines, "log-events": event_lines}[self.name]()
+        lines = {"options": option_lines, "hooks": hook_lines, "log-events": event_lines, "inbox-routes": route_lines}[
+            self.name
+        ]()
         return self.parsed(StringList(list(lines), source=f"<{self.name}>"))
 
     def parsed(self, content: StringList) -> list[nodes.Node]:
@@ -72,4 +85,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("options", FromTheCode)
     app.add_directive("hooks", FromTheCode)
     app.add_directive("log-events", FromTheCode)
+    app.add_directive("inbox-routes", FromTheCode)
     return {"parallel_read_safe": True}
