@@ -112,7 +112,7 @@ def mistakes(program: str, port: int) -> dict[str, tuple[str, bool, str]]:
         "a misspelt option": (
             changed(f'{port}"', f'{port}", data_sizelimit=10'),
             False,
-            "did you mean.*data_size_limit",
+            "data_sizelimit.*data_size_limit",
         ),
         "an address of another machine": (
             changed("localhost:", "192.0.2.1:"),

@@ -361,7 +361,7 @@ with Controller(Handler(), port=0, hook_timeout=0.2) as controller:
     with smtplib.SMTP(controller.hostname, controller.port) as client:
         client.ehlo()
         client.mail("a@example.com")
-        print(f'{client.rcpt("b@example.com")[0]}\\n', end="", flush=True)  # one write: the server's thread prints, too
+        print(f'{client.rcpt("b@example.com")[0]}\\n', end="", flush=True)
 del Handler.handle_RCPT
 with Controller(Handler(), port=0) as controller:
     with smtplib.SMTP(controller.hostname, controller.port) as client:
@@ -407,7 +407,7 @@ def talk(port):
     with smtplib.SMTP("127.0.0.1", port, timeout=30) as client:
         client.ehlo()
         client.mail("a@example.com")
-        print(f'{client.rcpt("wait@example.com")[0]}\\n', end="", flush=True)  # one write: the loop's thread prints, too
+        print(f'{client.rcpt("wait@example.com")[0]}\\n', end="", flush=True)
         client.mail("a@example.com")
         print(client.rcpt("bad@example.com")[1].decode(), client.rcpt("b@example.com")[0])
         print(client.data(b"hello")[1].decode())

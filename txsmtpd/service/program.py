@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from txsmtpd.bridges.reactors import has_asyncio_reactor
+from txsmtpd.factory import SMTPFactory
 from txsmtpd.service.command_log import CommandLog
 from txsmtpd.service.endpoints import make_endpoint
 from txsmtpd.service.listening import GRACE
-from txsmtpd.service.server import Listener, factory_maker
+from txsmtpd.service.server import Listener
 from txsmtpd.service.signals import Signals
 from txsmtpd.service.welcome import Welcome
 from txsmtpd.smtp import SMTP
@@ -50,7 +51,7 @@ def run(
     options = {"log_messages": True, "asyncio": has_asyncio_reactor(), **options}
     listeners = []
     for endpoint in endpoints or (LOCAL,):
-        factory = factory_maker(handler, protocol)(**options)
+        factory = SMTPFactory(handler, protocol=protocol, **options)
         listeners.append(Listener(endpoint, make_endpoint(endpoint), factory, grace))
     globalLogBeginner.beginLoggingTo([log.lines], redirectStandardIO=False)
 
