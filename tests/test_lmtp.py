@@ -244,7 +244,7 @@ class RepliesTests(LoggingTestCase):
                 replies = send(client, *BCD)
                 self.assertEqual([int(reply[:3]) for reply in replies], expected, (form, result))
                 self.assertEqual(self.errors_logged(), 1)
-                self.assertIn(f"the hook DATA, for {who}, gave no status but", self.logged("error")[0])
+                self.assertIn(f"handle_DATA, for {who}, returned ", self.logged("error")[0])
 
     def test_accepted(self) -> None:
         """A recipient who was refused is owed nothing."""
@@ -512,6 +512,10 @@ class RefusedTests(LoggingTestCase):
         self.flushLoggedErrors(LookupError)
 
 
+PEER = "192.0.2.7:4321"
+FROM = f"client {PEER}, from <a@example.com>"
+
+
 class LogTests(LoggingTestCase):
     """What the log and the budgets see of several replies."""
 
@@ -519,7 +523,10 @@ class LogTests(LoggingTestCase):
         """A line for each different refusal, with the recipients whose it is."""
         send(lmtp(handler(DATA=lambda *arguments: [GONE, OK, FULL, GONE])), *BCD, b"e@x")
         lines = [line.partition(" ")[2] for line in self.logged("info")]
-        self.assertEqual(lines, [f"DATA for <b@x>, <e@x> refused: {GONE}", f"DATA for <d@x> refused: {FULL}"])
+        self.assertEqual(
+            lines,
+            [f"DATA refused, {FROM} to <b@x>, <e@x>: {GONE}", f"DATA refused, {FROM} to <d@x>: {FULL}"],
+        )
 
     def test_messages(self) -> None:
         """With log_messages, a message that somebody gets is one line, with who fared how."""
@@ -527,7 +534,9 @@ class LogTests(LoggingTestCase):
         (line,) = [line.partition(" ")[2] for line in self.logged("info") if " message from " in line]
         octets = len(MESSAGE)
         told = f"{OK} for <b@x>, <d@x>; {FULL} for <c@x>"
-        self.assertEqual(line, f"message from <a@example.com> to <b@x>, <c@x>, <d@x>, {octets} octets: {told}")
+        self.assertEqual(
+            line, f"message from <a@example.com> to <b@x>, <c@x>, <d@x>, {octets} octets, client {PEER}: {told}"
+        )
         self.events.clear()
         send(lmtp(handler(DATA=lambda *arguments: [GONE, GONE]), log_messages=True), b"b@x", b"c@x")
         self.assertFalse([line for line in self.logged("info") if " message from " in line])
@@ -598,7 +607,7 @@ class FoldingTests(LoggingTestCase):
         send(client, *BCD)
         first, second = self.logged("info")
         self.assertTrue(first.endswith(f"one reply must do for all of this: {OK} for <b@x>, <d@x>; {FULL} for <c@x>"))
-        self.assertTrue(second.endswith(f"DATA refused: {FULL}"))
+        self.assertTrue(second.endswith(f"DATA refused, {FROM} to <b@x>, <c@x>, <d@x>: {FULL}"), second)
 
     def test_closes(self) -> None:
         """421 for one is 421."""

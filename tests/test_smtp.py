@@ -7,6 +7,7 @@ from collections.abc import Callable
 from string import Formatter
 from typing import Any
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost, TimeoutError
 from twisted.internet.task import Clock, deferLater
@@ -1870,7 +1871,7 @@ class LogTests(LoggingTestCase):
         client.talk(b"QUIT\r\n")
         self.assertFit()
         told = "\n".join(self.logged("info"))
-        for word in ("a@example.com", "b@example.com", client.server.session.id, "ConnectionDone", PEER.host):
+        for word in ("a@example.com", "b@example.com", client.server.session.id, "connection closed", PEER.host):
             self.assertIn(word, told)
 
     def test_quiet(self) -> None:
@@ -1887,6 +1888,63 @@ class LogTests(LoggingTestCase):
         (line,) = self.logged()
         self.assertIn(client.server.session.id, line)
         self.assertIn("500", line)
+
+    def told(self, octets: bytes, each: object = None, **options: Any) -> str:
+        """The line about the refusal that the last of these lines gets."""
+        self.events.clear()
+        Client(each, peer=IPv4Address("TCP", "192.0.2.9", 4712), **options).talk(octets)
+        return [line for line in self.logged() if " refused, " in line][-1].partition(" ")[2]
+
+    def test_refusedSender(self) -> None:
+        """A refused MAIL is told with the client and the sender."""
+        self.assertEqual(
+            self.told(GREETING + b"MAIL FROM:<a@b.example> SIZE=99999999999\r\n"),
+            "MAIL refused, client 192.0.2.9:4712, from <a@b.example>: "
+            "552 5.3.4 The message is larger than this server takes",
+        )
+
+    def test_refusedRecipient(self) -> None:
+        """A refused RCPT is told with the client, the sender and the recipient, in one line."""
+        refusing = handler(RCPT=lambda *arguments: "550 5.1.1 No such user")
+        for path in b"<c@example.com>", b"c@example.com":
+            self.assertRegex(
+                self.told(GREETING + b"MAIL FROM:<a@b.example>\r\nRCPT TO:" + path + b"\r\n", refusing),
+                r"^RCPT refused, client 192\.0\.2\.9:4712, from <a@b\.example> to <c@example\.com>: 5",
+            )
+
+    def test_refusedMessage(self) -> None:
+        """A refused message is told with all of them, whoever refuses it, and however."""
+
+        def raises(*arguments: object) -> None:
+            raise ValueError
+
+        for hook, reply in (
+            (lambda *arguments: "554 5.7.1 Spam", "554 5.7.1 Spam"),
+            (raises, "451 4.3.0"),
+            (lambda *arguments: None, "451 4.3.0"),
+        ):
+            line = self.told(GREETING + TRANSACTION + b"DATA\r\n" + MESSAGE + b".\r\n", handler(DATA=hook))
+            self.assertIn(
+                "DATA refused, client 192.0.2.9:4712, from <a@example.com> to <b@example.com>: " + reply, line
+            )
+            self.flushLoggedErrors(ValueError)
+        line = self.told(GREETING + TRANSACTION + b"DATA\r\n" + MESSAGE + b".\r\n", data_size_limit=3)
+        self.assertIn("from <a@example.com> to <b@example.com>: 552", line)
+
+    def test_refusedBefore(self) -> None:
+        """Before a transaction there is the client alone, and a refusal tells nothing of the transaction before."""
+        self.assertEqual(
+            self.told(GREETING + TRANSACTION + b"DATA\r\n" + MESSAGE + b".\r\nFOO\r\n"),
+            "FOO refused, client 192.0.2.9:4712: 500 5.5.1 Command FOO not recognized",
+        )
+
+    def test_limit(self) -> None:
+        """A client cannot fill the log: what is beyond the limit is one line at the end, and messages are told all."""
+        client = Client(handler(RCPT=lambda *arguments: "550 5.1.1 No"), log_limit=10, error_limit=None)
+        client.talk(GREETING + b"MAIL FROM:<a@b.example>\r\n" + 1000 * b"RCPT TO:<c@example.com>\r\n")
+        self.assertEqual(len(self.logged()), 10)
+        client.vanish()
+        self.assertIn(" 990 more lines of this session were left out, client 192.0.2.7:4321", self.logged()[-1])
 
     def test_dialogue(self) -> None:
         """With log_dialogue each line of the client and each reply is told, at debug level."""

@@ -13,7 +13,7 @@ from txsmtpd.command import commands_of, greeted, syntax
 from txsmtpd.engine.dispatcher import ANSWERED_LATER, Dispatcher, is_part
 from txsmtpd.engine.message import IncomingMessage
 from txsmtpd.engine.observer import Action, Interceptor
-from txsmtpd.recipient_replies import Replies, folded, named
+from txsmtpd.recipient_replies import Replies, folded
 from txsmtpd.reply import Reply
 from txsmtpd.session import Envelope
 from txsmtpd.smtp import SMTP
@@ -89,7 +89,7 @@ class DispatcherForEach(Dispatcher):
         if type(result) is not Replies:
             reply = self.status_of_command(result)
             if reply.code >= 400:
-                reply = self.refusal(reply, named(self.recipients(server.envelope)[self.replies_pushed :]))
+                reply = self.refusal(reply, self.recipients(server.envelope)[self.replies_pushed :])
             replies = [reply] * len(self.owed)
         else:
             said = {

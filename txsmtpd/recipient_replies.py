@@ -64,20 +64,24 @@ class Replies:
         """Whether somebody gets the message."""
         return any(reply.positive for reply in self.replies)
 
-    def by_reply(self) -> dict[Reply, str]:
-        """Each reply once, with the recipients whose it is, as a log names them."""
+    def by_reply(self) -> dict[Reply, list[str]]:
+        """Each reply once, with the recipients whose it is."""
         whose: dict[Reply, list[str]] = {}
         for recipient, reply in zip(self.recipients, self.replies, strict=True):
             whose.setdefault(reply, []).append(recipient)
-        return {reply: named(recipients) for reply, recipients in whose.items()}
+        return whose
 
     def __str__(self) -> str:
-        return "; ".join(f"{reply} for {recipients}" for reply, recipients in self.by_reply().items())
+        return "; ".join(f"{reply} for {named(recipients)}" for reply, recipients in self.by_reply().items())
 
 
-def named(paths: Sequence[str]) -> str:
-    """Recipients as a log names them: the first few."""
-    more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+def named(paths: Sequence[str], total: int | None = None) -> str:
+    """Recipients as a log names them: the first few.
+
+    :param total: how many there are, if these are not all.
+    """
+    total = len(paths) if total is None else total
+    more = f" and {total - SHOWN} more" if total > SHOWN else ""
     return ", ".join(f"<{path}>" for path in paths[:SHOWN]) + more
 
 

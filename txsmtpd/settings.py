@@ -43,6 +43,8 @@ from txsmtpd.extensions import (
     StartTLS,
 )
 from txsmtpd.interfaces import NO_HOOKS, IStreamingHandler, takes_responses
+from txsmtpd.log.session import LINES
+from txsmtpd.log.sinks import TWISTED
 from txsmtpd.reply import Reply
 from txsmtpd.session import Envelope
 from txsmtpd.tls.sslcontext import OfSSLContext as of_ssl
@@ -155,6 +157,13 @@ class Settings:
 
     buffer_limit: int = 65536
     """Octets read ahead while a hook works; above it, the connection is not read."""
+
+    log: Any = None
+    """Where the events of connections go: a :class:`~txsmtpd.log.session.Sink`. Default: :mod:`twisted.logger`."""
+
+    log_limit: int | None = LINES
+    """Lines of the log that a connection may cause at once, and as many again in each minute; accepted messages are
+    always logged."""
 
     log_messages: bool = False
     """Whether each message taken and each end of a connection is logged, at info level. Refusals always are."""
@@ -281,6 +290,7 @@ class Settings:
             "hostname": hostname,
             "ident": ident,
             "data_size_limit": self.data_size_limit or None,
+            "log": TWISTED if self.log is None else self.log,
             "hooks": MappingProxyType(hooks),
             "open_message": open_message,
             "streams": open_message is not None,
@@ -520,6 +530,7 @@ _NUMBERS: dict[str, type[int] | type[float]] = {
     "recipient_limit": int,
     "error_limit": int,
     "junk_command_limit": int,
+    "log_limit": int,
     "buffer_limit": int,
     "auth_failure_limit": int,
     "auth_attempt_limit": int,

@@ -41,7 +41,7 @@ from txsmtpd.command import (
     transaction,
 )
 from txsmtpd.engine.connection import Connection
-from txsmtpd.engine.dispatcher import Dispatcher, is_part, log
+from txsmtpd.engine.dispatcher import Dispatcher, is_part
 from txsmtpd.engine.greeting import default_greeting, first_turn
 from txsmtpd.engine.handshake import Handshake, TLSSetupException, start_tls
 from txsmtpd.engine.masking import sanitize
@@ -51,6 +51,8 @@ from txsmtpd.engine.overrides import check_overrides
 from txsmtpd.engine.protocol_class import ProtocolClass, setting, with_own_commands
 from txsmtpd.engine.proxy_header import ProxyHeaderError
 from txsmtpd.extensions import auth, chunking, starttls
+from txsmtpd.log import events
+from txsmtpd.log.events import cause_text, client_text
 from txsmtpd.parameters import NOTHING_SAID
 from txsmtpd.reply import FAILED, GOODBYE, OK, Refused, Reply, parse_status
 from txsmtpd.session import Envelope, Session, place_of
@@ -401,27 +403,25 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         if self._message is not None:
             self._message.abort(cause)
             self._message = None
+        dispatcher = self._dispatcher
         if self.settings.log_messages:
-            self._log_end(cause)
+            dispatcher.log(
+                events.ENDED,
+                client=client_text(self.session.peer),
+                messages=dispatcher.messages,
+                cause=cause_text(cause),
+            )
         if isinstance(cause, TLSSetupException):
-            log.info("{session} {error}", session=self.session.id, error=str(cause))
+            dispatcher.log(events.TLS_FAILED, client=client_text(self.session.peer), reason=str(cause))
             self._tell("exception", cause)
         self._tell("DISCONNECT", self, self.session, self.envelope, cause)
         for function in self._at_end:
             try:
                 function()
-            except Exception:
-                log.failure("{session} {function!r} failed", session=self.session.id, function=function)
+            except Exception as error:
+                dispatcher.log.failure(events.FAILED, error, where=repr(function), why="")
         self._at_end = ()
-
-    def _log_end(self, cause: BaseException) -> None:
-        log.info(
-            "{session} from {peer} ended after {messages} messages: {cause}",
-            session=self.session.id,
-            peer=str(self.session.peer) or "this host",
-            messages=self._dispatcher.messages,
-            cause=type(cause).__name__,
-        )
+        dispatcher.log_ended()
 
     def _tell(self, name: str, *arguments: Any) -> None:
         """Let a hook know; nobody waits for what it says."""
@@ -433,8 +433,8 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
             result = self.settings.hooks[name](*arguments)
             if isinstance(result, Awaitable):
                 await result
-        except Exception:
-            log.failure("{session} handle_{name} failed", session=self.session.id, name=name)
+        except Exception as error:
+            self._dispatcher.log.failure(events.FAILED, error, where=f"handle_{name}", why="")
 
     # Greetings (RFC 5321 4.1.1.1)
 

@@ -536,7 +536,7 @@ class GuessingTests(SynchronousTestCase):
         lines = self.failures()
         client = Connection(authenticator=friend, auth_failure_delay=5, auth_failure_limit=1)
         self.assertEqual(client.say(b"AUTH PLAIN " + WRONG), [])
-        self.assertEqual(lines, ["authentication by PLAIN failed for 'user' from [192.168.1.1]:54321"])
+        self.assertEqual(lines, ["authentication by PLAIN failed for 'user', client 192.168.1.1:54321"])
         self.assertEqual(client.server._auth.failures, 1)
         client.server.connectionLost(Failure(ConnectionLost()))
         client.clock.advance(10)
@@ -558,7 +558,7 @@ class GuessingTests(SynchronousTestCase):
         self.assertEqual(
             lines,
             [
-                f"authentication by {what} from [192.168.1.1]:54321"
+                f"authentication by {what}, client 192.168.1.1:54321"
                 for what in (
                     "LOGIN failed for " + ascii("J\u00fcr'gen\u200b"),
                     "CRAM-MD5 failed for 'user'",

@@ -103,7 +103,9 @@ class LostRecipientTests(LoggingTestCase):
             client = Client(handler(**{name: lambda *arguments: None}))
             client.talk(GREETING)
             self.assertIn(b"451", client.talk(octets))
-            self.assertIn(f"hook {name} gave no status but None (missing return?)", self.logged("error")[0])
+            self.assertIn(
+                f'handle_{name} returned None, not a reply such as "250 OK" (missing return?)', self.logged("error")[0]
+            )
 
 
 class LenientTests(SynchronousTestCase):

@@ -18,6 +18,7 @@ from tests.wire.test_proxy import V1, V2, WHOLE, version2
 from txsmtpd import SMTP, SMTPFactory
 from txsmtpd.engine.proxy_header import ProxyHeaderError
 from txsmtpd.handlers.trace_header import received
+from txsmtpd.log.events import client_text
 from txsmtpd.observe.transcript import Transcripts
 from txsmtpd.wire.networks import Networks
 
@@ -243,7 +244,7 @@ class BadHeaderTests(LoggingTestCase):
         self.assertTrue(client.closed)
         self.assertEqual(client.transport.taken, b"")
         (line,) = self.logged()
-        self.assertIn(f"from {OWN}: PROXY header refused: ", line)
+        self.assertIn(f"PROXY header from {client_text(OWN)} refused: ", line)
         self.assertIn(why, line)
         self.assertTrue(line.isprintable())
         self.assertEqual([type(each) for each in self.causes], [cause])

@@ -281,9 +281,19 @@ class TwistedSinkTests(SynchronousTestCase):
         TWISTED.emit(events.FAILED, "s1", {"where": "handle_DATA", "why": ""}, error)
         message, failure = found
         self.assertEqual((message["event"], message["session"], message["octets"]), ("message", "s1", 12))
+        self.assertEqual(message["recipients"], "<b@example.com>")
         self.assertIs(message["log_level"], LogLevel.info)
         self.assertIs(failure["log_failure"].value, error)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    def test_printable(self) -> None:
+        """What a client has chosen is printable in each field."""
+        found: list[dict[str, Any]] = []
+        globalLogPublisher.addObserver(found.append)
+        self.addCleanup(globalLogPublisher.removeObserver, found.append)
+        fields = {**FIELDS, "sender": "\u202ea", "recipients": Recipients(["\x1bb"])}
+        TWISTED.emit(events.MESSAGE, "s1", fields)
+        self.assertEqual((found[0]["sender"], found[0]["recipients"]), ("\\u202ea", "<\\x1bb>"))
 
 
 class ValueTests(SynchronousTestCase):
@@ -308,8 +318,8 @@ class ValueTests(SynchronousTestCase):
             self.assertEqual(client_text(peer), text)
 
     def test_names(self) -> None:
-        """No two events have one name and different fields, but for failures."""
-        names = [event.name for event in EVENTS if event.name != "failed"]
+        """No two events have one name, but for refusals, which have more or fewer fields."""
+        names = [event.name for event in EVENTS if event.name != "refused"]
         self.assertEqual(len(set(names)), len(names))
 
     @given(st.text())

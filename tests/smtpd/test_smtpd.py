@@ -369,7 +369,7 @@ class MessageTests(LoggingTestCase):
         for result in ("Queued", 250, True, "354 go on", object()):
             server.result = result
             self.assertEqual(said(HEAD + MESSAGE + b"NOOP\r\n", server)[-2:][0][:3], "451")
-        self.assertIn("gave no status but 'Queued'", self.logged("error")[0])
+        self.assertIn("returned 'Queued', not a reply", self.logged("error")[0])
 
     def test_raising(self) -> None:
         """An exception is answered 451 and logged, and the server serves on."""

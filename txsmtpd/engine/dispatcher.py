@@ -8,14 +8,11 @@ What the commands do is in :mod:`txsmtpd.smtp` and in :mod:`txsmtpd.extensions`;
 from __future__ import annotations
 
 import re
-import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from types import CoroutineType
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from txsmtpd.bridges.asyncio_bridge import HINT, asks_for_asyncio
 from txsmtpd.engine.budget import ERRORS, count_call, count_error, count_junk
@@ -26,15 +23,18 @@ from txsmtpd.engine.masking import (
     described,
     in_one_line,
     mentions_auth,
+    path_in,
     printable,
     sanitize,
 )
 from txsmtpd.engine.observer import Action, Interceptor
+from txsmtpd.log import events
+from txsmtpd.log.events import client_text
+from txsmtpd.log.session import SessionLog
+from txsmtpd.log.sinks import LOGGER
 from txsmtpd.reply import FAILED, FAILED_TWICE, TAKES_TOO_LONG, Refused, Reply, parse_status
 from txsmtpd.wire import grammar
 from txsmtpd.wire.chunk import ChunkReader
-
-log = Logger(namespace="txsmtpd")
 
 NEED_STARTTLS = Reply(530, "5.7.0", "Must issue a STARTTLS command first")  # RFC 3207 4
 ALLOWED_BEFORE_STARTTLS = frozenset(b"NOOP EHLO LHLO STARTTLS QUIT".split())
@@ -76,6 +76,8 @@ class Dispatcher:
     """
 
     __slots__ = (
+        "_log",
+        "about",
         "calls",
         "closes_after_reply",
         "connection",
@@ -107,7 +109,18 @@ class Dispatcher:
         self.messages = 0  #: that were taken
         self.errors = 0  #: refusals; see :mod:`txsmtpd.engine.budget`
         self.junk = 0  #: commands that brought no message nearer
+        #: What a refusal is about: the line of the command, or sender and recipients of a message.
+        self.about: bytes | tuple[str | None, Sequence[str]] = b""
+        self._log: SessionLog | None = None
         self.calls: dict[bytes, int] | None = None  #: commands by verb, where their number is limited
+
+    @property
+    def log(self) -> SessionLog:
+        """What the session logs."""
+        if self._log is None:
+            settings = self.server.settings
+            self._log = SessionLog(settings.log, self.server.session.id, settings.log_limit)
+        return self._log
 
     # From a line to its command
 
@@ -127,9 +140,9 @@ class Dispatcher:
         self.verb = verb
         self.pushed = False
         self.last_reply = None
+        self.about = line
         if settings.log_dialogue:
-            shown = SECRET if hidden else printable(sanitize(line))
-            log.debug("{session} C: {line}", session=server.session.id, line=shown)
+            self.log(events.RECEIVED, line=SECRET if hidden else printable(sanitize(line)))
         if settings.limits_calls:
             count_call(self, verb)
         if command is None:
@@ -204,14 +217,13 @@ class Dispatcher:
         """
         if b"\r" in challenge or b"\n" in challenge:
             raise ValueError("a challenge is one line, without CR or LF")
-        session = self.server.session
         log_dialogue = self.server.settings.log_dialogue
         if log_dialogue:
-            log.debug("{session} S: 334 {secret}", session=session.id, secret=SECRET)
+            self.log(events.SENT, line=f"334 {SECRET}")
         self.connection.send(b"334 " + challenge + b"\r\n")
         line: bytes = await self.connection.request_line()
         if log_dialogue:
-            log.debug("{session} C: {secret}", session=session.id, secret=SECRET)
+            self.log(events.RECEIVED, line=SECRET)
         return line
 
     def count_junk(self) -> None:
@@ -257,17 +269,12 @@ class Dispatcher:
                 return reply
         except (TypeError, ValueError):
             pass
-        return self.no_status(status, f"the hook {hook}")
+        return self.no_status(status, f"handle_{hook}")
 
     def no_status(self, what: object, source: str) -> Reply:
         """Log that the source has given something that is no status, and return the reply in its place."""
-        log.error(
-            "{session} {source} gave no status but {what}{why}",
-            session=self.server.session.id,
-            source=source,
-            what=described(what),
-            why=" (missing return?)" if what is None else "",
-        )
+        hint = " (missing return?)" if what is None else ""
+        self.log(events.NO_REPLY, source=source, value=described(what), hint=hint)
         return FAILED
 
     def warn_of_lost_recipient(self, path: str) -> None:
@@ -276,13 +283,7 @@ class Dispatcher:
         if "recipient" in settings.told:
             return
         settings.told.add("recipient")
-        log.warn(
-            "{session} handle_RCPT of {handler} has accepted <{path}> without appending it to envelope.rcpt_tos: the"
-            " message does not go there. If that is meant, call envelope.drop(address)",
-            session=self.server.session.id,
-            handler=type(settings.handler).__name__,
-            path=path,
-        )
+        self.log(events.RECIPIENT_LOST, handler=type(settings.handler).__name__, recipient=path)
 
     # From exceptions to replies
 
@@ -291,7 +292,7 @@ class Dispatcher:
         try:
             return await self._reply_for_error(error)
         except Exception as another:  # nobody is left to ask; to ask again would never end
-            log.error("{session} {type} in the log", session=self.server.session.id, type=type(another).__qualname__)
+            LOGGER.error("{session} {type} in the log", session=self.server.session.id, type=type(another).__qualname__)
             return FAILED_TWICE
 
     async def _reply_for_error(self, error: BaseException) -> Reply:
@@ -323,28 +324,16 @@ class Dispatcher:
         """
         if self.connection.observer is not None:
             self.connection.observer.failed(what, error)
-        session = self.server.session.id
         why = f": {HINT}" if asks_for_asyncio(error) else ""
-        if self.verb == b"AUTH":
-            # The text of an exception may quote a password; the lines of code that raised it do not.
-            log.error(
-                "{session} {what} failed{why}: {type}, whose text may hold a secret, in\n{traceback}",
-                session=session,
-                what=what,
-                why=why,
-                type=type(error).__qualname__,
-                traceback="".join(traceback.format_tb(error.__traceback__)),
-            )
-            return
-        failure = Failure(error, type(error), error.__traceback__)
-        log.failure("{session} {what} failed{why}", failure, session=session, what=what, why=why)
+        # The text of an exception may quote a password; the lines of code that raised it do not.
+        self.log.failure(events.FAILED, error, secret=self.verb == b"AUTH", where=what, why=why)
 
     def on_timeout(self, cancelled: bool) -> Reply:
         """The result of a turn that took too long.
 
         :param cancelled: whether it has ended; otherwise it still goes on, and must not be answered twice.
         """
-        log.error("{session} {verb} took too long", session=self.server.session.id, verb=printable(self.verb))
+        self.log(events.TIMED_OUT, where=printable(self.verb))
         return TAKES_TOO_LONG if cancelled else STILL_BUSY
 
     # From replies to the client
@@ -376,6 +365,7 @@ class Dispatcher:
         if server.settings.log_dialogue:
             self.log_reply(reply)
         self.connection.send(reply.encode(True) if server.envelope.smtp_utf8 else reply.octets)
+        self.about = b""
         if self.closes_after_reply or self.draining or reply.code == 421:
             self.end_turn(self.closes_after_reply or reply.code == 421)
 
@@ -403,7 +393,11 @@ class Dispatcher:
             self.server.reset_transaction()
             return self.no_status(result, f"the command {printable(self.verb)} (it must return a reply, or push one)")
 
-    def refusal(self, reply: Reply, whom: str | None = None) -> Reply:
+    def message_ended(self, envelope: Any) -> None:
+        """The transaction of a message is over, and the reply to it follows."""
+        self.about = envelope.mail_from, envelope.rcpt_tos
+
+    def refusal(self, reply: Reply, whom: Sequence[str] | None = None) -> Reply:
         """Log and count a refusal; the one that is too many is answered 421 instead.
 
         :param whom: the recipients that it is for, if it is not for the command as a whole.
@@ -412,17 +406,40 @@ class Dispatcher:
             self.closes_after_reply = True
         elif reply.code in ERRORS or reply is self.refuse_all or reply is NEED_STARTTLS:
             reply = count_error(self, reply)
-        log.info(
-            "{session} {what} refused: {reply}",
-            session=self.server.session.id,
-            what=printable(self.verb) if whom is None else f"{printable(self.verb)} for {whom}",
-            reply=in_one_line(reply),
-        )
+        self._log_refusal(reply, whom)
         return reply
+
+    def _log_refusal(self, reply: Reply, whom: Sequence[str] | None) -> None:
+        envelope = self.server.envelope
+        sender, recipients = envelope.mail_from, envelope.rcpt_tos
+        if isinstance(self.about, tuple):
+            sender, recipients = self.about
+        elif self.verb == b"MAIL":
+            sender = path_in(self.about)
+        elif self.verb == b"RCPT":
+            recipients = [path_in(self.about)]
+        if whom is not None:
+            recipients = whom
+        fields = {
+            "command": printable(self.verb[:40]) or "connection",
+            "client": client_text(self.server.session.peer),
+            "reply": in_one_line(reply),
+        }
+        if sender is None:
+            self.log(events.REFUSED, **fields)
+        elif recipients:
+            self.log(events.REFUSED_RECIPIENTS, sender=sender, recipients=events.Recipients(recipients), **fields)
+        else:
+            self.log(events.REFUSED_SENDER, sender=sender, **fields)
+
+    def log_ended(self) -> None:
+        """The session is over: tell how much of its log was left out."""
+        if self._log is not None:
+            self._log.close(client_text(self.server.session.peer))
 
     def log_reply(self, reply: Reply) -> None:
         """Log a reply that is sent."""
-        log.debug("{session} S: {reply}", session=self.server.session.id, reply=in_one_line(reply))
+        self.log(events.SENT, line=in_one_line(reply))
 
     # The end
 

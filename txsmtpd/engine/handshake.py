@@ -12,8 +12,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import TimeoutError
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 
-from txsmtpd.engine.dispatcher import log
 from txsmtpd.engine.turn import PREMATURE_CLOSE_GRACE
+from txsmtpd.log import events
 from txsmtpd.reply import Reply
 from txsmtpd.session import TLSInfo
 
@@ -42,9 +42,7 @@ async def start_tls(server: Any, begun: bytes = b"") -> None:
     await Handshake(connection).start(server.tls_context, begun)
     server.session.ssl = tls = _tls_of(server.transport)
     if settings.log_dialogue:
-        log.debug(
-            "{session} {protocol} with {cipher}", session=server.session.id, protocol=tls.protocol, cipher=tls.cipher
-        )
+        dispatcher.log(events.TLS_STARTED, protocol=tls.protocol, cipher=tls.cipher)
     try:
         if "STARTTLS" in settings.hooks:
             dispatcher.closes_after_reply = True  # unless the hook answers: STARTTLS has had its reply

@@ -38,6 +38,16 @@ def printable(octets: bytes) -> str:
     return ascii(octets[:1000])[2:-1]
 
 
+_PATH = re.compile(rb"<([^<>]*)")
+
+
+def path_in(line: bytes) -> str:
+    """What stands for the path in the line of MAIL or RCPT, for a log; the line may be malformed."""
+    found = _PATH.search(line)
+    octets = found[1] if found else line.partition(b":")[2].strip()
+    return octets[:320].decode("utf-8", "backslashreplace")
+
+
 def in_one_line(reply: object) -> str:
     """A reply, or several, fit for a log."""
     return str(reply).replace("\n", " / ")

@@ -10,12 +10,12 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.error import ConnectionDone
-from twisted.python.failure import Failure
 
-from txsmtpd.engine.dispatcher import log
 from txsmtpd.engine.masking import in_one_line
 from txsmtpd.engine.message_sink import Buffered, Discarded, Intake, Streamed
 from txsmtpd.extensions.size import TOO_LARGE
+from txsmtpd.log import events
+from txsmtpd.log.events import client_text
 from txsmtpd.recipient_replies import FOR_EACH, Replies, folded, named, replies_for
 from txsmtpd.reply import FAILED, OK, Refused, Reply
 from txsmtpd.session import Envelope
@@ -191,6 +191,7 @@ class IncomingMessage:
                     _log_message(server, envelope, octets, reply)
             return reply
         finally:
+            server._dispatcher.message_ended(envelope)
             self._sink = None
             server.reset_transaction()
 
@@ -205,6 +206,7 @@ class IncomingMessage:
         """The message is refused, and the transaction is over; what to raise."""
         refused = Refused(reply)
         self.abort(refused)
+        self._server._dispatcher.message_ended(self._server.envelope)
         self._server.reset_transaction()
         return refused
 
@@ -223,7 +225,7 @@ class IncomingMessage:
         paths = self.recipients(envelope)
         replies, missing = replies_for(status, paths)
         if missing:
-            dispatcher.no_status(status, f"the hook DATA, for {named(missing)},")
+            dispatcher.no_status(status, f"handle_DATA, for {named(missing)},")
         return self.gathered(paths, replies)
 
     def recipients(self, envelope: Envelope) -> Sequence[str]:
@@ -234,8 +236,7 @@ class IncomingMessage:
         """The reply to a message that fared differently with each recipient."""
         if len(set(replies)) > 1:
             what = in_one_line(Replies(paths, replies))
-            session = self._server.session.id
-            log.info("{session} one reply must do for all of this: {what}", session=session, what=what)
+            self._server._dispatcher.log(events.FOLDED, replies=what)
         return folded(replies)
 
     # Handing it over
@@ -251,7 +252,7 @@ class IncomingMessage:
         if isinstance(receiver, Awaitable):
             receiver = await receiver
         connection = server._connection
-        sink = Streamed(receiver, connection.hold, connection.release, _complainer(server.session))
+        sink = Streamed(receiver, connection.hold, connection.release, _complainer(server._dispatcher))
         if connection.closing:  # it took too long, and somebody must tell the receiver
             sink.abort(ConnectionDone())
             raise Refused(FAILED)
@@ -287,21 +288,20 @@ async def _process_message(process: Callable[..., Any], session: Any, envelope: 
     return OK if status is None else status
 
 
-def _complainer(session: Any) -> Callable[[BaseException], None]:
+def _complainer(dispatcher: Any) -> Callable[[BaseException], None]:
     def complain(error: BaseException) -> None:
-        failure = Failure(error, type(error), error.__traceback__)
-        log.failure("{session} the receiver of a message failed", failure, session=session.id)
+        dispatcher.log.failure(events.FAILED, error, where="the receiver of a message", why="")
 
     return complain
 
 
 def _log_message(server: Any, envelope: Envelope, octets: int, reply: Reply | Replies) -> None:
-    log.info(
-        "{session} message from <{sender}> to {recipients}, {octets} octets: {reply}",
-        session=server.session.id,
+    server._dispatcher.log(
+        events.MESSAGE,
         sender=envelope.mail_from,
-        recipients=named(envelope.rcpt_tos),
+        recipients=events.Recipients(envelope.rcpt_tos),
         octets=octets,
+        client=client_text(server.session.peer),
         reply=in_one_line(reply),
     )
 

@@ -13,8 +13,10 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.error import TimeoutError
 from twisted.internet.interfaces import IDelayedCall
 
-from txsmtpd.engine.dispatcher import ANSWERED_LATER, log
+from txsmtpd.engine.dispatcher import ANSWERED_LATER
 from txsmtpd.engine.handshake import is_wrapped
+from txsmtpd.log import events
+from txsmtpd.log.events import client_text
 from txsmtpd.reply import Reply
 from txsmtpd.settings import PROXY_TIMEOUT
 from txsmtpd.wire.proxy import ProxyData, ProxyReader
@@ -108,8 +110,8 @@ class ProxyHeader:
         connection.cause = cause or ProxyHeaderError(why)
         session = server.session
         peer = session.peer if session.proxy_peer is None else session.proxy_peer
-        log.warn("{session} from {peer}: PROXY header refused: {why}", session=session.id, peer=str(peer), why=why)
         dispatcher = server._dispatcher
+        dispatcher.log(events.PROXY_REFUSED, proxy=client_text(peer), reason=why)
         dispatcher.pushed = dispatcher.closes_after_reply = True  # as if all had been said
 
     def _took_too_long(self) -> None:

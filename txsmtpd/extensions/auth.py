@@ -10,17 +10,16 @@ import re
 from typing import Any
 
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
 
 from txsmtpd.auth.exchange import Exchange
 from txsmtpd.auth.results import INVALID, MISSING, AuthResult
 from txsmtpd.command import Rule, syntax
 from txsmtpd.extensions.base import Extension
+from txsmtpd.log import events
+from txsmtpd.log.events import client_text
 from txsmtpd.reply import Refused, Reply, parse_status
 from txsmtpd.session import Envelope
 from txsmtpd.wire.grammar import decode_xtext
-
-log = Logger(namespace="txsmtpd")
 
 SUCCESSFUL = Reply(235, "2.7.0", "Authentication successful")
 TOO_MANY_FAILURES = Reply(421, "4.7.0", "Too many failed authentications, goodbye")
@@ -66,20 +65,18 @@ def offered_mechanisms(server: Any) -> list[str]:
     """The names of the mechanisms that this client may use now."""
     if not _protected.holds(server, None):
         return []
-    return [name for name, each in server.settings.mechanisms.items() if _is_available(each, server.session)]
+    return [name for name, each in server.settings.mechanisms.items() if _is_available(each, server)]
 
 
-def _is_available(mechanism: Any, session: Any) -> bool:
+def _is_available(mechanism: Any, server: Any) -> bool:
     available = getattr(mechanism, "available", None)
     if available is None:
         return True
     try:
-        return bool(available(session))
-    except Exception:
-        log.failure(
-            "{session} {name} is not offered: nobody knows whether it is available",
-            session=session.id,
-            name=mechanism.name,
+        return bool(available(server.session))
+    except Exception as error:
+        server._dispatcher.log.failure(
+            events.FAILED, error, where=mechanism.name, why=", and is not offered: nobody knows whether it is available"
         )
         return False
 
@@ -154,7 +151,7 @@ async def _conclude(server: Any, exchange: Exchange, result: AuthResult) -> Repl
         session.auth_data = result.auth_data
         session.login_data = getattr(result.auth_data, "login", result.auth_data)
         session.auth_mechanism = exchange.mechanism
-        log.info("{session} authenticated by {mechanism}", session=session.id, mechanism=exchange.mechanism)
+        server._dispatcher.log(events.AUTHENTICATED, mechanism=exchange.mechanism, client=client_text(session.peer))
         return reply
     exchange.failed()
     reply = _worded(server, result, INVALID)
@@ -177,19 +174,18 @@ def _worded(server: Any, result: AuthResult, usual: Reply) -> Reply:
         reply = None
     if reply is not None and reply.code // 100 in ((2,) if usual.positive else (4, 5)):
         return reply
-    log.error("{session} AuthResult has a message that is no reply to it", session=server.session.id)
+    server._dispatcher.log(events.NO_REPLY, source="the authenticator", value="a text that may hold a secret", hint="")
     return usual
 
 
 def authentication_failed(server: Any, exchange: Exchange) -> None:
     """Count and log a failure: at once, so that a client does not escape that by leaving."""
     server._auth.failures += 1
-    log.info(
-        "{session} authentication by {mechanism} failed for {login} from {peer}",
-        session=server.session.id,
+    server._dispatcher.log(
+        events.AUTH_FAILED,
         mechanism=exchange.mechanism,
         login=_name_shown(exchange.login),
-        peer=_peer_shown(server.session.peer),
+        client=client_text(server.session.peer),
     )
 
 
@@ -198,10 +194,6 @@ def _name_shown(login: str | bytes | None) -> str:
     if login is None:
         return "nobody in particular"
     return ascii(login if isinstance(login, str) else login.decode("utf-8", "backslashreplace"))[:200]
-
-
-def _peer_shown(peer: Any) -> str:
-    return f"[{peer[0]}]:{peer[1]}" if isinstance(peer, tuple) else "a local client"
 
 
 class Auth(Extension):

@@ -1,4 +1,4 @@
-"""The events of the log: their names, levels, fields and texts. Standard library only.
+"""The events of the log: their names, levels, fields and texts. No output.
 
 Names and fields are stable: ``docs/log.rst`` lists them, and programs read them. A text may change.
 """
@@ -9,11 +9,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from txsmtpd.recipient_replies import named
+
 DEBUG, INFO, WARN, ERROR, CRITICAL = 10, 20, 30, 40, 50
 LEVELS = {"debug": DEBUG, "info": INFO, "warn": WARN, "error": ERROR, "critical": CRITICAL}
 LEVEL_NAMES = {level: name for name, level in LEVELS.items()}
 
-SHOWN = 10  # recipients in a text
 LISTED = 100  # recipients in a field
 
 
@@ -47,8 +48,7 @@ class Recipients(tuple[str, ...]):
         return self
 
     def __str__(self) -> str:
-        more = f" and {self.total - SHOWN} more" if self.total > SHOWN else ""
-        return ", ".join(f"<{path}>" for path in self[:SHOWN]) + more
+        return named(self, self.total)
 
     def __format__(self, spec: str) -> str:
         return str(self)
@@ -62,24 +62,48 @@ def client_text(peer: object) -> str:
     return str(peer) if peer else "this host"
 
 
+_CAUSES = {
+    "ConnectionDone": "connection closed",
+    "ConnectionLost": "connection lost",
+    "ConnectionAborted": "connection aborted",
+    "TimeoutError": "idle for too long",
+}
+
+
+def cause_text(cause: BaseException) -> str:
+    """Why a connection has ended."""
+    name = type(cause).__name__
+    return _CAUSES.get(name, name)
+
+
 MESSAGE = Event(
     "message",
     INFO,
     "message from <{sender}> to {recipients}, {octets} octets, client {client}: {reply}",
     always=True,
 )
-REFUSED = Event("refused", INFO, "{command} refused, client {client}{transaction}: {reply}")
-ENDED = Event("ended", INFO, "client {client} left after {messages}: {cause}", always=True)
-FAILED = Event("failed", ERROR, "{where} failed{why}")
-FAILED_SECRETLY = Event("failed", ERROR, "{where} failed{why}: {error}, whose text may hold a secret")
+# A refusal outside a transaction, of MAIL or before RCPT, and of a recipient or a message.
+REFUSED = Event("refused", INFO, "{command} refused, client {client}: {reply}")
+REFUSED_SENDER = Event("refused", INFO, "{command} refused, client {client}, from <{sender}>: {reply}")
+REFUSED_RECIPIENTS = Event(
+    "refused", INFO, "{command} refused, client {client}, from <{sender}> to {recipients}: {reply}"
+)
+ENDED = Event("ended", INFO, "client {client} left, {cause}; messages: {messages}", always=True)
+FAILED = Event("failed", CRITICAL, "{where} failed{why}")
 NO_REPLY = Event("no-reply", ERROR, '{source} returned {value}, not a reply such as "250 OK"{hint}')
+RECIPIENT_LOST = Event(
+    "recipient-lost",
+    WARN,
+    "handle_RCPT of {handler} has accepted <{recipient}> without appending it to envelope.rcpt_tos: the message does"
+    " not go there. If that is meant, call envelope.drop(address)",
+)
 TIMED_OUT = Event("timed-out", ERROR, "{where} took too long")
-AUTHENTICATED = Event("authenticated", INFO, "authenticated by {mechanism} as {login}, client {client}")
+AUTHENTICATED = Event("authenticated", INFO, "authenticated by {mechanism}, client {client}")
 AUTH_FAILED = Event("auth-failed", INFO, "authentication by {mechanism} failed for {login}, client {client}")
 FOLDED = Event("folded", INFO, "one reply must do for all of this: {replies}")
 PROXY_REFUSED = Event("proxy-refused", WARN, "PROXY header from {proxy} refused: {reason}")
-TLS_FAILED = Event("tls-failed", INFO, "TLS handshake failed, client {client}: {reason}")
-TLS_STARTED = Event("tls-started", DEBUG, "TLS: {version} {cipher}")
+TLS_FAILED = Event("tls-failed", INFO, "client {client}: {reason}")
+TLS_STARTED = Event("tls-started", DEBUG, "{protocol} with {cipher}")
 RECEIVED = Event("received", DEBUG, "C: {line}", always=True)
 SENT = Event("sent", DEBUG, "S: {line}", always=True)
 LEFT_OUT = Event("left-out", WARN, "{count} more lines of this session were left out, client {client}", always=True)

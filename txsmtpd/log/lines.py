@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from twisted.logger import ILogObserver, formatEvent
@@ -51,7 +52,14 @@ class Lines:
         self._second = (-1, "", "")
         self._tracebacks = Tracebacks()
 
-    def emit(self, event: Event, session: str, fields: dict[str, Any], error: BaseException | None = None) -> None:
+    def emit(
+        self,
+        event: Event,
+        session: str,
+        fields: dict[str, Any],
+        error: BaseException | None = None,
+        secret: bool = False,
+    ) -> None:
         """Log an event of a session; see :class:`~txsmtpd.log.session.Sink`."""
         if event.level < self.level:
             return
@@ -60,8 +68,9 @@ class Lines:
             self._write(self._line(self._time(), level, event.name, event.text, session, fields, None))
         else:
             text = f"{event.text}: {{error}}"
-            shown = self._tracebacks.of(error)
-            fields = {**fields, "error": named(error)}
+            shown = self._tracebacks.of(error, partial(_without_text, error) if secret else None)
+            named_error = f"{type(error).__qualname__}, whose text may hold a secret" if secret else named(error)
+            fields = {**fields, "error": named_error}
             self._write(self._line(self._time(), level, event.name, text, session, fields, shown))
 
     def __call__(self, event: Mapping[str, Any]) -> None:
@@ -164,6 +173,10 @@ def named(error: BaseException) -> str:
     except Exception:
         text = "(its text cannot be made)"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _without_text(error: BaseException) -> str:
+    return "".join(traceback.format_tb(error.__traceback__))
 
 
 def continued(lines: Iterable[str]) -> str:

@@ -14,12 +14,20 @@ LINES = 100  # of one session at once, and then as many again in a minute
 class Sink(Protocol):
     """Takes the events of all sessions."""
 
-    def emit(self, event: Event, session: str, fields: dict[str, Any], error: BaseException | None = None) -> None:
+    def emit(
+        self,
+        event: Event,
+        session: str,
+        fields: dict[str, Any],
+        error: BaseException | None = None,
+        secret: bool = False,
+    ) -> None:
         """Log an event.
 
         :param session: the session's id.
         :param fields: the event's fields by name.
         :param error: the exception that it is about, with its traceback.
+        :param secret: whether its text may hold a password, and must not be shown.
         """
 
 
@@ -52,10 +60,13 @@ class SessionLog:
         if event.always or self._limit is None or self._may(self._limit):
             self._sink.emit(event, self._session, fields)
 
-    def failure(self, event: Event, error: BaseException, **fields: Any) -> None:
-        """Log an event that is about an exception."""
+    def failure(self, event: Event, error: BaseException, secret: bool = False, **fields: Any) -> None:
+        """Log an event that is about an exception.
+
+        :param secret: whether the exception's text may hold a password.
+        """
         if self._limit is None or self._may(self._limit):
-            self._sink.emit(event, self._session, fields, error)
+            self._sink.emit(event, self._session, fields, error, secret)
 
     def close(self, client: str) -> None:
         """Tell how much was left out, if anything was."""

@@ -48,7 +48,7 @@ def run(
         if not isinstance(endpoint, str):
             raise TypeError(f'an endpoint is a string such as "tcp:8025", not {endpoint!r}')
     log = CommandLog.open()
-    options = {"log_messages": True, "asyncio": has_asyncio_reactor(), **options}
+    options = {"log": log.lines, "log_messages": True, "asyncio": has_asyncio_reactor(), **options}
     listeners = []
     for endpoint in endpoints or (LOCAL,):
         factory = SMTPFactory(handler, protocol=protocol, **options)

@@ -14,13 +14,14 @@ from twisted.internet.defer import Deferred
 
 import txsmtpd.smtpd
 from txsmtpd.command import PREFIX, Command, authorized
-from txsmtpd.engine.dispatcher import FOREIGN_PROTOCOL, LINE_TOO_LONG, NOT_RECOGNIZED, Dispatcher, is_part, log
+from txsmtpd.engine.dispatcher import FOREIGN_PROTOCOL, LINE_TOO_LONG, NOT_RECOGNIZED, Dispatcher, is_part
 from txsmtpd.engine.message import IncomingMessage
 from txsmtpd.engine.message_sink import Buffered
 from txsmtpd.extensions.base import Extension
 from txsmtpd.extensions.eightbitmime import EightBitMIME
 from txsmtpd.extensions.size import TOO_LARGE
 from txsmtpd.factory import SMTPFactory
+from txsmtpd.log.sinks import LOGGER as log
 from txsmtpd.reply import FAILED, Refused, Reply, parse_status
 from txsmtpd.smtp import SMTP
 from txsmtpd.smtpd.looping import driver

@@ -9,11 +9,11 @@ from typing import Any, Self
 
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 
-from txsmtpd.engine.dispatcher import log
 from txsmtpd.engine.masking import in_one_line
 from txsmtpd.factory import SMTPFactory
 from txsmtpd.handlers.proxy import Proxy
 from txsmtpd.handlers.upstream import Upstream
+from txsmtpd.log.sinks import LOGGER as log
 from txsmtpd.recipient_replies import Replies, folded
 from txsmtpd.reply import OK, Reply, parse_status
 from txsmtpd.session import Envelope, Session

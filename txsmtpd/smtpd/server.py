@@ -16,8 +16,8 @@ from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.python.failure import Failure
 
-from txsmtpd.engine.dispatcher import log
 from txsmtpd.factory import SMTPFactory
+from txsmtpd.log.sinks import LOGGER as log
 from txsmtpd.service.listening import SMTPService
 from txsmtpd.smtpd.channel import DATA_SIZE_DEFAULT, SMTPChannel
 from txsmtpd.smtpd.connection import ChannelFactory, ChannelProtocol, debug

@@ -10,9 +10,10 @@ from twisted.logger import LogLevel
 from twisted.python.usage import UsageError
 
 from txsmtpd.log.events import LEVELS
+from txsmtpd.log.session import LINES
 from txsmtpd.service.command_log import CommandLog
 from txsmtpd.service.options.table import Chosen, Group, Option, refusing
-from txsmtpd.service.options.values import name
+from txsmtpd.service.options.values import count, name, or_none
 
 FORMATS = ("text", "json")
 
@@ -48,6 +49,14 @@ OPTIONS = (
         read=format_of,
     ),
     Option(
+        name="log-limit",
+        metavar="N",
+        help="Lines that one connection may log at once, and again in each minute.",
+        default=str(LINES),
+        setting="log_limit",
+        read=or_none(count),
+    ),
+    Option(
         name="log-level",
         metavar="LEVEL",
         help=f"The lowest level that is logged: {', '.join(LEVELS)}; debug shows the dialogue.",
@@ -63,7 +72,7 @@ def read(chosen: Chosen) -> None:
     level = chosen.value("log-level") or launcher.get("logLevel", LogLevel.info).name
     chosen.settings["log_dialogue"] = level == "debug"
     if chosen.parent is not None and "fileLogObserverFactory" not in launcher:  # twistd
-        for option in OPTIONS:
+        for option in (each for each in OPTIONS if each.setting is None):
             asked = chosen.one(option.name)
             if asked is not None:
                 raise UsageError(f"{asked}: twistd has a log of its own; see twistd --help, or start it by txsmtpd")
@@ -92,6 +101,7 @@ def finish(chosen: Chosen) -> None:
         with refusing(asked):
             raise ValueError(error.strerror) from error
     chosen["log"] = log
+    chosen.settings["log"] = log.lines
     launcher["fileLogObserverFactory"] = lambda stream: log.lines
     launcher["logLevel"] = LogLevel.levelWithName(level)
     from twisted.internet import reactor

@@ -48,8 +48,8 @@ def read(chosen: Chosen) -> None:
 
 def finish(chosen: Chosen) -> None:
     """Open the file of the transcripts."""
-    chosen["transcript"] = None
     asked = chosen.one("transcript")
+    chosen["transcript"] = None
     if asked is None:
         return
     from txsmtpd.observe.journal import Journal
