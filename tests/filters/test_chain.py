@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -12,6 +13,7 @@ from tests.filters.support import Keeper, StreamingKeeper
 from tests.support import GREETING, MESSAGE, TRANSACTION, Client, codes
 from txsmtpd import SMTPFactory
 from txsmtpd.filters import ACCEPT, DISCARD, FilterError, Verdict
+from txsmtpd.handlers import Mailbox
 from txsmtpd.lmtp import LMTP
 from txsmtpd.reply import Refused
 from txsmtpd.smtpd import SMTPServer
@@ -474,9 +476,26 @@ class StreamTests(FilterTests):
 
     def test_headerWithoutEnd(self) -> None:
         """A header is not kept in memory without end."""
-        client = self.client(Filter(message=says(None)))
-        endless = (b"X: " + b"y" * 900 + b"\r\n") * 1300
-        self.assertEqual(client.send_message(endless).code, 552)
+        endless = (b"X: " + b"y" * 900 + b"\r\n") * 400, b"X: " + b"y" * 300_000 + b"\r\n"
+        for header in endless:
+            client = self.client(Filter(message=says(None)), header_size_limit=None)
+            self.assertEqual(client.send_message(header).code, 552)
+
+    def test_noHeaderAndLong(self) -> None:
+        """A long text without a header is no long header."""
+        for text in (b"text\r\n" * 60_000, b"y" * 300_000 + b"\r\n", b"A: b\r\n" + b"text\r\n" * 60_000):
+            self.client(Filter(message=says(None)), header_size_limit=None).send_message(text)
+            self.assertEqual(self.content(), text)
+
+    def test_mailbox(self) -> None:
+        """A mailbox behind a filter stores what the filter has made of the message, octet for octet."""
+        folder = self.mktemp()
+        marks = Filter(message=lambda *arguments: arguments[-1].add_header("X-Mark", "1"))
+        client = self.client(marks, handler=Mailbox(folder, durable=False))
+        self.assertEqual(client.send_message(self.LARGE).code, 250)
+        (path,) = Path(folder, "new").iterdir()
+        expected = b"X-Mark: 1\r\n" + self.LARGE
+        self.assertTrue(path.read_bytes().endswith(b"\n" + expected.replace(b"\r\n", b"\n")))
 
     def test_receiverAborted(self) -> None:
         """A handler's receiver is told when the client leaves while the message is handed over."""

@@ -306,7 +306,16 @@ class Chain:
             if isinstance(result, Awaitable):
                 result = await self._in_time(result, link.timeout(stage), latest)
             decision = _decision(result)
-        except (Refused, CancelledError):
+        except Refused as refused:
+            log.info(
+                "{session} the filter {name} refuses at {stage}: {reply}",
+                session=session.id,
+                name=link.name,
+                stage=stage,
+                reply=str(refused.reply).replace("\n", " / "),
+            )
+            raise
+        except CancelledError:
             raise
         except Exception as error:
             return self._failed(link, stage, session, error)

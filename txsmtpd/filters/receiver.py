@@ -5,6 +5,7 @@ What no filter needs is not kept: if they look at headers only, the handler gets
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,7 @@ from txsmtpd.reply import OK, Refused, Reply
 log = Logger(namespace="txsmtpd.filters")
 
 LONGEST_HEADER = 2**18  # octets; what it takes to look through more would keep others waiting
+_MAY_BE_FIELD = re.compile(rb"[!-9;-~]{0,1000}[ \t]*(?::[^\r]*+\Z|\Z)|[ \t][^\r]*+\Z")  # a line that has not ended
 HEADER_TOO_LONG = Reply(552, "5.3.4", "The header of the message is too long")
 NO_ROOM = Reply(452, "4.3.1", "There is no room for the message, try again later")
 
@@ -105,7 +107,10 @@ class FilteredReceiver:
         if start.startswith(END) or start.find(END + END, searched) >= 0:
             self._header_is_here()
         elif len(start) > LONGEST_HEADER:
-            raise Refused(HEADER_TOO_LONG)
+            _, rest = Header.parse(bytes(start))
+            if _MAY_BE_FIELD.match(rest):
+                raise Refused(HEADER_TOO_LONG)
+            self._header_is_here()  # it ended before, in a line that is no field
 
     def _header_is_here(self) -> None:
         server, _, envelope = self._transaction
