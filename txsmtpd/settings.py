@@ -13,7 +13,7 @@ import ssl
 import warnings
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -219,8 +219,9 @@ class Settings:
     """Whether each command and each reply is logged, at debug level."""
 
     asyncio: Any = False
-    """Whether hooks, methods ``auth_MECHANISM`` and authenticators that are coroutine functions run as asyncio tasks:
-    in the reactor's loop if it is asyncio's, else in a thread. Or the loop, if it runs in a thread of its own."""
+    """Whether coroutine functions of the handler run as asyncio tasks: hooks, ``open_message``, the receivers'
+    ``finish``, methods ``auth_MECHANISM``; authenticators, mechanisms and the commands of extensions, too. In the
+    reactor's loop if it is asyncio's, else in a thread. Or the loop, if it runs in a thread of its own."""
 
     reactor: Any = None
     """What keeps the time (IReactorTime). Default: the reactor at work when a connection comes, which is the global one
@@ -273,7 +274,9 @@ class Settings:
         ehlo_takes_responses = "EHLO" not in hooks or _ehlo_takes_responses(hooks["EHLO"])
         if self.asyncio:
             hooks = {name: _in_asyncio(self, hook) for name, hook in hooks.items()}
-        open_message = self.handler.open_message if IStreamingHandler.providedBy(self.handler) else None
+        open_message = None
+        if IStreamingHandler.providedBy(self.handler):
+            open_message = _in_asyncio(self, self.handler.open_message)
         if self.filters is not None:
             wrap = partial(_in_asyncio, self)
             hooks, open_message = self.filters.compose(hooks, open_message, self.clock, wrap)
@@ -303,7 +306,11 @@ class Settings:
             "authenticator": authenticator,
             "auth_mechanisms": tuple(self.auth_mechanisms),
             "mechanisms": MappingProxyType(mechanisms),
-            "commands": {verb: each for one in offered for verb, each in commands_of_extension(one).items()},
+            "commands": {
+                verb: replace(each, method=_in_asyncio(self, each.method)) if self.asyncio else each
+                for one in offered
+                for verb, each in commands_of_extension(one).items()
+            },
             "mail_parameters": _claimed(offered, "mail_parameters"),
             "rcpt_parameters": _claimed(offered, "rcpt_parameters"),
             "mail_checks": _checks(offered, "check_mail"),
@@ -317,6 +324,11 @@ class Settings:
             "limits_calls": self.command_call_limit is not None,
         }.items():
             object.__setattr__(self, name, value)
+
+    def in_asyncio(self, function: F) -> F | Callable[..., Any]:
+        """What to call in place of a function of the handler's: with the option *asyncio*, one that makes coroutines
+        runs as an asyncio task."""
+        return _in_asyncio(self, function)
 
     def clock(self) -> Any:
         """What keeps the time (IReactorTime)."""
@@ -399,13 +411,18 @@ def _authenticator(settings: Settings) -> Callable[..., Any] | None:
             raise TypeError("portal and authenticator exclude each other: one of them decides")
         return PortalAuthenticator(settings.portal)
     if settings.authenticator is None and settings.auth_callback is not None:
-        return _in_asyncio(settings, of_callback(settings.auth_callback))
+        return of_callback(_in_asyncio(settings, settings.auth_callback))
     return _in_asyncio(settings, settings.authenticator) if callable(settings.authenticator) else None
 
 
 def _in_asyncio(settings: Settings, function: F) -> F | Callable[..., Any]:
-    """What is called in place of a function, which runs in asyncio if it makes coroutines."""
+    """What is called in place of a function, which runs in asyncio if it makes coroutines.
+
+    Those of built-in handlers, mechanisms and extensions are the reactor's.
+    """
     if not settings.asyncio or not callable(function) or not is_coroutine_function(function):
+        return function
+    if str(getattr(function, "__module__", "")).startswith("txsmtpd."):
         return function
     return in_asyncio(function, None if settings.asyncio is True else settings.asyncio)
 
@@ -418,13 +435,29 @@ def _mechanisms(
     for mechanism in settings.auth_mechanisms:
         if not callable(getattr(mechanism, "authenticate", None)):
             raise TypeError(f"auth_mechanisms must provide IAuthMechanism; {mechanism!r} does not")
-        mechanisms[mechanism_name(mechanism.name)] = mechanism
+        mechanisms[mechanism_name(mechanism.name)] = _mechanism_in_asyncio(settings, mechanism)
     if "AUTH" not in hooks:  # which may decide about anything
         mechanisms = {name: each for name, each in mechanisms.items() if _has_decider(each, authenticator)}
     mechanisms |= settings.protocol_mechanisms
     mechanisms |= methods_of_handler(settings.handler, partial(_in_asyncio, settings))
     excluded = {name.upper() for name in settings.auth_exclude_mechanism or ()}
     return {name: mechanism for name, mechanism in sorted(mechanisms.items()) if name not in excluded}
+
+
+class _MechanismInAsyncio:
+    """A mechanism whose coroutine runs in asyncio."""
+
+    def __init__(self, mechanism: Any, authenticate: Callable[..., Any]) -> None:
+        self._mechanism = mechanism
+        self.authenticate = authenticate
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._mechanism, name)
+
+
+def _mechanism_in_asyncio(settings: Settings, mechanism: Any) -> Any:
+    authenticate = _in_asyncio(settings, mechanism.authenticate)
+    return mechanism if authenticate == mechanism.authenticate else _MechanismInAsyncio(mechanism, authenticate)
 
 
 def _has_decider(mechanism: Any, authenticator: Callable[..., Any] | None) -> bool:

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import smtplib
+import socket
+import ssl
 import threading
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from tests.bridges.test_reactor_thread import run_program
 from tests.compatibility.test_controller import send
 from tests.support import GREETING, MESSAGE, TRANSACTION, Client, LoggingTestCase, handler
-from txsmtpd import SMTP, SMTPFactory
+from txsmtpd import SMTP, Extension, SMTPFactory, syntax
 from txsmtpd.auth import AuthResult
+from txsmtpd.auth.scram import Scram
 from txsmtpd.bridges.asyncio_bridge import in_asyncio, loop_in_thread
 from txsmtpd.bridges.reactor_thread import ReactorThread, spare_trial_worker, wait_for_reactor
 from txsmtpd.controller import Controller
+from txsmtpd.handlers import AsyncMessage, Sink
+from txsmtpd.interfaces import HOOKS, IStreamingHandler
+from txsmtpd.tls.authority import authority
 
 
 class WithoutTests(LoggingTestCase):
@@ -194,12 +202,218 @@ class Keeper:
         return AuthResult(success=data.password == b"pw")
 
 
+# Places where a callable is called that somebody else wrote. Each is made from a coroutine function that notes where it
+# runs and gives its one argument; "octets" are what a client says to get there.
+
+AUTH = b"EHLO x\r\nAUTH PLAIN AGEAYg==\r\nQUIT\r\n"
+MAIL = b"EHLO x\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n"
+MESSAGE_SENT = MAIL + b"Subject: x\r\n\r\nx\r\n.\r\nQUIT\r\n"
+
+Note = Callable[[Any], Any]
+
+
+async def note_task(noted: list[str], result: Any) -> Any:
+    """Note the thread in which this runs, if it is in an asyncio task."""
+    await asyncio.sleep(0)
+    if asyncio.current_task() is not None:
+        noted.append(threading.current_thread().name)
+    return result
+
+
+def a_hook(name: str, octets: bytes, result: Any, **options: Any) -> Callable[[Note], dict[str, Any]]:
+    def make(note: Note) -> dict[str, Any]:
+        async def hook(*arguments: Any) -> Any:
+            if name == "handle_RCPT":
+                arguments[2].rcpt_tos.append(arguments[3])
+            return await note(result)
+
+        hooks = {name: hook}
+        if name == "handle_exception":
+            hooks["handle_NOOP"] = raises
+        return {"handler": SimpleNamespace(**hooks), "octets": octets, **options}
+
+    return make
+
+
+async def raises(*arguments: Any) -> str:
+    raise LookupError
+
+
+def of_streaming(place: str) -> Callable[[Note], dict[str, Any]]:
+    def make(note: Note) -> dict[str, Any]:
+        class Receiver:
+            registerProducer = unregisterProducer = write = abort = lambda self, *arguments: None
+
+            async def finish(self) -> Any:
+                return await note("250 2.0.0 OK") if place == "finish" else "250 2.0.0 OK"
+
+        @implementer(IStreamingHandler)
+        class Handler:
+            async def open_message(self, *arguments: Any) -> Any:
+                return await note(Receiver()) if place == "open_message" else Receiver()
+
+        return {"handler": Handler(), "octets": MESSAGE_SENT}
+
+    return make
+
+
+def of_async_message(note: Note) -> dict[str, Any]:
+    class Handler(AsyncMessage):
+        async def handle_message(self, message: Any) -> Any:
+            return await note("250 2.0.0 OK")
+
+    return {"handler": Handler(), "octets": MESSAGE_SENT}
+
+
+def of_mechanism(note: Note) -> dict[str, Any]:
+    class Mechanism:
+        name = "OWN"
+
+        async def authenticate(self, exchange: Any) -> AuthResult:
+            assert await exchange.challenge(b"") == b"yes"
+            return await note(AuthResult(success=True))  # type: ignore[no-any-return]
+
+    octets = b"EHLO x\r\nAUTH OWN eWVz\r\nEHLO x\r\nQUIT\r\n"
+    return {"auth_mechanisms": [Mechanism()], "octets": octets}
+
+
+def of_scram(note: Note) -> dict[str, Any]:
+    async def lookup(login: Any) -> Any:
+        return await note(None)
+
+    first = b64encode(b"n,,n=ann,r=abc")
+    octets = b"EHLO x\r\nAUTH SCRAM-SHA-256 " + first + b"\r\n*\r\nQUIT\r\n"
+    return {"auth_mechanisms": [Scram("SHA-256", lookup)], "octets": octets}
+
+
+def of_extension(note: Note) -> dict[str, Any]:
+    class Ping(Extension):
+        keyword = "PING"
+
+        @syntax("PING")
+        async def smtp_PING(self, server: Any, arg: Any) -> Any:
+            return await note("250 2.0.0 Pong")
+
+    return {"extensions": [Ping()], "octets": b"EHLO x\r\nPING\r\nQUIT\r\n"}
+
+
+def of_filter(stage: str) -> Callable[[Note], dict[str, Any]]:
+    def make(note: Note) -> dict[str, Any]:
+        class Filter:
+            name = "test"
+
+            async def filter_MAIL(self, *arguments: Any) -> None:
+                return await note(None) if stage == "mail" else None
+
+            async def filter_message(self, *arguments: Any) -> None:
+                if stage == "message":
+                    await note(None)
+                else:
+                    arguments[-1].quarantine("odd")
+
+        class Handler:
+            async def handle_QUARANTINE(self, *arguments: Any) -> Any:
+                return await note("250 2.0.0 OK") if stage == "quarantine" else "250 2.0.0 OK"
+
+            def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+                return "250 2.0.0 OK"
+
+        return {"handler": Handler(), "filters": [Filter()], "octets": MESSAGE_SENT}
+
+    return make
+
+
+def of_authenticator(name: str) -> Callable[[Note], dict[str, Any]]:
+    def make(note: Note) -> dict[str, Any]:
+        async def decide(*arguments: Any) -> Any:
+            return await note(True)
+
+        return {name: decide, "octets": AUTH}
+
+    return make
+
+
+def of_method(note: Note) -> dict[str, Any]:
+    class Handler:
+        async def auth_OWN(self, server: Any, args: Any) -> Any:
+            return await note(AuthResult(success=True))
+
+    return {"handler": Handler(), "octets": b"EHLO x\r\nAUTH OWN\r\nQUIT\r\n"}
+
+
+PLACES: dict[str, Callable[[Note], dict[str, Any]]] = {
+    "handle_CONNECT": a_hook("handle_CONNECT", b"QUIT\r\n", None),
+    "handle_DISCONNECT": a_hook("handle_DISCONNECT", b"QUIT\r\n", None),
+    "handle_HELO": a_hook("handle_HELO", b"HELO x\r\nQUIT\r\n", "250 x"),
+    "handle_EHLO": a_hook("handle_EHLO", b"EHLO x\r\nQUIT\r\n", ["250 x"]),
+    "handle_NOOP": a_hook("handle_NOOP", b"NOOP\r\nQUIT\r\n", "250 OK"),
+    "handle_QUIT": a_hook("handle_QUIT", b"QUIT\r\n", "221 bye"),
+    "handle_RSET": a_hook("handle_RSET", b"RSET\r\nQUIT\r\n", "250 OK"),
+    "handle_VRFY": a_hook("handle_VRFY", b"VRFY a\r\nQUIT\r\n", "252 OK"),
+    "handle_MAIL": a_hook("handle_MAIL", MESSAGE_SENT, "250 OK"),
+    "handle_RCPT": a_hook("handle_RCPT", MESSAGE_SENT, "250 OK"),
+    "handle_DATA": a_hook("handle_DATA", MESSAGE_SENT, "250 OK"),
+    "handle_exception": a_hook("handle_exception", b"NOOP\r\nQUIT\r\n", "450 sorry"),
+    "handle_AUTH": a_hook("handle_AUTH", AUTH, "235 OK", authenticator=lambda *arguments: True),
+    "handle_STARTTLS": a_hook("handle_STARTTLS", b"QUIT\r\n", True, implicit_tls=True),
+    "handle_PROXY": a_hook(
+        "handle_PROXY", b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nQUIT\r\n", True, proxy_from=["127.0.0.1"]
+    ),
+    "handle_QUARANTINE": of_filter("quarantine"),
+    "mail of a filter": of_filter("mail"),
+    "message of a filter": of_filter("message"),
+    "process_message": a_hook("process_message", MESSAGE_SENT, None),
+    "auth_MECHANISM": of_method,
+    "authenticator": of_authenticator("authenticator"),
+    "auth_callback": of_authenticator("auth_callback"),
+    "mechanism": of_mechanism,
+    "mechanism with a lookup": of_scram,
+    "open_message": of_streaming("open_message"),
+    "finish of a receiver": of_streaming("finish"),
+    "command of an extension": of_extension,
+    "handle_message of AsyncMessage": of_async_message,
+}
+
+
+def converse(port: int, octets: bytes, trusted: ssl.SSLContext | None) -> bytes:
+    """What a server says to a client that says this, until it closes; in TLS, if there is something to trust."""
+    client = socket.create_connection(("127.0.0.1", port), 30)
+    if trusted is not None:
+        client = trusted.wrap_socket(client, server_hostname="localhost")
+    with client:
+        client.sendall(octets)
+        heard = b""
+        while piece := client.recv(10000):
+            heard += piece
+        return heard
+
+
 class ThreadTests(SynchronousTestCase):
     """With asyncio=True and another reactor: coroutines run in a loop in a thread."""
 
     @contextmanager
     def controller(self, handler: Keeper, **options: Any) -> Iterator[Any]:
         """A server on trial's reactor, which runs in a thread meanwhile."""
+        with self.reactor_thread() as reactor:
+            factory = SMTPFactory(
+                handler,
+                asyncio=True,
+                authenticator=handler.authenticate,
+                auth_require_tls=False,
+                auth_failure_delay=0,
+                **options,
+            )
+            port = wait_for_reactor(reactor, reactor.listenTCP, 0, factory, interface="127.0.0.1")
+            try:
+                yield SimpleNamespace(hostname="127.0.0.1", port=port.getHost().port)
+            finally:
+                wait_for_reactor(reactor, port.stopListening)
+                wait_for_reactor(reactor, factory.abort)
+                wait_for_reactor(reactor, factory.drain)
+
+    @contextmanager
+    def reactor_thread(self) -> Iterator[Any]:
+        """Trial's reactor, which runs in a thread meanwhile."""
         from twisted.internet import reactor as reactor_of_trial
 
         reactor: Any = reactor_of_trial
@@ -209,21 +423,9 @@ class ThreadTests(SynchronousTestCase):
         reactor.callWhenRunning(running.set)
         thread.start()
         running.wait(30)
-        factory = SMTPFactory(
-            handler,
-            asyncio=True,
-            authenticator=handler.authenticate,
-            auth_require_tls=False,
-            auth_failure_delay=0,
-            **options,
-        )
-        port = wait_for_reactor(reactor, reactor.listenTCP, 0, factory, interface="127.0.0.1")
         try:
-            yield SimpleNamespace(hostname="127.0.0.1", port=port.getHost().port)
+            yield reactor
         finally:
-            wait_for_reactor(reactor, port.stopListening)
-            wait_for_reactor(reactor, factory.abort)
-            wait_for_reactor(reactor, factory.drain)
             reactor.callFromThread(type(reactor).crash, reactor)  # trial runs it again
             thread.join()
 
@@ -248,6 +450,34 @@ class ThreadTests(SynchronousTestCase):
         with self.controller(keeper) as controller, smtplib.SMTP(controller.hostname, controller.port) as client:
             self.assertRaises(smtplib.SMTPAuthenticationError, client.login, "u", "wrong")
             self.assertEqual(client.login("u", "pw")[0], 235)
+
+    def test_everyPlace(self) -> None:
+        """Every coroutine that the handler brings, and what comes with it, is a task of that loop."""
+        for place, make in PLACES.items():
+            noted: list[str] = []
+            made = make(partial(note_task, noted))
+            octets = made.pop("octets")
+            trusted = None
+            if made.get("implicit_tls"):
+                made["tls_context"], trusted = authority().issue(), authority().client_context()
+            with self.reactor_thread() as reactor:
+                factory = SMTPFactory(
+                    asyncio=True, auth_require_tls=False, auth_failure_delay=0, **{"handler": Sink(), **made}
+                )
+                port = wait_for_reactor(reactor, reactor.listenTCP, 0, factory, interface="127.0.0.1")
+                try:
+                    heard = converse(port.getHost().port, octets, trusted)
+                finally:
+                    wait_for_reactor(reactor, port.stopListening)
+                    wait_for_reactor(reactor, factory.abort)
+                    wait_for_reactor(reactor, factory.drain)
+            self.assertEqual(noted[:1], ["asyncio"], (place, heard))
+            self.assertNotIn(b"451", heard, place)
+        self.flushLoggedErrors(LookupError)
+
+    def test_places(self) -> None:
+        """The list of these places has every hook."""
+        self.assertEqual(set(HOOKS) - {place.partition(" ")[0] for place in PLACES}, set())
 
     def test_timeout(self) -> None:
         """A hook that takes too long is cancelled where it runs, and the client is told 451; the session goes on."""
@@ -324,9 +554,9 @@ class Handler:
         future = server.loop.create_future()
         server.loop.call_later(0.01, future.set_result, "x")
         assert await future == "x"
-        assert await deferLater(server.clock, 0.01, lambda: "y") == "y"
+        assert await deferLater(server.settings.clock(), 0.01, lambda: "y") == "y"
         try:
-            await deferLater(server.clock, 0, lambda: 1 / 0)
+            await deferLater(server.settings.clock(), 0, lambda: 1 / 0)
         except ZeroDivisionError:
             pass
         await asyncio.sleep(0)

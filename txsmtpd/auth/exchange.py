@@ -72,7 +72,8 @@ class Exchange:
         :raises Refused: 454 if it says nothing that can be believed.
         """
         self.login = getattr(credentials, "login", None) or self.login
-        authenticator = authenticator or self.server.settings.authenticator
+        settings = self.server.settings
+        authenticator = settings.in_asyncio(authenticator) if authenticator else settings.authenticator
         if authenticator is None:
             return AuthResult(success=False)
         return await decide(authenticator, self.server, self.mechanism, credentials)

@@ -121,7 +121,7 @@ class Scram:
     async def authenticate(self, exchange: Exchange) -> AuthResult:
         first = self._first(exchange, _text(await exchange.challenge()))
         exchange.login = first.login
-        keys = self.lookup(first.login)
+        keys = exchange.server.settings.in_asyncio(self.lookup)(first.login)
         if isinstance(keys, Awaitable):
             keys = await keys
         known = keys is not None

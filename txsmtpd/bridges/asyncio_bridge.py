@@ -103,9 +103,9 @@ def _next_turn() -> Deferred[None] | None:
 def in_asyncio(function: Callable[..., Any], loop: asyncio.AbstractEventLoop | None = None) -> Callable[..., Any]:
     """A function like this coroutine function, which returns a Deferred, and runs the coroutine as an asyncio task.
 
-    In the reactor's own loop, if it has one, where the coroutine may await Deferreds as well; else in a thread. There,
+    In the reactor's own loop, if it has one, else in a thread. The coroutine may await Deferreds as well. In a thread
     it must not touch what is the reactor's, beyond reading; but a server among the arguments may be told to ``push``
-    and to ``challenge_auth``.
+    and to ``challenge_auth``, and an exchange of AUTH to ``challenge`` and to ``decide``.
 
     :param loop: a loop that runs in another thread, in place of both.
     """
@@ -136,13 +136,24 @@ def _call(function: Callable[[], None]) -> None:
     function()
 
 
-async def as_task(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Any:
-    """What the coroutine gives, for an asyncio task of this loop, where it may await Deferreds as well."""
-    return await _with_deferreds(work, loop)
+async def as_task(
+    work: Coroutine[Any, Any, Any],
+    loop: asyncio.AbstractEventLoop,
+    in_reactor: Callable[[Callable[[], None]], object] | None = None,
+) -> Any:
+    """What the coroutine gives, for an asyncio task of this loop, where it may await Deferreds as well.
+
+    :param in_reactor: calls a function in the reactor's thread, if the loop runs in another.
+    """
+    return await _with_deferreds(work, loop, in_reactor)
 
 
 @coroutine
-def _with_deferreds(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Generator[Any, Any, Any]:
+def _with_deferreds(
+    work: Coroutine[Any, Any, Any],
+    loop: asyncio.AbstractEventLoop,
+    in_reactor: Callable[[Callable[[], None]], object] | None,
+) -> Generator[Any, Any, Any]:
     """The coroutine, its Deferreds taken for futures."""
     step: tuple[Callable[[Any], Any], Any] = work.send, None
     while True:
@@ -152,7 +163,7 @@ def _with_deferreds(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventL
             return end.value
         try:
             if isinstance(awaited, Deferred):
-                value: Any = yield from _watched(awaited, loop)  # type: ignore[func-returns-value]
+                value: Any = yield from _watched(awaited, loop, in_reactor)  # type: ignore[func-returns-value]
             else:
                 value = yield awaited
         except BaseException as error:
@@ -161,26 +172,44 @@ def _with_deferreds(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventL
             step = work.send, value
 
 
-def _watched(awaited: Deferred[Any], loop: asyncio.AbstractEventLoop) -> Generator[Any, Any, None]:
+def _watched(
+    awaited: Deferred[Any],
+    loop: asyncio.AbstractEventLoop,
+    in_reactor: Callable[[Callable[[], None]], object] | None,
+) -> Generator[Any, Any, None]:
     # Its result is left to the coroutine, which asks it when it is stepped again.
     fired = loop.create_future()
 
-    def fire(result: Any) -> Any:
+    def settle() -> None:
         if not fired.done():
             fired.set_result(None)
+
+    def fire(result: Any) -> Any:
+        if in_reactor is None:
+            settle()
+        else:
+            loop.call_soon_threadsafe(settle)
         return result
 
-    awaited.addBoth(fire)
+    def watch() -> None:
+        awaited.addBoth(fire)
+
+    def cancel() -> None:
+        awaited.cancel()
+        awaited.addErrback(lambda failure: failure.trap(CancelledError))  # nobody else is told of it
+
+    call = in_reactor or _call
+    call(watch)
     try:
         yield from fired
     except asyncio.CancelledError:
-        awaited.cancel()
-        awaited.addErrback(lambda failure: failure.trap(CancelledError))  # nobody else is told of it
+        call(cancel)
         raise
 
 
 def _in_thread(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop, reactor: Any) -> Deferred[Any]:
-    return _of_future(asyncio.run_coroutine_threadsafe(work, loop), reactor.callFromThread)
+    call = reactor.callFromThread
+    return _of_future(asyncio.run_coroutine_threadsafe(as_task(work, loop, call), loop), call)
 
 
 def _of_future(future: Any, call: Callable[[Callable[[], None]], object]) -> Deferred[Any]:
@@ -228,8 +257,28 @@ class _FromThread:
         return asyncio.wrap_future(call_in_reactor(self._reactor, function, *args, **kwargs))
 
 
+class _ExchangeFromThread(_FromThread):
+    """An exchange of AUTH, as a thread may use it that is not the reactor's."""
+
+    def challenge(self, *args: Any) -> Any:
+        """Ask the client something."""
+        return self._call(self._server.challenge, *args)
+
+    def decide(self, *args: Any) -> Any:
+        """Ask the authenticator."""
+        return self._call(self._server.decide, *args)
+
+    def failed(self) -> Any:
+        """Count a failure."""
+        return self._call(self._server.failed)
+
+
 def _from_thread(argument: Any, reactor: Any) -> Any:
-    return _FromThread(argument, reactor) if hasattr(argument, "challenge_auth") else argument
+    if hasattr(argument, "challenge_auth"):
+        return _FromThread(argument, reactor)
+    if hasattr(argument, "challenge") and hasattr(argument, "decide"):
+        return _ExchangeFromThread(argument, reactor)
+    return argument
 
 
 def for_whoever_awaits(deferred: Deferred[Any]) -> Any:

@@ -252,7 +252,9 @@ class IncomingMessage:
         if isinstance(receiver, Awaitable):
             receiver = await receiver
         connection = server._connection
-        sink = Streamed(receiver, connection.hold, connection.release, _complainer(server._dispatcher))
+        complain = _complainer(server._dispatcher)
+        finish = server.settings.in_asyncio(receiver.finish) if server.settings.asyncio else None
+        sink = Streamed(receiver, connection.hold, connection.release, complain, finish)
         if connection.closing:  # it took too long, and somebody must tell the receiver
             sink.abort(ConnectionDone())
             raise Refused(FAILED)

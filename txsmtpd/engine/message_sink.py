@@ -75,6 +75,7 @@ class Streamed:
     :param hold: called when the receiver wants no more octets for now.
     :param release: called when it wants them again.
     :param complain: is given an exception that has no other way to be known.
+    :param finish: what to call in place of the receiver's own.
     :raises TypeError: if the receiver is none.
     """
 
@@ -84,6 +85,7 @@ class Streamed:
         hold: Callable[[], object],
         release: Callable[[], object],
         complain: Callable[[BaseException], object],
+        finish: Callable[[], Any] | None = None,
     ) -> None:
         for name in RECEIVER_METHODS:
             if not callable(getattr(receiver, name, None)):
@@ -92,6 +94,7 @@ class Streamed:
         self._hold = hold
         self._release = release
         self._complain = complain
+        self._finish = finish or receiver.finish
         self._over = False
         self._error: Exception | None = None
         try:
@@ -122,7 +125,7 @@ class Streamed:
             raise known
         self._over = True
         self._release()
-        status = self._receiver.finish()
+        status = self._finish()
         return await status if isinstance(status, Awaitable) else status
 
     def abort(self, reason: BaseException) -> None:

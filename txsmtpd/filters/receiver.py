@@ -236,7 +236,8 @@ class FilteredReceiver:
         receiver = self._receiver
         if receiver is None:
             receiver = await self._chain.open_inner(*self._transaction)
-        return Streamed(receiver, hold, release, self._complain)
+        finish = self._transaction[0].settings.in_asyncio(receiver.finish)
+        return Streamed(receiver, hold, release, self._complain, finish)
 
     def _complain(self, error: BaseException) -> None:
         failure = Failure(error, type(error), error.__traceback__)

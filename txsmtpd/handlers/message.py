@@ -84,7 +84,10 @@ class AsyncMessage(_Parsing, ABC):
         super().__init__(message_class)
 
     async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> Any:
-        result = self.handle_message(await self._prepared(server, session, envelope))
+        message = await self._prepared(server, session, envelope)
+        settings = getattr(server, "settings", None)
+        handle_message = self.handle_message if settings is None else settings.in_asyncio(self.handle_message)
+        result = handle_message(message)
         return _status(await result if isinstance(result, Awaitable) else result)
 
     @abstractmethod
