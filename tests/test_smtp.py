@@ -526,7 +526,7 @@ class SmallCommandsTests(SynchronousTestCase):
 
     def test_unknown(self) -> None:
         """An unknown command is refused with 500, and the session goes on."""
-        client = Client()
+        client = Client(error_delay=0)
         for line in (
             b"FOO",
             b"XYZZY plugh",
@@ -1496,7 +1496,8 @@ class DisconnectTests(LoggingTestCase):
             (deaf, ConnectionAborted),
             (lambda client: None, TimeoutError),
         ):
-            self.assertEqual(self.causes(act), [expected])
+            [cause] = self.causes(act)
+            self.assertTrue(issubclass(cause, expected), cause)
 
     def test_whileHookWaits(self) -> None:
         """It is called once too if the client goes while a hook waits."""
@@ -1543,7 +1544,7 @@ class TimeTests(LoggingTestCase):
 
     def test_fromLastOctet(self) -> None:
         """The time runs from the client's last octet, in commands and in a message."""
-        client = in_transaction(timeout=30)
+        client = in_transaction(timeout=30, data_rate_minimum=None)
         client.wait(20)
         client.say(b"DA")
         client.wait(20)

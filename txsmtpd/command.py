@@ -48,6 +48,7 @@ class Syntax(NamedTuple):
     argument: bool | None = None
     junk: bool = False
     payload: Callable[[bytes], int] | None = None
+    rate: str | None = None
 
 
 def syntax(
@@ -59,6 +60,7 @@ def syntax(
     argument: bool | None = None,
     junk: bool = False,
     payload: Callable[[bytes], int] | None = None,
+    rate: str | None = None,
 ) -> Callable[[F], F]:
     """Declare the syntax of a command, for HELP, and the rules that it needs.
 
@@ -71,10 +73,11 @@ def syntax(
     :param junk: whether the command brings no message nearer, and counts as such (``junk_command_limit``).
     :param payload: tells from the argument how many octets follow the command; they are read, and dropped, also when
         the command is refused.
+    :param rate: what the command counts as where rates are limited (``rates``), such as ``"messages"``.
     """
 
     def declare(method: F) -> F:
-        method.__smtp_syntax__ = Syntax(text, extended, when, tuple(needs), argument, junk, payload)  # type: ignore[attr-defined]
+        method.__smtp_syntax__ = Syntax(text, extended, when, tuple(needs), argument, junk, payload, rate)  # type: ignore[attr-defined]
         return method
 
     return declare
@@ -90,6 +93,7 @@ class Command:
     syntax: Syntax | None  #: None: HELP does not list it
     junk: bool
     payload: Callable[[bytes], int] | None
+    rate: str | None = None
 
     def is_listed(self, server: Any) -> bool:
         """Whether HELP lists the command now."""
@@ -152,4 +156,5 @@ def _command(cls: type, name: str, verb: str, method: Callable[..., Any]) -> Com
         rules[Rule(lambda server, arg: (arg is not None) is wanted, refusal)] = None
     junk = any(each.junk for each in declared)
     payload = next((each.payload for each in declared if each.payload), None)
-    return Command(verb, method, tuple(rules), nearest, junk, payload)
+    rate = next((each.rate for each in declared if each.rate), None)
+    return Command(verb, method, tuple(rules), nearest, junk, payload, rate)

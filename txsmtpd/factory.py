@@ -11,15 +11,25 @@ from typing import Protocol as TypingProtocol
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Protocol, ServerFactory
+from twisted.logger import Logger
 
-from txsmtpd.engine.observer import Interceptor, Observer
+from txsmtpd.engine.admission import TOO_MANY_CONNECTIONS
+from txsmtpd.engine.masking import peer_shown
+from txsmtpd.engine.observer import Interceptor, Meter, Observer
 from txsmtpd.engine.proxy_header import expects_header
 from txsmtpd.interfaces import check_handler
+from txsmtpd.limits.buckets import Buckets
+from txsmtpd.limits.places import Places
+from txsmtpd.limits.rate import Rate
+from txsmtpd.limits.stress import Stress
 from txsmtpd.reply import Reply
+from txsmtpd.session import place_of
 from txsmtpd.settings import Settings, want_number
 from txsmtpd.smtp import SMTP
 
-TOO_MANY_CONNECTIONS = Reply(421, "4.7.0", "Too many connections, try again later")
+log = Logger(namespace="txsmtpd")
+
+LINES_FOR_NETWORK = Rate(6, 60.0, 3)  # about connections that are refused; a flood of them must not fill the log
 
 
 class Observing(TypingProtocol):
@@ -27,6 +37,19 @@ class Observing(TypingProtocol):
 
     def observe(self, server: SMTP) -> Observer:
         """Make the observer of a session that begins."""
+
+
+class Measuring(TypingProtocol):
+    """What counts and measures sessions."""
+
+    def meter(self, server: SMTP) -> Meter:
+        """Make the meter of a session that begins."""
+
+    def timed(self, name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
+        """What to call in place of a hook."""
+
+    def watch(self, factory: Any) -> None:
+        """Read from this factory what is not told to meters."""
 
 
 class Intercepting(TypingProtocol):
@@ -42,11 +65,13 @@ class SMTPFactory(ServerFactory):
     :param handler: the object whose hooks decide; see :mod:`txsmtpd.interfaces`.
     :param protocol: :class:`~txsmtpd.smtp.SMTP` or a subclass.
     :param connection_limit: connections at one time; above it, new ones are answered 421. None: no limit.
-    :param connection_limit_per_host: the same, for one address of a client; of a proxy's connections, for the client
-        that the PROXY header names.
+    :param connection_limit_per_network: the same, for one network (``network_prefixes``) that is not among
+        ``unlimited_networks``; of a proxy's connections, for that of the client whom the PROXY header names.
+    :param connection_limit_per_host: the same, for one address.
     :param filters: what looks at mail before the handler gets it, in order: see :mod:`txsmtpd.filters`.
     :param faults: what goes wrong on purpose: :class:`~txsmtpd.faults.rules.Faults`.
     :param transcript: what keeps the conversations: :class:`~txsmtpd.observe.transcript.Transcripts`.
+    :param metrics: what counts and measures: :class:`~txsmtpd.observe.metrics.Metrics`.
     :param strict_handler: whether a mistake in the handler is a TypeError: a hook that is misspelt or has wrong
         parameters, or no hook at all. False: a warning.
     :param options: see :class:`~txsmtpd.settings.Settings`.
@@ -62,15 +87,18 @@ class SMTPFactory(ServerFactory):
         *,
         protocol: type[SMTP] = SMTP,
         connection_limit: int | None = None,
+        connection_limit_per_network: int | None = None,
         connection_limit_per_host: int | None = None,
         filters: Iterable[Any] = (),
         faults: Intercepting | None = None,
         transcript: Observing | None = None,
+        metrics: Measuring | None = None,
         strict_handler: bool = True,
         **options: Any,
     ) -> None:
         for name, limit in (
             ("connection_limit", connection_limit),
+            ("connection_limit_per_network", connection_limit_per_network),
             ("connection_limit_per_host", connection_limit_per_host),
         ):
             if limit is not None:
@@ -88,7 +116,9 @@ class SMTPFactory(ServerFactory):
         self.protocol: Any = protocol
         self.faults: Any = faults
         self.transcript: Any = transcript
+        self.metrics = metrics
         self.connection_limit = connection_limit
+        self.connection_limit_per_network = connection_limit_per_network
         self.connection_limit_per_host = connection_limit_per_host
         if filters:
             from txsmtpd.filters.chain import Chain  # costs nothing where nobody filters
@@ -96,9 +126,18 @@ class SMTPFactory(ServerFactory):
             options["filters"] = Chain(filters)
         self.settings = Settings.make(handler, options, protocol)
         self._check_handler(protocol, strict_handler)
+        if metrics is not None:
+            self.settings.wrap_hooks(metrics.timed)
+            metrics.watch(self)
         self.connections: set[SMTP] = set()
-        self._hosts: Counter[Any] = Counter()
-        self._counted: dict[SMTP, Any] = {}
+        self.stress = Stress()
+        self.refused: Counter[str] = Counter()  #: connections that were turned away, by "full" or "network"
+        self._places: list[Places] = []
+        if connection_limit_per_network is not None:
+            self._places.append(Places(connection_limit_per_network, self.settings.admission.network))
+        if connection_limit_per_host is not None:
+            self._places.append(Places(connection_limit_per_host, _host_of))
+        self._told = Buckets(LINES_FOR_NETWORK, size=1000)
         self._drained: list[Deferred[None]] = []
 
     def _check_handler(self, protocol: type[SMTP], strict: bool) -> None:
@@ -115,57 +154,89 @@ class SMTPFactory(ServerFactory):
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         protocol: Protocol
-        protocol = TurnedAway() if self._is_full(addr) else self.protocol(self.handler, settings=self.settings)
+        peer = place_of(addr)
+        if self.connection_limit is not None and len(self.connections) >= self.connection_limit:
+            protocol = self._turn_away(peer, "full")
+        elif any(places.is_full(peer) for places in self._places):
+            protocol = self._turn_away(peer, "network")
+        else:
+            protocol = self.protocol(self.handler, settings=self.settings)
         protocol.factory = self
         return protocol
 
-    def _is_full(self, addr: IAddress | None) -> bool:
-        if self.connection_limit is not None and len(self.connections) >= self.connection_limit:
-            return True
-        return self._has_too_many(getattr(addr, "host", None))
+    def _turn_away(self, peer: Any, why: str) -> Protocol:
+        self._note_refused(peer, why)
+        return TurnedAway()
 
-    def _has_too_many(self, host: Any) -> bool:
-        limit = self.connection_limit_per_host
-        return limit is not None and host is not None and self._hosts[host] >= limit
+    def _note_refused(self, peer: Any, why: str) -> None:
+        self.refused[why] += 1
+        network = self.settings.admission.network(peer) or ""
+        if self._told.admit(network, self.settings.clock().seconds()) is None:
+            log.info(
+                "connection from {peer} refused: {reply} ({why})",
+                peer=peer_shown(peer),
+                reply=TOO_MANY_CONNECTIONS.octets.decode("ascii").strip(),
+                why="connection_limit" if why == "full" else "the limit of its network",
+            )
 
     def connected(self, protocol: SMTP) -> None:
         """A protocol has got its connection."""
         self.connections.add(protocol)
         # Whose connection a proxy forwards is not known yet.
-        if self.connection_limit_per_host is not None and not expects_header(protocol):
-            self._count(protocol, getattr(protocol.transport.getPeer(), "host", None))
+        if self._places and not expects_header(protocol):
+            for places in self._places:
+                places.take(protocol, protocol.session.peer)
+        if self.stress.update(len(self.connections), self.connection_limit):
+            self._stress_changed()
+        elif self.stress.active:
+            self._hurry(protocol)
 
     def proxied(self, protocol: SMTP) -> Reply | None:
         """A PROXY header has told whose connection it is.
 
         :return: what the client is turned away with, if it has too many; None: it is let in.
         """
-        if self.connection_limit_per_host is None:
-            return None
         session = protocol.session
         # What a proxy does for itself is not limited.
-        host = session.peer[0] if session.proxy_peer is not None and isinstance(session.peer, tuple) else None
-        if self._has_too_many(host):
-            return TOO_MANY_CONNECTIONS
-        self._count(protocol, host)
+        if session.proxy_peer is not None:
+            if not all(places.take(protocol, session.peer) for places in self._places):
+                self._note_refused(session.peer, "network")
+                return TOO_MANY_CONNECTIONS
+            if self.stress.active:
+                self._hurry(protocol)
         return None
-
-    def _count(self, protocol: SMTP, host: Any) -> None:
-        self._counted[protocol] = host
-        self._hosts[host] += 1
 
     def disconnected(self, protocol: SMTP) -> None:
         """A protocol has lost its connection."""
         self.connections.discard(protocol)
-        if protocol in self._counted:
-            host = self._counted.pop(protocol)
-            self._hosts[host] -= 1
-            if not self._hosts[host]:
-                del self._hosts[host]
+        for places in self._places:
+            places.leave(protocol)
+        if self.stress.update(len(self.connections), self.connection_limit):
+            self._stress_changed()
         if self._drained and not self.connections:
             waiting, self._drained = self._drained, []
             for drained in waiting:
                 drained.callback(None)
+
+    # Stress mode
+
+    def reactor_late(self, seconds: float) -> None:
+        """The reactor was late by so much, as somebody has measured who does so from time to time."""
+        self.stress.lag = seconds
+        if self.stress.update(len(self.connections), self.connection_limit):
+            self._stress_changed()
+
+    def _stress_changed(self) -> None:
+        change = "enters" if self.stress.active else "leaves"
+        log.warn("stress mode: the server {change} it, since {cause}", change=change, cause=self.stress.cause)
+        for protocol in list(self.connections):
+            self._hurry(protocol)
+
+    def _hurry(self, protocol: SMTP) -> None:
+        """Be as patient with a client as the state of the server allows."""
+        connection = protocol._connection
+        if self.settings.admission.network(protocol.session.peer) is not None and not connection.closing:
+            connection.hurry(self.stress.active)
 
     def drain(self) -> Deferred[None]:
         """Let all connections end: 421 to those that are idle, and to the others once their transaction is over.
@@ -193,6 +264,10 @@ class TurnedAway(Protocol):
         assert self.transport is not None
         self.transport.write(TOO_MANY_CONNECTIONS.octets)
         self.transport.loseConnection()
+
+
+def _host_of(peer: Any) -> str | None:
+    return peer[0] if isinstance(peer, tuple) else None
 
 
 def _method_of(option: str, value: object, name: str, example: str) -> Any:

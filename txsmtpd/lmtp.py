@@ -102,6 +102,8 @@ class DispatcherForEach(Dispatcher):
         for reply in replies[told:]:
             if server.settings.log_dialogue:
                 self.log_reply(reply)
+            if self.meter is not None:
+                self.meter.replied(self.verb, reply)
             self.connection.send(reply.encode(server.envelope.smtp_utf8))
             closes = closes or reply.code == 421
         self.end_turn(closes)

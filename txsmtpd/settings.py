@@ -10,6 +10,7 @@ import inspect
 import math
 import re
 import ssl
+import time
 import warnings
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterable, Mapping
@@ -43,6 +44,10 @@ from txsmtpd.extensions import (
     StartTLS,
 )
 from txsmtpd.interfaces import NO_HOOKS, IStreamingHandler, takes_responses
+from txsmtpd.limits.admission import UNLIMITED, Admission
+from txsmtpd.limits.limiter import Limits
+from txsmtpd.limits.networks import PREFIXES
+from txsmtpd.limits.rate import Rate
 from txsmtpd.log.session import LINES
 from txsmtpd.log.sinks import TWISTED
 from txsmtpd.reply import Reply
@@ -60,6 +65,7 @@ AUTH_LINE = 12288  # octets (RFC 4954 4)
 CLASS_OPTIONS = ("command_size_limit", "line_length_limit", "local_part_limit", "ident")
 PROXY_TIMEOUT = 5.0  # seconds
 EVERYBODY = ("0.0.0.0/0", "::/0", UNIX)
+AUTH_FAILURES = "20/10min"
 IDENT = "ESMTP txsmtpd"  # no version: it would help only those who look for a weak one
 
 F = TypeVar("F")
@@ -111,6 +117,19 @@ class Settings:
     timeout: float | None = 300.0
     """Seconds without an octet from the client until 421 (RFC 5321 4.5.3.2.7 wants at least 300)."""
 
+    command_timeout: float | None = 300.0
+    """Seconds from the first octet of a command line to its end; then 421. The same goes for each line that AUTH asks
+    for. Octets of a part of a line extend *timeout*, but not this."""
+
+    data_rate_minimum: int | None = 500
+    """Octets a second that the data of a message must have, with a reserve of *timeout*: the reserve loses the time
+    that passes and earns the octets that come, up to *timeout*; when it is used up, 421. Time in which the handler does
+    not take the data does not count. None: an octet before each *timeout* is enough."""
+
+    session_timeout: float | None = None
+    """Seconds that a connection may last. Then it is closed with 421 as soon as no transaction is open, and 300 seconds
+    later in any case."""
+
     hook_timeout: float | None = 300.0
     """Seconds that a hook may take until it is cancelled and the reply is 451. A client need not wait longer than 600
     for the reply to its message (RFC 5321 4.5.3.2.6), and sends it again if it gives up."""
@@ -150,6 +169,10 @@ class Settings:
 
     error_limit: int | None = ERROR_LIMIT
     """Malformed, unknown and misplaced commands until a connection is closed with 421."""
+
+    error_delay: float = 1.0
+    """Seconds that the reply to the tenth of these commands waits, twice as many for each one after it, up to ten; 0:
+    no reply waits."""
 
     junk_command_limit: int | None = 100
     """Commands that bring no message nearer (NOOP, RSET, EHLO, ...) that a connection may send before, between and
@@ -198,6 +221,27 @@ class Settings:
 
     auth_failure_delay: float = 1.0
     """Seconds that the reply to refused credentials waits: guessing shall take time."""
+
+    auth_failures_per_network: Rate | str | None = AUTH_FAILURES
+    """How many distinct names clients of one network may fail to log in with, such as ``"20/10min"``. Above it, AUTH is
+    answered 454 for that network, without a look at the credentials. The same name again does not count, since it is a
+    client with an old password; but its reply waits twice as long each time, up to ten seconds."""
+
+    rates: Mapping[str, Rate | str] | None = None
+    """How often clients of one network may do something: a rate such as ``"100/min,burst=20"`` for ``"connections"``
+    (421 above it), ``"messages"`` (450 to MAIL), ``"recipients"`` (450 to RCPT) or ``"tls"`` (454 to STARTTLS).
+    Messages and recipients of clients that have authenticated count for their login instead."""
+
+    limiter: Any = None
+    """What decides in place of *rates* and *auth_failures_per_network*: an :class:`~txsmtpd.interfaces.ILimiter`.
+    Several factories that are given one share their limits."""
+
+    unlimited_networks: Iterable[Network] = UNLIMITED
+    """Networks that have no limits of networks: addresses and networks, as strings or objects of :mod:`ipaddress`, and
+    ``"unix"`` for Unix sockets. Default: loopback and Unix sockets. A proxy's own sessions have none either."""
+
+    network_prefixes: tuple[int, int] = PREFIXES
+    """How many bits of an IPv4 and of an IPv6 address are the network that is counted. Default: 32 and 64."""
 
     proxy_from: Iterable[Network] | None = None
     """Networks whose connections begin with a PROXY header (HAProxy's PROXY protocol, version 1 or 2), which tells who
@@ -260,6 +304,9 @@ class Settings:
     mechanisms: Mapping[str, Any] = field(init=False, repr=False)
     """All mechanisms by name, whether this or that client may use them or not."""
 
+    admission: Admission = field(init=False, repr=False)
+    """Whom limits count, and what the limiter says of them."""
+
     proxies: Networks | None = field(init=False, repr=False)
     """Whose connections begin with a PROXY header; None: nobody's do."""
 
@@ -317,6 +364,7 @@ class Settings:
             "rcpt_checks": _checks(offered, "check_rcpt"),
             "line_limits": {b"MAIL": mail_limit, b"RCPT": rcpt_limit, b"AUTH": auth_limit},
             "longest_line": max(self.command_size_limit, mail_limit, rcpt_limit, auth_limit),
+            "admission": _admission(self),
             "proxies": _proxies(self, hooks),
             "greeting": Reply(220, None, f"{hostname} {ident}".rstrip()),
             "call_limits": call_limits,
@@ -333,6 +381,14 @@ class Settings:
     def clock(self) -> Any:
         """What keeps the time (IReactorTime)."""
         return clock_of(current_reactor() if self.reactor is None else self.reactor)
+
+    def wrap_hooks(self, wrap: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> None:
+        """Call something in place of each hook, before the first connection comes.
+
+        :param wrap: takes a hook's name and the hook, and returns what is called.
+        """
+        hooks = {name: wrap(name, hook) for name, hook in self.hooks.items()}
+        object.__setattr__(self, "hooks", MappingProxyType(hooks))
 
     def commands_of(self, protocol: Any) -> Mapping[bytes, Command]:
         """The commands of a class of protocols, and those that extensions bring; put together once."""
@@ -497,6 +553,21 @@ def _offered(settings: Settings, mechanisms: Mapping[str, Any]) -> tuple[Extensi
     return tuple(by_keyword.values())
 
 
+def _admission(settings: Settings) -> Admission:
+    limiter = settings.limiter
+    if limiter is None:
+        try:
+            seconds = time.monotonic if settings.reactor is None else settings.reactor.seconds
+            limiter = Limits(settings.rates, settings.auth_failures_per_network, clock=seconds)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"rates and auth_failures_per_network must be rates: {error}") from error
+    elif settings.rates:
+        raise TypeError("limiter and rates exclude each other: one of them decides")
+    elif not callable(getattr(limiter, "admit", None)) or not callable(getattr(limiter, "auth_failed", None)):
+        raise TypeError(f"limiter must provide ILimiter, with admit and auth_failed; {limiter!r} does not")
+    return Admission(limiter, settings.unlimited_networks, settings.network_prefixes)
+
+
 def _proxies(settings: Settings, hooks: Mapping[str, Any]) -> Networks | None:
     if settings.proxy_from is not None:
         return Networks("proxy_from", settings.proxy_from) or None
@@ -553,6 +624,9 @@ _NUMBERS: dict[str, type[int] | type[float]] = {
     "tls_handshake_timeout": float,
     "proxy_protocol_timeout": float,
     "timeout": float,
+    "command_timeout": float,
+    "data_rate_minimum": int,
+    "session_timeout": float,
     "hook_timeout": float,
     "linger": float,
     "command_size_limit": int,
@@ -562,6 +636,7 @@ _NUMBERS: dict[str, type[int] | type[float]] = {
     "header_field_limit": int,
     "recipient_limit": int,
     "error_limit": int,
+    "error_delay": float,
     "junk_command_limit": int,
     "log_limit": int,
     "buffer_limit": int,
@@ -576,6 +651,7 @@ _NEEDED = {
     "local_part_limit",
     "buffer_limit",
     "auth_failure_delay",
+    "error_delay",
 }
 _FLAGS = (
     "implicit_tls",
@@ -603,9 +679,11 @@ def _check(settings: Settings) -> None:
         value = getattr(settings, name)
         if value is not None or name in _NEEDED:
             want_number(name, value, kind)
-    for name in ("timeout", "hook_timeout", "proxy_protocol_timeout"):
+    for name in ("timeout", "command_timeout", "session_timeout", "hook_timeout", "proxy_protocol_timeout"):
         if getattr(settings, name) == 0:
             raise ValueError(f"{name} must be more than 0 seconds; None for no limit")
+    if settings.data_rate_minimum == 0:
+        raise ValueError("data_rate_minimum must be more than 0 octets a second; None for no limit")
     for name in _FLAGS:
         if not isinstance(getattr(settings, name), bool):
             raise TypeError(f"{name} must be True or False, not {getattr(settings, name)!r}")

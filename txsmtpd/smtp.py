@@ -238,6 +238,9 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         intercept = getattr(factory, "interceptor", None)
         if intercept is not None:
             dispatcher.interceptor = intercept(self)
+        metrics = getattr(factory, "metrics", None)
+        if metrics is not None:
+            dispatcher.meter = metrics.meter(self)
         connected = getattr(factory, "connected", None)  # a factory of ours wants to know
         if connected is not None:
             connected(self)
@@ -277,7 +280,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
 
     def timeoutConnection(self) -> None:
         """The client has said nothing for too long."""
-        self._connection.idle_timeout()
+        self._connection.client_late()
 
     def readConnectionLost(self) -> None:
         """The client has closed its side. What it sent is answered, then the connection closes."""
@@ -507,6 +510,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         "MAIL FROM:<address>",
         extended=" [SP <mail-parameters>]",
         needs=[greeted, authorized, no_transaction],
+        rate="messages",
     )
     async def smtp_MAIL(self, arg: str | None) -> Reply:
         path, parameters = self.parse_mail(arg)
@@ -534,6 +538,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         "RCPT TO:<address>",
         extended=" [SP <rcpt-parameters>]",
         needs=[greeted, authorized, transaction, no_chunks],
+        rate="recipients",
     )
     async def smtp_RCPT(self, arg: str | None) -> Reply:
         path, parameters = self.parse_rcpt(arg)

@@ -573,7 +573,7 @@ class GuessingTests(SynchronousTestCase):
 
     def test_attempts(self) -> None:
         """Attempts that come to nothing are counted, too."""
-        client = Connection(authenticator=friend, error_limit=None)
+        client = Connection(authenticator=friend, error_limit=None, error_delay=0)
         replies = [client.say(b"AUTH LOGIN", b"*")[-1][:3] for _ in range(11)]
         self.assertEqual(replies, [b"501"] * 10 + [b"421"])
         self.assertTrue(client.transport.disconnecting)

@@ -454,7 +454,8 @@ class LimitTests(SynchronousTestCase):
         for client in clients:
             if not client.closed:
                 client.vanish()
-        self.assertEqual((dict(factory._hosts), factory._counted, factory.connections), ({}, {}, set()))
+        self.assertEqual([(places.taken, places._of) for places in factory._places], [({}, {})])
+        self.assertEqual(factory.connections, set())
 
     def connected(self, factory: SMTPFactory, octets: bytes) -> Client:
         client = Client(factory=factory)

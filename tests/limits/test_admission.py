@@ -66,7 +66,7 @@ class AdmissionTests(SynchronousTestCase):
         notes = Notes()
         for peer in ("127.0.0.5", 1), ("::1", 1), "", None, ("::ffff:127.0.0.1", 1):
             self.assertIsNone(Admission(notes).admit("messages", session(peer)), peer)
-            self.assertIsNone(Admission(notes).may_authenticate(session(peer)))
+            self.assertIsNone(Admission(notes).admit("auth", session(peer)))
             self.assertEqual(Admission(notes).auth_failed(session(peer), "fred"), 1)
         self.assertEqual(notes.asked, [])
         nobody = Admission(notes, [])
@@ -80,15 +80,15 @@ class AdmissionTests(SynchronousTestCase):
         self.assertEqual([admission.admit("recipients", session()) for _ in range(3)], [None] * 3)
         self.assertIsNone(admission.admit("messages", session()))
         self.assertIsInstance(admission.admit("messages", session()), Retry)
-        self.assertIsNone(admission.may_authenticate(session()))
+        self.assertIsNone(admission.admit("auth", session()))
 
     def test_auth(self) -> None:
         """Failed logins are counted for the network."""
         admission = Admission(Limits(auth_failures="1/min"))
-        self.assertIsNone(admission.may_authenticate(session()))
+        self.assertIsNone(admission.admit("auth", session()))
         self.assertEqual(admission.auth_failed(session(), "fred"), 1)
-        self.assertIsInstance(admission.may_authenticate(session()), Retry)
-        self.assertIsNone(admission.may_authenticate(session(("192.0.2.8", 1))))
+        self.assertIsInstance(admission.admit("auth", session()), Retry)
+        self.assertIsNone(admission.admit("auth", session(("192.0.2.8", 1))))
 
     def test_seconds(self) -> None:
         """A client is told whole seconds, never too few."""

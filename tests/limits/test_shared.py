@@ -86,7 +86,7 @@ class FailOpenTests(LoggingTestCase):
     def limits(self, connection: Unanswering) -> SharedLimits:
         self.clock = Clock()
         local = Limits({"messages": "1/min"}, "2/min", clock=self.clock.seconds)
-        return SharedLimits(local, connection, self.clock, seconds=self.clock.seconds)
+        return SharedLimits(local, lambda: connection, self.clock, seconds=self.clock.seconds)
 
     def test_slow(self) -> None:
         """A decision takes 50 ms at most; then this process decides."""
@@ -121,7 +121,7 @@ class FailOpenTests(LoggingTestCase):
         self.assertIsNone(limits.admit("messages", "192.0.2.7"))
         self.assertIsInstance(limits.admit("messages", "192.0.2.7"), Retry)
         self.assertIsNone(limits.admit("recipients", "login:fred"))
-        unlimited = SharedLimits(Limits(), connection, self.clock)
+        unlimited = SharedLimits(Limits(), lambda: connection, self.clock)
         self.assertIsNone(unlimited.admit("auth", "192.0.2.7"))
         self.assertEqual(unlimited.auth_failed("192.0.2.7", "fred"), 1)
         self.assertEqual(connection.asked, 0)
@@ -161,7 +161,11 @@ class RedisTests(TestCase):
 
     def hosts(self, rate: str = "3/min", names: str = "2/min") -> list[SharedLimits]:
         """Two hosts that share their limits."""
-        return [SharedLimits(Limits({"messages": rate}, names), each, reactor) for each in self.connections]
+        one, other = self.connections
+        return [
+            SharedLimits(Limits({"messages": rate}, names), lambda: one, reactor),
+            SharedLimits(Limits({"messages": rate}, names), lambda: other, reactor),
+        ]
 
     async def test_rate(self) -> None:
         """A login has one rate on all hosts; who waits as long as told is admitted."""

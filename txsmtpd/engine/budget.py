@@ -7,10 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from txsmtpd.limits.pace import growing_delay
 from txsmtpd.reply import Refused, Reply
 
 TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many errors, goodbye")
 TOO_MUCH_JUNK = Reply(421, "4.7.0", "Too many commands without a message, goodbye")
+PROMPT_ERRORS = 9  # whose replies do not wait
+LONGEST_DELAY = 10.0  # seconds
+STRESSED_ERRORS = 1  # in place of error_limit, in stress mode
+STRESSED_JUNK = 4  # in place of junk_command_limit: a session has a greeting, STARTTLS and another greeting
 ERRORS = frozenset([500, 501, 502, 503, 504, 553, 555])  # what a client has to say otherwise
 
 
@@ -35,7 +40,7 @@ def count_junk(dispatcher: Any) -> None:
     :raises Refused: 421, if it is one too many.
     """
     dispatcher.junk += 1
-    limit = dispatcher.server.settings.junk_command_limit
+    limit = STRESSED_JUNK if dispatcher.connection.hurried else dispatcher.server.settings.junk_command_limit
     if limit is not None and dispatcher.junk > limit:
         raise Refused(TOO_MUCH_JUNK)
 
@@ -46,5 +51,19 @@ def count_error(dispatcher: Any, reply: Reply) -> Reply:
     :return: the reply; or, if the refusal is one too many, 421.
     """
     dispatcher.errors += 1
-    limit = dispatcher.server.settings.error_limit
+    limit = STRESSED_ERRORS if dispatcher.connection.hurried else dispatcher.server.settings.error_limit
     return TOO_MANY_ERRORS if limit is not None and dispatcher.errors >= limit else reply
+
+
+def delay_of_refusal(dispatcher: Any) -> float:
+    """Seconds that a refusal waits, since there were many errors before (``error_delay``).
+
+    Not for clients without limits, nor in stress mode, where waiting would cost places.
+    """
+    server = dispatcher.server
+    first = server.settings.error_delay
+    if dispatcher.errors <= PROMPT_ERRORS or not first or dispatcher.connection.hurried:
+        return 0.0
+    if server.settings.admission.network(server.session.peer) is None:
+        return 0.0
+    return growing_delay(dispatcher.errors - PROMPT_ERRORS, first, LONGEST_DELAY)

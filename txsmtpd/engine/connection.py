@@ -16,13 +16,13 @@ from types import CoroutineType
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import TimeoutError
 from twisted.internet.interfaces import IDelayedCall, ITCPTransport
 
 from txsmtpd.bridges.asyncio_bridge import go_on
 from txsmtpd.engine.lines import BadLine, LineBuffer
 from txsmtpd.engine.observer import CountedReader, Observer, Reader
 from txsmtpd.engine.output import Output, closes_at_once, is_closing
+from txsmtpd.engine.patience import Late, Patience
 from txsmtpd.engine.turn import Turn
 from txsmtpd.settings import Settings
 
@@ -45,7 +45,7 @@ class Stage(Protocol):
         """The connection is going to be closed."""
 
 
-class Connection:
+class Connection(Patience):
     """What runs the connection of a server.
 
     :param server: the protocol, as users see it.
@@ -55,13 +55,11 @@ class Connection:
 
     __slots__ = (
         "_after_reader",
-        "_heard",
         "_held",
         "_hold_call",
         "_output_full",
         "_processing",
         "_reading_paused",
-        "_timer",
         "cause",
         "clock",
         "closing",
@@ -82,6 +80,7 @@ class Connection:
     )
 
     def __init__(self, server: Any, dispatcher: Any, observer: Observer | None) -> None:
+        super().__init__()
         settings: Settings = server.settings
         self.server = server
         self.dispatcher = dispatcher
@@ -105,9 +104,7 @@ class Connection:
         self._output_full = False
         self._reading_paused = False
         self._held = False
-        self._heard = 0.0  # when the client last said something, or its silence began to count
         self._hold_call: IDelayedCall | None = None
-        self._timer: IDelayedCall | None = None  # for an idle client; once this side closes, for one that does not read
 
     def start(self, first_turn: Callable[..., Any], *args: Any) -> None:
         """Take the first turn, before anything was read."""
@@ -115,10 +112,7 @@ class Connection:
             self.transport.setTcpNoDelay(True)
         # The transport tells the server, as its producer, when replies pile up unread.
         self.transport.registerProducer(self.server, True)
-        self._heard = self.clock.seconds()
-        timeout = self.server.settings.timeout
-        if timeout is not None:
-            self._timer = self.call_later(timeout, self._check_idle)
+        self.start_time()
         self._processing = True
         self.run(first_turn, *args)
         self.process_input()
@@ -129,10 +123,12 @@ class Connection:
         """Octets have come."""
         if self.closing:
             return
-        self._heard = self.clock.seconds()
         lines = self.lines
+        self.last_heard = now = self.clock.seconds()
         if lines.data:
             data = lines.data[lines.offset :] + data
+        elif self.reader is None and lines.oversize is None:
+            self.since = now
         lines.data = data
         lines.offset = 0
         if self._processing:
@@ -157,10 +153,11 @@ class Connection:
                     line = lines.next_line()
                     if line is None:
                         break
+                    self.since = self.last_heard
                     if type(line) is bytes:
                         server.lineReceived(line)
                     else:
-                        self.refuse_line(line)  # type: ignore[arg-type]
+                        self.refuse_line(line)
                 else:
                     server.rawDataReceived(lines.clear())
         finally:
@@ -239,7 +236,9 @@ class Connection:
 
     def _feed(self, reader: Reader) -> None:
         lines = self.lines
-        end = reader.feed(lines.data, lines.offset)
+        begin, length = lines.offset, len(lines.data)
+        end = reader.feed(lines.data, begin)
+        self.data_came((end if end >= 0 else length) - begin)
         if self.reader is not reader:  # whoever took the octets has closed the connection
             return
         if end < 0:
@@ -258,6 +257,7 @@ class Connection:
         if self._held or self.closing:
             return
         self._held = self.paused = True
+        self.pause_data()
         if self.server.settings.hook_timeout is not None:
             self._hold_call = self.call_later(self.server.settings.hook_timeout, self._held_too_long)
 
@@ -269,7 +269,8 @@ class Connection:
         if self._hold_call is not None and self._hold_call.active():
             self._hold_call.cancel()
         if not self.closing:
-            self._await_client()
+            self.resume_data()
+            self.paused = self._output_full or self.server_busy
             self.go_on()
 
     def _held_too_long(self) -> None:
@@ -356,37 +357,25 @@ class Connection:
         return call
 
     @property
-    def _server_busy(self) -> bool:
+    def server_busy(self) -> bool:
         """Whether it is the server's turn to act, not the client's."""
         return self._held or (self.turn is not None and self.line_request is None)
 
     def _await_client(self) -> None:
         """It is the client's turn to act, as far as a turn, or who takes its octets, is concerned."""
-        self._heard = self.clock.seconds()
-        self.paused = self._output_full or self._server_busy
+        self.clients_turn()
+        self.paused = self._output_full or self.server_busy
 
-    def _check_idle(self) -> None:
-        # Octets only note when they came. The timer looks at that when it goes off, and is rarely set.
-        if self._server_busy:
-            self._heard = self.clock.seconds()
-        left = self._heard + self.server.settings.timeout - self.clock.seconds()
-        if left > 0:
-            self._timer = self.call_later(left, self._check_idle)
-        else:
-            self._timer = None
-            self.server.timeoutConnection()
-
-    def idle_timeout(self) -> None:
-        """The client has said nothing for too long: close."""
+    def client_late(self) -> None:
+        """The client has taken too long: close."""
         if self.stage is None or not self.stage.idle():
-            self.cause = TimeoutError("the client said nothing for too long")
-            self.dispatcher.on_idle()
-            self.close()
+            self.end_late(self.late())
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
+    def end_late(self, late: Late) -> None:
+        """Close, and tell the client for what it took too long."""
+        self.cause = late
+        self.dispatcher.on_late(late.reply)
+        self.close()
 
     # Output
 
@@ -411,7 +400,7 @@ class Connection:
         self._output_full = False
         if not self._reading_paused:
             self.transport.resumeProducing()
-        self.paused = self._server_busy
+        self.paused = self.server_busy
         self.go_on()
 
     def transport_changed(self) -> None:
@@ -455,6 +444,12 @@ class Connection:
             self.stage.cancel()
             self.close()
 
+    def session_over(self, late: Late) -> None:
+        """The session has lasted too long: end it as soon as no transaction is open."""
+        if self.stage is None:  # else that has a deadline of its own, and nothing may be said in its midst
+            self.cause = late
+            self.dispatcher.drain(late.reply)
+
     def end_now(self) -> None:
         """Close now: with a word if no other is owed."""
         if self.stage is not None:
@@ -491,7 +486,7 @@ class Connection:
         self.lines.clear()
         self.stop_reader()
         self.release()
-        self._stop_timer()
+        self.stop_time()
         if self.turn is not None:
             self.turn.cancel()
 

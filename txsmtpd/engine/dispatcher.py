@@ -13,9 +13,12 @@ from types import CoroutineType
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError
+from twisted.internet.task import deferLater
 
 from txsmtpd.bridges.asyncio_bridge import HINT, asks_for_asyncio
-from txsmtpd.engine.budget import ERRORS, count_call, count_error, count_junk
+from txsmtpd.command import Command
+from txsmtpd.engine.admission import require
+from txsmtpd.engine.budget import ERRORS, count_call, count_error, count_junk, delay_of_refusal
 from txsmtpd.engine.lines import BadLine
 from txsmtpd.engine.masking import (
     SECRET,
@@ -27,7 +30,7 @@ from txsmtpd.engine.masking import (
     printable,
     sanitize,
 )
-from txsmtpd.engine.observer import Action, Interceptor
+from txsmtpd.engine.observer import Action, Interceptor, Meter
 from txsmtpd.log import events
 from txsmtpd.log.events import client_text
 from txsmtpd.log.session import SessionLog
@@ -39,7 +42,6 @@ from txsmtpd.wire.chunk import ChunkReader
 NEED_STARTTLS = Reply(530, "5.7.0", "Must issue a STARTTLS command first")  # RFC 3207 4
 ALLOWED_BEFORE_STARTTLS = frozenset(b"NOOP EHLO LHLO STARTTLS QUIT".split())
 GREETINGS = frozenset(b"HELO EHLO LHLO".split())
-IDLE = Reply(421, "4.4.2", "Idle timeout, closing connection")
 SHUTTING_DOWN = Reply(421, "4.3.2", "The server is shutting down")
 STILL_BUSY = Reply(421, "4.3.0", "The server took too long to do this; try again later")
 FOREIGN_PROTOCOL = Reply(554, "5.5.1", "This is an SMTP server, goodbye")
@@ -87,6 +89,7 @@ class Dispatcher:
         "junk",
         "last_reply",
         "messages",
+        "meter",
         "payload_due",
         "pushed",
         "refuse_all",
@@ -98,6 +101,7 @@ class Dispatcher:
         self.server = server
         self.connection: Any = None  #: the connection, which is made with this dispatcher
         self.interceptor = interceptor
+        self.meter: Meter | None = None  #: counts what happens; None: nobody does
         self.verb = b""  #: of the command whose turn it is
         self.pushed = False  #: that command has pushed a whole reply
         #: What a command of ours has replied, which an override may have awaited and not passed on.
@@ -105,7 +109,7 @@ class Dispatcher:
         self.payload_due = 0  #: octets that follow that command and have not been taken
         self.closes_after_reply = False
         self.refuse_all: Reply | None = None  #: the reply to all commands but QUIT
-        self.draining = False
+        self.draining: Reply | None = None  #: what the client is told once no transaction is open
         self.messages = 0  #: that were taken
         self.errors = 0  #: refusals; see :mod:`txsmtpd.engine.budget`
         self.junk = 0  #: commands that brought no message nearer
@@ -167,9 +171,22 @@ class Dispatcher:
         for holds, refusal in command.rules:
             if not holds(server, arg):
                 raise Refused(refusal)
-        if self.interceptor is not None:
-            return self.interceptor.command(verb, arg, lambda: command.method(server, arg))
-        return command.method(server, arg)
+        if command.rate is not None and command.rate in settings.admission.kinds:
+            return self._perform_if_admitted(command, verb, arg)
+        if self.interceptor is None:
+            return command.method(server, arg)
+        return self._perform(command, verb, arg)
+
+    def _perform(self, command: Command, verb: bytes, arg: str | None) -> Any:
+        if self.interceptor is None:
+            return command.method(self.server, arg)
+        return self.interceptor.command(verb, arg, lambda: command.method(self.server, arg))
+
+    async def _perform_if_admitted(self, command: Command, verb: bytes, arg: str | None) -> Any:
+        assert command.rate is not None
+        await require(self.server, command.rate)
+        result = self._perform(command, verb, arg)
+        return await result if isinstance(result, Awaitable) else result
 
     def on_bad_line(self, bad: BadLine, asked: bool) -> Exception:
         """What to raise for something that is no proper line.
@@ -361,7 +378,17 @@ class Dispatcher:
             return
         if reply.code >= 400:
             reply = self.refusal(reply)
+            delay = delay_of_refusal(self)
+            if delay and reply.code != 421:
+                self.connection.run(_later, self.connection.clock, delay, reply)
+                return
+        self.send_reply(reply)
+
+    def send_reply(self, reply: Reply) -> None:
+        """Send the reply that ends a turn."""
         server = self.server
+        if self.meter is not None:
+            self.meter.replied(self.verb, reply)
         if server.settings.log_dialogue:
             self.log_reply(reply)
         self.connection.send(reply.encode(True) if server.envelope.smtp_utf8 else reply.octets)
@@ -443,17 +470,20 @@ class Dispatcher:
 
     # The end
 
-    def on_idle(self) -> None:
-        """The client has said nothing for the time allowed; the connection closes after this."""
-        self.connection.send(IDLE.octets)
+    def on_late(self, reply: Reply) -> None:
+        """The client has taken too long; the connection closes after this."""
+        self.connection.send(reply.octets)
 
     def on_shutdown(self) -> None:
-        """The connection closes now, because the server does."""
-        self.connection.send(SHUTTING_DOWN.octets)
+        """The connection closes now, because the server does, or because it has lasted too long."""
+        self.connection.send((self.draining or SHUTTING_DOWN).octets)
 
-    def drain(self) -> None:
-        """Close with 421 as soon as no transaction is open: the server is shutting down (RFC 5321 3.8)."""
-        self.draining = True
+    def drain(self, reply: Reply = SHUTTING_DOWN) -> None:
+        """Close with 421 as soon as no transaction is open (RFC 5321 3.8).
+
+        :param reply: the 421.
+        """
+        self.draining = reply
         if not self.connection.is_busy:
             self._close_if_drained()
 
@@ -464,10 +494,29 @@ class Dispatcher:
 
     def on_end(self, cause: BaseException) -> None:
         """The connection is gone; called once."""
+        if self.meter is not None:
+            self.meter.closed(cause)
         observer = self.connection.observer
         if observer is not None:
             observer.closed(cause)
         self.server._ended(cause)
+
+
+class LateReply(Action):
+    """A refusal that was delayed. It was counted and logged before."""
+
+    answers = True
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+
+    def act(self, server: Any) -> None:
+        server._dispatcher.send_reply(self._reply)
+
+
+async def _later(clock: Any, seconds: float, reply: Reply) -> LateReply:
+    await deferLater(clock, seconds)
+    return LateReply(reply)
 
 
 def is_part(status: Reply | str | bytes) -> bool:

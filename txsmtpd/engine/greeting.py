@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Any
 
+from txsmtpd.engine.admission import require
 from txsmtpd.engine.handshake import is_wrapped, start_tls
 from txsmtpd.engine.proxy_header import ProxyHeader, expects_header
 from txsmtpd.reply import BAD_SEQUENCE, Refused, Reply
@@ -26,6 +27,23 @@ def welcome(server: Any) -> Any:
 
 
 def _welcome(server: Any) -> Any:
+    if server.settings.admission.kinds.isdisjoint(("connections", "tls")):
+        return _greet_in_order(server)
+    return _greet_if_admitted(server)
+
+
+async def _greet_if_admitted(server: Any) -> Any:
+    dispatcher = server._dispatcher
+    dispatcher.closes_after_reply = True
+    await require(server, "connections")
+    if server.settings.implicit_tls or is_wrapped(server.transport):
+        await require(server, "tls")
+    dispatcher.closes_after_reply = False
+    greeting = _greet_in_order(server)
+    return await greeting if isinstance(greeting, Awaitable) else greeting
+
+
+def _greet_in_order(server: Any) -> Any:
     in_tls = server.settings.implicit_tls or is_wrapped(server.transport)
     return _greet_in_tls(server) if in_tls else greet(server)
 

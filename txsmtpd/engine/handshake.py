@@ -50,6 +50,8 @@ async def start_tls(server: Any, begun: bytes = b"") -> None:
                 dispatcher.refuse_all = TLS_NOT_GOOD_ENOUGH
             dispatcher.closes_after_reply = False
     finally:
+        if dispatcher.meter is not None:
+            dispatcher.meter.tls_started(tls)
         if connection.observer is not None:
             connection.observer.tls_started(tls)
 

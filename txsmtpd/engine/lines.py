@@ -27,24 +27,29 @@ class LineBuffer:
     :param longest: octets that a line may have, its CRLF not counted.
     """
 
-    __slots__ = ("_longest", "_oversize", "data", "offset")
+    __slots__ = ("_longest", "data", "offset", "oversize")
 
     def __init__(self, longest: int) -> None:
         self.data = b""
         self.offset = 0  #: what stands before it in the data is done with
         self._longest = longest
         #: Of a line that is too long: how many of its octets were dropped, and what it began with.
-        self._oversize: tuple[int, bytes] | None = None
+        self.oversize: tuple[int, bytes] | None = None
 
     def __len__(self) -> int:
         return len(self.data) - self.offset
+
+    @property
+    def has_part(self) -> bool:
+        """Whether a line has begun whose end has not come."""
+        return self.oversize is not None or self.offset < len(self.data)
 
     def clear(self) -> bytes:
         """Forget what was not looked at; return it."""
         left = self.data[self.offset :]
         self.data = b""
         self.offset = 0
-        self._oversize = None
+        self.oversize = None
         return left
 
     def next_line(self) -> bytes | BadLine | None:
@@ -60,14 +65,14 @@ class LineBuffer:
             start < end <= start + self._longest + 1  # the CR counted
             and data[end - 1] == CR
             and data[start] not in FOREIGN_OCTETS
-            and self._oversize is None
+            and self.oversize is None
         ):
             self.offset = end + 1
             return data[start : end - 1]
         return self._next_odd_line(data, start, end)
 
     def _next_odd_line(self, data: bytes, start: int, end: int) -> BadLine | None:
-        dropped, begins = self._oversize or (0, data[start : start + BEGINNING])
+        dropped, begins = self.oversize or (0, data[start : start + BEGINNING])
         if not dropped and data[start] in FOREIGN_OCTETS:
             self.offset = len(data)
             return BadLine("foreign")
@@ -75,7 +80,7 @@ class LineBuffer:
         if end < 0:
             return self._drop_if_too_long(length, begins)
         self.offset = end + 1
-        self._oversize = None
+        self.oversize = None
         if length <= self._longest + 1:
             return BadLine("bare LF", data[start : min(start + BEGINNING, end)])
         return BadLine("long" if length <= ENDLESS_LINE else "endless", begins)
@@ -84,7 +89,7 @@ class LineBuffer:
         if length <= self._longest + 1:
             return None
         self.offset = len(self.data)
-        self._oversize = length, begins
+        self.oversize = length, begins
         return BadLine("endless") if length > ENDLESS_LINE else None
 
     def last_line(self) -> bytes | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 SECRET = "********"
 # AUTH with a mechanism, if that is what follows: a word of small and great letters is rather a password in base64.
@@ -59,3 +60,8 @@ def described(what: object) -> str:
         return ascii(what)[:200]
     except Exception:
         return f"a {type(what).__name__} that cannot be shown"
+
+
+def peer_shown(peer: Any) -> str:
+    """A client's address, fit for a log in which programs look for it: ``[192.0.2.7]:4321``."""
+    return f"[{peer[0]}]:{peer[1]}" if isinstance(peer, tuple) else "a local client"

@@ -13,6 +13,7 @@ from twisted.internet.error import ConnectionDone
 
 from txsmtpd.engine.masking import in_one_line
 from txsmtpd.engine.message_sink import Buffered, Discarded, Intake, Streamed
+from txsmtpd.engine.patience import DataTooSlow
 from txsmtpd.extensions.size import TOO_LARGE
 from txsmtpd.log import events
 from txsmtpd.log.events import client_text
@@ -43,7 +44,7 @@ class IncomingMessage:
     :param server: the protocol of the session, as users see it.
     """
 
-    __slots__ = ("_deadline", "_header", "_octets", "_refused", "_server", "_sink")
+    __slots__ = ("_deadline", "_header", "_octets", "_refused", "_server", "_sink", "_time_used")
 
     def __init__(self, server: Any) -> None:
         self._server = server
@@ -51,7 +52,13 @@ class IncomingMessage:
         self._header: HeaderMeter | None = None  # what they pass on their way there
         self._deadline: Any = None  # for the end of a message that is too large
         self._octets = 0  # of its chunks so far
+        self._time_used = 0.0  # seconds of the time for its data that its chunks have used up
         self._refused: Reply | None = None  # the reply to each chunk that still comes
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether octets that still come are a part of it."""
+        return self._refused is None
 
     # DATA
 
@@ -137,9 +144,19 @@ class IncomingMessage:
             if last:
                 self._server.reset_transaction()
             raise
+        if self._octets:  # else the time for the data begins now
+            self._go_on_in_time()
         self._octets += size
         reply = self._server._dispatcher.take_payload(self._write_to(sink), partial(self._end_of_chunk, last))
         return await reply if isinstance(reply, Awaitable) else reply
+
+    def _go_on_in_time(self) -> None:
+        connection = self._server._connection
+        try:
+            connection.data_goes_on(self._time_used)
+        except DataTooSlow as late:
+            connection.cause = late
+            raise Refused(late.reply) from None
 
     async def _sink_for_chunk(self, size: int) -> Intake:
         if self._refused is not None:
@@ -157,7 +174,10 @@ class IncomingMessage:
         return self._sink
 
     def _end_of_chunk(self, last: bool) -> Any:
-        return self._complete(self._octets) if last else CHUNK_OK
+        if last:
+            return self._complete(self._octets)
+        self._time_used = self._server._connection.time_used
+        return CHUNK_OK
 
     def refuse_chunks(self, reply: Reply) -> None:
         """The message lacks a part: it must not go on, and each chunk that still comes gets the same reply."""
@@ -173,7 +193,10 @@ class IncomingMessage:
     def _complete(self, octets: int) -> Any:
         if self._header is not None and self._header.excess is not None:
             raise self.refuse(self._header_refused(self._header.excess))
-        interceptor = self._server._dispatcher.interceptor
+        dispatcher = self._server._dispatcher
+        if dispatcher.meter is not None:
+            dispatcher.meter.message_complete(octets)
+        interceptor = dispatcher.interceptor
         if interceptor is not None:
             return interceptor.message(octets, partial(self._finish, octets))
         return self._finish(octets)

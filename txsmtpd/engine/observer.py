@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+from txsmtpd.reply import Reply
 from txsmtpd.session import TLSInfo
 from txsmtpd.wire.data import DataReader
 from txsmtpd.wire.proxy import ProxyData
@@ -115,6 +116,28 @@ def observer_of(server: Any, makers: Iterable[Callable[[Any], Observer]]) -> Obs
     if not observers:
         return None
     return observers[0] if len(observers) == 1 else Observers(observers)
+
+
+class Meter:
+    """Counts what happens in one session. Unlike an observer it sees no octets, so that it costs next to nothing.
+    Must not raise. Override what is of interest."""
+
+    __slots__ = ()
+
+    def replied(self, verb: bytes, reply: Reply) -> None:
+        """A command has its reply, or the greeting is sent.
+
+        :param verb: that of the command, in upper case, or what the client sent in place of one.
+        """
+
+    def message_complete(self, octets: int) -> None:
+        """All of a message has come; its reply follows."""
+
+    def tls_started(self, tls: TLSInfo) -> None:
+        """TLS has begun."""
+
+    def closed(self, cause: BaseException) -> None:
+        """The connection is gone."""
 
 
 class Interceptor:

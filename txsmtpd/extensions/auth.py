@@ -7,6 +7,7 @@ What is said to the client and what is known of it afterwards is decided here; h
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable
 from typing import Any
 
 from twisted.internet.task import deferLater
@@ -15,6 +16,7 @@ from txsmtpd.auth.exchange import Exchange
 from txsmtpd.auth.results import INVALID, MISSING, AuthResult
 from txsmtpd.command import Rule, syntax
 from txsmtpd.extensions.base import Extension
+from txsmtpd.limits.pace import growing_delay
 from txsmtpd.log import events
 from txsmtpd.log.events import client_text
 from txsmtpd.reply import Refused, Reply, parse_status
@@ -29,6 +31,7 @@ TOO_MANY_WORDS = Reply(501, "5.5.4", "Too many values: AUTH takes a mechanism an
 UNKNOWN_MECHANISM = Reply(504, "5.5.4", "Unrecognized authentication type")
 NOT_MAILBOX = Reply(501, "5.5.4", "AUTH needs a mailbox in xtext, or <>")
 
+LONGEST_DELAY = 10.0  # seconds that the reply to a name waits which was tried again and again
 _BLANKS = re.compile("[ \t]+")
 
 _offered = Rule(lambda smtp, arg: bool(smtp.settings.mechanisms), Reply(502, "5.5.1", "AUTH not available"))
@@ -48,11 +51,12 @@ _no_transaction = Rule(
 class Attempts:
     """What a session has tried."""
 
-    __slots__ = ("commands", "failures", "gave_up")
+    __slots__ = ("commands", "failures", "gave_up", "mechanism")
 
     def __init__(self) -> None:
         self.commands = 0  #: AUTH commands, whatever became of them
         self.failures = 0  #: credentials that were refused
+        self.mechanism = ""  #: the one that was tried last
         self.gave_up = False  #: whether the client was told that this attempt is over
 
 
@@ -86,6 +90,7 @@ def _is_available(mechanism: Any, server: Any) -> bool:
     extended=" [initial-response]",
     when=offers_auth,
     needs=[_offered, _greeted, _extended, _protected, _not_yet, _no_transaction],
+    rate="auth",
 )
 async def smtp_AUTH(server: Any, arg: str | None) -> Reply | None:
     """Let the client authenticate: by the hook AUTH, or by the mechanism that it names."""
@@ -123,6 +128,7 @@ def _begin_exchange(server: Any, arg: str | None) -> Exchange:
     if not words[0].isascii() or mechanism not in offered_mechanisms(server):
         raise Refused(UNKNOWN_MECHANISM)
     attempts.gave_up = False
+    attempts.mechanism = mechanism
     return Exchange(server, mechanism, words[1] if len(words) == 2 else None)
 
 
@@ -154,14 +160,28 @@ async def _conclude(server: Any, exchange: Exchange, result: AuthResult) -> Repl
         server._dispatcher.log(events.AUTHENTICATED, mechanism=exchange.mechanism, client=client_text(session.peer))
         return reply
     exchange.failed()
+    failures = await failures_of_name(server, exchange.login)
     reply = _worded(server, result, INVALID)
     too_many = settings.auth_failure_limit is not None and attempts.failures >= settings.auth_failure_limit
-    if settings.auth_failure_delay:
-        await deferLater(settings.clock(), settings.auth_failure_delay)
+    delay = growing_delay(failures, settings.auth_failure_delay, LONGEST_DELAY)
+    if delay:
+        await deferLater(settings.clock(), delay)
     if too_many:
         server._dispatcher.closes_after_reply = True
         return TOO_MANY_FAILURES
     return reply
+
+
+async def failures_of_name(server: Any, login: str | bytes | None) -> int:
+    """Count a failed login for the client's network.
+
+    :return: how often the name has failed of late, this time included.
+    """
+    if login is None:
+        return 1
+    name = login if isinstance(login, str) else login.decode("utf-8", "backslashreplace")
+    failures = server.settings.admission.auth_failed(server.session, name)
+    return await failures if isinstance(failures, Awaitable) else failures  # type: ignore[no-any-return]
 
 
 def _worded(server: Any, result: AuthResult, usual: Reply) -> Reply:

@@ -23,7 +23,7 @@ no_tls = Rule(lambda smtp, arg: smtp.session.ssl is None, Reply(503, "5.5.1", "T
 tls_available = Rule(lambda smtp, arg: can_start_tls(smtp), Reply(454, "4.7.0", "TLS is not available"))
 
 
-@syntax("STARTTLS", when=can_start_tls, needs=[no_tls, tls_available], argument=False)
+@syntax("STARTTLS", when=can_start_tls, needs=[no_tls, tls_available], argument=False, rate="tls")
 async def smtp_STARTTLS(server: Any, arg: None) -> None:
     """Begin TLS, and forget all that was said before it (RFC 3207 4.2)."""
     server.push(READY_FOR_TLS)

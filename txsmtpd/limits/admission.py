@@ -6,11 +6,12 @@ authenticated, by their login.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
-from txsmtpd.limits.limiter import AUTH, KINDS, LOGIN, Limits
+from txsmtpd.limits.limiter import AUTH, KINDS, LOGIN
 from txsmtpd.limits.networks import PREFIXES, networks_of
 from txsmtpd.limits.rate import Retry
 from txsmtpd.session import Session
@@ -36,9 +37,8 @@ class Admission:
         self._network_of = networks_of(prefixes)
         self._key_of: Callable[[Any], str | None] = lru_cache(maxsize=REMEMBERED)(self._key_of_host)
         # What has no rate is not even asked about. Another limiter may have one for everything.
-        own = isinstance(limiter, Limits)
-        self.kinds = frozenset(limiter.buckets if own else KINDS)
-        self.limits_auth = limiter.failures is not None if own else True
+        self.kinds = frozenset(getattr(limiter, "kinds", [*KINDS, AUTH]))
+        self.decisions: Counter[tuple[str, str]] = Counter()  #: by kind, and "admitted" or "refused"
 
     def network(self, peer: Any) -> str | None:
         """The network that a client is counted as; None: it has no limits.
@@ -48,7 +48,7 @@ class Admission:
         return self._key_of(peer[0]) if type(peer) is tuple else None
 
     def admit(self, kind: str, session: Session) -> Any:
-        """Whether the client may do what is of this kind once more.
+        """Whether the client may do what is of this kind once more. ``"auth"`` only asks whether it may try to log in.
 
         :return: None for yes, or a :class:`~txsmtpd.limits.Retry`; or an awaitable of one of them.
         """
@@ -64,17 +64,16 @@ class Admission:
             key = f"{LOGIN}{login}" if isinstance(login, str) and login else key
         return self.limiter.admit(kind, key)
 
-    def may_authenticate(self, session: Session) -> Any:
-        """Whether the client's network may try to log in; as :meth:`admit`."""
-        key = self.network(session.peer) if self.limits_auth else None
-        return None if key is None else self.limiter.admit(AUTH, key)
+    def note(self, kind: str, answer: Retry | None) -> None:
+        """Count a decision, for the metrics."""
+        self.decisions[kind, "admitted" if answer is None else "refused"] += 1
 
     def auth_failed(self, session: Session, name: str) -> Any:
         """The client has failed to log in with the name.
 
         :return: how often the name has failed of late, or an awaitable of it; 1 if nobody counts.
         """
-        key = self.network(session.peer) if self.limits_auth else None
+        key = self.network(session.peer) if AUTH in self.kinds else None
         return 1 if key is None else self.limiter.auth_failed(key, name)
 
     def _key_of_host(self, host: Any) -> str | None:

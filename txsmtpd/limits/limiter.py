@@ -42,6 +42,11 @@ class Limits:
         self.failures = None if auth_failures is None else Failures(_rate(auth_failures))
         self._clock = clock
 
+    @property
+    def kinds(self) -> frozenset[str]:
+        """What has a limit."""
+        return frozenset([*self.buckets, *([] if self.failures is None else [AUTH])])
+
     def admit(self, kind: str, key: str) -> Retry | None:
         """Whether the key may do what is of this kind once more. A kind without a rate always may."""
         if kind == AUTH:

@@ -69,7 +69,7 @@ class SharedLimits:
 
     :param local: the limits of this process: its rates are the shared ones, too; it decides about networks, and about
         everything while Redis does not answer.
-    :param connection: a connection of ``txredisapi``; see :func:`connect`.
+    :param connect: makes a connection of ``txredisapi``, when the first decision is asked for; see :func:`connect`.
     :param clock: what keeps the time (IReactorTime).
     :param prefix: what the keys in Redis begin with.
     """
@@ -77,7 +77,7 @@ class SharedLimits:
     def __init__(
         self,
         local: Limits,
-        connection: Any,
+        connect: Callable[[], Any],
         clock: Any,
         *,
         prefix: str = PREFIX,
@@ -85,11 +85,17 @@ class SharedLimits:
     ) -> None:
         self.local = local
         self.errors = 0  #: decisions that Redis did not take
-        self._connection = connection
+        self._connect = connect
+        self._connection: Any = None
         self._clock = clock
         self._prefix = prefix
         self._seconds = seconds
         self._breaker = Breaker()
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """What has a limit."""
+        return self.local.kinds
 
     @property
     def forgotten(self) -> int:
@@ -129,6 +135,8 @@ class SharedLimits:
         if not self._breaker.allows(self._seconds()):
             self.errors += 1
             return None
+        if self._connection is None:
+            self._connection = self._connect()
         keys = [self._prefix + key for key in keys]
         texts = [format(each, ".9f") if isinstance(each, float) else each for each in arguments]
         answer: Deferred[Any] = self._connection.eval(script, keys, texts)

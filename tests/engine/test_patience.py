@@ -1,0 +1,308 @@
+"""How long clients may take, and what happens when the server is under stress."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.error import TimeoutError
+
+from tests.support import GREETING, TRANSACTION, Client, LoggingTestCase, Waiting, answers, codes, handler
+from txsmtpd import SMTPFactory
+from txsmtpd.engine.patience import CommandTooSlow, DataTooSlow, Idle, SessionTooLong
+
+LOCAL = IPv4Address("TCP", "127.0.0.1", 4321)
+
+
+class Causes:
+    """A handler that keeps why sessions ended."""
+
+    def __init__(self) -> None:
+        self.causes: list[type] = []
+
+    async def handle_DISCONNECT(self, server: Any, session: Any, envelope: Any, cause: Exception) -> None:
+        self.causes.append(type(cause))
+
+
+def in_data(handler: Any = None, **options: Any) -> Client:
+    """A client that has been asked for a message."""
+    client = Client(handler, **options)
+    assert codes(client.talk(GREETING + TRANSACTION + b"DATA\r\n"))[-1] == 354
+    return client
+
+
+def drip(client: Client, octets: bytes, pause: float, times: int) -> float:
+    """Send the octets, again and again, a pause before each; how long it took until the client was ended."""
+    waited = 0.0
+    for _ in range(times):
+        client.wait(pause, step=1)
+        waited += pause
+        if client.closed:
+            return waited
+        client.say(octets)
+    raise AssertionError(f"still there after {waited} seconds")
+
+
+class CommandTests(LoggingTestCase):
+    """Command lines that do not end."""
+
+    def test_octetBeforeEachTimeout(self) -> None:
+        """A client that sends one octet of a command before each time-out is gone after its deadline."""
+        causes = Causes()
+        client = Client(causes)
+        took = drip(client, b"x", 299, 100)
+        self.assertLessEqual(took, 3 * 299)
+        answer = answers(client.transport.taken)[-1]
+        self.assertEqual((answer.code, answer.status), (421, "4.4.2"))
+        self.assertEqual(answer.text, "4.4.2 Command took too long, closing connection")
+        self.assertEqual(causes.causes, [CommandTooSlow])
+        self.assertEqual(client.clock.getDelayedCalls(), [])
+
+    def test_longLine(self) -> None:
+        """That holds for a line that is too long, too, of which nothing is kept."""
+        client = Client(command_timeout=30)
+        client.say(b"x" * 13000)
+        self.assertLessEqual(drip(client, b"x", 10, 100), 40)
+
+    def test_wholeLines(self) -> None:
+        """A client that sends whole lines may take its time for each."""
+        client = Client(timeout=30, command_timeout=30, junk_command_limit=None)
+        for _ in range(20):
+            client.wait(25, step=1)
+            self.assertEqual(client.ask(b"NOOP").code, 250)
+
+    def test_pipelined(self) -> None:
+        """Lines that came together do not use the time of one another up."""
+        hook = Waiting()
+        client = Client(handler(NOOP=hook), timeout=30, command_timeout=30)
+        client.say(b"NOOP\r\nNO")
+        client.wait(200, step=10)
+        hook.fire()
+        client.wait(25)
+        self.assertFalse(client.closed)
+        client.say(b"OP\r\n")
+        hook.fire()
+        self.assertFalse(client.closed)
+        client.say(b"NO")
+        client.wait(31, step=1)
+        self.assertTrue(client.closed)
+
+    def test_answerInAuth(self) -> None:
+        """A line that AUTH asks for must be complete in time, too."""
+        client = Client(command_timeout=30, auth_require_tls=False, authenticator=lambda *arguments: True)
+        client.talk(GREETING + b"AUTH PLAIN\r\n")
+        client.say(b"A")
+        self.assertLessEqual(drip(client, b"A", 10, 10), 40)
+        self.assertEqual(codes(client.transport.taken)[-1], 421)
+
+    def test_none(self) -> None:
+        """Without a deadline an octet before each time-out is enough."""
+        client = Client(command_timeout=None)
+        self.assertRaises(AssertionError, drip, client, b"x", 299, 20)
+
+
+class DataTests(LoggingTestCase):
+    """Messages that come slowly."""
+
+    def test_octetBeforeEachTimeout(self) -> None:
+        """A client that sends an octet of a message before each time-out is ended soon after the first."""
+        causes = Causes()
+        client = in_data(causes)
+        self.assertLessEqual(drip(client, b"x", 299, 100), 2 * 299)
+        self.assertEqual(
+            answers(client.transport.taken)[-1].text, "4.4.2 Message data came too slowly, closing connection"
+        )
+        self.assertEqual(causes.causes, [DataTooSlow])
+
+    def test_atTheRate(self) -> None:
+        """A client that keeps to the rate is never ended."""
+        client = in_data(timeout=10)
+        for _ in range(100):
+            client.wait(5)
+            client.say(b"x" * 2498 + b"\r\n")
+        self.assertEqual(codes(client.talk(b".\r\n")), [250])
+
+    def test_halfTheRate(self) -> None:
+        """A client at half the rate uses its reserve up in twice its time."""
+        client = in_data(timeout=10, data_rate_minimum=500)
+        self.assertIn(drip(client, b"x" * 248 + b"\r\n", 1, 100), range(18, 22))
+
+    def test_silence(self) -> None:
+        """One that sends nothing is told so."""
+        causes = Causes()
+        client = in_data(causes, timeout=10)
+        self.assertEqual(answers(client.wait(10))[-1].text, "4.4.2 Idle timeout, closing connection")
+        self.assertEqual(causes.causes, [Idle])
+
+    def test_chunks(self) -> None:
+        """Small chunks, each in time for itself, are one message that comes too slowly."""
+        client = Client(timeout=300)
+        client.talk(GREETING + TRANSACTION)
+        self.assertLessEqual(drip(client, b"BDAT 1\r\nx", 200, 100), 800)
+        self.assertEqual(codes(client.transport.taken)[-1], 421)
+
+    def test_chunksInTime(self) -> None:
+        """Chunks that come fast enough are not held against the next message."""
+        client = Client(timeout=30)
+        client.talk(GREETING)
+        for _ in range(10):
+            client.talk(TRANSACTION)
+            for _ in range(3):
+                client.wait(5)
+                self.assertEqual(codes(client.talk(b"BDAT 5000\r\n" + b"x" * 4998 + b"\r\n")), [250])
+            self.assertEqual(codes(client.talk(b"BDAT 0 LAST\r\n")), [250])
+
+    def test_whileHandlerPauses(self) -> None:
+        """Time in which the handler does not take the data does not count."""
+        client = in_data(timeout=10, hook_timeout=None)
+        client.wait(8)
+        client.server._connection.hold()
+        client.wait(1000, step=10)
+        self.assertFalse(client.closed)
+        client.server._connection.release()
+        client.wait(1)
+        self.assertFalse(client.closed)
+        client.wait(2)
+        self.assertTrue(client.closed)
+
+
+class SessionTests(LoggingTestCase):
+    """The life of a session."""
+
+    def test_idle(self) -> None:
+        """A session that has lasted too long ends at once if no transaction is open."""
+        causes = Causes()
+        client = Client(causes, session_timeout=100)
+        for _ in range(3):
+            client.wait(30)
+            client.talk(b"NOOP\r\n")
+        answer = answers(client.wait(10))[-1]
+        self.assertEqual((answer.code, answer.text), (421, "4.4.2 The session lasts too long, closing connection"))
+        self.assertEqual(causes.causes, [SessionTooLong])
+        self.assertEqual(client.clock.getDelayedCalls(), [])
+
+    def test_transaction(self) -> None:
+        """A transaction that is open may end."""
+        client = in_data(session_timeout=100)
+        client.wait(100)
+        self.assertFalse(client.closed)
+        self.assertEqual(codes(client.talk(b"x\r\n.\r\n")), [250, 421])
+        self.assertTrue(client.closed)
+
+    def test_transactionWithoutEnd(self) -> None:
+        """It may not go on for ever."""
+        client = in_data(session_timeout=100)
+        for _ in range(50):
+            client.wait(10)
+            client.say(b"x" * 10000)
+        self.assertTrue(client.closed)
+        self.assertEqual(client.clock.getDelayedCalls(), [])
+
+
+class DelayTests(LoggingTestCase):
+    """Replies to errors wait."""
+
+    def test_grows(self) -> None:
+        """From the tenth error on, each reply waits twice as long as the one before, up to ten seconds."""
+        client = Client(error_limit=15)
+        waits = []
+        for _ in range(14):
+            said, waited = client.talk(b"FOO\r\n"), 0
+            while not said:
+                said, waited = client.wait(1), waited + 1
+            waits.append(waited)
+        self.assertEqual(waits, [0] * 9 + [1, 2, 4, 8, 10])
+        self.assertEqual(codes(client.talk(b"FOO\r\n")), [421])
+
+    def test_order(self) -> None:
+        """What follows an error in the same segment waits for it."""
+        client = Client(error_limit=None)
+        client.talk(b"FOO\r\n" * 9)
+        client.say(b"FOO\r\nNOOP\r\nFOO\r\nNOOP\r\n")
+        self.assertEqual(codes(client.wait(1)), [500, 250])
+        self.assertEqual(codes(client.wait(2)), [500, 250])
+
+    def test_leaves(self) -> None:
+        """A client that does not wait for its reply leaves nothing behind."""
+        client = Client()
+        client.talk(b"FOO\r\n" * 9)
+        client.say(b"FOO\r\n")
+        client.vanish()
+        self.assertEqual(client.clock.getDelayedCalls(), [])
+
+    def test_unlimited(self) -> None:
+        """Clients without limits do not wait."""
+        self.assertEqual(codes(Client(peer=LOCAL).talk(b"FOO\r\n" * 19)), [500] * 19)
+
+    def test_off(self) -> None:
+        """Nobody does if it is off."""
+        self.assertEqual(codes(Client(error_delay=0).talk(b"FOO\r\n" * 19)), [500] * 19)
+
+
+class StressTests(LoggingTestCase):
+    """Stress mode."""
+
+    def client(self, factory: SMTPFactory, number: int) -> Client:
+        return Client(factory=factory, peer=IPv4Address("TCP", f"192.0.2.{number}", 1))
+
+    def test_life(self) -> None:
+        """At 80 % of the connections silent clients have ten seconds left; below 60 % they have their time again."""
+        factory = SMTPFactory(connection_limit=10)
+        clients = [self.client(factory, number) for number in range(7)]
+        local = Client(factory=factory, peer=LOCAL)
+        self.assertTrue(factory.stress.active)
+        self.assertEqual(len(self.logged("warn")), 1)
+        self.assertIn("enters it, since 8 of 10 connections are open", self.logged("warn")[0])
+        for client in clients[:4]:
+            client.wait(2)
+            client.talk(b"NOOP\r\n")
+        clients[0].wait(1)  # the factory's clients have one clock
+        self.assertEqual([client.closed for client in clients], [False] * 7)
+        clients[0].wait(1)
+        for client in clients:
+            client.settle()
+        self.assertEqual([client.closed for client in clients], [False] * 4 + [True] * 3)
+        self.assertFalse(factory.stress.active)
+        self.assertEqual(len(self.logged("warn")), 2)
+        local.wait(280)
+        self.assertEqual([client.closed for client in [*clients[:4], local]], [False] * 5)
+
+    def test_errors(self) -> None:
+        """Under stress the first error ends a session, at once."""
+        factory = SMTPFactory()
+        client = self.client(factory, 1)
+        client.talk(b"FOO\r\n" * 3)
+        factory.reactor_late(0.3)
+        self.assertEqual(codes(client.talk(b"FOO\r\n")), [421])
+
+    def test_good(self) -> None:
+        """Honest sessions are not touched by it."""
+        factory = SMTPFactory(tls_context=None)
+        factory.reactor_late(1)
+        client = self.client(factory, 1)
+        self.assertEqual(codes(client.talk(GREETING))[-1], 250)
+        for _ in range(10):
+            self.assertEqual(client.send_message().code, 250)
+        factory.reactor_late(0.2)
+        self.assertTrue(factory.stress.active)
+        factory.reactor_late(0.1)
+        self.assertFalse(factory.stress.active)
+
+    def test_newcomers(self) -> None:
+        """Who comes while it lasts has less time from the beginning; and so has who speaks before."""
+        factory = SMTPFactory(timeout=None)
+        before = self.client(factory, 1)
+        factory.reactor_late(1)
+        after = self.client(factory, 2)
+        after.wait(9)
+        for client in before, after:
+            client.talk(b"NOOP\r\n")
+        after.wait(9)
+        self.assertFalse(before.closed or after.closed)
+        after.wait(2)
+        before.settle()
+        self.assertTrue(before.closed and after.closed)
+
+    def test_cause(self) -> None:
+        """Idle clients are ended by a time-out, as always."""
+        self.assertTrue(issubclass(Idle, TimeoutError))
