@@ -1,0 +1,338 @@
+"""Metrics of a server: what its sessions did, who decided about what was refused, and how long hooks took.
+
+Counting is here, in plain numbers (:mod:`txsmtpd.observe.counters`); the form of Prometheus is in
+:mod:`txsmtpd.observe.prometheus`. All labels are from closed sets: those in this file, the commands and mechanisms of
+the server, the names of hooks, the versions of TLS.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Awaitable, Callable
+from functools import lru_cache
+from types import CoroutineType
+from typing import Any
+
+from twisted.internet.defer import CancelledError
+from twisted.internet.error import ConnectionAborted, ConnectionDone
+
+from txsmtpd.engine.handshake import TLSSetupException
+from txsmtpd.engine.observer import Meter
+from txsmtpd.engine.patience import CommandTooSlow, DataTooSlow, Idle, SessionTooLong
+from txsmtpd.engine.proxy_header import ProxyHeaderError
+from txsmtpd.observe.counters import BUCKETS, Counters
+from txsmtpd.recipient_replies import FOR_EACH
+from txsmtpd.reply import FAILED, FAILED_TWICE, TAKES_TOO_LONG, Refused, Reply
+from txsmtpd.session import TLSInfo
+
+UNKNOWN = "unknown"
+GREETING = "greeting"  # the command that the reply to nothing counts for
+MORE_TO_COUNT = frozenset([b"AUTH", b"BDAT", b"QUIT"])  # commands of which more is counted than a positive reply
+NO_HOOKS = ("exception", "process_message")  # which are not given the server, or are no part of a command
+
+# Who has decided about a refusal that no hook made, by code and enhanced status code; then by the code alone.
+_BY_STATUS = {
+    (421, "4.3.2"): "shutdown",
+    (421, "4.3.4"): "size",
+    (421, "4.4.2"): "time",
+    (421, "4.5.4"): "syntax",
+    (450, "4.7.1"): "rate",
+    (452, "4.5.3"): "recipients",
+    (454, "4.7.0"): "rate",
+    (500, "5.6.0"): "content",
+    (500, "5.6.1"): "content",
+    (552, "5.3.4"): "size",
+    (554, "5.5.1"): "protocol",
+}
+_BY_CODE = {
+    500: "syntax",
+    501: "syntax",
+    502: "sequence",
+    503: "sequence",
+    504: "syntax",
+    530: "policy",
+    534: "auth",
+    535: "auth",
+    538: "tls",
+    550: "content",
+    552: "size",
+    553: "address",
+    555: "syntax",
+}
+# 421 4.7.0 has several reasons. These are what the replies begin with.
+_BY_TEXT = (
+    ("Too many errors", "errors"),
+    ("Too many commands", "junk"),
+    ("Too many failed auth", "auth"),
+    ("Too many attempts", "auth"),
+    ("Too many connections", "rate"),
+    ("TLS is not available", "tls"),
+    ("Must issue a STARTTLS", "tls"),
+    ("Authentication required", "auth"),
+)
+_CAUSES: tuple[tuple[type[BaseException], str], ...] = (
+    (Idle, "idle"),
+    (CommandTooSlow, "deadline"),
+    (DataTooSlow, "slow_data"),
+    (SessionTooLong, "session_time"),
+    (TLSSetupException, "tls_failed"),
+    (ProxyHeaderError, "proxy_bad"),
+    (ConnectionAborted, "aborted"),
+)
+
+
+@lru_cache(maxsize=1024)
+def decided_by(reply: Reply) -> str:
+    """Who has decided about a refusal that is the server's own."""
+    if reply in (FAILED, FAILED_TWICE):
+        return "failure"
+    if reply is TAKES_TOO_LONG or (reply.code, reply.status) == (421, "4.3.0"):
+        return "hook_timeout"
+    text = reply.lines[0]
+    for begins, by in _BY_TEXT:
+        if text.startswith(begins):
+            return by
+    return _BY_STATUS.get((reply.code, reply.status or "")) or _BY_CODE.get(reply.code, "other")
+
+
+class Metrics:
+    """Counts and measures the sessions of a factory::
+
+        metrics = Metrics()
+        factory = SMTPFactory(handler, metrics=metrics)
+        metrics.register(prometheus_client.REGISTRY)
+
+    :param listener: what the label ``listener`` is.
+    :param counters: where to count; several factories may have them in common.
+    """
+
+    def __init__(self, listener: str = "", counters: Counters | None = None) -> None:
+        self.listener = listener
+        self.counters = Counters() if counters is None else counters
+        self.counters.before_reading.append(self._update)
+        self.commands: dict[bytes, list[int]] = {}  #: by verb, for each first digit of a code
+        self.unknown = [0] * 6
+        self.accepted = 0  #: messages, and their octets
+        self.accepted_octets = 0
+        self.data_seconds = self.counters["data_seconds"][()]
+        self._factories: list[Any] = []
+
+    def register(self, registry: Any) -> None:
+        """Register with a ``prometheus_client.CollectorRegistry`` of the program's own."""
+        from txsmtpd.observe.prometheus import SnapshotCollector
+
+        registry.register(SnapshotCollector(self.counters.snapshot, self.counters.families))
+
+    # What a factory calls
+
+    def meter(self, server: Any) -> Meter:
+        """The meter of a session that begins."""
+        return SessionMeter(self, server)
+
+    def timed(self, name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
+        """What to call in place of a hook: it measures how long the hook takes, and sees what it decides."""
+        if name in NO_HOOKS:
+            return hook
+        seconds = self.counters["hook_seconds"][name,]
+        failures = self.counters["hook_failures_total"]
+
+        async def call(server: Any, *arguments: Any) -> Any:
+            begin = time.perf_counter()
+            refused = True
+            try:
+                result = hook(server, *arguments)
+                if type(result) is CoroutineType or isinstance(result, Awaitable):
+                    result = await result
+                refused = _refuses(result)
+                return result
+            except Refused:
+                raise
+            except CancelledError:
+                refused = False
+                raise
+            except Exception:
+                failures[name,] += 1
+                raise
+            finally:
+                took = time.perf_counter() - begin
+                seconds[bisect_left(BUCKETS, took)] += 1
+                seconds[-1] += took
+                if refused:
+                    _note_refusal(server)
+
+        return call
+
+    def watch(self, factory: Any) -> None:
+        """Read from this factory what meters are not told: decisions about limits, and connections that it refuses."""
+        self._factories.append(factory)
+
+    def _update(self) -> None:
+        """Bring those counters up to date that are kept elsewhere."""
+        counters = self.counters
+        verbs = [*((verb.decode("ascii"), counts) for verb, counts in self.commands.items()), (UNKNOWN, self.unknown)]
+        for verb, counts in verbs:
+            for digit, count in enumerate(counts):
+                if count:
+                    counters["commands_total"][verb, str(digit)] += count
+                    if verb == "RCPT":
+                        counters["recipients_total"][_outcome(digit),] += count
+                    counts[digit] = 0
+        messages = counters["messages_total"]
+        messages[self.listener, "accepted"] += self.accepted
+        counters["message_octets_total"][self.listener,] += self.accepted_octets
+        self.accepted = self.accepted_octets = 0
+        for factory in self._factories:
+            for why, count in factory.refused.items():
+                counters["connections_total"][self.listener, f"refused_{why}"] = count
+            for (kind, outcome), count in factory.settings.admission.decisions.items():
+                counters["limiter_total"][kind, outcome] += count
+            factory.settings.admission.decisions.clear()
+            limiter = factory.settings.limiter or factory.settings.admission.limiter
+            counters["limiter_forgotten_total"][()] = getattr(limiter, "forgotten", 0)
+            counters["limiter_store_errors_total"][()] = getattr(limiter, "errors", 0)
+        if self._factories:
+            counters["stress"][()] = max(int(each.stress.active) for each in self._factories)
+
+
+class SessionMeter(Meter):
+    """Counts one session."""
+
+    __slots__ = (
+        "_began",
+        "_commands",
+        "_data_began",
+        "_last",
+        "_message",
+        "_metrics",
+        "_octets",
+        "_server",
+        "_taken",
+        "hook_refused",
+    )
+
+    def __init__(self, metrics: Metrics, server: Any) -> None:
+        self._metrics = metrics
+        self._commands = metrics.commands
+        self._server = server
+        self.hook_refused = False  #: a hook has refused what is being done
+        self._began = self._data_began = time.monotonic()
+        self._message = False  # a message has begun, and has no reply yet
+        self._octets = 0
+        self._taken = 0
+        self._last: Reply | None = None
+        counters = metrics.counters
+        counters["connections_open"][metrics.listener,] += 1
+        counters["connections_total"][metrics.listener, "accepted"] += 1
+
+    def replied(self, verb: bytes, reply: Reply) -> None:
+        digit = reply.code // 100
+        try:
+            self._commands[verb][digit] += 1
+        except KeyError:
+            self._counts_of(verb)[digit] += 1
+        if digit != 2 or self._message or verb in MORE_TO_COUNT:
+            self._count_more(verb, reply)
+
+    def _count_more(self, verb: bytes, reply: Reply) -> None:
+        code, message = reply.code, self._server._message
+        if code >= 400:
+            self._last = reply
+            self._refused(verb, reply)
+        elif code == 354:
+            self._message = True
+            self._data_began = time.monotonic()
+        elif verb == b"QUIT":
+            self._last = reply
+        elif verb == b"BDAT" and not self._message and message is not None:
+            self._message = True  # the first of several chunks
+        self.hook_refused = False
+        if self._message and code != 354 and (message is None or not message.goes_on):
+            self._message_answered(reply)
+        if verb == b"AUTH":
+            self._auth_answered(reply)
+
+    def _counts_of(self, verb: bytes) -> list[int]:
+        if verb in self._server.commands:
+            return self._metrics.commands.setdefault(verb, [0] * 6)
+        if not verb:
+            return self._metrics.commands.setdefault(GREETING.encode("ascii"), [0] * 6)
+        return self._metrics.unknown
+
+    def _refused(self, verb: bytes, reply: Reply) -> None:
+        stage = verb.decode("ascii") if verb in self._server.commands else UNKNOWN if verb else GREETING
+        by = "hook" if self.hook_refused and reply not in (FAILED, FAILED_TWICE) else decided_by(reply)
+        self._metrics.counters["refusals_total"][stage, by] += 1
+        if by == "hook_timeout":
+            self._metrics.counters["hook_timeouts_total"][stage,] += 1
+
+    def message_complete(self, octets: int) -> None:
+        self._message = True
+        self._octets = octets
+        took = time.monotonic() - self._data_began
+        seconds = self._metrics.data_seconds
+        seconds[bisect_left(BUCKETS, took)] += 1
+        seconds[-1] += took
+
+    def _message_answered(self, reply: Reply) -> None:
+        self._message = False
+        metrics, taken = self._metrics, self._server._dispatcher.messages
+        if taken != self._taken:
+            self._taken = taken
+            metrics.accepted += 1
+            metrics.accepted_octets += self._octets
+        else:
+            metrics.counters["messages_total"][metrics.listener, _outcome(reply.code // 100)] += 1
+
+    def _auth_answered(self, reply: Reply) -> None:
+        attempts = self._server._attempts
+        mechanism = attempts.mechanism if attempts is not None and attempts.mechanism else UNKNOWN
+        outcome = {235: "succeeded", 535: "refused", 454: "limited"}.get(reply.code, "failed")
+        self._metrics.counters["auth_total"][mechanism, outcome] += 1
+
+    def tls_started(self, tls: TLSInfo) -> None:
+        self._metrics.counters["tls_total"][tls.protocol,] += 1
+
+    def closed(self, cause: BaseException) -> None:
+        metrics = self._metrics
+        counters = metrics.counters
+        counters["connections_open"][metrics.listener,] -= 1
+        counters["disconnects_total"][metrics.listener, self._cause(cause)] += 1
+        counters.observe("session_seconds", time.monotonic() - self._began)
+        if self._message:
+            counters["messages_total"][metrics.listener, "aborted"] += 1
+        self._server = None
+
+    def _cause(self, cause: BaseException) -> str:
+        for kind, name in _CAUSES:
+            if isinstance(cause, kind):
+                return name
+        last, dispatcher = self._last, self._server._dispatcher
+        if not isinstance(cause, ConnectionDone):
+            return "lost"
+        if last is not None and last.code == 221:
+            return "quit"
+        if dispatcher.draining is not None:
+            return "shutdown"
+        if last is not None and (last.code == 421 or dispatcher.closes_after_reply):
+            return decided_by(last)
+        return "lost"
+
+
+def _note_refusal(server: Any) -> None:
+    meter = server._dispatcher and server._dispatcher.meter
+    if type(meter) is SessionMeter:
+        meter.hook_refused = True
+
+
+def _outcome(digit: int) -> str:
+    return "accepted" if digit == 2 else f"refused_{digit}"
+
+
+def _refuses(status: Any) -> bool:
+    """Whether a hook's status refuses something."""
+    if type(status) is str:
+        return status[:1] in ("4", "5")
+    if type(status) is Reply:
+        return status.code >= 400
+    return isinstance(status, FOR_EACH)
