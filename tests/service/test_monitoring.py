@@ -84,7 +84,7 @@ class MonitoringTests(SynchronousTestCase):
         with redirect_stderr(io.StringIO()), mock.patch("sys.__stderr__", io.StringIO()) as stderr:
             end = self.assertRaises(Exit, service.startService)
         self.assertEqual(end.code, 71)
-        self.assertEqual(stderr.getvalue(), "smtpd: --metrics=9125: cannot listen: Address in use\n")
+        self.assertTrue(stderr.getvalue().startswith("smtpd: --metrics=9125: cannot listen: Address in use"))
 
     def test_stop(self) -> None:
         """It closes its port; stopping one that never listened is no error."""

@@ -20,7 +20,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from txsmtpd.observe.counters import Counters
 from txsmtpd.observe.health import Health
 from txsmtpd.observe.lag import ReactorLag
 from txsmtpd.service.exit_status import cannot_listen
@@ -58,7 +57,7 @@ class Server(MultiService):
     :param drain_delay: seconds between the moment from which it is not ready and the one from which it does not listen.
     :param monitoring: serves the pages for machines; None: there are none.
     :param before: what the listeners need: started before them, and stopped after them.
-    :param counters: where the delay of the reactor is counted; None: nowhere.
+    :param late: is told, again and again, how many seconds the reactor is late; None: nobody is.
     :param connections: tells how many connections are open.
     """
 
@@ -70,7 +69,7 @@ class Server(MultiService):
         drain_delay: float = 0.0,
         monitoring: IService | None = None,
         before: IService | None = None,
-        counters: Counters | None = None,
+        late: Callable[[float], object] | None = None,
         connections: Callable[[], int] = lambda: 0,
         reactor: Any = None,
         environ: MutableMapping[str, str] = os.environ,
@@ -82,7 +81,7 @@ class Server(MultiService):
         self.monitoring = monitoring
         self.before = before
         self.notifier: Notifier | None = None
-        self._counters = counters
+        self._late = late
         self._connections = connections
         self._reactor = reactor
         self._environ = environ
@@ -110,9 +109,8 @@ class Server(MultiService):
             self._repeat(STATUS_PERIOD, self._tell_status)
             if self.notifier.watchdog_period is not None:
                 self._repeat(self.notifier.watchdog_period / 3, self.notifier.watchdog)
-        if self._counters is not None:
-            counters = self._counters
-            self._lag = ReactorLag(lambda late: counters.observe("reactor_lag_seconds", late), self._clock())
+        if self._late is not None:
+            self._lag = ReactorLag(self._late, self._clock())
             self._lag.start()
 
     def stopService(self) -> Deferred[None]:

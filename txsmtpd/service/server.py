@@ -21,6 +21,7 @@ from txsmtpd.interfaces import IFactoryMaker, IStreamingHandler
 from txsmtpd.lmtp import LMTP
 from txsmtpd.observe.counters import Counters
 from txsmtpd.observe.health import Health
+from txsmtpd.observe.metrics import Metrics
 from txsmtpd.service.command_log import CommandLog
 from txsmtpd.service.exit_status import EX_OSERR, cannot_listen
 from txsmtpd.service.inbox import InboxService
@@ -34,6 +35,7 @@ from txsmtpd.smtp import SMTP
 
 DESCRIPTORS_KEPT = 32  # for the reactor, the log, the handler's files, and clients that are turned away
 FEWEST_CONNECTIONS = 8
+MOST_FOR_NETWORK = 50  # connections at one time, unless somebody says otherwise
 
 
 def makeService(options: Options) -> MultiService:
@@ -54,32 +56,38 @@ def makeService(options: Options) -> MultiService:
     limit: int | None = options["connection_limit"]
     if limit is False:
         limit = connection_limit(len(listeners) * each)
+    per_network: int | None = options["connection_limit_per_network"]
+    if per_network is False:
+        per_network = MOST_FOR_NETWORK if limit is None else min(MOST_FOR_NETWORK, max(limit // 4, 1))
+    counters = Counters() if options["monitoring"] else None
     services = []
     for label, endpoint, protocol, tls in listeners:
         settings = {"asyncio": has_asyncio_reactor(), **options["settings"], "implicit_tls": tls}
         make = factory_maker(options["handler"], protocol)
         factory = make(
             connection_limit=limit,
+            connection_limit_per_network=per_network,
             connection_limit_per_host=options["connection_limit_per_host"],
             filters=options["filters"],
             faults=options["faults"],
             transcript=options["transcript"],
+            limiter=options["limiter"],
+            metrics=None if counters is None else Metrics(label.partition("=")[2], counters),
             **settings,
         )
         services.append(Listener(label, endpoint, factory, options["grace"]))
-    return _server(options, services)
+    return _server(options, services, counters)
 
 
-def _server(options: Options, listeners: list[Listener]) -> Server:
+def _server(options: Options, listeners: list[Listener], counters: Counters | None) -> Server:
     health = Health(*listeners, options["handler"])
-    counters = Counters() if options["monitoring"] else None
     server = Server(
         health,
         grace=options["grace"],
         drain_delay=options["drain_delay"],
         monitoring=_monitoring(options["monitoring"], health, counters),
         before=_inbox(options, listeners) or _service(options["handler"]),
-        counters=counters,
+        late=partial(_reactor_late, listeners, counters),
         connections=lambda: sum(len(each.factory.connections) for each in listeners),
     )
     for listener in listeners:
@@ -117,6 +125,13 @@ def _for_the_process(options: Options, server: Server, listeners: list[Listener]
     yield Signals(reload=reload, hurry=hurry, grace=options["grace"], flush=log.close if log else sys.stdout.flush)
     if log is not None and log.on_terminal and options["inbox"] is None:  # which has lines of its own
         yield Welcome(listeners, options["handler_name"], log.writer.write)
+
+
+def _reactor_late(listeners: list[Listener], counters: Counters | None, seconds: float) -> None:
+    if counters is not None:
+        counters.observe("reactor_lag_seconds", seconds)
+    for listener in listeners:
+        listener.factory.reactor_late(seconds)
 
 
 def _monitoring(

@@ -43,6 +43,13 @@ NUMBERS = (
         read=or_none(count),
     ),
     Option(
+        name="connection-limit-per-network",
+        metavar="N",
+        help="Connections at one time from one network.",
+        default="a quarter of connection-limit, at most 50",
+        read=or_none(count),
+    ),
+    Option(
         name="connection-limit-per-host",
         metavar="N",
         help="Connections at one time from one address.",
@@ -65,6 +72,14 @@ TIMES = (
         default="300",
         setting="timeout",
         read=some_seconds,
+    ),
+    limit(
+        "command-timeout", "TIME", or_none(some_seconds), "From the first octet of a command line to its end.", "300"
+    ),
+    limit("data-rate-minimum", "OCTETS", or_none(octets), "How much of a message must come in a second.", "500"),
+    limit("session-timeout", "TIME", or_none(some_seconds), "How long a connection may last.", "none"),
+    limit(
+        "error-delay", "TIME", seconds, "How long the reply to a tenth error waits; then twice as long, up to 10.", "1"
     ),
     limit("hook-timeout", "TIME", or_none(some_seconds), "How long a method of the handler may take.", "300"),
     limit("linger", "TIME", seconds, "How long a closing connection may take for the last replies.", "10"),
@@ -89,6 +104,7 @@ LENIENCE = (
 def read(chosen: Chosen) -> None:
     """Read the limits that are the factory's."""
     chosen["connection_limit"] = chosen.value("connection-limit", False)  # False: nothing was said; None: no limit
+    chosen["connection_limit_per_network"] = chosen.value("connection-limit-per-network", False)
     chosen["connection_limit_per_host"] = chosen.value("connection-limit-per-host")
 
 

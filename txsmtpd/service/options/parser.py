@@ -17,7 +17,19 @@ from txsmtpd._version import __version__
 from txsmtpd.service.checkers import INTERFACES
 from txsmtpd.service.exit_status import EX_USAGE, Exit, complain
 from txsmtpd.service.handlers import BUILT_IN
-from txsmtpd.service.options import auth, filters, inbox, limits, listening, log, mail, monitoring, testing, tls
+from txsmtpd.service.options import (
+    auth,
+    filters,
+    inbox,
+    limits,
+    listening,
+    log,
+    mail,
+    monitoring,
+    rates,
+    testing,
+    tls,
+)
 from txsmtpd.service.options.help import describe, unknown_option, unknown_variables
 from txsmtpd.service.options.table import Chosen, Group, Option, read_settings
 
@@ -45,6 +57,7 @@ GROUPS: tuple[Group, ...] = (
     tls.GROUP,
     auth.GROUP,
     limits.GROUP,
+    rates.GROUP,
     log.GROUP,
     monitoring.GROUP,
     testing.GROUP,

@@ -1,0 +1,101 @@
+"""Options that bound what the clients of one network, or of one login, may do together, over all listeners."""
+
+from __future__ import annotations
+
+import re
+
+from twisted.python.usage import UsageError
+
+from txsmtpd.limits.limiter import KINDS, Limits
+from txsmtpd.limits.rate import Rate, parse_rate_of
+from txsmtpd.limits.shared import SharedLimits, connect, connection_options
+from txsmtpd.service.options.table import Asked, Chosen, Group, Option, check_setting, need_extra, refusing
+from txsmtpd.service.options.values import NO_LIMIT, or_none
+from txsmtpd.settings import AUTH_FAILURES
+
+
+def prefixes(value: str) -> tuple[int, int]:
+    """How many bits are the network's: ``24,48``."""
+    found = re.fullmatch(r"([0-9]{1,3}),([0-9]{1,3})", value)
+    if found is None:
+        raise ValueError("must be bits of IPv4 and of IPv6, such as 32,64")
+    return int(found[1]), int(found[2])
+
+
+OPTIONS = (
+    Option(
+        name="rate",
+        metavar="KIND:N/PERIOD",
+        many=True,
+        help=f"How often one network may do something: a KIND of {', '.join(KINDS)}, such as"
+        " messages:100/min,burst=20. Repeatable.",
+    ),
+    Option(
+        name="auth-failures-per-network",
+        metavar="N/PERIOD",
+        help="How many distinct names one network may fail to log in with.",
+        default=AUTH_FAILURES,
+        read=or_none(Rate.parse),
+    ),
+    Option(
+        name="unlimited-network",
+        metavar="NETWORK",
+        many=True,
+        help="A network without limits of networks, such as 192.0.2.0/24 or unix; or none. Repeatable.",
+        default="loopback and Unix sockets",
+    ),
+    Option(
+        name="network-prefixes",
+        metavar="N,N",
+        help="How many bits of an IPv4 and of an IPv6 address are the network.",
+        default="32,64",
+        setting="network_prefixes",
+        read=prefixes,
+    ),
+    Option(
+        name="limits-redis",
+        metavar="URL",
+        help="A Redis in which hosts share rates of logins and failed logins: redis://HOST[:PORT][/DATABASE].",
+    ),
+)
+
+
+def read(chosen: Chosen) -> None:
+    """Make what decides, for all listeners together."""
+    rates: dict[str, Rate] = {}
+    for asked in chosen.all("rate"):
+        with refusing(asked):
+            kind, rate = parse_rate_of(asked.text, KINDS)
+            if kind in rates:
+                raise ValueError(f"there is another rate of {kind}")
+            rates[kind] = rate
+    networks = chosen.all("unlimited-network")
+    for asked in networks:
+        with refusing(asked):
+            if asked.text.lower() in NO_LIMIT:
+                if len(networks) > 1:
+                    raise ValueError("there are others")
+                networks = []
+            else:
+                check_setting("unlimited_networks", [asked.text])
+    if chosen.all("unlimited-network"):
+        chosen.settings["unlimited_networks"] = [asked.text for asked in networks]
+    failures = chosen.value("auth-failures-per-network", Rate.parse(AUTH_FAILURES))
+    limits = Limits(rates, failures)
+    redis = chosen.one("limits-redis")
+    chosen["limiter"] = limits if redis is None else _shared(limits, redis)
+
+
+def _shared(limits: Limits, asked: Asked) -> SharedLimits:
+    # The rest of the URL may hold a password, and nobody wants that on the screen.
+    with refusing(Asked(asked.where, asked.text.partition(":")[0] + ":...")):
+        connection_options(asked.text)
+        need_extra("redis", "txredisapi")
+        if not limits.kinds:
+            raise UsageError("there is no limit that hosts could share; give --rate")
+    from twisted.internet import reactor
+
+    return SharedLimits(limits, lambda: connect(asked.text), reactor)
+
+
+GROUP = Group(title="Rates", options=OPTIONS, read=read)
