@@ -67,7 +67,7 @@ async def honest_session(port: int) -> float | None:
                 good = (await reply(reader))[:1] in (b"2", b"3") and good
         finally:
             writer.close()
-    except (OSError, asyncio.TimeoutError):
+    except (TimeoutError, OSError):
         return None
     return time.perf_counter() - begin if good else None
 
@@ -142,11 +142,14 @@ class Server:
     def __init__(self, *words: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free, socket.create_server(("127.0.0.1", 0)) as other:
             self.port, self.tls_port = free.getsockname()[1], other.getsockname()[1]
-        self.log = tempfile.TemporaryFile()
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "twisted", "smtpd", "--handler=sink", "--tls=auto", "--grace=0"]
-            + [f"--listen=tcp:{self.port}:interface=127.0.0.1:backlog=1024"]
-            + [f"--listen-tls=tcp:{self.tls_port}:interface=127.0.0.1:backlog=1024", *words],
+            [
+                *(sys.executable, "-m", "twisted", "smtpd", "--handler=sink", "--tls=auto", "--grace=0"),
+                f"--listen=tcp:{self.port}:interface=127.0.0.1:backlog=1024",
+                f"--listen-tls=tcp:{self.tls_port}:interface=127.0.0.1:backlog=1024",
+                *words,
+            ],
             stdout=self.log,
             stderr=subprocess.DEVNULL,
         )
