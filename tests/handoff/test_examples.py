@@ -13,8 +13,9 @@ from typing import Any
 from twisted.internet.threads import deferToThread
 
 from tests.handoff.clients import MESSAGE, HandoffTestCase
-from tests.handoff.rabbitmq import free_port
-from txsmtpd.handoff import WebhookHandoff
+from tests.handoff.kafka_cluster import Cluster
+from tests.handoff.rabbitmq import free_port, shared_broker
+from txsmtpd.handoff import AMQPHandoff, DirectoryStore, KafkaHandoff, WebhookHandoff
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -48,6 +49,42 @@ class ExampleTestCase(HandoffTestCase):
         """The next line that the example prints."""
         text: str = await deferToThread(self.lines.get, True, PATIENCE)
         return text
+
+
+UNUSABLE = b"Subject: unusable\r\n\r\nHello\r\n"
+LAST = b"Subject: last\r\n\r\nHello\r\n"
+
+
+class ConsumerTests(ExampleTestCase):
+    """Consumers: repeats are found, and what cannot be used is put aside."""
+
+    async def check_consumer(self, port: int) -> None:
+        for message in MESSAGE, MESSAGE, UNUSABLE, LAST:
+            self.assertEqual((await self.send(port, message))[0], 250)
+        self.assertEqual([await self.line() for _ in range(2)], ["a@x.test b@y.test hello", "a@x.test b@y.test last"])
+
+    async def test_rabbitmq(self) -> None:
+        """``rabbitmq_consumer.py``, also with messages of which there are references only."""
+        broker = await deferToThread(shared_broker)
+        seen = os.path.abspath(self.mktemp())
+        store = DirectoryStore(self.mktemp(), durable=False)
+        port = await self.serve(AMQPHandoff(broker.url, queue="example", declare=True, store=store))
+        await self.send(port, b"Subject: large\r\n\r\n" + b"x" * 2**20)
+        self.run_example("rabbitmq_consumer.py", broker.url, "example", seen)
+        self.assertEqual(await self.line(), "a@x.test b@y.test large")
+        await self.check_consumer(port)
+        dead: list[Any] = []
+        while not dead:
+            dead = await deferToThread(broker.take_all, "example.dead-letters")
+        self.assertIn(b"Subject: unusable", dead[0][1])
+
+    async def test_kafka(self) -> None:
+        """``kafka_consumer.py``"""
+        cluster = Cluster("mail")
+        self.addCleanup(deferToThread, cluster.close)
+        self.run_example("kafka_consumer.py", cluster.brokers, "mail", os.path.abspath(self.mktemp()))
+        await self.check_consumer(await self.serve(KafkaHandoff(cluster.brokers, "mail")))
+        self.process.kill()
 
 
 class WebhookReceiverTests(ExampleTestCase):

@@ -1,0 +1,60 @@
+"""Take mail that txsmtpd has handed to Kafka: once each, although it may come more than once.
+
+    python kafka_consumer.py localhost:9092 mail seen.sqlite
+
+The offset is committed once a message has been used. Kafka has no dead letters: what cannot be used goes to a topic of
+its own, so that it holds nothing up.
+"""
+
+import json
+import sqlite3
+import sys
+from email import message_from_bytes, policy
+
+from confluent_kafka import Consumer, Producer
+
+
+class Unusable(Exception):
+    """The message will not do, however often it is tried."""
+
+
+def use(envelope, message):
+    """What your application does with a message."""
+    subject = message_from_bytes(message, policy=policy.default)["subject"]
+    if subject == "unusable":
+        raise Unusable(subject)
+    print(f"{envelope['mail_from']} {','.join(envelope['rcpt_tos'])} {subject}", flush=True)
+
+
+def main(brokers, topic, seen):
+    # All consumers of a group must share it.
+    database = sqlite3.connect(seen, isolation_level=None)
+    database.execute("CREATE TABLE IF NOT EXISTS seen (fingerprint TEXT PRIMARY KEY)")
+    common = {"bootstrap.servers": brokers}
+    dead_letters = Producer({**common, "acks": "all", "enable.idempotence": True})
+    consumer = Consumer({**common, "group.id": "mail", "enable.auto.commit": False, "auto.offset.reset": "earliest"})
+    consumer.subscribe([topic])
+    while True:
+        message = consumer.poll(1.0)
+        if message is None:
+            continue
+        if message.error():
+            print(message.error(), file=sys.stderr)
+            continue
+        headers = dict(message.headers())
+        try:
+            envelope = json.loads(headers["envelope"])
+            repeat = database.execute("SELECT 1 FROM seen WHERE fingerprint = ?", [envelope["fingerprint"]])
+            if repeat.fetchone() is None:
+                use(envelope, message.value())
+                database.execute("INSERT OR IGNORE INTO seen VALUES (?)", [envelope["fingerprint"]])
+        except (Unusable, KeyError, ValueError):
+            dead_letters.produce(f"{topic}.dead-letters", message.value(), headers=message.headers())
+            if dead_letters.flush(30):
+                raise SystemExit("the dead letters are not taken") from None
+        # Any other exception ends the process: what was not committed comes again when it is started again.
+        consumer.commit(message, asynchronous=False)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
