@@ -208,6 +208,7 @@ class ChangeTests(SiteTestCase):
             {"From": {"Email": "x"}},
             {"From": {"Email": "a@b.test"}},
             {"From": {"Email": "a@b.test\r\nBcc: x@y.test"}, "Bcc": ["c@d.test"]},
+            {"From": {"Email": "a@b.test"}, "Bcc": ["c@d.test\r\nRSET"]},
             {"From": {"Email": "a@b.test"}, "Bcc": ["c@d.test"], "Attachments": [{"Content": "*"}]},
         ):
             answer = await self.ask("POST", "/api/v1/send", body)

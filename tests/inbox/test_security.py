@@ -11,6 +11,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.inbox.support import SiteTestCase, mail, multipart
+from txsmtpd.inbox.web import request
 from txsmtpd.inbox.web.gate import host_is_ours, make_host, make_origin, origin_is_ours
 from txsmtpd.inbox.web.table import ROUTES
 
@@ -147,6 +148,22 @@ class GateTests(SiteTestCase):
         for path in ("/api/v1/send", "/api/v1/messages", "/nowhere"):
             answer = await self.ask("POST", path, b"x" * 2000)
             self.assertEqual(answer.status, 413, path)
+
+    async def test_announced(self) -> None:
+        """The length that a request tells is enough to refuse it; its body need not come."""
+        said = await talk(
+            self.port, b"POST /api/v1/send HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999999999999\r\n\r\n{"
+        )
+        self.assertIn(b" 413 ", said.split(b"\r\n")[0])
+
+    async def test_slow(self) -> None:
+        """A request that does not arrive in time is cut off, whatever part of it is missing."""
+        self.patch(request, "ARRIVAL", 0.02)
+        for octets in (
+            b"GET / HTTP/1.1\r\nHost: localhost\r\n",
+            b"POST /api/v1/send HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{",
+        ):
+            self.assertEqual(await talk(self.port, octets), b"")
 
     async def test_largeChunks(self) -> None:
         """The same for a body whose length is not told."""

@@ -24,7 +24,7 @@ async def release_message(call: Call, message: Message, recipients: Sequence[str
     """
     relay = call.settings.relay
     if relay is None:
-        raise HTTPError(400, "there is no relay: start the server with --relay=HOST:PORT")
+        raise HTTPError(400, "there is no relay: start the server with --web-relay=HOST:PORT")
     if not 0 < len(recipients) <= MOST:
         raise HTTPError(400, f"To must have 1 to {MOST} recipients")
     for path in recipients:
