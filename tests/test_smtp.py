@@ -1344,6 +1344,7 @@ class ProcessMessageTests(LoggingTestCase):
         for result, code in ((None, 250), ("250 2.0.0 OK", 250), ("550 5.7.1 no", 550), ("garbage", 451), (0, 451)):
             for form, hook in in_three_forms(result):
                 self.assertEqual(self.client(hook).send_message().code, code, (result, form))
+                self.assertEqual([each["category"] for each in self.flushWarnings()], [DeprecationWarning])
 
     def test_raises(self) -> None:
         """If it raises, the reply is 451 and the session goes on."""

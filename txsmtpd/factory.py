@@ -260,6 +260,14 @@ class SMTPFactory(ServerFactory):
 class TurnedAway(Protocol):
     """A connection too many: 421, and closed (RFC 5321 3.8)."""
 
+    def connection_made(self, transport: Any) -> None:
+        """asyncio has accepted the connection."""
+        transport.write(TOO_MANY_CONNECTIONS.octets)
+        transport.close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """asyncio has closed it."""
+
     def connectionMade(self) -> None:
         assert self.transport is not None
         self.transport.write(TOO_MANY_CONNECTIONS.octets)

@@ -350,7 +350,7 @@ class Settings:
             else self.tls_context,
             "extensions": tuple(self.extensions),
             "offered": offered,
-            "authenticator": authenticator,
+            "authenticator": authenticator or self.authenticator,
             "auth_mechanisms": tuple(self.auth_mechanisms),
             "mechanisms": MappingProxyType(mechanisms),
             "commands": {
@@ -419,6 +419,10 @@ class Settings:
         return cls(handler=handler, protocol_mechanisms=mechanisms, **{**of_class, **options})
 
 
+class WrongHook(TypeError, RuntimeError):
+    """A hook does not take what it would be given."""
+
+
 def find_hooks(handler: object) -> dict[str, Callable[..., Any]]:
     """The hooks of a handler: what is called ``handle_NAME``, by NAME; ``process_message`` by its own name.
 
@@ -452,9 +456,14 @@ def _ehlo_takes_responses(hook: Callable[..., Any]) -> bool:
     try:
         inspect.signature(hook).bind("server", "session", "envelope", "hostname")
     except TypeError:
-        raise TypeError(
+        raise WrongHook(
             "handle_EHLO must take (server, session, envelope, hostname, responses), or the same without responses"
         ) from None
+    warnings.warn(
+        "handle_EHLO without the argument responses is of the old days; let it take that, too",
+        DeprecationWarning,
+        stacklevel=2,
+    )
     return False
 
 

@@ -13,6 +13,7 @@ import asyncio
 import re
 import warnings
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache, partial
 from types import CoroutineType, MappingProxyType
 from typing import Any, ClassVar
@@ -30,6 +31,7 @@ from txsmtpd.auth.exchange import decode_answer
 from txsmtpd.auth.login import Login
 from txsmtpd.auth.plain import Plain
 from txsmtpd.bridges.asyncio_bridge import loop_of_server
+from txsmtpd.bridges.asyncio_transport import take_over
 from txsmtpd.command import (
     Command,
     Rule,
@@ -48,7 +50,7 @@ from txsmtpd.engine.masking import sanitize
 from txsmtpd.engine.message import IncomingMessage
 from txsmtpd.engine.observer import observer_of
 from txsmtpd.engine.overrides import check_overrides
-from txsmtpd.engine.protocol_class import ProtocolClass, setting, with_own_commands
+from txsmtpd.engine.protocol_class import ProtocolClass, Readable, setting, with_own_commands
 from txsmtpd.engine.proxy_header import ProxyHeaderError
 from txsmtpd.extensions import auth, chunking, starttls
 from txsmtpd.log import events
@@ -91,6 +93,7 @@ AuthMechanismType = Callable[["SMTP", list[str]], Any]
 __ident__ = IDENT
 BOGUS_LIMIT = ERROR_LIMIT
 make_loop = asyncio.new_event_loop
+_Missing = type(MISSING)
 
 SENDER_OK = Reply(250, "2.1.0", "OK")
 RECIPIENT_OK = Reply(250, "2.1.5", "OK")
@@ -198,6 +201,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     enable_SMTPUTF8 = setting("enable_SMTPUTF8", "Whether SMTPUTF8 (RFC 6531) is offered.")
     require_starttls = setting("require_starttls", "Whether a client must begin TLS before it sends mail.")
     auth_required = setting("auth_required", "Whether a client must authenticate before it sends mail.")
+    _authenticator = Readable("authenticator")  # where methods auth_MECHANISM of programs look for it
     __ident__ = setting("ident", "What follows the server's name in the greeting.")
 
     @property
@@ -293,15 +297,19 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         self._connection.connection_lost(reason.value or ConnectionDone())
 
     def connection_made(self, transport: Any) -> None:
-        """Called by asyncio alone, whose transports are none for this.
+        """asyncio has accepted the connection: ``loop.create_server(lambda: SMTP(handler), ...)``.
 
-        :raises TypeError: always.
+        :raises TypeError: if asyncio has begun TLS: that is the affair of *tls_context* and *implicit_tls*.
         """
-        transport.abort()
-        raise TypeError("this protocol is not asyncio's; listen with txsmtpd.controller.UnthreadedController")
+        if not self.settings.asyncio:
+            self.settings = replace(self.settings, asyncio=True)
+        take_over(transport, self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Called by asyncio behind :meth:`connection_made`."""
+        """asyncio has nothing to do with the connection any more."""
+
+    def eof_received(self) -> None:
+        """Part of asyncio's protocols; not called."""
 
     # What subclasses and handlers use
 

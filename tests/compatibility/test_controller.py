@@ -627,19 +627,43 @@ with Controller(handler, port=0) as controller:
         self.assertEqual(self.run_program(code), "a@example.com\n")
 
     def test_createServer(self) -> None:
-        """A protocol that asyncio is given to listen with says what to do, and lets no client wait."""
+        """asyncio may listen with a protocol, or with a controller's; hooks are tasks there."""
         code = f"""{FIFTY}
 import asyncio
 from txsmtpd.smtp import SMTP
+
+class Task:
+    async def handle_DATA(self, server, session, envelope):
+        async with asyncio.timeout(10):
+            await asyncio.sleep(0)
+        return "250 " + session.peer[0]
+
+class OldWay(Controller):
+    def _create_server(self):
+        return self.loop.create_server(self._factory_invoker, self.hostname, self.port)
+
+def send(host, port):
+    with smtplib.SMTP(host, port, timeout=10) as client:
+        client.ehlo()
+        client.mail("a@example.com")
+        client.rcpt("b@example.com")
+        print(client.data(b"hello")[1].decode())
+
 async def main():
-    server = await asyncio.get_running_loop().create_server(lambda: SMTP(Keeper()), "127.0.0.1", 0)
-    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-    print(await asyncio.wait_for(asyncio.gather(reader.read(), return_exceptions=True), 30))
-    writer.close()
+    server = await asyncio.get_running_loop().create_server(lambda: SMTP(Task()), "127.0.0.1", 0)
+    await asyncio.to_thread(send, *server.sockets[0].getsockname())
     server.close()
+
 asyncio.run(main())
+with OldWay(Task(), "127.0.0.1", 0, connection_limit=1) as controller:
+    send(controller.hostname, controller.port)
+    with smtplib.SMTP(controller.hostname, controller.port):
+        try:
+            smtplib.SMTP(controller.hostname, controller.port, timeout=10)
+        except smtplib.SMTPConnectError as error:
+            print(error.smtp_code)
 """
-        self.assertIn("UnthreadedController", self.run_program(code))
+        self.assertEqual(self.run_program(code), "127.0.0.1\n127.0.0.1\n421\n")
 
     def test_log(self) -> None:
         """What the server has to say is found in Python's log, and Python's warnings stay where they are."""

@@ -1,22 +1,48 @@
 """A plugin for pytest under which ``import aiosmtpd`` imports txsmtpd.
 
 The environment variable ``AIOSMTPD_SOURCE`` names the folder of aiosmtpd's own source, where its tests are wanted: its
-packages ``tests`` and ``testing`` are taken from there, and replies are compared by their codes.
+packages ``tests`` and ``testing`` are taken from there. Replies are compared by their codes then, exceptions and
+warnings by their classes; the texts are each project's own. What became of each test is written to the file that
+``AIOSMTPD_RESULTS`` names.
 """
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import json
 import os
+import smtplib
 import socket
+import ssl
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 import txsmtpd
 
 MODULES = ("smtp", "controller", "handlers", "lmtp", "main", "proxy_protocol")
+
+# Codes that are another's here, and the texts that they went with. The page "Coming from aiosmtpd" has them all.
+OTHER_CODES = (
+    (250, b"Supported commands", 214),
+    (250, b"Syntax:", 214),
+    (501, b"Supported commands", 504),
+    (500, b"Error: (", 451),
+    (500, b"Command line too long", 421),
+    (500, b"Error: strict ASCII", 550),
+    (501, b"Error: SMTPUTF8 disabled", 555),
+    (538, b"5.7.11", 502),
+    (535, b"5.7.8", 502),
+)
+
+results: dict[str, str] = {}
+documented: set[str] = set()  # tests in which a code of OTHER_CODES was what the server said
+current: list[str] = []
 
 
 def install() -> None:
@@ -32,7 +58,7 @@ def install() -> None:
         setattr(package, name, module)
     _use_a_free_port()
     if source:
-        _stand_in_for_setuptools()
+        _stand_in(package)
         _compare_by_code()
 
 
@@ -44,40 +70,107 @@ def _use_a_free_port() -> None:
     controller.InetMixin.__init__.__defaults__ = (None, port, None)
 
 
-def _stand_in_for_setuptools() -> None:
+def _stand_in(package: Any) -> None:
+    """What the tests import and is none of txsmtpd's business."""
     module: Any = types.ModuleType("pkg_resources")  # which setuptools has no more
     module.resource_filename = lambda package, name: str(Path(importlib.import_module(package).__path__[0], name))
     sys.modules.setdefault("pkg_resources", module)
+    package._get_or_new_eventloop = asyncio.new_event_loop
+    main: Any = sys.modules["aiosmtpd.main"]
+    main.parseargs = None
+
+    def client_context(server_context: Any) -> ssl.SSLContext:
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
+
+    controller: Any = sys.modules["aiosmtpd.controller"]
+    controller._server_to_client_ssl_ctx = client_context
+    controller._FakeServer = None
+
+
+def _same_code(expected: int, text: bytes, said: int) -> bool:
+    if expected == said:
+        return True
+    found = any(expected == theirs and said == ours and text.startswith(why) for theirs, why, ours in OTHER_CODES)
+    if found:
+        documented.update(current[-1:])
+    return found
+
+
+class _Said(tuple[Any, ...]):
+    """What a client was told."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, tuple) and _same_code(other[0], other[1], self[0])
+
+    def __ne__(self, other: object) -> bool:
+        return not self.__eq__(other)
+
+    __hash__ = tuple.__hash__
+
+
+class _Octets(bytes):
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, bytes) and _same_code(int(self[:3]), self[4:], int(other[:3] or 0))
+
+    def __ne__(self, other: object) -> bool:
+        return not self.__eq__(other)
+
+    __hash__ = bytes.__hash__
 
 
 def _compare_by_code() -> None:
-    """Texts are ours, codes are common."""
     codes: Any = importlib.import_module("aiosmtpd.testing.statuscodes")
+    status, to_bytes = codes.StatusCode, codes.StatusCode.to_bytes
+    status.__eq__ = lambda self, other: isinstance(other, tuple) and _same_code(self[0], self[1], other[0])
+    status.__ne__ = lambda self, other: not status.__eq__(self, other)
+    status.__hash__ = lambda self: hash(self[0])
+    status.to_bytes = lambda self, crlf=False: _Octets(to_bytes(self, crlf))
+    for name in ("getreply", "docmd", "ehlo", "helo", "help", "data", "login", "quit"):
+        setattr(smtplib.SMTP, name, _said(getattr(smtplib.SMTP, name)))
+    raises, warns = pytest.raises, pytest.warns
+    pytest.raises = lambda *args, match=None, **kwargs: raises(*args, **kwargs)  # type: ignore[assignment]
+    pytest.warns = lambda *args, match=None, **kwargs: warns(*args, **kwargs)  # type: ignore[assignment]
 
-    class Octets(bytes):
-        def __eq__(self, other: object) -> bool:
-            return isinstance(other, bytes) and self[:3] == other[:3]
 
-        def __hash__(self) -> int:
-            return hash(self[:3])
+def _said(method: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        result = method(*args, **kwargs)
+        return _Said(result) if type(result) is tuple else result
 
-        def __ne__(self, other: object) -> bool:
-            return not self == other
+    return call
 
-    class Text(str):
-        def __eq__(self, other: object) -> bool:
-            return isinstance(other, str) and self[:3] == other[:3]
 
-        def __hash__(self) -> int:
-            return hash(self[:3])
+def name_of(item: pytest.Item) -> str:
+    """The test's module, class and name."""
+    module = getattr(item, "module", None)
+    return "::".join([getattr(module, "__name__", "").rpartition(".")[2], *item.nodeid.split("::")[1:]])
 
-    cls = codes.StatusCode
-    to_bytes, to_str = cls.to_bytes, cls.to_str
-    cls.__eq__ = lambda self, other: isinstance(other, tuple) and self[0] == other[0]
-    cls.__ne__ = lambda self, other: not cls.__eq__(self, other)
-    cls.__hash__ = lambda self: hash(self[0])
-    cls.to_bytes = lambda self, crlf=False: Octets(to_bytes(self, crlf))
-    cls.to_str = lambda self, crlf=False: Text(to_str(self, crlf))
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    current.append(name_of(item))
+    return (yield)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    name = current[-1] if current else report.nodeid
+    if report.failed:
+        results[name] = "failed"
+    elif report.when == "call":
+        results.setdefault(name, report.outcome)
+    elif report.skipped:
+        results[name] = "skipped"
+
+
+def pytest_sessionfinish() -> None:
+    path = os.environ.get("AIOSMTPD_RESULTS")
+    if path:
+        Path(path).write_text(json.dumps({"results": results, "documented": sorted(documented)}))
 
 
 install()

@@ -5,6 +5,7 @@ How octets are framed is in :mod:`txsmtpd.wire`, where they go in :mod:`txsmtpd.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
@@ -307,6 +308,7 @@ class IncomingMessage:
 
 async def _process_message(process: Callable[..., Any], session: Any, envelope: Envelope) -> Any:
     """The deprecated hook, which may return None for 250."""
+    warnings.warn("process_message is of the old days; write handle_DATA", DeprecationWarning, stacklevel=2)
     status = process(session.peer, envelope.mail_from, envelope.rcpt_tos, envelope.content)
     if isinstance(status, Awaitable):
         status = await status

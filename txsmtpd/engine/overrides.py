@@ -25,7 +25,12 @@ NEVER_CALLED = {
     "_syntax_available": "the parameter when of syntax",
     "_timeout_cb": "timeoutConnection",
 }
-OVERRIDABLE = {"_create_session", "_create_envelope", "_abc_impl"}  # although their names have an underscore
+OVERRIDABLE = {
+    "_create_session",
+    "_create_envelope",
+    "_abc_impl",
+    "_authenticator",
+}  # although their names have an underscore
 # What the engine calls and does not await.
 PLAIN = (
     "_create_envelope",

@@ -66,6 +66,16 @@ def _call(function: Callable[[Any], Any], server: Any, arg: Any) -> Any:
     return function(arg)
 
 
+class Readable:
+    """An attribute that is an option's value, unless the object has one of its own."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, server: Any, cls: Any = None) -> Any:
+        return self if server is None else getattr(server.settings, self.name)
+
+
 def setting(name: str, description: str) -> Any:
     """An attribute that is an option's value. To set it changes the option for this connection alone.
 

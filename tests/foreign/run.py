@@ -1,0 +1,113 @@
+"""Run the tests of aiosmtpd against txsmtpd, as a program does that has changed one word in its imports.
+
+    python tests/foreign/run.py [FOLDER]
+
+They come from the registry into a temporary folder (or the one that is given) and are not kept. What may fail is in
+``known.txt``; anything else that does is a fault, and the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections import Counter
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RELEASE = "aiosmtpd==1.4.6"
+NEEDED = ("pytest", "pytest-asyncio", "pytest-mock", "pytest-timeout")
+MODULES = ("handlers", "lmtp", "misc", "proxyprotocol", "server", "smtp", "smtps", "smtpsmuggling", "starttls")
+LIMIT = 300  # seconds for all of them
+NOT_COUNTED = "private"
+
+
+def known() -> dict[str, str]:
+    """Kinds of tests that may fail, by patterns of their names."""
+    kinds: dict[str, str] = {}
+    kind = ""
+    for line in (HERE / "known.txt").read_text().splitlines():
+        if line.startswith("["):
+            kind = line[1:].partition(":")[0]
+        elif line and not line.startswith("#"):
+            kinds[line] = kind
+    return kinds
+
+
+def kind_of(name: str, kinds: dict[str, str]) -> str | None:
+    return next((kind for pattern, kind in kinds.items() if fnmatchcase(name, pattern.replace("[", "[[]"))), None)
+
+
+def fetch(folder: Path) -> Path:
+    """The folder of aiosmtpd's source."""
+    pip = [sys.executable, "-m", "pip", "-q"]
+    subprocess.run([*pip, "download", "--no-deps", "--no-binary", ":all:", "-d", str(folder), RELEASE], check=True)
+    subprocess.run([*pip, "install", "--target", str(folder / "needed"), *NEEDED], check=True)
+    (archive,) = folder.glob("aiosmtpd-*.tar.gz")
+    with tarfile.open(archive) as files:
+        files.extractall(folder, filter="data")
+    return archive.with_name(archive.name.removesuffix(".tar.gz"))
+
+
+def run(source: Path, folder: Path) -> dict[str, object]:
+    """Run the tests, and return what became of them."""
+    (folder / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n")
+    results = folder / "results.json"
+    command = [sys.executable, "-m", "pytest", "-p", "as_aiosmtpd", "-q", "--tb=no", "-W", "ignore", "--timeout=10"]
+    command += ["-c", "pytest.ini", "-p", "no:cacheprovider", "--import-mode=importlib", "--pyargs"]
+    environment = {
+        **os.environ,
+        "AIOSMTPD_SOURCE": str(source),
+        "AIOSMTPD_RESULTS": str(results),
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(folder / "needed"), *sys.path[1:2]]),
+    }
+    with (folder / "output").open("w") as output:
+        subprocess.run(
+            [*command, *(f"aiosmtpd.tests.test_{name}" for name in MODULES)],
+            cwd=folder,
+            env=environment,
+            timeout=LIMIT,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    if not results.exists():
+        sys.exit((folder / "output").read_text()[-3000:])
+    found: dict[str, object] = json.loads(results.read_text())
+    return found
+
+
+def report(found: dict[str, object]) -> int:
+    results = found["results"]
+    assert isinstance(results, dict)
+    kinds = known()
+    counts: Counter[str] = Counter()
+    faults = []
+    for name, outcome in sorted(results.items()):
+        kind = kind_of(name, kinds)
+        counts[outcome if outcome != "failed" else kind or "faults"] += 1
+        if outcome == "failed" and kind is None:
+            faults.append(name)
+    counted = sum(counts.values()) - counts[NOT_COUNTED] - counts["skipped"]
+    documented = found["documented"]
+    assert isinstance(documented, list)
+    print(f"{RELEASE}: {dict(counts)}; {len(documented)} of those that passed saw a code of the table")
+    print(f"{counts['passed']} of {counted} that do not reach into private names, {counts['passed'] / counted:.1%}")
+    for name in faults:
+        print(f"FAILED {name}")
+    return 1 if faults else 0
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary).absolute()
+        folder.mkdir(exist_ok=True)
+        return report(run(fetch(folder), folder))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
