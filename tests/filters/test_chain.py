@@ -285,6 +285,10 @@ class ChangeTests(FilterTests):
         self.change(lambda message: message.quarantine("odd"))
         self.assertEqual(self.content(), b"X-Quarantine: odd\r\n" + MESSAGE)
         self.assertEqual(self.handler.envelopes[0].filters["test"].action, "quarantine")
+        verdict = Verdict("quarantine", reason="very odd")
+        self.change(lambda message: verdict)
+        self.assertEqual(self.content(), b"X-Quarantine: very odd\r\n" + MESSAGE)
+        self.assertEqual(self.handler.envelopes[0].filters["test"].reason, "very odd")
         other = StreamingKeeper()
         for result, text in (
             ("250 2.0.0 put aside", "2.0.0 put aside"),
@@ -350,6 +354,12 @@ class FailureTests(FilterTests):
             self.assertEqual(client.send_message().code, 451)
             (failure,) = self.flushLoggedErrors(ValueError, TypeError)
             self.assertIn(failure.type, (ValueError, TypeError))
+
+    def test_toldAsCoroutine(self) -> None:
+        """What tells a filter that a transaction is over may be a coroutine function; its failure is logged."""
+        client = self.client(Filter(MAIL=says(None), RSET=says(ValueError("a bug"))))
+        self.assertEqual(codes(client.talk(TRANSACTION + b"RSET\r\n"))[-1], 250)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
     def test_slow(self) -> None:
         """A filter that takes too long has failed, even if it does not end when it is cancelled."""

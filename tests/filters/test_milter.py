@@ -328,6 +328,7 @@ class FaultTests(MilterTests):
         client.talk(GREETING + DATA)
         client.vanish(ConnectionDone())
         self.assertTrue(self.milter.transports[0].gone)
+        self.filter.filter_RSET(client.server, None, None)
         self.assertEqual(self.filter._dialogues, {})
         self.flushLoggedErrors()
 

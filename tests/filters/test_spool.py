@@ -92,6 +92,18 @@ class SpoolTests(SynchronousTestCase):
             thread.run()
         self.assertEqual(len(self.successResultOf(reading)), written)
 
+    def test_room(self) -> None:
+        """A writer that nobody can pause waits for the disk instead."""
+        thread = Thread()
+        spool = Spool(thread)
+        spool.write(b"x" * (MEMORY + 1))
+        self.successResultOf(Deferred.fromCoroutine(spool.room()))
+        spool.write(b"x" * 2 * PIECE)
+        waiting = Deferred.fromCoroutine(spool.room())
+        self.assertNoResult(waiting)
+        thread.run()
+        self.successResultOf(waiting)
+
     def test_fullDisk(self) -> None:
         """A disk that is full is an OSError, for whoever writes on and for whoever reads."""
         thread = Thread()

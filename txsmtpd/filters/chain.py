@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from txsmtpd.filters.message import FilteredMessage
@@ -106,6 +106,7 @@ class Chain:
         :param clock: gives what keeps the time.
         :param wrap: gives what to call in place of a filter's method.
         """
+        self.links = []
         for filter in self._filters:
             self.links.append(Link(filter, [link.name for link in self.links], wrap))
         self._hooks = hooks
@@ -205,10 +206,15 @@ class Chain:
 
     def _tell(self, stage: str, *arguments: Any) -> None:
         for link in self._at(stage):
-            try:
-                link.hooks[stage](*arguments)
-            except Exception:
-                log.failure("the filter {name} failed at {stage}", name=link.name, stage=stage)
+            Deferred.fromCoroutine(self._told(link, stage, *arguments))
+
+    async def _told(self, link: Link, stage: str, *arguments: Any) -> None:
+        try:
+            result = link.hooks[stage](*arguments)
+            if isinstance(result, Awaitable):
+                await result
+        except Exception:
+            log.failure("the filter {name} failed at {stage}", name=link.name, stage=stage)
 
     async def _inner(self, name: str, *arguments: Any) -> Any:
         """What the handler's hook gives; None if it has none."""
@@ -247,6 +253,8 @@ class Chain:
                 return
             if link.name not in envelope.filters:
                 verdict = verdict or ACCEPT
+                if verdict.action == "quarantine":
+                    message.quarantine(verdict.reason or link.name)
                 if message.quarantined is not None and was_quarantined is None:
                     verdict = replace(verdict, action="quarantine", reason=message.quarantined)
                 envelope.filters[link.name] = replace(verdict, headers=tuple(message.added[before:]))

@@ -29,9 +29,11 @@ from txsmtpd.reply import OK, Refused, Reply
 log = Logger(namespace="txsmtpd.filters")
 
 LONGEST_HEADER = 2**18  # octets; what it takes to look through more would keep others waiting
-_MAY_BE_FIELD = re.compile(rb"[!-9;-~]{0,1000}[ \t]*(?::[^\r]*+\Z|\Z)|[ \t][^\r]*+\Z")  # a line that has not ended
 HEADER_TOO_LONG = Reply(552, "5.3.4", "The header of the message is too long")
 NO_ROOM = Reply(452, "4.3.1", "There is no room for the message, try again later")
+
+# The last line of a header, which has not ended.
+_MAY_BE_FIELD = re.compile(rb"[!-9;-~]{0,1000}[ \t]*(?::[^\r]*+\Z|\Z)|[ \t][^\r]*+\Z")
 
 
 @implementer(IMessageReceiver)

@@ -114,18 +114,26 @@ class Spool:
         self._in_thread(function, *arguments).addBoth(done)
         return result
 
+    async def room(self) -> None:
+        """Wait while more is to be written than should be kept in memory: for writers that nobody can pause."""
+        while self._busy is not None and self._gathered >= 2 * PIECE:
+            await self._work_done(self._busy)
+
     async def complete(self) -> None:
         """Wait until all that was kept can be read.
 
         :raises OSError: if it could not be written.
         """
         while self._busy is not None:
-            # Who waits may be cancelled; the work goes on.
-            waits: Deferred[None] = Deferred()
-            self._busy.addCallback(_wake, waits)
-            await waits
+            await self._work_done(self._busy)
         if self._error is not None:
             raise self._error
+
+    def _work_done(self, busy: Deferred[Any]) -> Deferred[None]:
+        # Who waits may be cancelled; the work goes on.
+        waits: Deferred[None] = Deferred()
+        busy.addCallback(_wake, waits)
+        return waits
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """All octets from the first on, in pieces.

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from txsmtpd.reply import Reply
-
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -50,7 +48,6 @@ class Verdicts(dict[str, Verdict]):
     """The verdicts about one message, by the names of the filters."""
 
     discarded = False  #: whether a filter wants nobody to have it
-    refusal: Reply | None = None
 
     def __init__(self) -> None:
         super().__init__()

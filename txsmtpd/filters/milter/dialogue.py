@@ -6,7 +6,7 @@ The octets are in :mod:`txsmtpd.wire.milter`, the connection in :mod:`txsmtpd.fi
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from twisted.logger import Logger
@@ -106,7 +106,11 @@ class MilterDialogue:
         return command != self._skipped and not STEPS_OF[command][0] & self.agreed.steps
 
     async def say(
-        self, command: bytes, octets: bytes, changes: Callable[[Response], None] | None = None, timeout: float = 0
+        self,
+        command: bytes,
+        octets: bytes,
+        changes: Callable[[Response], Awaitable[None]] | None = None,
+        timeout: float = 0,
     ) -> Verdict | None:
         """Send a command with its macros; return what the milter has decided, None to go on.
 
@@ -135,7 +139,11 @@ class MilterDialogue:
             return None
         latest = self.filter.reactor.seconds() + TIME_LIMIT
         while True:
-            response = await connection.response(min(timeout, latest - self.filter.reactor.seconds()))
+            left = latest - self.filter.reactor.seconds()
+            if left <= 0:
+                connection.abort()
+                raise FilterError(f"the milter has not decided within {TIME_LIMIT:g} seconds")
+            response = await connection.response(min(timeout, left))
             if response is milter.PROGRESS:
                 continue
             if isinstance(response, milter.Quarantine):
@@ -146,7 +154,7 @@ class MilterDialogue:
                 connection.abort()
                 raise FilterError(f"the milter has broken the protocol: {response!r} before the end of the message")
             else:
-                changes(response)
+                await changes(response)
 
     def _macros(self, command: bytes) -> bytes:
         stage = MACROS_OF[command]
@@ -209,13 +217,11 @@ class MilterDialogue:
 
     async def greeted(self, hostname: str) -> Verdict | None:
         """HELO, EHLO or LHLO has come."""
-        if self._final is None:
+        if self._final is None and self.connection is not None and self.connection.usable:
             self._known = Known(self.server, self.server.session)
-            await self._open()
             self.abort_message()
-            if self._final is None:
-                await self._greet(hostname)
-        return self._verdict()
+            await self._greet(hostname)
+        return self._verdict()  # a milter that is not there is told with MAIL, if it is then
 
     async def _greet(self, hostname: str) -> None:
         self._greeted_as = None

@@ -150,7 +150,9 @@ class Milter:
         return Deferred.fromCoroutine(send_message(self._dialogue(server), message))
 
     def filter_RSET(self, server: Any, session: Any, envelope: Any) -> None:
-        self._dialogue(server).abort_message()
+        dialogue = self._dialogues.get(server)  # the client may be gone
+        if dialogue is not None:
+            dialogue.abort_message()
 
     def filter_DISCONNECT(self, server: Any, session: Any, envelope: Any, cause: Any) -> None:
         dialogue = self._dialogues.pop(server, None)

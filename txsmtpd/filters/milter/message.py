@@ -96,8 +96,8 @@ class Changes:
         self._body: Spool | None = None
         self._space = b"" if dialogue.agreed.steps & Steps.LEADING_SPACE else b" "
 
-    def __call__(self, response: Response) -> None:
-        """Note a change.
+    async def __call__(self, response: Response) -> None:
+        """Note a change; wait while the disk has enough to do with a new body.
 
         :raises FilterError: if it is too much.
         """
@@ -107,6 +107,7 @@ class Changes:
             self._body.write(response.chunk)
             if self._body.size > BODY_LIMIT:
                 self._too_much()
+            await self._body.room()
             return
         self._octets += len(repr(response))
         self._changes.append(response)
