@@ -28,6 +28,7 @@ class MessageForEach(IncomingMessage):
     """A message whose recipients each get a reply."""
 
     __slots__ = ()
+    one_for_each = True
 
     def ends(self) -> None:
         self._server._dispatcher.owed = self._server._accepted

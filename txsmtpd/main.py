@@ -11,9 +11,11 @@ import re
 import sys
 from collections.abc import Sequence
 
+from twisted.python.usage import UsageError
+
 from txsmtpd._version import __version__
 from txsmtpd.service.exit_status import EX_USAGE, complain
-from txsmtpd.service.handlers import quote_argument
+from txsmtpd.service.handlers import make_handler, quote_argument
 
 __all__ = ["main"]
 
@@ -49,6 +51,31 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-requiretls", action="store_true", help="take mail in clear although STARTTLS is offered")
     add("classargs", metavar="CLASSARGS", nargs="*", help="arguments of the handler")
     return parser
+
+
+def parseargs(args: Sequence[str] | None = None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """Read the arguments in aiosmtpd's words, for programs that start a server of their own with them.
+
+    :param args: the arguments. Default: those of the process.
+    :return: the parser, and what it has found: ``handler``, made of ``classpath`` and ``classargs``; ``host`` and
+        ``port``; and each option by its name, with ``setuid`` and ``requiretls`` for the negated ones.
+    :raises SystemExit: for arguments that will not do.
+    """
+    parser = _parser()
+    given = parser.parse_args(args)
+    given.classpath = re.sub(r"^aiosmtpd\.", "txsmtpd.", given.classpath or "txsmtpd.handlers.Debugging")
+    given.classargs = tuple(given.classargs)
+    try:
+        given.handler = make_handler(":".join([given.classpath, *map(quote_argument, given.classargs)]))
+        given.size = None if given.size is None else int(given.size)
+    except (UsageError, ValueError) as error:
+        parser.error(str(error))
+    host, port = _host_and_port(given.listen or "")
+    given.host = host
+    given.port = int(port) if port.isdecimal() else parser.error(f"Invalid port number: {port}")
+    given.setuid = not given.nosetuid
+    given.requiretls = not given.no_requiretls
+    return parser, given
 
 
 def twist_arguments(arguments: Sequence[str]) -> list[str]:
@@ -104,11 +131,15 @@ def endpoint_of(listen: str) -> str:
     """
     if re.match(r"(tcp6?|unix|systemd|fd|haproxy|ssl|tls):", listen):
         return listen
+    host, port = _host_and_port(listen)
+    return f"tcp:{port}:interface={quote_argument(host)}"
+
+
+def _host_and_port(listen: str) -> tuple[str, str]:
     host, colon, port = listen.rpartition(":")
     if not colon or listen.endswith("]"):
         host, port = listen, ""
-    host = host.removeprefix("[").removesuffix("]") or DEFAULT_HOST
-    return f"tcp:{port or DEFAULT_PORT}:interface={quote_argument(host)}"
+    return host.removeprefix("[").removesuffix("]") or DEFAULT_HOST, port or DEFAULT_PORT
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from abc import ABC, abstractmethod
+from io import StringIO
 from typing import Any
+from unittest.mock import Mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support import Client, LoggingTestCase, codes, conversation, handler
-from txsmtpd import SMTP, SMTPFactory, smtp, syntax
+from txsmtpd import LMTP, SMTP, Envelope, Session, SMTPFactory, smtp, syntax
+from txsmtpd.handlers import AsyncMessage, Debugging, Mailbox, Message, MessageBase, Sink
+from txsmtpd.main import parseargs
 from txsmtpd.settings import Settings
 
 HELLO = b"EHLO c.test\r\n"
@@ -206,3 +211,42 @@ class WireTests(SynchronousTestCase):
         self.assertEqual(codes(client.talk(line)), [500])
         client.talk(HELLO)
         self.assertNotEqual(codes(client.talk(line)), [500])
+
+    def test_repliesInLMTP(self) -> None:
+        """In LMTP, a status of several whole replies is one for each recipient (RFC 2033 4.2)."""
+        hook = handler(DATA=lambda *arguments: "250 Ok\r\n550 no\r\n250 Ok")
+        client = Client(SMTPFactory(hook, protocol=LMTP))
+        client.talk(b"LHLO c.test\r\nMAIL FROM:<a@example.com>\r\n" + b"RCPT TO:<b@example.com>\r\n" * 3)
+        client.talk(b"DATA\r\n")
+        self.assertEqual(codes(client.talk(b"\r\n.\r\n")), [250, 550, 250])
+
+
+class ModuleTests(SynchronousTestCase):
+    """Functions, and handlers used alone."""
+
+    def test_parseargs(self) -> None:
+        """The arguments of the command line can be read without starting anything."""
+        _, given = parseargs(["-n", "-s", "100", "-l", "mx.test:25", "--no-requiretls"])
+        self.assertEqual((given.host, given.port, given.size), ("mx.test", 25, 100))
+        self.assertEqual((given.setuid, given.requiretls), (False, False))
+        self.assertIsInstance(given.handler, Debugging)
+        self.assertIsInstance(parseargs(["-c", "aiosmtpd.handlers.Sink"])[1].handler, Sink)
+        self.patch(sys, "stderr", StringIO())
+        for wrong in (["-l", ":x"], ["-c", "nowhere.Handler"], ["-s", "x"], ["-c", "txsmtpd.handlers.Sink", "x"]):
+            self.assertRaises(SystemExit, parseargs, wrong)
+
+    def test_mailboxAlone(self) -> None:
+        """A test may call a Mailbox with anything in the server's place, in a loop of asyncio's."""
+        session, envelope = Session(), Envelope()
+        envelope.mail_from, envelope.rcpt_tos, envelope.content = "müller@example.com", ["b@example.com"], b"x\r\n"
+        mailbox = Mailbox(self.mktemp())
+        status = asyncio.run(mailbox.handle_DATA(Mock(), session, envelope))
+        self.assertEqual(status[:3], "250")
+        (message,) = mailbox.mailbox
+        self.assertIn("X-MailFrom", message)
+        mailbox.close()
+
+    def test_messageBase(self) -> None:
+        """The class behind Message and AsyncMessage has its name."""
+        for kind in (Message, AsyncMessage):
+            self.assertTrue(issubclass(kind, MessageBase))

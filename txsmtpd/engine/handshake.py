@@ -6,6 +6,7 @@ The handshake has a deadline of its own, and what is known of it afterwards lies
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -21,7 +22,8 @@ TLS_NOT_GOOD_ENOUGH = Reply(554, "5.7.0", "Command refused due to lack of securi
 
 
 class TLSSetupException(Exception):
-    """The TLS handshake failed; the connection is gone. Its cause is what Twisted or OpenSSL says of it."""
+    """The TLS handshake failed; the connection is gone. Its cause is what Twisted, OpenSSL or
+    :mod:`ssl` says of it."""
 
 
 def is_wrapped(transport: Any) -> bool:
@@ -148,7 +150,8 @@ def _handshake_failed(cause: BaseException) -> TLSSetupException:
     details = cause.args[0] if cause.args and isinstance(cause.args[0], list) else []
     reasons = ", ".join(str(each[-1]) for each in details) or type(cause).__name__
     error = TLSSetupException(f"the TLS handshake failed: {reasons}")
-    error.__cause__ = cause
+    # Behind a context of the standard library, the cause is what that says.
+    error.__cause__ = cause.__cause__ if isinstance(cause.__cause__, ssl.SSLError) else cause
     return error
 
 

@@ -47,6 +47,8 @@ class IncomingMessage:
 
     __slots__ = ("_deadline", "_header", "_octets", "_refused", "_server", "_sink", "_time_used")
 
+    one_for_each = False  #: whether each recipient gets a reply
+
     def __init__(self, server: Any) -> None:
         self._server = server
         self._sink: Intake | None = None  # where its octets go, once that is known
@@ -244,6 +246,10 @@ class IncomingMessage:
     def _reply_to(self, status: Any, envelope: Envelope) -> Any:
         """What a status of the whole message, or one for each of its recipients, means to the client."""
         dispatcher = self._server._dispatcher
+        if self.one_for_each and isinstance(status, str):
+            lines = status.splitlines()
+            if len(lines) > 1 and _are_replies(lines, len(self.recipients(envelope))):
+                status = lines
         if isinstance(status, str | Reply) or not isinstance(status, FOR_EACH):
             return dispatcher.final(status, "DATA")
         paths = self.recipients(envelope)
@@ -304,6 +310,11 @@ class IncomingMessage:
             return content.decode("ascii")
         except UnicodeDecodeError:
             raise Refused(NOT_ASCII) from None
+
+
+def _are_replies(lines: Sequence[str], count: int) -> bool:
+    """Whether lines are so many whole replies, as programs write them that have LMTP in mind."""
+    return len(lines) == count and all(line[:3].isdecimal() and line[3:4] == " " for line in lines)
 
 
 async def _process_message(process: Callable[..., Any], session: Any, envelope: Envelope) -> Any:

@@ -6,8 +6,8 @@ A handler knows replies, sessions and trace headers, never the protocol. Each is
 
 from txsmtpd.handlers.debugging import Debugging
 from txsmtpd.handlers.mailbox import Mailbox
-from txsmtpd.handlers.message import AsyncMessage, Message
+from txsmtpd.handlers.message import AsyncMessage, Message, MessageBase
 from txsmtpd.handlers.proxy import Proxy
 from txsmtpd.handlers.sink import Sink
 
-__all__ = ["AsyncMessage", "Debugging", "Mailbox", "Message", "Proxy", "Sink"]
+__all__ = ["AsyncMessage", "Debugging", "Mailbox", "Message", "MessageBase", "Proxy", "Sink"]

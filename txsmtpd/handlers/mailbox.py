@@ -23,6 +23,7 @@ from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 from zope.interface import alsoProvides
 
+from txsmtpd.bridges.asyncio_bridge import for_whoever_awaits
 from txsmtpd.bridges.loop_reactor import daemon_thread
 from txsmtpd.bridges.reactors import current_reactor
 from txsmtpd.handlers import trace_header
@@ -33,6 +34,7 @@ from txsmtpd.handlers.off_thread import reactor_with_threads
 from txsmtpd.interfaces import IStreamingHandler
 from txsmtpd.reply import Refused, Reply
 from txsmtpd.session import Envelope, Session
+from txsmtpd.wire.grammar import own_host_name
 
 NO_ROOM = Reply(452, "4.3.1", "There is no room for the message; try again later")
 TOO_DEEP = Reply(554, "5.6.0", "The parts of the message are nested too deeply")
@@ -114,21 +116,21 @@ class Mailbox(Message):
     def open_message(self, server: Any, session: Session, envelope: Envelope) -> Delivery:
         """Begin to store a message; see :class:`~txsmtpd.interfaces.IStreamingHandler`."""
         name = self._maildir.new_name()
-        lmtp = getattr(server, "lmtp", False)
-        header = trace_header.trace_header(server.hostname, session, envelope, _identifier(name), lmtp=lmtp)
+        lmtp = getattr(server, "lmtp", False) is True
+        header = trace_header.trace_header(_hostname(server), session, envelope, _identifier(name), lmtp=lmtp)
         binary = envelope.body == "BINARYMIME"
         return Delivery(self._maildir, name, header, self._in_thread, self._stored, self._refusal, binary)
 
     async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> Any:
         name = self._maildir.new_name()
         identifier = _identifier(name)
-        lmtp = getattr(server, "lmtp", False)
+        lmtp = getattr(server, "lmtp", False) is True
         if self._stores_octets:
-            header = trace_header.trace_header(server.hostname, session, envelope, identifier, lmtp=lmtp)
+            header = trace_header.trace_header(_hostname(server), session, envelope, identifier, lmtp=lmtp)
             binary = envelope.body == "BINARYMIME"
             return await self._store_in_thread(_pieces(header, envelope.content, binary), name)
         message = await self._prepared(server, session, envelope)
-        received = trace_header.received(server.hostname, session, envelope, identifier, lmtp=lmtp)
+        received = trace_header.received(_hostname(server), session, envelope, identifier, lmtp=lmtp)
         _put_on_top(message, trace_header.return_path(envelope) + received)
         if type(self).handle_message is Mailbox.handle_message and reactor_with_threads(server) is not None:
             return await self._in_thread(self.handle_message, message)
@@ -159,7 +161,7 @@ class Mailbox(Message):
 
     async def _store_in_thread(self, pieces: Iterable[bytes], name: str) -> str:
         try:
-            name = await self._in_thread(self._maildir.deliver, pieces, name)
+            name = await for_whoever_awaits(self._in_thread(self._maildir.deliver, pieces, name))
         except OSError as error:
             raise self._refusal(error) from error
         return self._stored(name)
@@ -207,6 +209,11 @@ class Mailbox(Message):
             self._trouble = trouble
             log.error("The maildir {path} takes no mail: {trouble}", path=self._maildir.path, trouble=trouble)
         return Refused(NO_ROOM if error.errno in _FULL else NOT_STORED)
+
+
+def _hostname(server: Any) -> str:
+    """The server's name; that of this host, where a test has put something else in the server's place."""
+    return server.hostname if isinstance(server.hostname, str) else own_host_name()
 
 
 def _identifier(name: str) -> str:

@@ -17,7 +17,7 @@ from txsmtpd.reply import Refused, Reply
 from txsmtpd.session import Envelope, Session
 
 
-class _Parsing:
+class MessageBase:
     """What both have in common: from an envelope to a message."""
 
     def __init__(self, message_class: type[email.message.Message] | None = None) -> None:
@@ -55,7 +55,7 @@ class _Parsing:
         return await self._off_thread.run(server, envelope, self.prepare_message, session, envelope)
 
 
-class Message(_Parsing, ABC):
+class Message(MessageBase, ABC):
     """Give each message, parsed, to :meth:`handle_message`.
 
     :param message_class: what to make of it: :class:`email.message.EmailMessage` is the modern interface, with the
@@ -73,7 +73,7 @@ class Message(_Parsing, ABC):
         """
 
 
-class AsyncMessage(_Parsing, ABC):
+class AsyncMessage(MessageBase, ABC):
     """Give each message, parsed, to :meth:`handle_message`, and wait for it.
 
     :param message_class: as for :class:`Message`.

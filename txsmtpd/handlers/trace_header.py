@@ -107,14 +107,14 @@ def x_fields(session: Session, envelope: Envelope) -> tuple[tuple[str, str], ...
 def peer_and_paths(session: Session, envelope: Envelope) -> bytes:
     """X-Peer, X-MailFrom and X-RcptTo as octets; many recipients stand in a line each.
 
-    A value that has something like an encoded word in it is encoded itself (RFC 2047), so that whoever decodes it has
-    what the client said, and nothing else.
+    A value that is not ASCII, or has something like an encoded word in it, is encoded itself (RFC 2047), so that
+    whoever decodes it has what the client said, and nothing else; Python's email package cannot read plain UTF-8.
     """
     return "".join(_field(name, value) for name, value in x_fields(session, envelope)).encode()
 
 
 def _field(name: str, value: str) -> str:
-    if ENCODED_WORD in value:
+    if ENCODED_WORD in value or not value.isascii():
         return Verbatim(name, value).fold(policy=compat32)
     if len(value) > FOLD_ABOVE:
         value = value.replace(", ", ",\n ")
