@@ -64,7 +64,10 @@ def _smtp_sink(tools: Tools, port: int, scenario: Scenario, maildir: Path) -> Co
 
 
 PEERS = [
-    Peer("txsmtpd", "txsmtpd", _python("txsmtpd_server.py")),
+    # First as users start it; then without its log, which tells what that costs; then from a program.
+    Peer("txsmtpd", "txsmtpd, the command with its log", _python("txsmtpd_command.py")),
+    Peer("quiet", "txsmtpd, the command without its log", _python("txsmtpd_command.py", "--", "--log-level=critical")),
+    Peer("factory", "txsmtpd, SMTPFactory in a program", _python("txsmtpd_server.py")),
     Peer("aiosmtpd", "aiosmtpd", _python("aiosmtpd_server.py")),
     Peer("twisted.mail", "twisted.mail ESMTP", _python("twistedmail_server.py")),
     Peer("node", "Node smtp-server", _node),

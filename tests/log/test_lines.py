@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 from hypothesis import given
@@ -329,3 +330,26 @@ class ValueTests(SynchronousTestCase):
         self.assertTrue(one_line(text).isprintable())
         self.assertTrue(not text.isprintable() or printable(text) == text)
         self.assertTrue(all(line.isprintable() for line in continued([text]).splitlines()))
+
+
+class CostTests(LinesTestCase):
+    """What the log costs a message."""
+
+    def test_calls(self) -> None:
+        """The line of a message takes a score of calls; through twisted.logger it would be some two hundred."""
+
+        def calls(log: SessionLog) -> int:
+            counted = 0
+
+            def count(frame: Any, event: str, argument: Any) -> None:
+                nonlocal counted
+                counted += event == "call"
+
+            sys.setprofile(count)
+            try:
+                log(events.MESSAGE, **FIELDS)
+            finally:
+                sys.setprofile(None)
+            return counted
+
+        self.assertLess(calls(SessionLog(self.lines(), "s1")), 20)
