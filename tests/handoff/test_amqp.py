@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import threading
 import time
 from typing import Any
@@ -13,7 +14,7 @@ from twisted.internet.threads import deferToThread
 
 from tests.handoff.clients import MESSAGE, Client, HandoffTestCase, message_of, send
 from tests.handoff.rabbitmq import Broker, shared_broker
-from txsmtpd.handoff import AMQPHandoff
+from txsmtpd.handoff import AMQPHandoff, amqp
 from txsmtpd.service.handlers import make_handler
 
 
@@ -233,3 +234,25 @@ class FaultTests(AMQPTestCase):
     def _delete(self) -> None:
         with self.broker.connection() as connection:
             connection.channel().queue_delete(self.queue)
+
+
+class StopTests(HandoffTestCase):
+    """A server without its broker."""
+
+    async def test_stops(self) -> None:
+        """It stops at any time: while it connects, waits to try again, or has not begun."""
+        for turns in 0, 1, 5, 50:
+            handler = AMQPHandoff("amqp://127.0.0.1:1", queue="mail")
+            handler.startService()
+            for _ in range(turns):
+                await deferToThread(lambda: None)
+            await handler.stopService()
+            self.assertFalse(handler.running)
+
+    async def test_silent(self) -> None:
+        """A broker that accepts connections and says nothing is given up."""
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            handler = AMQPHandoff(f"amqp://127.0.0.1:{listening.getsockname()[1]}", queue="mail")
+            self.patch(amqp, "CONNECT_TIMEOUT", 0.2)
+            self.assertEqual((await self.send(await self.serve(handler)))[0], 451)
+            self.assertIn("cannot connect", str(handler.not_ready()))

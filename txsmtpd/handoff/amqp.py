@@ -161,7 +161,7 @@ class AMQPTarget(Service):
     async def _keep_connected(self) -> None:
         delay = 0.0
         try:
-            while True:
+            while self.running:  # what is cancelled may fail in other ways, too
                 try:
                     await self._connect()
                 except Misconfigured as error:
@@ -173,7 +173,8 @@ class AMQPTarget(Service):
                 else:
                     self._is_back()
                     delay = RETRY if await self._until_gone() else 0.0
-                await _sleep(self.reactor, delay * random.uniform(0.8, 1.2))
+                if self.running:
+                    await _sleep(self.reactor, delay * random.uniform(0.8, 1.2))
         except CancelledError:
             pass
         finally:
@@ -274,7 +275,7 @@ class AMQPTarget(Service):
             self._first_attempt.callback(None)
 
     def _is_away(self, why: str) -> None:
-        if why != self._problem:
+        if self.running and why != self._problem:
             self._problem = why
             log.error("{target}: {why}", target=str(self), why=why)
         if not self._first_attempt.called:

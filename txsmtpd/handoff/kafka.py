@@ -31,7 +31,7 @@ HEADERS = 2**16  # octets that the envelope may have besides
 DELIVERY_TIMEOUT = 55.0  # seconds; less than the promise waits, so that the report says why
 POLL = 0.1  # seconds
 PROBE = 0.5  # seconds until it is looked again whether the brokers are there
-METADATA_TIMEOUT = 5.0  # seconds
+METADATA_TIMEOUT = 3.0  # seconds
 FLUSH = 10.0  # seconds at the end
 
 OURS = {"acks", "request.required.acks", "enable.idempotence", "bootstrap.servers", "metadata.broker.list"}
@@ -214,7 +214,8 @@ class KafkaTarget(Service):
 
     def _not_found(self, failure: Any) -> None:
         self._probing = None
-        self._is_away(f"the brokers do not answer: {reason_of(failure)}")
+        error = failure.value.args[0] if failure.value.args else failure.value
+        self._is_away(f"the brokers do not answer: {error.str() if hasattr(error, 'str') else reason_of(failure)}")
 
 
 def _outcome(error: Any) -> Exception:

@@ -97,6 +97,7 @@ class Dotted:
     usage: str = ""
     description: str = ""
     path: str = ""
+    variable: str = ""  # of the environment, that it takes an argument from
     listen: str = ""
 
     def find(self) -> Any:
@@ -127,6 +128,7 @@ BUILT_IN = [
         "amqp:[URL:]queue=NAME[:OPTION...]",
         "Hand each message to RabbitMQ.",
         "txsmtpd.handoff.AMQPHandoff",
+        "TXSMTPD_AMQP_URL",
     ),
     Dotted(
         "debugging",
@@ -146,6 +148,7 @@ BUILT_IN = [
         "kafka:BROKERS:topic=NAME[:OPTION...]",
         "Hand each message to Kafka.",
         "txsmtpd.handoff.KafkaHandoff",
+        "TXSMTPD_KAFKA_BROKERS",
     ),
     Dotted("mailbox", "mailbox:DIR", "Store each message in the maildir DIR.", "txsmtpd.handlers.Mailbox"),
     Dotted(
@@ -166,8 +169,12 @@ BUILT_IN = [
         "webhook:URL[:OPTION...]",
         "Post each message to an application.",
         "txsmtpd.handoff.WebhookHandoff",
+        "TXSMTPD_WEBHOOK_URL",
     ),
 ]
+
+
+VARIABLES = {maker.variable for maker in BUILT_IN if maker.variable}
 
 
 def makers() -> dict[str, Any]:

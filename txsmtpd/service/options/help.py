@@ -8,6 +8,7 @@ import shutil
 import textwrap
 from collections.abc import Iterable, Mapping
 
+from txsmtpd.service.handlers import VARIABLES
 from txsmtpd.service.options.table import Group, Option, variable_of
 
 # What other servers call it.
@@ -72,7 +73,7 @@ def unknown_variables(environ: Mapping[str, str], known: Iterable[str]) -> tuple
 
     One that is nearly an option's is wrong: without its value, mail might go elsewhere. Others may be somebody else's.
     """
-    names = {variable_of(option) for option in known}
+    names = {variable_of(option) for option in known} | VARIABLES
     wrong, odd = [], []
     for variable in sorted(environ):
         if not variable.startswith("TXSMTPD_") or variable in names or _OF_THE_CLUSTER.fullmatch(variable):
