@@ -31,6 +31,7 @@ LAYERS = [
     {"command"},
     {"auth"},
     {"extensions"},
+    {"typed"},
     {"settings"},
     {"engine"},
     {"smtp"},

@@ -11,6 +11,7 @@ from txsmtpd.lmtp import LMTP
 from txsmtpd.reply import Refused, Reply
 from txsmtpd.session import Envelope, Session
 from txsmtpd.smtp import SMTP
+from txsmtpd.typed import Handler
 
 if TYPE_CHECKING:
     from txsmtpd.service.program import run
@@ -20,6 +21,7 @@ __all__ = [
     "SMTP",
     "Envelope",
     "Extension",
+    "Handler",
     "Refused",
     "Reply",
     "Rule",

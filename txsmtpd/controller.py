@@ -14,7 +14,7 @@ import socket
 import threading
 import warnings
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.error import CannotListenError
@@ -34,6 +34,7 @@ from txsmtpd.bridges.reactors import (
 from txsmtpd.factory import SMTPFactory
 from txsmtpd.service.sockets import in_place_of_the_dead
 from txsmtpd.smtp import SMTP
+from txsmtpd.typed import ControllerOptions, FactoryOptions, UnixSocketControllerOptions
 
 __all__ = [
     "IP6_IS",
@@ -197,7 +198,7 @@ class BaseController:
         server_hostname: str | None = None,
         server_kwargs: dict[str, Any] | None = None,
         sock: socket.socket | None = None,
-        **SMTP_parameters: Any,
+        **SMTP_parameters: Unpack[FactoryOptions],
     ) -> None:
         if server_kwargs is not None:
             warnings.warn("server_kwargs is of the old days; give its members as keywords", DeprecationWarning, 4)
@@ -363,9 +364,15 @@ class InetMixin(BaseController):
     """
 
     def __init__(
-        self, handler: object, hostname: str | None = None, port: int = 8025, loop: Any = None, **kwargs: Any
+        self,
+        handler: object,
+        hostname: str | None = None,
+        port: int = 8025,
+        loop: Any = None,
+        **kwargs: Unpack[ControllerOptions],
     ) -> None:
-        super().__init__(handler, loop, **kwargs)
+        options: dict[str, Any] = {**kwargs}
+        super().__init__(handler, loop, **options)
         if self.sock is not None:
             hostname, port = self.sock.getsockname()[:2]
         self.hostname = get_localhost() if hostname is None else hostname
@@ -423,9 +430,10 @@ class UnixSocketMixin(BaseController):
         loop: Any = None,
         *,
         mode: int = 0o600,
-        **kwargs: Any,
+        **kwargs: Unpack[UnixSocketControllerOptions],
     ) -> None:
-        super().__init__(handler, loop, **kwargs)
+        options: dict[str, Any] = {**kwargs}
+        super().__init__(handler, loop, **options)
         self.unix_socket = os.fspath(unix_socket)
         self.mode = mode
 

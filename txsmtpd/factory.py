@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Unpack
 from typing import Protocol as TypingProtocol
 
 from twisted.internet.defer import Deferred, succeed
@@ -26,6 +26,7 @@ from txsmtpd.reply import Reply
 from txsmtpd.session import place_of
 from txsmtpd.settings import Settings, want_number
 from txsmtpd.smtp import SMTP
+from txsmtpd.typed import Options
 
 log = Logger(namespace="txsmtpd")
 
@@ -94,7 +95,7 @@ class SMTPFactory(ServerFactory):
         transcript: Observing | None = None,
         metrics: Measuring | None = None,
         strict_handler: bool = True,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
         for name, limit in (
             ("connection_limit", connection_limit),
@@ -120,11 +121,12 @@ class SMTPFactory(ServerFactory):
         self.connection_limit = connection_limit
         self.connection_limit_per_network = connection_limit_per_network
         self.connection_limit_per_host = connection_limit_per_host
+        chosen: dict[str, Any] = {**options}
         if filters:
             from txsmtpd.filters.chain import Chain  # costs nothing where nobody filters
 
-            options["filters"] = Chain(filters)
-        self.settings = Settings.make(handler, options, protocol)
+            chosen["filters"] = Chain(filters)
+        self.settings = Settings.make(handler, chosen, protocol)
         self._check_handler(protocol, strict_handler)
         if metrics is not None:
             self.settings.wrap_hooks(metrics.timed)

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
 from types import CoroutineType, MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone
@@ -59,6 +59,7 @@ from txsmtpd.parameters import NOTHING_SAID
 from txsmtpd.reply import FAILED, GOODBYE, OK, Refused, Reply, parse_status
 from txsmtpd.session import Envelope, Session, place_of
 from txsmtpd.settings import CALL_LIMIT_DEFAULT, DATA_SIZE_DEFAULT, ERROR_LIMIT, IDENT, Parameters, Settings
+from txsmtpd.typed import Options
 from txsmtpd.wire import grammar
 
 __all__ = [
@@ -163,7 +164,12 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         cls.find_methods()
 
     def __init__(
-        self, handler: object = None, *, settings: Settings | None = None, loop: object = None, **options: Any
+        self,
+        handler: object = None,
+        *,
+        settings: Settings | None = None,
+        loop: object = None,
+        **options: Unpack[Options],
     ) -> None:
         self.settings = settings or Settings.make(handler, options, type(self))
         self.commands = self.settings.commands_of(type(self))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from txsmtpd.bridges.reactors import has_asyncio_reactor
 from txsmtpd.factory import SMTPFactory
@@ -12,7 +12,7 @@ from txsmtpd.service.listening import GRACE
 from txsmtpd.service.server import Listener
 from txsmtpd.service.signals import Signals
 from txsmtpd.service.welcome import Welcome
-from txsmtpd.smtp import SMTP
+from txsmtpd.typed import FactoryOptions
 
 LOCAL = "tcp:8025:interface=127.0.0.1"
 
@@ -20,9 +20,8 @@ LOCAL = "tcp:8025:interface=127.0.0.1"
 def run(
     handler: object,
     *endpoints: str,
-    protocol: type[SMTP] = SMTP,
     grace: float = GRACE,
-    **options: Any,
+    **options: Unpack[FactoryOptions],
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, with a log on standard error.
 
@@ -33,7 +32,6 @@ def run(
     :param handler: the object whose hooks decide; see :mod:`txsmtpd.interfaces`.
     :param endpoints: where to listen: ``"localhost:1025"``, or endpoints of Twisted's such as ``"tcp:25"``. Default:
         port 8025 of this machine only.
-    :param protocol: :class:`~txsmtpd.smtp.SMTP` or a subclass.
     :param grace: how many seconds open transactions have to end, once the program is told to.
     :param options: those of :class:`~txsmtpd.factory.SMTPFactory`.
     :raises TypeError: for an unknown option, one of a wrong type, or what is no handler.
@@ -48,10 +46,10 @@ def run(
         if not isinstance(endpoint, str):
             raise TypeError(f'an endpoint is a string such as "tcp:8025", not {endpoint!r}')
     log = CommandLog.open()
-    options = {"log": log.lines, "log_messages": True, "asyncio": has_asyncio_reactor(), **options}
+    chosen: dict[str, Any] = {"log": log.lines, "log_messages": True, "asyncio": has_asyncio_reactor(), **options}
     listeners = []
     for endpoint in endpoints or (LOCAL,):
-        factory = SMTPFactory(handler, protocol=protocol, **options)
+        factory = SMTPFactory(handler, **chosen)
         listeners.append(Listener(endpoint, make_endpoint(endpoint), factory, grace))
     globalLogBeginner.beginLoggingTo([log.lines], redirectStandardIO=False)
 

@@ -16,7 +16,7 @@ import tempfile
 import unittest
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, Unpack
 
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
@@ -33,6 +33,7 @@ from txsmtpd.testing.inbox import Inbox, Mail, Query, Store, in_asyncio
 from txsmtpd.testing.memory import MemorySession
 from txsmtpd.testing.reporting import attach
 from txsmtpd.tls.authority import Authority, authority
+from txsmtpd.typed import FactoryOptions
 
 HOST = "127.0.0.1"
 COUNT = 10_000
@@ -150,7 +151,7 @@ class MailCatcher(Reachable, Inbox):
         octets: int = OCTETS,
         age: float | None = None,
         authority: Authority | None = None,
-        **options: Any,
+        **options: Unpack[FactoryOptions],
     ) -> None:
         if tls not in (None, "starttls", "implicit"):
             raise ValueError(f"tls must be 'starttls' or 'implicit', not {tls!r}")
@@ -179,7 +180,7 @@ class MailCatcher(Reachable, Inbox):
             "bare_newlines": True,  # see Mail.bare_newlines
             "lenient_addresses": True,
         }
-        self._options = defaults | options
+        self._options: dict[str, Any] = {**defaults, **options}
         self.factory = SMTPFactory(self, **self._options)
         self.transcripts: Transcripts | None = self.factory.transcript  #: what was said in each session
         self._port: IListeningPort | None = None

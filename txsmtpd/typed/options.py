@@ -1,0 +1,97 @@
+"""The options of a server, by name, for type checkers: ``SMTPFactory(handler, data_size_limit=10**7)``.
+
+What they mean, and their defaults, is in :class:`~txsmtpd.settings.Settings`; a test holds the two lists together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypedDict
+
+from txsmtpd.extensions import Extension
+from txsmtpd.wire.networks import Network
+
+
+class Common(TypedDict, total=False):
+    """The options of each connection, but for the server's name, which controllers call otherwise."""
+
+    ident: str | None
+    data_size_limit: int | None
+    enable_SMTPUTF8: bool
+    decode_data: bool
+    extensions: Iterable[Extension]
+    tls_context: Any
+    implicit_tls: bool
+    require_starttls: bool
+    tls_handshake_timeout: float
+    timeout: float | None
+    hook_timeout: float | None
+    linger: float
+    command_size_limit: int
+    line_length_limit: int | None
+    header_size_limit: int | None
+    header_field_limit: int | None
+    lenient_addresses: bool
+    bare_newlines: bool
+    local_part_limit: int
+    recipient_limit: int | None
+    command_call_limit: int | Mapping[str, int] | None
+    error_limit: int | None
+    junk_command_limit: int | None
+    buffer_limit: int
+    log: Any
+    log_limit: int | None
+    log_messages: bool
+    auth_required: bool
+    auth_require_tls: bool
+    auth_exclude_mechanism: Iterable[str] | None
+    authenticator: Callable[..., Any] | None
+    auth_callback: Callable[..., Any] | None
+    portal: Any
+    auth_mechanisms: Iterable[Any]
+    auth_failure_limit: int | None
+    auth_attempt_limit: int | None
+    auth_failure_delay: float
+    proxy_from: Iterable[Network] | None
+    proxy_protocol_timeout: float | None
+    log_dialogue: bool
+    asyncio: Any
+    reactor: Any
+
+
+class Options(Common, total=False):
+    """The options of each connection."""
+
+    hostname: str | None
+
+
+class OfFactory(TypedDict, total=False):
+    """The options of a factory alone."""
+
+    protocol: type
+    connection_limit: int | None
+    connection_limit_per_host: int | None
+    filters: Iterable[Any]
+    faults: Any
+    transcript: Any
+    strict_handler: bool
+
+
+class FactoryOptions(Options, OfFactory, total=False):
+    """The options of a factory and of each connection."""
+
+
+class ControllerOptions(Common, OfFactory, total=False):
+    """The options of a Controller, of its factory and of each connection."""
+
+    ssl_context: Any
+    server_hostname: str | None
+    server_kwargs: dict[str, Any] | None
+    sock: Any
+    ready_timeout: float
+
+
+class UnixSocketControllerOptions(ControllerOptions, total=False):
+    """The options of a controller on a Unix socket."""
+
+    hostname: str | None
