@@ -176,6 +176,7 @@ class MailCatcher(Reachable, Inbox):
             "auth_failure_delay": 0,
             "enable_SMTPUTF8": True,
             "error_limit": None,  # bulk senders have hundreds of recipients rejected in one session
+            "error_delay": 0,
             "junk_command_limit": None,
             "bare_newlines": True,  # see Mail.bare_newlines
             "lenient_addresses": True,

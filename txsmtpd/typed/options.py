@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypedDict
 
 from txsmtpd.extensions import Extension
+from txsmtpd.limits.rate import Rate
 from txsmtpd.wire.networks import Network
 
 
@@ -25,6 +26,9 @@ class Common(TypedDict, total=False):
     require_starttls: bool
     tls_handshake_timeout: float
     timeout: float | None
+    command_timeout: float | None
+    data_rate_minimum: int | None
+    session_timeout: float | None
     hook_timeout: float | None
     linger: float
     command_size_limit: int
@@ -37,6 +41,7 @@ class Common(TypedDict, total=False):
     recipient_limit: int | None
     command_call_limit: int | Mapping[str, int] | None
     error_limit: int | None
+    error_delay: float
     junk_command_limit: int | None
     buffer_limit: int
     log: Any
@@ -52,6 +57,11 @@ class Common(TypedDict, total=False):
     auth_failure_limit: int | None
     auth_attempt_limit: int | None
     auth_failure_delay: float
+    auth_failures_per_network: Rate | str | None
+    rates: Mapping[str, Rate | str] | None
+    limiter: Any
+    unlimited_networks: Iterable[Network]
+    network_prefixes: tuple[int, int]
     proxy_from: Iterable[Network] | None
     proxy_protocol_timeout: float | None
     log_dialogue: bool
@@ -70,10 +80,12 @@ class OfFactory(TypedDict, total=False):
 
     protocol: type
     connection_limit: int | None
+    connection_limit_per_network: int | None
     connection_limit_per_host: int | None
     filters: Iterable[Any]
     faults: Any
     transcript: Any
+    metrics: Any
     strict_handler: bool
 
 
