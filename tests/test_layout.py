@@ -50,6 +50,18 @@ LAYERS = [
 FRIENDLY_NEIGHBOURS = [PURE, {"controller", "smtpd", "main", "__main__"}]
 HANDLERS_MAY_IMPORT = {"handlers", "reply", "session", "interfaces", "wire", "mime", "bridges", "log"}
 MODULES_IN_THE_ROOT = 16  # at most
+# Within the engine, likewise: each row may import itself and those before it.
+ENGINE = [
+    {"__init__", "lines", "masking", "observer", "output", "overrides", "message_sink", "stage", "refusals"},
+    {"turn", "patience", "admission", "budget"},
+    {"connection"},
+    {"dispatcher"},
+    {"handshake", "message"},
+    {"proxy_header", "ending"},
+    {"greeting"},
+    {"protocol_class"},
+]
+LINES_OF_A_FILE = 500  # at most, unless its first paragraph says why all of it is in one file
 
 
 def modules() -> list[str]:
@@ -92,6 +104,17 @@ def executed_on_import(node: ast.AST) -> Iterator[ast.AST]:
             yield from executed_on_import(child)
 
 
+def type_checking_imports(name: str) -> set[str]:
+    """The engine's parts that a module of it imports for annotations only."""
+    guards = [
+        node
+        for node in ast.parse(source_of(name).read_bytes()).body
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+    ]
+    imports = imports_of((node for guard in guards for node in ast.walk(guard)), "txsmtpd.engine")
+    return {each.split(".")[2] for each in imports if each.startswith("txsmtpd.engine.")}
+
+
 def layers_imported(name: str) -> set[str]:
     """The layers that a module imports from. A name of the package itself stands for "txsmtpd"."""
     layers = set().union(*LAYERS)
@@ -123,6 +146,31 @@ class ImportTests(SynchronousTestCase):
             if (layer := layer_of(name)) and (upward := layers_imported(name) - allowed(layer))
         }
         self.assertEqual(wrong, {})
+
+    def test_engine(self) -> None:
+        """The parts of the engine import each other one way, too: a part does not know who is made of it."""
+        names = [name for name in modules() if name.startswith("txsmtpd.engine.")]
+        self.assertEqual({name.split(".")[2] for name in names} | {"__init__"}, set().union(*ENGINE))
+        wrong = {}
+        for name in names:
+            part = name.split(".")[2]
+            row = next(number for number, each in enumerate(ENGINE) if part in each)
+            imported = {each.split(".")[2] for each in all_imports(name) if each.startswith("txsmtpd.engine.")}
+            for typed in type_checking_imports(name):
+                imported.discard(typed)
+            if upward := imported - set().union(*ENGINE[: row + 1]):
+                wrong[part] = upward
+        self.assertEqual(wrong, {})
+
+    def test_longFiles(self) -> None:
+        """A file of more than 500 lines says in its first paragraph why all of it is in one file."""
+        wrong = []
+        for name in modules():
+            text = source_of(name).read_text()
+            first = (ast.get_docstring(ast.parse(text)) or "").split("\n\n")[0]
+            if text.count("\n") > LINES_OF_A_FILE and "in one file" not in " ".join(first.split()):
+                wrong.append(name)
+        self.assertEqual(wrong, [])
 
     def test_testKitStandsAlone(self) -> None:
         """Nothing outside ``testing`` imports it: a server in production runs no code of the test kit."""

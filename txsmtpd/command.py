@@ -102,6 +102,10 @@ class Command:
         when = self.syntax.when
         return when is None or bool(when(server) if callable(when) else getattr(server, when, None))
 
+    def without(self, rule: Rule) -> Command:
+        """The same command without this rule."""
+        return replace(self, rules=tuple(each for each in self.rules if each is not rule))
+
     def help(self, extended_smtp: bool) -> str:
         """The form of the command, as HELP shows it."""
         if self.syntax is None:

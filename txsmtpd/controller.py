@@ -1,4 +1,5 @@
-"""Servers for programs that are not Twisted: started and stopped by plain calls.
+"""Servers for programs that are not Twisted: started and stopped by plain calls. They are in one file, as
+their names in aiosmtpd are, and share most of what they do.
 
 Each :class:`Controller` has an event loop, a reactor made of it, and a thread that runs them; its hooks run there, as
 asyncio tasks. An :class:`UnthreadedController` serves in a loop of the program's. Names and arguments are those of

@@ -10,11 +10,11 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from txsmtpd.command import commands_of, greeted, syntax
-from txsmtpd.engine.dispatcher import ANSWERED_LATER, Dispatcher, is_part
+from txsmtpd.engine.dispatcher import ANSWERED_LATER, Dispatcher
 from txsmtpd.engine.message import IncomingMessage
 from txsmtpd.engine.observer import Action, Interceptor
 from txsmtpd.recipient_replies import Replies, folded
-from txsmtpd.reply import Reply
+from txsmtpd.reply import Reply, is_part
 from txsmtpd.session import Envelope
 from txsmtpd.smtp import SMTP
 

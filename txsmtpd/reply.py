@@ -150,6 +150,14 @@ def parse_status(status: object) -> Reply:
     raise TypeError(f"a status is a string such as '250 2.0.0 OK' or a Reply, not {status!r}")
 
 
+def is_part(status: Reply | str | bytes) -> bool:
+    """Whether a pushed status is a line with another to follow: its last line has a hyphen behind the code."""
+    if isinstance(status, Reply):
+        return False
+    text = status if isinstance(status, str) else status.decode("latin-1")
+    return text.rstrip("\r\n").rpartition("\n")[2][3:4] == "-"
+
+
 class Refused(Exception):
     """Raised by whatever refuses a command; its reply is the answer.
 

@@ -1,4 +1,5 @@
-"""What a server was told to do: its options, checked once, and the tables that follow from them.
+"""What a server was told to do: its options, checked once, and the tables that follow from them. They are
+in one file because they are one class.
 
 A :class:`Settings` is made by the factory and shared by all its connections, so nothing in it changes.
 """
@@ -29,7 +30,7 @@ from txsmtpd.auth.plain import Plain
 from txsmtpd.auth.results import mechanism_name
 from txsmtpd.bridges.asyncio_bridge import in_asyncio, is_coroutine_function
 from txsmtpd.bridges.reactors import clock_of, current_reactor
-from txsmtpd.command import Command, commands_of_extension
+from txsmtpd.command import Command, authorized, commands_of_extension
 from txsmtpd.extensions import (
     ENHANCEDSTATUSCODES,
     HELP,
@@ -394,7 +395,10 @@ class Settings:
         """The commands of a class of protocols, and those that extensions bring; put together once."""
         known = self._all_commands.get(protocol)
         if known is None or known[0] is not protocol.commands:  # its own may have been replaced since
-            known = self._all_commands[protocol] = protocol.commands, {**protocol.commands, **self.commands}
+            found = {**protocol.commands, **self.commands}
+            if not self.auth_required:  # a rule that always holds need not be asked
+                found = {verb: command.without(authorized) for verb, command in found.items()}
+            known = self._all_commands[protocol] = protocol.commands, found
         return known[1]
 
     @classmethod

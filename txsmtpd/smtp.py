@@ -1,4 +1,5 @@
-"""SMTP: the protocol of one connection, with the commands of RFC 5321 as methods that return their reply.
+"""SMTP: the protocol of one connection, with the commands of RFC 5321 as methods that return their reply. Users
+subclass this one class: all names that they may use or override are in one file, most of them a line or two.
 
 A command is a method ``smtp_VERB(arg)``; it returns a status or raises :class:`~txsmtpd.reply.Refused`. What must hold
 before it runs is declared beside its syntax. A mail transaction is open while ``envelope.mail_from`` is not None.
@@ -43,7 +44,8 @@ from txsmtpd.command import (
     transaction,
 )
 from txsmtpd.engine.connection import Connection
-from txsmtpd.engine.dispatcher import Dispatcher, is_part
+from txsmtpd.engine.dispatcher import Dispatcher
+from txsmtpd.engine.ending import session_ended
 from txsmtpd.engine.greeting import default_greeting, first_turn
 from txsmtpd.engine.handshake import Handshake, TLSSetupException, start_tls
 from txsmtpd.engine.masking import sanitize
@@ -53,10 +55,8 @@ from txsmtpd.engine.overrides import check_overrides
 from txsmtpd.engine.protocol_class import ProtocolClass, Readable, setting, with_own_commands
 from txsmtpd.engine.proxy_header import ProxyHeaderError
 from txsmtpd.extensions import auth, chunking, starttls
-from txsmtpd.log import events
-from txsmtpd.log.events import cause_text, client_text
 from txsmtpd.parameters import NOTHING_SAID
-from txsmtpd.reply import FAILED, GOODBYE, OK, Refused, Reply, parse_status
+from txsmtpd.reply import FAILED, GOODBYE, OK, Refused, Reply, is_part, parse_status
 from txsmtpd.session import Envelope, Session, place_of
 from txsmtpd.settings import CALL_LIMIT_DEFAULT, DATA_SIZE_DEFAULT, ERROR_LIMIT, IDENT, Parameters, Settings
 from txsmtpd.typed import Options
@@ -148,9 +148,10 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     AuthLoginPasswordChallenge = "Password\0"  #: the second
 
     # The parts of the engine that a connection has, and their classes.
-    _connection: Any = None
-    _dispatcher: Any = None
-    _message: IncomingMessage | None = None  # that is coming
+    # Without defaults in the class: Python finds an attribute sooner that only instances have.
+    _connection: Any
+    _dispatcher: Any
+    _message: IncomingMessage | None  # that is coming
     _attempts: auth.Attempts | None = None
     _ehlo_lines: list[str] | None = None  # that a hook pushes for the answer to EHLO, while it does
     _at_end: tuple[Callable[[], Any], ...] = ()
@@ -232,7 +233,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     # The connection, as Twisted tells of it
 
     def connectionMade(self) -> None:
-        if self._connection is not None:
+        if hasattr(self, "_connection"):
             raise TypeError(f"_connection is an attribute that SMTP uses itself; {type(self).__name__} needs another")
         self.session = self._create_session()
         self.session.peer = place_of(self.transport.getPeer()) or ""
@@ -241,6 +242,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
             self.commands = with_own_commands(self)
         factory = self.factory
         self._dispatcher = dispatcher = self._dispatcher_class(self, None)
+        self._message = None
         self._connection = dispatcher.connection = Connection(self, dispatcher, None)
         observers = getattr(factory, "observers", ())
         if observers:
@@ -260,8 +262,11 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         self._connection.data_received(data)
 
     def lineReceived(self, line: bytes) -> None:
-        """A line has come: carry it out. Called for each line, with or without a command in it."""
-        self._connection.line_received(line)
+        """A command line has come: carry it out. What answers a command, as in AUTH, does not come here."""
+        connection, dispatcher = self._connection, self._dispatcher
+        if connection.observer is not None:
+            connection.observer.line_received(dispatcher.masked(line))
+        connection.run(dispatcher.on_line, line)
 
     def clearLineBuffer(self) -> bytes:
         """Forget the input that has not been looked at; return it."""
@@ -414,44 +419,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
 
     def _ended(self, cause: BaseException) -> None:
         """The connection is gone; called once."""
-        disconnected = getattr(self.factory, "disconnected", None)
-        if disconnected is not None:
-            disconnected(self)
-        if self._message is not None:
-            self._message.abort(cause)
-            self._message = None
-        dispatcher = self._dispatcher
-        if self.settings.log_messages:
-            dispatcher.log(
-                events.ENDED,
-                client=client_text(self.session.peer),
-                messages=dispatcher.messages,
-                cause=cause_text(cause),
-            )
-        if isinstance(cause, TLSSetupException):
-            dispatcher.log(events.TLS_FAILED, client=client_text(self.session.peer), reason=str(cause))
-            self._tell("exception", cause)
-        self._tell("DISCONNECT", self, self.session, self.envelope, cause)
-        for function in self._at_end:
-            try:
-                function()
-            except Exception as error:
-                dispatcher.log.failure(events.FAILED, error, where=repr(function), why="")
-        self._at_end = ()
-        dispatcher.log_ended()
-
-    def _tell(self, name: str, *arguments: Any) -> None:
-        """Let a hook know; nobody waits for what it says."""
-        if name in self.settings.hooks:
-            Deferred.fromCoroutine(self._told(name, *arguments))
-
-    async def _told(self, name: str, *arguments: Any) -> None:
-        try:
-            result = self.settings.hooks[name](*arguments)
-            if isinstance(result, Awaitable):
-                await result
-        except Exception as error:
-            self._dispatcher.log.failure(events.FAILED, error, where=f"handle_{name}", why="")
+        session_ended(self, cause)
 
     # Greetings (RFC 5321 4.1.1.1)
 
@@ -531,7 +499,8 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         reply = None
         try:
             options = self._claim(parameters, self.settings.mail_parameters) if parameters else []
-            self._check_address(path, SENDER_NEEDS_UTF8, "5.1.7")
+            if self.settings.local_part_limit or not path.isascii():
+                self._check_address(path, SENDER_NEEDS_UTF8, "5.1.7")
             for check in self.settings.mail_checks:
                 check(self, path)
             reply = await self.call_hook("MAIL", path, options, default=self.begin_transaction)
@@ -561,7 +530,8 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         reply = None
         try:
             options = self._claim(parameters, self.settings.rcpt_parameters) if parameters else []
-            self._check_address(path, RECIPIENT_NEEDS_UTF8, "5.1.3")
+            if self.settings.local_part_limit or not path.isascii():
+                self._check_address(path, RECIPIENT_NEEDS_UTF8, "5.1.3")
             limit = self.settings.recipient_limit
             if limit is not None and known >= limit:
                 raise Refused(TOO_MANY_RECIPIENTS)
@@ -614,7 +584,8 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
 
     @syntax("DATA", needs=[greeted, authorized, recipients, no_chunks, lines_only], argument=False)
     async def smtp_DATA(self, arg: None) -> Any:
-        reply = self._begin_message().read_data()
+        self._message = message = self._message_class(self)
+        reply = message.read_data()
         return reply if isinstance(reply, Reply) else await reply
 
     def reset_transaction(self) -> None:

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.task import deferLater
+
+from txsmtpd.engine.observer import Action
 from txsmtpd.limits.pace import growing_delay
 from txsmtpd.reply import Refused, Reply
 
@@ -67,3 +70,21 @@ def delay_of_refusal(dispatcher: Any) -> float:
     if server.settings.admission.network(server.session.peer) is None:
         return 0.0
     return growing_delay(dispatcher.errors - PROMPT_ERRORS, first, LONGEST_DELAY)
+
+
+class LateReply(Action):
+    """A refusal that was delayed. It was counted and logged before."""
+
+    answers = True
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+
+    def act(self, server: Any) -> None:
+        server._dispatcher.send_reply(self._reply)
+
+
+async def delayed(clock: Any, seconds: float, reply: Reply) -> LateReply:
+    """The refusal, after so many seconds."""
+    await deferLater(clock, seconds)
+    return LateReply(reply)

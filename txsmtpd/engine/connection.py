@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import copy_context
 from types import CoroutineType
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, ITCPTransport
@@ -21,28 +21,13 @@ from twisted.internet.interfaces import IDelayedCall, ITCPTransport
 from txsmtpd.bridges.asyncio_bridge import go_on
 from txsmtpd.engine.lines import BadLine, LineBuffer
 from txsmtpd.engine.observer import CountedReader, Observer, Reader
-from txsmtpd.engine.output import Output, closes_at_once, is_closing
+from txsmtpd.engine.output import GATHERED, Output, closes_at_once
 from txsmtpd.engine.patience import Late, Patience
+from txsmtpd.engine.stage import Stage
 from txsmtpd.engine.turn import Turn
 from txsmtpd.settings import Settings
 
 QUIT = b"QUIT"  # the line after which a client has nothing more to say
-
-
-class Stage(Protocol):
-    """What a connection does in place of commands: it awaits a PROXY header, or a TLS handshake."""
-
-    def input_ended(self) -> None:
-        """The client has closed its side."""
-
-    def connection_lost(self, reason: BaseException) -> None:
-        """The connection is gone. ``connection.cause`` may say why, in place of the reason."""
-
-    def idle(self) -> bool:
-        """The client has said nothing for too long; True: the stage has seen to it."""
-
-    def cancel(self) -> None:
-        """The connection is going to be closed."""
 
 
 class Connection(Patience):
@@ -136,8 +121,12 @@ class Connection(Patience):
         if not self.paused:
             self.process_input()
         elif len(data) > self.server.settings.buffer_limit and not self._reading_paused:
-            self._reading_paused = True
-            self.transport.pauseProducing()
+            self.pause_reading()
+
+    def pause_reading(self) -> None:
+        """Read nothing more from the transport for now."""
+        self._reading_paused = True
+        self.transport.pauseProducing()
 
     def process_input(self) -> None:
         """Go through the input until it is used up, or something must be waited for."""
@@ -145,7 +134,9 @@ class Connection(Patience):
         self._processing = True
         try:
             # Hooks may close the transport themselves.
-            while lines.offset < len(lines.data) and not (self.paused or self.closing or is_closing(transport)):
+            while lines.offset < len(lines.data) and not (
+                self.paused or self.closing or transport.disconnecting or getattr(transport, "_aborting", False)
+            ):
                 reader = self.reader
                 if reader is not None:
                     self._feed(reader)
@@ -154,10 +145,12 @@ class Connection(Patience):
                     if line is None:
                         break
                     self.since = self.last_heard
-                    if type(line) is bytes:
+                    if type(line) is not bytes:
+                        self.refuse_line(line)
+                    elif self.line_request is None:
                         server.lineReceived(line)
                     else:
-                        self.refuse_line(line)
+                        self._answer_request(self.line_request, line)
                 else:
                     server.rawDataReceived(lines.clear())
         finally:
@@ -188,16 +181,12 @@ class Connection(Patience):
         """Whether a turn waits, or input is being processed."""
         return self.turn is not None or self._processing
 
-    def line_received(self, line: bytes) -> None:
-        """A line has come: it has its turn, or it is what the turn has asked for."""
-        request = self.line_request
+    def _answer_request(self, request: Deferred[bytes], line: bytes) -> None:
+        """What the turn has asked for has come. Nobody may see it."""
         if self.observer is not None:
-            self.observer.line_received(None if request is not None else self.dispatcher.masked(line))
-        if request is None:
-            self.run(self.dispatcher.on_line, line)
-        else:
-            self._cancel_line_request(request)
-            request.callback(line)
+            self.observer.line_received(None)
+        self._cancel_line_request(request)
+        request.callback(line)
 
     def refuse_line(self, bad: BadLine) -> None:
         """What has come is no proper line."""
@@ -226,7 +215,8 @@ class Connection(Patience):
 
     def read_data(self, reader: Reader, then: Callable[[], Any]) -> None:
         """The same for octets of a message, which observers are told of."""
-        self.read_with(reader if self.observer is None else CountedReader(reader, self.observer), then)
+        self.reader = reader if self.observer is None else CountedReader(reader, self.observer)
+        self._after_reader = then
 
     def stop_reader(self) -> None:
         """Forget the reader: what it reads will not be finished."""
@@ -276,11 +266,6 @@ class Connection(Patience):
     def _held_too_long(self) -> None:
         self.dispatcher.on_result(self.dispatcher.on_timeout(False))
         self.close()
-
-    def pause_reading(self) -> None:
-        """Read nothing more from the transport."""
-        self._reading_paused = True
-        self.transport.pauseProducing()
 
     # Turns
 
@@ -385,7 +370,10 @@ class Connection(Patience):
             return
         if self.observer is not None and octets and not self.output.muted:
             self.observer.reply_sent(octets)
-        self.output.send(octets, self._processing)
+        output = self.output
+        output.pending += octets
+        if not self._processing or len(output.pending) >= GATHERED:
+            output.flush()
 
     def output_full(self) -> None:
         """The client does not read: take no turns and read nothing, until it does."""

@@ -13,12 +13,11 @@ from types import CoroutineType
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError
-from twisted.internet.task import deferLater
 
 from txsmtpd.bridges.asyncio_bridge import HINT, asks_for_asyncio
 from txsmtpd.command import Command
 from txsmtpd.engine.admission import require
-from txsmtpd.engine.budget import ERRORS, count_call, count_error, count_junk, delay_of_refusal
+from txsmtpd.engine.budget import ERRORS, count_call, count_error, count_junk, delay_of_refusal, delayed
 from txsmtpd.engine.lines import BadLine
 from txsmtpd.engine.masking import (
     SECRET,
@@ -31,6 +30,17 @@ from txsmtpd.engine.masking import (
     sanitize,
 )
 from txsmtpd.engine.observer import Action, Interceptor, Meter
+from txsmtpd.engine.refusals import (
+    ANSWERS_REFUSED,
+    FOREIGN_PROTOCOL,
+    LINE_TOO_LONG,
+    LINES_REFUSED,
+    NOT_RECOGNIZED,
+    PAYLOAD_UNKNOWN,
+    SHUTTING_DOWN,
+    STILL_BUSY,
+    reply_to_unknown,
+)
 from txsmtpd.log import events
 from txsmtpd.log.events import client_text
 from txsmtpd.log.session import SessionLog
@@ -42,28 +52,7 @@ from txsmtpd.wire.chunk import ChunkReader
 NEED_STARTTLS = Reply(530, "5.7.0", "Must issue a STARTTLS command first")  # RFC 3207 4
 ALLOWED_BEFORE_STARTTLS = frozenset(b"NOOP EHLO LHLO STARTTLS QUIT".split())
 GREETINGS = frozenset(b"HELO EHLO LHLO".split())
-SHUTTING_DOWN = Reply(421, "4.3.2", "The server is shutting down")
-STILL_BUSY = Reply(421, "4.3.0", "The server took too long to do this; try again later")
-FOREIGN_PROTOCOL = Reply(554, "5.5.1", "This is an SMTP server, goodbye")
-LINE_TOO_LONG = Reply(500, "5.5.2", "Command line too long")
-LINES_REFUSED = {
-    "long": LINE_TOO_LONG,
-    "endless": Reply(421, "4.7.0", "A line without end, goodbye"),
-    "bare LF": Reply(500, "5.5.2", "Lines end with CR LF; this one ended with LF alone"),
-    "foreign": FOREIGN_PROTOCOL,
-}
-PAYLOAD_UNKNOWN = Reply(421, "4.5.4", "Invalid chunk size, closing connection")
-# LINES_REFUSED, for lines that answer what a command has asked (RFC 4954 4).
-ANSWERS_REFUSED = LINES_REFUSED | {
-    "long": Reply(500, "5.5.6", "Authentication exchange line is too long"),
-    "missing": Reply(501, "5.7.0", "The connection ended where an answer was needed"),
-}
-NOT_RECOGNIZED = Reply(500, "5.5.2", "Command not recognized")
-
-# Whoever speaks these, or header fields, is a web browser or worse, made to send mail by somebody else.
-FOREIGN_VERBS = frozenset(b"CONNECT DELETE GET HEAD OPTIONS PATCH POST PRI PUT TRACE".split())
 _LETTERS = re.compile(rb"[A-Z]*")
-_HEADER_FIELD = re.compile(rb"(?!MAIL|RCPT)[A-Z][A-Z0-9-]*:")  # "MAILFROM:" is only a slip
 
 
 #: The result of a command whose reply is given when what follows it has been read.
@@ -82,6 +71,7 @@ class Dispatcher:
         "about",
         "calls",
         "closes_after_reply",
+        "commands",
         "connection",
         "draining",
         "errors",
@@ -102,6 +92,7 @@ class Dispatcher:
         self.connection: Any = None  #: the connection, which is made with this dispatcher
         self.interceptor = interceptor
         self.meter: Meter | None = None  #: counts what happens; None: nobody does
+        self.commands = server.commands
         self.verb = b""  #: of the command whose turn it is
         self.pushed = False  #: that command has pushed a whole reply
         #: What a command of ours has replied, which an override may have awaited and not passed on.
@@ -134,7 +125,7 @@ class Dispatcher:
         settings = server.settings
         word, _, rest = line.partition(b" ")
         verb = word.upper()
-        command = server.commands.get(verb)
+        command = self.commands.get(verb)
         # What follows an AUTH that was refused may be the answer to it, from a client that did not wait. It is kept
         # as secret as if it were; so is what looks like AUTH, and what follows that.
         hidden = command is None and self._may_be_secret(line)
@@ -205,7 +196,7 @@ class Dispatcher:
 
     def masked(self, line: bytes) -> bytes:
         """The line without credentials, for whoever writes it down. To be asked before the line's turn is taken."""
-        is_command = line.partition(b" ")[0].upper() in self.server.commands
+        is_command = line.partition(b" ")[0].upper() in self.commands
         return SECRET.encode("ascii") if not is_command and self._may_be_secret(line) else sanitize(line)
 
     def _may_be_secret(self, line: bytes) -> bool:
@@ -214,13 +205,7 @@ class Dispatcher:
 
     def unknown_command(self, verb: bytes, line: bytes) -> Reply:
         """The reply to a line that begins with the verb of no command."""
-        if verb in FOREIGN_VERBS or _HEADER_FIELD.match(verb) or verb.startswith(b"SSH-"):
-            return FOREIGN_PROTOCOL
-        if not line:
-            return Reply(500, "5.5.2", "An empty line is no command")
-        if verb.isalnum() and len(verb) <= 20:
-            return Reply(500, "5.5.1", f"Command {verb.decode('ascii')} not recognized")
-        return NOT_RECOGNIZED
+        return reply_to_unknown(verb, line)
 
     # What a command asks for
 
@@ -267,7 +252,7 @@ class Dispatcher:
     def _announces_payload(self, line: bytes) -> bool:
         """Whether octets of an unknown number follow a line that is refused as a whole."""
         letters = _LETTERS.match(line.upper())
-        command = self.server.commands.get(letters[0])  # type: ignore[index]  # it matches nothing, too
+        command = self.commands.get(letters[0])  # type: ignore[index]  # it matches nothing, too
         return command is not None and command.payload is not None
 
     # From hooks to replies
@@ -329,11 +314,6 @@ class Dispatcher:
             return FAILED_TWICE
         return self.final(status, "exception")
 
-    def message_taken(self) -> None:
-        """A message was taken, and the session has got somewhere."""
-        self.messages += 1
-        self.junk = 0
-
     def log_failure(self, what: str, error: BaseException) -> None:
         """Log an exception, without the text that may quote a password.
 
@@ -380,7 +360,7 @@ class Dispatcher:
             reply = self.refusal(reply)
             delay = delay_of_refusal(self)
             if delay and reply.code != 421:
-                self.connection.run(_later, self.connection.clock, delay, reply)
+                self.connection.run(delayed, self.connection.clock, delay, reply)
                 return
         self.send_reply(reply)
 
@@ -496,35 +476,7 @@ class Dispatcher:
         """The connection is gone; called once."""
         if self.meter is not None:
             self.meter.closed(cause)
-        observer = self.connection.observer
-        if observer is not None:
-            observer.closed(cause)
         self.server._ended(cause)
-
-
-class LateReply(Action):
-    """A refusal that was delayed. It was counted and logged before."""
-
-    answers = True
-
-    def __init__(self, reply: Reply) -> None:
-        self._reply = reply
-
-    def act(self, server: Any) -> None:
-        server._dispatcher.send_reply(self._reply)
-
-
-async def _later(clock: Any, seconds: float, reply: Reply) -> LateReply:
-    await deferLater(clock, seconds)
-    return LateReply(reply)
-
-
-def is_part(status: Reply | str | bytes) -> bool:
-    """Whether a pushed status is a line with another to follow: its last line has a hyphen behind the code."""
-    if isinstance(status, Reply):
-        return False
-    text = status if isinstance(status, str) else status.decode("latin-1")
-    return text.rstrip("\r\n").rpartition("\n")[2][3:4] == "-"
 
 
 def _payload_of(tell: Callable[[bytes], int], argument: bytes) -> int:

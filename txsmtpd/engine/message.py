@@ -212,13 +212,15 @@ class IncomingMessage:
         try:
             reply = self._reply_to(await sink.finish(), envelope)
             if reply.positive:
-                server._dispatcher.message_taken()
+                dispatcher = server._dispatcher
+                dispatcher.messages += 1
+                dispatcher.junk = 0  # the client has got somewhere
                 if server.settings.log_messages:
                     _log_message(server, envelope, octets, reply)
             return reply
         finally:
             server._dispatcher.message_ended(envelope)
-            self._sink = None
+            self._sink = self._header = server._message = None
             server.reset_transaction()
 
     def _header_refused(self, excess: str) -> Reply:
@@ -239,7 +241,7 @@ class IncomingMessage:
     def abort(self, reason: BaseException) -> None:
         """The message will not be complete."""
         self._forget_deadline()
-        sink, self._sink = self._sink, None
+        sink, self._sink, self._header = self._sink, None, None
         if sink is not None:
             sink.abort(reason)
 

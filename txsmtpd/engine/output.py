@@ -34,18 +34,9 @@ class Output:
     muted = False  #: whether nothing is sent any more
 
     def __init__(self, transport: Any) -> None:
-        self.pending = b""  #: what the transport has not been given yet
+        self.pending = b""  #: what the transport has not been given yet; more may be added, and :meth:`flush` called
         self._transport = transport
         self._write = way_to(transport)
-
-    def send(self, octets: bytes, more: bool = False) -> None:
-        """Send the octets, after all that was sent before.
-
-        :param more: whether :meth:`flush` will be called soon, so that they may leave together with others.
-        """
-        self.pending += octets
-        if not more or len(self.pending) >= GATHERED:
-            self.flush()
 
     def flush(self) -> None:
         """Give the transport what was sent."""
@@ -83,11 +74,6 @@ def way_to(transport: Any) -> Way:
     tls = transport.protocol
     knows = isinstance(tls, BufferingTLSTransport) and hasattr(tls, "_appSendBuffer") and hasattr(tls, "_aggregator")
     return encrypt_at_once if knows else _write
-
-
-def is_closing(transport: Any) -> bool:
-    """Whether somebody has told the transport to close, so that nothing more should be done."""
-    return transport.disconnecting or getattr(transport, "_aborting", False)
 
 
 def closes_at_once(transport: Any) -> bool:

@@ -52,9 +52,10 @@ def check_overrides(cls: type, base: type) -> None:
     :raises TypeError: for a method that the server would never call, or that is the server's own, or a coroutine
         function where it must be plain.
     """
-    private = {name for name in vars(base) if name.startswith("_") and not name.endswith("__")} - OVERRIDABLE
+    names = {*vars(base), *base.__annotations__}
+    private = {name for name in names if name.startswith("_") and not name.endswith("__")} - OVERRIDABLE
     for each in cls.__mro__:
-        was_checked = each is not cls and issubclass(each, base)
+        was_checked = each is not cls and base in each.__mro__
         if was_checked or each in base.__mro__ or each.__module__.partition(".")[0] == "txsmtpd":
             continue
         for name, value in vars(each).items():

@@ -138,6 +138,7 @@ class Slowly(Effect):
         connection.output = slow
         try:
             server._dispatcher.on_result(self.result)
+            slow.flush()
         finally:
             slow.end_if_done()
 
@@ -159,10 +160,11 @@ class SlowOutput(Output):
         self._closes = False
         self.pending = b""
 
-    def send(self, octets: bytes, more: bool = False) -> None:
+    def flush(self) -> None:
+        octets, self.pending = self.pending, b""
         if self._left:
             self._left += octets
-        else:
+        elif octets:
             self._left = octets
             self._connection.hold()
             self._drip()
@@ -171,7 +173,8 @@ class SlowOutput(Output):
         self._call = None
         number = max(1, int(self._rate * TICK))
         octets, self._left = self._left[:number], self._left[number:]
-        self._plain.send(octets)
+        self._plain.pending += octets
+        self._plain.flush()
         if self._left:
             self._call = self._connection.call_later(len(octets) / self._rate, self._drip)
             return
@@ -186,9 +189,6 @@ class SlowOutput(Output):
         if not self._left and self._connection.output is self:
             self._connection.output = self._plain
 
-    def flush(self) -> None:
-        self._plain.flush()
-
     def abort(self) -> None:
         self.stop_waiting()
         self._plain.abort()
@@ -201,6 +201,7 @@ class SlowOutput(Output):
         self.end_if_done()
 
     def may_close(self, close: Callable[[], None]) -> bool:
+        self.flush()
         self._closes = bool(self._left)
         return not self._closes
 
@@ -214,8 +215,8 @@ class MutedOutput(Output):
     __slots__ = ()
     muted = True
 
-    def send(self, octets: bytes, more: bool = False) -> None:
-        """Nobody shall hear it."""
+    def flush(self) -> None:
+        self.pending = b""  # nobody shall hear it
 
 
 def _mute(connection: Any) -> None:

@@ -1,4 +1,5 @@
-"""The store in a file: SQLite, written by one thread and read by two others.
+"""The store in a file: SQLite, written by one thread and read by two others. Its statements are
+in one file, beside the tables that they need.
 
 A message is parsed and stored in the writer's thread; :meth:`SQLiteStore.add` returns once it is committed. The file is
 a temporary one, unless it is given.

@@ -14,15 +14,16 @@ from twisted.internet.defer import Deferred
 
 import txsmtpd.smtpd
 from txsmtpd.command import PREFIX, Command, authorized
-from txsmtpd.engine.dispatcher import FOREIGN_PROTOCOL, LINE_TOO_LONG, NOT_RECOGNIZED, Dispatcher, is_part
+from txsmtpd.engine.dispatcher import Dispatcher
 from txsmtpd.engine.message import IncomingMessage
 from txsmtpd.engine.message_sink import Buffered
+from txsmtpd.engine.refusals import FOREIGN_PROTOCOL, LINE_TOO_LONG, NOT_RECOGNIZED
 from txsmtpd.extensions.base import Extension
 from txsmtpd.extensions.eightbitmime import EightBitMIME
 from txsmtpd.extensions.size import TOO_LARGE
 from txsmtpd.factory import SMTPFactory
 from txsmtpd.log.sinks import LOGGER as log
-from txsmtpd.reply import FAILED, Refused, Reply, parse_status
+from txsmtpd.reply import FAILED, Refused, Reply, is_part, parse_status
 from txsmtpd.smtp import SMTP
 from txsmtpd.smtpd.looping import driver
 from txsmtpd.wire import grammar
@@ -164,7 +165,7 @@ class ChannelProtocol(SMTP):
             for verb, there in ((b"STARTTLS", self.settings.tls_context), (b"AUTH", self.settings.mechanisms))
             if there
         )
-        self.commands = commands_of_channel(type(channel), offered)  # type: ignore[arg-type]  # the channel's class
+        self.commands = self._dispatcher.commands = commands_of_channel(type(channel), offered)  # type: ignore[arg-type]  # the channel's class
         self._dispatcher.closes_after_reply = False
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,5 @@
-"""Connections in memory: no ports, no threads, no waiting. A test moves the octets, and the clock.
+"""Connections in memory: no ports, no threads, no waiting. A test moves the octets, and the clock. Both ends of
+a connection are in one file, since they are one class.
 
 In a :class:`MemorySession` the test is the client: octets in, octets out. In a :class:`MemoryConnection` it is any
 protocol of Twisted's. Both ends behave as those of a socket do where it matters: they read only while they are told to,

@@ -1,4 +1,5 @@
-"""The milter protocol, version 6, as the mail server speaks it: packets and what they mean.
+"""The milter protocol, version 6, as the mail server speaks it: packets and what they mean. The protocol is in one
+file: its packets are small, and many.
 
 Sendmail's libmilter defines the protocol; there is no RFC. A packet is a length of four octets in network order, one
 octet that names the command or the response, and its data. Connections, time and the order of commands are in

@@ -1,4 +1,5 @@
 """Read the PROXY header, by which a proxy tells whose connection it forwards (the PROXY protocol, versions 1 and 2).
+Both versions are in one file: one reader takes either.
 
 Octets only: whom to believe, and how long to wait, is decided elsewhere. "The spec" is the text of HAProxy's
 developers, ``doc/proxy-protocol.txt``; the numbers are those of its sections.

@@ -1,0 +1,147 @@
+"""What a subclass of the protocol may call and override, and what it is told otherwise."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.support import GREETING, TRANSACTION, Client, handler
+from txsmtpd import LMTP, SMTP, SMTPFactory, syntax
+from txsmtpd.engine.overrides import NEVER_CALLED, PLAIN
+
+
+def subclass(base: type[SMTP] = SMTP, *mixins: type, **members: Any) -> type[SMTP]:
+    """A class with these members, as a user's module makes it."""
+    return type("Own", (*mixins, base), {"__module__": "users", **members})
+
+
+class OverrideTests(SynchronousTestCase):
+    """Subclasses that would not do what their author thinks."""
+
+    def test_neverCalled(self) -> None:
+        """A method that the server would never call, as aiosmtpd's does, is a TypeError that says what to write."""
+        for name, instead in NEVER_CALLED.items():
+            error = self.assertRaises(TypeError, subclass, **{name: lambda self: None})
+            self.assertIn(f"Own.{name} would never be called", str(error))
+            self.assertIn(instead, str(error))
+
+    def test_private(self) -> None:
+        """A name that the server uses itself is a TypeError, whether it is a method or an attribute of instances."""
+        for name in ("_greet", "_ended", "_connection", "_dispatcher", "_message", "_claim"):
+            error = self.assertRaises(TypeError, subclass, **{name: lambda self: None})
+            self.assertIn(name, str(error))
+
+    def test_plain(self) -> None:
+        """What the server calls without awaiting it must be plain: ``async def push`` would send nothing."""
+
+        async def override(self: Any, *arguments: Any) -> None: ...
+
+        for name in PLAIN:
+            error = self.assertRaises(TypeError, subclass, **{name: override})
+            self.assertIn("without async", str(error))
+
+    def test_everywhere(self) -> None:
+        """The same holds for LMTP, for subclasses of subclasses, and for mixins."""
+        mixin = type("Mixin", (), {"__module__": "users", "data_received": lambda self, data: None})
+        self.assertRaises(TypeError, subclass, SMTP, mixin)
+        self.assertRaises(TypeError, subclass, LMTP, data_received=lambda self, data: None)
+        self.assertRaises(TypeError, subclass, subclass(), data_received=lambda self, data: None)
+
+    def test_ownNames(self) -> None:
+        """All other names are the subclass's own, those that the engine uses for its parts included."""
+
+        class Own(SMTP):
+            closing = "today"
+            lost = None
+
+            def greet(self) -> str:
+                return "hello"
+
+            def send(self, text: str) -> str:
+                return self.greet() + text
+
+            def answer(self) -> int:
+                return 42
+
+            close = hold = release = ask = final = forget = answer
+
+            @syntax("ANSWER")
+            def smtp_ANSWER(self, arg: str | None) -> str:
+                self.paused = self.closing
+                return f"250 2.0.0 {self.send(' world')}, {self.answer()}"
+
+        client = Client(protocol=Own)
+        self.assertEqual(client.codes(GREETING + TRANSACTION + b"ANSWER\r\nDATA\r\na\r\n.\r\n"), [250] * 4 + [354, 250])
+        self.assertEqual(client.codes(b"QUIT\r\n"), [221])
+
+    def test_documented(self) -> None:
+        """What is documented can be overridden, and is called."""
+        called = []
+
+        class Own(SMTP):
+            def _create_session(self) -> Any:
+                called.append("session")
+                return super()._create_session()
+
+            def _create_envelope(self) -> Any:
+                called.append("envelope")
+                return super()._create_envelope()
+
+            def lineReceived(self, line: bytes) -> None:
+                called.append(line.decode())
+                super().lineReceived(line)
+
+            def begin_transaction(self, reverse_path: str, mail_options: list[str]) -> Any:
+                called.append("begin")
+                return super().begin_transaction(reverse_path, mail_options)
+
+            def reset_transaction(self) -> None:
+                called.append("reset")
+                super().reset_transaction()
+
+            def push(self, status: Any) -> Any:
+                called.append("push")
+                return super().push(status)
+
+            def smtp_NOOP(self, arg: str | None) -> Any:  # type: ignore[override]
+                self.push("250 2.0.0 OK")
+
+        client = Client(protocol=Own)
+        client.talk(b"HELO a\r\nMAIL FROM:<a@b>\r\nNOOP\r\n")
+        self.assertEqual(
+            called,
+            ["session", "envelope", "HELO a", "reset", "envelope", "MAIL FROM:<a@b>", "begin", "NOOP", "push"],
+        )
+
+    def test_instance(self) -> None:
+        """An attribute of an instance that the server uses itself is a TypeError when the connection comes."""
+
+        class Own(SMTP):
+            def __init__(self, *arguments: Any, **options: Any) -> None:
+                super().__init__(*arguments, **options)
+                self._connection = "to a database"
+
+        self.assertRaises(TypeError, Client, protocol=Own)
+
+
+class EndTests(SynchronousTestCase):
+    """What is left of a connection."""
+
+    def test_freed(self) -> None:
+        """A protocol is freed when its connection has ended, without the garbage collector."""
+        factory = SMTPFactory(handler(), hostname="mx.test", reactor=Clock())
+        gc.collect()
+        gc.disable()
+        self.addCleanup(gc.enable)
+        for octets in (b"", GREETING + TRANSACTION, GREETING + TRANSACTION + b"DATA\r\nhalf", b"QUIT\r\n"):
+            client = Client(factory=factory)
+            client.talk(octets)
+            client.vanish()
+            server = weakref.ref(client.server)
+            client.transport.protocol = client.transport.producer = None  # as transports of Twisted do
+            del client
+            self.assertIsNone(server(), octets)

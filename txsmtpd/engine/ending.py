@@ -1,0 +1,58 @@
+"""The end of a session: who is told that it is over, once each, whatever has ended it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from txsmtpd.engine.handshake import TLSSetupException
+from txsmtpd.log import events
+from txsmtpd.log.events import cause_text, client_text
+
+
+def session_ended(server: Any, cause: BaseException) -> None:
+    """Tell the observer, the factory, the message that was coming, the log, the hooks, and whoever has asked for it."""
+    dispatcher, observer = server._dispatcher, server._connection.observer
+    if observer is not None:
+        observer.closed(cause)
+    disconnected = getattr(server.factory, "disconnected", None)
+    if disconnected is not None:
+        disconnected(server)
+    message, server._message = server._message, None
+    if message is not None:
+        message.abort(cause)
+    if server.settings.log_messages:
+        dispatcher.log(
+            events.ENDED,
+            client=client_text(server.session.peer),
+            messages=dispatcher.messages,
+            cause=cause_text(cause),
+        )
+    if isinstance(cause, TLSSetupException):
+        dispatcher.log(events.TLS_FAILED, client=client_text(server.session.peer), reason=str(cause))
+        _tell(server, "exception", cause)
+    _tell(server, "DISCONNECT", server, server.session, server.envelope, cause)
+    functions, server._at_end = server._at_end, ()
+    for function in functions:
+        try:
+            function()
+        except Exception as error:
+            dispatcher.log.failure(events.FAILED, error, where=repr(function), why="")
+    dispatcher.log_ended()
+
+
+def _tell(server: Any, name: str, *arguments: Any) -> None:
+    """Let a hook know; nobody waits for what it says."""
+    if name in server.settings.hooks:
+        Deferred.fromCoroutine(_told(server, server._dispatcher.log, name, *arguments))
+
+
+async def _told(server: Any, log: Any, name: str, *arguments: Any) -> None:
+    try:
+        result = server.settings.hooks[name](*arguments)
+        if isinstance(result, Awaitable):
+            await result
+    except Exception as error:
+        log.failure(events.FAILED, error, where=f"handle_{name}", why="")

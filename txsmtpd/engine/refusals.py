@@ -1,0 +1,43 @@
+"""What the engine replies to lines that are no commands, and when the server cannot go on."""
+
+from __future__ import annotations
+
+import re
+
+from txsmtpd.reply import Reply
+
+SHUTTING_DOWN = Reply(421, "4.3.2", "The server is shutting down")
+STILL_BUSY = Reply(421, "4.3.0", "The server took too long to do this; try again later")
+FOREIGN_PROTOCOL = Reply(554, "5.5.1", "This is an SMTP server, goodbye")
+LINE_TOO_LONG = Reply(500, "5.5.2", "Command line too long")
+LINES_REFUSED = {
+    "long": LINE_TOO_LONG,
+    "endless": Reply(421, "4.7.0", "A line without end, goodbye"),
+    "bare LF": Reply(500, "5.5.2", "Lines end with CR LF; this one ended with LF alone"),
+    "foreign": FOREIGN_PROTOCOL,
+}
+PAYLOAD_UNKNOWN = Reply(421, "4.5.4", "Invalid chunk size, closing connection")
+# LINES_REFUSED, for lines that answer what a command has asked (RFC 4954 4).
+ANSWERS_REFUSED = LINES_REFUSED | {
+    "long": Reply(500, "5.5.6", "Authentication exchange line is too long"),
+    "missing": Reply(501, "5.7.0", "The connection ended where an answer was needed"),
+}
+NOT_RECOGNIZED = Reply(500, "5.5.2", "Command not recognized")
+
+# Whoever speaks these, or header fields, is a web browser or worse, made to send mail by somebody else.
+FOREIGN_VERBS = frozenset(b"CONNECT DELETE GET HEAD OPTIONS PATCH POST PRI PUT TRACE".split())
+_HEADER_FIELD = re.compile(rb"(?!MAIL|RCPT)[A-Z][A-Z0-9-]*:")  # "MAILFROM:" is only a slip
+
+
+def reply_to_unknown(verb: bytes, line: bytes) -> Reply:
+    """The reply to a line that begins with the verb of no command.
+
+    :param verb: its first word, in upper case.
+    """
+    if verb in FOREIGN_VERBS or _HEADER_FIELD.match(verb) or verb.startswith(b"SSH-"):
+        return FOREIGN_PROTOCOL
+    if not line:
+        return Reply(500, "5.5.2", "An empty line is no command")
+    if verb.isalnum() and len(verb) <= 20:
+        return Reply(500, "5.5.1", f"Command {verb.decode('ascii')} not recognized")
+    return NOT_RECOGNIZED
