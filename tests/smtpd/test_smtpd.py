@@ -668,12 +668,29 @@ class ChannelTests(LoggingTestCase):
         said(HEAD + MESSAGE + b"AUTH PLAIN c2VjcmV0\r\nc2VjcmV0\r\n")
         for text in (
             "Peer: ('192.0.2.7', 4321)",
-            "===> MAIL 'FROM:<a@example.com>'",
-            "sender: 'a@example.com'",
+            "Data: 'EHLO client.test'\n",
+            "===> MAIL FROM:<a@example.com>\n",
+            "sender: a@example.com\n",
             "Hello",
         ):
             self.assertIn(text, stream.getvalue())
         self.assertNotIn("c2VjcmV0", stream.getvalue())
+
+    def test_ownSizeLimit(self) -> None:
+        """A channel may be made with a limit of its own, or set it later; it is offered, and kept."""
+
+        class Small(smtpd.SMTPChannel):
+            def __init__(self, server: Any, conn: Any, addr: Any, *options: Any) -> None:
+                super().__init__(server, conn, addr, 50)
+
+            def smtp_NOOP(self, arg: Any) -> None:
+                self.data_size_limit = 100
+                super().smtp_NOOP(arg)
+
+        replies = said(HEAD + b"x" * 70 + b"\r\n.\r\n", serve(channel=Small))
+        self.assertIn("250-SIZE 50", replies)
+        self.assertEqual(replies[-1], "552 Error: Too much mail data")
+        self.assertEqual(said(b"NOOP\r\n" + HEAD + b"x" * 70 + b"\r\n.\r\n", serve(channel=Small))[-1], "250 OK")
 
 
 class ServerTests(LoggingTestCase):

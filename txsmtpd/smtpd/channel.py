@@ -67,8 +67,8 @@ class SMTPChannel:
     :param server: the server.
     :param conn: the connection, as ``handle_accepted`` was given it.
     :param addr: the client's address and port.
-    :param data_size_limit: octets that a message may have, as the server was told. This and what follows is kept for
-        methods that want to know; the connection has it from the server.
+    :param data_size_limit: octets that a message may have on this connection. What follows is kept for methods that
+        want to know; the connection has it from the server.
     :raises TypeError: if *conn* is something else, such as a socket.
     """
 
@@ -104,13 +104,13 @@ class SMTPChannel:
         self.addr = addr
         self.peer = conn.getpeername()
         self.fqdn = conn.hostname
+        self._connection = conn
         self.data_size_limit = data_size_limit
         self.enable_SMTPUTF8 = enable_SMTPUTF8
         self.received_lines = []
         self.received_data = ""
         self._map = map
         self._decode_data = decode_data
-        self._connection = conn
         conn.attach(self)
         debug("Peer:", self.peer)
         self.push(f"220 {self.fqdn} {conn.settings.ident}".rstrip())
@@ -191,6 +191,17 @@ class SMTPChannel:
     def max_command_size_limit(self) -> int:
         """The longest command line."""
         return self._connection.settings.longest_line
+
+    @property
+    def data_size_limit(self) -> int | None:
+        """Octets that a message may have; None: no limit. To set it counts from the next message on."""
+        limit: int | None = self._connection.data_size_limit
+        return limit
+
+    @data_size_limit.setter
+    def data_size_limit(self, limit: int | None) -> None:
+        if (limit or None) != self._connection.data_size_limit:
+            self._connection.data_size_limit = limit or None
 
     # What methods do
 
@@ -285,7 +296,7 @@ class SMTPChannel:
             return
         debug("===> MAIL", arg)
         try:
-            path, _ = self._connection.parse_mail(arg)
+            self._connection.parse_mail(arg)  # what is wrong with it comes before all else
             if self.mailfrom is not None:
                 self.push("503 Error: nested MAIL command")
                 return
@@ -294,7 +305,7 @@ class SMTPChannel:
             self._refuse("MAIL", refused.reply)
             return
         self.mail_options = [option.upper() for option in self.mail_options]
-        debug("sender:", path)
+        debug("sender:", self.mailfrom)
         self.push("250 OK")
 
     def smtp_RCPT(self, arg: str | None) -> Any:

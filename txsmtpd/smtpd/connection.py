@@ -6,6 +6,7 @@ words, says the channel; the old words for what the conversation itself refuses 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from functools import lru_cache
 from typing import Any
@@ -27,6 +28,9 @@ from txsmtpd.reply import FAILED, Refused, Reply, is_part, parse_status
 from txsmtpd.smtp import SMTP
 from txsmtpd.smtpd.looping import driver
 from txsmtpd.wire import grammar
+
+# What would move a terminal's cursor, or do worse; the old module printed it as it came.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 OK = Reply(250, None, "OK")
 NOT_UTF8 = Reply(554, "5.6.1", "The message must be UTF-8")
@@ -264,7 +268,11 @@ def debug(*words: Any, of: Callable[[Any], Any] | None = None) -> None:
     if isinstance(stream, txsmtpd.smtpd.Devnull):
         return
     *labels, last = words
-    print(*labels, repr(of(last) if of is not None else last), file=stream)
+    if of is not None:
+        last = repr(of(last).decode("utf-8", "replace"))
+    elif not isinstance(last, str):
+        last = repr(last)
+    print(*labels, _CONTROL.sub(lambda found: repr(found[0])[1:-1], last), file=stream)
 
 
 def parse_path(

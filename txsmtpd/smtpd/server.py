@@ -118,7 +118,8 @@ class SMTPServer:
         self._service = service
         self.socket = getattr(service.port, "socket", None)
         self._map[self._number] = self
-        debug(f"{type(self).__name__} started at {time.ctime()}, remote address {self._remoteaddr}, on", address)
+        where = f"Local addr: {address}\n\tRemote addr:{self._remoteaddr}"
+        debug(f"{type(self).__name__} started at {time.ctime()}\n\t{where}")
 
     def close(self, *, abort: bool = False) -> Deferred[None] | None:
         """Stop listening, and let the connections end: 421 to the idle ones; the others have half a minute for their
