@@ -219,7 +219,13 @@ class BaseController:
         self.server: Any = None  #: what listens, a :class:`Server`; None while nothing does
         self.server_coro: Any = None  #: what :meth:`_create_server` has given, to be awaited
         self._made_for: tuple[Any, SMTPFactory] | None = None  # a factory, and the reactor that it is for
-        self._make_factory({})  # what is wrong with the options is said now
+        settings = self._make_factory({}).settings  # what is wrong with the options is said now
+        if settings.mechanisms and settings.auth_require_tls and settings.tls_context is None:
+            warnings.warn(
+                "AUTH is never offered: auth_require_tls is on, and there is no TLS; give tls_context or ssl_context,"
+                " or auth_require_tls=False",
+                stacklevel=3,
+            )
 
     def factory(self) -> Any:
         """Make the protocol of a connection. Override it to make another; called once when the server starts, too.

@@ -353,6 +353,15 @@ class OptionTests(SynchronousTestCase):
         self.assertIs(warning["category"], DeprecationWarning)
         self.assertEqual(Path(warning["filename"]).name, "test_controller.py")
 
+    def test_authWithoutTLS(self) -> None:
+        """A server that will never offer the AUTH that it was made for says so."""
+        options: dict[str, Any] = {"authenticator": lambda *arguments: True}
+        Controller(Sink(), auth_require_tls=False, **options)
+        self.assertEqual(self.flushWarnings(), [])
+        Controller(Sink(), **options)
+        (warning,) = self.flushWarnings()
+        self.assertIn("auth_require_tls=False", warning["message"])
+
     def test_sslContext(self) -> None:
         """With ssl_context, connections begin with TLS, also if factory() does not pass the options on."""
 
