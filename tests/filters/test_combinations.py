@@ -46,6 +46,18 @@ class MilterSessionTests(SynchronousTestCase):
         self.assertEqual(self.milter.data_of(b"C")[1], b"[198.51.100.9]\0004\x00\x63198.51.100.9\0")
         self.assertEqual(self.milter.data_of(b"H"), [b"client.test\0", b"other.test\0"])
 
+    def test_names(self) -> None:
+        """Who a client is: its name where XCLIENT has told it, or that its address is not known."""
+        for said, expected in (
+            (b"ADDR=198.51.100.9 NAME=c.example", b"c.example\0004\0\x00198.51.100.9\0"),
+            (b"ADDR=IPV6:2001:db8::9", b"[2001:db8::9]\0006\0\x002001:db8::9\0"),
+            (b"ADDR=[UNAVAILABLE] NAME=[UNAVAILABLE]", b"unknown\0U"),
+        ):
+            client = self.connect(extensions=[XClient(["192.0.2.0/24"])])
+            client.talk(GREETING)
+            self.assertEqual(codes(client.talk(b"XCLIENT " + said + b"\r\n")), [220])
+            self.assertEqual(self.milter.data_of(b"C")[1], expected)
+
     def test_starttls(self) -> None:
         """After STARTTLS the milter is told of the new greeting and of TLS."""
         authority = Authority()

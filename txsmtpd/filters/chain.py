@@ -6,6 +6,7 @@ for its filters is in :mod:`txsmtpd.filters.receiver`.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -90,6 +91,7 @@ class Chain:
             raise TypeError(f"filters must be a list of filters, not {filters!r}")
         self._filters = tuple(filters)
         self.links: list[Link] = []
+        self._numbers = itertools.count(1)
         self._accepted: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 
     def compose(
@@ -156,7 +158,7 @@ class Chain:
                     self._accepted.setdefault(server, set()).add(link.name)
 
     async def _mail(self, server: Any, session: Any, envelope: Any, address: str, mail_options: list[str]) -> Any:
-        envelope.filters = verdicts = Verdicts()
+        envelope.filters = verdicts = Verdicts(f"{session.id}.{next(self._numbers)}")
         verdicts.finished |= self._accepted.get(server, set())
         positive = False
         try:

@@ -30,10 +30,8 @@ class IFilter(Interface):
 
     name: str = Attribute("What the filter is called in envelope.filters and in the log. Default: its class's name.")
     on_failure: str = Attribute("'tempfail' (the default): refuse mail for now while the filter fails; or 'accept'.")
-    command_timeout: float | None = Attribute(
-        "Seconds for each method but filter_message; None: it keeps its own time."
-    )
-    message_timeout: float | None = Attribute("Seconds for filter_message; None: it keeps its own time.")
+    command_timeout: float | None = Attribute("Seconds for each method but filter_message; None: no limit.")
+    message_timeout: float | None = Attribute("Seconds for filter_message; None: no limit.")
     authserv_id: str | None = Attribute("By which it signs Authentication-Results. Default: the server's name.")
 
     def filter_CONNECT(server, session, envelope):

@@ -61,7 +61,7 @@ class Rspamd:
     :raises ValueError: for a URL that will not do.
     """
 
-    message_timeout = None  # it keeps its own time
+    message_timeout = None  # the filter has a time limit of its own
 
     def __init__(
         self,
@@ -130,11 +130,12 @@ class Rspamd:
         values: dict[str, Any] = {
             "From": envelope.mail_from,
             "IP": peer[0] if isinstance(peer, tuple | list) else None,
+            "Hostname": getattr(session.xclient, "name", None),
             "Helo": session.host_name,
             "User": session.login_data if session.authenticated else None,
             "TLS-Version": getattr(session.ssl, "protocol", None),
             "TLS-Cipher": getattr(session.ssl, "cipher", None),
-            "Queue-Id": session.id,
+            "Queue-Id": envelope.filters.message_id,
             "MTA-Name": server.hostname,
             "Password": self._password,
         }

@@ -45,11 +45,15 @@ DISCARD = Verdict("discard")
 
 
 class Verdicts(dict[str, Verdict]):
-    """The verdicts about one message, by the names of the filters."""
+    """The verdicts about one message, by the names of the filters.
+
+    :param message_id: this server's name for the message, as filters are told it: the session's id, and a number.
+    """
 
     discarded = False  #: whether a filter wants nobody to have it
 
-    def __init__(self) -> None:
+    def __init__(self, message_id: str) -> None:
         super().__init__()
+        self.message_id = message_id
         self.finished: set[str] = set()
         """The filters that need not see more of the message."""

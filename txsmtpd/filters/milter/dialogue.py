@@ -5,7 +5,6 @@ The octets are in :mod:`txsmtpd.wire.milter`, the connection in :mod:`txsmtpd.fi
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -90,7 +89,6 @@ class MilterDialogue:
         self._greeted_as: str | None = None
         self._in_message = False
         self._skipped = b""  # the command of which the milter wants no more
-        self._numbers = itertools.count(1)
         self._known = Known(server, server.session)
 
     # One command
@@ -213,7 +211,8 @@ class MilterDialogue:
         self._drop()
         self.connection = await self.filter.connect()
         host, port = self._known.client
-        await self.say(milter.CONNECT, milter.connect(self._known.client_name, host.partition("%")[0], port))
+        address = None if host is None else host.partition("%")[0]
+        await self.say(milter.CONNECT, milter.connect(self._known.client_name, address, port))
 
     async def greeted(self, hostname: str) -> Verdict | None:
         """HELO, EHLO or LHLO has come."""
@@ -233,12 +232,15 @@ class MilterDialogue:
             raise Refused(self._final)
         return self._final
 
-    async def mail(self, address: str, options: list[str]) -> Verdict | None:
-        """A transaction begins."""
+    async def mail(self, message_id: str, address: str, options: list[str]) -> Verdict | None:
+        """A transaction begins.
+
+        :param message_id: the server's name for the message.
+        """
         self.abort_message()
         self.quarantine = None
         session = self.server.session
-        self._known = Known(self.server, session, f"{session.id}.{next(self._numbers)}", address)
+        self._known = Known(self.server, session, message_id, address)
         if self._final is None:
             await self._open_again(session.host_name)
         if self._final is not None:

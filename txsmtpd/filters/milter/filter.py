@@ -36,7 +36,7 @@ class Milter:
     :raises ValueError: for an endpoint that is none.
     """
 
-    command_timeout = message_timeout = None  # for whoever asks this filter: it keeps its own time
+    command_timeout = message_timeout = None  # the filter has time limits of its own
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class Milter:
     def filter_MAIL(
         self, server: Any, session: Any, envelope: Any, address: str, mail_options: list[str]
     ) -> Deferred[Any]:
-        return Deferred.fromCoroutine(self._dialogue(server).mail(address, mail_options))
+        return Deferred.fromCoroutine(self._dialogue(server).mail(envelope.filters.message_id, address, mail_options))
 
     def filter_RCPT(
         self, server: Any, session: Any, envelope: Any, address: str, rcpt_options: list[str]

@@ -45,16 +45,17 @@ class Known:
     recipient: str | None = None
 
     @property
-    def client(self) -> tuple[str, int]:
-        """Address and port of the client; of one on a Unix socket, of this host."""
+    def client(self) -> tuple[str | None, int]:
+        """Address and port of the client; of one on a Unix socket ``""``, None if the address is not known."""
         peer = self.session.peer
-        return (str(peer[0]), int(peer[1])) if isinstance(peer, tuple | list) else ("", 0)
+        return (str(peer[0]) or None, int(peer[1])) if isinstance(peer, tuple | list) else ("", 0)
 
     @property
     def client_name(self) -> str:
-        """The client's name: its address in brackets, since nobody asks the DNS."""
+        """The client's name if XCLIENT has told it, else its address in brackets: nobody asks the DNS."""
+        name = getattr(self.session.xclient, "name", None)
         host = self.client[0]
-        return f"[{host}]" if host else "localhost"
+        return name or (f"[{host}]" if host else "unknown" if host is None else "localhost")
 
     @property
     def own(self) -> tuple[str, int]:
