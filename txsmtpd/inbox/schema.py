@@ -28,6 +28,8 @@ CREATE TABLE message (
     facts TEXT NOT NULL
 );
 CREATE INDEX message_unseen ON message (number) WHERE seen = 0;
+CREATE INDEX message_attachments ON message (number) WHERE attachments > 0;
+CREATE INDEX message_inline ON message (number) WHERE inline > 0;
 CREATE INDEX message_arrived ON message (arrived);
 CREATE INDEX message_session ON message (session);
 CREATE TABLE content (number INTEGER PRIMARY KEY, octets BLOB NOT NULL);
@@ -144,7 +146,7 @@ def select(scope: Scope, terms: Terms) -> Selection:
     for term in terms:
         if by_index and _is_indexed(term):
             selection.and_where(f'w."{term.columns[0]}" LIKE ?', f"%{term.text}%")
-            if "%" not in term.text and "_" not in term.text:
+            if not _has_wildcards(term):
                 continue
         _add(selection, term)
     return selection
@@ -154,9 +156,16 @@ def _is_indexed(term: Term) -> bool:
     return term.kind == "words" and not term.negated and len(term.columns) == 1 and len(term.text) >= INDEXED
 
 
+def _has_wildcards(term: Term) -> bool:
+    return "%" in term.text or "_" in term.text
+
+
 def _add(selection: Selection, term: Term) -> None:
     sign = "NOT " if term.negated else ""
-    if term.kind == "words":
+    if term.kind == "words" and len(term.columns) > 1 and len(term.text) >= INDEXED and not _has_wildcards(term):
+        looked_up = " UNION ".join(f'SELECT rowid FROM words WHERE "{column}" LIKE ?' for column in term.columns)
+        selection.and_where(f"m.number {sign}IN ({looked_up})", *[f"%{term.text}%"] * len(term.columns))
+    elif term.kind == "words":
         selection.needs_folded = True
         anywhere = " OR ".join(f'instr(f."{column}", ?)' for column in term.columns)
         selection.and_where(f"{sign}({anywhere})", *[term.text] * len(term.columns))
