@@ -11,10 +11,8 @@ from typing import Protocol as TypingProtocol
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Protocol, ServerFactory
-from twisted.logger import Logger
 
 from txsmtpd.engine.admission import TOO_MANY_CONNECTIONS
-from txsmtpd.engine.masking import peer_shown
 from txsmtpd.engine.observer import Interceptor, Meter, Observer
 from txsmtpd.engine.proxy_header import expects_header
 from txsmtpd.interfaces import check_handler
@@ -22,13 +20,13 @@ from txsmtpd.limits.buckets import Buckets
 from txsmtpd.limits.places import Places
 from txsmtpd.limits.rate import Rate
 from txsmtpd.limits.stress import Stress
+from txsmtpd.log import events
+from txsmtpd.log.events import client_text
 from txsmtpd.reply import Reply
 from txsmtpd.session import place_of
 from txsmtpd.settings import Settings, want_number
 from txsmtpd.smtp import SMTP
 from txsmtpd.typed import Options
-
-log = Logger(namespace="txsmtpd")
 
 LINES_FOR_NETWORK = Rate(6, 60.0, 3)  # about connections that are refused; a flood of them must not fill the log
 
@@ -174,12 +172,12 @@ class SMTPFactory(ServerFactory):
         self.refused[why] += 1
         network = self.settings.admission.network(peer) or ""
         if self._told.admit(network, self.settings.clock().seconds()) is None:
-            log.info(
-                "connection from {peer} refused: {reply} ({why})",
-                peer=peer_shown(peer),
-                reply=TOO_MANY_CONNECTIONS.octets.decode("ascii").strip(),
-                why="connection_limit" if why == "full" else "the limit of its network",
-            )
+            fields = {
+                "client": client_text(peer),
+                "reply": TOO_MANY_CONNECTIONS.octets.decode("ascii").strip(),
+                "reason": "all places are taken" if why == "full" else "its network has no place left",
+            }
+            self.settings.log.emit(events.CONNECTION_REFUSED, None, fields)
 
     def connected(self, protocol: SMTP) -> None:
         """A protocol has got its connection."""
@@ -229,8 +227,8 @@ class SMTPFactory(ServerFactory):
             self._stress_changed()
 
     def _stress_changed(self) -> None:
-        change = "enters" if self.stress.active else "leaves"
-        log.warn("stress mode: the server {change} it, since {cause}", change=change, cause=self.stress.cause)
+        change = "begins" if self.stress.active else "ends"
+        self.settings.log.emit(events.STRESS, None, {"change": change, "reason": self.stress.cause})
         for protocol in list(self.connections):
             self._hurry(protocol)
 

@@ -251,8 +251,7 @@ class StressTests(LoggingTestCase):
         clients = [self.client(factory, number) for number in range(7)]
         local = Client(factory=factory, peer=LOCAL)
         self.assertTrue(factory.stress.active)
-        self.assertEqual(len(self.logged("warn")), 1)
-        self.assertIn("enters it, since 8 of 10 connections are open", self.logged("warn")[0])
+        self.assertEqual(self.logged("warn"), ["stress mode begins: 8 of 10 connections are open"])
         for client in clients[:4]:
             client.wait(2)
             client.talk(b"NOOP\r\n")
@@ -303,6 +302,39 @@ class StressTests(LoggingTestCase):
         before.settle()
         self.assertTrue(before.closed and after.closed)
 
+    def test_lag(self) -> None:
+        """A reactor that is late is a reason, too."""
+        factory = SMTPFactory()
+        for lag in 0.2, 0.3, 0.3, 0.1:
+            factory.reactor_late(lag)
+        self.assertEqual(
+            self.logged("warn"),
+            [
+                "stress mode begins: the reactor is 300 ms late",
+                "stress mode ends: connections and the reactor's delay are low again",
+            ],
+        )
+
     def test_cause(self) -> None:
         """Idle clients are ended by a time-out, as always."""
         self.assertTrue(issubclass(Idle, TimeoutError))
+
+
+class ProbeTests(LoggingTestCase):
+    """Monitors that connect and leave."""
+
+    def test_quiet(self) -> None:
+        """A client without limits that says nothing, or QUIT, is told of at level debug only; others at info."""
+        for peer, octets, level in [
+            (LOCAL, b"", "debug"),
+            (LOCAL, b"QUIT\r\n", "debug"),
+            (LOCAL, b"MAIL\r\n", "info"),
+            (IPv4Address("TCP", "192.0.2.9", 1), b"QUIT\r\n", "info"),
+        ]:
+            self.events.clear()
+            client = Client(peer=peer, log_messages=True)
+            client.talk(octets)
+            if not client.closed:
+                client.vanish()
+            self.assertEqual(len([line for line in self.logged(level) if "left" in line]), 1, (peer, octets))
+            self.assertEqual(len([line for line in self.logged() if "left" in line]), 1)

@@ -97,6 +97,15 @@ class RateTests(LoggingTestCase):
         self.assertEqual([mail(number, "fred") for number in (1, 2, 3)], [250, 250, 450])
         self.assertEqual(mail(1, "anna"), 250)
 
+    def test_log(self) -> None:
+        """The decision is one line, with the client's address."""
+        client = Client(rates={"messages": "1/min"})
+        client.talk(GREETING + MAIL * 2)
+        [line] = [each for each in self.logged("info") if "refused" in each]
+        self.assertRegex(
+            line, r"^\S+ MAIL refused, client 192\.0\.2\.7:4321(, from <a@example.com>)?: 450 4\.7\.1 Too many"
+        )
+
     def test_settings(self) -> None:
         """Rates that cannot be read, unknown kinds, and two who decide are refused when the factory is made."""
         for options, kind, text in [
@@ -235,11 +244,11 @@ class PlacesTests(LoggingTestCase):
         self.assertEqual(len(lines), 3)
         self.assertEqual(
             lines[0],
-            "connection from [192.0.2.1]:4321 refused: 421 4.7.0 Too many connections, try again later"
-            " (the limit of its network)",
+            "connection refused, client 192.0.2.1:4321: 421 4.7.0 Too many connections, try again later;"
+            " its network has no place left",
         )
         Client(factory=factory, peer=other(2))
-        self.assertIn("[192.0.2.2]", self.logged("info")[-1])
+        self.assertIn("client 192.0.2.2:4321", self.logged("info")[-1])
 
     def test_proxy(self) -> None:
         """Behind a proxy it is the client whom the header names that is judged, for places and rates."""

@@ -11,6 +11,8 @@ from txsmtpd.engine.handshake import TLSSetupException
 from txsmtpd.log import events
 from txsmtpd.log.events import cause_text, client_text
 
+PROBES = frozenset([b"", b"QUIT"])  # commands after which a session without a message is nothing to tell of
+
 
 def session_ended(server: Any, cause: BaseException) -> None:
     """Tell the observer, the factory, the message that was coming, the log, the hooks, and whoever has asked for it."""
@@ -25,7 +27,7 @@ def session_ended(server: Any, cause: BaseException) -> None:
         message.abort(cause)
     if server.settings.log_messages:
         dispatcher.log(
-            events.ENDED,
+            events.PROBED if _is_probe(server) else events.ENDED,
             client=client_text(server.session.peer),
             messages=dispatcher.messages,
             cause=cause_text(cause),
@@ -41,6 +43,16 @@ def session_ended(server: Any, cause: BaseException) -> None:
         except Exception as error:
             dispatcher.log.failure(events.FAILED, error, where=repr(function), why="")
     dispatcher.log_ended()
+
+
+def _is_probe(server: Any) -> bool:
+    """Whether the client is one without limits, such as a monitor, that came and left."""
+    dispatcher = server._dispatcher
+    return (
+        not dispatcher.messages
+        and dispatcher.verb in PROBES
+        and server.settings.admission.network(server.session.peer) is None
+    )
 
 
 def _tell(server: Any, name: str, *arguments: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Any
 
 from txsmtpd.reply import Reply
 
@@ -68,8 +67,3 @@ def described(what: object) -> str:
         return ascii(what)[:200]
     except Exception:
         return f"a {type(what).__name__} that cannot be shown"
-
-
-def peer_shown(peer: Any) -> str:
-    """A client's address, fit for a log in which programs look for it: ``[192.0.2.7]:4321``."""
-    return f"[{peer[0]}]:{peer[1]}" if isinstance(peer, tuple) else "a local client"

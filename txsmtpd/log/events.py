@@ -67,6 +67,10 @@ _CAUSES = {
     "ConnectionLost": "connection lost",
     "ConnectionAborted": "connection aborted",
     "TimeoutError": "idle for too long",
+    "Idle": "idle for too long",
+    "CommandTooSlow": "a command took too long",
+    "DataTooSlow": "message data came too slowly",
+    "SessionTooLong": "the session lasted too long",
 }
 
 
@@ -89,6 +93,8 @@ REFUSED_RECIPIENTS = Event(
     "refused", INFO, "{command} refused, client {client}, from <{sender}> to {recipients}: {reply}"
 )
 ENDED = Event("ended", INFO, "client {client} left, {cause}; messages: {messages}", always=True)
+# Of a client without limits (see Settings.unlimited_networks) that came and left: mostly somebody's probe.
+PROBED = Event("probed", DEBUG, ENDED.text, always=True)
 FAILED = Event("failed", CRITICAL, "{where} failed{why}")
 NO_REPLY = Event("no-reply", ERROR, '{source} returned {value}, not a reply such as "250 OK"{hint}')
 RECIPIENT_LOST = Event(
@@ -106,6 +112,9 @@ TLS_FAILED = Event("tls-failed", INFO, "client {client}: {reason}")
 TLS_STARTED = Event("tls-started", DEBUG, "{protocol} with {cipher}")
 RECEIVED = Event("received", DEBUG, "C: {line}", always=True)
 SENT = Event("sent", DEBUG, "S: {line}", always=True)
+# These two are about no session.
+CONNECTION_REFUSED = Event("connection-refused", INFO, "connection refused, client {client}: {reply}; {reason}")
+STRESS = Event("stress", WARN, "stress mode {change}: {reason}")
 LEFT_OUT = Event("left-out", WARN, "{count} more lines of this session were left out, client {client}", always=True)
 
 EVENTS = tuple(value for value in list(globals().values()) if isinstance(value, Event))

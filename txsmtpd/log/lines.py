@@ -55,12 +55,12 @@ class Lines:
     def emit(
         self,
         event: Event,
-        session: str,
+        session: str | None,
         fields: dict[str, Any],
         error: BaseException | None = None,
         secret: bool = False,
     ) -> None:
-        """Log an event of a session; see :class:`~txsmtpd.log.session.Sink`."""
+        """Log an event; see :class:`~txsmtpd.log.session.Sink`."""
         if event.level < self.level:
             return
         level = LEVEL_NAMES[event.level]

@@ -17,14 +17,14 @@ class Sink(Protocol):
     def emit(
         self,
         event: Event,
-        session: str,
+        session: str | None,
         fields: dict[str, Any],
         error: BaseException | None = None,
         secret: bool = False,
     ) -> None:
         """Log an event.
 
-        :param session: the session's id.
+        :param session: the session's id; None: it is about none.
         :param fields: the event's fields by name.
         :param error: the exception that it is about, with its traceback.
         :param secret: whether its text may hold a password, and must not be shown.

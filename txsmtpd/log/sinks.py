@@ -21,12 +21,12 @@ class TwistedSink:
     def emit(
         self,
         event: Event,
-        session: str,
+        session: str | None,
         fields: dict[str, Any],
         error: BaseException | None = None,
         secret: bool = False,
     ) -> None:
-        text = "{session} " + event.text
+        text = event.text if session is None else "{session} " + event.text
         fields = {name: _printable(value) for name, value in fields.items()}  # whoever made them
         if error is None:
             LOGGER.emit(_LEVELS[event.level], text, event=event.name, session=session, **fields)
