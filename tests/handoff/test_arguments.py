@@ -55,7 +55,7 @@ class ParseTests(SynchronousTestCase):
 
     def test_values(self) -> None:
         """Sizes, numbers and times."""
-        self.assertEqual([arguments.size(each) for each in ("7", "2k", "3M", "1g")], [7, 2048, 3 * 2**20, 2**30])
+        self.assertEqual([arguments.size(each) for each in ("7", "2k", "3MiB", "1g")], [7, 2048, 3 * 2**20, 2**30])
         self.assertEqual((arguments.number("12"), arguments.seconds("0.5")), (12, 0.5))
         for read, value in (arguments.number, "0"), (arguments.seconds, "-1"), (arguments.seconds, "nan"):
             self.assertRaises(ValueError, read, value)
@@ -125,9 +125,12 @@ class CommandLineTests(SynchronousTestCase):
 
     def test_mistakes(self) -> None:
         """Each is one line that says what to do."""
+        wrong = Path(self.mktemp())
+        wrong.write_text("sasl.pasword=canary\n")
         for spec, expected in (
             ("kafka:topic=mail", "HOST:PORT,... here, or in the environment as TXSMTPD_KAFKA_BROKERS"),
             ("kafka:b.test:9092", "Give topic=NAME"),
+            (f"kafka:b.test:9092:topic=mail:config={wrong}", 'No such configuration property: "sasl.pasword"'),
             ("kafka:b.test:9092:topic=mail:key=all", "key must be domain or none, not 'all'"),
             ("kafka:b.test:9092:topic=mail:config=/nowhere", "config=/nowhere: cannot be read"),
             ("webhook:app.test/mail", "not a URL such as https://"),

@@ -190,6 +190,15 @@ class OutcomeTests(PromiseTestCase):
         self.answered(None)
         self.assertIsNone(self.handoff.not_ready())
 
+    def test_log(self) -> None:
+        """Trouble is logged when it begins and when it is over; verdicts about messages are none."""
+        self.serve()
+        for answer in Refused("550 5.7.1 no"), None, ConnectionLost(), ConnectionLost(), Refused("550 5.7.1 no"), None:
+            self.answered(answer)
+        self.assertEqual(len(self.logged("error")), 1)
+        lines = [line for line in self.logged("info") if "takes mail" in line]
+        self.assertEqual(lines, ["the target takes mail"])
+
 
 class SizeTests(PromiseTestCase):
     """Messages that can never fit: 552, and nothing is handed over."""

@@ -13,6 +13,8 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.error import ConnectionClosed
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -198,10 +200,12 @@ class AMQPTarget(Service):
         attempt.addTimeout(CONNECT_TIMEOUT, self.reactor)
         try:
             await attempt
-        except BaseException:
+        except BaseException as error:
             if self._connection is not None:
                 self._connection.transport.abortConnection()
                 self._connection = None
+            if isinstance(error, DeferredTimeout):
+                raise ConnectionError(f"no answer within {CONNECT_TIMEOUT:g} seconds") from error
             raise
 
     async def _open(self) -> None:
@@ -214,6 +218,8 @@ class AMQPTarget(Service):
         self._connection = protocol
         try:
             await protocol.ready
+        except CancelledError:
+            raise
         except Exception:
             if getattr(protocol.said, "reply_code", None) == ACCESS_REFUSED:
                 raise Misconfigured(f"the login of {self.address.user!r} was refused") from None
@@ -270,6 +276,8 @@ class AMQPTarget(Service):
 
     def _is_back(self) -> None:
         self._problem = None
+        if self.queue is not None:  # it is there: that was checked
+            self._unroutable = None
         log.info("{target}: connected", target=str(self))
         if not self._first_attempt.called:
             self._first_attempt.callback(None)
@@ -298,7 +306,7 @@ class AMQPTarget(Service):
             channel = await self._connection.channel()
             await self._check_topology(channel)
             channel.close()
-        except AMQPError as error:
+        except (AMQPError, ConnectionClosed) as error:
             self._cannot_route(self._unroutable or reason_of(error))
         else:
             self._unroutable = None

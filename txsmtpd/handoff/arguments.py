@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 _OPTION = re.compile(r"([a-z][a-z_-]*)=(.*)", re.DOTALL)
-_SIZE = re.compile(r"([0-9]{1,15})([kmg]?)", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,15})(?:([kmg])(?:ib)?)?", re.IGNORECASE)
 _FACTORS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 
 # From words to values. They raise ValueError.
@@ -25,11 +25,11 @@ def text(value: str) -> str:
 
 
 def size(value: str) -> int:
-    """A number of octets, such as ``100000``, ``64k`` or ``16m``."""
+    """A number of octets, such as ``100000``, ``64k`` or ``16MiB``."""
     found = _SIZE.fullmatch(value)
     if found is None:
         raise ValueError("must be a number of octets, such as 64k or 16m")
-    return int(found[1]) * _FACTORS[found[2].lower()]
+    return int(found[1]) * _FACTORS[(found[2] or "").lower()]
 
 
 def number(value: str) -> int:

@@ -162,10 +162,12 @@ class KafkaHandoff(Handoff):
             parser.error("where do messages go? Give topic=NAME")
         _make_store(parser, options)
         try:
-            return cls(brokers, **options)
+            handler = cls(brokers, **options)
+            handler.target.check_config()
         except ValueError as error:
             parser.error(str(error))
             raise
+        return handler
 
 
 class WebhookHandoff(Handoff):

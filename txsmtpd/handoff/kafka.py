@@ -98,6 +98,18 @@ class KafkaTarget(Service):
         self._make_producer()
         self._probe()
 
+    def check_config(self) -> None:
+        """Let librdkafka read the configuration.
+
+        :raises ValueError: if it refuses it.
+        """
+        from confluent_kafka import KafkaException, Producer
+
+        try:
+            Producer(self._config, logger=_quiet_logger())
+        except KafkaException as error:
+            raise ValueError(f"Kafka's configuration: {error.args[0].str()}") from error
+
     def _make_producer(self) -> None:
         from confluent_kafka import Producer
 

@@ -208,7 +208,8 @@ class Handoff(MultiService):
         except Refused as refused:
             if upload is not None:
                 await upload.abort()
-            self._note(refused)
+            if isinstance(refused, NotTaken):  # other refusals are verdicts about this message
+                self._note(refused)
             raise
         except Exception as error:
             # What is stored stays: the other system may have the reference to it.
@@ -231,18 +232,15 @@ class Handoff(MultiService):
     def _note(self, error: Exception | None) -> None:
         """Log what has changed, not each message."""
         self._unroutable = str(error) if isinstance(error, Unroutable) else None
-        trouble = _described(error)
+        trouble = None if error is None else str(error) or type(error).__name__
         if trouble == self._trouble:
             return
         self._trouble = trouble
         if trouble is None:
-            self.log.info("{target} takes mail", target=self._name())
+            self.log.info("{target} takes mail", target=str(self.target))
         else:
             level = LogLevel.critical if isinstance(error, Unroutable) else LogLevel.error
-            self.log.emit(level, "{target} takes no mail: {trouble}", target=self._name(), trouble=trouble)
-
-    def _name(self) -> str:
-        return str(self.target)
+            self.log.emit(level, "{target} takes no mail: {trouble}", target=str(self.target), trouble=trouble)
 
     def _clock(self) -> Any:
         if self.reactor is None:
@@ -258,14 +256,6 @@ def _timed_out(result: Any, seconds: float) -> Any:
     if isinstance(result, Failure) and result.check(CancelledError):
         raise DeferredTimeout(f"no confirmation within {seconds:g} seconds")
     return result
-
-
-def _described(error: Exception | None) -> str | None:
-    if error is None:
-        return None
-    if isinstance(error, Refused) and not isinstance(error, NotTaken):
-        return str(error.reply)
-    return str(error) or type(error).__name__
 
 
 def _anybody_has_it(status: Any) -> bool:

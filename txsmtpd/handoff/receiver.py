@@ -58,7 +58,6 @@ class Receiver:
         reactor: Any,
     ) -> None:
         self._envelope = envelope
-        self._header = header
         self._share = share
         self._settle = settle
         self._complain = complain
@@ -96,7 +95,7 @@ class Receiver:
             # It would continue our field. It is no header, so it is the body.
             self._buffer.write(b"\r\n")
         self._size += len(data)
-        if self._limit is not None and self._size + len(self._header) > self._limit:
+        if self._limit is not None and self._buffer.tell() + len(data) > self._limit:
             raise Refused(TOO_LARGE)
         self._fingerprint.update(data)
         self._buffer.write(data)

@@ -108,6 +108,7 @@ class WebhookTarget(Service):
         self._pool: Any = None
         self._connections = 0  # that were made
         self._misconfigured: str | None = None
+        self._trouble: str | None = None  # why the last recipient could not be asked about
         self._why = "the receiver does not answer"
 
     def __str__(self) -> str:
@@ -147,9 +148,18 @@ class WebhookTarget(Service):
         request = Request(new_id(), json.dumps(document).encode("ascii"), [("Content-Type", "application/json")])
         try:
             reply = await self._posted(self.rcpt, request, NO_RECIPIENT)
-        except OutcomeUnknown as error:
+        except (NotTaken, OutcomeUnknown) as error:
+            self._note_recipients(str(error))
             raise Refused(error.reply) from error
+        self._note_recipients(None)
         return reply
+
+    def _note_recipients(self, trouble: str | None) -> None:
+        """Log what has changed; what goes wrong with messages is logged by who hands them over."""
+        if trouble != self._trouble:
+            self._trouble = trouble
+            if trouble is not None:
+                log.error("{url} cannot be asked about recipients: {trouble}", url=str(self.rcpt), trouble=trouble)
 
     # Requests
 
