@@ -72,10 +72,24 @@ class SQLiteStore(Store):
     ) -> None:
         super().__init__(headers)
         self.retention = retention or Retention()
-        self._folder = None if path is not None else tempfile.mkdtemp(prefix="txsmtpd-inbox-")
-        self.path = os.path.join(self._folder or "", "mail") if path is None else os.path.abspath(path)
-        self.where = self.path
+        self._folder: str | None = None  # of a temporary file
+        self.path = "" if path is None else os.path.abspath(path)
+        self.where = self.path or "a temporary file"
         self._reactor = reactor
+        self._lock: int | None = None
+        if self.path:
+            self._prepare()
+        self._writer: Writer | None = None
+        self._readers: list[Reader] = []
+        self._next_check: Any = None
+        self._pruning = False
+        self._indexing = False
+        self._unindexed = 0  # messages that the index of the search does not have yet
+        self._last_number = self._total = self._octets = self._unread = 0
+
+    # Start and stop
+
+    def _prepare(self) -> None:
         self._lock = _lock(self.path)
         try:
             schema.prepare(self.path, self._folder is None)
@@ -87,20 +101,18 @@ class SQLiteStore(Store):
         except BaseException:
             self._unlock()
             raise
-        self._writer: Writer | None = None
-        self._readers: list[Reader] = []
-        self._next_check: Any = None
-        self._pruning = False
-        self._indexing = False
-        self._unindexed = 0  # messages that the index of the search does not have yet
-        self._last_number = self._total = self._octets = self._unread = 0
-
-    # Start and stop
 
     async def open(self) -> None:
-        """Start the threads."""
+        """Start the threads, and make the file if it is a temporary one.
+
+        :raises OSError: if it cannot be made.
+        """
         if self._writer is not None:
             return
+        if not self.path:
+            self._folder = tempfile.mkdtemp(prefix="txsmtpd-inbox-")
+            self.path = self.where = os.path.join(self._folder, "mail")
+            self._prepare()
         if self._reactor is None:
             self._reactor = current_reactor()
         connect = partial(schema.connect, self.path, self._folder is None)
@@ -127,6 +139,7 @@ class SQLiteStore(Store):
         self._unlock()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder, self.path = None, ""
 
     def _unlock(self) -> None:
         lock, self._lock = self._lock, None

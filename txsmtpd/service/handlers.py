@@ -141,7 +141,7 @@ BUILT_IN = [
         "inbox[:FILE]",
         "Show messages in a browser, and serve them to tests; kept in FILE, or until the server stops.",
         "txsmtpd.inbox.handler.InboxHandler",
-        "tcp:1025:interface=127.0.0.1",
+        listen="tcp:1025:interface=127.0.0.1",
     ),
     Dotted(
         "kafka",
