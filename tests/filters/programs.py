@@ -28,7 +28,7 @@ from txsmtpd import SMTPFactory
 class ProgramTests(TestCase):
     """Tests that start filters."""
 
-    timeout = 60
+    timeout = 120
 
     def setUp(self) -> None:
         # Short: the path of a socket has 108 octets at most. Some filters are run by an account of their own.

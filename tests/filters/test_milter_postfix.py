@@ -134,8 +134,6 @@ def comparable(said: list[tuple[bytes, bytes]]) -> list[tuple[bytes, Any]]:
 class PostfixTests(ProgramTests):
     """Postfix is the model."""
 
-    timeout = 90
-
     async def test_sameDialogue(self) -> None:
         """Postfix and we say the same to a milter."""
         postfix = program("postfix", "postfix")

@@ -186,7 +186,7 @@ class ScriptedTests(ProgramTests):
         filter = await self.listen(*[b""] * 9, timeout=0.05, on_failure="accept")
         replies = await self.client(self.port, lambda client: [send(client, "one")[0] for _ in range(8)])
         self.assertEqual(replies, [250] * 8)
-        self.assertEqual(len(self.scripted.requests), 5)
+        self.assertLessEqual(len(self.scripted.requests), 5)
         self.assertTrue(filter._breaker.is_open)
 
     async def test_large(self) -> None:
