@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
+from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.filters.support import CONTINUE, Keeper, MilterInMemory
@@ -233,6 +234,27 @@ class FaultTests(MilterTests):
         self.assertEqual(endpoint.attempts, 1 + 5)
         self.assertEqual(len(self.handler.content), 10)
         self.assertEqual(self.handler.envelopes[0].filters["milter"].action, "failed")
+
+    def test_log(self) -> None:
+        """That a milter is down is said once, and once that it works again."""
+        endpoint = MilterInMemory()
+        endpoint.down = True
+        said: list[str] = []
+
+        def observe(event: Any) -> None:
+            if event["log_namespace"] == "txsmtpd.filters":
+                said.append(formatEvent(event))
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+        client = self.connect_to(endpoint, on_failure="accept")
+        client.talk(GREETING + DATA * 8)
+        endpoint.down = False
+        client.wait(11)
+        client.talk(DATA + DATA)
+        self.assertEqual(len(said), 2, said)
+        self.assertIn("the filter milter failed: no connection to the milter: Connection was refused", said[0])
+        self.assertEqual(said[1], "The filter milter works again")
 
     def test_upAgain(self) -> None:
         """A milter that is there again is told what it has missed, in the same session."""

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from txsmtpd.filters.message import FilteredMessage
 from txsmtpd.filters.receiver import DiscardedMessage, FilteredReceiver, WholeMessage
 from txsmtpd.filters.timing import within
-from txsmtpd.filters.verdict import ACCEPT, FilterError, Verdict, Verdicts
+from txsmtpd.filters.verdict import ACCEPT, FilterError, StillDownError, Verdict, Verdicts
 from txsmtpd.reply import OK, Refused, Reply, parse_status
 
 log = Logger(namespace="txsmtpd.filters")
@@ -65,7 +65,8 @@ class Link:
         self.command_timeout = getattr(filter, "command_timeout", COMMAND_TIMEOUT)
         self.message_timeout = getattr(filter, "message_timeout", MESSAGE_TIMEOUT)
         self.authserv_id = getattr(filter, "authserv_id", None)
-        self.trouble: str | None = None  # why it failed last
+        self.trouble: str | None = None  # why it failed last, until it works again
+        self.trouble_at = ""  # and at which stage
 
     def timeout(self, stage: str) -> float | None:
         """Seconds that it has for a stage."""
@@ -329,7 +330,7 @@ class Chain:
             raise
         except Exception as error:
             return self._failed(link, stage, session, error)
-        self._works(link)
+        self._works(link, stage)
         return decision
 
     def _in_time(self, result: Awaitable[Any], seconds: float | None, latest: float | None) -> Awaitable[Any]:
@@ -344,15 +345,17 @@ class Chain:
             log.failure(
                 "{session} the filter {name} failed at {stage}", session=session.id, name=link.name, stage=stage
             )
-        elif why != link.trouble:
+        elif why != link.trouble and not isinstance(error, StillDownError):
             log.error("{session} the filter {name} failed: {why}", session=session.id, name=link.name, why=why)
-        link.trouble = why
+        if not isinstance(error, StillDownError):
+            link.trouble, link.trouble_at = why, stage
         if not link.accepts_on_failure:
             raise Refused(CLOSING if stage in OF_CONNECTION else UNAVAILABLE)
         return Verdict("failed", reason=why)
 
-    def _works(self, link: Link) -> None:
-        if link.trouble is not None:
+    def _works(self, link: Link, stage: str) -> None:
+        # At another stage, the filter may not have done what it failed to do.
+        if link.trouble is not None and link.trouble_at == stage:
             link.trouble = None
             log.info("The filter {name} works again", name=link.name)
 

@@ -33,7 +33,7 @@ from txsmtpd.bridges.reactors import current_reactor
 from txsmtpd.filters.breaker import Breaker
 from txsmtpd.filters.message import FilteredMessage
 from txsmtpd.filters.timing import within
-from txsmtpd.filters.verdict import DISCARD, FilterError, Verdict
+from txsmtpd.filters.verdict import DISCARD, FilterError, StillDownError, Verdict
 from txsmtpd.reply import Refused, Reply
 
 DEFAULT_URL = "http://127.0.0.1:11333"
@@ -99,7 +99,7 @@ class Rspamd:
         if self._agent is None:
             self._start()
         if self._breaker.is_open:
-            raise FilterError("rspamd was down a moment ago")
+            raise StillDownError("rspamd was down a moment ago")
         try:
             question = self._ask(self._headers(server, session, envelope), message)
             answer = await within(self._reactor, self._timeout, question)

@@ -14,6 +14,10 @@ class FilterError(Exception):
     """A filter could not do its work: the program behind it is down, slow, or talks nonsense."""
 
 
+class StillDownError(FilterError):
+    """A filter failed a moment ago, and was not asked again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What a filter has decided about a message. Handlers find it in ``envelope.filters``, by the filter's name."""

@@ -18,7 +18,7 @@ from txsmtpd.filters.breaker import Breaker
 from txsmtpd.filters.milter.connection import MilterConnection
 from txsmtpd.filters.milter.dialogue import MilterDialogue, Timeouts
 from txsmtpd.filters.milter.message import send_message
-from txsmtpd.filters.verdict import FilterError
+from txsmtpd.filters.verdict import FilterError, StillDownError
 
 
 class Milter:
@@ -78,7 +78,7 @@ class Milter:
         if self._breaker is None:
             self._breaker = Breaker(self.reactor.seconds)
         if self._breaker.is_open:
-            raise FilterError("the milter was down a moment ago")
+            raise StillDownError("the milter was down a moment ago")
         try:
             connection = await self._connected()
         except FilterError:
