@@ -130,13 +130,16 @@ class SMTPFactory(ServerFactory):
             self.settings.wrap_hooks(metrics.timed)
             metrics.watch(self)
         self.connections: set[SMTP] = set()
+        # For a server of several processes: told of each change, and tells how many connections the others have.
+        self.connections_changed: Callable[[], object] | None = None
+        self.connections_elsewhere: Callable[[], int] | None = None
         self.stress = Stress()
         self.refused: Counter[str] = Counter()  #: connections that were turned away, by "full" or "network"
-        self._places: list[Places] = []
+        self.places: list[Places] = []  #: those of networks
         if connection_limit_per_network is not None:
-            self._places.append(Places(connection_limit_per_network, self.settings.admission.network))
+            self.places.append(Places(connection_limit_per_network, self.settings.admission.network))
         if connection_limit_per_host is not None:
-            self._places.append(Places(connection_limit_per_host, _host_of))
+            self.places.append(Places(connection_limit_per_host, _host_of))
         self._told = Buckets(LINES_FOR_NETWORK, size=1000)
         self._drained: list[Deferred[None]] = []
 
@@ -155,9 +158,10 @@ class SMTPFactory(ServerFactory):
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         protocol: Protocol
         peer = place_of(addr)
-        if self.connection_limit is not None and len(self.connections) >= self.connection_limit:
+        elsewhere = 0 if self.connections_elsewhere is None else self.connections_elsewhere()
+        if self.connection_limit is not None and len(self.connections) + elsewhere >= self.connection_limit:
             protocol = self._turn_away(peer, "full")
-        elif any(places.is_full(peer) for places in self._places):
+        elif any(places.is_full(peer) for places in self.places):
             protocol = self._turn_away(peer, "network")
         else:
             protocol = self.protocol(self.handler, settings=self.settings)
@@ -182,9 +186,11 @@ class SMTPFactory(ServerFactory):
     def connected(self, protocol: SMTP) -> None:
         """A protocol has got its connection."""
         self.connections.add(protocol)
+        if self.connections_changed is not None:
+            self.connections_changed()
         # Whose connection a proxy forwards is not known yet.
-        if self._places and not expects_header(protocol):
-            for places in self._places:
+        if self.places and not expects_header(protocol):
+            for places in self.places:
                 places.take(protocol, protocol.session.peer)
         if self.stress.update(len(self.connections), self.connection_limit):
             self._stress_changed()
@@ -199,7 +205,7 @@ class SMTPFactory(ServerFactory):
         session = protocol.session
         # What a proxy does for itself is not limited.
         if session.proxy_peer is not None:
-            if not all(places.take(protocol, session.peer) for places in self._places):
+            if not all(places.take(protocol, session.peer) for places in self.places):
                 self._note_refused(session.peer, "network")
                 return TOO_MANY_CONNECTIONS
             if self.stress.active:
@@ -209,7 +215,9 @@ class SMTPFactory(ServerFactory):
     def disconnected(self, protocol: SMTP) -> None:
         """A protocol has lost its connection."""
         self.connections.discard(protocol)
-        for places in self._places:
+        if self.connections_changed is not None:
+            self.connections_changed()
+        for places in self.places:
             places.leave(protocol)
         if self.stress.update(len(self.connections), self.connection_limit):
             self._stress_changed()

@@ -454,7 +454,7 @@ class LimitTests(SynchronousTestCase):
         for client in clients:
             if not client.closed:
                 client.vanish()
-        self.assertEqual([(places.taken, places._of) for places in factory._places], [({}, {})])
+        self.assertEqual([(places.taken, places._of) for places in factory.places], [({}, {})])
         self.assertEqual(factory.connections, set())
 
     def connected(self, factory: SMTPFactory, octets: bytes) -> Client:

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TextIO
 
 BUFFER = 4 * 2**20  # characters that wait to be written; above that, lines are dropped
@@ -56,6 +57,9 @@ class Writer:
 
     def write(self, line: str | bytes) -> None:
         """Write a line, which has its line feed, as soon as can be. Does not wait for it."""
+        if sys.is_finalizing():  # the thread is gone, and starting another one would never return
+            _write_now(self._descriptor, line)
+            return
         with self._lock:
             if self._size > self._limit:
                 self._dropped += 1
@@ -149,6 +153,11 @@ class Writer:
             return
         os.close(self._descriptor)
         self._descriptor = descriptor
+
+
+def _write_now(descriptor: int, line: str | bytes) -> None:
+    with suppress(OSError):
+        os.write(descriptor, line if isinstance(line, bytes) else line.encode("utf-8", "replace"))
 
 
 def _opened(path: str) -> int:

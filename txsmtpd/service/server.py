@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet.error import ReactorNotRunning
@@ -33,6 +34,9 @@ from txsmtpd.service.sockets import in_place_of_the_dead
 from txsmtpd.service.welcome import Welcome
 from txsmtpd.smtp import SMTP
 
+if TYPE_CHECKING:
+    from txsmtpd.service.workers.master import Master
+
 DESCRIPTORS_KEPT = 32  # for the reactor, the log, the handler's files, and clients that are turned away
 FEWEST_CONNECTIONS = 8
 MOST_FOR_NETWORK = 50  # connections at one time, unless somebody says otherwise
@@ -49,6 +53,8 @@ def makeService(options: Options) -> MultiService:
         )
         for each in options[kind]
     ]
+    if options["workers"] > 1 and options["worker"] is None:
+        return _master(options, [(label, endpoint) for label, endpoint, _, _ in listeners])
     # A message that is stored while it arrives has a descriptor too, or is passed on over one.
     each = getattr(options["handler"], "descriptors", 2 if IStreamingHandler.providedBy(options["handler"]) else 1)
     if options["filters"]:  # a connection to each of them, and a file for a message that waits for them
@@ -59,7 +65,7 @@ def makeService(options: Options) -> MultiService:
     per_network: int | None = options["connection_limit_per_network"]
     if per_network is False:
         per_network = MOST_FOR_NETWORK if limit is None else min(MOST_FOR_NETWORK, max(limit // 4, 1))
-    counters = Counters() if options["monitoring"] else None
+    counters = Counters() if options["is_counting"] else None
     services = []
     for label, endpoint, protocol, tls in listeners:
         settings = {"asyncio": has_asyncio_reactor(), **options["settings"], "implicit_tls": tls}
@@ -86,7 +92,7 @@ def _server(options: Options, listeners: list[Listener], counters: Counters | No
         grace=options["grace"],
         drain_delay=options["drain_delay"],
         monitoring=_monitoring(options["monitoring"], health, counters),
-        before=_inbox(options, listeners) or _service(options["handler"]),
+        before=_before(options, listeners, counters, health),
         late=partial(_reactor_late, listeners, counters),
         connections=lambda: sum(len(each.factory.connections) for each in listeners),
     )
@@ -96,6 +102,57 @@ def _server(options: Options, listeners: list[Listener], counters: Counters | No
         for service in _for_the_process(options, server, listeners):
             service.setServiceParent(server)
     return server
+
+
+def _master(options: Options, endpoints: list[tuple[str, IStreamServerEndpoint]]) -> Server:
+    """The service of a process whose workers serve."""
+    from txsmtpd.service.workers.command import make_master
+
+    master = make_master(options, endpoints)
+    health = Health(master)
+    server = Server(
+        health,
+        grace=options["grace"],
+        drain_delay=options["drain_delay"],
+        monitoring=_monitoring(options["monitoring"], health, master),
+        connections=master.connections,
+    )
+    master.setServiceParent(server)
+
+    def hurry() -> None:
+        server.hurry()
+        master.hurry()
+
+    def reload() -> None:
+        server.reload_begins()
+        master.reload(lambda succeeded: server.reload_ends())
+
+    log: CommandLog | None = options["log"]
+    reopen = [] if log is None else [log.reopen]
+    flush = log.close if log else sys.stdout.flush
+    signals = Signals(reload=[*reopen, reload], hurry=hurry, grace=options["grace"] + 1, flush=flush)
+    signals.setServiceParent(server)
+    return server
+
+
+def _before(options: Options, listeners: list[Listener], counters: Counters | None, health: Health) -> IService | None:
+    """What the listeners need: started before them, and stopped after them."""
+    needed: IService | None = _inbox(options, listeners) or _service(options["handler"])
+    if options["worker"] is None:
+        return needed
+    from txsmtpd.service.workers.worker import Link
+
+    def hurry() -> None:
+        for each in listeners:
+            each.factory.abort()
+
+    link = Link(
+        options["worker"], listeners, counters=counters, problems=health.problems, hurry=hurry, grace=options["grace"]
+    )
+    both = MultiService()
+    for each in filter(None, (link, needed)):
+        both.addService(each)
+    return both
 
 
 def _inbox(options: Options, listeners: list[Listener]) -> InboxService | None:
@@ -122,7 +179,16 @@ def _for_the_process(options: Options, server: Server, listeners: list[Listener]
 
     log: CommandLog | None = options["log"]
     reload = [server.reload_begins, *options["reload"], server.reload_ends]
-    yield Signals(reload=reload, hurry=hurry, grace=options["grace"], flush=log.close if log else sys.stdout.flush)
+    yield Signals(
+        reload=reload,
+        hurry=hurry,
+        grace=options["grace"],
+        flush=log.close if log else sys.stdout.flush,
+        ends=("SIGTERM", "SIGINT") if options["worker"] is None else ("SIGTERM",),
+    )
+    if options["worker"] is not None:  # Ctrl-C reaches all processes; the master tells the workers
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return
     if log is not None and log.on_terminal and options["inbox"] is None:  # which has lines of its own
         yield Welcome(listeners, options["handler_name"], log.writer.write)
 
@@ -135,14 +201,14 @@ def _reactor_late(listeners: list[Listener], counters: Counters | None, seconds:
 
 
 def _monitoring(
-    asked: tuple[str, IStreamServerEndpoint] | None, health: Health, counters: Counters | None
+    asked: tuple[str, IStreamServerEndpoint] | None, health: Health, counted: Counters | Master | None
 ) -> Monitoring | None:
-    if asked is None or counters is None:
+    if asked is None or counted is None:
         return None
     from txsmtpd.observe.prometheus import registry_of, rendered
     from txsmtpd.observe.web import monitoring_site
 
-    registry = registry_of(counters.snapshot)
+    registry = registry_of(counted.snapshot)
     return Monitoring(*asked, monitoring_site(health, partial(rendered, registry)))
 
 

@@ -35,6 +35,7 @@ class Signals(Service):
     :param hurry: ends all connections at once.
     :param grace: seconds that the end may take.
     :param flush: called before the process is ended by force.
+    :param ends: the signals that end the server.
     :param reactor: Default: the global reactor.
     """
 
@@ -45,8 +46,10 @@ class Signals(Service):
         hurry: Callable[[], object],
         grace: float,
         flush: Callable[[], object] = lambda: None,
+        ends: Sequence[str] = ("SIGTERM", "SIGINT"),
         reactor: Any = None,
     ) -> None:
+        self._ends = [getattr(signal, name) for name in ends]
         self._reload = reload
         self._hurry = hurry
         self._grace = grace
@@ -76,7 +79,7 @@ class Signals(Service):
 
     def _take_over(self) -> None:
         """Stand before the handlers that the reactor has installed by now."""
-        for number in signal.SIGTERM, signal.SIGINT:
+        for number in self._ends:
             before = signal.getsignal(number)
             if callable(before):
                 self._before[number] = before

@@ -214,3 +214,28 @@ def _general_name(name: str) -> x509.GeneralName:
 
 def _now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
+
+
+def share_certificate(options: CertificateOptions) -> int:
+    """Write what :meth:`Authority.issue` made into memory that other processes can inherit.
+
+    :return: a descriptor.
+    """
+    issued: Any = options
+    pem = issued.privateKey.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ) + issued.certificate.public_bytes(serialization.Encoding.PEM)
+    descriptor = os.memfd_create("txsmtpd certificate")
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(pem)
+    return descriptor
+
+
+def shared_certificate(descriptor: int) -> CertificateOptions:
+    """The ``tls_context`` that another process has shared."""
+    pem = os.pread(descriptor, 2**20, 0)
+    pair: dict[str, Any] = {
+        "privateKey": serialization.load_pem_private_key(pem, None),
+        "certificate": x509.load_pem_x509_certificate(pem),
+    }
+    return CertificateOptions(**pair, raiseMinimumTo=TLSVersion.TLSv1_2)

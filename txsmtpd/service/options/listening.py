@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.python.usage import UsageError
@@ -58,20 +59,23 @@ def read(chosen: Chosen) -> None:
         _check_without_tls(asked)
     for asked in chosen.all("listen-lmtp"):
         _check_not_smtp(asked)
-    chosen["tls_endpoints"] = _endpoints(chosen.all("listen-tls"))
-    chosen["lmtp_endpoints"] = _endpoints(chosen.all("listen-lmtp"))
-    others = chosen["tls_endpoints"] or chosen["lmtp_endpoints"]
+    others = chosen.all("listen-tls") or chosen.all("listen-lmtp")
     handler = chosen.one("handler")
     default = default_listen("" if handler is None else handler.text) or DEFAULT_LISTEN
-    chosen["endpoints"] = _endpoints(chosen.all("listen", None if others else default))
+    make: Callable[[str], IStreamServerEndpoint] = make_endpoint
+    if chosen["worker"] is not None:  # which has the sockets of its master, in this order
+        make = chosen["worker"].take_endpoint
+    for kind, wanted in (
+        ("endpoints", chosen.all("listen", None if others else default)),
+        ("tls_endpoints", chosen.all("listen-tls")),
+        ("lmtp_endpoints", chosen.all("listen-lmtp")),
+    ):
+        chosen[kind] = [(str(asked), _endpoint(asked, make)) for asked in wanted]
 
 
-def _endpoints(wanted: list[Asked]) -> list[tuple[str, IStreamServerEndpoint]]:
-    found = []
-    for asked in wanted:
-        with refusing(asked):
-            found.append((str(asked), make_endpoint(asked.text)))
-    return found
+def _endpoint(asked: Asked, make: Callable[[str], IStreamServerEndpoint]) -> IStreamServerEndpoint:
+    with refusing(asked):
+        return make(asked.text)
 
 
 def _read_proxies(chosen: Chosen) -> None:

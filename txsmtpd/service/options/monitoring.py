@@ -30,6 +30,9 @@ def read(chosen: Chosen) -> None:
     chosen["drain_delay"] = chosen.value("drain-delay", 0.0)
     chosen["monitoring"] = None
     asked = chosen.one("metrics")
+    chosen["is_counting"] = asked is not None
+    if chosen["worker"] is not None:  # whose master serves the pages
+        return
     if asked is None:
         if chosen["drain_delay"]:
             raise UsageError("--drain-delay: nobody could see that the server is not ready; give --metrics")

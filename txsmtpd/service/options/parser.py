@@ -29,6 +29,7 @@ from txsmtpd.service.options import (
     rates,
     testing,
     tls,
+    workers,
 )
 from txsmtpd.service.options.help import describe, unknown_option, unknown_variables
 from txsmtpd.service.options.table import Chosen, Group, Option, read_settings
@@ -53,6 +54,7 @@ _GENERAL = Group(
 GROUPS: tuple[Group, ...] = (
     mail.GROUP,
     filters.GROUP,
+    workers.GROUP,
     listening.GROUP,
     tls.GROUP,
     auth.GROUP,
@@ -121,6 +123,7 @@ class Options(Chosen, AuthOptionMixin):
         launcher["reactorName"] = name
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        self["words"] = [*(options or ())]  # for processes that serve with the same options
         try:
             self._check_environment()
             reactor = self.environ.get("TXSMTPD_REACTOR")

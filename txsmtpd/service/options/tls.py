@@ -84,13 +84,18 @@ def read(chosen: Chosen) -> None:
 
 def _own_certificate(chosen: Chosen) -> Any:
     """A certificate made in memory, for the names of this host."""
-    from txsmtpd.tls.authority import LOCAL_NAMES, Authority
+    from txsmtpd.tls.authority import LOCAL_NAMES, Authority, share_certificate, shared_certificate
 
+    if chosen["worker"] is not None:  # all workers have one certificate, of one authority
+        return shared_certificate(chosen["worker"].certificate)
     authority = Authority("txsmtpd --tls=auto")
     hostname = (Settings.make(None, {"hostname": chosen.settings.get("hostname")}).hostname or "localhost").strip("[]")
     names = tuple(dict.fromkeys((*LOCAL_NAMES, hostname.removeprefix("IPv6:"))))
     chosen["authority"] = authority, names
-    return authority.issue(*names)
+    issued = authority.issue(*names)
+    if chosen["workers"] > 1:
+        chosen["shared_certificate"] = share_certificate(issued)
+    return issued
 
 
 def finish(chosen: Chosen) -> None:

@@ -1,0 +1,81 @@
+"""Options for more than one process."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+
+from twisted.python.usage import UsageError
+
+from txsmtpd.service.options.table import Chosen, Group, Option, refusing
+from txsmtpd.service.options.values import seconds
+from txsmtpd.service.workers.worker import inherited
+
+MOST = 256
+
+
+def number_of_workers(text: str) -> int:
+    """How many.
+
+    >>> number_of_workers("4")
+    4
+    """
+    if text == "auto":
+        return os.cpu_count() or 1
+    if not re.fullmatch("[0-9]{1,4}", text) or not 1 <= int(text) <= MOST:
+        raise ValueError(f"must be a number from 1 to {MOST}, or auto for one a processor")
+    return int(text)
+
+
+OPTIONS = (
+    Option(
+        name="workers",
+        metavar="N",
+        help="How many processes serve; auto is one a processor.",
+        default="1",
+        read=number_of_workers,
+    ),
+    Option(
+        name="worker-timeout",
+        metavar="TIME",
+        help="After how long without a sign of life a worker is aborted and replaced; 0 is never.",
+        default="60",
+        read=seconds,
+    ),
+)
+
+
+def read(chosen: Chosen) -> None:
+    """Check the number, and what processes cannot share."""
+    chosen["worker"] = inherited(chosen.environ)
+    chosen["workers"] = chosen.value("workers", 1)
+    chosen["worker_timeout"] = chosen.value("worker-timeout", 60.0)
+    chosen["shared_certificate"] = None
+    if chosen["workers"] == 1:
+        asked = chosen.one("worker-timeout")
+        if asked is not None:
+            raise UsageError(f"{asked}: there is one process; give --workers")
+        return
+    asked = chosen.one("workers")
+    assert asked is not None
+    with refusing(asked):
+        if not hasattr(os, "memfd_create"):
+            raise ValueError("this system has no memory that processes share by a descriptor; start several servers")
+        handler = chosen.one("handler")
+        name = "debugging" if handler is None else handler.text.partition(":")[0]
+        if name == "inbox":
+            raise ValueError("the inbox is one process: its mail and its pages cannot be shared")
+        if name == "debugging" and sys.stdout is not None and sys.stdout.isatty():
+            raise ValueError("several processes would print messages into each other; choose another handler")
+    for option in ("listen", "listen-tls", "listen-lmtp"):
+        for each in chosen.all(option):
+            wrapped = re.match(r"(haproxy|ssl|tls):", each.text)
+            if wrapped is not None:
+                raise UsageError(
+                    f"{each}: an endpoint {wrapped[1]}: cannot be shared by --workers;"
+                    " use --listen-tls for TLS, and --proxy-from for PROXY headers"
+                )
+
+
+GROUP = Group(title="Processes", options=OPTIONS, read=read)

@@ -1,0 +1,49 @@
+"""From the options of the command line to the master, and to what a worker needs besides a server."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.logger import Logger
+
+from txsmtpd.service.workers.master import Master, stop_with
+from txsmtpd.service.workers.sockets import KeptSocket
+from txsmtpd.service.workers.worker import Errand
+
+log = Logger(namespace="txsmtpd")
+
+
+def make_master(options: Any, endpoints: Sequence[tuple[str, Any]]) -> Master:
+    """The master.
+
+    :param options: those of the command line.
+    :param endpoints: where to listen, each with its label.
+    """
+    if options["faults"] is not None:
+        log.info("each worker counts for itself when a fault strikes: first=2 is two for each worker")
+    return Master(
+        options["workers"],
+        [KeptSocket(label, endpoint) for label, endpoint in endpoints],
+        command_words(options),
+        Errand(options["shared_certificate"]),
+        grace=options["grace"],
+        silence=options["worker_timeout"],
+        logs=options["log_plan"] is None,
+        end_process=stop_with,
+    )
+
+
+def command_words(options: Any) -> list[str]:
+    """The command that starts a worker: the same options, whatever this process was started by."""
+    launcher: Any = options.parent or {}
+    words = [sys.executable, "-m", "twisted"]
+    reactor = launcher.get("reactorName") or launcher.get("reactor")
+    if isinstance(reactor, str) and reactor != "default":
+        words.append(f"--reactor={reactor}")
+    words += ["smtpd", *options["words"]]
+    if options["log_plan"] is None:  # twistd has the log; what a worker prints comes back to it
+        return [*words, "--log-file=+"]
+    path, as_json, level = options["log_plan"]
+    return [*words, f"--log-file={path}", f"--log-format={'json' if as_json else 'text'}", f"--log-level={level}"]

@@ -1,0 +1,284 @@
+"""The worker's own side: what it has inherited, and the service that answers to the master."""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ReactorNotRunning
+from twisted.internet.protocol import connectionDone
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from txsmtpd.observe.counters import Counters
+from txsmtpd.service.workers.courtesy import Courtesy
+from txsmtpd.service.workers.messages import Beat, Channel, Drain, Farewell, Hurry, Peers, Ready, Retire, adopt
+from txsmtpd.service.workers.page import Page
+from txsmtpd.service.workers.sketch import Sketch
+from txsmtpd.service.workers.sockets import InheritedSocket
+
+VARIABLE = "_TXSMTPD_WORKER"
+FIRST = 3  # the first descriptor that is inherited
+BEAT = 1.0  # seconds
+LOOK = 0.25  # seconds between two looks whether clients are left
+
+log = Logger(namespace="txsmtpd")
+
+
+@dataclass(frozen=True)
+class Inherited:
+    """What a worker has from its master."""
+
+    slot: int  #: which of the workers it is, from 0
+    row: int  #: of the page
+    rows: int
+    sockets: int  #: how many; their descriptors are the first
+    channel: int  #: descriptor of the channel to the master
+    certificate: int | None = None  #: descriptor of the certificate that --tls=auto has made
+
+    taken: list[int] = field(default_factory=list, compare=False)  #: sockets that an endpoint was made for
+
+    @property
+    def sketch(self) -> int:
+        """The descriptor of the sketch."""
+        return FIRST + self.sockets + 1
+
+    @property
+    def page(self) -> int:
+        """The descriptor of the page."""
+        return FIRST + self.sockets
+
+    def take_endpoint(self, description: str) -> InheritedSocket:
+        """The endpoint of the next socket; the master has bound them in the order of the options.
+
+        :raises ValueError: if there are no more.
+        """
+        from twisted.internet import reactor
+
+        descriptor = FIRST + len(self.taken)
+        if len(self.taken) >= self.sockets:
+            raise ValueError("the master has passed no socket for it")
+        self.taken.append(descriptor)
+        return InheritedSocket(reactor, descriptor)
+
+
+def inherited(environ: Mapping[str, str] = os.environ) -> Inherited | None:
+    """What this process has from a master; None: it is no worker."""
+    value = environ.get(VARIABLE)
+    return None if value is None else Inherited(**json.loads(value))
+
+
+@dataclass
+class Errand:
+    """What the master hands to each worker besides the sockets.
+
+    :ivar certificate: descriptor of the certificate that ``--tls=auto`` has made.
+    """
+
+    certificate: int | None = None
+    descriptors: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.descriptors = [] if self.certificate is None else [self.certificate]
+
+    def describer(self, slot: int, row: int, rows: int, sockets: int) -> Callable[[int], str]:
+        """What makes the text that :func:`inherited` reads, from the channel's descriptor."""
+        certificate = None if self.certificate is None else FIRST + sockets + 2
+
+        def describe(channel: int) -> str:
+            return json.dumps(asdict(Inherited(slot, row, rows, sockets, channel, certificate)))
+
+        return describe
+
+
+class SharedPlaces:
+    """The connections that networks have on all workers.
+
+    :param prefix: tells these places from others.
+    """
+
+    def __init__(self, sketch: Sketch, row: int, prefix: str) -> None:
+        self._sketch = sketch
+        self._row = row
+        self._prefix = prefix
+
+    def elsewhere(self, network: str) -> int:
+        return self._sketch.elsewhere(self._row, self._prefix + network)
+
+    def add(self, network: str, number: int) -> None:
+        self._sketch.add(self._row, self._prefix + network, number)
+
+
+class _WorkersEnd(Channel):
+    """The worker's end of the channel."""
+
+    def __init__(self, link: Link) -> None:
+        super().__init__()
+        self.link = link
+
+    @Drain.responder
+    def drain(self) -> dict[str, Any]:
+        self.link.drain()
+        return {}
+
+    @Retire.responder
+    def retire(self) -> dict[str, Any]:
+        self.link.retire()
+        return {}
+
+    @Hurry.responder
+    def hurry(self) -> dict[str, Any]:
+        self.link.hurry()
+        return {}
+
+    @Peers.responder
+    def peers(self, rows: list[int]) -> dict[str, Any]:
+        self.link.peers = rows
+        return {}
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        self.link.master_gone()
+
+
+class Link(Service):
+    """Tells the master that this worker lives, and does what the master says.
+
+    :param listeners: the services that listen, in the order of the sockets.
+    :param counters: what is counted, or None.
+    :param problems: why this worker is not ready for clients.
+    :param hurry: ends all connections now.
+    :param grace: seconds that clients have to leave, if another worker has taken over.
+    """
+
+    def __init__(
+        self,
+        found: Inherited,
+        listeners: Sequence[Any],
+        *,
+        counters: Counters | None,
+        problems: Callable[[], Iterable[str]],
+        hurry: Callable[[], object],
+        grace: float,
+        reactor: Any = None,
+    ) -> None:
+        self.peers: list[int] = []  #: rows of the other workers that accept
+        self._found = found
+        self._listeners = listeners
+        self._counters = counters
+        self._problems = problems
+        self._hurry = hurry
+        self._reactor = reactor
+        self._page = Page(found.rows, max(1, found.sockets), found.page)
+        self._sketch = Sketch(found.rows, found.sketch)
+        self._channel: Channel | None = None
+        self._beats = LoopingCall(self._beat)
+        self._clients = LoopingCall(self._look_for_clients)
+        self._retires_at = 0.0
+        self._grace = grace
+        self._is_ending = False
+
+    def startService(self) -> None:
+        super().startService()
+        if self._reactor is None:
+            from twisted.internet import reactor
+
+            self._reactor = reactor
+        if sys.__stderr__ is not None:
+            faulthandler.enable(sys.__stderr__)  # the master aborts a worker that hangs
+        self._reactor.callWhenRunning(self._begin)
+
+    def _begin(self) -> None:
+        for column, listener in enumerate(self._listeners):
+            self._watch(column, listener)
+        os.set_blocking(self._found.channel, False)
+        self._channel = _WorkersEnd(self)
+        adopt(self._reactor, self._found.channel, self._channel)
+        os.close(self._found.channel)
+        self._channel.tell(Ready)
+        self._beats.clock = self._reactor
+        self._beats.start(BEAT)
+
+    def _watch(self, column: int, listener: Any) -> None:
+        factory, page, row = listener.factory, self._page, self._found.row
+
+        def changed() -> None:
+            page.put(row, column, len(factory.connections))
+
+        factory.connections_changed = changed
+        factory.connections_elsewhere = lambda: page.column(column, without=row)
+        for number, places in enumerate(factory.places):
+            places.shared = SharedPlaces(self._sketch, row, f"{column} {number} ")
+        Courtesy(listener.port, self._has_more, self._reactor)
+
+    def _has_more(self) -> bool:
+        fewest = self._page.fewest(self.peers)
+        return fewest is not None and self._page.row(self._found.row) > fewest
+
+    def _beat(self) -> None:
+        if self._channel is not None:
+            self._channel.tell(Beat, counted=self._counted(), problems=[*self._problems()])
+
+    def _counted(self) -> Any:
+        return None if self._counters is None else self._counters.snapshot()
+
+    # What the master says
+
+    def drain(self) -> None:
+        """End, in our own time."""
+        self._stop()
+
+    def retire(self) -> None:
+        """End when the clients have left. Who is still there at the end of the grace is told 421, as at any end."""
+        for each in self._listeners:
+            Deferred.fromCoroutine(each.stop_listening())
+        self._retires_at = self._reactor.seconds() + self._grace
+        self._clients.clock = self._reactor
+        if not self._clients.running:
+            self._clients.start(LOOK, now=False)
+
+    def _look_for_clients(self) -> None:
+        has_clients = any(each.factory.connections for each in self._listeners)
+        if not has_clients or self._reactor.seconds() >= self._retires_at:
+            self._clients.stop()
+            self._stop()
+
+    def hurry(self) -> None:
+        """End now."""
+        self._stop()
+        self._hurry()
+
+    def master_gone(self) -> None:
+        """There is no master any more: nobody would replace us, so end."""
+        if not self._is_ending:
+            log.error("the master is gone; this worker ends")
+            self._stop()
+
+    def _stop(self) -> None:
+        if not self._is_ending:
+            self._is_ending = True
+            with suppress(ReactorNotRunning):
+                self._reactor.stop()
+
+    def stopService(self) -> Deferred[Any] | None:
+        """Tell the master the last numbers: no connection is left."""
+        super().stopService()
+        self._is_ending = True
+        if self._beats.running:
+            self._beats.stop()
+        told: Deferred[Any] | None = None
+        if self._channel is not None:
+            told = self._channel.tell(Farewell, counted=self._counted())
+        if told is not None:
+            told.addTimeout(1.0, self._reactor)
+            told.addErrback(lambda failure: None)  # the master may be gone, which changes nothing
+        return told
