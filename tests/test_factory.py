@@ -156,7 +156,7 @@ class LimitTests(SynchronousTestCase):
         for number in range(100):
             client = Client(factory=made, peer=IPv4Address("TCP", f"192.0.2.{number}", 1))
             client.vanish()
-        self.assertEqual([(places.taken, places._of) for places in made._places], [({}, {})])
+        self.assertEqual([(places.taken, places._of) for places in made.places], [({}, {})])
 
     def test_perHostOnUnixSocket(self) -> None:
         """Clients on a Unix socket have no address, and no such limit."""
