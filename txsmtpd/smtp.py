@@ -153,6 +153,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     _dispatcher: Any
     _message: IncomingMessage | None  # that is coming
     _attempts: auth.Attempts | None = None
+    _taken_over = False  # from asyncio, which has called connection_made
     _ehlo_lines: list[str] | None = None  # that a hook pushes for the answer to EHLO, while it does
     _at_end: tuple[Callable[[], Any], ...] = ()
     _dispatcher_class: ClassVar[type[Dispatcher]] = Dispatcher
@@ -233,6 +234,12 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     # The connection, as Twisted tells of it
 
     def connectionMade(self) -> None:
+        if type(self).connection_made is SMTP.connection_made or self._taken_over:
+            self._start()
+        else:  # which calls the inherited one
+            self.connection_made(self.transport)
+
+    def _start(self) -> None:
         if hasattr(self, "_connection"):
             raise TypeError(f"_connection is an attribute that SMTP uses itself; {type(self).__name__} needs another")
         self.session = self._create_session()
@@ -310,10 +317,16 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     def connection_made(self, transport: Any) -> None:
         """asyncio has accepted the connection: ``loop.create_server(lambda: SMTP(handler), ...)``.
 
+        A subclass that overrides this is called for any connection, with Twisted's transport if it is not asyncio's.
+
         :raises TypeError: if asyncio has begun TLS: that is the affair of *tls_context* and *implicit_tls*.
         """
+        if transport is self.transport:
+            self._start()
+            return
         if not self.settings.asyncio:
             self.settings = replace(self.settings, asyncio=True)
+        self._taken_over = True
         take_over(transport, self)
 
     def connection_lost(self, exc: BaseException | None) -> None:

@@ -638,8 +638,9 @@ with Controller(handler, port=0) as controller:
     def test_createServer(self) -> None:
         """asyncio may listen with a protocol, or with a controller's; hooks are tasks there."""
         code = f"""{FIFTY}
-import asyncio
+import asyncio, logging
 from txsmtpd.smtp import SMTP
+logging.disable()  # it tells of stress
 
 class Task:
     async def handle_DATA(self, server, session, envelope):

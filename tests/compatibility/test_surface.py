@@ -83,6 +83,24 @@ class CommandTests(SynchronousTestCase):
         self.assertRaises(TypeError, Abstract)
 
 
+class ConnectionTests(SynchronousTestCase):
+    """Methods of asyncio's protocols."""
+
+    def test_connectionMade(self) -> None:
+        """A subclass may override connection_made, and call the inherited one."""
+
+        class Counting(SMTP):
+            count = 0
+
+            def connection_made(self, transport: Any) -> None:
+                super().connection_made(transport)
+                Counting.count += 1
+
+        client = Client(SMTPFactory(handler(), protocol=Counting))
+        self.assertEqual(codes(client.talk(b"NOOP\r\n")), [250])
+        self.assertEqual(Counting.count, 1)
+
+
 class AttributeTests(SynchronousTestCase):
     """Options as attributes."""
 

@@ -6,7 +6,6 @@ import inspect
 
 # Methods of a server's class that other frameworks call, and what to write instead.
 NEVER_CALLED = {
-    "connection_made": "connectionMade",
     "connection_lost": "connectionLost",
     "data_received": "dataReceived",
     "eof_received": "readConnectionLost",
