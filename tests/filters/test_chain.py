@@ -202,6 +202,17 @@ class StageTests(FilterTests):
         client.vanish(ConnectionDone())
         self.assertEqual(calls, ["RSET", "RSET", "DISCONNECT"])
 
+    def test_greetedAgain(self) -> None:
+        """A new greeting ends the transaction, of which the filters are told."""
+        calls: list[str] = []
+        client = self.client(Filter(RSET=lambda *arguments: calls.append("RSET")))
+        client.talk(TRANSACTION + GREETING)
+        self.assertEqual(calls, ["RSET"])
+        client.talk(TRANSACTION + b"HELO c.test\r\n")
+        self.assertEqual(calls, ["RSET", "RSET"])
+        client.talk(GREETING)
+        self.assertEqual(calls, ["RSET", "RSET"])
+
 
 class ChangeTests(FilterTests):
     """What filters may change."""

@@ -116,15 +116,15 @@ class Chain:
         self._open_message = open_message
         self.clock = clock
         ours = (
-            ("CONNECT", "CONNECT", self._connect),
-            ("HELO", "HELO", self._helo),
-            ("EHLO", "HELO", self._ehlo),
-            ("MAIL", None, self._mail),  # the verdicts begin with it
-            ("RCPT", "RCPT", self._rcpt),
-            ("RSET", "RSET", self._rset),
-            ("DISCONNECT", "DISCONNECT", self._disconnect),
+            ("CONNECT", ("CONNECT",), self._connect),
+            ("HELO", ("HELO", "RSET"), self._helo),
+            ("EHLO", ("HELO", "RSET"), self._ehlo),
+            ("MAIL", STAGES, self._mail),  # the verdicts begin with it
+            ("RCPT", ("RCPT",), self._rcpt),
+            ("RSET", ("RSET",), self._rset),
+            ("DISCONNECT", ("DISCONNECT",), self._disconnect),
         )
-        composed = {**hooks, **{name: hook for name, stage, hook in ours if stage is None or self._at(stage)}}
+        composed = {**hooks, **{name: hook for name, stages, hook in ours if any(map(self._at, stages))}}
         opens = any(self._at(stage) for stage in ("MAIL", "RCPT", "DATA", "headers", "message"))
         return composed, self.open_message if opens else open_message
 
@@ -140,14 +140,25 @@ class Chain:
 
     async def _helo(self, server: Any, session: Any, envelope: Any, hostname: str) -> Any:
         await self._of_connection("HELO", server, session, envelope, hostname)
-        status = await self._inner("HELO", server, session, envelope, hostname)
-        return Reply(250, None, server.hostname) if status is None and "HELO" not in self._hooks else status
+        if "HELO" in self._hooks:
+            status = await self._inner("HELO", server, session, envelope, hostname)
+        else:
+            status = Reply(250, None, server.hostname)
+        self._begun_anew(status, server, session, envelope)
+        return status
 
     async def _ehlo(self, server: Any, session: Any, envelope: Any, hostname: str, *responses: Any) -> Any:
         await self._of_connection("HELO", server, session, envelope, hostname)
-        if "EHLO" not in self._hooks:
-            return responses[0]
-        return await self._inner("EHLO", server, session, envelope, hostname, *responses)
+        status = responses[0] if responses else None
+        if "EHLO" in self._hooks:
+            status = await self._inner("EHLO", server, session, envelope, hostname, *responses)
+        self._begun_anew(status, server, session, envelope)
+        return status
+
+    def _begun_anew(self, status: Any, server: Any, session: Any, envelope: Any) -> None:
+        """A greeting that is accepted ends the transaction (RFC 5321 4.1.4)."""
+        if envelope.mail_from is not None and (isinstance(status, list) or _is_positive(status)):
+            self.transaction_over(server, session, envelope)
 
     async def _of_connection(self, stage: str, server: Any, session: Any, envelope: Any, *arguments: Any) -> None:
         accepted = self._accepted.get(server, ())
