@@ -22,7 +22,7 @@ from txsmtpd.recipient_replies import FOR_EACH, Replies, folded, named, replies_
 from txsmtpd.reply import FAILED, OK, Refused, Reply
 from txsmtpd.session import Envelope
 from txsmtpd.wire.data import DataReader, Fault
-from txsmtpd.wire.header import HeaderMeter
+from txsmtpd.wire.header import HeaderMeter, header_excess
 
 START_MAIL_INPUT = Reply(354, None, "End data with <CR><LF>.<CR><LF>")
 CHUNK_OK = Reply(250, "2.0.0", "Chunk received")
@@ -99,9 +99,10 @@ class IncomingMessage:
         return START_MAIL_INPUT
 
     def _write_to(self, sink: Intake) -> Callable[[bytes], object]:
-        """What writes to the sink, with the header measured on its way."""
+        """What writes to the sink, with the header measured on its way. That of a message which is handed over whole is
+        measured then."""
         settings = self._server.settings
-        if settings.header_size_limit is None and settings.header_field_limit is None:
+        if not isinstance(sink, Streamed):
             return sink.write
         if self._header is None:
             self._header = HeaderMeter(sink.write, settings.header_size_limit, settings.header_field_limit)
@@ -295,7 +296,10 @@ class IncomingMessage:
     def deliver(self, message: bytes) -> Awaitable[Any]:
         """Hand the whole message to the handler."""
         server = self._server
-        envelope, hooks = server.envelope, server.settings.hooks
+        envelope, settings, hooks = server.envelope, server.settings, server.settings.hooks
+        excess = header_excess(message, settings.header_size_limit, settings.header_field_limit)
+        if excess is not None:
+            raise Refused(self._header_refused(excess))
         envelope.original_content = message
         envelope.content = self.decoded(message) if server.settings.decode_data else message
         if "DATA" in hooks:

@@ -27,7 +27,8 @@ TELLING = 64  # octets at the beginning of a line that tell whether it is a forg
 # A CR on its own counts as a line end, since Python's email package takes it for one.
 _LINE = rb"[^\r\n]*(?:\r\n?|\n|\Z)"
 _FOLDED = rb"(?:[ \t]" + _LINE + rb")*"
-_FORGERY = re.compile(rb"(?<![^\r\n])(?:" + b"|".join(_OURS) + rb")[ \t]*(?::|\Z)" + _LINE + _FOLDED, re.IGNORECASE)
+_FORGERY = re.compile(rb"(?<![^\r\n])(?:" + b"|".join(_OURS) + rb")[ \t]*:" + _LINE + _FOLDED, re.IGNORECASE)
+_PERHAPS = re.compile(rb"(?:" + b"|".join(_OURS) + rb")[ \t]*\Z", re.IGNORECASE)
 _REST_OF_FIELD = re.compile(_LINE + _FOLDED)
 _FOLDED_LINES = re.compile(_FOLDED)
 
@@ -164,7 +165,8 @@ class ForgeryFilter:
             cr, self._cr = self._cr, b""
             return self._cleaned(text[:end]) + text[end:] + cr
         last = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1
-        if len(text) - last < TELLING and (last or not self._in_line):
+        begins_line = last > 0 or not self._in_line
+        if begins_line and (len(text) - last < TELLING or _PERHAPS.match(text, last)):
             text, self._line = text[:last], text[last:]
         return self._cleaned(text)
 

@@ -3,78 +3,93 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 
 # A header as parsers see one, up to the first line that is neither a field nor folded.
 _FIELDS = re.compile(rb"(?:[!-9;-~]+[ \t]*:[^\n]*(?:\n|\Z)|[ \t][^\n]*(?:\n|\Z))*")
 _FIELD = re.compile(rb"^[^ \t]", re.MULTILINE)
-_BEGINNING_OF_FIELD = re.compile(rb"[!-9;-~]{0,1000}")
+_BEGINNING_OF_FIELD = re.compile(rb"[!-9;-~]{0,1000}\Z")
+SHORTEST_FIELD = 3  # octets, a colon and its line end included
+_END = re.compile(rb"\A\r?\n|(?<=\n)\r?\n")
 
 
 class HeaderMeter:
     """Passes a message on, unless its header is too large.
+
+    As long as the whole message is within the limits, it is not looked at.
 
     :param write: called with each run of octets.
     :param size_limit: octets of the header; None: no limit.
     :param field_limit: fields of the header; None: no limit.
     """
 
-    __slots__ = ("_field_limit", "_fields", "_last", "_pieces", "_size", "_size_limit", "_write", "excess")
+    __slots__ = ("_check_at", "_excess", "_field_limit", "_lines", "_pieces", "_size", "_size_limit", "_write")
 
     def __init__(self, write: Callable[[bytes], object], size_limit: int | None, field_limit: int | None) -> None:
         self._write = write
-        self._size_limit = size_limit
-        self._field_limit = field_limit
-        self._pieces: list[bytes] | None = []  # of the header so far; None: it has ended
-        self._last = b"\n"  # with which the last piece has ended
-        self._size = 0
-        self._fields = 0
-        self.excess: str | None = None  #: ``"octets"`` or ``"fields"``, of which the header has too many
+        self._size_limit = sys.maxsize if size_limit is None else size_limit
+        self._field_limit = sys.maxsize if field_limit is None else field_limit
+        self._pieces: list[bytes] | None = []  # of the message, as long as its header may go on
+        self._size = 0  # octets of the pieces
+        self._lines = 0
+        self._check_at = 0  # octets of the pieces from which on they are looked at, if they are beyond a limit
+        self._excess: str | None = None
+
+    @property
+    def excess(self) -> str | None:
+        """``"octets"`` or ``"fields"``, of which the header has too many; None: it is within the limits."""
+        if self._pieces is not None and self._is_beyond():
+            self._look(self._pieces)
+        return self._excess
 
     def write(self, octets: bytes) -> None:
         """More of the message has come."""
-        if self._pieces is not None:
-            self._measure(self._pieces, octets)
-        if self.excess is None:
+        pieces = self._pieces
+        if pieces is not None and not self._size and _is_short(octets, self._size_limit, self._field_limit):
+            self._pieces = None
+        elif pieces is not None:
+            pieces.append(octets)
+            self._size += len(octets)
+            self._lines += octets.count(b"\n")
+            if self._is_beyond() and self._size >= self._check_at:
+                self._look(pieces)
+        if self._excess is None:
             self._write(octets)
 
-    def _measure(self, pieces: list[bytes], octets: bytes) -> None:
-        text = self._last + octets
-        ends = [end for mark in (b"\n\r\n", b"\n\n") if (end := text.find(mark)) >= 0]
-        if ends:
-            text = text[: min(ends) + 1]
-        header = text[len(self._last) :]
-        pieces.append(header)
-        self._size += len(header)
-        self._fields += header.count(b"\n") - text.count(b"\n ") - text.count(b"\n\t")
-        if self._excess() is not None and self._is_header(b"".join(pieces)):
-            self.excess = self._excess()
-        if ends or self.excess is not None:
-            self._pieces = None
-        self._last = text[-2:]
+    def _is_beyond(self) -> bool:
+        return self._size > self._size_limit or self._lines > self._field_limit
 
-    def _excess(self) -> str | None:
-        if self._size_limit is not None and self._size > self._size_limit:
-            return "octets"
-        if self._field_limit is not None and self._fields > self._field_limit:
-            return "fields"
-        return None
-
-    def _is_header(self, text: bytes) -> bool:
-        """Whether what has come is all header: a message may have no empty line, or be one long line."""
-        fields = _FIELDS.match(text)
+    def _look(self, pieces: list[bytes]) -> None:
+        """See where the header ends, and what it has."""
+        text = b"".join(pieces)
+        end = _END.search(text)
+        fields = _FIELDS.match(text, 0, len(text) if end is None else end.start())
         assert fields is not None
-        end = fields.end()
-        if end == len(text):
-            return True
-        may_go_on = _BEGINNING_OF_FIELD.fullmatch(text, end) is not None
-        size, fields_before = self._size, self._fields
-        self._size = end
-        self._fields = len(_FIELD.findall(text, 0, end))
-        if self._excess() is not None:
-            return True
-        if may_go_on:
-            self._size, self._fields = size, fields_before
+        size = fields.end()
+        goes_on = end is None and (size == len(text) or _BEGINNING_OF_FIELD.match(text, size) is not None)
+        if size > self._size_limit:
+            self._excess = "octets"
+        elif len(_FIELD.findall(text, 0, size)) > self._field_limit:
+            self._excess = "fields"
+        if self._excess is not None or not goes_on:
+            self._pieces = None
         else:
-            self._pieces = None  # it ended before
-        return False
+            self._pieces = [text]
+            self._check_at = 2 * self._size
+
+
+def _is_short(octets: bytes, size_limit: int, field_limit: int) -> bool:
+    """Whether a header ends so early that it is within the limits, as nearly all do."""
+    return octets.find(b"\r\n\r\n", 0, min(size_limit, SHORTEST_FIELD * field_limit)) >= 0
+
+
+def header_excess(message: bytes, size_limit: int | None, field_limit: int | None) -> str | None:
+    """What the header of a whole message has too much of; see :class:`HeaderMeter`."""
+    size = sys.maxsize if size_limit is None else size_limit
+    fields = sys.maxsize if field_limit is None else field_limit
+    if len(message) <= min(size, SHORTEST_FIELD * fields) or _is_short(message, size, fields):
+        return None
+    meter = HeaderMeter(len, size_limit, field_limit)
+    meter.write(message)
+    return meter.excess
