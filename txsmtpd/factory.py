@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Protocol, ServerFactory
 
 from txsmtpd.engine.admission import TOO_MANY_CONNECTIONS
+from txsmtpd.engine.batches import Batches
 from txsmtpd.engine.observer import Interceptor, Meter, Observer
 from txsmtpd.engine.proxy_header import expects_header
 from txsmtpd.interfaces import check_handler
@@ -133,6 +134,7 @@ class SMTPFactory(ServerFactory):
         # For a server of several processes: told of each change, and tells how many connections the others have.
         self.connections_changed: Callable[[], object] | None = None
         self.connections_elsewhere: Callable[[], int] | None = None
+        self.batches = Batches()  #: the connections that have more to say, and wait for the others
         self.stress = Stress()
         self.refused: Counter[str] = Counter()  #: connections that were turned away, by "full" or "network"
         self.places: list[Places] = []  #: those of networks

@@ -179,6 +179,10 @@ class Settings:
     """Commands that bring no message nearer (NOOP, RSET, EHLO, ...) that a connection may send before, between and
     after messages, until it is closed with 421."""
 
+    batch_limit: int = 32
+    """Commands of one connection that are carried out at once. A client that has sent more waits for the others, so
+    that nobody who sends many commands can keep a server from serving the rest."""
+
     buffer_limit: int = 65536
     """Octets read ahead while a hook works; above it, the connection is not read."""
 
@@ -652,6 +656,7 @@ _NUMBERS: dict[str, type[int] | type[float]] = {
     "error_delay": float,
     "junk_command_limit": int,
     "log_limit": int,
+    "batch_limit": int,
     "buffer_limit": int,
     "auth_failure_limit": int,
     "auth_attempt_limit": int,
@@ -662,6 +667,7 @@ _NEEDED = {
     "tls_handshake_timeout",
     "command_size_limit",
     "local_part_limit",
+    "batch_limit",
     "buffer_limit",
     "auth_failure_delay",
     "error_delay",
@@ -692,6 +698,8 @@ def _check(settings: Settings) -> None:
         value = getattr(settings, name)
         if value is not None or name in _NEEDED:
             want_number(name, value, kind)
+    if settings.batch_limit == 0:
+        raise ValueError("batch_limit must be at least 1")
     for name in ("timeout", "command_timeout", "session_timeout", "hook_timeout", "proxy_protocol_timeout"):
         if getattr(settings, name) == 0:
             raise ValueError(f"{name} must be more than 0 seconds; None for no limit")

@@ -1,4 +1,5 @@
-"""Run one connection: read command lines one at a time, and send replies in order.
+"""Run one connection: read command lines one at a time, and send replies in order. Input, turns, replies and the end
+are in one file, since each of them decides whether input waits.
 
 Knows lines, turns, time and the transport, and nothing of SMTP: how input is handed on, how it waits while a turn does,
 how replies leave, and how a connection ends. What a line means is decided in :mod:`txsmtpd.engine.dispatcher`.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import copy_context
+from time import monotonic
 from types import CoroutineType
 from typing import Any
 
@@ -19,6 +21,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, ITCPTransport
 
 from txsmtpd.bridges.asyncio_bridge import go_on
+from txsmtpd.engine.batches import BATCH_TIME, Batches
 from txsmtpd.engine.lines import BadLine, LineBuffer
 from txsmtpd.engine.observer import CountedReader, Observer, Reader
 from txsmtpd.engine.output import GATHERED, Output, closes_at_once
@@ -45,6 +48,7 @@ class Connection(Patience):
         "_output_full",
         "_processing",
         "_reading_paused",
+        "_yields",
         "cause",
         "clock",
         "closing",
@@ -89,6 +93,7 @@ class Connection(Patience):
         self._output_full = False
         self._reading_paused = False
         self._held = False
+        self._yields = False  # input waits for other connections
         self._hold_call: IDelayedCall | None = None
 
     def start(self, first_turn: Callable[..., Any], *args: Any) -> None:
@@ -131,12 +136,21 @@ class Connection(Patience):
     def process_input(self) -> None:
         """Go through the input until it is used up, or something must be waited for."""
         lines, server, transport = self.lines, self.server, self.transport
+        limit = server.settings.batch_limit
+        done, began = 0, 0.0
         self._processing = True
         try:
             # Hooks may close the transport themselves.
             while lines.offset < len(lines.data) and not (
                 self.paused or self.closing or transport.disconnecting or getattr(transport, "_aborting", False)
             ):
+                if done == limit or (done and not done & 7):
+                    now = monotonic()
+                    if done == limit or (began and now - began > BATCH_TIME):
+                        self._let_others_go_on()
+                        break
+                    began = began or now
+                done += 1
                 reader = self.reader
                 if reader is not None:
                     self._feed(reader)
@@ -167,6 +181,18 @@ class Connection(Patience):
         elif self._reading_paused:
             self._reading_paused = False
             transport.resumeProducing()
+
+    def _let_others_go_on(self) -> None:
+        """The rest of the input waits until it is its turn again."""
+        self._yields = self.paused = True
+        batches: Batches = getattr(self.server.factory, "batches", None) or Batches()
+        batches.add(self)
+
+    def next_batch(self) -> None:
+        """It is the turn of the input that has waited."""
+        self._yields = False
+        self._await_client()
+        self.go_on()
 
     def go_on(self) -> None:
         """Something that was waited for is there."""
@@ -344,7 +370,7 @@ class Connection(Patience):
     @property
     def server_busy(self) -> bool:
         """Whether it is the server's turn to act, not the client's."""
-        return self._held or (self.turn is not None and self.line_request is None)
+        return self._held or self._yields or (self.turn is not None and self.line_request is None)
 
     def _await_client(self) -> None:
         """It is the client's turn to act, as far as a turn, or who takes its octets, is concerned."""

@@ -405,7 +405,7 @@ class MemoryConnection:
             return
         self._settling = True
         try:
-            while any(end.step() for end in self._ends):
+            while any(end.step() for end in self._ends) or self.factory.batches.step():
                 self._ends = [end for end in self._ends if not end.disconnected]
         finally:
             self._settling = False

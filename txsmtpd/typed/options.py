@@ -43,6 +43,7 @@ class Common(TypedDict, total=False):
     error_limit: int | None
     error_delay: float
     junk_command_limit: int | None
+    batch_limit: int
     buffer_limit: int
     log: Any
     log_limit: int | None

@@ -1,0 +1,155 @@
+"""Clients that send many commands at once, and those beside them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.support import GREETING, TRANSACTION, codes
+from txsmtpd import SMTPFactory
+
+UNLIMITED: dict[str, Any] = {
+    "junk_command_limit": None,
+    "error_limit": None,
+    "timeout": None,
+    "command_timeout": None,
+    "session_timeout": None,
+}
+
+
+class Direct:
+    """A client whose octets go to the server as a reactor would give them."""
+
+    def __init__(self, factory: SMTPFactory) -> None:
+        self.server: Any = factory.buildProtocol(None)  # type: ignore[arg-type]
+        self.transport = StringTransport()
+        self.server.makeConnection(self.transport)
+        self.heard()
+
+    def say(self, octets: bytes) -> None:
+        self.server.dataReceived(octets)
+
+    def heard(self) -> list[int]:
+        octets = self.transport.value()
+        self.transport.clear()
+        return codes(octets)
+
+
+class BatchTests(SynchronousTestCase):
+    """How commands are carried out that come together."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+
+    def factory(self, **options: Any) -> SMTPFactory:
+        return SMTPFactory(hostname="mx.test", reactor=self.clock, **{"batch_limit": 10, **UNLIMITED, **options})
+
+    def test_batch(self) -> None:
+        """So many commands are carried out at once, the others in later turns of the reactor, in order."""
+        client = Direct(self.factory())
+        client.say(b"NOOP\r\n" * 25)
+        self.assertEqual(client.heard(), [250] * 10)
+        self.clock.advance(0)
+        self.assertEqual(client.heard(), [250] * 15)  # a Clock has no turns: both batches that are left
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_others(self) -> None:
+        """A client that says little is served between two batches of one that says a lot."""
+        factory = self.factory()
+        flood, client = Direct(factory), Direct(factory)
+        flood.say(b"NOOP\r\n" * 1000)
+        flood.heard()
+        client.say(GREETING + TRANSACTION)
+        self.assertEqual(client.heard(), [250, 250, 250])
+        self.assertEqual(flood.heard(), [])
+
+    def test_oneATurn(self) -> None:
+        """However many clients have more to say, one of them has a batch in a turn of the reactor."""
+        factory = self.factory()
+        clients = [Direct(factory) for _ in range(5)]
+        for client in clients:
+            client.say(b"NOOP\r\n" * 30)
+            client.heard()
+        served = []
+        while factory.batches.step():
+            served.append([number for number, client in enumerate(clients) if client.heard()])
+        self.assertEqual(served, [[0], [1], [2], [3], [4]] * 2)
+
+    def test_fewCommands(self) -> None:
+        """Who sends a few commands at once waits for nobody."""
+        factory = self.factory()
+        flood, client = Direct(factory), Direct(factory)
+        flood.say(b"NOOP\r\n" * 1000)
+        client.say(b"NOOP\r\n" * 10)
+        self.assertEqual(client.heard(), [250] * 10)
+
+    def test_chunks(self) -> None:
+        """Chunks count as commands do, so that tiny ones take no more turns than lines."""
+        client = Direct(self.factory())
+        client.say(GREETING + TRANSACTION + b"BDAT 1\r\na" * 100)
+        self.assertLess(len(client.heard()), 10)
+        self.clock.advance(0)
+        client.say(b"BDAT 0 LAST\r\n")
+        self.clock.advance(0)
+        self.assertEqual(client.heard()[-1], 250)
+
+    def test_bounded(self) -> None:
+        """What comes meanwhile is read into a buffer of bounded size, and carried out in order."""
+        client = Direct(self.factory(buffer_limit=1000))
+        client.say(b"NOOP\r\n" * 20)
+        for _ in range(200):
+            if client.transport.producerState == "producing":
+                client.say(b"NOOP\r\n" * 10)
+        self.assertEqual(client.transport.producerState, "paused")
+        self.clock.advance(0)
+        self.assertEqual(client.transport.producerState, "producing")
+        self.assertEqual(set(client.heard()), {250})
+
+    def test_goesAway(self) -> None:
+        """A client that goes, or is sent away, while it waits is forgotten; the others are served."""
+        factory = self.factory()
+        first, second = Direct(factory), Direct(factory)
+        for client in (first, second):
+            client.say(b"NOOP\r\n" * 30)
+        first.server.connectionLost()
+        self.clock.advance(0)
+        self.assertEqual(len(second.heard()), 30)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_halfClosed(self) -> None:
+        """One that closes its side gets all its replies."""
+        client = Direct(self.factory())
+        client.say(b"NOOP\r\n" * 30 + b"QUIT\r\n")
+        client.server.readConnectionLost()
+        self.clock.advance(0)
+        self.assertEqual(client.heard(), [250] * 30 + [221])
+        self.assertTrue(client.transport.disconnecting)
+
+    def test_notIdle(self) -> None:
+        """While a client waits for the others it is not idle."""
+        client = Direct(self.factory(timeout=10.0))
+        client.say(b"NOOP\r\n" * 11)
+        client.heard()
+        self.assertTrue(client.server._connection.server_busy)
+        self.clock.advance(0)
+        self.assertFalse(client.server._connection.server_busy)
+
+    def test_raises(self) -> None:
+        """A command that raises delays nobody."""
+
+        class Handler:
+            def handle_NOOP(self, *arguments: Any) -> str:
+                raise ZeroDivisionError
+
+        client = Direct(SMTPFactory(Handler(), reactor=self.clock, batch_limit=5, hostname="mx.test", **UNLIMITED))
+        client.say(b"NOOP\r\n" * 20)
+        self.clock.advance(0)
+        self.assertEqual(client.heard(), [451] * 20)
+        self.flushLoggedErrors(ZeroDivisionError)
+
+    def test_wrong(self) -> None:
+        """A batch has at least one command."""
+        self.assertRaises(ValueError, self.factory, batch_limit=0)
