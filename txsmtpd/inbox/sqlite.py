@@ -41,7 +41,6 @@ CHECKED_EVERY = 60.0  # seconds, for messages that are too old
 log = Logger(namespace="txsmtpd.inbox")
 
 Connection = sqlite3.Connection
-Row = tuple[int, int, str, str | None]
 
 
 class SQLiteStore(Store):

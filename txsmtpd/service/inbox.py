@@ -7,20 +7,18 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any
 
-from twisted.application.service import Service
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
-from txsmtpd.service.exit_status import cannot_listen, complain
+from txsmtpd.service.exit_status import complain
 from txsmtpd.service.listening import address_text
-from txsmtpd.service.sockets import in_place_of_the_dead
+from txsmtpd.service.monitoring import SiteService
 
 log = Logger(namespace="txsmtpd.inbox")
 
 
-class InboxService(Service):
+class InboxService(SiteService):
     """The store of the inbox and its site. Mail can come once it is started, and until it is stopped.
 
     :param label: what the endpoint is called in messages: the option that asks for it.
@@ -38,58 +36,31 @@ class InboxService(Service):
         settings: Any,
         smtp_addresses: Callable[[], list[str]] = list,
     ) -> None:
-        self.label = label
-        self.endpoint = endpoint
+        from txsmtpd.inbox.web.site import make_site
+
+        super().__init__(label, endpoint, make_site(store, settings))
         self.store = store
         self.settings = settings
-        self.port: IListeningPort | None = None
         self._smtp_addresses = smtp_addresses
-        self._asked = False
-
-    def privilegedStartService(self) -> None:
-        super().privilegedStartService()
-        self._listen()
 
     def startService(self) -> None:
-        super().startService()
         opened = Deferred.fromCoroutine(self.store.open())
         opened.addErrback(lambda failure: log.failure("the inbox cannot be opened", failure))
-        self._listen()
+        super().startService()
         from twisted.internet import reactor
 
         reactor.callWhenRunning(self._show)
 
     def stopService(self) -> Deferred[None]:
-        super().stopService()
-        return Deferred.fromCoroutine(self._stop())
+        return Deferred.fromCoroutine(self._stop(super().stopService()))
 
-    async def _stop(self) -> None:
-        port, self.port = self.port, None
-        if port is not None:
-            await maybeDeferred(port.stopListening)
+    async def _stop(self, stopped: Deferred[Any]) -> None:
+        await stopped
         for client in list(self.settings.live):
             client.end()
         await self.store.close()
 
-    def _listen(self) -> None:
-        if self._asked:
-            return
-        self._asked = True
-        try:
-            in_place_of_the_dead(self._bind)
-        except Exception as error:
-            raise cannot_listen(self.label, error) from None
-
-    def _bind(self) -> None:
-        from txsmtpd.inbox.web.site import make_site
-
-        problems: list[Failure] = []
-        self.endpoint.listen(make_site(self.store, self.settings)).addCallbacks(self._bound, problems.append)
-        if problems:
-            problems[0].raiseException()
-
-    def _bound(self, port: IListeningPort) -> None:
-        self.port = port
+    def bound(self, port: IListeningPort) -> None:
         address = port.getHost()
         log.info("inbox on {url}", url=self.url)
         host = getattr(address, "host", None)

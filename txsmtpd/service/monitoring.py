@@ -174,8 +174,8 @@ class Server(MultiService):
 
 
 @implementer(IService)
-class Monitoring(Service):
-    """Serves the pages for machines. If it cannot listen, the process ends.
+class SiteService(Service):
+    """Serves a site. If it cannot listen, the process ends.
 
     :param label: what the endpoint is called in messages: the option that asks for it.
     :param endpoint: where to listen.
@@ -213,9 +213,19 @@ class Monitoring(Service):
 
     def _bound(self, port: IListeningPort) -> None:
         self.port = port
-        log.info("metrics and health on {address}", address=address_text(port.getHost()))
+        self.bound(port)
+
+    def bound(self, port: IListeningPort) -> None:
+        """It listens."""
 
     def stopService(self) -> Deferred[Any]:
         super().stopService()
         port, self.port = self.port, None
         return maybeDeferred(port.stopListening if port is not None else lambda: None)
+
+
+class Monitoring(SiteService):
+    """Serves the pages for machines."""
+
+    def bound(self, port: IListeningPort) -> None:
+        log.info("metrics and health on {address}", address=address_text(port.getHost()))
