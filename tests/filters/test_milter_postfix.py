@@ -2,8 +2,8 @@
 milter tells whether both say the same to it, in the same order.
 
 Postfix differs where it knows more, or does more than is needed: it asks the DNS for the client's name, gives a message
-its queue id only with the first recipient, reports commands that it does not know, and aborts after each greeting and
-twice at the end, where there is nothing to abort.
+its queue id only with the first recipient, offers to tell of recipients that it has refused, reports commands that it
+does not know, and aborts after each greeting and twice at the end, where there is nothing to abort.
 """
 
 from __future__ import annotations
@@ -120,6 +120,8 @@ def comparable(said: list[tuple[bytes, bytes]]) -> list[tuple[bytes, Any]]:
             value = data.split(b"\0", 1)[1][:1] + data.split(b"\0", 1)[1][3:]
         elif command == b"M":
             value = data.lower()
+        elif command == b"O":
+            value = data.replace(b"\x1f\xff\xff", b"\x1f\xf7\xff")
         if command == b"A" and found and found[-1][0] in (b"A", b"H"):
             continue
         if command == b"H":

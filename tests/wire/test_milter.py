@@ -40,7 +40,7 @@ class CommandTests(SynchronousTestCase):
     def test_commands(self) -> None:
         """Each command is its length, its letter and its strings."""
         for sent, expected in (
-            (milter.negotiate(), b"\0\0\0\x0dO\0\0\0\x06\0\0\x01\xff\0\x1f\xff\xff"),
+            (milter.negotiate(), b"\0\0\0\x0dO\0\0\0\x06\0\0\x01\xff\0\x1f\xf7\xff"),
             (milter.macros(b"C", [("j", "mx"), ("daemon_name", "smtpd")]), b"DCj\0mx\0{daemon_name}\0smtpd\0"),
             (milter.connect("[192.0.2.1]", "192.0.2.1", 1025), b"C[192.0.2.1]\0004\x04\x01192.0.2.1\0"),
             (milter.connect("c.test", "2001:db8::1", 25), b"Cc.test\0006\0\x192001:db8::1\0"),

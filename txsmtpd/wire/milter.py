@@ -74,6 +74,7 @@ class Steps(IntFlag):
 
 ALL_ACTIONS = Actions(0x1FF)
 ALL_STEPS = Steps(0x1FFFFF)
+OFFERED_STEPS = ALL_STEPS & ~Steps.REJECTED_RCPT  # filters are told of recipients that the server has accepted
 STEPS_OF_VERSION: Mapping[int, Steps] = {
     2: Steps(0x7F),
     3: Steps(0x17F),
@@ -120,7 +121,7 @@ def packet(command: bytes, data: bytes = b"") -> bytes:
     return LENGTH.pack(1 + len(data)) + command + data
 
 
-def negotiate(actions: Actions = ALL_ACTIONS, steps: Steps = ALL_STEPS, version: int = VERSION) -> bytes:
+def negotiate(actions: Actions = ALL_ACTIONS, steps: Steps = OFFERED_STEPS, version: int = VERSION) -> bytes:
     """Offer a version, actions and steps; the first packet of a connection."""
     return packet(NEGOTIATE, NEGOTIATION.pack(version, actions, steps))
 
@@ -239,7 +240,7 @@ class Negotiation:
 
 
 def parse_negotiation(
-    data: bytes, offered: Actions = ALL_ACTIONS, offered_steps: Steps = ALL_STEPS, version: int = VERSION
+    data: bytes, offered: Actions = ALL_ACTIONS, offered_steps: Steps = OFFERED_STEPS, version: int = VERSION
 ) -> Negotiation:
     """Read the filter's answer to :func:`negotiate`.
 
