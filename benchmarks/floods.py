@@ -150,8 +150,8 @@ class Server:
                 f"--listen-tls=tcp:{self.tls_port}:interface=127.0.0.1:backlog=1024",
                 *words,
             ],
-            stdout=self.log,
-            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self.log,
         )
         while True:
             with contextlib.suppress(OSError):
