@@ -386,7 +386,7 @@ class HandlerTests(SynchronousTestCase):
         """A name that nobody has is refused, with the nearest that is there or with all."""
         self.assertRefused("debuging", "is debugging meant?")
         self.assertRefused("Sink", "is sink meant?")
-        self.assertRefused("zzz", "debugging, inbox, mailbox, proxy, sink")
+        self.assertRefused("zzz", "there are ", "debugging", "mailbox", "proxy", "sink")
         self.assertRefused("", "no handler is called ''")
 
     def test_plugins(self) -> None:
