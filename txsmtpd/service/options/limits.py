@@ -60,6 +60,7 @@ NUMBERS = (
     limit("recipient-limit", "N", or_none(count), "Recipients of one message.", "1000"),
     limit("error-limit", "N", or_none(count), "Faulty commands until a connection is closed.", "20"),
     limit("junk-command-limit", "N", or_none(count), "Commands between messages that bring none nearer.", "100"),
+    limit("batch-limit", "N", count, "Commands carried out before other connections have their turn.", "32"),
     limit("command-call-limit", "N", or_none(count), "How often a connection may send each command.", "none"),
 )
 
