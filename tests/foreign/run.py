@@ -1,4 +1,5 @@
-"""Run the tests of aiosmtpd against txsmtpd, as a program does that has changed one word in its imports.
+"""Run the tests of aiosmtpd against txsmtpd, as a program does that has changed one word in its imports; and the
+fixtures for pytest beside other plugins.
 
     python tests/foreign/run.py [FOLDER]
 
@@ -21,6 +22,20 @@ from pathlib import Path
 HERE = Path(__file__).parent
 RELEASE = "aiosmtpd==1.4.6"
 NEEDED = ("pytest", "pytest-asyncio", "pytest-mock", "pytest-timeout")
+BESIDE = ("anyio", "crochet", "pytest-twisted", "trio")
+# What is loaded by each run of the fixtures. Plugins that are installed take part without being asked.
+KIT = {
+    ("with_twisted.py",): ("txsmtpd", "twisted"),
+    ("with_twisted.py", "--reactor=asyncio"): ("txsmtpd", "twisted"),
+    ("with_asyncio.py",): ("txsmtpd", "asyncio", "anyio"),
+    ("with_crochet.py",): ("txsmtpd",),
+}
+PLUGINS = {
+    "txsmtpd": "pytest_txsmtpd",
+    "twisted": "pytest_twisted",
+    "asyncio": "pytest_asyncio.plugin",
+    "anyio": "anyio.pytest_plugin",
+}
 MODULES = ("handlers", "lmtp", "misc", "proxyprotocol", "server", "smtp", "smtps", "smtpsmuggling", "starttls")
 LIMIT = 300  # seconds for all of them
 NOT_COUNTED = "private"
@@ -46,7 +61,7 @@ def fetch(folder: Path) -> Path:
     """The folder of aiosmtpd's source."""
     pip = [sys.executable, "-m", "pip", "-q"]
     subprocess.run([*pip, "download", "--no-deps", "--no-binary", ":all:", "-d", str(folder), RELEASE], check=True)
-    subprocess.run([*pip, "install", "--target", str(folder / "needed"), *NEEDED], check=True)
+    subprocess.run([*pip, "install", "--target", str(folder / "needed"), *NEEDED, *BESIDE], check=True)
     (archive,) = folder.glob("aiosmtpd-*.tar.gz")
     with tarfile.open(archive) as files:
         files.extractall(folder, filter="data")
@@ -63,7 +78,7 @@ def run(source: Path, folder: Path) -> dict[str, object]:
         **os.environ,
         "AIOSMTPD_SOURCE": str(source),
         "AIOSMTPD_RESULTS": str(results),
-        "PYTHONPATH": os.pathsep.join([str(HERE), str(folder / "needed"), *sys.path[1:2]]),
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(folder / "needed")]),
     }
     with (folder / "output").open("w") as output:
         subprocess.run(
@@ -79,6 +94,24 @@ def run(source: Path, folder: Path) -> dict[str, object]:
         sys.exit((folder / "output").read_text()[-3000:])
     found: dict[str, object] = json.loads(results.read_text())
     return found
+
+
+def run_kit(folder: Path) -> int:
+    """Run the fixtures beside other plugins."""
+    status = 0
+    path = os.pathsep.join([str(folder / "needed"), str(HERE / "kit"), str(HERE.parent.parent)])
+    environment = {**os.environ, "PYTHONPATH": path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    for words, plugins in KIT.items():
+        loaded = [word for name in plugins for word in ("-p", PLUGINS[name])]
+        command = [sys.executable, "-m", "pytest", *loaded, "-q", "-W", "ignore", "-p", "no:cacheprovider", *words]
+        done = subprocess.run(
+            command, cwd=HERE / "kit", env=environment, timeout=LIMIT, capture_output=True, text=True, check=False
+        )
+        print(" ".join(words), (done.stdout.splitlines() or [done.stderr])[-1])
+        if done.returncode:
+            print(done.stdout, done.stderr)
+            status = 1
+    return status
 
 
 def report(found: dict[str, object]) -> int:
@@ -106,7 +139,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary).absolute()
         folder.mkdir(exist_ok=True)
-        return report(run(fetch(folder), folder))
+        source = fetch(folder)
+        return max(report(run(source, folder)), run_kit(folder))
 
 
 if __name__ == "__main__":
