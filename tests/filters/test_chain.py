@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.trial.unittest import SynchronousTestCase
@@ -456,6 +458,25 @@ class StreamTests(FilterTests):
         self.assertEqual(receiver.octets, self.LARGE)
         self.assertEqual(codes(client.heard()), [250])
 
+    @given(
+        st.lists(
+            st.sampled_from([b"A: b", b"A : c", b"", b" x", b"\ty", b".", b"..", b"text", b"a:", b"\xff"]), max_size=12
+        ),
+        st.lists(st.integers(1, 200), max_size=6),
+        st.booleans(),
+    )
+    def test_anyMessage(self, lines: list[bytes], cuts: list[int], whole: bool) -> None:
+        """A filter that changes nothing leaves each message as it is, however it is made and wherever it is cut."""
+        message = b"".join(line + b"\r\n" for line in lines)
+        stuffed = b"".join((b"." if line[:1] == b"." else b"") + line + b"\r\n" for line in lines)
+        for handler in Keeper(), StreamingKeeper():
+            stage = {"message" if whole else "headers": says(None)}
+            client = self.client(Filter(**stage), handler=handler)
+            client.talk(TRANSACTION + b"DATA\r\n")
+            client.say(stuffed + b".\r\n", cuts)
+            self.assertEqual(codes(client.heard()), [250])
+            self.assertEqual(self.content(), message)
+
     def test_read(self) -> None:
         """Filters read a large message as often as they like."""
         sizes: list[Any] = []
@@ -486,6 +507,19 @@ class StreamTests(FilterTests):
         self.assertEqual(handler.receivers[0].octets, b"X-Seen: test\r\nSubject: test\r\n\r\nearly ")
         client.talk(b"late\r\n.\r\n")
         self.assertEqual(self.content(), b"X-Seen: test\r\nSubject: test\r\n\r\nearly late\r\n")
+
+    def test_headersOnlyPressure(self) -> None:
+        """The handler's receiver may still slow the client down, from the first octets on."""
+        handler = StreamingKeeper()
+        handler.pauses = True
+        client = self.client(Filter(headers=says(None)), handler=handler)
+        client.talk(TRANSACTION + b"DATA\r\nSubject: test\r\n\r\none\r\n")
+        client.talk(b"two\r\n.\r\n")
+        (receiver,) = handler.receivers
+        self.assertNotIn(b"two", receiver.octets)
+        while not receiver.finished:
+            receiver.producer.resumeProducing()
+        self.assertEqual(receiver.octets, b"Subject: test\r\n\r\none\r\ntwo\r\n")
 
     def test_headersRefused(self) -> None:
         """Such a filter's refusal is the reply to the message."""

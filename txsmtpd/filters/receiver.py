@@ -78,6 +78,7 @@ class FilteredReceiver:
         self._target: Streamed | None = None  # where the message goes once it was filtered
         self._aborted: BaseException | None = None
         self._gate: Deferred[None] | None = None
+        self._held = False  # whether the handler wants no more for now
         self._error: Exception | None = None
         self._answer: Any = None  # in place of the handler's
         self._producer: Any = None
@@ -158,7 +159,7 @@ class FilteredReceiver:
         try:
             await self._filter(message)
             if self._answer is None:
-                target = await self._open(self._pause, self._resume)
+                target = await self._open(self._hold, self._release)
                 for piece in (message.start, *self._late):
                     target.write(piece)
                 self._target = target
@@ -167,6 +168,15 @@ class FilteredReceiver:
         except Exception as error:
             self._error = error
         self._late.clear()
+        if not self._held:
+            self._resume()
+
+    def _hold(self) -> None:
+        self._held = True
+        self._pause()
+
+    def _release(self) -> None:
+        self._held = False
         self._resume()
 
     # The whole message
