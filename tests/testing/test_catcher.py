@@ -160,6 +160,9 @@ class ContentTests(SynchronousTestCase):
         self.assertEqual([mail.bare_newlines for mail in catcher.messages], [True, False])
         self.assertEqual(catcher.messages[0].content, b"Subject: one\n\nHello\n\r\n")
         self.assertEqual(catcher.messages[0].subject, "one")
+        [said] = catcher.said()
+        self.assertIn("octets, with CR or LF alone", said)
+        self.assertEqual(said.count("alone"), 1)
 
 
 class NoneTests(SynchronousTestCase):

@@ -8,6 +8,7 @@ with None. Transcripts are observers, and so are metrics; faults on purpose are 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from io import IncrementalNewlineDecoder
 from typing import Any, Protocol
 
 from txsmtpd.reply import Reply
@@ -37,11 +38,12 @@ class Observer:
     def reply_sent(self, octets: bytes) -> None:
         """A reply is sent, or a part of one, or several."""
 
-    def data_read(self, octets: int, complete: bool) -> None:
+    def data_read(self, octets: int, complete: bool, bare_newlines: bool) -> None:
         """Octets of a message have come: all that followed DATA, or a chunk.
 
         :param octets: how many, with dots doubled, without the line that ends them.
         :param complete: whether their end has come.
+        :param bare_newlines: whether there are CR or LF alone among them.
         """
 
     def proxy_header(self, data: ProxyData) -> None:
@@ -85,9 +87,9 @@ class Observers(Observer):
         for each in self._observers:
             each.reply_sent(octets)
 
-    def data_read(self, octets: int, complete: bool) -> None:
+    def data_read(self, octets: int, complete: bool, bare_newlines: bool) -> None:
         for each in self._observers:
-            each.data_read(octets, complete)
+            each.data_read(octets, complete, bare_newlines)
 
     def proxy_header(self, data: ProxyData) -> None:
         for each in self._observers:
@@ -186,29 +188,36 @@ class Reader(Protocol):
 
 
 class CountedReader:
-    """A reader of a message's octets whose observer is told how many it has read.
+    """A reader of a message's octets whose observer is told how many it has read, and whether CR or LF stand alone.
 
     :param reader: the reader.
     :param observer: the observer.
     """
 
-    __slots__ = ("_observer", "_octets", "reader")
+    __slots__ = ("_newlines", "_observer", "_octets", "reader")
 
     def __init__(self, reader: Reader, observer: Observer) -> None:
         self.reader = reader
         self._observer = observer
         self._octets = 0
+        self._newlines = IncrementalNewlineDecoder(None, translate=False)
 
     def feed(self, data: bytes, start: int) -> int:
         end = self.reader.feed(data, start)
-        self._octets += (end if end >= 0 else len(data)) - start
+        stop = end if end >= 0 else len(data)
+        self._octets += stop - start
+        self._newlines.decode(str(data[start:stop], "latin-1"), end >= 0)
         return end
+
+    @property
+    def _bare(self) -> bool:
+        return self._newlines.newlines not in (None, "\r\n")
 
     def finish(self) -> None:
         """The end has come."""
         dot = len(END_OF_DATA) if isinstance(self.reader, DataReader) else 0
-        self._observer.data_read(self._octets - dot, True)
+        self._observer.data_read(self._octets - dot, True, self._bare)
 
     def stop(self) -> None:
         """The end will not come."""
-        self._observer.data_read(self._octets, False)
+        self._observer.data_read(self._octets, False, self._bare)

@@ -96,10 +96,12 @@ class MailData(Record):
     mark: ClassVar[str] = "D:"
     octets: int  #: as they came, with dots doubled, without the line that ends them
     complete: bool  #: whether their end has come, too
+    bare_newlines: bool = False  #: whether there are CR or LF alone among them
 
     @property
     def text(self) -> str:
-        return f"{self.octets} octets{'' if self.complete else ', and no end'}"
+        bare = ", with CR or LF alone" if self.bare_newlines else ""
+        return f"{self.octets} octets{bare}{'' if self.complete else ', and no end'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,8 +401,8 @@ class Recorder(Observer):
         shown = f"334 {SECRET}" if octets[:4] == b"334 " else text_of(octets.removesuffix(b"\r\n"))
         self._note(Replied, shown)
 
-    def data_read(self, octets: int, complete: bool) -> None:
-        self._note(MailData, octets, complete)
+    def data_read(self, octets: int, complete: bool, bare_newlines: bool) -> None:
+        self._note(MailData, octets, complete, bare_newlines)
 
     def proxy_header(self, data: ProxyData) -> None:
         client = "the proxy's own connection" if data.client is None else f"for {peer_text(data.client)}"
