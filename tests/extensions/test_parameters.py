@@ -177,7 +177,7 @@ class DSNTests(TermsTestCase):
 
     def test_mailRefused(self) -> None:
         """What is neither FULL nor HDRS, no xtext, of no printable ASCII, too long, empty or given twice."""
-        self.refused(DSN(), b"RET", b"RET=", b"RET=ALL", b"RET=FULL,HDRS", b"RET=FULL RET=FULL", b"ENVID", b"ENVID=+2g")
+        self.refused(DSN(), b"RET", b"RET=", b"RET=ALL", b"RET=FULL,HDRS", b"RET=FULL RET=HDRS", b"ENVID", b"ENVID=+2g")
         self.refused(DSN(), b"ENVID=a+0D+0Ab", b"ENVID=+C3+A9", b"ENVID=+", b"ENVID=+7F", b"ENVID=" + b"x" * 101)
         self.assertEqual(self.mail(DSN(), b"ENVID=" + b"x" * 100)[0], 250)
 
@@ -187,7 +187,7 @@ class DSNTests(TermsTestCase):
         self.assertEqual(self.rcpt(DSN(), b"NOTIFY=success,DELAY"), (250, [Recipient(wanted)]))
         self.rcpt_refused(
             DSN(), b"NOTIFY", b"NOTIFY=", b"NOTIFY=NEVER,SUCCESS", b"NOTIFY=SUCCESS,NEVER", b"NOTIFY=SUCCESS,",
-            b"NOTIFY=SUCCESS,SUCCESS", b"NOTIFY=ALWAYS", b"NOTIFY=NEVER NOTIFY=NEVER", b"NOTIFY=NEVER,NEVER",
+            b"NOTIFY=SUCCESS,SUCCESS", b"NOTIFY=ALWAYS", b"NOTIFY=NEVER NOTIFY=DELAY", b"NOTIFY=NEVER,NEVER",
         )  # fmt: skip
 
     def test_originalRecipient(self) -> None:
