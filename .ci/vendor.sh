@@ -1,9 +1,12 @@
 #!/bin/bash
-# Bring the scripts that the inbox's pages use, in the versions named here, from their npm packages.
+# Bring the scripts that the inbox's pages use, and the data of its HTML check, in the versions named here, from their
+# npm packages.
 # After a change of versions, run this, then the browser tests, and commit what has changed.
 set -euo pipefail
 HTMX=2.0.11
 SSE=2.2.4
+CANIEMAIL=2.0.2
+here=$(cd "$(dirname "$0")" && pwd)
 folder=$(cd "$(dirname "$0")/../txsmtpd/inbox/web/static/vendor" && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -20,4 +23,8 @@ package() {
 
 package htmx.org "$HTMX" dist/htmx.min.js htmx
 package htmx-ext-sse "$SSE" dist/sse.min.js sse
-sed -i -E "s/(htmx\.org) [0-9.]+/\1 $HTMX/; s/(htmx-ext-sse) [0-9.]+/\1 $SSE/" "$folder/README.txt"
+npm pack --silent "caniemail@$CANIEMAIL" >/dev/null
+tar xzf "caniemail-$CANIEMAIL.tgz"
+python3 "$here/caniemail.py" package/data/caniemail.json "$folder/caniemail.json"
+cp package/LICENSE "$folder/caniemail-LICENSE.txt"
+sed -i -E "s/(htmx\.org) [0-9.]+/\1 $HTMX/; s/(htmx-ext-sse) [0-9.]+/\1 $SSE/; s/(caniemail) [0-9.]+/\1 $CANIEMAIL/" "$folder/README.txt"

@@ -146,7 +146,24 @@ test("the client", async (t) => {
       Links: [{ URL: "https://example.com/confirm?a=1&b=2", StatusCode: 0, Status: "not checked" }],
     });
     await assert.rejects(mailpit.spamAssassinCheck(id), /404/);
-    await assert.rejects(mailpit.htmlCheck(id), /404/);
+    const check = await mailpit.htmlCheck(id);
+    const result = {
+      Name: "string", Platform: "string", Family: "string", Version: "string", Support: "string", NoteNumber: "string",
+    };
+    assert.deepEqual(Object.keys(check).sort(), ["Platforms", "Total", "Warnings"]);
+    assertShape(check.Total, {
+      Tests: "number", Nodes: "number", Supported: "number", Partial: "number", Unsupported: "number",
+    });
+    assert.ok(check.Warnings.length > 0);
+    for (const { Results, NotesByNumber, ...warning } of check.Warnings) {
+      assertShape(Results, [result]);
+      assert.equal(typeof NotesByNumber, "object");
+      assertShape(warning, {
+        Slug: "string", Title: "string", Description: "string", URL: "string", Category: "string", Tags: ["string"],
+        Keywords: "string",
+        Score: { Found: "number", Supported: "number", Partial: "number", Unsupported: "number" },
+      });
+    }
     await assert.rejects(mailpit.releaseMessage(id, { To: ["bob@example.com"] }), /400 Bad Request.*no relay/);
   });
 

@@ -238,3 +238,35 @@ class ServerTests(SiteTestCase):
         """Probes are answered."""
         for path in ("/livez", "/readyz"):
             self.assertEqual((await self.get(path)).status, 200)
+
+
+class CheckTests(SiteTestCase):
+    """What mail programs make of the HTML."""
+
+    async def test_features(self) -> None:
+        """Elements, attributes, properties, rules and functions are found by name, and counted; what is only text is
+        not."""
+        html = (
+            "<style>@media print { p:hover { margin: 0 } }</style><video></video><h2 align=left>position: x</h2>"
+            "<p style=\"display:flex; border-radius: 3px\">x</p><p style='border-radius:1px'>y</p>"
+        )
+        [message] = await self.add(multipart(html))
+        answer = (await self.get(f"/api/v1/message/{message.id}/html-check")).json
+        found = {warning["Slug"]: warning["Score"]["Found"] for warning in answer["Warnings"]}
+        for slug, count in (
+            ("html-video", 1),
+            ("html-align", 1),
+            ("css-display-flex", 1),
+            ("css-border-radius", 2),
+            ("css-at-media", 1),
+            ("css-pseudo-class-hover", 1),
+        ):
+            self.assertEqual(found.get(slug), count, slug)
+        self.assertNotIn("css-position", found)
+        self.assertEqual(answer["Total"]["Nodes"], 5)
+        self.assertTrue(all(0 <= warning["Score"]["Supported"] <= 100 for warning in answer["Warnings"]))
+
+    async def test_noHtml(self) -> None:
+        """A message without HTML has no check."""
+        await self.add(mail())
+        self.assertEqual((await self.get("/api/v1/message/latest/html-check")).status, 404)

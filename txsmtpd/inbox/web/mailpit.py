@@ -11,11 +11,13 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+from txsmtpd.bridges.reactors import call_in_pool
 from txsmtpd.inbox.message import Arrival, Message
 from txsmtpd.inbox.search import Term, Terms, parse_query
 from txsmtpd.inbox.web import shapes
 from txsmtpd.inbox.web.compose import composed
 from txsmtpd.inbox.web.content import html_response, part_response, source_response, text_response
+from txsmtpd.inbox.web.html_check import check
 from txsmtpd.inbox.web.release import release_message
 from txsmtpd.inbox.web.request import Call, strings
 from txsmtpd.inbox.web.response import JSON, HTTPError, Response, json_response, ok, redirect
@@ -207,6 +209,13 @@ async def link_check(call: Call) -> Response:
     return applied(json_response({"Errors": 0, "Links": shown}), headers)
 
 
+async def html_check(call: Call) -> Response:
+    message, headers = await found(call)
+    if not message.has_html:
+        raise HTTPError(404, "This message does not contain an HTML part", headers)
+    return applied(json_response(await call_in_pool(check, await call.store.html(message))), headers)
+
+
 # The mail alone
 
 
@@ -315,6 +324,13 @@ ROUTES = [
     ),
     Route("GET", "/api/v1/message/{id}/part/{part}", part, "A part, decoded.", parameters=_LATEST),
     Route("GET", "/api/v1/message/{id}/part/{part}/thumb", thumbnail, "A white image.", parameters=_LATEST),
+    Route(
+        "GET",
+        "/api/v1/message/{id}/html-check",
+        html_check,
+        "What mail programs make of its HTML, by the data of caniemail.com.",
+        parameters=_LATEST,
+    ),
     Route("GET", "/api/v1/message/{id}/link-check", link_check, "The links, not checked.", parameters=_LATEST),
     Route(
         "POST",
