@@ -778,6 +778,40 @@ with Controller(second, port=0) as other, MailCatcher() as catcher, Controller(f
 """
         self.assertEqual(self.run_program(code), "1 1\n")
 
+    def test_globalReactor(self) -> None:
+        """Whatever a controller does - store, relay over TLS, authenticate in a thread - the global reactor is left to
+        the program, and no thread or descriptor is left."""
+        code = f"""{FIFTY}
+import gc, os, sys, tempfile, threading
+from twisted.internet.ssl import CertificateOptions
+from txsmtpd.auth.results import in_thread
+from txsmtpd.handlers import Mailbox, Proxy
+from txsmtpd.testing import MailCatcher
+
+def turn(folder):
+    box = Mailbox(folder)
+    with MailCatcher(tls="starttls") as catcher:
+        proxy = Proxy(*catcher.address, tls="required", tls_context=CertificateOptions())
+        options = dict(authenticator=in_thread(lambda *arguments: True), auth_require_tls=False)
+        with Controller(box, port=0, **options) as stores, Controller(proxy, port=0) as relays:
+            for controller in stores, relays:
+                with smtplib.SMTP(controller.hostname, controller.port, timeout=30) as client:
+                    if controller is stores:
+                        client.login("user", "password")
+                    client.sendmail("a@example.com", "b@example.com", "hello\\r\\n" * 40000)
+        return len(box.mailbox), len(catcher.messages), catcher.messages[0].tls is not None
+
+def left():
+    gc.collect()
+    return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+with tempfile.TemporaryDirectory() as folder:
+    turn(folder + "/1")
+    before = left()
+    print(*turn(folder + "/2"), left() == before, "twisted.internet.reactor" in sys.modules)
+"""
+        self.assertEqual(self.run_program(code), "1 1 True True False\n")
+
     def test_loopGiven(self) -> None:
         """A controller serves in the loop that it is given, where its hooks find what belongs to that loop."""
         code = f"""{FIFTY}

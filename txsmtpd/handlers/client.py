@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHandshakeListener, IPullProducer, ITCPTransport
 from twisted.internet.protocol import Factory, connectionDone
@@ -356,3 +357,20 @@ class _Pieces:
 
 def _base64(octets: bytes) -> str:
     return base64.b64encode(octets).decode("ascii")
+
+
+def endpoint_to(reactor: Any, host: str, port: int, timeout: float) -> Any:
+    """The endpoint of a server.
+
+    :param host: a name, an address, or the path of a Unix socket.
+    """
+    from twisted.internet import endpoints
+
+    if host.startswith("/"):
+        return endpoints.UNIXClientEndpoint(reactor, host, timeout)
+    # What finds the addresses of a name imports the global reactor, although it has another one.
+    if isIPAddress(host):
+        return endpoints.TCP4ClientEndpoint(reactor, host, port, timeout)
+    if isIPv6Address(host):
+        return endpoints.TCP6ClientEndpoint(reactor, host, port, timeout)
+    return endpoints.HostnameEndpoint(reactor, host, port, timeout)

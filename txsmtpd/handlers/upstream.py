@@ -29,6 +29,7 @@ from txsmtpd.handlers.client import (
     UNREACHABLE,
     Connection,
     Connections,
+    endpoint_to,
     reply_of,
     verdict,
 )
@@ -455,13 +456,7 @@ class Upstream:
         return CertificateOptions() if self.tls == "opportunistic" else optionsForClientTLS(self.host)
 
     def _the_endpoint(self) -> Any:
-        from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
-
-        if self._endpoint is not None:
-            return self._endpoint
-        if self.host.startswith("/"):
-            return UNIXClientEndpoint(self.reactor, self.host, self.connect_timeout)
-        return HostnameEndpoint(self.reactor, self.host, self.port, self.connect_timeout)
+        return self._endpoint or endpoint_to(self.reactor, self.host, self.port, self.connect_timeout)
 
 
 def _check_path(path: str, parse: Callable[[str], tuple[str, Any]], keyword: str, status: str) -> None:
