@@ -14,6 +14,7 @@ from twisted.internet.threads import deferToThread
 
 from tests.handoff.clients import MESSAGE, Client, HandoffTestCase, message_of, send
 from tests.handoff.rabbitmq import Broker, shared_broker
+from txsmtpd.controller import Controller
 from txsmtpd.handoff import AMQPHandoff, amqp
 from txsmtpd.service.handlers import make_handler
 
@@ -65,6 +66,17 @@ class PublishTests(AMQPTestCase):
         self.assertEqual(len({each["id"] for each in found}), 3)
         self.assertEqual(found[0]["fingerprint"], found[1]["fingerprint"])
         self.assertNotEqual(found[0]["fingerprint"], found[2]["fingerprint"])
+
+    async def test_controller(self) -> None:
+        """A program that is not Twisted starts nothing: the first message connects."""
+        controller = Controller(AMQPHandoff(self.broker.url, queue=self.queue), hostname="127.0.0.1", port=0)
+        await deferToThread(controller.start)
+        try:
+            for _ in range(2):
+                self.assertEqual((await self.send(controller.port))[0], 250)
+        finally:
+            await deferToThread(controller.stop)
+        self.assertEqual(len(await self.taken()), 2)
 
     async def test_pipelined(self) -> None:
         """Sessions do not wait for each other's confirms: many messages are in flight at one time."""

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+import os
 from typing import Any
 
 from twisted.internet import reactor
@@ -14,8 +15,9 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
 
-from tests.handoff.clients import MESSAGE, Client, HandoffTestCase
-from txsmtpd.handoff import WebhookHandoff
+from tests.handoff.clients import MESSAGE, Client, HandoffTestCase, message_of, send
+from txsmtpd.controller import Controller
+from txsmtpd.handoff import DirectoryStore, WebhookHandoff
 
 SECRET = "whsec_" + base64.b64encode(b"a key of twenty octets").decode()
 
@@ -217,6 +219,24 @@ class AnswerTests(WebhookTestCase):
         results = await gatherResults([self.send(port) for _ in range(8)])
         self.assertEqual({code for code, _ in results}, {250})
         self.assertEqual(most, 2)
+
+
+class ControllerTests(WebhookTestCase):
+    """A program that is not Twisted."""
+
+    async def test_controller(self) -> None:
+        """A hand-off works in a controller's thread, and in the threads of that, too."""
+        folder = self.mktemp()
+        store = DirectoryStore(folder, durable=False)
+        controller = Controller(WebhookHandoff(self.url, format="json", store=store), hostname="127.0.0.1", port=0)
+        await deferToThread(controller.start)
+        try:
+            for message in MESSAGE, message_of(2 * 2**20):
+                self.assertEqual((await deferToThread(send, controller.port, message))[0], 250)
+        finally:
+            await deferToThread(controller.stop)
+        self.assertEqual(len(os.listdir(f"{folder}/new")), 1)
+        self.assertEqual(len(self.receiver.requests), 2)
 
 
 class RequestTests(WebhookTestCase):

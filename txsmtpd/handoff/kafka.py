@@ -13,10 +13,10 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from txsmtpd.bridges.reactors import call_in_pool, current_reactor
 from txsmtpd.handlers.delivery import when_done
 from txsmtpd.handoff import bindings
 from txsmtpd.handoff.interfaces import IHandoff
@@ -92,9 +92,7 @@ class KafkaTarget(Service):
             return
         super().startService()
         if self.reactor is None:
-            from twisted.internet import reactor
-
-            self.reactor = reactor
+            self.reactor = current_reactor()
         self._make_producer()
         self._probe()
 
@@ -129,7 +127,7 @@ class KafkaTarget(Service):
             self._probe_call.cancel()
         if self._probing is not None:
             await when_done(self._probing)
-        await deferToThread(_finish, self._producer, self._thread, self._end)
+        await call_in_pool(_finish, self._producer, self._thread, self._end)
         self._producer = None
 
     # IReadiness, IHandoff
@@ -212,7 +210,7 @@ class KafkaTarget(Service):
 
     def _probe(self) -> None:
         """Ask whether the topic is there."""
-        self._probing = deferToThread(self._producer.list_topics, self.topic, METADATA_TIMEOUT)
+        self._probing = call_in_pool(self._producer.list_topics, self.topic, METADATA_TIMEOUT)
         self._probing.addCallbacks(self._found, self._not_found)
 
     def _found(self, metadata: Any) -> None:
@@ -268,7 +266,7 @@ def _finish(producer: Any, thread: threading.Thread | None, end: threading.Event
 def _finish_later(producer: Any, thread: threading.Thread | None, end: threading.Event) -> None:
     """A producer that has failed for good: what it has reports its end."""
     producer.purge()
-    deferToThread(_finish, producer, thread, end)
+    call_in_pool(_finish, producer, thread, end)
 
 
 def _quiet_logger() -> logging.Logger:

@@ -12,9 +12,9 @@ from datetime import datetime
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThread
 from zope.interface import implementer
 
+from txsmtpd.bridges.reactors import call_in_pool
 from txsmtpd.handoff.interfaces import IMessageStore, IUpload
 
 PART = 5 * 2**20  # octets; the least that S3 takes, but for the last one
@@ -76,13 +76,13 @@ class S3Upload:
         self._stored = False
 
     def write(self, octets: bytes) -> Deferred[None]:
-        return deferToThread(self._write, octets)
+        return call_in_pool(self._write, octets)
 
     def finish(self, octets: bytes) -> Deferred[str]:
-        return deferToThread(self._finish, octets)
+        return call_in_pool(self._finish, octets)
 
     def abort(self) -> Deferred[None]:
-        return deferToThread(self._abort)
+        return call_in_pool(self._abort)
 
     # In a thread
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThread
 from zope.interface import implementer
 
+from txsmtpd.bridges.reactors import call_in_pool
 from txsmtpd.handlers.maildir import Draft, Maildir
 from txsmtpd.handoff.arguments import need
 from txsmtpd.handoff.interfaces import IMessageStore, IUpload
@@ -55,13 +55,13 @@ class DirectoryUpload:
         self._path: Path | None = None
 
     def write(self, octets: bytes) -> Deferred[None]:
-        return deferToThread(self._write, octets)
+        return call_in_pool(self._write, octets)
 
     def finish(self, octets: bytes) -> Deferred[str]:
-        return deferToThread(self._finish, octets)
+        return call_in_pool(self._finish, octets)
 
     def abort(self) -> Deferred[None]:
-        return deferToThread(self._abort)
+        return call_in_pool(self._abort)
 
     # In a thread
 

@@ -19,12 +19,12 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, 
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.protocol import Protocol
-from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from txsmtpd._version import __version__
+from txsmtpd.bridges.reactors import call_in_pool, current_reactor
 from txsmtpd.handoff.breaker import Breaker
 from txsmtpd.handoff.interfaces import IHandoff
 from txsmtpd.handoff.message import HandoffMessage, new_id
@@ -169,7 +169,8 @@ class WebhookTarget(Service):
         if self.format == "raw" or len(message.content) < SHORT:
             return make()
         try:
-            return await deferToThread(make)
+            requests: list[Request] = await call_in_pool(make)
+            return requests
         except TooComplex as error:
             raise Refused(Reply(554, "5.6.0", str(error))) from error
 
@@ -278,9 +279,7 @@ class WebhookTarget(Service):
 
     def _now(self) -> float:
         if self.reactor is None:
-            from twisted.internet import reactor
-
-            self.reactor = reactor
+            self.reactor = current_reactor()
         now: float = self.reactor.seconds()
         return now
 
