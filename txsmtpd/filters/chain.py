@@ -6,6 +6,7 @@ for its filters is in :mod:`txsmtpd.filters.receiver`.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
@@ -15,6 +16,7 @@ from weakref import WeakKeyDictionary
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
+from txsmtpd.filters.interfaces import IFilter
 from txsmtpd.filters.message import FilteredMessage
 from txsmtpd.filters.receiver import DiscardedMessage, FilteredReceiver, WholeMessage
 from txsmtpd.filters.timing import within
@@ -54,7 +56,9 @@ class Link:
                 if stage not in STAGES:
                     known = ", ".join(PREFIX + each for each in STAGES)
                     raise TypeError(f"{name} of {filter!r} is no stage of a filter; there are {known}")
-                self.hooks[stage] = wrap(getattr(filter, name))
+                method = getattr(filter, name)
+                _check_parameters(filter, name, method)
+                self.hooks[stage] = wrap(method)
         if not self.hooks:
             raise TypeError(f"{filter!r} is no filter: it has no method such as filter_message")
         self.name = _unique(getattr(filter, "name", None) or type(filter).__name__, taken)
@@ -71,6 +75,19 @@ class Link:
     def timeout(self, stage: str) -> float | None:
         """Seconds that it has for a stage."""
         return self.message_timeout if stage == "message" else self.command_timeout
+
+
+def _check_parameters(filter: Any, name: str, method: Any) -> None:
+    declared: Any = IFilter[name]
+    wanted = f"{name}{declared.getSignatureString()}"
+    if not callable(method):
+        raise TypeError(f"{name} of {filter!r} is no method; it must be {wanted}")
+    try:
+        inspect.signature(method).bind(*declared.getSignatureInfo()["positional"])
+    except ValueError:
+        return  # it does not tell
+    except TypeError as error:
+        raise TypeError(f"{name} of {filter!r} must be {wanted}: {error}") from None
 
 
 def _unique(name: str, taken: Iterable[str]) -> str:
