@@ -43,6 +43,7 @@ class TableTests(SynchronousTestCase):
         for name, text in rows().items():
             found = re.fullmatch(r"([0-9]+)(?: (.*))?", text)
             if name in defaults and found is not None:
-                self.assertEqual(int(found[1]) * units[found[2] or ""], defaults[name], name)
+                # Other words behind the number are no unit.
+                self.assertEqual(int(found[1]) * units.get(found[2] or "", 1), defaults[name], name)
             elif name in defaults and text == "none":
                 self.assertIn(defaults[name], (None, 0), name)
