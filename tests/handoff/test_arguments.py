@@ -46,12 +46,14 @@ class ParseTests(SynchronousTestCase):
             ("amqp://x:quue=mail", "there is no option 'quue'; is queue meant?"),
             ("zzz=1", "there are declare, max-size, queue, store"),
             ("queue=a:queue=b", "queue is given twice"),
+            ("amqp://user:canary=1@mq.test:queue=a", "in the credentials of a URL, write = as %3D"),
             ("max-size=lots", "max-size=lots: must be a number of octets, such as 64k or 16m"),
             ("declare=maybe", "declare=maybe: must be yes or no"),
             ("queue=", "queue=: a value is needed"),
         ):
             error = self.assertRaises(UsageError, self.parse, spec)
             self.assertIn(expected, str(error))
+            self.assertNotIn("canary", str(error))
 
     def test_values(self) -> None:
         """Sizes, numbers and times."""

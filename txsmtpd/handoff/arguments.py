@@ -110,6 +110,8 @@ def parse_arguments(
     for parts in words:
         name, _, value = ":".join(parts).partition("=")
         known = name.replace("-", "_")
+        if known not in options and "@" in value:  # what stands before it may be a part of a password
+            parser.error("in the credentials of a URL, write = as %3D")
         if known not in options:
             names = sorted(each.replace("_", "-") for each in options)
             near = difflib.get_close_matches(name, names, 1)
