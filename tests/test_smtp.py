@@ -175,7 +175,7 @@ class TransactionTests(SynchronousTestCase):
     """MAIL, RCPT, DATA: one message."""
 
     def test_message(self) -> None:
-        """A whole session: greeting, message, goodbye."""
+        """A whole session: greeting, message, closing connection."""
         keeper = Keeper()
         client = Client(keeper)
         said = client.talk(GREETING + TRANSACTION + b"DATA\r\n" + MESSAGE + b".\r\nQUIT\r\n")

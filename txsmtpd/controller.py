@@ -187,7 +187,7 @@ class BaseController:
     :param SMTP_parameters: the options of :class:`~txsmtpd.factory.SMTPFactory`. *enable_SMTPUTF8*,
         *bare_newlines* and *lenient_addresses* are True by default.
     :raises TypeError: for an unknown option, or one of a wrong type.
-    :raises ValueError: for an option whose value will not do.
+    :raises ValueError: for an option with an invalid value.
     """
 
     def __init__(
@@ -202,7 +202,7 @@ class BaseController:
         **SMTP_parameters: Unpack[FactoryOptions],
     ) -> None:
         if server_kwargs is not None:
-            warnings.warn("server_kwargs is of the old days; give its members as keywords", DeprecationWarning, 4)
+            warnings.warn("server_kwargs is deprecated; pass its items as keyword arguments", DeprecationWarning, 4)
         self.handler = handler
         self._loop: asyncio.AbstractEventLoop | None = loop
         self.ssl_context = ssl_context

@@ -76,7 +76,7 @@ class SMTPFactory(ServerFactory):
         parameters, or no hook at all. False: a warning.
     :param options: see :class:`~txsmtpd.settings.Settings`.
     :raises TypeError: for an unknown option, or one of a wrong type; for a mistake in the handler.
-    :raises ValueError: for an option whose value will not do.
+    :raises ValueError: for an option with an invalid value.
     """
 
     noisy = False
@@ -136,7 +136,7 @@ class SMTPFactory(ServerFactory):
         self.connections_elsewhere: Callable[[], int] | None = None
         self.batches = Batches()  #: the connections that have more to say, and wait for the others
         self.stress = Stress()
-        self.refused: Counter[str] = Counter()  #: connections that were turned away, by "full" or "network"
+        self.refused: Counter[str] = Counter()  #: connections that were rejected, by "full" or "network"
         self.places: list[Places] = []  #: those of networks
         if connection_limit_per_network is not None:
             self.places.append(Places(connection_limit_per_network, self.settings.admission.network))
@@ -202,7 +202,7 @@ class SMTPFactory(ServerFactory):
     def proxied(self, protocol: SMTP) -> Reply | None:
         """A PROXY header has told whose connection it is.
 
-        :return: what the client is turned away with, if it has too many; None: it is let in.
+        :return: the reply to a client that has too many; None: it is accepted.
         """
         session = protocol.session
         # What a proxy does for itself is not limited.

@@ -158,7 +158,7 @@ class IQuarantineHook(Interface):
 
 class IProcessMessage(Interface):
     def process_message(peer, mail_from, rcpt_tos, data):
-        """The hook of the old days: the message of a transaction. None means 250."""
+        """Deprecated: called with the message of a transaction. None means 250."""
 
 
 class IStreamingHandler(Interface):
@@ -256,7 +256,7 @@ class IHandlerMaker(Interface):
         """Make the handler.
 
         :param parser: ``parser.error(text)`` refuses the arguments; it does not return.
-        :param args: what followed the name, parted at colons.
+        :param args: what followed the name, separated by colons.
         """
 
 

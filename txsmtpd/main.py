@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--smtpskey", metavar="FILE", help="its key")
     add("--tlscert", metavar="FILE", help="offer STARTTLS, with this certificate")
     add("--tlskey", metavar="FILE", help="its key")
-    add("--no-requiretls", action="store_true", help="take mail in clear although STARTTLS is offered")
+    add("--no-requiretls", action="store_true", help="accept mail without TLS although STARTTLS is offered")
     add("classargs", metavar="CLASSARGS", nargs="*", help="arguments of the handler")
     return parser
 

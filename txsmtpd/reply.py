@@ -75,7 +75,7 @@ class Reply:
 
     @property
     def text(self) -> str:
-        """The lines as one string, parted by line feeds."""
+        """The lines as one string, separated by line feeds."""
         return "\n".join(self.lines)
 
     def __setattr__(self, name: str, value: object) -> None:

@@ -48,7 +48,7 @@ class Session:
 
     peer: Any = None  #: ``(host, port)`` of the client, or ``""`` on a Unix socket
     proxy_peer: Any = None  #: the same of the proxy, where a PROXY header has told who the client is; None: none has
-    ssl: TLSInfo | None = None  #: what is known of the connection's TLS; None: it is in clear
+    ssl: TLSInfo | None = None  #: what is known of the connection's TLS; None: without TLS
     host_name: str | None = None  #: the argument of HELO or EHLO; None before a greeting
     extended_smtp: bool = False  #: whether the client greeted with EHLO
     proxy_data: ProxyData | None = None  #: what a PROXY header said

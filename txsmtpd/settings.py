@@ -87,7 +87,7 @@ class Settings:
     Default: what the system calls this host, without a look-up in the DNS."""
 
     ident: str | None = None
-    """What follows the name in the greeting. Default: ``ESMTP txsmtpd``, or ``LMTP txsmtpd``."""
+    """Text after the name in the greeting. Default: ``ESMTP txsmtpd``, or ``LMTP txsmtpd``."""
 
     data_size_limit: int | None = DATA_SIZE_DEFAULT
     """Octets that a message may have, dots undone (RFC 1870 5). 0 or None: no limit."""
@@ -110,7 +110,7 @@ class Settings:
     """Whether connections begin with TLS, and are greeted once it is there (RFC 8314 3.3). Needs *tls_context*."""
 
     require_starttls: bool = False
-    """Whether a connection in clear gets 530 for all but NOOP, EHLO, LHLO, STARTTLS and QUIT. Needs *tls_context*."""
+    """Reject commands other than NOOP, EHLO, LHLO, STARTTLS and QUIT with 530 until TLS. Requires *tls_context*."""
 
     tls_handshake_timeout: float = 30.0
     """Seconds that a client has for the TLS handshake."""
@@ -209,7 +209,7 @@ class Settings:
     """Decides about credentials: see :class:`~txsmtpd.interfaces.IAuthenticator`."""
 
     auth_callback: Callable[..., Any] | None = None
-    """The authenticator of the old days: ``f(mechanism, login, password)`` returns True or False."""
+    """Deprecated: an authenticator ``f(mechanism, login, password)`` that returns True or False."""
 
     portal: Any = None
     """A :class:`twisted.cred.portal.Portal` that decides instead."""
@@ -313,7 +313,7 @@ class Settings:
     """Whom limits count, and what the limiter says of them."""
 
     proxies: Networks | None = field(init=False, repr=False)
-    """Whose connections begin with a PROXY header; None: nobody's do."""
+    """Networks whose connections must start with a PROXY header, or None."""
 
     greeting: Reply = field(init=False, repr=False)
     call_limits: Mapping[str, int] = field(init=False, repr=False)
@@ -454,7 +454,7 @@ def find_hooks(handler: object) -> dict[str, Callable[..., Any]]:
         if "DATA" in hooks:
             del hooks["process_message"]
         else:
-            warnings.warn("process_message is of the old days; write handle_DATA", DeprecationWarning, stacklevel=2)
+            warnings.warn("process_message is deprecated; implement handle_DATA", DeprecationWarning, stacklevel=2)
     return hooks
 
 
@@ -468,7 +468,7 @@ def _ehlo_takes_responses(hook: Callable[..., Any]) -> bool:
             "handle_EHLO must take (server, session, envelope, hostname, responses), or the same without responses"
         ) from None
     warnings.warn(
-        "handle_EHLO without the argument responses is of the old days; let it take that, too",
+        "handle_EHLO without the argument responses is deprecated; add it",
         DeprecationWarning,
         stacklevel=2,
     )

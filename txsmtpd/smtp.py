@@ -127,7 +127,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     :param loop: of no effect; programs that were written for asyncio may give one.
     :param options: see :class:`~txsmtpd.settings.Settings`.
     :raises TypeError: for an unknown option, or one of a wrong type.
-    :raises ValueError: for an option whose value will not do.
+    :raises ValueError: for an option with an invalid value.
 
     Subclass it to add commands or to change them:
 

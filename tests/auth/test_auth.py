@@ -386,7 +386,7 @@ class ExchangeTests(SynchronousTestCase):
         """An answer without end closes the connection."""
         client = Connection(authenticator=friend)
         client.say(b"AUTH LOGIN")
-        self.assertEqual(client.send(b"A" * 70000), [b"421 4.7.0 A line without end, goodbye"])
+        self.assertEqual(client.send(b"A" * 70000), [b"421 4.7.0 Line too long, closing connection"])
         self.assertTrue(client.transport.disconnecting)
 
     def test_bareNewline(self) -> None:

@@ -463,7 +463,7 @@ class ProgramTests(TCPTestCase):
         self.assertIn(b"\r\none\r\n.\r\n..two\r\n", envelope.original_content or b"")
 
     async def test_smtplib(self) -> None:
-        """Python's smtplib holds a whole session: EHLO, help, verify, messages, refusals, goodbye."""
+        """Python's smtplib holds a whole session: EHLO, help, verify, messages, refusals, closing connection."""
         inbox = Inbox()
 
         async def rcpt(server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]) -> str:

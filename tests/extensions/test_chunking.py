@@ -24,7 +24,7 @@ START = GREETING + TRANSACTION
 CHUNK_OK = Answer(250, ("2.0.0 Chunk received",))
 KEPT = Answer(250, ("2.0.0 kept",))
 TOO_LARGE = Answer(552, ("5.3.4 The message is larger than this server takes",))
-MALFORMED = Answer(421, ("4.5.4 Syntax: BDAT size [LAST]; without a size nobody knows what follows, goodbye",))
+MALFORMED = Answer(421, ("4.5.4 Invalid chunk size, closing connection",))
 FAILED = 451
 
 
@@ -393,7 +393,7 @@ class SizeTests(SynchronousTestCase):
             client.say(START)
             client.heard()
             said = answers(client.talk(b"BDAT " + size + b"\r\nNOOP smuggled\r\n"))
-            self.assertEqual(said, [Answer(552, ("5.3.4 The message is far larger than this server takes, goodbye",))])
+            self.assertEqual(said, [Answer(552, ("5.3.4 Message size far exceeds the limit, closing connection",))])
             self.assertTrue(client.closed)
         self.assertEqual(self.handler.noops, [])
 

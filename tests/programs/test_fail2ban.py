@@ -89,7 +89,7 @@ class Fail2banTests(SynchronousTestCase):
             f"{time_and_session} authentication by PLAIN failed for 'fred', client [2001:db8::1]:59590\n"
             f"{time_and_session} RCPT refused, client 192.0.2.9:4712, from <a@x.test> to <c@x.test>: 550 5.1.1\n"
             f"{time_and_session} RCPT refused, client 192.0.2.9:4712, from <a@x.test> to <c@x.test>:"
-            " 421 4.7.0 Too many errors, goodbye\n"
+            " 421 4.7.0 Too many errors, closing connection\n"
             f"{time_and_session} MAIL refused, client 192.0.2.9:4712: 550 5.7.1 x refused, client 192.0.2.8:1:"
             " 421 4.7.0 Too many errors\n"
         )

@@ -64,7 +64,7 @@ class OptionsTests(SynchronousTestCase):
             (["--auth=anonymous", "--auth-without-tls"], "--auth=anonymous: it does not check passwords"),
             (
                 ["--auth=memory", "--auth-without-tls"],
-                "--auth=memory: nobody could be known; give memory:NAME:PASSWORD",
+                "--auth=memory: no users; write memory:NAME:PASSWORD",
             ),
             (["--auth=memory:", "--auth-without-tls"], "--auth=memory: nobody could be known"),
             (["--auth=file:", "--auth-without-tls"], "--auth=file: no file: "),

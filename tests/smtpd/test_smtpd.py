@@ -263,8 +263,8 @@ class DialogueTests(LoggingTestCase):
     def test_limits(self) -> None:
         """Limits are those of every server here: errors, recipients, silence."""
         server = serve(error_limit=2, recipient_limit=1)
-        self.assertEqual(said(b"FOO\r\nFOO\r\nNOOP\r\n", server)[-1], "421 4.7.0 Too many errors, goodbye")
-        self.assertEqual(said(b"MAIL\r\nMAIL\r\nNOOP\r\n", server)[-1], "421 4.7.0 Too many errors, goodbye")
+        self.assertEqual(said(b"FOO\r\nFOO\r\nNOOP\r\n", server)[-1], "421 4.7.0 Too many errors, closing connection")
+        self.assertEqual(said(b"MAIL\r\nMAIL\r\nNOOP\r\n", server)[-1], "421 4.7.0 Too many errors, closing connection")
         self.assertEqual(said(EHLO + MAIL + RCPT + RCPT, server)[-1], "452 4.5.3 Too many recipients")
         client = Client(factory=serve().factory)
         self.assertEqual(client.wait(300, step=1)[:4], b"421 ")

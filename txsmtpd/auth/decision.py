@@ -48,7 +48,7 @@ def undecided(server: Any, source: str, result: object) -> Refused:
 
 
 def of_callback(callback: Callable[..., Any]) -> Callable[..., Any]:
-    """The authenticator that a callback of the old days is: ``f(mechanism, login, password)`` returns True or False."""
+    """An authenticator from a deprecated ``auth_callback``: ``f(mechanism, login, password)`` returns True or False."""
 
     async def authenticator(server: Any, session: Any, envelope: Any, mechanism: str, auth_data: Any) -> Any:
         if not isinstance(auth_data, LoginPassword):

@@ -38,7 +38,7 @@ class Exchange:
 
     @property
     def session(self) -> Any:
-        """What is known of the client; ``session.ssl`` is None in clear."""
+        """What is known of the client; ``session.ssl`` is None without TLS."""
         return self.server.session
 
     async def challenge(self, octets: bytes = b"") -> bytes:

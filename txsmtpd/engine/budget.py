@@ -13,8 +13,8 @@ from txsmtpd.engine.observer import Action
 from txsmtpd.limits.pace import growing_delay
 from txsmtpd.reply import Refused, Reply
 
-TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many errors, goodbye")
-TOO_MUCH_JUNK = Reply(421, "4.7.0", "Too many commands without a message, goodbye")
+TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many errors, closing connection")
+TOO_MUCH_JUNK = Reply(421, "4.7.0", "Too many commands without a mail transaction, closing connection")
 PROMPT_ERRORS = 9  # whose replies do not wait
 LONGEST_DELAY = 10.0  # seconds
 STRESSED_ERRORS = 1  # in place of error_limit, in stress mode

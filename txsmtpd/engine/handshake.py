@@ -34,11 +34,11 @@ def is_wrapped(transport: Any) -> bool:
 async def start_tls(server: Any, begun: bytes = b"") -> None:
     """Begin TLS as soon as what was sent has left, and ask the hook STARTTLS about it.
 
-    Input that was not looked at until now never will be: it came in clear, from whomever (RFC 3207 4.2). If the
+    Input that was not looked at until now never will be: anybody may have sent it (RFC 3207 4.2). If the
     handshake fails or takes too long, the turn is cancelled, and the connection is lost because of a
     :class:`TLSSetupException`.
 
-    :param begun: octets of the handshake that have come already, where nothing could come in clear.
+    :param begun: octets of the handshake that have come already, where no plain text could come.
     """
     connection, dispatcher, settings = server._connection, server._dispatcher, server.settings
     await Handshake(connection).start(server.tls_context, begun)

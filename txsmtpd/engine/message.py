@@ -26,7 +26,7 @@ from txsmtpd.wire.header import HeaderMeter, header_excess
 
 START_MAIL_INPUT = Reply(354, None, "End data with <CR><LF>.<CR><LF>")
 CHUNK_OK = Reply(250, "2.0.0", "Chunk received")
-FAR_TOO_LARGE = Reply(552, "5.3.4", "The message is far larger than this server takes, goodbye")
+FAR_TOO_LARGE = Reply(552, "5.3.4", "Message size far exceeds the limit, closing connection")
 NOT_ASCII = Reply(500, "5.6.1", "The message must be ASCII")
 FAULTS = {
     Fault.TOO_LARGE: TOO_LARGE,
@@ -325,7 +325,7 @@ def _are_replies(lines: Sequence[str], count: int) -> bool:
 
 async def _process_message(process: Callable[..., Any], session: Any, envelope: Envelope) -> Any:
     """The deprecated hook, which may return None for 250."""
-    warnings.warn("process_message is of the old days; write handle_DATA", DeprecationWarning, stacklevel=2)
+    warnings.warn("process_message is deprecated; implement handle_DATA", DeprecationWarning, stacklevel=2)
     status = process(session.peer, envelope.mail_from, envelope.rcpt_tos, envelope.content)
     if isinstance(status, Awaitable):
         status = await status

@@ -8,11 +8,11 @@ from txsmtpd.reply import Reply
 
 SHUTTING_DOWN = Reply(421, "4.3.2", "The server is shutting down")
 STILL_BUSY = Reply(421, "4.3.0", "The server took too long to do this; try again later")
-FOREIGN_PROTOCOL = Reply(554, "5.5.1", "This is an SMTP server, goodbye")
+FOREIGN_PROTOCOL = Reply(554, "5.5.1", "This is an SMTP server, closing connection")
 LINE_TOO_LONG = Reply(500, "5.5.2", "Command line too long")
 LINES_REFUSED = {
     "long": LINE_TOO_LONG,
-    "endless": Reply(421, "4.7.0", "A line without end, goodbye"),
+    "endless": Reply(421, "4.7.0", "Line too long, closing connection"),
     "bare LF": Reply(500, "5.5.2", "Lines end with CR LF; this one ended with LF alone"),
     "foreign": FOREIGN_PROTOCOL,
 }

@@ -24,8 +24,8 @@ from txsmtpd.session import Envelope
 from txsmtpd.wire.grammar import decode_xtext
 
 SUCCESSFUL = Reply(235, "2.7.0", "Authentication successful")
-TOO_MANY_FAILURES = Reply(421, "4.7.0", "Too many failed authentications, goodbye")
-TOO_MANY_ATTEMPTS = Reply(421, "4.7.0", "Too many attempts to authenticate, goodbye")
+TOO_MANY_FAILURES = Reply(421, "4.7.0", "Too many failed authentications, closing connection")
+TOO_MANY_ATTEMPTS = Reply(421, "4.7.0", "Too many authentication attempts, closing connection")
 NO_MECHANISM = Reply(501, "5.5.4", "Not enough value: AUTH needs a mechanism")
 TOO_MANY_WORDS = Reply(501, "5.5.4", "Too many values: AUTH takes a mechanism and an initial response")
 UNKNOWN_MECHANISM = Reply(504, "5.5.4", "Unrecognized authentication type")

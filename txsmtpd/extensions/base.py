@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from txsmtpd.session import Envelope
 
 #: Takes one parameter of MAIL or RCPT: the extension, the envelope and the value (None: none was given). Returns None,
-#: or the value as handlers shall see it; raises Refused for a value that will not do.
+#: or the value as handlers shall see it; raises Refused for an invalid value.
 TakeParameter = Callable[[Any, Envelope, str | None], str | None]
 
 

@@ -1,4 +1,4 @@
-"""REQUIRETLS (RFC 8689): the message must not travel in clear, nor to a server that nobody has verified."""
+"""REQUIRETLS (RFC 8689): the message must not travel without TLS, nor to a server that nobody has verified."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from txsmtpd.extensions.base import Extension
 from txsmtpd.reply import Refused, Reply
 from txsmtpd.session import Envelope
 
-NEEDS_TLS = Reply(530, "5.7.0", "REQUIRETLS needs TLS; it is not offered in clear")
+NEEDS_TLS = Reply(530, "5.7.0", "REQUIRETLS requires TLS")
 
 
 class RequireTLS(Extension):

@@ -247,7 +247,7 @@ class Connection(LineReceiver):
         :param greeted: whether the server has greeted; else it will in TLS.
         """
         if self.clearLineBuffer() or self._reader.begun or self._replies:
-            # Said in clear, by whomever: it must not be taken for a reply in TLS.
+            # Sent without TLS, perhaps by somebody else: it must not be taken for a reply in TLS.
             self.fail(GARBLED)
         waiting = self._wait()
         self._handshake = True

@@ -63,7 +63,7 @@ class Maildir:
         created = [self._make(folder) for folder in (self.path, *folders)]
         if durable and any(created):
             self._sync_folder(self.path)
-            # A folder may be there to be passed through only; that cannot be mended here.
+            # A folder may be there to be passed through only; that cannot be fixed here.
             with contextlib.suppress(PermissionError):
                 self._sync_folder(os.path.dirname(self.path))
         self._remove_stale()

@@ -167,7 +167,7 @@ class Upstream:
         ``"required"`` with a password, else ``"opportunistic"``.
     :param tls_context: in place of one that trusts the system's authorities: what Twisted's TLS takes on the side of
         a client. It must verify the server itself.
-    :param username: with which to log in (RFC 4954), with *password*; in clear only where *tls* is ``"never"``.
+    :param username: with which to log in (RFC 4954), with *password*; without TLS only where *tls* is ``"never"``.
     :param lmtp: whether it speaks LMTP (RFC 2033).
     :param hello: our name in EHLO. Default: that of the server that the mail came to, or what this host is called.
     :param connect_timeout: seconds that it may take to connect.

@@ -81,7 +81,7 @@ class Replied(Record):
 
     kind: ClassVar[str] = "server"
     mark: ClassVar[str] = "S:"
-    reply: str  #: its lines, parted by line feeds
+    reply: str  #: its lines, separated by line feeds
 
     @property
     def text(self) -> str:

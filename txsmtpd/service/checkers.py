@@ -25,7 +25,7 @@ def make_checker(description: str) -> ICredentialsChecker:
     if kind == "file":
         _check_readable(rest)
     if kind == "unix" and find_spec("crypt") is None:
-        raise ValueError("this Python has no crypt, without which nobody could be known")
+        raise ValueError("this Python has no module crypt, so no password could be checked")
     try:
         checker: ICredentialsChecker = makeChecker(description)
     except InvalidAuthType:
@@ -34,7 +34,7 @@ def make_checker(description: str) -> ICredentialsChecker:
         raise ValueError("it does not check passwords; see --help-auth")
     if isinstance(checker, InMemoryUsernamePasswordDatabaseDontUse):
         if not checker.users:
-            raise ValueError("nobody could be known; give memory:NAME:PASSWORD")
+            raise ValueError("no users; write memory:NAME:PASSWORD")
         # Those of the command line are strings, and clients send octets.
         checker.users = {_octets(name): _octets(password) for name, password in checker.users.items()}
         return checker

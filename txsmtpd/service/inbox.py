@@ -65,7 +65,9 @@ class InboxService(SiteService):
         log.info("inbox on {url}", url=self.url)
         host = getattr(address, "host", None)
         if host is not None and not ip_address(host).is_loopback and self.settings.portal is None:
-            complain(f"{self.label}: whoever reaches {address_text(address)} can read the mail; give --web-auth")
+            complain(
+                f"{self.label}: anybody who can connect to {address_text(address)} can read the mail; use --web-auth"
+            )
 
     @property
     def url(self) -> str:

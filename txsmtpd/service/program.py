@@ -35,7 +35,7 @@ def run(
     :param grace: how many seconds open transactions have to end, once the program is told to.
     :param options: those of :class:`~txsmtpd.factory.SMTPFactory`.
     :raises TypeError: for an unknown option, one of a wrong type, or what is no handler.
-    :raises ValueError: for an option whose value will not do, or what is no endpoint.
+    :raises ValueError: for an option with an invalid value, or what is no endpoint.
     :raises SystemExit: with status 71, after one line on standard error, if an endpoint cannot be listened on.
     """
     from twisted.internet import reactor as installed

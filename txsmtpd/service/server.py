@@ -37,7 +37,7 @@ from txsmtpd.smtp import SMTP
 if TYPE_CHECKING:
     from txsmtpd.service.workers.master import Master
 
-DESCRIPTORS_KEPT = 32  # for the reactor, the log, the handler's files, and clients that are turned away
+DESCRIPTORS_KEPT = 32  # for the reactor, the log, the handler's files, and clients that are rejected
 FEWEST_CONNECTIONS = 8
 MOST_FOR_NETWORK = 50  # connections at one time, unless somebody says otherwise
 

@@ -1,4 +1,4 @@
-"""Serve in programs that run no reactor of their own: what ``asyncore.loop()`` was to servers of the old days.
+"""Serve in programs that run no reactor of their own: the counterpart of ``asyncore.loop()``.
 
 Whoever calls :func:`loop` lends its thread to the reactor until the servers are closed, so that their code runs in the
 thread where it always ran. In a program whose reactor runs already, servers need no loop; one that is called from

@@ -48,7 +48,7 @@ class SMTPServer:
     :param options: any other of :class:`~txsmtpd.factory.SMTPFactory`, such as ``tls_context`` or ``hostname``.
     :raises OSError: if it cannot listen there.
     :raises TypeError: for an unknown option, or one of a wrong type.
-    :raises ValueError: for an option whose value will not do, and for two that exclude each other.
+    :raises ValueError: for an option with an invalid value, and for two that exclude each other.
     """
 
     channel_class: ClassVar[Any] = SMTPChannel  #: makes the channel of each connection
@@ -214,7 +214,7 @@ class SMTPServer:
         :param peer: the client's address and port.
         :param mailfrom: the reverse-path; ``<>`` is the null one.
         :param rcpttos: the recipients.
-        :param data: the message: bytes, or str with *decode_data*. Its lines are parted by LF, without one at the end.
+        :param data: the message: bytes, or str with *decode_data*. Lines are separated by LF; the last has none.
         :param kwargs: without *decode_data*, as far as the method takes them: ``mail_options`` and ``rcpt_options``,
             the parameters of MAIL and RCPT in upper case.
         :return: None for 250, or another reply, such as ``"550 5.7.1 No spam"``.

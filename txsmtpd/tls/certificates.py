@@ -315,7 +315,7 @@ def _load_key(pem: bytes) -> Any:
     try:
         return serialization.load_pem_private_key(pem, None)
     except TypeError:
-        raise ValueError("it is encrypted, and there is nobody to ask for the password") from None
+        raise ValueError("the key is encrypted; use one without a passphrase") from None
 
 
 def _read(path: Path) -> bytes:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from txsmtpd.reply import Refused, Reply
 
 _ARGUMENT = re.compile(rb" *(?P<size>[0-9]{1,20})(?P<last> +LAST)?[ \t]*", re.IGNORECASE)
-MALFORMED = Reply(421, "4.5.4", "Syntax: BDAT size [LAST]; without a size nobody knows what follows, goodbye")
+MALFORMED = Reply(421, "4.5.4", "Invalid chunk size, closing connection")
 
 
 class Chunk(NamedTuple):

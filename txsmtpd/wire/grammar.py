@@ -221,7 +221,7 @@ def _wrong_mailbox(path: str, status: str) -> Reply:
 
 
 def parse_parameters(text: str) -> Parameters:
-    """The parameters behind an address: ``KEYWORD`` or ``KEYWORD=value``, parted by spaces (RFC 5321 4.1.2).
+    """The parameters behind an address: ``KEYWORD`` or ``KEYWORD=value``, separated by spaces (RFC 5321 4.1.2).
 
     :raises Refused: 501 if one is malformed, or given twice with different values.
     """

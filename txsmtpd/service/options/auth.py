@@ -15,28 +15,28 @@ OPTIONS = (
         name="auth",
         metavar="CHECKER",
         many=True,
-        help="Who knows the users, such as file:/path. See --help-auth.",
+        help="Password checker, such as file:/path. See --help-auth.",
     ),
-    Option(name="require-auth", help="Take mail from users only."),
-    Option(name="auth-without-tls", help="Let passwords pass without TLS."),
+    Option(name="require-auth", help="Reject mail from clients that have not authenticated."),
+    Option(name="auth-without-tls", help="Allow AUTH without TLS."),
     Option(
         name="auth-failure-limit",
         metavar="N",
-        help="Refused credentials until a connection is closed.",
+        help="Failed authentications before the connection is closed.",
         setting="auth_failure_limit",
         read=or_none(count),
     ),
     Option(
         name="auth-attempt-limit",
         metavar="N",
-        help="AUTH commands of one connection, whatever becomes of them.",
+        help="AUTH commands allowed in one connection.",
         setting="auth_attempt_limit",
         read=or_none(count),
     ),
     Option(
         name="auth-failure-delay",
         metavar="TIME",
-        help="How long the reply to refused credentials is held back.",
+        help="Delay of the reply to a failed authentication.",
         setting="auth_failure_delay",
         read=seconds,
     ),
@@ -50,7 +50,7 @@ def read(chosen: Chosen) -> None:
     if not checkers:
         for asked in required, without_tls:
             if asked is not None:
-                raise UsageError(f"{asked.where}: nobody could authenticate; tell who knows the users by --auth")
+                raise UsageError(f"{asked.where}: requires --auth, which names the password checker")
         return
     found = []
     for asked in checkers:
@@ -59,7 +59,7 @@ def read(chosen: Chosen) -> None:
             found.append(make_checker(asked.text))
     if without_tls is None and "tls_context" not in chosen.settings:
         raise UsageError(
-            f"{checkers[0].where}: passwords would pass in clear; give --tls, or --auth-without-tls to allow it"
+            f"{checkers[0].where}: passwords would be sent without TLS; add --tls, or --auth-without-tls to allow it"
         )
     if without_tls is not None:
         # The warning is for programs. Who gives the option has just allowed it; and all that this process has of

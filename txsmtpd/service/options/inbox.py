@@ -54,7 +54,7 @@ OPTIONS = (
     Option(
         name="web",
         metavar="ENDPOINT",
-        help="Where the inbox is served: a port of 127.0.0.1, or an endpoint.",
+        help="Endpoint of the inbox: a port of 127.0.0.1, or an endpoint.",
         default=DEFAULT_WEB,
     ),
     Option(name="web-path", metavar="PATH", help="The path of the inbox, such as /mail.", default="/", read=path),
@@ -62,13 +62,13 @@ OPTIONS = (
         name="web-auth",
         metavar="CHECKER",
         many=True,
-        help="Who may see the inbox, such as file:/path. See --help-auth.",
+        help="Password checker for the inbox, such as file:/path. See --help-auth.",
     ),
     Option(
         name="web-host",
         metavar="NAME",
         many=True,
-        help="A name of this server that browsers may use, such as mail.example.com.",
+        help="An additional host name of the inbox, such as mail.example.com.",
         read=host,
     ),
     Option(
@@ -88,20 +88,26 @@ OPTIONS = (
     Option(
         name="web-relay",
         metavar="HOST:PORT[:OPTION...]",
-        help="Where messages are released to; the options are those of the proxy handler.",
+        help="Relay for released messages; the options are those of the proxy handler.",
         read=relay,
     ),
     Option(
-        name="keep", metavar="N", help="Messages that the inbox keeps; 0 for any number.", default="100000", read=count
+        name="keep",
+        metavar="N",
+        help="Maximum number of messages in the inbox; 0 for no limit.",
+        default="100000",
+        read=count,
     ),
     Option(
         name="keep-size",
         metavar="SIZE",
-        help="How large they may be together; 0 for any size.",
+        help="Maximum size of all messages together; 0 for no limit.",
         default="1G",
         read=octets,
     ),
-    Option(name="keep-age", metavar="TIME", help="How long they are kept; 0 for ever.", default="7d", read=seconds),
+    Option(
+        name="keep-age", metavar="TIME", help="Maximum age of messages; 0 for no limit.", default="7d", read=seconds
+    ),
 )
 
 

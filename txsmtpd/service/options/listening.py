@@ -28,7 +28,7 @@ OPTIONS = (
         name="listen-tls",
         metavar="ENDPOINT",
         many=True,
-        help="An endpoint such as tcp:465, whose connections begin with TLS. Needs --tls.",
+        help="An endpoint with implicit TLS, such as tcp:465. Requires --tls.",
     ),
     Option(
         name="listen-lmtp",
@@ -40,12 +40,12 @@ OPTIONS = (
         name="proxy-from",
         metavar="NETWORK",
         many=True,
-        help="A network such as 192.0.2.0/24, or unix, whose connections begin with a PROXY header.",
+        help="A network such as 192.0.2.0/24, or unix, whose connections must start with a PROXY header.",
     ),
     Option(
         name="proxy-protocol-timeout",
         metavar="TIME",
-        help="How long a PROXY header may take. Needs --proxy-from.",
+        help="Timeout of the PROXY header. Requires --proxy-from.",
         default="5",
         read=some_seconds,
     ),
@@ -83,9 +83,7 @@ def _read_proxies(chosen: Chosen) -> None:
     timeout = chosen.one("proxy-protocol-timeout")
     if not proxies:
         if timeout is not None:
-            raise UsageError(
-                f"{timeout}: nobody is believed; tell whose connections begin with a header by --proxy-from"
-            )
+            raise UsageError(f"{timeout}: requires --proxy-from, which names the proxies")
         return
     if timeout is not None:
         chosen.settings["proxy_protocol_timeout"] = chosen.value("proxy-protocol-timeout")

@@ -51,7 +51,7 @@ OPTIONS = (
     Option(
         name="log-limit",
         metavar="N",
-        help="Lines that one connection may log at once, and again in each minute.",
+        help="Log lines of one connection, at once and in each further minute.",
         default=str(LINES),
         setting="log_limit",
         read=or_none(count),

@@ -13,12 +13,12 @@ OPTIONS = (
     Option(
         name="metrics",
         metavar="ENDPOINT",
-        help="Serve /metrics, /livez and /readyz here: a port of 127.0.0.1, or an endpoint.",
+        help="Endpoint of /metrics, /livez and /readyz: a port of 127.0.0.1, or an endpoint.",
     ),
     Option(
         name="drain-delay",
         metavar="TIME",
-        help="How long it is not ready, but still listens, on SIGTERM. Needs --metrics.",
+        help="Time after SIGTERM in which it still accepts connections, but is not ready. Requires --metrics.",
         default="0",
         read=seconds,
     ),
@@ -35,7 +35,7 @@ def read(chosen: Chosen) -> None:
         return
     if asked is None:
         if chosen["drain_delay"]:
-            raise UsageError("--drain-delay: nobody could see that the server is not ready; give --metrics")
+            raise UsageError("--drain-delay: requires --metrics, which serves /readyz")
         return
     with refusing(asked):
         need_extra("metrics", "prometheus_client")

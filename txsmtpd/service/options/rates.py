@@ -27,13 +27,13 @@ OPTIONS = (
         name="rate",
         metavar="KIND:N/PERIOD",
         many=True,
-        help=f"How often one network may do something: a KIND of {', '.join(KINDS)}, such as"
+        help=f"Rate limit for each network: a KIND of {', '.join(KINDS)}, such as"
         " messages:100/min,burst=20. Repeatable.",
     ),
     Option(
         name="auth-failures-per-network",
         metavar="N/PERIOD",
-        help="How many distinct names one network may fail to log in with.",
+        help="Distinct user names with which one network may fail to authenticate.",
         default=AUTH_FAILURES,
         read=or_none(Rate.parse),
     ),
@@ -41,13 +41,13 @@ OPTIONS = (
         name="unlimited-network",
         metavar="NETWORK",
         many=True,
-        help="A network without limits of networks, such as 192.0.2.0/24 or unix; or none. Repeatable.",
+        help="A network that is exempt from limits of networks, such as 192.0.2.0/24 or unix; or none. Repeatable.",
         default="loopback and Unix sockets",
     ),
     Option(
         name="network-prefixes",
         metavar="N,N",
-        help="How many bits of an IPv4 and of an IPv6 address are the network.",
+        help="Prefix lengths of an IPv4 and an IPv6 network.",
         default="32,64",
         setting="network_prefixes",
         read=prefixes,

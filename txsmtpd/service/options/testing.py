@@ -12,7 +12,7 @@ OPTIONS = (
         metavar="RULE",
         many=True,
         separator=";",
-        help='A fault on purpose, such as "rcpt first=2 reply=451 4.7.1 later".',
+        help='Inject a fault, such as "rcpt first=2 reply=451 4.7.1 later".',
     ),
     Option(
         name="fault-seed",
@@ -24,7 +24,7 @@ OPTIONS = (
     Option(
         name="transcript",
         metavar="FILE",
-        help="Write all that is said to the file, as JSON lines; without credentials.",
+        help="Write a transcript of all sessions to the file, as JSON lines; without credentials.",
         read=name,
     ),
 )

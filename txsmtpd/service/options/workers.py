@@ -32,14 +32,14 @@ OPTIONS = (
     Option(
         name="workers",
         metavar="N",
-        help="How many processes serve; auto is one a processor.",
+        help="Number of worker processes; auto starts one for each processor.",
         default="1",
         read=number_of_workers,
     ),
     Option(
         name="worker-timeout",
         metavar="TIME",
-        help="After how long without a sign of life a worker is aborted and replaced; 0 is never.",
+        help="Time without a heartbeat after which a worker is aborted and replaced; 0 for never.",
         default="60",
         read=seconds,
     ),
