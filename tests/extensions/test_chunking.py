@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
-from twisted.internet.error import TimeoutError as ClientTimeout
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
@@ -17,6 +16,7 @@ from zope.interface import implementer
 from tests.support import GREETING, TRANSACTION, Answer, Client, LoggingTestCase, Waiting, answers, codes, conversation
 from txsmtpd import SMTP, SMTPFactory
 from txsmtpd.command import Rule, syntax
+from txsmtpd.engine.patience import Idle
 from txsmtpd.interfaces import IMessageReceiver, IStreamingHandler
 from txsmtpd.reply import Refused, Reply
 
@@ -745,13 +745,15 @@ class EndTests(SynchronousTestCase):
 
     def test_idle(self) -> None:
         """A client that says nothing for too long inside a chunk is told so; each octet counts."""
-        self.client.say(b"BDAT 5 LAST\r\nhe")
+        self.client = Client(self.handler, timeout=30, data_rate_minimum=None)
+        self.client.say(START + b"BDAT 5 LAST\r\nhe")
+        self.client.heard()
         self.assertEqual(self.client.wait(29), b"")
         self.client.say(b"l")
         self.assertEqual(self.client.wait(29), b"")
         self.assertEqual(answers(self.client.wait(2)), [Answer(421, ("4.4.2 Idle timeout, closing connection",))])
         self.assertTrue(self.client.closed)
-        self.assertAborted(ClientTimeout)
+        self.assertAborted(Idle)
 
     def test_gone(self) -> None:
         """A client that goes inside a chunk leaves no message."""

@@ -56,8 +56,11 @@ class OptionsTests(SynchronousTestCase):
         """One line, which names the option, and quotes no password."""
         missing = str(Path(self.mktemp()).absolute())
         for words, expected in [
-            (["--auth=memory:user:sesame"], "--auth: passwords would pass in clear; give --tls, or --auth-without-tls"),
-            (["--require-auth"], "--require-auth: nobody could authenticate"),
+            (
+                ["--auth=memory:user:sesame"],
+                "--auth: passwords would be sent without TLS; add --tls, or --auth-without-tls",
+            ),
+            (["--require-auth"], "--require-auth: requires --auth"),
             (["--auth-without-tls"], "--auth-without-tls: nobody could authenticate"),
             (["--auth="], "--auth=: there is no such checker; see --help-auth"),
             (["--auth=nonesuch:x", "--auth-without-tls"], "--auth=nonesuch: there is no such checker"),

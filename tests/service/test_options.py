@@ -211,7 +211,7 @@ class LimitTests(SynchronousTestCase):
     def test_refusals(self) -> None:
         """A limit that cannot be is refused by the name of its option."""
         self.assertIn("--recipient-limit=few: must be a number; none for no limit", refusal("--recipient-limit=few"))
-        self.assertIn("by --proxy-from", refusal("--proxy-protocol-timeout=7"))
+        self.assertIn("requires --proxy-from", refusal("--proxy-protocol-timeout=7"))
         self.assertIn("--hook-timeout=0: must be more than 0", refusal("--hook-timeout=0"))
 
 
