@@ -61,7 +61,7 @@ class OptionsTests(SynchronousTestCase):
                 "--auth: passwords would be sent without TLS; add --tls, or --auth-without-tls",
             ),
             (["--require-auth"], "--require-auth: requires --auth"),
-            (["--auth-without-tls"], "--auth-without-tls: nobody could authenticate"),
+            (["--auth-without-tls"], "--auth-without-tls: requires --auth"),
             (["--auth="], "--auth=: there is no such checker; see --help-auth"),
             (["--auth=nonesuch:x", "--auth-without-tls"], "--auth=nonesuch: there is no such checker"),
             (["--auth=anonymous", "--auth-without-tls"], "--auth=anonymous: it does not check passwords"),
