@@ -69,7 +69,7 @@ class OptionsTests(SynchronousTestCase):
                 ["--auth=memory", "--auth-without-tls"],
                 "--auth=memory: no users; write memory:NAME:PASSWORD",
             ),
-            (["--auth=memory:", "--auth-without-tls"], "--auth=memory: nobody could be known"),
+            (["--auth=memory:", "--auth-without-tls"], "--auth=memory: no users"),
             (["--auth=file:", "--auth-without-tls"], "--auth=file: no file: "),
             ([f"--auth=file:{missing}", "--auth-without-tls"], f"--auth=file: {missing}: No such file"),
             ([f"--auth=memory:user:{CANARY}:x", "--auth-without-tls"], "--auth=memory: "),
