@@ -232,6 +232,8 @@ class WithoutForgeriesTests(SynchronousTestCase):
     )
 
     @given(st.lists(PIECES, max_size=12).map(b"".join), st.lists(st.integers(0, 120), max_size=5))
+    @example(b" a\rb", [4])
+    @example(b" a\nb", [3])
     def test_binary(self, message, cuts):
         """So it is with CR LF, and of a message without such fields each octet is left."""
         message = message.replace(b"\n", b"\r\n")

@@ -156,7 +156,8 @@ class ForgeryFilter:
             if text.startswith((b" ", b"\t")):
                 # A folded line with no field above it would continue ours. It is no header, so it is the body.
                 self._over = True
-                return newline + text
+                cr, self._cr = self._cr, b""
+                return newline + text + cr
         starts_with_empty_line = text.startswith(newline) and not self._in_line
         end = -1 if starts_with_empty_line else text.find(newline + newline)
         if end >= 0 or starts_with_empty_line:
