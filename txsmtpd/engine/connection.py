@@ -313,7 +313,7 @@ class Connection(Patience):
                     waiting = context.run(go_on, turn, awaited)
             elif isinstance(result, Deferred):
                 waiting = result
-        except Exception as error:
+        except BaseException as error:
             self.run(self.dispatcher.reply_for_error, error)
             return
         if waiting is not None:

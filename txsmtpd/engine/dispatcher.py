@@ -293,7 +293,7 @@ class Dispatcher:
         """The result in place of the one that a turn did not give because it raised. Does not raise."""
         try:
             return await self._reply_for_error(error)
-        except Exception as another:  # nobody is left to ask; to ask again would never end
+        except BaseException as another:  # nobody is left to ask; to ask again would never end
             LOGGER.error("{session} {type} in the log", session=self.server.session.id, type=type(another).__qualname__)
             return FAILED_TWICE
 
@@ -309,7 +309,7 @@ class Dispatcher:
             status = self.server.handle_exception(error)
             if isinstance(status, Awaitable):
                 status = await status
-        except Exception as another:
+        except BaseException as another:
             self.log_failure("handle_exception", another)
             return FAILED_TWICE
         return self.final(status, "exception")

@@ -40,7 +40,7 @@ def session_ended(server: Any, cause: BaseException) -> None:
     for function in functions:
         try:
             function()
-        except Exception as error:
+        except BaseException as error:
             dispatcher.log.failure(events.FAILED, error, where=repr(function), why="")
     dispatcher.log_ended()
 
@@ -66,5 +66,5 @@ async def _told(server: Any, log: Any, name: str, *arguments: Any) -> None:
         result = server.settings.hooks[name](*arguments)
         if isinstance(result, Awaitable):
             await result
-    except Exception as error:
+    except BaseException as error:
         log.failure(events.FAILED, error, where=f"handle_{name}", why="")

@@ -96,10 +96,10 @@ class Streamed:
         self._complain = complain
         self._finish = finish or receiver.finish
         self._over = False
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         try:
             receiver.registerProducer(self, True)
-        except Exception as error:
+        except BaseException as error:
             self._fail(error)
 
     def write(self, octets: bytes) -> None:
@@ -108,7 +108,7 @@ class Streamed:
             return
         try:
             self._receiver.write(octets)
-        except Exception as error:
+        except BaseException as error:
             self._fail(error)
 
     async def finish(self) -> Any:
@@ -118,7 +118,7 @@ class Streamed:
         if self._error is None:
             try:
                 self._receiver.unregisterProducer()
-            except Exception as error:
+            except BaseException as error:
                 self._fail(error)
         if self._error is not None:
             known, self._error = self._error, None
@@ -137,7 +137,7 @@ class Streamed:
         for tell in (self._receiver.unregisterProducer, lambda: self._receiver.abort(reason)):
             try:
                 tell()
-            except Exception as error:
+            except BaseException as error:
                 self._complain(error)
         self._release()
 
@@ -147,7 +147,7 @@ class Streamed:
         if error is not None and not isinstance(error, Refused):
             self._complain(error)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         self._error = error
         self.abort(error)
 

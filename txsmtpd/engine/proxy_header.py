@@ -90,7 +90,7 @@ class ProxyHeader:
             return bool(await dispatcher.ask_hook("PROXY", data))
         except CancelledError:
             return False
-        except Exception as error:
+        except BaseException as error:
             dispatcher.log_failure("handle_PROXY", error)
             return False
 

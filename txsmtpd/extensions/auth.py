@@ -78,7 +78,7 @@ def _is_available(mechanism: Any, server: Any) -> bool:
         return True
     try:
         return bool(available(server.session))
-    except Exception as error:
+    except BaseException as error:
         server._dispatcher.log.failure(
             events.FAILED, error, where=mechanism.name, why=", and is not offered: nobody knows whether it is available"
         )
