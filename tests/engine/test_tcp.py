@@ -519,3 +519,25 @@ class ProgramTests(TCPTestCase):
         await done
         self.assertEqual([codes(each) for each in said], [[421], [250, 421]])
         self.assertEqual(len(inbox.envelopes), 1)
+
+
+class BlockedTests(TCPTestCase):
+    """A reactor that was blocked, by somebody's hook."""
+
+    async def test_notIdle(self) -> None:
+        """A client that has spoken meanwhile is not called idle: what lies in its socket is read before."""
+        await self.serve(timeout=0.5, command_timeout=None)
+        greeted: Deferred[None] = Deferred()
+
+        def act(connection: socket.socket) -> bytes:
+            connection.recv(1000)
+            reactor.callFromThread(greeted.callback, None)  # type: ignore[attr-defined]
+            time.sleep(0.2)
+            connection.sendall(b"NOOP\r\n")
+            return connection.recv(1000)
+
+        said = self.client(act)
+        waiting = Deferred.fromCoroutine(said)
+        await greeted
+        time.sleep(1)  # what a hook must not do
+        self.assertEqual(await waiting, b"250 2.0.0 OK\r\n")

@@ -170,15 +170,18 @@ class Patience:
                 moments.append(now + allowed)
         self._timer = self.call_later(max(min(moments) - now, 0.0), self._look) if moments else None
 
-    def _look(self) -> None:
+    def _look(self, again: bool = False) -> None:
         self._timer = None
         if self.server_busy:
             # Its time begins anew when it is the client's turn, or stands still until then.
             self._timer = self.call_later(self._least, self._look)
-        elif any(moment <= self.clock.seconds() for moment in self._deadlines()):
+        elif not any(moment <= self.clock.seconds() for moment in self._deadlines()):
+            self._schedule()
+        elif again:
             self.server.timeoutConnection()
         else:
-            self._schedule()
+            # The reactor may have been blocked: what lies in the socket is read before the client is called late.
+            self._timer = self.call_later(0, self._look, True)
 
     @property
     def _least(self) -> float:

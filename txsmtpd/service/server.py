@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from txsmtpd.bridges.monotonic import use_monotonic_clock
 from txsmtpd.bridges.reactors import has_asyncio_reactor
 from txsmtpd.factory import SMTPFactory
 from txsmtpd.interfaces import IFactoryMaker, IStreamingHandler
@@ -44,6 +45,9 @@ MOST_FOR_NETWORK = 50  # connections at one time, unless somebody says otherwise
 
 def makeService(options: Options) -> MultiService:
     """The service that the command line asks for: a listener for each endpoint."""
+    from twisted.internet import reactor
+
+    use_monotonic_clock(reactor)
     listeners = [
         (*each, protocol, tls)
         for kind, protocol, tls in (
