@@ -74,7 +74,7 @@ class MonotonicTests(SynchronousTestCase):
         self.assertEqual(clock.seconds(), 0)
 
     def test_steps(self) -> None:
-        """When the wall clock is set, forward or back, a client that speaks stays, and one that is silent is timed out."""
+        """When the wall clock is set, forward or back, who speaks stays, and who is silent is timed out."""
         for step in ("3600", "-3600"):
             words = [sys.executable, "-c", STEPPED, step]
             done = subprocess.run(words, capture_output=True, text=True, timeout=60)

@@ -64,6 +64,8 @@ class Connection:
     def send(self, octets: bytes) -> list[bytes]:
         """Send octets; return the lines that the server has sent since it was last asked."""
         self.server.dataReceived(octets)
+        while self.factory.batches.step():
+            pass
         return self.heard()
 
     def heard(self) -> list[bytes]:

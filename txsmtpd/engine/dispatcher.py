@@ -309,6 +309,8 @@ class Dispatcher:
             status = self.server.handle_exception(error)
             if isinstance(status, Awaitable):
                 status = await status
+        except GeneratorExit:  # also where nobody waits for the hook any more
+            return FAILED_TWICE
         except BaseException as another:
             self.log_failure("handle_exception", another)
             return FAILED_TWICE

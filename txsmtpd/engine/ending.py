@@ -66,5 +66,7 @@ async def _told(server: Any, log: Any, name: str, *arguments: Any) -> None:
         result = server.settings.hooks[name](*arguments)
         if isinstance(result, Awaitable):
             await result
+    except GeneratorExit:  # also where nobody waits for the hook any more
+        return
     except BaseException as error:
         log.failure(events.FAILED, error, where=f"handle_{name}", why="")

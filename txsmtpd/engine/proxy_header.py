@@ -88,7 +88,7 @@ class ProxyHeader:
         dispatcher = self._server._dispatcher
         try:
             return bool(await dispatcher.ask_hook("PROXY", data))
-        except CancelledError:
+        except (CancelledError, GeneratorExit):  # the latter also where nobody waits for the hook any more
             return False
         except BaseException as error:
             dispatcher.log_failure("handle_PROXY", error)
