@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import urllib.request
 from typing import Any
-from unittest import TestCase
+from unittest import IsolatedAsyncioTestCase, TestCase
 
 from twisted.trial.unittest import TestCase as TrialCase
 
@@ -63,6 +64,23 @@ class ServeTests(TestCase):
     def test_again(self) -> None:
         """Asked again, the address is the same."""
         self.assertEqual(self.catcher.serve_inbox(), self.url)
+
+
+class AsyncioTests(IsolatedAsyncioTestCase):
+    """A catcher on an asyncio loop."""
+
+    async def test_loop(self) -> None:
+        """The inbox is served on the loop of the catcher; what it takes a thread for comes back to that loop."""
+        catcher = MailCatcher().listen()
+        try:
+            url = catcher.serve_inbox()
+            markup = "<p>Hello</p>" * 10_000  # so much that a thread is taken for it
+            await asyncio.to_thread(send, catcher, f"large\r\nContent-Type: text/html\r\n\r\n{markup}")
+            waiting = asyncio.to_thread(ask, f"{url}/api/inbox/v1/wait?subject=large&timeout=10")
+            self.assertEqual((await waiting)["messages_count"], 1)
+            self.assertIn(markup[:100], await asyncio.to_thread(ask, f"{url}/view/latest"))
+        finally:
+            await catcher.stop_listening()
 
 
 class RefusedTests(TestCase):
