@@ -20,7 +20,7 @@ from tests.support.programs import program
 
 UNITS = Path(__file__).parent.parent.parent / "examples" / "systemd"
 STATE = "/var/lib/smtpd"
-PATIENCE = 10  # seconds until a test gives up
+PATIENCE = 60  # seconds until a test gives up
 
 
 class UnitTests(SynchronousTestCase):
