@@ -18,10 +18,18 @@ def program(name: str, package: str) -> str:
 
     :param package: Debian's package that has it.
     """
+    once()
     path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:{FOLDERS}")
     if path is not None:
         return path
     raise not_here(f"{name} is not installed; on Debian it is in the package {package}")
+
+
+def once() -> None:
+    """Skip a test that real programs or many processes make slow, where ``SMTPD_TESTS`` is ``portable``: such tests run
+    with one of several Pythons only."""
+    if os.environ.get("SMTPD_TESTS") == "portable":
+        raise SkipTest("it runs with one Python only")
 
 
 def not_here(why: str) -> Exception:

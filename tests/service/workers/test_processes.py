@@ -22,6 +22,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.service.test_commandline import environment
+from tests.support.programs import once
 
 PATIENCE = 40.0  # seconds
 LETTER = "Subject: hello\r\n\r\nHello!\r\n"
@@ -47,6 +48,7 @@ class Master:
     """``twist smtpd --workers=N``, and what it has logged."""
 
     def __init__(self, case: SynchronousTestCase, *options: str, workers: int = 2, listen: str | None = None) -> None:
+        once()
         self.folder = Path(tempfile.mkdtemp())
         (self.folder / "naming.py").write_text(HANDLER)
         words = ["-m", "twisted", "smtpd", f"--workers={workers}", *options]
