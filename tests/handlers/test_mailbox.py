@@ -611,6 +611,21 @@ class LabelledMailboxTests(MailboxTestCase):
             self.assertLess(max(map(len, handler.mailbox.get_bytes(key).split(b"\n"))), 999)
             self.assertIn("body ö".encode(), handler.mailbox.get_bytes(key))
 
+    async def test_nested(self):
+        """Parts within each other are stored; a message with too many levels of them is refused for good."""
+        for depth, stored in ((49, True), (300, False)):
+            content = b"".join(
+                b"Content-Type: multipart/mixed; boundary=%d\r\n\r\n--%d\r\n" % (level, level) for level in range(depth)
+            )
+            if stored:
+                await self.deliver(content)
+                self.assertIn(b"boundary=48", self.octets())
+                self.handler.reset()
+            else:
+                refused = await self.assertFailure(self.deliver(content), Refused)
+                self.assertEqual((refused.reply.code, refused.reply.status), (554, "5.6.0"))
+                self.assertEqual(self.names(), [])
+
 
 class WatchedMailboxTests(MailboxTestCase):
     mailbox_class = Watched
