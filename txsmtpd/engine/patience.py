@@ -62,7 +62,7 @@ class Patience:
     ``reader``, ``server``, ``server_busy`` and ``call_later``.
     """
 
-    __slots__ = ("_session_call", "_timer", "_turn_began", "hurried", "last_heard", "since")
+    __slots__ = ("_session_call", "_session_end", "_timer", "_turn_began", "hurried", "last_heard", "since")
 
     clock: Any
     lines: Any
@@ -70,6 +70,7 @@ class Patience:
     server: Any
     call_later: Callable[..., IDelayedCall]
     end_now: Callable[[], None]
+    closing: bool
 
     def __init__(self) -> None:
         self.last_heard = 0.0  #: when the last octet came, or it became the client's turn
@@ -80,7 +81,8 @@ class Patience:
         self._timer: IDelayedCall | None = (
             None  # for a client that is late; once this side closes, for its last replies
         )
-        self._session_call: IDelayedCall | None = None
+        self._session_end: float | None = None  # when the session has lasted too long
+        self._session_call: IDelayedCall | None = None  # for the end of a transaction that is open then
 
     @property
     def server_busy(self) -> bool:
@@ -94,10 +96,10 @@ class Patience:
     def start_time(self) -> None:
         """It is the client's turn, for the first time."""
         self.clients_turn()
-        self._schedule()
         lifetime = self.server.settings.session_timeout
         if lifetime is not None:
-            self._session_call = self.call_later(lifetime, self._session_over)
+            self._session_end = self.last_heard + lifetime
+        self._schedule()
 
     def stop_time(self) -> None:
         """Watch no more."""
@@ -110,6 +112,7 @@ class Patience:
         self.last_heard = self._turn_began = self.since = self.clock.seconds()
 
     def _session_over(self) -> None:
+        self._session_end = None
         self._session_call = self.call_later(LAST_TRANSACTION, self.end_now)
         self.session_over(SessionTooLong())
 
@@ -168,14 +171,22 @@ class Patience:
             allowed = self._hurried(self.server.settings.command_timeout)
             if allowed is not None:
                 moments.append(now + allowed)
+        if self._session_end is not None:
+            moments.append(self._session_end)
         self._timer = self.call_later(max(min(moments) - now, 0.0), self._look) if moments else None
 
     def _look(self, again: bool = False) -> None:
         self._timer = None
+        now = self.clock.seconds()
+        if self._session_end is not None and self._session_end <= now:
+            self._session_over()
+            if self.closing:
+                return
         if self.server_busy:
             # Its time begins anew when it is the client's turn, or stands still until then.
-            self._timer = self.call_later(self._least, self._look)
-        elif not any(moment <= self.clock.seconds() for moment in self._deadlines()):
+            left = self._least if self._session_end is None else min(self._least, self._session_end - now)
+            self._timer = self.call_later(left, self._look)
+        elif not any(moment <= now for moment in self._deadlines()):
             self._schedule()
         elif again:
             self.server.timeoutConnection()
