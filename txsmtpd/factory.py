@@ -32,6 +32,9 @@ from txsmtpd.typed import Options
 LINES_FOR_NETWORK = Rate(6, 60.0, 3)  # about connections that are refused; a flood of them must not fill the log
 
 
+ACCEPTED_AT_ONCE = 100  # connections, at most, by Twisted's ports
+
+
 class Observing(TypingProtocol):
     """What observes sessions."""
 
@@ -156,6 +159,12 @@ class SMTPFactory(ServerFactory):
             if strict:
                 raise
             warnings.warn(str(error), stacklevel=3)
+
+    @property
+    def is_nearly_full(self) -> bool:
+        """Whether one turn of the reactor could accept more connections than there is room for."""
+        limit = self.connection_limit
+        return limit is not None and len(self.connections) + ACCEPTED_AT_ONCE > limit
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         protocol: Protocol

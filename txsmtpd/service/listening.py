@@ -85,6 +85,7 @@ class SMTPService(Service):
     def _bound(self, port: IListeningPort) -> None:
         self._binding = None
         self.port = port
+        _accept_carefully(port, self.factory)
         self.log.info("listening on {address}", address=address_text(port.getHost()))
 
     def _not_bound(self, failure: Failure) -> None:
@@ -136,6 +137,24 @@ class SMTPService(Service):
 
             return reactor
         return self.reactor
+
+
+def _accept_carefully(port: Any, factory: SMTPFactory) -> None:
+    """Have a port accept one connection in a turn of the reactor while the factory is nearly full.
+
+    A connection that is rejected has its descriptor until its 421 has left, in a later turn. A hundred at once would
+    take those that messages need, and some would be closed without a word.
+    """
+    accept = getattr(port, "doRead", None)
+    if accept is None or not hasattr(port, "numberAccepts"):
+        return
+
+    def read() -> Any:
+        if factory.is_nearly_full:
+            port.numberAccepts = 1
+        return accept()
+
+    port.doRead = read
 
 
 def address_text(address: IAddress) -> str:
