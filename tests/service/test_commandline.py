@@ -278,6 +278,17 @@ class ServingTests(CommandLineTestCase):
             self.assertEqual(self.connect(process.port()).deliver("me@a.example"), "250 2.0.0 printed\r\n")
             process.line_with("some:word from me@a.example")
 
+    def test_misspeltHook(self) -> None:
+        """A handler's misspelt hook is one line, however many listeners there are; the server serves."""
+        Path(self.folder, "mistaken.py").write_text(
+            "class H:\n    def handle_DATE(self, *arguments): return '250 OK'\n"
+        )
+        process = self.smtpd(LOOPBACK, LOOPBACK, "--handler=mistaken.H")
+        self.assertEqual(self.connect(process.port()).reply()[:3], "220")
+        process.process.send_signal(signal.SIGTERM)
+        process.wait()
+        self.assertEqual(process.errors, ["warning: handle_DATE of the handler H is no hook; is handle_DATA meant?\n"])
+
     def test_mailbox(self) -> None:
         """--handler=mailbox stores."""
         process = self.smtpd(LOOPBACK, "--handler=mailbox:mail")

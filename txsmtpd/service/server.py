@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -71,9 +72,10 @@ def makeService(options: Options) -> MultiService:
         per_network = MOST_FOR_NETWORK if limit is None else min(MOST_FOR_NETWORK, max(limit // 4, 1))
     counters = Counters() if options["is_counting"] else None
     services = []
+    told: set[str] = set()
     for label, endpoint, protocol, tls in listeners:
         settings = {"asyncio": has_asyncio_reactor(), **options["settings"], "implicit_tls": tls}
-        make = factory_maker(options["handler"], protocol)
+        make = partial(_with_warnings, told, factory_maker(options["handler"], protocol))
         factory = make(
             connection_limit=limit,
             connection_limit_per_network=per_network,
@@ -87,6 +89,21 @@ def makeService(options: Options) -> MultiService:
         )
         services.append(Listener(label, endpoint, factory, options["grace"]))
     return _server(options, services, counters)
+
+
+def _with_warnings(told: set[str], make: Callable[..., SMTPFactory], **options: Any) -> SMTPFactory:
+    """Make a factory. What it warns of is a line on standard error, once, without a place in the code.
+
+    :param told: what has been told before.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", category=UserWarning, append=True)  # what was to be ignored still is
+        factory = make(**options)
+    for text in (str(each.message) for each in caught):
+        if text not in told:
+            told.add(text)
+            print(f"warning: {text}", file=sys.stderr, flush=True)
+    return factory
 
 
 def _server(options: Options, listeners: list[Listener], counters: Counters | None) -> Server:
