@@ -331,7 +331,7 @@ class ParameterTests(SynchronousTestCase):
 
     def test_size(self) -> None:
         """A declared size is held against the limit before the message is sent."""
-        client = greeted(data_size_limit=1000)
+        client = greeted(data_size_limit=1000, error_delay=0)
         self.assertAnswers(client, b"MAIL FROM:<a@b> SIZE=1000", 250)
         self.assertAnswers(client, b"MAIL FROM:<a@b> size=0", 250)
         self.assertAnswers(client, b"MAIL FROM:<a@b> SIZE=1001", 552, "5.3.4")
@@ -1943,7 +1943,7 @@ class LogTests(LoggingTestCase):
 
     def test_limit(self) -> None:
         """A client cannot fill the log: what is beyond the limit is one line at the end, and messages are told all."""
-        client = Client(handler(RCPT=lambda *arguments: "550 5.1.1 No"), log_limit=10, error_limit=None)
+        client = Client(handler(RCPT=lambda *arguments: "550 5.1.1 No"), log_limit=10, error_limit=None, error_delay=0)
         client.talk(GREETING + b"MAIL FROM:<a@b.example>\r\n" + 1000 * b"RCPT TO:<c@example.com>\r\n")
         self.assertEqual(len(self.logged()), 10)
         client.vanish()

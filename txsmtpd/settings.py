@@ -169,7 +169,8 @@ class Settings:
     others (20 if it is missing)."""
 
     error_limit: int | None = ERROR_LIMIT
-    """Malformed, unknown and misplaced commands until a connection is closed with 421."""
+    """Malformed, unknown and misplaced commands until a connection is closed with 421. Ten refusals of another kind,
+    such as those of unknown recipients, count as one."""
 
     error_delay: float = 1.0
     """Seconds that the reply to the tenth of these commands waits, twice as many for each one after it, up to ten; 0:

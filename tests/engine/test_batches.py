@@ -8,7 +8,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support import GREETING, TRANSACTION, codes
+from tests.support import GREETING, TRANSACTION, Client, codes, handler
 from txsmtpd import SMTPFactory
 
 UNLIMITED: dict[str, Any] = {
@@ -153,3 +153,34 @@ class BatchTests(SynchronousTestCase):
     def test_wrong(self) -> None:
         """A batch has at least one command."""
         self.assertRaises(ValueError, self.factory, batch_limit=0)
+
+
+class RefusalTests(SynchronousTestCase):
+    """Refusals that are no errors of the client's."""
+
+    def dictionary(self, names: int, **options: Any) -> list[int]:
+        """The replies to a client that tries so many names of recipients, none of which exists."""
+
+        class Handler:
+            def handle_RCPT(self, *arguments: Any) -> str:
+                return "550 5.1.1 No such user"
+
+        client = Client(Handler(), hostname="mx.test", **options)
+        client.talk(GREETING + b"MAIL FROM:<a@example.com>\r\n")
+        return client.codes(b"".join(b"RCPT TO:<%d@example.com>\r\n" % number for number in range(names)))
+
+    def test_few(self) -> None:
+        """A mailing list may have some dozens of recipients that do not exist any more."""
+        self.assertEqual(self.dictionary(80), [550] * 80)
+
+    def test_many(self) -> None:
+        """Whoever tries names by the hundred is slowed down, and then sent away."""
+        self.assertEqual(self.dictionary(1000, error_delay=0), [550] * 199 + [421])
+        self.assertLess(len(self.dictionary(1000)), 100)  # the others wait
+
+    def test_mixed(self) -> None:
+        """Ten refusals count as one error."""
+        octets = b"BOGUS\r\n" * 10
+        client = Client(handler(NOOP=lambda *arguments: "452 4.3.1 Later"), error_delay=0)
+        self.assertEqual(client.codes(b"NOOP\r\n" * 99 + octets), [452] * 99 + [500] * 9 + [500])
+        self.assertEqual(client.codes(b"NOOP\r\n"), [421])

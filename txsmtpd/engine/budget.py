@@ -5,6 +5,7 @@ The counts are attributes of the session's dispatcher; the limits are options (:
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from twisted.internet.task import deferLater
@@ -20,6 +21,7 @@ LONGEST_DELAY = 10.0  # seconds
 STRESSED_ERRORS = 1  # in place of error_limit, in stress mode
 STRESSED_JUNK = 4  # in place of junk_command_limit: a session has a greeting, STARTTLS and another greeting
 ERRORS = frozenset([500, 501, 502, 503, 504, 553, 555])  # what a client has to say otherwise
+REFUSAL = 0.1  # of an error: what another refusal counts. A few are normal for a mailing list, hundreds are a harvest
 
 
 def count_call(dispatcher: Any, verb: bytes) -> None:
@@ -48,14 +50,15 @@ def count_junk(dispatcher: Any) -> None:
         raise Refused(TOO_MUCH_JUNK)
 
 
-def count_error(dispatcher: Any, reply: Reply) -> Reply:
+def count_error(dispatcher: Any, reply: Reply, weight: float = 1) -> Reply:
     """Count a refusal (``error_limit``).
 
+    :param weight: as how many errors it counts.
     :return: the reply; or, if the refusal is one too many, 421.
     """
-    dispatcher.errors += 1
+    dispatcher.errors = errors = round(dispatcher.errors + weight, 1)
     limit = STRESSED_ERRORS if dispatcher.connection.hurried else dispatcher.server.settings.error_limit
-    return TOO_MANY_ERRORS if limit is not None and dispatcher.errors >= limit else reply
+    return TOO_MANY_ERRORS if limit is not None and errors >= limit else reply
 
 
 def delay_of_refusal(dispatcher: Any) -> float:
@@ -69,7 +72,7 @@ def delay_of_refusal(dispatcher: Any) -> float:
         return 0.0
     if server.settings.admission.network(server.session.peer) is None:
         return 0.0
-    return growing_delay(dispatcher.errors - PROMPT_ERRORS, first, LONGEST_DELAY)
+    return growing_delay(math.ceil(dispatcher.errors - PROMPT_ERRORS), first, LONGEST_DELAY)
 
 
 class LateReply(Action):

@@ -17,7 +17,7 @@ from twisted.internet.defer import CancelledError
 from txsmtpd.bridges.asyncio_bridge import HINT, asks_for_asyncio
 from txsmtpd.command import Command
 from txsmtpd.engine.admission import require
-from txsmtpd.engine.budget import ERRORS, count_call, count_error, count_junk, delay_of_refusal, delayed
+from txsmtpd.engine.budget import ERRORS, REFUSAL, count_call, count_error, count_junk, delay_of_refusal, delayed
 from txsmtpd.engine.lines import BadLine
 from txsmtpd.engine.masking import (
     SECRET,
@@ -102,7 +102,7 @@ class Dispatcher:
         self.refuse_all: Reply | None = None  #: the reply to all commands but QUIT
         self.draining: Reply | None = None  #: what the client is told once no transaction is open
         self.messages = 0  #: that were taken
-        self.errors = 0  #: refusals; see :mod:`txsmtpd.engine.budget`
+        self.errors: float = 0  #: refusals; see :mod:`txsmtpd.engine.budget`
         self.junk = 0  #: commands that brought no message nearer
         #: What a refusal is about: the line of the command, or sender and recipients of a message.
         self.about: bytes | tuple[str | None, Sequence[str]] = b""
@@ -415,6 +415,8 @@ class Dispatcher:
             self.closes_after_reply = True
         elif reply.code in ERRORS or reply is self.refuse_all or reply is NEED_STARTTLS:
             reply = count_error(self, reply)
+        elif reply.code not in (421, 535):  # AUTH has limits of its own
+            reply = count_error(self, reply, REFUSAL)
         self._log_refusal(reply, whom)
         return reply
 
