@@ -142,7 +142,7 @@ class ProcessTests(TestCase):
         self.addCleanup(server.stop)
         server.process.terminate()
         said, _ = server.process.communicate(timeout=20)
-        self.assertIn("can read the mail; give --web-auth", server.before + said)
+        self.assertIn("can read the mail; use --web-auth", server.before + said)
 
     def test_terminal(self) -> None:
         """On a terminal, two lines tell where to send mail and where to look."""
