@@ -130,7 +130,7 @@ class OptionTests(SynchronousTestCase):
         """What is no endpoint, or a delay that nobody could see, is one line."""
         self.assertIn("--metrics=nowhere: not an endpoint", self.refused("--metrics=nowhere"))
         self.assertIn("--metrics=99999: there is no port 99999", self.refused("--metrics=99999"))
-        self.assertIn("give --metrics", self.refused("--drain-delay=5"))
+        self.assertIn("requires --metrics", self.refused("--drain-delay=5"))
         self.assertIn("must be a number of seconds", self.refused("--metrics=0", "--drain-delay=-1"))
 
     def test_missingExtra(self) -> None:
