@@ -62,7 +62,16 @@ class Patience:
     ``reader``, ``server``, ``server_busy`` and ``call_later``.
     """
 
-    __slots__ = ("_session_call", "_session_end", "_timer", "_turn_began", "hurried", "last_heard", "since")
+    __slots__ = (
+        "_paused_at",
+        "_session_call",
+        "_session_end",
+        "_timer",
+        "_turn_began",
+        "hurried",
+        "last_heard",
+        "since",
+    )
 
     clock: Any
     lines: Any
@@ -78,9 +87,9 @@ class Patience:
         self.since = 0.0
         self.hurried = False  #: the server is in stress mode
         self._turn_began = 0.0  # when it became the client's turn
-        self._timer: IDelayedCall | None = (
-            None  # for a client that is late; once this side closes, for its last replies
-        )
+        self._paused_at: float | None = None  # when whoever takes the data had enough
+        # For a client that is late; once this side closes, for its last replies.
+        self._timer: IDelayedCall | None = None
         self._session_end: float | None = None  # when the session has lasted too long
         self._session_call: IDelayedCall | None = None  # for the end of a transaction that is open then
 
@@ -110,6 +119,8 @@ class Patience:
     def clients_turn(self) -> None:
         """It has become the client's turn: for a command, or for what a command has asked."""
         self.last_heard = self._turn_began = self.since = self.clock.seconds()
+        if self._paused_at is not None:
+            self._paused_at = self.since
 
     def _session_over(self) -> None:
         self._session_end = None
@@ -144,12 +155,15 @@ class Patience:
 
     def pause_data(self) -> None:
         """Whoever takes the data wants no more for now: until it does, no time passes."""
-        self.since -= self.clock.seconds()
+        if self._paused_at is None:
+            self._paused_at = self.clock.seconds()
 
     def resume_data(self) -> None:
         """Data is wanted again."""
         self.last_heard = self.clock.seconds()
-        self.since += self.last_heard
+        if self._paused_at is not None:
+            self.since += self.last_heard - self._paused_at
+            self._paused_at = None
         _cancel(self._timer)
         self._schedule()
 
