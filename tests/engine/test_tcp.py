@@ -318,7 +318,7 @@ class FloodTests(TCPTestCase):
 
     async def test_endlessMessage(self) -> None:
         """A message beyond the limit is read on, and memory stays bounded."""
-        await self.serve(Inbox(), data_size_limit=60_000_000)
+        await self.serve(Inbox(), data_size_limit=30_000_000)
         before = resident()
 
         def act(connection: socket.socket) -> tuple[int, bytes]:

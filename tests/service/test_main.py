@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import smtplib
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -105,7 +107,9 @@ class ProgramTests(SynchronousTestCase):
 
     def test_runs(self) -> None:
         """It serves mail to a handler that needs asyncio, made by its from_cli, until it is told to stop."""
-        path = str(Path(self.mktemp()).absolute())
+        folder = tempfile.mkdtemp()  # the path of a socket is short
+        self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
+        path = f"{folder}/socket"
         process = self.run_main("-n", "-d", "-l", f"unix:{path}", "-c", "own.Shouts", "yes")
         assert process.stderr is not None
         for line in process.stderr:

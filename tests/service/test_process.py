@@ -6,9 +6,11 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -142,8 +144,10 @@ class UnreadTests(ProcessTestCase):
     def test_pipes(self) -> None:
         """The server goes on serving, however much it has to say."""
         reading, writing = os.pipe()
+        folder = tempfile.mkdtemp()  # the path of a socket is short
+        self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
         process = subprocess.Popen(
-            [sys.executable, *CONSOLE, "--listen=unix:socket", "--handler=loud.Loud"],
+            [sys.executable, *CONSOLE, f"--listen=unix:{folder}/socket", "--handler=loud.Loud"],
             cwd=self.folder,
             stdout=writing,
             stderr=writing,
@@ -153,7 +157,7 @@ class UnreadTests(ProcessTestCase):
         self.addCleanup(process.kill)
         os.close(writing)
         self.addCleanup(os.close, reading)
-        client = self.connect_to_path(str(Path(self.folder, "socket")))
+        client = self.connect_to_path(f"{folder}/socket")
         assert client.reply().startswith("220")
         client.say("EHLO c.example")
         for number in range(60):  # 5 KB each; a pipe holds 64 KiB

@@ -156,7 +156,7 @@ class ReadingTests(StoreTestCase):
             serialization.BestAvailableEncryption(b"secret"),
         )
         write(self.path, chain(self.leaf) + encrypted)
-        self.assertIn("it is encrypted", self.refusal())
+        self.assertIn("the key is encrypted", self.refusal())
 
     def test_directoryTakesNoKey(self) -> None:
         """A directory and a key file do not go together."""
