@@ -57,7 +57,7 @@ class ServeTests(TestCase):
     def test_sessions(self) -> None:
         """What was said stands beside each message, and faults can be switched."""
         answer = ask(f"{self.url}/api/inbox/v1/message/latest/transcript")
-        self.assertIn("mail FROM:<ann@example.org>", json.dumps(answer))
+        self.assertIn("mail from:<ann@example.org>", json.dumps(answer).lower())
         self.assertEqual(len(ask(f"{self.url}/api/inbox/v1/sessions")["sessions"]), 1)
         self.assertEqual(ask(f"{self.url}/api/inbox/v1/faults")["faults"], [])
 
