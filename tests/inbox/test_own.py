@@ -195,8 +195,10 @@ class SessionTests(ServerTestCase):
         whole = (await self.get(f"{OWN}/sessions/{session['ID']}")).json
         self.assertIn("RCPT TO:<c@d.test>", [record["text"] for record in whole["Records"]])
         for scope, status in ("d.test", 200), ("other.test", 404):
-            answer = await self.get(f"/in/domain={scope}{OWN}/sessions/{session['ID']}")
-            self.assertEqual(answer.status, status)
+            name = session["ID"]
+            for path in f"{OWN}/sessions/{name}", f"{OWN}/sessions/{name}/dialog", f"/sessions/{name}":
+                answer = await self.get(f"/in/domain={scope}{path}")
+                self.assertEqual(answer.status, status, path)
 
     async def test_dialog(self) -> None:
         """A session becomes a dialog, which another server like this one passes."""

@@ -171,7 +171,7 @@ async def sessions(call: Call) -> Response:
     return json_response({"sessions": [shown(session) for session in found]})
 
 
-async def _found_session(call: Call) -> SessionRecord:
+async def found_session(call: Call) -> SessionRecord:
     """The session that a path names; in a scope, only one of those that are listed there.
 
     :raises HTTPError: if there is none.
@@ -183,12 +183,12 @@ async def _found_session(call: Call) -> SessionRecord:
 
 
 async def session(call: Call) -> Response:
-    found = await _found_session(call)
+    found = await found_session(call)
     return json_response({**shown(found), "Records": records_of(found)})
 
 
 async def session_dialog(call: Call) -> Response:
-    return await _dialog(call, await _found_session(call))
+    return await _dialog(call, await found_session(call))
 
 
 async def _dialog(call: Call, session: SessionRecord) -> Response:

@@ -19,8 +19,8 @@ from zlib import crc32
 from txsmtpd.inbox.message import Message
 from txsmtpd.inbox.search import parse_query
 from txsmtpd.inbox.sessions import find_session, records_of
-from txsmtpd.inbox.store import SessionRecord
 from txsmtpd.inbox.web import faults
+from txsmtpd.inbox.web.own import found_session
 from txsmtpd.inbox.web.presentation import dialog, environment
 from txsmtpd.inbox.web.release import release_message
 from txsmtpd.inbox.web.request import Call
@@ -184,7 +184,7 @@ async def _details(call: Call, message: Message) -> dict[str, Any]:
         case "envelope":
             details["envelope"] = list(_envelope(message))
         case "session":
-            session = await _session(call, message.envelope.session)
+            session = await find_session(call.store, message.envelope.session, call.settings.transcripts)
             details["session"] = session
             details["lines"] = list(dialog(records_of(session))) if session is not None else []
     return details
@@ -250,10 +250,6 @@ def _way_back(call: Call, path: str) -> str:
 # Sessions
 
 
-async def _session(call: Call, session_id: str) -> SessionRecord | None:
-    return await find_session(call.store, session_id, call.settings.transcripts)
-
-
 @page
 async def show_sessions(call: Call) -> Response:
     """Sessions, newest first."""
@@ -265,9 +261,7 @@ async def show_sessions(call: Call) -> Response:
 @page
 async def show_session(call: Call) -> Response:
     """What was said in a session."""
-    session = await _session(call, call.path["id"])
-    if session is None:
-        raise HTTPError(404, "This session is not known any more.")
+    session = await found_session(call)
     lines = list(dialog(records_of(session)))
     return await _render(call, "sessions.html", page="sessions", session=session, lines=lines)
 
@@ -373,7 +367,7 @@ ROUTES = [
     Route("POST", "/do", change),
     Route("GET", "/delete", confirm_deletion),
     Route("GET", "/sessions", show_sessions),
-    Route("GET", "/sessions/{id}", show_session),
+    Route("GET", "/sessions/{session}", show_session),
     Route("POST", "/m/{id}/release", release),
     Route("GET", "/faults", show_faults),
     Route("POST", "/faults", change_faults),

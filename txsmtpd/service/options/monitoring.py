@@ -31,7 +31,8 @@ def read(chosen: Chosen) -> None:
     chosen["monitoring"] = None
     asked = chosen.one("metrics")
     chosen["is_counting"] = asked is not None
-    if chosen["worker"] is not None:  # whose master serves the pages
+    if chosen["worker"] is not None:  # whose master serves the pages, and has waited before it tells the worker to end
+        chosen["drain_delay"] = 0.0
         return
     if asked is None:
         if chosen["drain_delay"]:

@@ -118,6 +118,8 @@ class Master(Service):
     async def _stop(self) -> None:
         if self._watch is not None and self._watch.running:
             self._watch.stop()
+        if self._reloading is not None:
+            self._reloading.give_up()
         for delayed in list(self._delayed):
             delayed.cancel()
         self._delayed.clear()
@@ -212,12 +214,12 @@ class Master(Service):
             self._page.clear(worker.row)
             self._sketch.clear(worker.row)
         self._introduce()
-        if self._reloading is not None and self._reloading.worker_ended(worker):
-            return
         if not self.running:
             if self._stopped is not None and not self.workers:
                 stopped, self._stopped = self._stopped, None
                 stopped.callback(None)
+            return
+        if self._reloading is not None and self._reloading.worker_ended(worker):
             return
         if status in (EX_USAGE, EX_OSERR) and not self._has_served:
             # What no worker can do, none will be able to: it has said why.
@@ -263,10 +265,18 @@ class Master(Service):
                 log.info("all workers were replaced")
             else:
                 log.error("the reload has failed: the workers that there are go on")
+                self._fill()
             done(succeeded)
 
         self._reloading = _Reload(self, finish)
         self._reloading.next()
+
+    def _fill(self) -> None:
+        """Start workers for slots whose worker has ended while a reload was to replace it."""
+        slots = {worker.slot for worker in self.workers if not worker.is_draining}
+        for slot in range(self.count):
+            if slot not in slots:
+                self._start_worker(slot)
 
     # What others ask
 
@@ -296,7 +306,7 @@ class Master(Service):
         total["worker_restarts_total"][()] = self.restarts
         total["workers"]["ready",] = len(self._serving())
         total["workers"]["draining",] = sum(worker.is_draining for worker in self.workers)
-        return Counters.snapshot(total)
+        return total.snapshot()
 
 
 class _Reload:
@@ -334,8 +344,13 @@ class _Reload:
             self._stop_waiting()
             self._finish(False)
             return True
-        # The successor of an old one may be on its way.
-        return worker in self._old and self._new is not None and self._new.slot == worker.slot
+        return worker in self._old  # which gets a successor when it is its slot's turn
+
+    def give_up(self) -> None:
+        """The server ends."""
+        self._old.clear()
+        if self._new is not None:
+            self._stop_waiting()
 
     def _too_late(self) -> None:
         assert self._new is not None

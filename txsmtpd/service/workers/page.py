@@ -17,14 +17,14 @@ class Page:
     """The numbers.
 
     :param rows: how many processes there may be at a time.
-    :param columns: how many listeners there are, at least one.
+    :param columns: how many listeners there are.
     :param descriptor: of the memory; None: make it.
     """
 
     def __init__(self, rows: int, columns: int, descriptor: int | None = None) -> None:
         self.rows = rows
-        self.columns = columns
-        length = rows * columns * SIZE
+        self.columns = max(1, columns)
+        length = rows * self.columns * SIZE
         if descriptor is None:
             descriptor = os.memfd_create("txsmtpd workers")
             os.ftruncate(descriptor, length)

@@ -178,7 +178,7 @@ class Link(Service):
         self._problems = problems
         self._hurry = hurry
         self._reactor = reactor
-        self._page = Page(found.rows, max(1, found.sockets), found.page)
+        self._page = Page(found.rows, found.sockets, found.page)
         self._sketch = Sketch(found.rows, found.sketch)
         self._channel: Channel | None = None
         self._beats = LoopingCall(self._beat)

@@ -1,0 +1,26 @@
+"""The options of a worker: those of its master, without what the master does."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from txsmtpd.service.options import Options
+from txsmtpd.service.workers.sockets import InheritedSocket
+from txsmtpd.service.workers.worker import VARIABLE, Inherited
+
+
+class WorkerOptionsTests(SynchronousTestCase):
+    """What a worker makes of the words that its master was started with."""
+
+    def test_monitoring(self) -> None:
+        """It counts, but serves no pages; and the delay before the end is over once the master tells it to end."""
+        options = Options()
+        options.environ = {VARIABLE: json.dumps(asdict(Inherited(slot=0, row=0, rows=4, sockets=1, channel=5)))}
+        options.parseOptions(["--handler=sink", "--workers=2", "--metrics=9125", "--drain-delay=10", "--listen=tcp:25"])
+        self.assertEqual((options["monitoring"], options["is_counting"], options["drain_delay"]), (None, True, 0.0))
+        [(label, endpoint)] = options["endpoints"]
+        self.assertEqual(label, "--listen=tcp:25")
+        self.assertIsInstance(endpoint, InheritedSocket)
