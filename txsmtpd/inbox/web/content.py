@@ -33,9 +33,17 @@ _POLICY = (
 # Chromium opens a connection to the address of a frame or a preconnect although the policy forbids to load it.
 _CONNECTING = re.compile(r"<(?=/?(?:i?frame|frameset|object|embed|applet|portal|fencedframe|link)(?:[\s/>]|$))", re.I)
 _FRAMES = re.compile(r"<(?=/?(?:i?frame|frameset|object|embed|applet|portal|fencedframe)(?:[\s/>]|$))", re.I)
+# What makes a browser fetch something from another host. One class for blanks and quotes: two in a row would take time
+# that grows with the square of a run of blanks.
+_REMOTE = re.compile(r"""(?:\b(?:src|background|poster|srcset)\s*=|url\(|@import)[\s"']*(?:https?:)?//""", re.I)
 _CID = re.compile(r"\bcid:([^\s\"'<>()]{1,1000})", re.I)
 _LINK = re.compile(r"<(a|area)(?=[\s/>])", re.I)
 _TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,100}/[a-z0-9!#$&^_.+-]{1,100}")
+
+
+def wants_remote(markup: str) -> bool:
+    """Whether HTML shows images, styles or fonts from elsewhere, as far as its text tells."""
+    return _REMOTE.search(markup) is not None
 
 
 class MailResponse(Response):

@@ -7,7 +7,6 @@ Each function answers one route; the table of them is at the end. What values lo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cache, wraps
@@ -20,6 +19,7 @@ from txsmtpd.inbox.message import Message
 from txsmtpd.inbox.search import parse_query
 from txsmtpd.inbox.sessions import find_session, records_of
 from txsmtpd.inbox.web import faults
+from txsmtpd.inbox.web.content import wants_remote
 from txsmtpd.inbox.web.own import found_session
 from txsmtpd.inbox.web.presentation import dialog, environment
 from txsmtpd.inbox.web.release import release_message
@@ -45,10 +45,6 @@ STATIC = {
     "vendor/sse.min.js": "text/javascript; charset=utf-8",
 }
 
-# What a browser would fetch from elsewhere to show the message. Only whether there is any is asked.
-_REMOTE = re.compile(
-    r"""(?:\b(?:src|background|poster|srcset)\s*=\s*["']?|url\(\s*["']?|@import\s+["'])\s*(?:https?:)?//""", re.I
-)
 _templates = cache(environment)
 
 
@@ -168,7 +164,7 @@ async def _details(call: Call, message: Message) -> dict[str, Any]:
         "tabs": [(name, "HTML" if name == "html" else name.capitalize()) for name in TABS if html or name != "html"],
         "width": call.query.get("width") if call.query.get("width") in WIDTHS else "desktop",
         "remote": call.query.get("remote") == "1",
-        "remote_content": _REMOTE.search(html) is not None,
+        "remote_content": wants_remote(html),
         "relay": call.settings.relay_name if call.settings.relay is not None else "",
         "links": markup.links(html, text),
         "codes": markup.codes(text)[:3],
