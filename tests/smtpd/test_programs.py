@@ -84,6 +84,32 @@ class LoopTests(ProgramTestCase):
         self.assertEqual(process.wait(), 0)
         self.assertEqual(process.errors, [])
 
+    def test_wakeup(self) -> None:
+        """A signal wakes the loop up, whenever it comes; after the loop all is as it was."""
+        process = self.program("""
+import signal
+
+def wakes_up():
+    descriptor = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(descriptor)
+    return descriptor >= 0
+
+class Signalled(Server):
+    def received(self, data):
+        print("in the loop:", wakes_up(), flush=True)
+        self.close()
+
+listening(Signalled(("localhost", 0), None))
+smtpd.loop()
+print("after the loop:", wakes_up(), flush=True)
+""")
+        client = self.connect(self.port_of(process))
+        client.begin_data()
+        client.say("Hello\r\n.")
+        process.line_with("in the loop: True")
+        process.line_with("after the loop: False")
+        self.assertEqual(process.wait(), 0)
+
     def test_close(self) -> None:
         """A server that closes itself ends the loop, once the message that it was for has its reply."""
         process = self.program("""

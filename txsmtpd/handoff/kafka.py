@@ -197,6 +197,9 @@ class KafkaTarget(Service):
                 self._make_producer()
         elif error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTHENTICATION):
             self._is_away(error.str())
+        elif error.code() == KafkaError._TRANSPORT:
+            # A broker is lost. The client does not tell that all are unless it had a connection to each.
+            self._probe_later()
 
     def _is_away(self, why: str) -> None:
         if why != self._problem:

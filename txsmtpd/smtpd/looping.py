@@ -152,7 +152,7 @@ class Driver:
         reactor.getThreadPool().threadFactory = daemon_thread
         reactor.callWhenRunning(self._stop_if_done)
         end = None if seconds is None else reactor.callLater(seconds, self._stop, None)
-        with self._interruptible():
+        with self._interruptible(reactor):
             reactor.run(installSignalHandlers=False)
         if end is not None and end.active():
             end.cancel()
@@ -176,10 +176,14 @@ class Driver:
         loop.callFromThread(type(loop).crash, loop)
 
     @contextmanager
-    def _interruptible(self) -> Iterator[None]:
+    def _interruptible(self, reactor: Any) -> Iterator[None]:
         """Let what the handlers of signals raise end the loop; a reactor would log it, and go on."""
         wrapped = {}
-        if threading.current_thread() is threading.main_thread():
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if in_main_thread:
+            # Python calls a handler between two of its own instructions: a signal that comes just before the reactor
+            # waits would not be seen until something else wakes the reactor up.
+            wakeup = signal.set_wakeup_fd(reactor.waker.o, warn_on_full_buffer=False)
             for number in signal.valid_signals():
                 handler = signal.getsignal(number)
                 if callable(handler) and not isinstance(handler, signal.Handlers):
@@ -192,6 +196,8 @@ class Driver:
             for number, (handler, wrapper) in wrapped.items():
                 if signal.getsignal(number) is wrapper:
                     signal.signal(number, handler)
+            if in_main_thread:
+                signal.set_wakeup_fd(wakeup)
 
     def _wrap(self, handler: Callable[[int, FrameType | None], Any]) -> Callable[[int, FrameType | None], Any]:
         def handle(number: int, frame: FrameType | None) -> None:
