@@ -27,5 +27,5 @@ toc_object_entries_show_parents = "hide"
 
 doctest_test_doctest_blocks = ""  # what is in docstrings, the tests run
 doctest_global_setup = """
-from talk import talk
+import quiet_log
 """

@@ -8,6 +8,7 @@ from txsmtpd.testing.catcher import MailCatcher
 from txsmtpd.testing.dialog import Dialog, DialogError
 from txsmtpd.testing.inbox import Inbox, Mail, NoMailArrived, UnexpectedMail
 from txsmtpd.testing.memory import MemoryConnection, MemorySession, PretendedTLS
+from txsmtpd.testing.printing import talk
 from txsmtpd.testing.reporting import attach
 from txsmtpd.tls.authority import Authority
 
@@ -28,5 +29,6 @@ __all__ = [
     "UnexpectedMail",
     "attach",
     "read_replies",
+    "talk",
     "verifyHandler",
 ]
