@@ -7,6 +7,7 @@ on as they are, written with ``=``.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -19,8 +20,10 @@ from txsmtpd.service.handlers import make_handler, quote_argument
 
 __all__ = ["main"]
 
+PROGRAM = "python -m txsmtpd"
 DEFAULT_HOST = "localhost"
 DEFAULT_PORT = "8025"
+DEFAULT_CLASS = "txsmtpd.handlers.Debugging"
 LOG_LEVELS = ("info", "info", "debug")  # by how often -d is given; what handlers print is info
 
 
@@ -30,14 +33,14 @@ class _Parser(argparse.ArgumentParser):
         sys.exit(EX_USAGE)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m txsmtpd",
+def _parser(kind: type[argparse.ArgumentParser] = _Parser) -> argparse.ArgumentParser:
+    parser = kind(
+        prog=PROGRAM,
         description="Receive mail over SMTP and hand it to a handler. Other options are those of twist smtpd.",
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("-v", "--version", action="version", version=f"txsmtpd {__version__}")
+    add("-v", "--version", action="version", version=f"{PROGRAM.removeprefix('python -m ')} {__version__}")
     add("-n", "--nosetuid", action="store_true", help="of no effect: the server stays the user that starts it")
     add("-c", "--class", dest="classpath", metavar="CLASSPATH", help="the handler's class; CLASSARGS make it")
     add("-s", "--size", metavar="OCTETS", help="the largest message; 0 for no limit")
@@ -59,17 +62,21 @@ def parseargs(args: Sequence[str] | None = None) -> tuple[argparse.ArgumentParse
     :param args: the arguments. Default: those of the process.
     :return: the parser, and what it has found: ``handler``, made of ``classpath`` and ``classargs``; ``host`` and
         ``port``; and each option by its name, with ``setuid`` and ``requiretls`` for the negated ones.
-    :raises SystemExit: for arguments that will not do.
+    :raises SystemExit: for arguments that will not do, with argparse's status (2).
     """
-    parser = _parser()
+    parser = _parser(argparse.ArgumentParser)
     given = parser.parse_args(args)
-    given.classpath = re.sub(r"^aiosmtpd\.", "txsmtpd.", given.classpath or "txsmtpd.handlers.Debugging")
+    given.classpath = given.classpath or DEFAULT_CLASS
     given.classargs = tuple(given.classargs)
     try:
-        given.handler = make_handler(":".join([given.classpath, *map(quote_argument, given.classargs)]))
+        given.handler = make_handler(":".join([_ours(given.classpath), *map(quote_argument, given.classargs)]))
         given.size = None if given.size is None else int(given.size)
     except (UsageError, ValueError) as error:
         parser.error(str(error))
+    for cert, key in _pairs(parser, given):
+        for name, path in ("Cert", cert), ("Key", key):
+            if not os.path.exists(path):
+                parser.error(f"{name} file {path} not found")
     host, port = _host_and_port(given.listen or "")
     given.host = host
     given.port = int(port) if port.isdecimal() else parser.error(f"Invalid port number: {port}")
@@ -90,7 +97,7 @@ def twist_arguments(arguments: Sequence[str]) -> list[str]:
     before = ["--log-format=text", f"--log-level={LOG_LEVELS[min(given.debug, 2)]}"]
     options: list[str] = []
     if given.classpath is not None:
-        path = re.sub(r"^aiosmtpd\.", "txsmtpd.", given.classpath)
+        path = _ours(given.classpath)
         options.append(f"--handler={':'.join([path, *map(quote_argument, given.classargs)])}")
         if not path.startswith("txsmtpd."):
             before.append("--reactor=asyncio")  # it may have been written for that
@@ -107,14 +114,25 @@ def twist_arguments(arguments: Sequence[str]) -> list[str]:
     return [*before, "smtpd", *options, *passed_on]
 
 
-def _tls_options(parser: argparse.ArgumentParser, given: argparse.Namespace) -> list[str]:
-    found: list[str] = []
+def _ours(classpath: str) -> str:
+    """The handler that a program means by one of aiosmtpd's."""
+    return re.sub(r"^aiosmtpd\.handlers\.", "txsmtpd.handlers.", classpath)
+
+
+def _pairs(parser: argparse.ArgumentParser, given: argparse.Namespace) -> list[tuple[str, str]]:
+    """The certificates that are given, each with its key."""
+    found: list[tuple[str, str]] = []
     for kind in ("smtps", "tls"):
         cert, key = getattr(given, f"{kind}cert"), getattr(given, f"{kind}key")
         if (cert is None) != (key is None):
             parser.error(f"--{kind}cert and --{kind}key must be specified together")
         if cert is not None:
-            found.append(f"--tls={quote_argument(cert)}:{quote_argument(key)}")
+            found.append((cert, key))
+    return found
+
+
+def _tls_options(parser: argparse.ArgumentParser, given: argparse.Namespace) -> list[str]:
+    found = [f"--tls={quote_argument(cert)}:{quote_argument(key)}" for cert, key in _pairs(parser, given)]
     if len(set(found)) > 1:
         parser.error("one certificate is all that a server has; give --smtpscert or --tlscert")
     starttls = given.tlscert is not None and given.smtpscert is None

@@ -210,6 +210,8 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     require_starttls = setting("require_starttls", "Whether a client must begin TLS before it sends mail.")
     auth_required = setting("auth_required", "Whether a client must authenticate before it sends mail.")
     _authenticator = Readable("authenticator")  # where methods auth_MECHANISM of programs look for it
+    _proxy_timeout = Readable("proxy_protocol_timeout")  # which tests of programs look at
+    _call_limit_default = Readable("call_limit_default")
     __ident__ = setting("ident", "What follows the server's name in the greeting.")
 
     @property

@@ -1169,6 +1169,8 @@ class ValueTests(SynchronousTestCase):
             for text in (repr(value), str(value), f"{value}", f"{value!s:>80}", f"{[value]}"):
                 self.assertNotIn("sesame", text)
                 self.assertTrue(text.isascii() and text.isprintable())
+        shown = "AuthResult(success=True, handled=True, message=None, auth_data=...)"
+        self.assertEqual(repr(AuthResult(success=True, auth_data="secret")), shown)
         self.assertEqual(repr(LoginPassword(b"user", b"x")), "LoginPassword(login='user', password=...)")
         login, password = LoginPassword(b"user", b"x")
         self.assertEqual((login, password), (b"user", b"x"))

@@ -11,7 +11,7 @@ from unittest.mock import Mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support import Client, LoggingTestCase, codes, conversation, handler
+from tests.support import Client, LoggingTestCase, Waiting, codes, conversation, handler
 from txsmtpd import LMTP, SMTP, Envelope, Session, SMTPFactory, smtp, syntax
 from txsmtpd.handlers import AsyncMessage, Debugging, Mailbox, Message, MessageBase, Sink
 from txsmtpd.main import parseargs
@@ -133,6 +133,11 @@ class AttributeTests(SynchronousTestCase):
         with self.assertRaises(TypeError):
             server.command_size_limits["MAIL"] = 1  # type: ignore[index]
 
+    def test_readPrivately(self) -> None:
+        """Limits by the names that programs read although they are none of theirs."""
+        server: Any = SMTP(handler(PROXY=Waiting()), proxy_protocol_timeout=5, command_call_limit={"NOOP": 3, "*": 9})
+        self.assertEqual((server._proxy_timeout, server._call_limit_default), (5, 9))
+
     def test_names(self) -> None:
         """Names of the module are there."""
         self.assertEqual(smtp.BOGUS_LIMIT, Settings(handler=None).error_limit)
@@ -250,8 +255,15 @@ class ModuleTests(SynchronousTestCase):
         self.assertIsInstance(given.handler, Debugging)
         self.assertIsInstance(parseargs(["-c", "aiosmtpd.handlers.Sink"])[1].handler, Sink)
         self.patch(sys, "stderr", StringIO())
-        for wrong in (["-l", ":x"], ["-c", "nowhere.Handler"], ["-s", "x"], ["-c", "txsmtpd.handlers.Sink", "x"]):
-            self.assertRaises(SystemExit, parseargs, wrong)
+        for wrong in (
+            ["-l", ":x"],
+            ["-c", "nowhere.Handler"],
+            ["-s", "x"],
+            ["-c", "txsmtpd.handlers.Sink", "x"],
+            ["--tlscert", __file__],
+            ["--tlscert", __file__, "--tlskey", "nowhere"],
+        ):
+            self.assertEqual(self.assertRaises(SystemExit, parseargs, wrong).code, 2)
 
     def test_mailboxAlone(self) -> None:
         """A test may call a Mailbox with anything in the server's place, in a loop of asyncio's."""

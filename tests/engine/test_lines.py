@@ -59,6 +59,14 @@ class LineBufferTests(SynchronousTestCase):
     def test_foreign(self) -> None:
         """The first octets of TLS are no line, and nothing behind them is."""
         self.assertEqual(lines_of(b"\x16\x03\x01NOOP\r\nNOOP\r\n", 100), [BadLine("foreign")])
+        self.assertEqual(lines_of(b"\x80\x2e\x01\x03\x01NOOP\r\nNOOP\r\n", 100), [BadLine("foreign")])
+
+    def test_notQuiteForeign(self) -> None:
+        """What begins like SSL 2 and goes on like text is a line, as any other with octets that are not ASCII."""
+        for line in (b"\x80", b"\x80a", b"\x80 FAIL", b"\x80" + b"x" * 10):
+            self.assertEqual(lines_of(line + b"\r\nNOOP\r\n", 100), [line, b"NOOP"])
+        self.assertEqual(lines_of(b"\x80" * 200 + b"\r\n", 100)[0][0], "long")
+        self.assertEqual(lines_of(b"\x80abc\n", 100), [BadLine("bare LF", b"\x80abc")])
 
     def test_lastLine(self) -> None:
         """The last line is known only if it is complete."""

@@ -36,7 +36,19 @@ PLUGINS = {
     "asyncio": "pytest_asyncio.plugin",
     "anyio": "anyio.pytest_plugin",
 }
-MODULES = ("handlers", "lmtp", "misc", "proxyprotocol", "server", "smtp", "smtps", "smtpsmuggling", "starttls")
+MODULES = (
+    "handlers",
+    "lmtp",
+    "main::TestParseArgs",
+    "misc",
+    "proxyprotocol",
+    "server",
+    "smtp",
+    "smtps",
+    "smtpsmuggling",
+    "starttls",
+)
+# Of main, what runs a server is left out: it wants to stop the loop under main() and to run it again.
 LIMIT = 300  # seconds for all of them
 NOT_COUNTED = "private"
 
@@ -128,8 +140,12 @@ def report(found: dict[str, object]) -> int:
     counted = sum(counts.values()) - counts[NOT_COUNTED] - counts["skipped"]
     documented = found["documented"]
     assert isinstance(documented, list)
-    print(f"{RELEASE}: {dict(counts)}; {len(documented)} of those that passed saw a code of the table")
-    print(f"{counts['passed']} of {counted} that do not reach into private names, {counts['passed'] / counted:.1%}")
+    tabled = sum(results.get(name) == "passed" for name in documented)
+    print(f"{RELEASE}: {dict(counts)}")
+    print(
+        f"{counts['passed']} of {counted} that do not reach into private names pass, {counts['passed'] / counted:.1%};"
+        f" {tabled} of them see a code, or an extension, that the table of differences has"
+    )
     for name in faults:
         print(f"FAILED {name}")
     return 1 if faults else 0

@@ -244,10 +244,14 @@ class LenientTests(SynchronousTestCase):
             "<ann smith@example.com>": "ann smith@example.com",
             "<a..b@docomo.example>": "a..b@docomo.example",
             "<b.@docomo.example>": "b.@docomo.example",
-            "<ann@>": "ann@",
             "<ann@[999.1.1.1]>": "ann@[999.1.1.1]",
             '<"ann@example.com>': '"ann@example.com',
             "webmaster": "webmaster",
+            r'much."more\ unusual"@example.com': r'much."more\ unusual"@example.com',
+            '"<a b>"."c d"@example.com': '"<a b>"."c d"@example.com',
+            r"Fred\ Bloggs@example.com": r"Fred\ Bloggs@example.com",
+            "ann(her name)@example.com": "ann(her name)@example.com",
+            '"ann': '"ann',
             "<ann@example.com>": "ann@example.com",
             "<@relay.example:ann@example.com>": "ann@example.com",
             '<"a > b"@example.com>': '"a > b"@example.com',
@@ -261,6 +265,25 @@ class LenientTests(SynchronousTestCase):
         self.assertEqual(grammar.parse_mail_leniently("FROM:< >"), ("", {}))
         for text in ("TO:<>", "TO:< >"):
             self.assertEqual(refusal(grammar.parse_rcpt_leniently, text)[0], 553)
+
+    def test_half(self) -> None:
+        """An address with nothing before or behind its @ is refused with 553."""
+        for written in ("<@example.com>", "<ann@>", "@example.com", "ann@", "<@>", "< @example.com >"):
+            self.assertEqual(refusal(grammar.parse_mail_leniently, f"FROM:{written}"), (553, "5.1.7"), written)
+            self.assertEqual(refusal(grammar.parse_rcpt_leniently, f"TO:{written}"), (553, "5.1.3"), written)
+
+    def test_endOfBare(self) -> None:
+        """Without brackets an address ends at the first space that is not in a quoted string, a quoted pair or a
+        comment; if one of these has no end, at the first space of all."""
+        for text, path, parameters in (
+            ("ann@example.com. SIZE=1", "ann@example.com.", {"SIZE": "1"}),
+            ('"ann smith SIZE=1', '"ann', {"SMITH": None, "SIZE": "1"}),
+            ("ann(smith SIZE=1", "ann(smith", {"SIZE": "1"}),
+            ("ann)smith SIZE=1", "ann)smith", {"SIZE": "1"}),
+            ('"a(b"@example.com SIZE=1', '"a(b"@example.com', {"SIZE": "1"}),
+            ("a(b (c) d)@e(f) SIZE=1", "a(b (c) d)@e(f)", {"SIZE": "1"}),
+        ):
+            self.assertEqual(grammar.parse_mail_leniently(f"FROM:{text}"), (path, parameters))
 
     def test_refused(self) -> None:
         """What has no address in its place is refused, and so are malformed parameters."""

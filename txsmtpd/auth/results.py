@@ -54,7 +54,11 @@ class AuthResult:
     success: bool
     handled: bool = True
     message: Any = None
-    auth_data: Any = field(default=None, repr=False)
+    auth_data: Any = None
+
+    def __repr__(self) -> str:
+        said = f"success={self.success!r}, handled={self.handled!r}, message={self.message!r}"
+        return f"AuthResult({said}, auth_data=...)"  # which may be a password
 
 
 @implementer(IUsernamePassword)

@@ -11,7 +11,9 @@ from typing import NamedTuple
 ENDLESS_LINE = 65536  # octets after which a line is no mistake any more
 BEGINNING = 16  # octets of a bad line that are kept: they tell which command it was
 CR = 0x0D
+TLS_HANDSHAKE = 0x16  # the first octet that TLS sends
 FOREIGN_OCTETS = b"\x16\x80"  # that TLS and SSL 2 begin with: no line will ever end
+SSL2_HELLO = b"\x01"  # the third octet that SSL 2 sends: the type of its first message
 
 
 class BadLine(NamedTuple):
@@ -71,11 +73,15 @@ class LineBuffer:
             return data[start : end - 1]
         return self._next_odd_line(data, start, end)
 
-    def _next_odd_line(self, data: bytes, start: int, end: int) -> BadLine | None:
+    def _next_odd_line(self, data: bytes, start: int, end: int) -> bytes | BadLine | None:
         dropped, begins = self.oversize or (0, data[start : start + BEGINNING])
         if not dropped and data[start] in FOREIGN_OCTETS:
-            self.offset = len(data)
-            return BadLine("foreign")
+            if data[start] == TLS_HANDSHAKE or data[start + 2 : start + 3] == SSL2_HELLO:
+                self.offset = len(data)
+                return BadLine("foreign")
+            if start < end <= start + self._longest + 1 and data[end - 1] == CR:
+                self.offset = end + 1
+                return data[start : end - 1]
         length = dropped + (len(data) if end < 0 else end) - start
         if end < 0:
             return self._drop_if_too_long(length, begins)

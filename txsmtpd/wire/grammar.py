@@ -37,6 +37,8 @@ def _command(keyword: str, in_brackets: str, bare: str) -> re.Pattern[str]:
     return re.compile(rf"(?ai:{keyword}): *(?:{path})(?: +(?P<rest>.*))?")
 
 
+_HALF = re.compile(r" *(?:@[^@]*|[^@]*@) *")  # an address of nobody, or of nowhere
+
 _RECIPIENT = rf"{_MAILBOX}|(?ai:postmaster)"  # RFC 5321 4.1.1.3: <Postmaster> needs no domain
 _MAIL = _command("FROM", rf"{_MAILBOX}|", _MAILBOX)
 _RCPT = _command("TO", _RECIPIENT, _RECIPIENT)
@@ -105,7 +107,7 @@ def parse_mail_leniently(arg: str | None) -> tuple[str, Parameters]:
     """As :func:`parse_mail`, but addresses that are no mailboxes are taken as they are written, such as
     ``<webmaster>``, ``<DOMAIN\\user>`` or ``<a..b@example.com>``. Blanks around an address are dropped.
 
-    :raises Refused: 501 for the form of the command.
+    :raises Refused: 501 for the form of the command, 553 for an address with nothing before or behind its ``@``.
     """
     try:
         return parse_mail(arg)
@@ -139,8 +141,9 @@ def _anything(arg: str | None, keyword: str) -> tuple[str, Parameters] | None:
         if end < 0 or rest[:1] not in ("", " "):
             return None
     else:
-        path, _, rest = path.partition(" ")
-    if "<" in path or ">" in path:
+        end = _end_of_bare(path)
+        path, rest = path[:end], path[end:]
+    if _has_bracket(path) or _HALF.fullmatch(path):
         return None
     return path.strip(" "), parse_parameters(rest)
 
@@ -207,6 +210,48 @@ def _end_of_path(path: str) -> int | None:
         elif letter == ">":
             return place
     return None
+
+
+def _has_bracket(path: str) -> bool:
+    """Whether there is a "<" or a ">" outside of quoted strings."""
+    if "<" not in path and ">" not in path:
+        return False
+    quoted = escaped = False
+    for letter in path:
+        if escaped:
+            escaped = False
+        elif letter == '"':
+            quoted = not quoted
+        elif quoted:
+            escaped = letter == "\\"
+        elif letter in "<>":
+            return True
+    return quoted
+
+
+def _end_of_bare(path: str) -> int:
+    """Where an address without brackets ends: at the first space that is not in a quoted string, a quoted pair or a
+    comment (RFC 5322 3.2); or, if one of these has no end, at the first space."""
+    quoted = escaped = False
+    comments = 0
+    for place, letter in enumerate(path):
+        if escaped:
+            escaped = False
+        elif letter == "\\":
+            escaped = True
+        elif letter == '"' and not comments:
+            quoted = not quoted
+        elif quoted:
+            continue
+        elif letter == "(":
+            comments += 1
+        elif letter == ")" and comments:
+            comments -= 1
+        elif letter == " " and not comments:
+            return place
+    if quoted or escaped or comments:
+        return len(path.partition(" ")[0])
+    return len(path)
 
 
 def _wrong_mailbox(path: str, status: str) -> Reply:
