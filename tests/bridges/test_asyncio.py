@@ -502,7 +502,7 @@ class ThreadTests(SynchronousTestCase):
             client.sock.sendall(TRANSACTION.replace(b"b@", b"wait@"))  # type: ignore[union-attr]
             self.assertTrue(keeper.begun.wait(30))
             client.close()
-            for _ in range(500):
+            for _ in range(6000):
                 if keeper.ended:
                     break
                 self.in_loop(asyncio.sleep(0.01))

@@ -8,7 +8,6 @@ import os
 import smtplib
 import socket
 import threading
-import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 import txsmtpd.controller
 from tests.bridges.test_reactor_thread import reactor_threads, run_program
+from tests.support.effort import times_a_bare_server
 from tests.support.tls import combined, issue, trusting, write
 from txsmtpd import SMTP, syntax
 from txsmtpd.bridges.reactor_thread import ReactorThreadError
@@ -216,15 +216,14 @@ class StartTests(SynchronousTestCase):
             self.assertEqual(len(controller.server.sockets), 1)
 
     def test_duration(self) -> None:
-        """To start and to stop takes less than 20 ms together."""
+        """To start and to stop is as quick as with any server in a thread: nothing waits for a time to pass."""
         controller = Controller(Sink(), port=0)
-        times = []
-        for _ in range(10):
-            before = time.monotonic()
+
+        def use() -> None:
             with controller:
                 pass
-            times.append(time.monotonic() - before)
-        self.assertLess(min(times), 0.02)  # whatever else this host does meanwhile
+
+        self.assertLess(times_a_bare_server(use), 20)
 
 
 def _family(controller: Any) -> socket.AddressFamily:
@@ -270,18 +269,22 @@ class StopTests(SynchronousTestCase):
         gc.collect()  # what is left of Deferreds would be logged, and fail the test
 
     def test_tls(self) -> None:
-        """A client in TLS that is the very thread which stops the server does not keep it."""
+        """A client in TLS does not keep a server from stopping that is stopped in the client's own thread."""
         controller = Controller(
-            Sink(), "localhost", 0, ssl_context=Certificates(write(Path(self.mktemp()), combined(issue("localhost"))))
+            Sink(),
+            "localhost",
+            0,
+            ssl_context=Certificates(write(Path(self.mktemp()), combined(issue("localhost")))),
+            linger=3600,
         )
         controller.start()
         client = smtplib.SMTP_SSL("localhost", controller.port, context=trusting())
         self.addCleanup(client.close)
         self.assertEqual(client.ehlo()[0], 250)
-        before = time.monotonic()
-        controller.stop()
-        self.assertLess(time.monotonic() - before, 5)
-        self.assertEqual(controller.server, None)
+        stopping = threading.Thread(target=controller.stop, daemon=True)
+        stopping.start()
+        stopping.join(60)  # and not an hour
+        self.assertEqual((stopping.is_alive(), controller.server), (False, None))
 
     def test_loopStopped(self) -> None:
         """A program may stop the loop itself, as others do; the port is free then, and stop() is still right."""

@@ -8,6 +8,7 @@ import smtplib
 import socket
 import struct
 import subprocess
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -26,7 +27,7 @@ from tests.support import GREETING, MESSAGE, TRANSACTION, Waiting, codes, handle
 from tests.support.programs import program
 from txsmtpd import SMTP, Envelope, Session, SMTPFactory
 
-PATIENCE = 30.0  # seconds after which a socket in these tests gives up
+PATIENCE = 60.0  # seconds after which a socket in these tests gives up
 
 
 class Inbox:
@@ -111,14 +112,13 @@ class TCPTestCase(TestCase):
 
         return await deferToThread(run)
 
-    async def eventually(self, holds: Callable[[], bool], what: str, within: float = 10.0) -> float:
-        """Wait until it holds; return the seconds that took. Fails if it takes too long."""
+    async def eventually(self, holds: Callable[[], bool], what: str) -> None:
+        """Wait until it holds. Fails if it takes too long."""
         began = time.monotonic()
         while not holds():
-            if time.monotonic() - began > within:
-                self.fail(f"not within {within} s: {what}")
+            if time.monotonic() - began > PATIENCE:
+                self.fail(f"not within {PATIENCE} s: {what}")
             await deferLater(reactor, 0.005)  # type: ignore[arg-type]
-        return time.monotonic() - began
 
 
 class DialogTests(TCPTestCase):
@@ -156,11 +156,12 @@ class DialogTests(TCPTestCase):
 class LeavingTests(TCPTestCase):
     """Clients that leave while a hook waits."""
 
-    async def gone(self, leave: Callable[[socket.socket], None]) -> float:
-        """The seconds from a client's leaving, while its hook waits, to the hook's being cancelled."""
+    async def gone(self, leave: Callable[[socket.socket], None]) -> None:
+        """A client leaves while its hook waits, and its hook is cancelled; nothing has to time out for that."""
         hook = Waiting()
         causes: list[BaseException] = []
-        await self.serve(handler(NOOP=hook, DISCONNECT=lambda *arguments: causes.append(arguments[-1])))
+        no_limits = dict.fromkeys(("timeout", "hook_timeout", "command_timeout"), None)
+        await self.serve(handler(NOOP=hook, DISCONNECT=lambda *arguments: causes.append(arguments[-1])), **no_limits)
 
         def begin() -> socket.socket:
             connection = self.connect()
@@ -170,25 +171,24 @@ class LeavingTests(TCPTestCase):
         connection = await deferToThread(begin)
         await self.eventually(lambda: bool(hook.calls), "the hook is called")
         await deferToThread(leave, connection)
-        spent = await self.eventually(lambda: hook.cancelled > 0, "the hook is cancelled")
+        await self.eventually(lambda: hook.cancelled > 0, "the hook is cancelled")
         await self.eventually(lambda: bool(causes), "the end is told")
         self.assertEqual((hook.cancelled, len(hook.calls), len(causes)), (1, 1, 1))
         self.assertEqual(self.factory.connections, set())
         connection.close()
-        return spent
 
     async def test_reset(self) -> None:
-        """A client that resets the connection cancels the hook within a second."""
+        """A client that resets the connection cancels the hook."""
 
         def leave(connection: socket.socket) -> None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             connection.close()
 
-        self.assertLess(await self.gone(leave), 1.0)
+        await self.gone(leave)
 
     async def test_close(self) -> None:
         """So does one that just closes it."""
-        self.assertLess(await self.gone(lambda connection: connection.close()), 1.0)
+        await self.gone(lambda connection: connection.close())
 
     async def test_closeAfterReading(self) -> None:
         """So does one that closes it after it has read what was there."""
@@ -197,11 +197,11 @@ class LeavingTests(TCPTestCase):
             read_replies(connection, 1)
             connection.close()
 
-        self.assertLess(await self.gone(leave), 1.0)
+        await self.gone(leave)
 
     async def test_halfClose(self) -> None:
         """So does one that closes its side without QUIT."""
-        self.assertLess(await self.gone(lambda connection: connection.shutdown(socket.SHUT_WR)), 1.0)
+        await self.gone(lambda connection: connection.shutdown(socket.SHUT_WR))
 
     async def test_inMessage(self) -> None:
         """A client that leaves inside a message leaves nothing."""
@@ -526,18 +526,22 @@ class BlockedTests(TCPTestCase):
 
     async def test_notIdle(self) -> None:
         """A client that has spoken meanwhile is not called idle: what lies in its socket is read before."""
-        await self.serve(timeout=0.5, command_timeout=None)
+        idle = 2.0
+        await self.serve(timeout=idle, command_timeout=None)
         greeted: Deferred[None] = Deferred()
+        blocked, spoken = threading.Event(), threading.Event()
 
         def act(connection: socket.socket) -> bytes:
             connection.recv(1000)
             reactor.callFromThread(greeted.callback, None)  # type: ignore[attr-defined]
-            time.sleep(0.2)
+            blocked.wait(PATIENCE)
             connection.sendall(b"NOOP\r\n")
+            spoken.set()
             return connection.recv(1000)
 
-        said = self.client(act)
-        waiting = Deferred.fromCoroutine(said)
+        waiting = Deferred.fromCoroutine(self.client(act))
         await greeted
-        time.sleep(1)  # what a hook must not do
+        blocked.set()
+        spoken.wait(PATIENCE)
+        time.sleep(idle)  # what a hook must not do
         self.assertEqual(await waiting, b"250 2.0.0 OK\r\n")

@@ -84,7 +84,7 @@ class HandoffTestCase(TestCase):
         """Send a message in a session of its own, from a thread."""
         return deferToThread(send, port, *arguments, **options)
 
-    async def wait_for(self, condition: Any, seconds: float = 20) -> None:
+    async def wait_for(self, condition: Any, seconds: float = PATIENCE) -> None:
         """Let the reactor run until the condition holds."""
         deadline = reactor.seconds() + seconds
         while not condition():

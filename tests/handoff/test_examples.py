@@ -19,7 +19,7 @@ from txsmtpd.handoff import AMQPHandoff, DirectoryStore, KafkaHandoff, WebhookHa
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-PATIENCE = 30  # seconds
+PATIENCE = 60  # seconds
 
 
 class ExampleTestCase(HandoffTestCase):

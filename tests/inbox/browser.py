@@ -21,7 +21,7 @@ from playwright.sync_api import Browser, BrowserContext, sync_playwright
 import txsmtpd
 from tests.support.programs import program
 
-PATIENCE = 20  # seconds
+PATIENCE = 60  # seconds
 
 
 class Server:

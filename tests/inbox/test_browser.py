@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import re
 import smtplib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack
-from functools import cache, wraps
+from functools import cache, partial, wraps
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 from axe_playwright_python.sync_playwright import Axe
@@ -19,36 +22,45 @@ from tests.inbox.browser import Elsewhere, Server, chromium, context, letter
 
 
 class Stage:
-    """The server, the browser, and the hosts elsewhere: started once, by the first test that needs them.
+    """The server, the browser, and the hosts elsewhere: started once in a process, by the first test that needs them.
 
-    Playwright leaves an asyncio loop running in the thread that it is used in, so it has one of its own.
+    Playwright leaves an asyncio loop running in the thread that it is used in, so it has one of its own. It is no
+    thread of a pool, as these end before what is called at the end of a process. The end of the reactor is not the end
+    of the process: in ``trial -j`` each test fires it.
     """
 
     def __init__(self) -> None:
-        self.thread = ThreadPoolExecutor(1)
+        self._work: SimpleQueue[tuple[Future[None], Callable[[], None]]] = SimpleQueue()
         self._stack = ExitStack()
+        Thread(target=self._run, daemon=True).start()
+        atexit.register(self.run, self._stack.close)
+        self.run(self._start)
 
-    def start(self) -> None:
-        """Called in the thread."""
+    def run(self, function: Callable[[], None]) -> None:
+        """Call a function in the thread, and wait until it has returned."""
+        done: Future[None] = Future()
+        self._work.put((done, function))
+        done.result()
+
+    def _run(self) -> None:
+        while True:
+            done, function = self._work.get()
+            try:
+                function()
+            except BaseException as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+    def _start(self) -> None:
         self.elsewhere = Elsewhere()
         self._stack.callback(self.elsewhere.close)
         self.browser = self._stack.enter_context(chromium(self.elsewhere))
         self.server = Server()
         self._stack.callback(self.server.stop)
 
-    def stop(self) -> None:
-        self.thread.submit(self._stack.close).result()
-        self.thread.shutdown()
 
-
-@cache
-def stage() -> Stage:
-    from twisted.internet import reactor
-
-    made = Stage()
-    reactor.addSystemEventTrigger("before", "shutdown", made.stop)  # type: ignore[attr-defined]
-    made.thread.submit(made.start).result()
-    return made
+stage = cache(Stage)
 
 
 def in_browser(method: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -58,7 +70,7 @@ def in_browser(method: Callable[[Any], None]) -> Callable[[Any], None]:
     def run(case: BrowserCase) -> None:
         case.stage = stage()
         case.server, case.browser, case.elsewhere = case.stage.server, case.stage.browser, case.stage.elsewhere
-        case.stage.thread.submit(_closing, case, method).result()
+        case.stage.run(partial(_closing, case, method))
 
     return run
 

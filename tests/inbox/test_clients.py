@@ -15,7 +15,7 @@ from unittest import TestCase
 from tests.support.programs import not_here, program
 
 PACKAGES = Path("/var/cache/txsmtpd-tests/node")
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 class Server:

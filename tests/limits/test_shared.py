@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.support import LoggingTestCase
 from tests.support.programs import program
-from txsmtpd.limits import Limits, Retry
+from txsmtpd.limits import Limits, Retry, shared
 from txsmtpd.limits.breaker import Breaker
 from txsmtpd.limits.shared import SharedLimits, connect, connection_options
 
@@ -130,10 +130,11 @@ class FailOpenTests(LoggingTestCase):
 class RedisTests(TestCase):
     """The real server."""
 
-    timeout = 30
+    timeout = 120
 
     def setUp(self) -> Any:
         redis = program("redis-server", "redis-server")
+        self.patch(shared, "PATIENCE", 30)  # on a busy machine an answer may take longer than one who waits has time
         folder = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, folder)
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -143,7 +144,7 @@ class RedisTests(TestCase):
             stdout=subprocess.DEVNULL,
         )
         self.addCleanup(self.end)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             try:
                 socket.create_connection(("127.0.0.1", port), 1).close()
@@ -168,16 +169,24 @@ class RedisTests(TestCase):
         ]
 
     async def test_rate(self) -> None:
-        """A login has one rate on all hosts; who waits as long as told is admitted."""
-        one, other = self.hosts("3/s")
+        """A login has one rate on all hosts."""
+        one, other = self.hosts("3/hour")
         asked = [await host.admit("messages", "login:fred") for host in (one, other, one, other)]
         self.assertEqual(asked[:3], [None] * 3)
-        refused = asked[3]
-        self.assertTrue(0 < refused.seconds <= 0.34)
+        self.assertTrue(0 < asked[3].seconds <= 1200)
         self.assertIsNone(await one.admit("messages", "login:anna"))
+        self.assertEqual((one.errors, other.errors), (0, 0))
+
+    async def test_retry(self) -> None:
+        """A login that waits as long as told is admitted."""
+        one, other = self.hosts("2/s")
+        refused = None
+        while refused is None:  # on a slow machine one may be due again before it is asked for
+            for host in one, other:
+                refused = await host.admit("messages", "login:fred") or refused
+        self.assertTrue(0 < refused.seconds <= 0.5)
         await deferLater(reactor, refused.seconds + 0.002)
         self.assertIsNone(await one.admit("messages", "login:fred"))
-        self.assertEqual((one.errors, other.errors), (0, 0))
 
     async def test_names(self) -> None:
         """Distinct names that failed are counted over all hosts, and so are the failures of a name."""
@@ -207,14 +216,12 @@ class RedisTests(TestCase):
         one, _ = self.hosts()
         await one.admit("messages", "login:fred")
         os.kill(self.server.pid, signal.SIGSTOP)
-        begin = time.monotonic()
+        self.patch(shared, "PATIENCE", 0.05)
         answers = [await maybeDeferred(one.admit, "messages", "login:bart") for _ in range(3)]
         self.assertEqual(answers, [None] * 3)
-        self.assertLess(time.monotonic() - begin, 1.5)  # 3 x 50 ms, on a busy machine
-        begin = time.monotonic()
-        for _ in range(100):
-            await maybeDeferred(one.admit, "messages", "login:bart")
-        self.assertLess(time.monotonic() - begin, 0.5)
+        at_once = [maybeDeferred(one.admit, "messages", "login:bart") for _ in range(100)]
+        for answer in at_once:
+            self.assertIsInstance(self.successResultOf(answer), Retry)
         self.assertEqual(one.errors, 103)
         os.kill(self.server.pid, signal.SIGCONT)
 

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from txsmtpd.log.writer import Writer, stream_of
 
-PATIENCE = 10
+PATIENCE = 60
 
 
 class WriterTests(SynchronousTestCase):

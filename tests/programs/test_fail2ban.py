@@ -21,7 +21,7 @@ from tests.support.programs import program
 
 FILTER = Path(__file__).parent.parent.parent / "examples" / "fail2ban" / "filter.d" / "txsmtpd.conf"
 OPTIONS = ("--handler=sink", "--auth=memory:fred:right", "--auth-without-tls", "--error-limit=2", "--error-delay=0")
-PATIENCE = 20  # seconds until a test gives up
+PATIENCE = 60  # seconds until a test gives up
 
 
 class Fail2banTests(SynchronousTestCase):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import txsmtpd
 
-PATIENCE = 10  # seconds until a test gives up
+PATIENCE = 60  # seconds until a test gives up
 TWIST = ("-m", "twisted", "--log-format=text", "smtpd")
 
 # What systemd does between fork and exec: the sockets become descriptors 3, 4, ..., and LISTEN_PID the process itself.

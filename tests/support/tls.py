@@ -21,7 +21,7 @@ from twisted.trial.unittest import TestCase
 from txsmtpd import SMTP, SMTPFactory
 from txsmtpd.tls.certificates import Certificates
 
-PATIENCE = 20  # seconds until a test gives up; nothing takes that long
+PATIENCE = 60  # seconds until a test gives up; nothing takes that long
 MESSAGE = "Subject: test\r\n\r\nHello\r\n"
 SENDER, RECIPIENT = "a@example.com", "b@example.com"
 

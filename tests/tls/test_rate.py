@@ -6,7 +6,7 @@ import smtplib
 
 from tests.support.tls import TLSTestCase, trusting
 
-PATIENCE = 20  # seconds until a test gives up
+PATIENCE = 60  # seconds until a test gives up
 
 
 class RateTests(TLSTestCase):

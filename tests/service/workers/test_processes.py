@@ -24,7 +24,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.service.test_commandline import environment
 from tests.support.programs import once
 
-PATIENCE = 40.0  # seconds
+PATIENCE = 60.0  # seconds
 LETTER = "Subject: hello\r\n\r\nHello!\r\n"
 
 HANDLER = """
@@ -332,15 +332,13 @@ class ReloadTests(SynchronousTestCase):
 
     def test_hurry(self) -> None:
         """A second SIGTERM ends all sessions at once."""
-        master = Master(self, "--handler=mailbox:mail")
+        master = Master(self, "--handler=mailbox:mail", "--grace=1000")
         client = connect(master.port())
         client.mail("a@example.com")
         master.signal(signal.SIGTERM)
         master.wait_for("stopped listening", 2)
         master.signal(signal.SIGTERM)
-        started = time.monotonic()
-        master.process.wait(PATIENCE)
-        self.assertLess(time.monotonic() - started, 20)  # and not the grace of thirty seconds
+        master.process.wait(PATIENCE)  # and not the grace
         client.close()
 
     def test_masterKilled(self) -> None:
