@@ -189,21 +189,21 @@ async def set_chaos(call: Call) -> Response:
 
 
 ROUTES = [
-    Route("GET", "/api/v1/chaos", chaos, "Mailpit's chaos: three faults with a share."),
+    Route("GET", "/api/v1/chaos", chaos, "Return the settings of Mailpit's chaos feature: three random faults."),
     Route(
         "PUT",
         "/api/v1/chaos",
         set_chaos,
-        "Set Mailpit's chaos.",
+        "Change the settings of Mailpit's chaos feature.",
         body=options(**dict.fromkeys(TRIGGERS, "{ErrorCode, Probability}")),
     ),
-    Route("GET", "/api/inbox/v1/faults", list_faults, "The faults in force, and how often they have struck."),
+    Route("GET", "/api/inbox/v1/faults", list_faults, "List the active faults, and how often they occurred."),
     Route(
         "POST",
         "/api/inbox/v1/faults",
         add,
-        "Put a fault into force.",
-        body=options(spec="a rule, in the words of --fault"),
+        "Add a fault.",
+        body=options(spec="a rule, in the syntax of --fault"),
     ),
     Route("DELETE", "/api/inbox/v1/faults", remove_all, "Remove all faults."),
     Route("DELETE", "/api/inbox/v1/faults/{number}", remove, "Remove a fault."),

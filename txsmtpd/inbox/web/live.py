@@ -263,6 +263,12 @@ async def stream(call: Call) -> Response:
 
 
 ROUTES = [
-    Route("GET", "/api/events", events, "Events, on a WebSocket.", live=True),
-    Route("GET", "/api/inbox/v1/events", stream, "Events, as server-sent events (Last-Event-ID).", live=True),
+    Route("GET", "/api/events", events, "Receive events over a WebSocket.", live=True),
+    Route(
+        "GET",
+        "/api/inbox/v1/events",
+        stream,
+        "Receive events as server-sent events (supports Last-Event-ID).",
+        live=True,
+    ),
 ]

@@ -31,7 +31,7 @@ def _path(address: str) -> dict[str, Any]:
 
 
 async def item(call: Call, message: Message) -> dict[str, Any]:
-    """A message as MailHog has it."""
+    """Return a message, in MailHog's format."""
     content = await call.store.content(message, 0, None if message.size <= LARGEST else LARGEST)
     root = structure(content)
     known = message.envelope
@@ -166,24 +166,24 @@ async def delete_jim(call: Call) -> Response:
     return Response(b"")
 
 
-_PAGE = options(start="how many messages to leave out", limit="how many to return, at most 250")
+_PAGE = options(start="number of messages to skip", limit="maximum number of messages, at most 250")
 
 ROUTES = [
-    Route("GET", "/api/v2/messages", messages, "MailHog's list of messages.", parameters=_PAGE),
+    Route("GET", "/api/v2/messages", messages, "List messages, in MailHog's format.", parameters=_PAGE),
     Route(
         "GET",
         "/api/v2/search",
         search,
-        "MailHog's search.",
-        parameters={**options(kind="from, to or containing", query="what to look for"), **_PAGE},
+        "Search messages, in MailHog's format.",
+        parameters={**options(kind="from, to or containing", query="the text to search for"), **_PAGE},
     ),
-    Route("GET", "/api/v1/messages/{id}", message, "A message as MailHog has it."),
+    Route("GET", "/api/v1/messages/{id}", message, "Return a message, in MailHog's format."),
     Route("DELETE", "/api/v1/messages/{id}", delete, "Delete a message."),
-    Route("GET", "/api/v1/messages/{id}/download", download, "The octets of a message."),
-    Route("POST", "/api/v1/messages/{id}/release", release, "Send it on to the configured relay."),
-    Route("GET", "/api/v2/outgoing-smtp", outgoing, "MailHog's list of servers, which is empty."),
-    Route("GET", "/api/v2/jim", jim, "MailHog's Jim: what goes wrong by chance."),
-    Route("POST", "/api/v2/jim", set_jim, "Let Jim in."),
-    Route("PUT", "/api/v2/jim", set_jim, "Change Jim."),
-    Route("DELETE", "/api/v2/jim", delete_jim, "Send Jim away."),
+    Route("GET", "/api/v1/messages/{id}/download", download, "Download the source of a message."),
+    Route("POST", "/api/v1/messages/{id}/release", release, "Send the message through the configured relay."),
+    Route("GET", "/api/v2/outgoing-smtp", outgoing, "List MailHog's outgoing servers; always empty."),
+    Route("GET", "/api/v2/jim", jim, "Return the settings of MailHog's Jim (random faults)."),
+    Route("POST", "/api/v2/jim", set_jim, "Enable Jim."),
+    Route("PUT", "/api/v2/jim", set_jim, "Change the settings of Jim."),
+    Route("DELETE", "/api/v2/jim", delete_jim, "Disable Jim."),
 ]

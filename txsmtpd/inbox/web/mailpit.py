@@ -300,10 +300,12 @@ async def alive(call: Call) -> Response:
     return ok()
 
 
-_PAGE = options(start="how many messages to leave out", limit="how many to return; 0 is all of them")
-_QUERY = options(query="what to search for", tz="the time zone of dates in the query")
-_LATEST = options(query="with the id latest: of the messages that this finds", tz="the time zone of dates in the query")
-_IDS = options(IDs="the ids of messages; none is all of them")
+_PAGE = options(start="number of messages to skip", limit="maximum number of messages; 0: all")
+_QUERY = options(query="the search", tz="the time zone of dates in the query")
+_LATEST = options(
+    query="with the id latest: the newest message that matches this search", tz="the time zone of dates in the query"
+)
+_IDS = options(IDs="the ids of the messages; without ids, all messages")
 
 ROUTES = [
     Route("GET", "/api/v1/messages", list_messages, "List messages, newest first.", parameters=_PAGE),
@@ -312,31 +314,41 @@ ROUTES = [
         "/api/v1/messages",
         set_read,
         "Mark messages as read or unread.",
-        body={**_IDS, **options(Read="true or false", Search="which messages, in place of IDs")},
+        body={**_IDS, **options(Read="true or false", Search="a search, instead of IDs")},
     ),
     Route("DELETE", "/api/v1/messages", delete_messages, "Delete messages.", body=_IDS),
     Route("GET", "/api/v1/search", search, "Search messages, newest first.", parameters={**_QUERY, **_PAGE}),
-    Route("DELETE", "/api/v1/search", delete_search, "Delete the messages that are found.", parameters=_QUERY),
-    Route("GET", "/api/v1/message/{id}", message, "A message; it is read now.", parameters=_LATEST),
-    Route("GET", "/api/v1/message/{id}/headers", message_headers, "The fields of its header.", parameters=_LATEST),
+    Route("DELETE", "/api/v1/search", delete_search, "Delete the messages that match a search.", parameters=_QUERY),
+    Route("GET", "/api/v1/message/{id}", message, "Return a message, and mark it as read.", parameters=_LATEST),
+    Route("GET", "/api/v1/message/{id}/headers", message_headers, "Return the header fields.", parameters=_LATEST),
     Route(
-        "GET", "/api/v1/message/{id}/raw", raw, "Its octets.", parameters={**_LATEST, **options(dl="1: as a download")}
+        "GET",
+        "/api/v1/message/{id}/raw",
+        raw,
+        "Return the source.",
+        parameters={**_LATEST, **options(dl="1: send as a download")},
     ),
-    Route("GET", "/api/v1/message/{id}/part/{part}", part, "A part, decoded.", parameters=_LATEST),
+    Route("GET", "/api/v1/message/{id}/part/{part}", part, "Return a part, decoded.", parameters=_LATEST),
     Route("GET", "/api/v1/message/{id}/part/{part}/thumb", thumbnail, "A white image.", parameters=_LATEST),
     Route(
         "GET",
         "/api/v1/message/{id}/html-check",
         html_check,
-        "What mail programs make of its HTML, by the data of caniemail.com.",
+        "Check the HTML for compatibility with mail programs, with data from caniemail.com.",
         parameters=_LATEST,
     ),
-    Route("GET", "/api/v1/message/{id}/link-check", link_check, "The links, not checked.", parameters=_LATEST),
+    Route(
+        "GET",
+        "/api/v1/message/{id}/link-check",
+        link_check,
+        "List the links, without checking them.",
+        parameters=_LATEST,
+    ),
     Route(
         "POST",
         "/api/v1/message/{id}/release",
         release,
-        "Send it on to the configured relay.",
+        "Send the message through the configured relay.",
         body=options(To="recipients"),
     ),
     Route(
@@ -358,25 +370,26 @@ ROUTES = [
             Attachments="a list of {Content (base64), Filename, ContentType, ContentID}",
         ),
     ),
-    Route("GET", "/api/v1/tags", list_tags, "The tags that are in use."),
+    Route("GET", "/api/v1/tags", list_tags, "List all tags."),
     Route(
-        "PUT", "/api/v1/tags", set_tags, "Give messages these tags.", body={**_IDS, **options(Tags="a list of tags")}
+        "PUT", "/api/v1/tags", set_tags, "Set the tags of messages.", body={**_IDS, **options(Tags="a list of tags")}
     ),
     Route("PUT", "/api/v1/tags/{tag}", rename_tag, "Rename a tag.", body=options(Name="its new name")),
     Route("DELETE", "/api/v1/tags/{tag}", delete_tag, "Remove a tag from all messages."),
-    Route("GET", "/api/v1/info", info, "The server, and what it has done."),
-    Route("GET", "/api/v1/webui", web_ui, "What the server offers."),
-    Route("GET", "/view/latest", view_latest, "A redirect to the newest message alone.", parameters=_QUERY),
+    Route("GET", "/api/v1/info", info, "Return information about the server, and counters."),
+    Route("GET", "/api/v1/webui", web_ui, "Return the features of the server."),
+    Route("GET", "/view/latest", view_latest, "Redirect to the HTML of the newest message.", parameters=_QUERY),
     Route(
         "GET",
         "/view/{id}.html",
         view_html,
-        "The HTML of a message alone.",
+        "Return the HTML of a message as a page.",
         parameters=options(
-            embed="1: links open elsewhere", remote="1: the browser may load images, styles and fonts by https"
+            embed="1: links open in a new window",
+            remote="1: allow the browser to load images, styles and fonts over HTTPS",
         ),
     ),
-    Route("GET", "/view/{id}.txt", view_text, "The text of a message alone."),
-    Route("GET", "/livez", alive, "Whether the server is alive.", open=True),
-    Route("GET", "/readyz", alive, "Whether the server takes requests.", open=True),
+    Route("GET", "/view/{id}.txt", view_text, "Return the text of a message as a page."),
+    Route("GET", "/livez", alive, "Check whether the server is running.", open=True),
+    Route("GET", "/readyz", alive, "Check whether the server is ready.", open=True),
 ]

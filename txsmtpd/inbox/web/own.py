@@ -225,45 +225,51 @@ async def openapi(call: Call) -> Response:
     return json_response(description(all_routes, call.settings.path))
 
 
-_SELECTION = options(ids="ids, separated by commas", query="or a search; without either, all messages")
+_SELECTION = options(ids="ids, separated by commas", query="a search, instead of ids; without both, all messages")
 
 ROUTES = [
     Route(
         "GET",
         "/api/inbox/v1/wait",
         wait,
-        "Wait for messages. 404 if they do not come, with what did.",
+        "Wait for messages. If they do not arrive, return 404 and the messages that did.",
         parameters={
             **{name: f"the messages with exactly this {name}" for name in CRITERIA},
             **options(
-                header="a field that messages are filed under, and its value: X-Test: 42",
-                query="a search besides",
+                header="a header field and its value, such as X-Test: 42",
+                query="an additional search",
                 after="only messages after this cursor",
-                count="how many; 1",
-                timeout="seconds, at most 60; 10",
-                expect="none: 200 if nothing comes, 409 with what came",
-                within="the timeout of expect=none",
+                count="number of messages; default 1",
+                timeout="seconds, at most 60; default 10",
+                expect="none: 200 if no message arrives, otherwise 409 and the message",
+                within="the timeout for expect=none, in seconds",
             ),
         },
     ),
     Route("GET", "/api/inbox/v1/cursor", cursor, "The number of the newest message, for wait?after=."),
-    Route("GET", "/api/inbox/v1/message/{id}/envelope", envelope, "How the message was received."),
-    Route("GET", "/api/inbox/v1/message/{id}/links", links, "The links in the message."),
+    Route(
+        "GET", "/api/inbox/v1/message/{id}/envelope", envelope, "Return the envelope and the session data of a message."
+    ),
+    Route("GET", "/api/inbox/v1/message/{id}/links", links, "List the links."),
     Route(
         "GET",
         "/api/inbox/v1/message/{id}/codes",
         codes,
-        "What looks like a one-time code.",
-        parameters=options(shortest="characters; 4", longest="characters; 10"),
+        "List the one-time codes.",
+        parameters=options(shortest="minimum length; default 4", longest="maximum length; default 10"),
     ),
-    Route("GET", "/api/inbox/v1/message/{id}/transcript", transcript, "What was said in its session."),
-    Route("GET", "/api/inbox/v1/message/{id}/dialog", dialog, "Its session as a dialog file."),
+    Route("GET", "/api/inbox/v1/message/{id}/transcript", transcript, "Return the transcript of the session."),
+    Route("GET", "/api/inbox/v1/message/{id}/dialog", dialog, "Return the session as a dialog file."),
     Route(
-        "GET", "/api/inbox/v1/sessions", sessions, "Sessions, newest first.", parameters=options(limit="at most; 50")
+        "GET",
+        "/api/inbox/v1/sessions",
+        sessions,
+        "List sessions, newest first.",
+        parameters=options(limit="maximum number; default 50"),
     ),
-    Route("GET", "/api/inbox/v1/sessions/{session}", session, "A session, and what was said."),
-    Route("GET", "/api/inbox/v1/sessions/{session}/dialog", session_dialog, "A session as a dialog file."),
-    Route("GET", "/api/inbox/v1/export.mbox", export_mbox, "Messages as an mbox file.", parameters=_SELECTION),
-    Route("GET", "/api/inbox/v1/export.zip", export_zip, "Messages as a zip file.", parameters=_SELECTION),
+    Route("GET", "/api/inbox/v1/sessions/{session}", session, "Return a session with its transcript."),
+    Route("GET", "/api/inbox/v1/sessions/{session}/dialog", session_dialog, "Return a session as a dialog file."),
+    Route("GET", "/api/inbox/v1/export.mbox", export_mbox, "Export messages as an mbox file.", parameters=_SELECTION),
+    Route("GET", "/api/inbox/v1/export.zip", export_zip, "Export messages as a zip file.", parameters=_SELECTION),
     Route("GET", "/api/inbox/v1/openapi.json", openapi, "This description."),
 ]

@@ -248,7 +248,7 @@ def _way_back(call: Call, path: str) -> str:
 
 @page
 async def show_sessions(call: Call) -> Response:
-    """Sessions, newest first."""
+    """List sessions, newest first."""
     sessions = await call.store.sessions(call.scope, SESSIONS)
     here = f"{call.base}/sessions"
     return await _render(call, "sessions.html", page="sessions", session=None, sessions=sessions, here=here)
