@@ -44,9 +44,10 @@ from txsmtpd.extensions import (
     Size,
     StartTLS,
 )
-from txsmtpd.interfaces import NO_HOOKS, IStreamingHandler, takes_responses
+from txsmtpd.interfaces import NO_HOOKS, IDiscardingHandler, IStreamingHandler, takes_responses
 from txsmtpd.limits.admission import UNLIMITED, Admission
 from txsmtpd.limits.limiter import Limits
+from txsmtpd.limits.memory import Memory, default_limit
 from txsmtpd.limits.networks import PREFIXES
 from txsmtpd.limits.rate import Rate
 from txsmtpd.log.session import LINES
@@ -187,6 +188,12 @@ class Settings:
     buffer_limit: int = 65536
     """Octets read ahead while a hook works; above it, the connection is not read."""
 
+    memory_limit: int | str | Memory | None = "auto"
+    """Octets in memory that all messages may have together which are handed over whole, from the first octet until the
+    handler is done with the message. Above it, clients are not read; after 60 seconds of that a message is refused with
+    452. ``"auto"``: a quarter of the machine's memory, or of the control group's if that is less, but at least four
+    times *data_size_limit*. A :class:`~txsmtpd.limits.Memory` can be given to several factories."""
+
     log: Any = None
     """Where the events of connections go: a :class:`~txsmtpd.log.session.Sink`. Default: :mod:`twisted.logger`."""
 
@@ -289,6 +296,12 @@ class Settings:
     streams: bool = field(init=False, repr=False)
     """Whether messages are taken as they arrive."""
 
+    discards: bool = field(init=False, repr=False)
+    """Whether nobody looks at messages, so that they need not be kept."""
+
+    memory: Memory = field(init=False, repr=False)
+    """What messages take of *memory_limit*."""
+
     ehlo_takes_responses: bool = field(init=False, repr=False)
     offered: tuple[Extension, ...] = field(init=False, repr=False)
     """All extensions, in the order of the answer to EHLO."""
@@ -350,6 +363,8 @@ class Settings:
             "hooks": MappingProxyType(hooks),
             "open_message": open_message,
             "streams": open_message is not None,
+            "discards": _discards(self, hooks),
+            "memory": _memory(self),
             "ehlo_takes_responses": ehlo_takes_responses,
             "tls_context": of_ssl(self.tls_context)
             if isinstance(self.tls_context, ssl.SSLContext)
@@ -584,6 +599,27 @@ def _admission(settings: Settings) -> Admission:
     elif not callable(getattr(limiter, "admit", None)) or not callable(getattr(limiter, "auth_failed", None)):
         raise TypeError(f"limiter must provide ILimiter, with admit and auth_failed; {limiter!r} does not")
     return Admission(limiter, settings.unlimited_networks, settings.network_prefixes)
+
+
+def _discards(settings: Settings, hooks: Mapping[str, Any]) -> bool:
+    if settings.decode_data:  # which refuses some messages
+        return False
+    return IDiscardingHandler.providedBy(settings.handler) and not {"DATA", "process_message"} & set(hooks)
+
+
+def _memory(settings: Settings) -> Memory:
+    limit, largest = settings.memory_limit, settings.data_size_limit or 0
+    if isinstance(limit, Memory):
+        return limit
+    if limit == "auto":
+        return Memory(max(default_limit(), 4 * largest))
+    if isinstance(limit, str):
+        raise TypeError(f"memory_limit must be an int, None or 'auto', not {limit!r}")
+    if limit is not None:
+        want_number("memory_limit", limit, int)
+        if limit < max(4 * largest, 1):
+            raise ValueError(f"memory_limit must be at least four times data_size_limit, {4 * largest}, not {limit}")
+    return Memory(limit)
 
 
 def _proxies(settings: Settings, hooks: Mapping[str, Any]) -> Networks | None:

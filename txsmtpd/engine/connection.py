@@ -270,12 +270,17 @@ class Connection(Patience):
 
     def hold(self) -> None:
         """Who takes the octets wants no more for now: look at none, and read none above ``buffer_limit``."""
+        already = self._held
+        self.hold_untimed()
+        if not already and self._held and self.server.settings.hook_timeout is not None:
+            self._hold_call = self.call_later(self.server.settings.hook_timeout, self._held_too_long)
+
+    def hold_untimed(self) -> None:
+        """The same, for somebody who sees to it that it does not take too long."""
         if self._held or self.closing:
             return
         self._held = self.paused = True
         self.pause_data()
-        if self.server.settings.hook_timeout is not None:
-            self._hold_call = self.call_later(self.server.settings.hook_timeout, self._held_too_long)
 
     def release(self) -> None:
         """Octets are wanted again."""

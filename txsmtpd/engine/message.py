@@ -71,7 +71,7 @@ class IncomingMessage:
             return self.read_into(Discarded())
         if self._server.settings.open_message is not None:
             return self._open_then_read()
-        return self.read_into(Buffered(self.deliver))
+        return self.read_into(self.whole())
 
     async def _open_then_read(self) -> Reply:
         try:
@@ -102,7 +102,7 @@ class IncomingMessage:
         """What writes to the sink, with the header measured on its way. That of a message which is handed over whole is
         measured then."""
         settings = self._server.settings
-        if not isinstance(sink, Streamed):
+        if isinstance(sink, Buffered):
             return sink.write
         if self._header is None:
             self._header = HeaderMeter(sink.write, settings.header_size_limit, settings.header_field_limit)
@@ -221,6 +221,7 @@ class IncomingMessage:
             return reply
         finally:
             server._dispatcher.message_ended(envelope)
+            sink.close()
             self._sink = self._header = server._message = None
             server.reset_transaction()
 
@@ -280,7 +281,7 @@ class IncomingMessage:
             return Discarded()
         open_message = server.settings.open_message
         if open_message is None:
-            return Buffered(self.deliver)
+            return self.whole()
         receiver = open_message(server, server.session, server.envelope)
         if isinstance(receiver, Awaitable):
             receiver = await receiver
@@ -292,6 +293,26 @@ class IncomingMessage:
             sink.abort(ConnectionDone())
             raise Refused(FAILED)
         return sink
+
+    def whole(
+        self, hold: Callable[[], object] | None = None, release: Callable[[], object] | None = None
+    ) -> Buffered | Discarded:
+        """What takes the message whole, for the handler.
+
+        :param hold: called when no more octets are wanted for now. Default: the connection is told.
+        :param release: called when they are again.
+        """
+        server = self._server
+        settings, connection = server.settings, server._connection
+        if settings.discards:
+            return Discarded()
+        return Buffered(
+            self.deliver,
+            settings.memory.share(),
+            hold or connection.hold_untimed,
+            release or connection.release,
+            connection.call_later,
+        )
 
     def deliver(self, message: bytes) -> Awaitable[Any]:
         """Hand the whole message to the handler."""

@@ -12,42 +12,101 @@ from typing import Any
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
+from txsmtpd.limits.memory import Share
 from txsmtpd.reply import FAILED, OK, Refused, Reply
 
 RECEIVER_METHODS = ("registerProducer", "unregisterProducer", "write", "finish", "abort")
 PIECES = 1000  # that are kept apart
+MEMORY_TIMEOUT = 60.0  # seconds that a message waits for memory
+NO_MEMORY = Reply(452, "4.3.1", "Too many messages are in memory, try again later")
 
 
 class Buffered:
     """Collects the message and hands it over whole.
 
+    What it takes counts as memory until :meth:`close`. Where there is no room for more, no octets are taken for a
+    while; then the message is refused, and what still comes of it is dropped.
+
     :param deliver: is given the octets, and gives the reply.
+    :param share: the memory that it takes.
+    :param hold: called when no more octets are wanted for now.
+    :param release: called when they are again.
+    :param call_later: calls a function after so many seconds.
     """
 
-    def __init__(self, deliver: Callable[[bytes], Awaitable[Reply]]) -> None:
+    def __init__(
+        self,
+        deliver: Callable[[bytes], Awaitable[Reply]],
+        share: Share,
+        hold: Callable[[], object],
+        release: Callable[[], object],
+        call_later: Callable[..., Any],
+    ) -> None:
         self._octets: list[bytes] = []
         self._runs: list[bytes] = []
         self._deliver = deliver
+        self._share = share
+        self._hold = hold
+        self._release = release
+        self._call_later = call_later
+        self._waiting: Any = None  # the call that ends the wait for memory
+        self._refused = False
+        self._delivered = False
 
     def write(self, octets: bytes) -> None:
         """More of the message has come."""
+        if self._refused:
+            return
         self._octets.append(octets)
         if len(self._octets) >= PIECES:
             # An object for each octet or two would take many times their room.
             self._runs.append(b"".join(self._octets))
             self._octets.clear()
+        if not self._share.add(len(octets)) and self._waiting is None:
+            self._waiting = self._call_later(MEMORY_TIMEOUT, self._no_memory)
+            self._share.wait(self._go_on)
+            self._hold()
+
+    def _go_on(self) -> None:
+        """Stop waiting for memory."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            if waiting.active():
+                waiting.cancel()
+            self._share.stop_waiting()
+            self._release()
+
+    def _no_memory(self) -> None:
+        self._refused = True
+        self._share.count_refusal()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._runs.clear()
+        self._octets.clear()
+        self._go_on()
+        self._share.release()
 
     def finish(self) -> Awaitable[Reply]:
         """The message is complete; give its reply."""
+        if self._refused:
+            raise Refused(NO_MEMORY)
+        if self._waiting is not None:
+            self._go_on()
         message = b"".join([*self._runs, *self._octets])
         self._runs.clear()
         self._octets.clear()
+        self._delivered = True
         return self._deliver(message)
 
     def abort(self, reason: BaseException) -> None:
         """The message will not be complete."""
-        self._runs.clear()
-        self._octets.clear()
+        if not self._delivered:  # else whoever has it may still have it
+            self._forget()
+
+    def close(self) -> None:
+        """The message has its reply, and is in memory no more."""
+        self._share.release()
 
 
 class Discarded:
@@ -62,6 +121,9 @@ class Discarded:
 
     def abort(self, reason: BaseException) -> None:
         """The message will not be complete."""
+
+    def close(self) -> None:
+        """The message has its reply."""
 
 
 @implementer(IPushProducer)
@@ -140,6 +202,9 @@ class Streamed:
             except BaseException as error:
                 self._complain(error)
         self._release()
+
+    def close(self) -> None:
+        """The message has its reply."""
 
     def _tell_of_error(self) -> None:
         """No reply to the message will: it was aborted for another reason, after the receiver had failed."""

@@ -297,7 +297,7 @@ class Chain:
     async def open_inner(self, server: Any, session: Any, envelope: Any) -> Any:
         """The handler's receiver for the message."""
         if self._open_message is None:
-            return WholeMessage(server._message.deliver)
+            return WholeMessage(server._message)
         receiver = self._open_message(server, session, envelope)
         return await receiver if isinstance(receiver, Awaitable) else receiver
 

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from txsmtpd.engine.message_sink import Buffered, Streamed
+from txsmtpd.engine.message_sink import Streamed
 from txsmtpd.filters.header import END, Header
 from txsmtpd.filters.message import QUARANTINE, FilteredMessage
 from txsmtpd.filters.results import remove_forgeries
@@ -288,18 +288,34 @@ class FilteredReceiver:
 class WholeMessage:
     """Collects a message for a handler that takes it whole.
 
-    :param deliver: is given the octets, and gives the status.
+    :param message: the :class:`~txsmtpd.engine.message.IncomingMessage`.
     """
 
-    def __init__(self, deliver: Callable[[bytes], Any]) -> None:
-        self._collected = Buffered(deliver)
+    def __init__(self, message: Any) -> None:
+        self._producer: Any = None
+        self._collected = message.whole(self._pause, self._resume)
         self.write = self._collected.write
-        self.finish = self._collected.finish
         self.abort = self._collected.abort
 
-    def registerProducer(self, producer: Any, streaming: bool) -> None: ...
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        self._producer = producer
 
-    def unregisterProducer(self) -> None: ...
+    def unregisterProducer(self) -> None:
+        self._producer = None
+
+    def _pause(self) -> None:
+        if self._producer is not None:
+            self._producer.pauseProducing()
+
+    def _resume(self) -> None:
+        if self._producer is not None:
+            self._producer.resumeProducing()
+
+    async def finish(self) -> Any:
+        try:
+            return await self._collected.finish()
+        finally:
+            self._collected.close()
 
 
 def _no_room(error: OSError) -> Refused:

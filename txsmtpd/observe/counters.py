@@ -57,6 +57,8 @@ FAMILIES = (
     Family("limiter_total", "counter", ("limit", "outcome"), "Decisions about rates and other limits of clients."),
     Family("limiter_forgotten_total", "counter", (), "Keys dropped from full tables although they had to wait."),
     Family("limiter_store_errors_total", "counter", (), "Decisions that the shared store of limits did not take."),
+    Family("message_memory_octets", "gauge", (), "Octets of messages that are in memory."),
+    Family("message_memory_refused_total", "counter", (), "Messages that there was no memory for."),
     Family("stress", "gauge", (), "1 while the server is in stress mode."),
     Family("workers", "gauge", ("state",), "Processes that serve, and those that drain; 0 with a single process."),
     Family("worker_restarts_total", "counter", (), "Workers that were replaced because they had died."),

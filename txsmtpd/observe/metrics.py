@@ -38,6 +38,7 @@ _BY_STATUS = {
     (421, "4.4.2"): "time",
     (421, "4.5.4"): "syntax",
     (450, "4.7.1"): "rate",
+    (452, "4.3.1"): "memory",
     (452, "4.5.3"): "recipients",
     (454, "4.7.0"): "rate",
     (500, "5.6.0"): "content",
@@ -191,6 +192,9 @@ class Metrics:
             limiter = factory.settings.limiter or factory.settings.admission.limiter
             counters["limiter_forgotten_total"][()] = getattr(limiter, "forgotten", 0)
             counters["limiter_store_errors_total"][()] = getattr(limiter, "errors", 0)
+        for memory in {each.settings.memory for each in self._factories}:
+            counters["message_memory_octets"][()] = memory.used
+            counters["message_memory_refused_total"][()] = memory.refused
         if self._factories:
             counters["stress"][()] = max(int(each.stress.active) for each in self._factories)
 

@@ -17,7 +17,6 @@ import txsmtpd.smtpd
 from txsmtpd.command import PREFIX, Command, authorized
 from txsmtpd.engine.dispatcher import Dispatcher
 from txsmtpd.engine.message import IncomingMessage
-from txsmtpd.engine.message_sink import Buffered
 from txsmtpd.engine.refusals import FOREIGN_PROTOCOL, LINE_TOO_LONG, NOT_RECOGNIZED
 from txsmtpd.extensions.base import Extension
 from txsmtpd.extensions.eightbitmime import EightBitMIME
@@ -236,7 +235,7 @@ class ChannelProtocol(SMTP):
     def read_message(self) -> None:
         """What follows is a message."""
         message = self._begin_message()
-        message.read_into(Buffered(message.deliver))
+        message.read_into(message.whole())
 
     # The end
 

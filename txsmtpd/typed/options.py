@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypedDict
 
 from txsmtpd.extensions import Extension
+from txsmtpd.limits.memory import Memory
 from txsmtpd.limits.rate import Rate
 from txsmtpd.wire.networks import Network
 
@@ -45,6 +46,7 @@ class Common(TypedDict, total=False):
     junk_command_limit: int | None
     batch_limit: int
     buffer_limit: int
+    memory_limit: int | str | Memory | None
     log: Any
     log_limit: int | None
     log_messages: bool

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from txsmtpd.service.options.table import Chosen, Group, Option
+from txsmtpd.limits.memory import Memory
+from txsmtpd.service.options.table import Chosen, Group, Option, refusing
 from txsmtpd.service.options.values import count, octets, or_none, seconds, some_seconds, yes_or_no
-from txsmtpd.settings import DATA_SIZE_DEFAULT
+from txsmtpd.settings import DATA_SIZE_DEFAULT, Settings
 
 
 def limit(name: str, metavar: str, read: Callable[[str], Any], help: str, default: str = "") -> Option:
@@ -31,6 +32,13 @@ SIZES = (
     limit("line-length-limit", "OCTETS", or_none(octets), "A line of the message, its CRLF included.", "none"),
     limit("header-size-limit", "OCTETS", or_none(octets), "The header of a message.", "262144"),
     limit("local-part-limit", "N", count, "Characters before the @ of an address; 0 for no limit.", "0"),
+    Option(
+        name="memory-limit",
+        metavar="OCTETS",
+        help="All messages in memory together, of all listeners.",
+        default="a quarter of the machine's memory",
+        read=or_none(octets),
+    ),
     limit("buffer-limit", "OCTETS", octets, "What is read ahead while a handler works.", "65536"),
 )
 
@@ -106,7 +114,18 @@ def read(chosen: Chosen) -> None:
     """Read the limits that are the factory's."""
     chosen["connection_limit"] = chosen.value("connection-limit", False)  # False: nothing was said; None: no limit
     chosen["connection_limit_per_network"] = chosen.value("connection-limit-per-network", False)
+    chosen.settings["memory_limit"] = _memory(chosen)
     chosen["connection_limit_per_host"] = chosen.value("connection-limit-per-host")
+
+
+def _memory(chosen: Chosen) -> Memory:
+    """The memory of all listeners together."""
+    largest = chosen.settings.get("data_size_limit", DATA_SIZE_DEFAULT)
+    asked = chosen.one("memory-limit")
+    if asked is None:
+        return Settings(handler=None, data_size_limit=largest).memory
+    with refusing(asked):
+        return Settings(handler=None, data_size_limit=largest, memory_limit=or_none(octets)(asked.text)).memory
 
 
 GROUP = Group(title="Limits", options=(*SIZES, *NUMBERS, *TIMES, *LENIENCE), read=read)
