@@ -1,5 +1,5 @@
-"""Run the tests of aiosmtpd against txsmtpd, as a program does that has changed one word in its imports; and the
-fixtures for pytest beside other plugins.
+"""Run the tests of others against txsmtpd: those of aiosmtpd, as a program does that has changed one word in its
+imports; those that Python 3.11 has of its module smtpd; and the fixtures for pytest beside other plugins.
 
     python tests/foreign/run.py [FOLDER]
 
@@ -126,6 +126,32 @@ def run_kit(folder: Path) -> int:
     return status
 
 
+def run_smtpd(folder: Path) -> int:
+    """Run the tests that come with this Python, if it has had the module smtpd."""
+    if sys.version_info >= (3, 12):
+        print("test_smtpd: no Python from 3.12 on has it; run this with Python 3.11")
+        return 0
+    status = 0
+    kinds = known()
+    for module in ("test_smtpd", "test_smtplib"):
+        results = folder / f"{module}.json"
+        command = [sys.executable, "-W", "ignore", str(HERE / "as_smtpd.py"), module, str(results)]
+        environment = {**os.environ, "PYTHONPATH": str(HERE.parent.parent)}
+        done = subprocess.run(
+            command, cwd=folder, env=environment, timeout=LIMIT, capture_output=True, text=True, check=False
+        )
+        if not results.exists():
+            sys.exit(done.stdout + done.stderr)
+        found: dict[str, str] = json.loads(results.read_text())
+        failed = [name for name, outcome in found.items() if outcome == "failed"]
+        print(f"{module}: {len(found) - len(failed)} of {len(found)} pass")
+        for name in failed:
+            if kind_of(name, kinds) is None:
+                print(f"FAILED {name}")
+                status = 1
+    return status
+
+
 def report(found: dict[str, object]) -> int:
     results = found["results"]
     assert isinstance(results, dict)
@@ -156,7 +182,7 @@ def main() -> int:
         folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary).absolute()
         folder.mkdir(exist_ok=True)
         source = fetch(folder)
-        return max(report(run(source, folder)), run_kit(folder))
+        return max(report(run(source, folder)), run_smtpd(folder), run_kit(folder))
 
 
 if __name__ == "__main__":

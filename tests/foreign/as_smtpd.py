@@ -1,0 +1,196 @@
+"""Run the tests that CPython 3.11 has of the module smtpd, and of smtplib against it, with txsmtpd.smtpd in its place.
+
+    python tests/foreign/as_smtpd.py test_smtpd RESULTS [TEST...]
+
+Many of these tests feed a channel through a mock of its socket; here what they queue comes by a transport in memory.
+A loop of asyncore's is one of :func:`txsmtpd.smtpd.loop`. Replies are compared as they stand, octet by octet. What
+became of each test is written to the file RESULTS.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import types
+import unittest
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.testing import StringTransport
+
+import txsmtpd.smtpd as ours
+from txsmtpd.smtpd.connection import ChannelDispatcher
+
+PEER = "peer-address", "peer-port"
+
+
+class MockedSocket(StringTransport):
+    """What a test queues comes to the channel; what the channel says, a test can read."""
+
+    def __init__(self) -> None:
+        super().__init__(peerAddress=IPv4Address("TCP", *PEER))  # type: ignore[arg-type]  # a port as the tests have it
+        self.queued: list[bytes] = []
+        self.last = b""
+        self.output: list[bytes] = []
+
+    def queue_recv(self, line: bytes) -> None:
+        self.queued.append(line)
+
+    def write(self, data: bytes) -> None:
+        for line in data.splitlines(keepends=True):
+            self.last = line
+            self.output.append(line)
+
+    def writeSequence(self, data: Any) -> None:
+        self.write(b"".join(data))
+
+
+class SMTPChannel(ours.SMTPChannel):
+    """A channel that can be made for a connection that a test has taken from the server itself."""
+
+    _emptystring = ""
+    _asks = 0  # a state of a subclass's own, in which lines are no commands
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Any method may be overridden: some of asyncore's are called here."""
+
+    def __init__(self, server: Any, conn: Any, *args: Any, **kwargs: Any) -> None:
+        make = super().__init__
+        if getattr(conn, "transport", None) is not None or not hasattr(conn, "makeConnection"):
+            make(server, conn, *args, **kwargs)
+            return
+        self.socket = MockedSocket()
+        self._made = conn
+        server.connected_by = lambda conn: make(server, conn, *args, **kwargs)
+        try:
+            conn.makeConnection(self.socket)
+        finally:
+            del server.connected_by
+
+    @property
+    def smtp_state(self) -> int:
+        return self._asks or super().smtp_state
+
+    @smtp_state.setter
+    def smtp_state(self, state: int) -> None:
+        self._asks = state if state not in (self.COMMAND, self.DATA) else 0
+        if not self._asks:
+            ours.SMTPChannel.smtp_state.fset(self, state)  # type: ignore[attr-defined]
+
+
+def _handle_read(channel: SMTPChannel) -> None:
+    channel._made.dataReceived(channel.socket.queued.pop(0) + b"\r\n")
+
+
+def _found_terminator(channel: SMTPChannel) -> None:
+    raise AssertionError("commands are read beneath the channel")
+
+
+SMTPChannel.handle_read = _handle_read  # type: ignore[attr-defined]
+SMTPChannel.found_terminator = _found_terminator  # type: ignore[attr-defined]
+
+
+class Server(ours.SMTPServer):
+    """A server that a test may ask for a connection that nobody has made."""
+
+    channel_class = SMTPChannel
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, bare_newlines=True, **kwargs)  # the messages of the tests have them
+
+    def accept(self) -> Any:
+        arrived = super().accept()
+        if arrived is None:
+            conn = self.factory.buildProtocol(IPv4Address("TCP", *PEER))  # type: ignore[arg-type]
+            arrived = conn, "c"  # type: ignore[assignment]
+        return arrived
+
+
+class DebuggingServer(Server, ours.DebuggingServer):
+    """Prints messages."""
+
+
+class PureProxy(Server, ours.PureProxy):
+    """Passes messages on."""
+
+
+def _on_line(dispatcher: Any, line: bytes) -> Any:
+    channel = dispatcher.server.channel
+    if not getattr(channel, "_asks", 0):
+        return on_line(dispatcher, line)
+    dispatcher.pushed = False
+    channel.received_lines = [line.decode("utf-8")]
+    channel.found_terminator()
+    return None
+
+
+on_line = ChannelDispatcher.on_line
+ChannelDispatcher.on_line = _on_line  # type: ignore[method-assign]
+
+
+class _Module(types.ModuleType):
+    """The old module: what is set on it is set on ours."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(ours, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(ours, name, value)
+
+
+def install() -> None:
+    smtpd: Any = _Module("smtpd")
+    for each in (SMTPChannel, DebuggingServer, PureProxy):
+        vars(smtpd)[each.__name__] = each
+    vars(smtpd)["SMTPServer"] = Server
+    asyncore: Any = types.ModuleType("asyncore")
+    asyncore.socket_map = ours.socket_map
+    asyncore.close_all = ours.close_all
+    asyncore.poll = asyncore.poll2 = lambda timeout, servers: ours.loop(timeout, count=1)
+    sys.modules |= {"smtpd": smtpd, "asyncore": asyncore}
+
+
+class _Result(unittest.TextTestResult):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.outcomes: dict[str, str] = {}
+
+    def startTest(self, test: unittest.TestCase) -> None:
+        super().startTest(test)
+        self.outcomes[_name(test)] = "passed"
+
+    def addFailure(self, test: unittest.TestCase, err: Any) -> None:
+        super().addFailure(test, err)
+        self.outcomes[_name(test)] = "failed"
+
+    def addError(self, test: unittest.TestCase, err: Any) -> None:
+        super().addError(test, err)
+        self.outcomes[_name(test)] = "failed"
+
+    def addSubTest(self, test: unittest.TestCase, subtest: unittest.TestCase, err: Any) -> None:
+        super().addSubTest(test, subtest, err)
+        if err is not None:
+            self.outcomes[_name(test)] = "failed"
+
+    def addSkip(self, test: unittest.TestCase, reason: str) -> None:
+        super().addSkip(test, reason)
+        self.outcomes[_name(test)] = "skipped"
+
+
+def _name(test: unittest.TestCase) -> str:
+    return "::".join(test.id().rsplit(".", 3)[-3:])
+
+
+def main(module: str, results: str, *names: str) -> None:
+    install()
+    tests, loader = importlib.import_module(f"test.{module}"), unittest.defaultTestLoader
+    found = loader.loadTestsFromNames(names, tests) if names else loader.loadTestsFromModule(tests)
+    outcome = unittest.TextTestRunner(resultclass=_Result, verbosity=2).run(found)
+    assert isinstance(outcome, _Result)
+    Path(results).write_text(json.dumps(outcome.outcomes))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
