@@ -7,13 +7,26 @@ import signal
 import socket
 import stat
 import time
+from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.support.programs import once
 from tests.support.systemd import Systemd
 from txsmtpd.service.notify import Notifier
 
 HANDLER = "--handler=sink"
+# What the master checks, and no worker can import after that.
+ONCE = """
+import os
+os.open("imported", os.O_CREAT | os.O_EXCL)
+
+class Handler:
+    async def handle_DATA(self, server, session, envelope):
+        return "250 OK"
+
+handler = Handler()
+"""
 
 
 def banner(family: socket.AddressFamily, address: object) -> str:
@@ -93,6 +106,26 @@ class SystemdTests(SynchronousTestCase):
         self.systemd.wait_for("READY")
         self.assertIn("LMTP", banner(socket.AF_UNIX, path))
         self.assertIn("ESMTP", banner(socket.AF_INET, tcp.getsockname()))
+
+    def test_workers(self) -> None:
+        """With workers, it is READY once one of them serves."""
+        once()
+        with socket.create_server(("::1", 0), family=socket.AF_INET6) as tcp:
+            self.systemd.start(HANDLER, "--workers=2", "--listen=systemd:domain=INET6:name=smtp", sockets={"smtp": tcp})
+            self.systemd.wait_for("READY")
+            self.assertTrue(banner(socket.AF_INET6, tcp.getsockname()).startswith("220 "))
+            self.assertEqual(self.systemd.stop(), -signal.SIGTERM)
+        self.assertEqual(len([each for each in self.systemd.heard if "READY" in each]), 1)
+
+    def test_workersThatCannotStart(self) -> None:
+        """It is never READY if no worker can serve; it ends with their status."""
+        once()
+        Path(self.systemd.folder, "once.py").write_text(ONCE)
+        self.systemd.start("--handler=once.handler", "--workers=2", "--listen=tcp:0:interface=127.0.0.1")
+        status, errors = self.systemd.failure()
+        self.assertEqual(status, 64, errors)
+        self.assertEqual(errors.count("smtpd: "), 1, errors)
+        self.assertEqual([each for each in self.systemd.pending() if "READY" in each], [])
 
     def test_noSocket(self) -> None:
         """An endpoint for which nothing was passed is one line that tells why, and status 64."""

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import txsmtpd
@@ -77,11 +78,24 @@ class Systemd:
         """The next message that has this variable. Those before it are in ``heard``."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
-            message = dict(line.split("=", 1) for line in self._notified.recv(65536).decode().split("\n"))
-            self.heard.append(message)
+            message = self._next()
             if name in message:
                 return message
         raise AssertionError(f"no message with {name} in {self.heard}")
+
+    def _next(self) -> dict[str, str]:
+        message = dict(line.split("=", 1) for line in self._notified.recv(65536).decode().split("\n"))
+        self.heard.append(message)
+        return message
+
+    def pending(self) -> list[dict[str, str]]:
+        """The messages that have come by now, with those before them."""
+        self._notified.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                self._next()
+        self._notified.settimeout(PATIENCE)
+        return self.heard
 
     def stop(self) -> int:
         """End the service as ``systemctl stop`` does; return its status."""

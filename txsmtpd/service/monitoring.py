@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from twisted.application.service import IService, MultiService, Service
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
@@ -59,6 +59,7 @@ class Server(MultiService):
     :param before: what the listeners need: started before them, and stopped after them.
     :param late: is told, again and again, how many seconds the reactor is late; None: nobody is.
     :param connections: tells how many connections are open.
+    :param when_ready: tells once clients are served, if that is after the start: a Deferred.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Server(MultiService):
         before: IService | None = None,
         late: Callable[[float], object] | None = None,
         connections: Callable[[], int] = lambda: 0,
+        when_ready: Callable[[], Deferred[None]] = lambda: succeed(None),
         reactor: Any = None,
         environ: MutableMapping[str, str] = os.environ,
     ) -> None:
@@ -83,6 +85,8 @@ class Server(MultiService):
         self.notifier: Notifier | None = None
         self._late = late
         self._connections = connections
+        self._when_ready = when_ready
+        self._reloads = 0  # that are going on, or about to
         self._reactor = reactor
         self._environ = environ
         self._calls: list[LoopingCall] = []
@@ -105,13 +109,20 @@ class Server(MultiService):
             self.monitoring.startService()
         self.health.starting = False
         if self.notifier is not None:
-            self._clock().callWhenRunning(self.notifier.ready, self._status())
+            self._clock().callWhenRunning(self._tell_ready)
             self._repeat(STATUS_PERIOD, self._tell_status)
             if self.notifier.watchdog_period is not None:
                 self._repeat(self.notifier.watchdog_period / 3, self.notifier.watchdog)
         if self._late is not None:
             self._lag = ReactorLag(self._late, self._clock())
             self._lag.start()
+
+    def _tell_ready(self) -> None:
+        def tell(_: None) -> None:
+            if self.notifier is not None and not self.health.draining:
+                self.notifier.ready(self._status())
+
+        self._when_ready().addCallback(tell)
 
     def stopService(self) -> Deferred[None]:
         self.health.draining = True
@@ -142,12 +153,14 @@ class Server(MultiService):
 
     def reload_begins(self) -> None:
         """Certificates and the like are about to be read again."""
+        self._reloads += 1
         if self.notifier is not None:
             self.notifier.reloading()
 
     def reload_ends(self) -> None:
         """They have been."""
-        if self.notifier is not None:
+        self._reloads -= 1
+        if self.notifier is not None and not self._reloads:
             self.notifier.ready(self._status())
 
     def _repeat(self, period: float, function: Callable[..., object]) -> None:

@@ -137,6 +137,7 @@ def _master(options: Options, endpoints: list[tuple[str, IStreamServerEndpoint]]
         drain_delay=options["drain_delay"],
         monitoring=_monitoring(options["monitoring"], health, master),
         connections=master.connections,
+        when_ready=master.when_ready,
     )
     master.setServiceParent(server)
 
@@ -168,7 +169,13 @@ def _before(options: Options, listeners: list[Listener], counters: Counters | No
             each.factory.abort()
 
     link = Link(
-        options["worker"], listeners, counters=counters, problems=health.problems, hurry=hurry, grace=options["grace"]
+        options["worker"],
+        listeners,
+        counters=counters,
+        problems=health.problems,
+        hurry=hurry,
+        grace=options["grace"],
+        silence=options["worker_timeout"],
     )
     both = MultiService()
     for each in filter(None, (link, needed)):

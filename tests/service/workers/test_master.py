@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from txsmtpd.service.workers.master import READY_WITHIN, Master
+from txsmtpd.service.workers.master import AT_ONCE, READY_WITHIN, Master
 from txsmtpd.service.workers.worker import Errand
 
 
@@ -25,7 +25,7 @@ class Stub:
         self.heard_of: list[object] = []
 
     def meet(self, rows: list[int]) -> None:
-        pass
+        self.known = rows
 
     def retire(self) -> None:
         self.is_draining = True
@@ -47,10 +47,13 @@ class Stubbed(Master):
     """A master of stubs."""
 
     rows = 0
+    has_room = True
 
     def _spawn(self, slot: int) -> Any:
+        if not self.has_room:
+            return None
         self.rows += 1
-        stub: Any = Stub(slot, self.rows % 4)
+        stub: Any = Stub(slot, self.rows % (2 * self.count))
         self.workers.append(stub)
         return stub
 
@@ -58,11 +61,16 @@ class Stubbed(Master):
 class MasterTests(SynchronousTestCase):
     """Two slots."""
 
-    def setUp(self) -> None:
+    def setUp(self, count: int = 2) -> None:
         self.clock = Running()
         self.statuses: list[int] = []
         self.master = Stubbed(
-            2, [], ["worker"], Errand(), end_process=lambda _, status: self.statuses.append(status), reactor=self.clock
+            count,
+            [],
+            ["worker"],
+            Errand(),
+            end_process=lambda _, status: self.statuses.append(status),
+            reactor=self.clock,
         )
         self.master.startService()
         self.addCleanup(self.close)
@@ -71,13 +79,21 @@ class MasterTests(SynchronousTestCase):
         for memory in self.master._page, self.master._sketch:
             if memory is not None:
                 memory.close()
+        self.master._page = self.master._sketch = None
 
     def ready(self) -> list[Any]:
         """Let all workers that start be ready, and return the serving ones, by slot."""
-        while starting := [each for each in self.master.workers if not each.is_ready]:
-            starting[0].is_ready = True
-            self.master.worker_ready(starting[0])
+        while self.ready_one():
+            pass
         return sorted((each for each in self.master.workers if not each.is_draining), key=lambda each: each.slot)
+
+    def ready_one(self) -> bool:
+        """Let the first worker that starts be ready; whether there was one."""
+        starting = next((each for each in self.master.workers if not each.is_ready), None)
+        if starting is not None:
+            starting.is_ready = True
+            self.master.worker_ready(starting)
+        return starting is not None
 
     def end(self, worker: Any, status: int | None = None, number: int | None = None) -> None:
         self.master.worker_ended(worker, status, number)
@@ -114,7 +130,7 @@ class MasterTests(SynchronousTestCase):
         self.assertEqual((done, self.slots()), ([False], [0, 1]))
         self.assertFalse(old[0].is_draining)
 
-    def test_late(self) -> None:
+    def test_tooLate(self) -> None:
         """A new worker that does not become ready in time is killed, and the old ones go on."""
         old = self.ready()
         done: list[bool] = []
@@ -124,6 +140,70 @@ class MasterTests(SynchronousTestCase):
         self.assertEqual(new.heard_of, [signal.SIGKILL])
         self.end(new, number=signal.SIGKILL)
         self.assertEqual((done, [each.is_draining for each in old]), ([False], [False, False]))
+
+    def test_reloadDuringReload(self) -> None:
+        """A reload that is asked for while one is going on follows it: not even the newest worker stays, which may have
+        started before the last change. Any number of them are one."""
+        self.ready()
+        done: list[str] = []
+        self.master.reload(lambda succeeded: done.append(f"first {succeeded}"))
+        between = next(each for each in self.master.workers if not each.is_ready)
+        for name in ("second", "third"):
+            self.master.reload(lambda succeeded, name=name: done.append(f"{name} {succeeded}"))  # type: ignore[misc]
+        before = self.master.rows
+        last = self.ready()
+        self.assertEqual(done, ["first True", "second True", "third True"])
+        self.assertEqual((self.slots(), self.master.rows - before), ([0, 1], 3))
+        self.assertTrue(between.is_draining)
+        self.assertFalse(any(each.is_draining for each in last))
+
+    def test_failedReloadWhileOneWaits(self) -> None:
+        """A slot whose next worker waits gets one at once when a reload has failed, and not a second one later."""
+        [_, last] = self.ready()
+        self.end(last, number=signal.SIGKILL)
+        self.master.reload()
+        self.end(next(each for each in self.master.workers if not each.is_ready), status=64)
+        self.assertEqual(self.slots(), [0, 1])
+        self.clock.advance(20)
+        self.assertEqual(self.slots(), [0, 1])
+
+    def test_noRoom(self) -> None:
+        """A worker that the system has no room for is tried again."""
+        [_, last] = self.ready()
+        self.master.has_room = False
+        self.end(last, number=signal.SIGKILL)
+        self.clock.pump([1] * 3)
+        self.assertEqual(self.slots(), [0])
+        self.master.has_room = True
+        self.clock.advance(1)
+        self.assertEqual(self.slots(), [0, 1])
+
+    def test_fewAtOnce(self) -> None:
+        """Many workers do not start at the same time: all of them would be late."""
+        self.close()
+        self.setUp(100)
+        self.assertEqual(len(self.master.workers), 1)
+        self.ready_one()
+        self.assertEqual(sum(not each.is_ready for each in self.master.workers), AT_ONCE)
+        self.ready()
+        self.assertEqual(self.slots(), [*range(100)])
+
+    def test_late(self) -> None:
+        """Nobody leaves a connection to a worker that has not been heard of for some seconds."""
+        first, second = self.ready()
+        self.assertEqual((first.known, second.known), ([second.row], [first.row]))
+        self.clock.pump([1] * 6)
+        second.heard = self.clock.seconds()
+        self.clock.advance(1)
+        self.assertEqual((first.known, second.known), ([second.row], []))
+
+    def test_whenReady(self) -> None:
+        """The server is ready when a worker is, and not before."""
+        ready = self.master.when_ready()
+        self.assertNoResult(ready)
+        self.ready_one()
+        self.successResultOf(ready)
+        self.successResultOf(self.master.when_ready())
 
     def test_stopDuringReload(self) -> None:
         """A server that is told to end in the middle of a reload ends with its last worker, whichever that is."""
@@ -145,10 +225,12 @@ class MasterTests(SynchronousTestCase):
     def test_firstStart(self) -> None:
         """A mistake that keeps the first worker from starting ends the master with its status; later it does not."""
         self.end(self.master.workers[0], status=64)
-        self.assertEqual(self.statuses, [64])
+        self.assertEqual((self.statuses, self.slots()), ([64], []))
+        self.close()
+        self.setUp()
         self.ready()
         self.end(self.master.workers[0], status=64)
-        self.assertEqual(self.statuses, [64])
+        self.assertEqual((self.statuses, self.slots()), ([], [1]))
 
     def test_backoff(self) -> None:
         """A worker that dies is replaced after a second, then after two."""

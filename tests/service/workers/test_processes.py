@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -11,154 +12,17 @@ import stat
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-import urllib.request
 from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.service.test_commandline import environment
-from tests.support.programs import once
+from tests.service.workers.running import LETTER, PATIENCE, Load, Master, connect, counted, eventually, process_of
 
-PATIENCE = 60.0  # seconds
-LETTER = "Subject: hello\r\n\r\nHello!\r\n"
-
-HANDLER = """
-import os, time
-
-class Naming:
-    async def handle_MAIL(self, server, session, envelope, address, mail_options):
-        if address.startswith("hang"):
-            time.sleep(100)
-        envelope.mail_from = address
-        return f"250 2.1.0 process {os.getpid()}"
-
-    async def handle_DATA(self, server, session, envelope):
-        return f"250 2.0.0 process {os.getpid()}"
-
-naming = Naming()
-"""
-
-
-class Master:
-    """``twist smtpd --workers=N``, and what it has logged."""
-
-    def __init__(self, case: SynchronousTestCase, *options: str, workers: int = 2, listen: str | None = None) -> None:
-        once()
-        self.folder = Path(tempfile.mkdtemp())
-        (self.folder / "naming.py").write_text(HANDLER)
-        words = ["-m", "twisted", "smtpd", f"--workers={workers}", *options]
-        words.append(listen or "--listen=tcp:0:interface=127.0.0.1")
-        self.lines: list[str] = []
-        self._changed = threading.Condition()
-        self.process = subprocess.Popen(
-            [sys.executable, *words],
-            cwd=self.folder,
-            env=environment(str(self.folder)),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        case.addCleanup(self.stop)
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with self._changed:
-                self.lines.append(line)
-                self._changed.notify_all()
-
-    def wait_for(self, pattern: str, times: int = 1) -> list[re.Match[str]]:
-        """Wait until so many lines have matched."""
-        deadline = time.monotonic() + PATIENCE
-        with self._changed:
-            while True:
-                found = [match for line in self.lines if (match := re.search(pattern, line))]
-                if len(found) >= times:
-                    return found
-                if not self._changed.wait(deadline - time.monotonic()):
-                    raise AssertionError(f"no line {pattern!r} ({len(found)} of {times}) in:\n{''.join(self.lines)}")
-
-    def port(self) -> int:
-        """Wait until all workers serve; the port."""
-        self.wait_for("is ready", 2)
-        return int(self.wait_for(r"listen on 127\.0\.0\.1:(\d+)")[0][1])
-
-    def pids(self) -> list[int]:
-        """The processes that have become ready, in order."""
-        return [int(match[1]) for match in self.wait_for(r"worker \d+ \(process (\d+)\) is ready")]
-
-    def signal(self, number: int) -> None:
-        os.kill(self.process.pid, number)
-
-    def stop(self) -> None:
-        if self.process.poll() is None:
-            self.signal(signal.SIGTERM)
-        self.process.wait(PATIENCE)
-        self._reader.join(PATIENCE)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-
-def connect(port: int) -> smtplib.SMTP:
-    client = smtplib.SMTP("127.0.0.1", port, timeout=PATIENCE)
-    client.ehlo("client.test")
-    return client
-
-
-def process_of(client: smtplib.SMTP) -> int:
-    """Which process serves a client."""
-    client.rset()
-    _, text = client.mail("a@example.com")
-    client.rset()
-    return int(text.split()[-1])
-
-
-class Load:
-    """Clients that deliver one message after the other, without trying anything twice."""
-
-    def __init__(self, port: int, clients: int) -> None:
-        self.port = port
-        self.delivered = 0
-        self.refused: list[Exception] = []
-        self.broken: list[Exception] = []
-        self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(clients)]
-        for thread in self._threads:
-            thread.start()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                client = connect(self.port)
-            except ConnectionRefusedError as error:
-                self.refused.append(error)
-                continue
-            except OSError as error:  # also SMTPException
-                self.broken.append(error)
-                continue
-            try:
-                client.sendmail("a@example.com", "b@example.com", LETTER)
-                with self._lock:
-                    self.delivered += 1
-                client.quit()
-            except OSError as error:
-                self.broken.append(error)
-            finally:
-                client.close()
-
-    def stop(self) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(PATIENCE)
+ADDRESS = "tcp:0:interface=127.0.0.1"
+TWISTD_RUN = "from twisted.scripts.twistd import run; run()"
+TWISTD = ["-c", TWISTD_RUN, "--nodaemon", "--pidfile=", "smtpd", "--handler=naming.naming"]
 
 
 class ServingTests(SynchronousTestCase):
@@ -185,7 +49,7 @@ class ServingTests(SynchronousTestCase):
         before = {client: process_of(client) for client in clients}
         for client in clients:
             client.sendmail("a@example.com", "b@example.com", LETTER)
-        self.eventually(lambda: self.counted(metrics, "txsmtpd_messages_total") == 20)
+        eventually(lambda: counted(metrics, "txsmtpd_messages_total") == 20)
         os.kill(victim, signal.SIGKILL)
         master.wait_for("was ended by SIGKILL")
         for client, process in before.items():
@@ -195,35 +59,50 @@ class ServingTests(SynchronousTestCase):
                 self.assertEqual(process_of(client), survivor)
             client.close()
         master.wait_for("is ready", 3)
-        self.assertEqual(self.counted(metrics, "txsmtpd_messages_total"), 20)
-        self.assertEqual(self.counted(metrics, "txsmtpd_worker_restarts_total"), 1)
-
-    def counted(self, port: int, name: str) -> float:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE) as answer:
-            lines = answer.read().decode().splitlines()
-        return sum(float(line.split()[-1]) for line in lines if re.match(name + r"[{ ]", line))
-
-    def eventually(self, is_so: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not is_so():
-            self.assertLess(time.monotonic(), deadline)
-            time.sleep(0.1)
+        self.assertEqual(counted(metrics, "txsmtpd_messages_total"), 20)
+        self.assertEqual(counted(metrics, "txsmtpd_worker_restarts_total"), 1)
 
     def test_hangs(self) -> None:
-        """A worker whose reactor a hook blocks is aborted, with the traceback of the hook in the log, and replaced; the
-        other one serves meanwhile."""
-        master = Master(self, "--handler=naming.naming", "--worker-timeout=2")
-        port = master.port()
+        """A worker whose reactor a hook blocks is aborted, with the traceback of the hook in the log, in lines of its
+        format, and replaced; the other one serves meanwhile."""
+        master = Master(self, "--handler=naming.naming", "--worker-timeout=2", "--log-file=log", "--log-format=json")
+        log = master.folder / "log"
+
+        def logged(pattern: str, times: int = 1) -> list[str]:
+            eventually(lambda: log.exists() and len(re.findall(pattern, log.read_text())) >= times)
+            return re.findall(pattern, log.read_text())
+
+        logged("is ready", 2)
+        [port] = map(int, logged(r"listen on 127\.0\.0\.1:(\d+)"))
         client = connect(port)
-        client.putcmd("mail", "FROM:<hang@example.com>")
+        client.putcmd("mail", "FROM:<hang+100@example.com>")
         others = [connect(port) for _ in range(2)]
         self.assertEqual(len({*map(process_of, others[:1])}), 1)
-        master.wait_for("has not been heard of")
-        master.wait_for("handle_MAIL")
-        master.wait_for("was ended by SIGABRT")
-        master.wait_for("is ready", 3)
+        for line in ("has not been heard of", "handle_MAIL", "was ended by SIGABRT"):
+            logged(line)
+        logged("is ready", 3)
+        for text in log.read_text().splitlines():
+            json.loads(text)
         for each in (client, *others):
             each.close()
+
+    def test_crash(self) -> None:
+        """The same holds for a worker that crashes. What a handler has started neither keeps the address nor holds up
+        the next worker."""
+        master = Master(self, words=[*TWISTD, "--workers=2", f"--listen={ADDRESS}"])
+        port = master.port()
+        client = connect(port)
+        client.mail("start+1000@example.com")
+        [line] = master.wait_for(r"started process (\d+)")
+        self.addCleanup(os.kill, int(line[1]), signal.SIGKILL)
+        client.rset()
+        client.putcmd("mail", "FROM:<crash@example.com>")
+        master.wait_for("handle_MAIL")
+        master.wait_for("was ended by SIGSEGV")
+        master.wait_for("is ready", 3)
+        client.close()
+        master.stop()
+        self.assertRaises(ConnectionRefusedError, connect, port)
 
     def test_unixSocket(self) -> None:
         """A Unix socket keeps its mode and its path when a worker dies, and is gone with the master."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -31,6 +32,8 @@ READY_WITHIN = 30.0  # seconds that a worker may take to start
 SILENCE = 60.0  # seconds without a beat after which a worker counts as hung
 MARGIN = 5.0  # seconds beyond the grace, until a worker is killed
 BEAT = 1.0  # seconds
+LATE = 5.0  # seconds without a beat after which other workers do not leave connections to a worker
+AT_ONCE = max(2, os.cpu_count() or 1)  # workers that start at the same time: each needs a processor for that
 
 
 class Master(Service):
@@ -80,8 +83,12 @@ class Master(Service):
         self._watch: LoopingCall | None = None
         self._has_served = False  # a worker has been ready
         self._reloading: _Reload | None = None
+        self._again: list[Callable[[bool], object]] = []  # a reload that was asked for during a reload
+        self._served: list[Deferred[None]] = []  # who waits for the first worker
         self._stopped: Deferred[None] | None = None
         self._delayed: set[Any] = set()
+        self._wanted: deque[int] = deque()  # slots for which a worker is to start as soon as others have
+        self._responsive: list[Worker] = []
 
     # Start and stop
 
@@ -111,6 +118,14 @@ class Master(Service):
                 self._start_worker(slot)
             self._watch.start(BEAT, now=False)
 
+    def when_ready(self) -> Deferred[None]:
+        """A Deferred that fires once a worker serves."""
+        if self._has_served:
+            return succeed(None)
+        waiting: Deferred[None] = Deferred()
+        self._served.append(waiting)
+        return waiting
+
     def stopService(self) -> Deferred[None]:
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
@@ -123,6 +138,8 @@ class Master(Service):
         for delayed in list(self._delayed):
             delayed.cancel()
         self._delayed.clear()
+        self._wanted.clear()
+        self._again.clear()
         # First of all: else clients would wait in a queue that nobody reads any more.
         for each in self.sockets:
             await maybeDeferred(each.close)
@@ -157,7 +174,7 @@ class Master(Service):
         return [worker for worker in self.workers if worker.is_ready and not worker.is_draining]
 
     def _spawn(self, slot: int) -> Worker | None:
-        """Spawn a worker; None: there is no room, or no need."""
+        """Spawn a worker; None: there is no room now, or no need."""
         page, sketch = self._page, self._sketch
         if not self.running or page is None or sketch is None:
             return None
@@ -174,15 +191,28 @@ class Master(Service):
         shared = (page.descriptor, sketch.descriptor, *self._errand.descriptors)
         descriptors = [*(each.descriptor for each in self.sockets), *shared]
         describe = self._errand.describer(slot, row, page.rows, len(self.sockets))
-        worker.spawn(self._words, inherited_environment(os.environ, sys.path), descriptors, describe, self._logs)
+        try:
+            worker.spawn(self._words, inherited_environment(os.environ, sys.path), descriptors, describe, self._logs)
+        except OSError as error:  # no room for a process or for its descriptors
+            log.error("cannot start worker {slot}: {error}", slot=slot, error=error.strerror or str(error))
+            return None
         self.workers.append(worker)
         log.info("{worker} starts", worker=str(worker))
         return worker
 
     def _start_worker(self, slot: int) -> None:
-        """Spawn one; as soon as there is room."""
-        if self._spawn(slot) is None and self.running:
-            self._later(BEAT, self._start_worker, slot)
+        """Start a worker, as soon as there is room, unless the slot has one."""
+        self._wanted.append(slot)
+        self._start_wanted()
+
+    def _start_wanted(self) -> None:
+        # Until one has served, one at a time: a mistake that none of them survives is told once.
+        most = AT_ONCE if self._has_served else 1
+        while self.running and self._wanted and sum(not each.is_ready for each in self.workers) < most:
+            slot = self._wanted.popleft()
+            has_one = any(each.slot == slot and not each.is_draining for each in self.workers)
+            if not has_one and self._spawn(slot) is None:
+                self._later(BEAT, self._start_worker, slot)
 
     def _later(self, seconds: float, function: Callable[..., object], *arguments: Any) -> None:
         def call() -> None:
@@ -197,13 +227,23 @@ class Master(Service):
         self._has_served = True
         log.info("{worker} is ready", worker=str(worker))
         self._introduce()
+        served, self._served = self._served, []
+        for waiting in served:
+            waiting.callback(None)
         if self._reloading is not None:
             self._reloading.worker_ready(worker)
+        self._start_wanted()
 
     def _introduce(self) -> None:
-        serving = self._serving()
-        for worker in serving:
-            worker.meet([other.row for other in serving if other is not worker])
+        """Tell all workers who else accepts connections."""
+        self._responsive = self._heard_of()
+        for worker in self._serving():
+            worker.meet([other.row for other in self._responsive if other is not worker])
+
+    def _heard_of(self) -> list[Worker]:
+        """The workers that would accept a connection now, as far as one can tell."""
+        now = self._reactor.seconds()
+        return [worker for worker in self._serving() if now - worker.heard < LATE]
 
     def worker_ended(self, worker: Worker, status: int | None, signal: int | None) -> None:
         """A worker is gone."""
@@ -221,8 +261,14 @@ class Master(Service):
             return
         if self._reloading is not None and self._reloading.worker_ended(worker):
             return
+        self._replace(worker, status)
+        self._start_wanted()
+
+    def _replace(self, worker: Worker, status: int | None) -> None:
+        """Start another one in place of a worker that has ended."""
         if status in (EX_USAGE, EX_OSERR) and not self._has_served:
             # What no worker can do, none will be able to: it has said why.
+            self._wanted.clear()
             self._end_process(self._reactor, status)
             return
         if not worker.is_draining:
@@ -234,6 +280,8 @@ class Master(Service):
     def _look(self) -> None:
         """Look after workers that hang."""
         now = self._reactor.seconds()
+        if self._heard_of() != self._responsive:
+            self._introduce()
         for worker in self.workers:
             silent = now - worker.heard
             if not worker.is_ready and not worker.is_draining and self._reloading is None and silent > READY_WITHIN:
@@ -242,7 +290,7 @@ class Master(Service):
                 self._abort(worker, f"has not been heard of for {silent:.0f} seconds")
 
     def _abort(self, worker: Worker, why: str) -> None:
-        log.error("{worker} {why}, and is aborted; its traceback follows", worker=str(worker), why=why)
+        log.error("{worker} {why}, and is aborted", worker=str(worker), why=why)
         worker.heard = self._reactor.seconds()  # once is enough
         worker.abort()
 
@@ -251,12 +299,16 @@ class Master(Service):
     def reload(self, done: Callable[[bool], object] = lambda succeeded: None) -> None:
         """Replace all workers, one slot after the other: the new one first, then the old one retires.
 
-        A new worker that does not become ready ends the reload; the old ones stay.
+        A new worker that does not become ready ends the reload; the old ones stay. If a reload is going on, another one
+        follows it, since what has changed may have changed after the first workers had started.
 
         :param done: is called at the end, with whether all were replaced.
         """
+        if not self.running:
+            return
         if self._reloading is not None:
-            log.warn("a reload is going on already")
+            log.info("a reload is going on; another one follows it")
+            self._again.append(done)
             return
 
         def finish(succeeded: bool) -> None:
@@ -265,18 +317,20 @@ class Master(Service):
                 log.info("all workers were replaced")
             else:
                 log.error("the reload has failed: the workers that there are go on")
-                self._fill()
+            self._fill()
             done(succeeded)
+            again, self._again = self._again, []
+            if again:
+                self.reload(lambda succeeded: [each(succeeded) for each in again])
 
         self._reloading = _Reload(self, finish)
+        self._backoffs = [Backoff() for _ in range(self.count)]  # what kept workers from working may be gone
         self._reloading.next()
 
     def _fill(self) -> None:
-        """Start workers for slots whose worker has ended while a reload was to replace it."""
-        slots = {worker.slot for worker in self.workers if not worker.is_draining}
+        """Start workers for slots that have none: theirs ended while a reload was to replace it, or waits."""
         for slot in range(self.count):
-            if slot not in slots:
-                self._start_worker(slot)
+            self._start_worker(slot)
 
     # What others ask
 

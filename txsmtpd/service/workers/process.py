@@ -18,6 +18,9 @@ from txsmtpd.service.workers.messages import Beat, Channel, Drain, Farewell, Hur
 
 log = Logger(namespace="txsmtpd")
 
+LAST_WORDS = 1.0  # seconds that what a process has printed last may take to come
+LONGEST_REPORT = 2**16  # octets
+
 
 class Watcher(Protocol):
     """What is told of a worker."""
@@ -72,6 +75,8 @@ class Worker(ProcessProtocol):
         self._reactor = reactor
         self.pid = 0  #: the process
         self._channel: Channel | None = None
+        self._report: int | None = None  # descriptor of the memory into which a crash writes its traceback
+        self._words: Any = None  # waits for the last words
 
     def __str__(self) -> str:
         return f"worker {self.slot} (process {self.pid})"
@@ -91,22 +96,27 @@ class Worker(ProcessProtocol):
         """Start the process.
 
         :param words: the command.
-        :param descriptors: what it inherits, as 3, 4, ...; the channel comes after them.
+        :param descriptors: what it inherits, as 3, 4, ...; the channel comes after them, then the report.
         :param describe: the value of the variable that tells the worker what it is, from the channel's descriptor.
         :param logs: whether its standard output and error come back here, to be logged.
+        :raises OSError: if the system has no room for another process, or for its descriptors.
         """
         ours, theirs = socket.socketpair()
-        with ours, theirs:
-            children: dict[int, Any] = {0: "w", 1: "r", 2: "r"} if logs else {0: "w", 1: 1, 2: 2}
-            children.update(enumerate(descriptors, 3))
+        with ours, theirs, open(os.devnull, "rb") as nothing:
+            self._report = os.memfd_create("txsmtpd report")
             channel = 3 + len(descriptors)
-            children[channel] = theirs.fileno()
+            children: dict[int, Any] = {0: nothing.fileno(), **({1: "r", 2: "r"} if logs else {1: 1, 2: 2})}
+            children.update(enumerate([*descriptors, theirs.fileno(), self._report], 3))
             ours.setblocking(False)
-            self._reactor.spawnProcess(
-                self, words[0], words, {**environ, "_TXSMTPD_WORKER": describe(channel)}, childFDs=children
-            )
             self._channel = _MastersEnd(self)
-            adopt(self._reactor, ours.fileno(), self._channel)
+            try:
+                adopt(self._reactor, ours.fileno(), self._channel)
+                self._reactor.spawnProcess(
+                    self, words[0], words, {**environ, "_TXSMTPD_WORKER": describe(channel)}, childFDs=children
+                )
+            except BaseException:
+                self._close()
+                raise
 
     # What the worker tells
 
@@ -152,7 +162,7 @@ class Worker(ProcessProtocol):
                 self.transport.signalProcess(number)
 
     def abort(self) -> None:
-        """End a process that does not answer. It leaves the traceback of what it is doing on standard error."""
+        """End a process that does not answer. The traceback of what it is doing comes into the log."""
         self.signal(signal.SIGABRT)
         self._reactor.callLater(2.0, self.signal, signal.SIGKILL)
 
@@ -164,13 +174,23 @@ class Worker(ProcessProtocol):
 
     errReceived = outReceived
 
+    def processExited(self, reason: Any) -> None:
+        # A process that it has started may keep its standard output open, for ever.
+        self._words = self._reactor.callLater(LAST_WORDS, self._ended, reason)
+
     def processEnded(self, reason: Any) -> None:
+        if self._words is not None and self._words.active():
+            self._words.cancel()
+            self._ended(reason)
+
+    def _ended(self, reason: Any) -> None:
         self.is_ready = False
         value = reason.value
         number = getattr(value, "signal", None)
         self.transport = None
-        if self._channel is not None and self._channel.transport is not None:
-            self._channel.transport.loseConnection()
+        for line in self._reported().splitlines():
+            log.error("{worker}: {line}", worker=str(self), line=line)
+        self._close()
         if self.is_draining and (value.exitCode == 0 or number == signal.SIGTERM):
             log.info("{worker} has ended", worker=str(self))
         elif number is not None:
@@ -178,6 +198,17 @@ class Worker(ProcessProtocol):
         else:
             log.error("{worker} has ended with status {status}", worker=str(self), status=value.exitCode)
         self._watcher.worker_ended(self, value.exitCode, number)
+
+    def _reported(self) -> str:
+        """The traceback of a crash; empty if there was none."""
+        return "" if self._report is None else os.pread(self._report, LONGEST_REPORT, 0).decode("utf-8", "replace")
+
+    def _close(self) -> None:
+        if self._channel is not None and self._channel.transport is not None:
+            self._channel.transport.loseConnection()
+        report, self._report = self._report, None
+        if report is not None:
+            os.close(report)
 
 
 def inherited_environment(environ: Mapping[str, str], path: Sequence[str]) -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -30,6 +29,7 @@ VARIABLE = "_TXSMTPD_WORKER"
 FIRST = 3  # the first descriptor that is inherited
 BEAT = 1.0  # seconds
 LOOK = 0.25  # seconds between two looks whether clients are left
+ORPHANED = 15.0  # seconds beyond those after which the master would have aborted this process
 
 log = Logger(namespace="txsmtpd")
 
@@ -48,14 +48,19 @@ class Inherited:
     taken: list[int] = field(default_factory=list, compare=False)  #: sockets that an endpoint was made for
 
     @property
+    def page(self) -> int:
+        """The descriptor of the page."""
+        return FIRST + self.sockets
+
+    @property
     def sketch(self) -> int:
         """The descriptor of the sketch."""
         return FIRST + self.sockets + 1
 
     @property
-    def page(self) -> int:
-        """The descriptor of the page."""
-        return FIRST + self.sockets
+    def report(self) -> int:
+        """The descriptor of the memory that a crash writes its traceback into; the master logs it."""
+        return self.channel + 1
 
     def take_endpoint(self, description: str) -> InheritedSocket:
         """The endpoint of the next socket; the master has bound them in the order of the options.
@@ -74,7 +79,13 @@ class Inherited:
 def inherited(environ: Mapping[str, str] = os.environ) -> Inherited | None:
     """What this process has from a master; None: it is no worker."""
     value = environ.get(VARIABLE)
-    return None if value is None else Inherited(**json.loads(value))
+    if value is None:
+        return None
+    found = Inherited(**json.loads(value))
+    for descriptor in range(FIRST, found.report + 1):
+        with suppress(OSError):  # it was taken over already
+            os.set_inheritable(descriptor, False)  # a process that a handler starts must not keep an address
+    return found
 
 
 @dataclass
@@ -158,6 +169,7 @@ class Link(Service):
     :param problems: why this worker is not ready for clients.
     :param hurry: ends all connections now.
     :param grace: seconds that clients have to leave, if another worker has taken over.
+    :param silence: seconds without a beat after which the master aborts this process; 0: never.
     """
 
     def __init__(
@@ -169,6 +181,7 @@ class Link(Service):
         problems: Callable[[], Iterable[str]],
         hurry: Callable[[], object],
         grace: float,
+        silence: float = 0.0,
         reactor: Any = None,
     ) -> None:
         self.peers: list[int] = []  #: rows of the other workers that accept
@@ -185,6 +198,7 @@ class Link(Service):
         self._clients = LoopingCall(self._look_for_clients)
         self._retires_at = 0.0
         self._grace = grace
+        self._silence = silence
         self._is_ending = False
 
     def startService(self) -> None:
@@ -193,8 +207,7 @@ class Link(Service):
             from twisted.internet import reactor
 
             self._reactor = reactor
-        if sys.__stderr__ is not None:
-            faulthandler.enable(sys.__stderr__)  # the master aborts a worker that hangs
+        faulthandler.enable(self._found.report)  # the master aborts a worker that hangs
         self._reactor.callWhenRunning(self._begin)
 
     def _begin(self) -> None:
@@ -225,6 +238,8 @@ class Link(Service):
         return fewest is not None and self._page.row(self._found.row) > fewest
 
     def _beat(self) -> None:
+        if self._silence:  # a worker that hangs and has no master any more ends itself: it would keep the addresses
+            faulthandler.dump_traceback_later(self._silence + ORPHANED, exit=True, file=self._found.report)
         if self._channel is not None:
             self._channel.tell(Beat, counted=self._counted(), problems=[*self._problems()])
 
@@ -275,6 +290,7 @@ class Link(Service):
         self._is_ending = True
         if self._beats.running:
             self._beats.stop()
+            faulthandler.cancel_dump_traceback_later()
         told: Deferred[Any] | None = None
         if self._channel is not None:
             told = self._channel.tell(Farewell, counted=self._counted())
