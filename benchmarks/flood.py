@@ -1,45 +1,57 @@
-"""See what an honest client waits for while others flood a server.
+"""See what an honest client waits for while others flood a server with commands.
 
-python benchmarks/flood.py [--clients 1,10,30] [--kinds mail,chunks,recipients] [--sessions 100]
+python benchmarks/flood.py [--clients 1,10,30] [--kinds refused,mail,...] [--clear | --tls] [--sessions 100]
 
-An honest session is a connection, EHLO, one message and QUIT. The server runs as a user runs it, its log in a file,
-on another processor than the clients where there is one. Floods are bounded: they end with the honest sessions.
+An honest session is a connection, EHLO, one message and QUIT, without TLS. Floods are sent without TLS and in it:
+
+* ``refused``: MAIL commands that are refused, for a size that is too large
+* ``mail``: whole messages, all their commands at once
+* ``chunks``: messages in chunks of two octets
+* ``recipients``: RCPT commands beyond the limit of recipients
+
+The server runs as a user runs it, its log in a file, on another processor than the clients where there is one. Loopback
+is among its unlimited networks, so nothing but the sharing of turns holds the floods back. They are bounded: they end
+with the honest sessions. With ``PYTHONPATH`` the server is that of another checkout.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import multiprocessing
 import os
 import smtplib
+import ssl
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 from measure import free_port
 
 FROM, TO = b"MAIL FROM:<flood@example.com>\r\n", b"RCPT TO:<b@example.com>\r\n"
 #: What is said first, and what is said again and again.
 KINDS: dict[str, tuple[bytes, bytes]] = {
-    "none": (b"", b""),
+    "refused": (b"", b"MAIL FROM:<flood@example.com> SIZE=99999999999\r\n" * 1000),
     "mail": (b"", (FROM + TO + b"BDAT 2 LAST\r\n\r\n") * 500),
     "chunks": (FROM + TO, b"BDAT 2\r\na\n" * 2000),
     "recipients": (FROM + TO * 1000, TO * 2000),
 }
 
 
-async def flood(port: int, first: bytes, again: bytes) -> None:
+async def flood(port: int, first: bytes, again: bytes, tls: ssl.SSLContext | None) -> None:
     """Say it again and again, and read the replies; anew, if the server has enough of it."""
     while True:
         try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
 
             async def read(reader: asyncio.StreamReader = reader) -> None:
-                while await reader.read(65536):
-                    pass
+                with contextlib.suppress(OSError):
+                    while await reader.read(65536):
+                        pass
 
             reading = asyncio.ensure_future(read())
             writer.write(b"EHLO flood.test\r\n" + first)
@@ -52,11 +64,12 @@ async def flood(port: int, first: bytes, again: bytes) -> None:
             await asyncio.sleep(0.05)
 
 
-def flooding(port: int, kind: str, clients: int) -> None:
+def flooding(port: int, kind: str, clients: int, in_tls: bool) -> None:
     """A process that floods until it is ended."""
+    tls = ssl._create_unverified_context() if in_tls else None
 
     async def all_of_them() -> None:
-        await asyncio.gather(*(flood(port, *KINDS[kind]) for _ in range(clients)))
+        await asyncio.gather(*(flood(port, *KINDS[kind], tls) for _ in range(clients)))
 
     asyncio.run(all_of_them())
 
@@ -69,12 +82,17 @@ def honest(port: int) -> float:
     return time.perf_counter() - began
 
 
-def measure(kind: str, clients: int, sessions: int) -> None:
-    port = free_port()
+def measure(kind: str | None, clients: int, in_tls: bool, sessions: int) -> None:
+    """Print the times of honest sessions beside so many clients that flood; None: beside none."""
+    port, tls_port = free_port(), free_port()
     with tempfile.NamedTemporaryFile() as log:
         words = [sys.executable, "-m", "txsmtpd", "-n", "-l", f"127.0.0.1:{port}", "-c", "txsmtpd.handlers.Sink"]
-        server = subprocess.Popen(words, stdout=log, stderr=log)
-        flooders = multiprocessing.Process(target=flooding, args=(port, kind, clients), daemon=True)
+        if in_tls:
+            words = [sys.executable, "-m", "txsmtpd", f"--listen=tcp:{port}:interface=127.0.0.1", "--handler=sink"]
+            words += [f"--listen-tls=tcp:{tls_port}:interface=127.0.0.1", "--tls=auto"]
+        # Not in this folder, whose package would come before that of PYTHONPATH.
+        server = subprocess.Popen(words, stdout=log, stderr=log, cwd=tempfile.gettempdir())
+        flooders = None
         try:
             for _ in range(100):
                 try:
@@ -86,35 +104,49 @@ def measure(kind: str, clients: int, sessions: int) -> None:
                 first, *others = sorted(os.sched_getaffinity(0))
                 os.sched_setaffinity(server.pid, {first})
                 os.sched_setaffinity(0, set(others))
-            if clients:
+            if kind is not None:
+                told = (tls_port if in_tls else port, kind, clients, in_tls)
+                flooders = multiprocessing.Process(target=flooding, args=told, daemon=True)
                 flooders.start()
                 time.sleep(1)
+            began, used = time.monotonic(), processor_time(server.pid)
             times = sorted(honest(port) * 1000 for _ in range(sessions))
+            busy = (processor_time(server.pid) - used) / (time.monotonic() - began)
             log_size = os.path.getsize(log.name)
         finally:
-            if flooders.is_alive():
+            if flooders is not None:
                 flooders.terminate()
             server.terminate()
             server.wait()
             if hasattr(os, "sched_setaffinity"):
                 os.sched_setaffinity(0, range(os.cpu_count() or 1))
     print(
-        f"{kind:>12} {clients:4} clients: median {statistics.median(times):7.1f} ms,"
-        f" p99 {times[int(len(times) * 0.99)]:7.1f} ms, log {log_size / 2**20:.1f} MiB",
+        f"{kind or 'calm':>12}{' in TLS' if in_tls else '':7} {clients:4} clients:"
+        f" median {statistics.median(times):7.1f} ms, p99 {times[int(len(times) * 0.99)]:7.1f} ms,"
+        f" longest {times[-1]:7.1f} ms, server busy {busy:4.0%}, log {log_size / 2**20:.1f} MiB",
         flush=True,
     )
+
+
+def processor_time(pid: int) -> float:
+    """Seconds that a process has computed."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="See what an honest client waits for while others flood a server.")
     parser.add_argument("--clients", default="1,10,30")
-    parser.add_argument("--kinds", default="mail,chunks,recipients")
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--clear", dest="ways", action="store_const", const=[False], help="no floods in TLS")
+    parser.add_argument("--tls", dest="ways", action="store_const", const=[True], help="only floods in TLS")
     parser.add_argument("--sessions", type=int, default=100)
     told = parser.parse_args()
-    measure("none", 0, told.sessions)
-    for kind in told.kinds.split(","):
-        for clients in map(int, told.clients.split(",")):
-            measure(kind, clients, told.sessions)
+    measure(None, 0, False, told.sessions)
+    for in_tls in told.ways or (False, True):
+        for kind in told.kinds.split(","):
+            for clients in map(int, told.clients.split(",")):
+                measure(kind, clients, in_tls, told.sessions)
 
 
 if __name__ == "__main__":
