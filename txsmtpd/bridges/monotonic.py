@@ -7,6 +7,7 @@ when it is set back, no timeout comes for an hour.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.base import ReactorBase
@@ -27,3 +28,9 @@ def use_monotonic_clock(reactor: Any) -> None:
         pending.time += difference
         pending.seconds = time.monotonic
     reactor.seconds = time.monotonic
+
+
+def monotonic_seconds(reactor: Any) -> Callable[[], float]:
+    """A clock for a reactor that goes by the wall clock; that of any other reactor is its own."""
+    seconds: Callable[[], float] = reactor.seconds
+    return time.monotonic if seconds is wall_clock else seconds

@@ -160,7 +160,7 @@ class Server(MultiService):
     def reload_ends(self) -> None:
         """They have been."""
         self._reloads -= 1
-        if self.notifier is not None and not self._reloads:
+        if self.notifier is not None and not self._reloads and not self.health.draining:
             self.notifier.ready(self._status())
 
     def _repeat(self, period: float, function: Callable[..., object]) -> None:

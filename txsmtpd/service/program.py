@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
+
+from twisted.application.service import IService
+from twisted.logger import globalLogBeginner
 
 from txsmtpd.bridges.reactors import has_asyncio_reactor
 from txsmtpd.factory import SMTPFactory
@@ -12,6 +16,8 @@ from txsmtpd.service.listening import GRACE
 from txsmtpd.service.server import Listener
 from txsmtpd.service.signals import Signals
 from txsmtpd.service.welcome import Welcome
+from txsmtpd.service.workers.master import stop_with
+from txsmtpd.service.workers.service import WorkerService
 from txsmtpd.typed import FactoryOptions
 
 LOCAL = "tcp:8025:interface=127.0.0.1"
@@ -21,6 +27,7 @@ def run(
     handler: object,
     *endpoints: str,
     grace: float = GRACE,
+    workers: int = 1,
     **options: Unpack[FactoryOptions],
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, with a log on standard error.
@@ -33,18 +40,23 @@ def run(
     :param endpoints: where to listen: ``"localhost:1025"``, or endpoints of Twisted's such as ``"tcp:25"``. Default:
         port 8025 of this machine only.
     :param grace: how many seconds open transactions have to end, once the program is told to.
+    :param workers: how many processes serve. With more than one, *handler* is ``"module:callable"``, which each of them
+        calls to make the handler or the :class:`~txsmtpd.factory.SMTPFactory`, and there are no options here: see
+        :class:`~txsmtpd.service.WorkerService`. SIGHUP replaces them all.
     :param options: those of :class:`~txsmtpd.factory.SMTPFactory`.
     :raises TypeError: for an unknown option, one of a wrong type, or what is no handler.
     :raises ValueError: for an option with an invalid value, or what is no endpoint.
     :raises SystemExit: with status 71, after one line on standard error, if an endpoint cannot be listened on.
     """
     from twisted.internet import reactor as installed
-    from twisted.logger import globalLogBeginner
 
     reactor: Any = installed
     for endpoint in endpoints:
         if not isinstance(endpoint, str):
             raise TypeError(f'an endpoint is a string such as "tcp:8025", not {endpoint!r}')
+    if workers != 1:
+        _run_workers(reactor, handler, endpoints or (LOCAL,), workers, grace, options)
+        return
     log = CommandLog.open()
     chosen: dict[str, Any] = {"log": log.lines, "log_messages": True, "asyncio": has_asyncio_reactor(), **options}
     listeners = []
@@ -57,9 +69,29 @@ def run(
         for each in listeners:
             each.factory.abort()
 
-    services = [*listeners, Signals(reload=(), hurry=hurry, grace=grace, flush=log.close)]
+    services: list[Any] = [*listeners, Signals(reload=(), hurry=hurry, grace=grace, flush=log.close)]
     if log.on_terminal:
         services.append(Welcome(listeners, type(handler).__name__, log.writer.write))
+    _serve(reactor, log, services)
+
+
+def _run_workers(
+    reactor: Any, place: Any, endpoints: Sequence[str], workers: int, grace: float, options: Mapping[str, Any]
+) -> None:
+    if options:
+        raise TypeError(
+            f"with workers, each process makes its own factory: give {', '.join(sorted(options))} to the SMTPFactory"
+            " that the callable returns"
+        )
+    server = WorkerService(place, *endpoints, workers=workers, grace=grace, logs=False, end_process=stop_with)
+    log = CommandLog.open()
+    globalLogBeginner.beginLoggingTo([log.lines], redirectStandardIO=False)
+    signals = Signals(reload=[server.reload], hurry=server.hurry, grace=grace + 1, flush=log.close)
+    _serve(reactor, log, [server, signals])
+
+
+def _serve(reactor: Any, log: CommandLog, services: Sequence[IService]) -> None:
+    """Run the reactor with these services, until somebody stops it."""
     reactor.addSystemEventTrigger("after", "shutdown", log.close)
     try:
         for service in services:

@@ -171,7 +171,7 @@ def _before(options: Options, listeners: list[Listener], counters: Counters | No
     link = Link(
         options["worker"],
         listeners,
-        counters=counters,
+        snapshot=None if counters is None else counters.snapshot,
         problems=health.problems,
         hurry=hurry,
         grace=options["grace"],

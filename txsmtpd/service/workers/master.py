@@ -16,6 +16,7 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from txsmtpd.bridges.monotonic import monotonic_seconds
 from txsmtpd.observe.counters import Counters, Snapshot
 from txsmtpd.service.exit_status import EX_OSERR, EX_USAGE
 from txsmtpd.service.listening import GRACE
@@ -46,7 +47,8 @@ class Master(Service):
     :param grace: seconds that open transactions have to end.
     :param silence: seconds after which a worker that is not heard of is aborted; 0: never.
     :param logs: whether what workers print comes back here, since this process has no standard streams.
-    :param end_process: ends this process with a status, once the reactor has stopped.
+    :param end_process: ends this process with a status, once the reactor has stopped. None: the process is not ended;
+        workers that cannot start are tried again and again.
     :param reactor: Default: the global one.
 
     As :class:`~txsmtpd.interfaces.IReadiness` says, it is ready while a worker is.
@@ -62,7 +64,7 @@ class Master(Service):
         grace: float = GRACE,
         silence: float = SILENCE,
         logs: bool = False,
-        end_process: Callable[[Any, int], object],
+        end_process: Callable[[Any, int], object] | None,
         reactor: Any = None,
     ) -> None:
         self.count = count
@@ -76,6 +78,7 @@ class Master(Service):
         self._logs = logs
         self._end_process = end_process
         self._reactor = reactor
+        self.seconds: Callable[[], float] = lambda: 0.0
         self._page: Page | None = None
         self._sketch: Sketch | None = None
         self._backoffs = [Backoff() for _ in range(count)]
@@ -103,6 +106,7 @@ class Master(Service):
             from twisted.internet import reactor
 
             self._reactor = reactor
+        self.seconds = monotonic_seconds(self._reactor)
         for each in self.sockets:
             each.bind()
             log.info("{count} workers listen on {address}", count=self.count, address=each.address)
@@ -139,7 +143,6 @@ class Master(Service):
             delayed.cancel()
         self._delayed.clear()
         self._wanted.clear()
-        self._again.clear()
         # First of all: else clients would wait in a queue that nobody reads any more.
         for each in self.sockets:
             await maybeDeferred(each.close)
@@ -187,7 +190,7 @@ class Master(Service):
             return None
         page.clear(row)
         sketch.clear(row)
-        worker = Worker(slot, row, self, self._reactor)
+        worker = Worker(slot, row, self, self._reactor, self.seconds)
         shared = (page.descriptor, sketch.descriptor, *self._errand.descriptors)
         descriptors = [*(each.descriptor for each in self.sockets), *shared]
         describe = self._errand.describer(slot, row, page.rows, len(self.sockets))
@@ -242,7 +245,7 @@ class Master(Service):
 
     def _heard_of(self) -> list[Worker]:
         """The workers that would accept a connection now, as far as one can tell."""
-        now = self._reactor.seconds()
+        now = self.seconds()
         return [worker for worker in self._serving() if now - worker.heard < LATE]
 
     def worker_ended(self, worker: Worker, status: int | None, signal: int | None) -> None:
@@ -266,20 +269,20 @@ class Master(Service):
 
     def _replace(self, worker: Worker, status: int | None) -> None:
         """Start another one in place of a worker that has ended."""
-        if status in (EX_USAGE, EX_OSERR) and not self._has_served:
+        if status in (EX_USAGE, EX_OSERR) and not self._has_served and self._end_process is not None:
             # What no worker can do, none will be able to: it has said why.
             self._wanted.clear()
             self._end_process(self._reactor, status)
             return
         if not worker.is_draining:
             self.restarts += 1
-            delay = self._backoffs[worker.slot].after(self._reactor.seconds() - worker.started)
+            delay = self._backoffs[worker.slot].after(self.seconds() - worker.started)
             log.info("worker {slot} is started again in {seconds} seconds", slot=worker.slot, seconds=delay)
             self._later(delay, self._start_worker, worker.slot)
 
     def _look(self) -> None:
         """Look after workers that hang."""
-        now = self._reactor.seconds()
+        now = self.seconds()
         if self._heard_of() != self._responsive:
             self._introduce()
         for worker in self.workers:
@@ -291,7 +294,7 @@ class Master(Service):
 
     def _abort(self, worker: Worker, why: str) -> None:
         log.error("{worker} {why}, and is aborted", worker=str(worker), why=why)
-        worker.heard = self._reactor.seconds()  # once is enough
+        worker.heard = self.seconds()  # once is enough
         worker.abort()
 
     # Reload
@@ -305,6 +308,7 @@ class Master(Service):
         :param done: is called at the end, with whether all were replaced.
         """
         if not self.running:
+            done(False)
             return
         if self._reloading is not None:
             log.info("a reload is going on; another one follows it")
@@ -315,7 +319,7 @@ class Master(Service):
             self._reloading = None
             if succeeded:
                 log.info("all workers were replaced")
-            else:
+            elif self.running:
                 log.error("the reload has failed: the workers that there are go on")
             self._fill()
             done(succeeded)
@@ -405,6 +409,7 @@ class _Reload:
         self._old.clear()
         if self._new is not None:
             self._stop_waiting()
+        self._finish(False)
 
     def _too_late(self) -> None:
         assert self._new is not None

@@ -60,12 +60,13 @@ class Worker(ProcessProtocol):
     :param row: its row of the page.
     :param watcher: is told what becomes of it.
     :param reactor: IReactorProcess, IReactorTime, IReactorSocket.
+    :param seconds: the time, by a clock that is never set.
     """
 
-    def __init__(self, slot: int, row: int, watcher: Watcher, reactor: Any) -> None:
+    def __init__(self, slot: int, row: int, watcher: Watcher, reactor: Any, seconds: Callable[[], float]) -> None:
         self.slot = slot
         self.row = row
-        self.started = reactor.seconds()
+        self.started = seconds()
         self.heard = self.started  #: when the worker has last been heard of
         self.is_ready = False
         self.is_draining = False
@@ -73,6 +74,7 @@ class Worker(ProcessProtocol):
         self.problems: list[str] = ["it is starting"]
         self._watcher = watcher
         self._reactor = reactor
+        self._seconds = seconds
         self.pid = 0  #: the process
         self._channel: Channel | None = None
         self._report: int | None = None  # descriptor of the memory into which a crash writes its traceback
@@ -123,11 +125,11 @@ class Worker(ProcessProtocol):
     def _ready(self) -> None:
         self.is_ready = True
         self.problems = []
-        self.heard = self._reactor.seconds()
+        self.heard = self._seconds()
         self._watcher.worker_ready(self)
 
     def _beat(self, counted: Snapshot | None, problems: list[str]) -> None:
-        self.heard = self._reactor.seconds()
+        self.heard = self._seconds()
         self.counted = counted
         self.problems = problems
 

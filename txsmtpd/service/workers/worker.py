@@ -18,7 +18,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from txsmtpd.observe.counters import Counters
+from txsmtpd.observe.counters import Snapshot
 from txsmtpd.service.workers.courtesy import Courtesy
 from txsmtpd.service.workers.messages import Beat, Channel, Drain, Farewell, Hurry, Peers, Ready, Retire, adopt
 from txsmtpd.service.workers.page import Page
@@ -165,7 +165,7 @@ class Link(Service):
     """Tells the master that this worker lives, and does what the master says.
 
     :param listeners: the services that listen, in the order of the sockets.
-    :param counters: what is counted, or None.
+    :param snapshot: tells what was counted; None: nothing is.
     :param problems: why this worker is not ready for clients.
     :param hurry: ends all connections now.
     :param grace: seconds that clients have to leave, if another worker has taken over.
@@ -177,7 +177,7 @@ class Link(Service):
         found: Inherited,
         listeners: Sequence[Any],
         *,
-        counters: Counters | None,
+        snapshot: Callable[[], Snapshot] | None,
         problems: Callable[[], Iterable[str]],
         hurry: Callable[[], object],
         grace: float,
@@ -187,7 +187,7 @@ class Link(Service):
         self.peers: list[int] = []  #: rows of the other workers that accept
         self._found = found
         self._listeners = listeners
-        self._counters = counters
+        self._snapshot = snapshot
         self._problems = problems
         self._hurry = hurry
         self._reactor = reactor
@@ -244,7 +244,7 @@ class Link(Service):
             self._channel.tell(Beat, counted=self._counted(), problems=[*self._problems()])
 
     def _counted(self) -> Any:
-        return None if self._counters is None else self._counters.snapshot()
+        return None if self._snapshot is None else self._snapshot()
 
     # What the master says
 

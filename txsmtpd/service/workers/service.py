@@ -1,0 +1,150 @@
+"""``WorkerService``: the master and its workers as a service of a program of one's own.
+
+What a worker of such a program runs is in :mod:`.program`. Signals are the program's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred, succeed
+
+from txsmtpd.observe.counters import Counters, Snapshot
+from txsmtpd.service.endpoints import make_endpoint
+from txsmtpd.service.listening import GRACE, SMTPService
+from txsmtpd.service.workers.master import SILENCE, Master
+from txsmtpd.service.workers.places import find_callable, make_factory
+from txsmtpd.service.workers.sockets import KeptSocket
+from txsmtpd.service.workers.worker import Errand
+from txsmtpd.settings import want_number
+
+MOST = 256  # workers
+
+
+class WorkerService(MultiService):
+    """A server of several processes.
+
+    ::
+
+        service = WorkerService("mail.server:make_factory", "tcp:25", workers=4)
+        service.setServiceParent(application)
+
+    :param place: ``"module:callable"``. Each worker imports the module, and calls the callable without arguments, once
+        for each endpoint; it returns an :class:`~txsmtpd.factory.SMTPFactory`, or a handler. This process imports it
+        too, but does not call it.
+    :param endpoints: where to listen, such as ``"tcp:25"`` or ``"unix:/run/lmtp:mode=660"``.
+    :param workers: how many processes serve, from 1 to 256. With 1 it is this process, and none is started.
+    :param grace: how many seconds open transactions have to end, once the service stops.
+    :param worker_timeout: seconds without a heartbeat after which a worker is aborted and replaced; 0: never.
+    :raises TypeError: if *place* is no string or what is there cannot be called; for an argument of a wrong type.
+    :raises ValueError: for a place with nothing there, an argument out of range, or an endpoint that cannot be shared.
+
+    Starting it binds the addresses, and raises SystemExit with status 71 if one cannot be bound. Stopping it ends all
+    workers: open transactions have the time of *grace*. What workers log and print goes into the log of the program.
+    """
+
+    def __init__(
+        self,
+        place: str,
+        *endpoints: str,
+        workers: int,
+        grace: float = GRACE,
+        worker_timeout: float = SILENCE,
+        logs: bool = True,
+        end_process: Callable[[Any, int], object] | None = None,
+    ) -> None:
+        super().__init__()
+        want_number("workers", workers, int)
+        want_number("grace", grace, float)
+        want_number("worker_timeout", worker_timeout, float)
+        if not 1 <= workers <= MOST:
+            raise ValueError(f"workers must be from 1 to {MOST}, not {workers}")
+        if not endpoints:
+            raise TypeError('give an endpoint, such as "tcp:25"')
+        find_callable(place)
+        self.workers = workers
+        self.master: Master | None = None
+        if workers == 1:
+            for each in endpoints:
+                self.addService(SMTPService(make_endpoint(each), make_factory(place), grace))
+            return
+        if not hasattr(os, "memfd_create"):
+            raise ValueError("workers need Linux: this system has no memory that processes share by a descriptor")
+        self.master = Master(
+            workers,
+            [KeptSocket(each, _shared(each)) for each in endpoints],
+            _command(place, grace, worker_timeout),
+            Errand(),
+            grace=grace,
+            silence=worker_timeout,
+            logs=logs,
+            end_process=end_process,
+        )
+        self.addService(self.master)
+
+    def when_ready(self) -> Deferred[None]:
+        """A Deferred that fires once a worker serves."""
+        return succeed(None) if self.master is None else self.master.when_ready()
+
+    def reload(self) -> Deferred[bool]:
+        """Replace all workers: for each of them a new one first, with the current modules; then the old one ends when
+        its clients have left.
+
+        :return: fires with whether all were replaced. If a new one does not become ready, the old ones stay, and the
+            log says why. False with a single process, which cannot be replaced.
+        """
+        if self.master is None:
+            return succeed(False)
+        done: Deferred[bool] = Deferred()
+        self.master.reload(done.callback)
+        return done
+
+    def hurry(self) -> None:
+        """End all connections now, if the service stops."""
+        if self.master is not None:
+            self.master.hurry()
+        for each in self:
+            if isinstance(each, SMTPService):
+                each.factory.abort()
+
+    def snapshot(self) -> Snapshot:
+        """What all processes have counted, also those that have ended; of factories that have ``metrics``."""
+        if self.master is not None:
+            return self.master.snapshot()
+        return total_of(counters_of(each.factory for each in self if isinstance(each, SMTPService)))
+
+
+def counters_of(factories: Iterable[Any]) -> list[Counters]:
+    """The counters of these factories, each of them once."""
+    found = [each.metrics.counters for each in factories if hasattr(each.metrics, "counters")]
+    return list({id(each): each for each in found}.values())
+
+
+def total_of(parts: Iterable[Counters]) -> Snapshot:
+    """What several counters have counted."""
+    total = Counters()
+    for each in parts:
+        total.add(each.snapshot())
+    return total.snapshot()
+
+
+def _shared(endpoint: str) -> Any:
+    wrapped = re.match(r"(haproxy|ssl|tls):", endpoint) if isinstance(endpoint, str) else None
+    if wrapped is not None:
+        raise ValueError(
+            f"{endpoint}: an endpoint {wrapped[1]}: cannot be shared by workers; use the options implicit_tls and"
+            " proxy_protocol of the factory"
+        )
+    return make_endpoint(endpoint)
+
+
+def _command(place: str, grace: float, silence: float) -> list[str]:
+    from twisted.internet import reactor
+
+    module = type(reactor).__module__
+    return [sys.executable, "-m", "txsmtpd.service.workers.program", module, place, str(grace), str(silence)]
