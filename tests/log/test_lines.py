@@ -81,6 +81,30 @@ class TextTests(LinesTestCase):
             self.lines()({"log_level": LogLevel.warn, "log_format": "hello", "log_namespace": namespace})
             self.assertEqual(self.written.pop()[29:], f" warn  {text}\n")
 
+    def test_saidBetter(self) -> None:
+        """What Twisted says of its ports and its reactor is for debugging: the server has lines of its own for that.
+        A program's events of the same logger are logged, and warnings are."""
+        format_, said = (
+            "{log_text}",
+            [
+                ("log_legacy", "SMTPFactory starting on 8025"),
+                ("log_legacy", "SMTPFactory starting on '/run/smtp.sock'"),
+                ("log_legacy", "(TCP Port 8025 Closed)"),
+                ("twisted.application.runner._runner.Runner", "Starting reactor..."),
+                ("twisted.internet.base", "Main loop terminated."),
+            ],
+        )
+        for namespace, text in said:
+            event = {"log_level": LogLevel.info, "log_format": format_, "log_text": text, "log_namespace": namespace}
+            self.lines()(event)
+            self.assertEqual(self.written, [])
+            self.lines(level=events.DEBUG)(event)
+            self.assertEqual(self.written.pop()[29:], f" debug [{namespace}] {text}\n")
+            self.lines()({**event, "log_level": LogLevel.warn})
+            self.assertEqual(self.written.pop()[29:], f" warn  [{namespace}] {text}\n")
+            self.lines()({**event, "log_text": f"my {text}"})
+            self.assertEqual(self.written.pop()[29:], f" info  [{namespace}] my {text}\n")
+
     def test_longText(self) -> None:
         """A line is no longer than it need be."""
         self.lines().emit(events.MESSAGE, "s1", {**FIELDS, "reply": "x" * 100_000})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -101,6 +103,18 @@ class WriterTests(SynchronousTestCase):
         writer.write("next\n")
         self.assertEqual(
             Path(path).read_text().splitlines(), ["12345", "(1 lines were lost: No space left on device)", "next"]
+        )
+
+    def test_complains(self) -> None:
+        """A log file that cannot be written is told of on standard error, once until it can be written again."""
+        self.patch(sys, "__stderr__", io.StringIO())
+        writer = self.writer("/dev/full")
+        for _ in range(3):
+            writer.write("x\n")
+            writer.close(PATIENCE)
+        self.assertEqual(
+            sys.__stderr__.getvalue(),  # type: ignore[union-attr]
+            "smtpd: /dev/full: No space left on device; lines of the log are lost\n",
         )
 
     def test_unopenable(self) -> None:

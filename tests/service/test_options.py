@@ -115,7 +115,11 @@ class EndpointTests(SynchronousTestCase):
             ("tpc:25", "did you mean tcp:25?"),
             ("myhost:25", "did you mean tcp:25:interface=myhost?"),
             ("tccp:25:interface=127.0.0.1", "not an endpoint such as tcp:25:interface=127.0.0.1: "),
-            ("localhost", "such as tcp:8025:interface=127.0.0.1 or localhost:8025: "),
+            ("localhost", "did you mean localhost:8025?"),
+            ("127.0.0.1", "did you mean 127.0.0.1:8025?"),
+            ("tcp:localhost:25", "did you mean localhost:25?"),
+            ("tcp:127.0.0.1:25", "did you mean 127.0.0.1:25?"),
+            ("nowhere", "such as tcp:8025:interface=127.0.0.1 or localhost:8025: Unknown endpoint type: 'nowhere'"),
             ("localhost:99999", "there is no port 99999"),
         ]:
             self.assertIn(meant, refusal(f"--listen={text}"))
@@ -164,6 +168,8 @@ class NameTests(SynchronousTestCase):
             ("--hanlder=sink", "there is no option --hanlder; did you mean --handler?"),
             ("--listen-tsl=tcp:465", "did you mean --listen-tls?"),
             ("--port=25", "did you mean --listen=tcp:PORT?"),
+            ("--tls-cert=x", "did you mean --tls=CERT:KEY?"),
+            ("--starttls", "did you mean --tls=CERT:KEY?"),
             ("-p", "there is no option -p; did you mean --listen=tcp:PORT?"),
             ("--zzzzzz", "there is no option --zzzzzz; see --help"),
         ]:

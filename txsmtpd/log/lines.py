@@ -7,6 +7,7 @@ that is not printable, whoever chose it; a traceback is shown once in a while fo
 from __future__ import annotations
 
 import json
+import re
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +18,7 @@ from typing import Any
 from twisted.logger import ILogObserver, formatEvent
 from zope.interface import implementer
 
-from txsmtpd.log.events import INFO, LEVEL_NAMES, LEVELS, Event
+from txsmtpd.log.events import DEBUG, INFO, LEVEL_NAMES, LEVELS, Event
 from txsmtpd.log.printable import printable
 
 LONGEST = 4000  # characters of a text
@@ -25,6 +26,14 @@ INTERVAL = 60.0  # seconds in which a traceback is shown once for each place
 PLACES = 200  # that are remembered
 FRAMES = 100  # of a traceback
 CONTINUED = "    | "
+
+# What Twisted says of its ports and its reactor, by the namespace of its loggers. The server says where it listens, and
+# when it stops, in lines of its own; these are for debugging.
+_SAID_BETTER = {
+    "log_legacy": re.compile(r"\S+ starting on (\d+|[bu]?'.*')|\(\w+ Port \S+ Closed\)"),
+    "twisted.application.runner._runner.Runner": re.compile(r"Starting reactor\.\.\."),
+    "twisted.internet.base": re.compile(r"Main loop terminated\."),
+}
 
 
 @implementer(ILogObserver)
@@ -79,7 +88,12 @@ class Lines:
         if LEVELS.get(level, INFO) < self.level:
             return
         source = str(event.get("log_namespace") or "-")
-        fields = {"source": source, "text": formatEvent(event)}  # type: ignore[arg-type]
+        text = formatEvent(event)  # type: ignore[arg-type]
+        if (said := _SAID_BETTER.get(source)) and level == "info" and said.fullmatch(text):
+            if self.level > DEBUG:
+                return
+            level = "debug"
+        fields = {"source": source, "text": text}
         template = "{text}" if source.partition(".")[0] == "txsmtpd" else "[{source}] {text}"
         failure: Any = event.get("log_failure")
         error = getattr(failure, "value", None)

@@ -127,8 +127,10 @@ class Writer:
                 self._failed = 0
             self._write_all(octets)
         except OSError as error:
-            self._failed += len(lines)
             self._reason = error.strerror or str(error)
+            if not self._failed:
+                self._complain(f"{self._reason}; lines of the log are lost")
+            self._failed += len(lines)
             time.sleep(PAUSE)
         return True
 
@@ -149,10 +151,16 @@ class Writer:
         try:
             descriptor = _opened(self.path)
         except OSError as error:
-            print(f"smtpd: {self.path}: {error.strerror}; the log stays where it is", file=sys.__stderr__)
+            self._complain(f"{error.strerror}; the log stays where it is")
             return
         os.close(self._descriptor)
         self._descriptor = descriptor
+
+    def _complain(self, reason: str) -> None:
+        """Tell of a file's trouble on standard error, if there is one."""
+        if isinstance(self.path, str) and sys.__stderr__ is not None:
+            with suppress(OSError, ValueError):
+                print(f"smtpd: {self.path}: {reason}", file=sys.__stderr__, flush=True)
 
 
 def _write_now(descriptor: int, line: str | bytes) -> None:

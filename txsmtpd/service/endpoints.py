@@ -13,6 +13,8 @@ from txsmtpd.service.exit_status import described
 PREFIXES = ("tcp", "tcp6", "unix", "systemd", "fd", "haproxy", "ssl", "tls")
 _HOST_AND_PORT = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[A-Za-z0-9.*-]*)):(?P<port>[0-9]{1,5})")
 
+_TCP_HOST_AND_PORT = re.compile(r"tcp:(?P<rest>(?:localhost|[A-Za-z0-9.-]*\.[A-Za-z0-9.-]*|\*)?:[0-9]{1,5})")
+
 
 def make_endpoint(description: str) -> IStreamServerEndpoint:
     """The endpoint of this description.
@@ -40,7 +42,8 @@ def make_endpoint(description: str) -> IStreamServerEndpoint:
     try:
         endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
     except Exception as error:
-        raise ValueError(f"not an endpoint such as {_example(description)}: {described(error)}") from error
+        detail = str(error) if type(error) is ValueError else described(error)
+        raise ValueError(f"not an endpoint such as {_example(description)}: {detail}") from error
     return endpoint
 
 
@@ -61,6 +64,10 @@ def description_of(text: str) -> str:
         raise ValueError(
             f"not an endpoint; did you mean tcp:{text} (on all addresses) or localhost:{text} (on this machine only)?"
         )
+    if turned := _TCP_HOST_AND_PORT.fullmatch(text):
+        raise ValueError(f"not an endpoint; did you mean {turned['rest']}?")
+    if re.fullmatch(r"localhost|[0-9]+(\.[0-9]+){3}", text):
+        raise ValueError(f"not an endpoint; did you mean {text}:8025?")
     found = _HOST_AND_PORT.fullmatch(text)
     if found is None or found["host"] in PREFIXES:
         return text
