@@ -404,12 +404,14 @@ class Settings:
         return clock_of(current_reactor() if self.reactor is None else self.reactor)
 
     def wrap_hooks(self, wrap: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> None:
-        """Call something in place of each hook, before the first connection comes.
+        """Call something in place of each hook, and of ``open_message``, before the first connection comes.
 
         :param wrap: takes a hook's name and the hook, and returns what is called.
         """
         hooks = {name: wrap(name, hook) for name, hook in self.hooks.items()}
         object.__setattr__(self, "hooks", MappingProxyType(hooks))
+        if self.open_message is not None:
+            object.__setattr__(self, "open_message", wrap("open_message", self.open_message))
 
     def commands_of(self, protocol: Any) -> Mapping[bytes, Command]:
         """The commands of a class of protocols, and those that extensions bring; put together once."""

@@ -17,6 +17,8 @@ from txsmtpd import SMTPFactory
 from txsmtpd.handoff import Handoff, HandoffMessage, IHandoff, NotTaken, Unroutable
 from txsmtpd.handoff.outcome import MISCONFIGURED
 from txsmtpd.interfaces import IReadiness, IStreamingHandler
+from txsmtpd.observe.counters import Counters
+from txsmtpd.observe.metrics import Metrics
 from txsmtpd.reply import Refused
 
 MESSAGE = b"Subject: test\r\n\r\nHello\r\n"
@@ -113,6 +115,31 @@ class OutcomeTests(PromiseTestCase):
             reply = self.answered(answer)
             self.assertEqual((reply.code, reply.status), (code, status))
         self.assertEqual(self.handoff.budget.messages, 0)
+
+    def test_metrics(self) -> None:
+        """What became of messages is counted by the target and the outcome, and how long it took."""
+        counters = Counters()
+        self.serve()
+        self.factory = SMTPFactory(self.handoff, metrics=Metrics("tcp:25", counters))
+        SMTPFactory(self.handoff, metrics=Metrics("tcp:587", counters))  # another listener of the same handler
+        no = Refused("550 5.1.1 No such user")
+        for answer in None, "250 OK", "550 5.7.1 No", no, NotTaken("no"), Unroutable("no"), ConnectionLost():
+            self.answered(answer)
+        client = self.client()
+        self.begin(client)
+        self.assertEqual(counters.snapshot()["handoff_in_flight"], [(["target"], 1)])
+        self.clock.advance(60)
+        counted = counters.snapshot()
+        self.assertEqual(
+            {labels[1]: value for labels, value in counted["handoff_total"] if labels[0] == "target"},
+            {"confirmed": 2, "refused": 2, "not_taken": 1, "unroutable": 1, "unknown": 1, "timeout": 1},
+        )
+        self.assertEqual(counted["handoff_in_flight"], [(["target"], 0)])
+        self.assertEqual(counted["handoff_ready"], [(["target"], 1)])
+        [(_, seconds)] = counted["handoff_seconds"]
+        self.assertEqual((sum(seconds[:-1]), seconds[-1]), (8, 60))
+        by = {labels[1]: value for labels, value in counted["refusals_total"]}
+        self.assertEqual(by, {"hook": 6})
 
     def test_timeout(self) -> None:
         """A target that does not answer in time: 451, and the memory is free again."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +14,22 @@ from prometheus_client import CollectorRegistry, generate_latest
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
+from twisted.trial.unittest import SynchronousTestCase
 
+import txsmtpd
+from tests.filters.support import StreamingKeeper
+from tests.filters.test_chain import Filter
 from tests.support import GREETING, TRANSACTION, Client, LoggingTestCase, Waiting, codes, handler
 from txsmtpd import LMTP, Refused, Reply, SMTPFactory
+from txsmtpd.command import Rule
+from txsmtpd.filters import FilterError
 from txsmtpd.limits import Limits
 from txsmtpd.observe.counters import FAMILIES, Counters
-from txsmtpd.observe.metrics import Metrics
+from txsmtpd.observe.metrics import _BY_CODE, _BY_STATUS, _BY_TEXT, Metrics, decided_by
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+
+SESSION = GREETING + TRANSACTION + b"DATA\r\nSubject: x\r\n\r\nx\r\n.\r\n"
 
 
 def other(number: int) -> IPv4Address:
@@ -208,6 +219,56 @@ class SessionTests(MetricsTestCase):
         self.assertEqual(self.counted("refusals_total"), {("RSET", "failure"): 1, ("VRFY", "hook_timeout"): 1})
         self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)
 
+    def test_filters(self) -> None:
+        """A refusal of a filter is the filter's, at each stage, and so is one because it cannot decide."""
+
+        def fails(*arguments: Any) -> None:
+            raise FilterError("down")
+
+        for filter_, octets, expected in [
+            (Filter(CONNECT=lambda *_: "554 5.7.1 No"), b"", ("greeting", "filter")),
+            (Filter(RCPT=lambda *_: "550 5.1.1 No"), GREETING + TRANSACTION, ("RCPT", "filter")),
+            (Filter(DATA=lambda *_: "550 5.7.1 No"), GREETING + TRANSACTION + b"DATA\r\n", ("DATA", "filter")),
+            (Filter(headers=lambda *_: "550 5.7.1 Spam"), SESSION, ("DATA", "filter")),
+            (Filter(message=lambda *_: "554 5.7.1 Spam"), SESSION, ("DATA", "filter")),
+            (Filter(MAIL=fails), GREETING + b"MAIL FROM:<a@x.test>\r\n", ("MAIL", "filter_failure")),
+            (Filter(message=fails), SESSION, ("DATA", "filter_failure")),
+        ]:
+            factory = self.factory(filters=[filter_])
+            Client(factory=factory).talk(octets)
+            self.assertEqual(self.counted("refusals_total"), {expected: 1}, octets)
+
+    def test_handlerBehindFilters(self) -> None:
+        """What the handler behind a filter refuses is the handler's."""
+        factory = self.factory(StreamingKeeper("550 5.7.1 No"), filters=[Filter(message=lambda *_: None)])
+        Client(factory=factory).talk(SESSION)
+        self.assertEqual(self.counted("refusals_total"), {("DATA", "hook"): 1})
+
+    def test_streaming(self) -> None:
+        """A handler that takes messages as they arrive is measured, and decides, as one that takes them whole."""
+
+        class Opening(StreamingKeeper):
+            def open_message(self, *arguments: Any) -> Any:
+                raise Refused("452 4.3.1 No room")
+
+        class Writing(StreamingKeeper):
+            def open_message(self, *arguments: Any) -> Any:
+                receiver = super().open_message(*arguments)
+                receiver.write = self.refuse  # type: ignore[method-assign]
+                return receiver
+
+            def refuse(self, octets: bytes) -> None:
+                raise Refused("552 5.3.4 Too much")
+
+        for streaming in StreamingKeeper("550 5.7.1 No"), Opening(), Writing():
+            client = Client(factory=self.factory(streaming))
+            client.talk(GREETING + TRANSACTION + b"BDAT 1 LAST\r\nx")
+            self.assertEqual(self.counted("refusals_total"), {("BDAT", "hook"): 1})
+        Client(factory=self.factory(StreamingKeeper())).talk(SESSION)
+        self.assertEqual(self.counted("refusals_total"), {})
+        timed = {name: sum(value[:-1]) for name, value in self.counted("hook_seconds").items()}
+        self.assertEqual(timed, {"open_message": 1, "finish": 1})
+
     def test_hookThatWaits(self) -> None:
         """A hook that waits is measured, and works as without metrics."""
         hook = Waiting()
@@ -282,6 +343,40 @@ class SessionTests(MetricsTestCase):
         series = self.metrics.counters.snapshot()
         self.assertLess(sum(map(len, series.values())), 40)
         self.assertNotRegex(json.dumps(series), "CMD|M[0-9]|x.test")
+
+
+class DeciderTests(SynchronousTestCase):
+    """Who has decided, for the replies that there are."""
+
+    def test_engine(self) -> None:
+        """Each refusal that the server makes by itself has somebody who decided."""
+        own = re.compile(r"txsmtpd\.(engine|extensions|auth|wire|smtp|lmtp|reply|settings)(\.|$)")
+        checked = 0
+        for each in pkgutil.walk_packages(txsmtpd.__path__, "txsmtpd."):
+            if own.match(each.name):
+                for reply in replies_in(vars(importlib.import_module(each.name)).values()):
+                    checked += 1
+                    self.assertNotEqual(decided_by(reply), "other", reply)
+        self.assertGreater(checked, 40)
+
+    def test_documented(self) -> None:
+        """The documentation names all metrics, and all who decide."""
+        page = (EXAMPLES.parent / "docs" / "metrics.rst").read_text()
+        table = set(re.findall(r"\* - ``(\w+)``\n", page))
+        self.assertEqual(table, {family.name for family in FAMILIES})
+        named = {*_BY_STATUS.values(), *_BY_CODE.values(), *(by for _, by in _BY_TEXT), "filter", "filter_failure"}
+        self.assertEqual({by for by in named | {"failure", "hook_timeout", "other"} if f"``{by}``" not in page}, set())
+
+
+def replies_in(values: Iterable[Any]) -> Iterator[Reply]:
+    """The refusals among values, and within them."""
+    for value in values:
+        if isinstance(value, Reply) and value.code >= 400:
+            yield value
+        elif isinstance(value, dict):
+            yield from replies_in(value.values())
+        elif isinstance(value, Rule):
+            yield value.refusal
 
 
 class ExampleTests(LoggingTestCase):

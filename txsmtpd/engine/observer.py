@@ -132,6 +132,13 @@ class Meter:
         :param verb: that of the command, in upper case, or what the client sent in place of one.
         """
 
+    def decided(self, by: str) -> None:
+        """Somebody other than the server itself decides about the refusal that follows.
+
+        :param by: who: ``"hook"``, ``"filter"``, or ``"filter_failure"`` for a filter that could not decide. Of several
+            that tell, the first is the one.
+        """
+
     def message_complete(self, octets: int) -> None:
         """All of a message has come; its reply follows."""
 
@@ -140,6 +147,13 @@ class Meter:
 
     def closed(self, cause: BaseException) -> None:
         """The connection is gone."""
+
+
+def tell_decider(server: Any, by: str) -> None:
+    """Tell the meter of a session, if there is one, who decides about the refusal that follows."""
+    dispatcher = server._dispatcher
+    if dispatcher is not None and dispatcher.meter is not None:
+        dispatcher.meter.decided(by)
 
 
 class Interceptor:

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
+from txsmtpd.engine.observer import tell_decider
 from txsmtpd.filters.interfaces import IFilter
 from txsmtpd.filters.message import FilteredMessage
 from txsmtpd.filters.receiver import DiscardedMessage, FilteredReceiver, WholeMessage
@@ -346,6 +347,7 @@ class Chain:
                 result = await self._in_time(result, link.timeout(stage), latest)
             decision = _decision(result)
         except Refused as refused:
+            tell_decider(server, "filter")
             log.info(
                 "{session} the filter {name} refuses at {stage}: {reply}",
                 session=session.id,
@@ -357,7 +359,7 @@ class Chain:
         except CancelledError:
             raise
         except Exception as error:
-            return self._failed(link, stage, session, error)
+            return self._failed(link, stage, server, session, error)
         self._works(link, stage)
         return decision
 
@@ -367,7 +369,7 @@ class Chain:
         allowed = left if seconds is None else [seconds, *left]
         return within(clock, min(allowed), result) if allowed else result
 
-    def _failed(self, link: Link, stage: str, session: Any, error: Exception) -> Verdict:
+    def _failed(self, link: Link, stage: str, server: Any, session: Any, error: Exception) -> Verdict:
         why = str(error) or type(error).__name__
         if not isinstance(error, FilterError):
             log.failure(
@@ -378,6 +380,7 @@ class Chain:
         if not isinstance(error, StillDownError):
             link.trouble, link.trouble_at = why, stage
         if not link.accepts_on_failure:
+            tell_decider(server, "filter_failure")
             raise Refused(CLOSING if stage in OF_CONNECTION else UNAVAILABLE)
         return Verdict("failed", reason=why)
 

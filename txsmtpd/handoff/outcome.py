@@ -24,6 +24,8 @@ class NotTaken(Refused):
     :param reply: what the client is told.
     """
 
+    outcome = "not_taken"  #: what metrics count it as
+
     def __init__(self, why: str, reply: Reply = NOT_TAKEN) -> None:
         super().__init__(reply)
         self.why = why
@@ -34,6 +36,8 @@ class NotTaken(Refused):
 
 class Unroutable(NotTaken):
     """The target has nowhere to put the message: a fault of the configuration, not of the weather."""
+
+    outcome = "unroutable"
 
     def __init__(self, why: str) -> None:
         super().__init__(why, MISCONFIGURED)

@@ -93,6 +93,9 @@ class Handoff(MultiService):
         largest = (inline + 2 * store.part if store is not None else self._limit() or LARGEST) + 2 * STEP
         self.budget = Budget(in_flight, max(MEMORY, 2 * largest) if memory is None else memory, largest)
         self._handing: set[Deferred[Any]] = set()
+        self._counters: Any = None
+        name = type(target).__name__
+        self._label = (name.removesuffix("Target") or name).lower()
         self._trouble: str | None = None  # why the last message was not taken
         self._unroutable: str | None = None
         for each in (target, store):
@@ -183,6 +186,26 @@ class Handoff(MultiService):
         field = trace_header.received(hostname, session, envelope, identifier, lmtp=lmtp)
         return field.replace(b"\n", b"\r\n")
 
+    # Metrics
+
+    def count_into(self, counters: Any) -> None:
+        """Count what becomes of messages.
+
+        :param counters: :class:`~txsmtpd.observe.counters.Counters`; several listeners may have the same.
+        """
+        if counters is not self._counters:
+            self._counters = counters
+            counters.before_reading.append(self._tell_state)
+
+    def _tell_state(self) -> None:
+        self._counters["handoff_in_flight"][self._label,] = self.budget.messages
+        self._counters["handoff_ready"][self._label,] = int(self.not_ready() is None)
+
+    def _count(self, outcome: str, began: float) -> None:
+        if self._counters is not None:
+            self._counters["handoff_total"][self._label, outcome] += 1
+            self._counters.observe("handoff_seconds", self._clock().seconds() - began, self._label)
+
     # The promise
 
     async def _settle(self, message: HandoffMessage, upload: Any, share: Share) -> Any:
@@ -203,9 +226,11 @@ class Handoff(MultiService):
         return await answer
 
     async def _hand_over(self, message: HandoffMessage, upload: Any, share: Share) -> Any:
+        began = self._clock().seconds()
         try:
             status = await self._call_target(message)
         except Refused as refused:
+            self._count(refused.outcome if isinstance(refused, NotTaken) else "refused", began)
             if upload is not None:
                 await upload.abort()
             if isinstance(refused, NotTaken):  # other refusals are verdicts about this message
@@ -213,11 +238,14 @@ class Handoff(MultiService):
             raise
         except Exception as error:
             # What is stored stays: the other system may have the reference to it.
+            self._count("timeout" if isinstance(error, DeferredTimeout) else "unknown", began)
             self._note(error)
             raise Refused(error.reply if isinstance(error, OutcomeUnknown) else UNKNOWN) from error
         finally:
             share.release()
-        if upload is not None and not _anybody_has_it(status):
+        taken = _anybody_has_it(status)
+        self._count("confirmed" if taken else "refused", began)
+        if upload is not None and not taken:
             await upload.abort()
         self._note(None)
         return f"250 2.0.0 OK, handed off as {message.id}" if status is None else status

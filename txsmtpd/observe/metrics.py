@@ -16,24 +16,30 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionAborted, ConnectionDone
+from zope.interface import implementer
 
 from txsmtpd.engine.handshake import TLSSetupException
-from txsmtpd.engine.observer import Meter
+from txsmtpd.engine.message_sink import RECEIVER_METHODS
+from txsmtpd.engine.observer import Meter, tell_decider
 from txsmtpd.engine.patience import CommandTooSlow, DataTooSlow, Idle, SessionTooLong
 from txsmtpd.engine.proxy_header import ProxyHeaderError
+from txsmtpd.interfaces import IMessageReceiver
 from txsmtpd.observe.counters import BUCKETS, Counters
 from txsmtpd.recipient_replies import FOR_EACH
 from txsmtpd.reply import FAILED, FAILED_TWICE, TAKES_TOO_LONG, Refused, Reply
 from txsmtpd.session import TLSInfo
 
 UNKNOWN = "unknown"
+HOOK = "hook"
 GREETING = "greeting"  # the command that the reply to nothing counts for
 MORE_TO_COUNT = frozenset([b"AUTH", b"BDAT", b"QUIT"])  # commands of which more is counted than a positive reply
 NO_HOOKS = ("exception", "process_message")  # which are not given the server, or are no part of a command
+OPEN, FINISH = "open_message", "finish"  # what streaming handlers have in place of DATA; timed as hooks
 
 # Who has decided about a refusal that no hook made, by code and enhanced status code; then by the code alone.
 _BY_STATUS = {
     (421, "4.3.2"): "shutdown",
+    (421, "4.7.0"): "junk",
     (421, "4.3.4"): "size",
     (421, "4.4.2"): "time",
     (421, "4.5.4"): "syntax",
@@ -44,7 +50,11 @@ _BY_STATUS = {
     (500, "5.6.0"): "content",
     (500, "5.6.1"): "content",
     (552, "5.3.4"): "size",
+    (550, "5.6.7"): "address",
+    (550, "5.7.0"): "policy",
     (554, "5.5.1"): "protocol",
+    (554, "5.6.0"): "content",
+    (554, "5.7.0"): "tls",
 }
 _BY_CODE = {
     500: "syntax",
@@ -61,12 +71,16 @@ _BY_CODE = {
     553: "address",
     555: "syntax",
 }
-# 421 4.7.0 has several reasons. These are what the replies begin with.
+# Some codes have several reasons. These are what the replies begin with.
 _BY_TEXT = (
     ("Too many errors", "errors"),
     ("Too many commands", "junk"),
     ("Too many failed auth", "auth"),
-    ("Too many attempts", "auth"),
+    ("Too many auth", "auth"),
+    ("Temporary authentication failure", "failure"),
+    ("Too many messages in one session", "rate"),
+    ("Line too long", "syntax"),
+    ("The receiver of the message has given up", "hook"),
     ("Too many connections", "rate"),
     ("TLS is not available", "tls"),
     ("Must issue a STARTTLS", "tls"),
@@ -88,7 +102,7 @@ def decided_by(reply: Reply) -> str:
     """Who has decided about a refusal that is the server's own."""
     if reply in (FAILED, FAILED_TWICE):
         return "failure"
-    if reply is TAKES_TOO_LONG or (reply.code, reply.status) == (421, "4.3.0"):
+    if reply == TAKES_TOO_LONG or (reply.code, reply.status) == (421, "4.3.0"):
         return "hook_timeout"
     text = reply.lines[0]
     for begins, by in _BY_TEXT:
@@ -135,6 +149,21 @@ class Metrics:
         """What to call in place of a hook: it measures how long the hook takes, and sees what it decides."""
         if name in NO_HOOKS:
             return hook
+        return self._opened(self._timed(name, hook)) if name == OPEN else self._timed(name, hook)
+
+    def _opened(self, open_message: Callable[..., Any]) -> Callable[..., Any]:
+        """An ``open_message`` whose receivers are measured, too."""
+        finish = self._timed(FINISH, lambda server, function: function())
+
+        async def call(server: Any, *arguments: Any) -> Any:
+            receiver = await open_message(server, *arguments)
+            if all(callable(getattr(receiver, name, None)) for name in RECEIVER_METHODS):
+                return MeasuredReceiver(receiver, server, finish)
+            return receiver  # the engine says what is wrong with it
+
+        return call
+
+    def _timed(self, name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
         seconds = self.counters["hook_seconds"][name,]
         failures = self.counters["hook_failures_total"]
 
@@ -160,13 +189,16 @@ class Metrics:
                 seconds[bisect_left(BUCKETS, took)] += 1
                 seconds[-1] += took
                 if refused:
-                    _note_refusal(server)
+                    tell_decider(server, HOOK)
 
         return call
 
     def watch(self, factory: Any) -> None:
         """Read from this factory what meters are not told: decisions about limits, and connections that it refuses."""
         self._factories.append(factory)
+        count_into = getattr(factory.handler, "count_into", None)
+        if callable(count_into):  # the handler has numbers of its own
+            count_into(self.counters)
 
     def _update(self) -> None:
         """Bring those counters up to date that are kept elsewhere."""
@@ -206,20 +238,20 @@ class SessionMeter(Meter):
         "_began",
         "_commands",
         "_data_began",
+        "_decided_by",
         "_last",
         "_message",
         "_metrics",
         "_octets",
         "_server",
         "_taken",
-        "hook_refused",
     )
 
     def __init__(self, metrics: Metrics, server: Any) -> None:
         self._metrics = metrics
         self._commands = metrics.commands
         self._server = server
-        self.hook_refused = False  #: a hook has refused what is being done
+        self._decided_by: str | None = None  # who has refused what is being done, if it was not the server
         self._began = self._data_began = time.monotonic()
         self._message = False  # a message has begun, and has no reply yet
         self._octets = 0
@@ -250,7 +282,7 @@ class SessionMeter(Meter):
             self._last = reply
         elif verb == b"BDAT" and not self._message and message is not None:
             self._message = True  # the first of several chunks
-        self.hook_refused = False
+        self._decided_by = None
         if self._message and code != 354 and (message is None or not message.goes_on):
             self._message_answered(reply)
         if verb == b"AUTH":
@@ -265,10 +297,15 @@ class SessionMeter(Meter):
 
     def _refused(self, verb: bytes, reply: Reply) -> None:
         stage = verb.decode("ascii") if verb in self._server.commands else UNKNOWN if verb else GREETING
-        by = "hook" if self.hook_refused and reply not in (FAILED, FAILED_TWICE) else decided_by(reply)
+        # What a hook raises is answered by the server.
+        by = None if reply in (FAILED, FAILED_TWICE) else self._decided_by
+        by = by or decided_by(reply)
         self._metrics.counters["refusals_total"][stage, by] += 1
         if by == "hook_timeout":
             self._metrics.counters["hook_timeouts_total"][stage,] += 1
+
+    def decided(self, by: str) -> None:
+        self._decided_by = self._decided_by or by
 
     def message_complete(self, octets: int) -> None:
         self._message = True
@@ -323,10 +360,33 @@ class SessionMeter(Meter):
         return "lost"
 
 
-def _note_refusal(server: Any) -> None:
-    meter = server._dispatcher and server._dispatcher.meter
-    if type(meter) is SessionMeter:
-        meter.hook_refused = True
+@implementer(IMessageReceiver)
+class MeasuredReceiver:
+    """The receiver of a streaming handler. Its end is timed as a hook is, and what it refuses is the handler's.
+
+    :param timed: calls a function of the server's: it is given both.
+    """
+
+    __slots__ = ("_finish", "_server", "_timed", "_write", "abort", "registerProducer", "unregisterProducer")
+
+    def __init__(self, receiver: Any, server: Any, timed: Callable[..., Any]) -> None:
+        self._server = server
+        self._timed = timed
+        self._finish = server.settings.in_asyncio(receiver.finish)
+        self._write = receiver.write
+        self.abort = receiver.abort
+        self.registerProducer = receiver.registerProducer
+        self.unregisterProducer = receiver.unregisterProducer
+
+    def write(self, octets: bytes) -> None:
+        try:
+            self._write(octets)
+        except Refused:
+            tell_decider(self._server, HOOK)
+            raise
+
+    def finish(self) -> Any:
+        return self._timed(self._server, self._finish)
 
 
 def _outcome(digit: int) -> str:
