@@ -103,7 +103,8 @@ class StreamTests(LiveTestCase):
         client = await self.connect(self.path, f"Last-Event-ID: {last}")
         said = await client.until(b"two")
         self.assertNotIn(b'"one"', said)
-        for lost in ("00000000-1", f"{last.partition('-')[0]}-99", "x"):
+        boot = last.partition("-")[0]
+        for lost in ("00000000-1", f"{boot}-99", "x", f"{boot}-{'9' * 5000}", f"{boot}-\u0663"):
             client = await self.connect(self.path, f"Last-Event-ID: {lost}")
             await client.until(b"event: reload")
 
@@ -117,6 +118,21 @@ class StreamTests(LiveTestCase):
         await self.nobody_listens()
         client = await self.connect(self.path)
         await client.until(b"event: hello")
+
+    async def test_slow(self) -> None:
+        """A client that does not read is dropped, and nothing is kept for it."""
+        client = await self.connect(self.path)
+        await client.until(b"event: hello")
+        client.transport.pauseProducing()
+        (message,) = await self.add(mail("x" * 900))
+        for _ in range(200):
+            for _ in range(100):
+                self.store.hub.publish("new", message)
+            await deferLater(reactor, 0)
+            if not len(self.store.hub):
+                break
+        self.assertEqual(len(self.store.hub), 0)
+        await self.nobody_listens()
 
     async def test_end(self) -> None:
         """When the server stops, clients are let go."""

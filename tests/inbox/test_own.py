@@ -20,6 +20,7 @@ from txsmtpd.faults.rules import Faults
 from txsmtpd.handlers.upstream import Upstream
 from txsmtpd.inbox.handler import InboxHandler
 from txsmtpd.inbox.sessions import make_transcripts
+from txsmtpd.inbox.web.content import PIECE
 from txsmtpd.inbox.web.table import ROUTES
 from txsmtpd.testing import MailCatcher
 from txsmtpd.testing.dialog import Dialog
@@ -103,6 +104,19 @@ class ExportTests(SiteTestCase):
             self.assertEqual(archive.namelist(), [f"{each.number:08}-{each.id}.eml" for each in wanted])
             for name, message in zip(archive.namelist(), wanted, strict=True):
                 self.assertEqual(archive.read(name), await self.store.content(message))
+
+    async def test_large(self) -> None:
+        """A message that is read from the store in pieces is exported whole, with the same lines."""
+        text = "".join(f"From {number} {'x' * (number % 70)}\r\n" for number in range(60_000)) + "y" * PIECE * 2
+        (message,) = await self.add(mail("large", text))
+        self.assertGreater(message.size, 4 * PIECE)
+        content = await self.store.content(message)
+        archive = zipfile.ZipFile(io.BytesIO((await self.get(f"{OWN}/export.zip")).body))
+        self.assertEqual(archive.read(archive.namelist()[0]) == content, True)
+        _, _, quoted = (await self.get(f"{OWN}/export.mbox")).body.partition(b"\n")
+        _, _, body = content.replace(b"\r\n", b"\n").partition(b"\n\n")
+        expected = body.replace(b"\nFrom ", b"\n>From ").replace(b"From ", b">From ", 1) + b"\n"
+        self.assertEqual(quoted.partition(b"\n\n")[2] == expected, True)
 
     async def test_many(self) -> None:
         """More messages than are looked up at once are all there."""
@@ -212,6 +226,23 @@ class SessionTests(ServerTestCase):
         dialog = Dialog(answer.text)
         dialog.play(lambda: SMTPFactory())
         dialog.play_cut(lambda: SMTPFactory())
+
+    async def test_othersInSession(self) -> None:
+        """In a scope, a session shows its own messages alone, and its dialog has the content of no other."""
+        secret = ("MAIL FROM:<a@b.test>", "RCPT TO:<e@other.test>", "DATA", "Subject: y\r\n\r\nsecret\r\n.")
+        await self.say(*self.mail, *secret)
+        [session] = await self.sessions()
+        self.assertEqual(len(session["Messages"]), 2)
+        scope = f"/in/domain=d.test{OWN}"
+        [listed] = (await self.get(f"{scope}/sessions")).json["sessions"]
+        shown = (await self.get(f"{scope}/sessions/{session['ID']}")).json
+        self.assertEqual((listed["Messages"], shown["Messages"]), (session["Messages"][:1], session["Messages"][:1]))
+        page = (await self.get(f"/in/domain=d.test/sessions/{session['ID']}")).text
+        self.assertNotIn(f"/m/{session['Messages'][1]}", page)
+        for path in f"{scope}/sessions/{session['ID']}/dialog", f"{scope}/message/latest/dialog":
+            text = (await self.get(path)).text
+            self.assertIn("C: Subject: x", text)
+            self.assertNotIn("secret", text)
 
     async def test_unknown(self) -> None:
         """A session that is not known is not found."""

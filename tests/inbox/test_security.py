@@ -180,6 +180,18 @@ class GateTests(SiteTestCase):
         answer = await self.ask("PUT", "/api/v1/messages", b'{"Search": "' + b"x" * 2**20 + b'"}')
         self.assertEqual(answer.status, 413)
 
+    async def test_halfCharacters(self) -> None:
+        """JSON with half of a surrogate pair is refused: it is no text, and no store takes it."""
+        for method, path, body in (
+            ("PUT", "/api/v1/messages", {"Search": "\ud800", "Read": True}),
+            ("PUT", "/api/v1/tags", {"IDs": [], "Tags": ["\udc00"]}),
+            ("POST", "/api/inbox/v1/faults", {"spec": "rcpt reply=550 \ud800"}),
+        ):
+            answer = await self.ask(method, path, body)
+            self.assertEqual((answer.status, "surrogate" in answer.text), (400, True), path)
+        pair = await self.ask("PUT", "/api/v1/messages", {"Search": "\U0001f4e7", "Read": True})
+        self.assertEqual(pair.status, 200)
+
     async def test_deepJson(self) -> None:
         """JSON that is too deep is refused."""
         answer = await self.ask("PUT", "/api/v1/messages", b"[" * 100_000)

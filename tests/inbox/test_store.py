@@ -210,6 +210,16 @@ class Shared:
             await self.store.put_session(SessionRecord(name, float(name[1]), 9.0, "peer", "550 no", said))
         self.assertEqual([session.id for session in await self.store.sessions()], ["s3", "s2", "s1"])
         self.assertEqual([session.id for session in await self.store.sessions(scope(domain="one.test"))], ["s2", "s1"])
+        for name, value in (
+            ("domain", "ne.test"),
+            ("to", "a@one"),
+            ("sender", "b@one.test"),
+            ("domain", "2"),
+            ("to", "@one.test"),
+        ):
+            self.assertEqual(await self.store.sessions(Scope((make_key(name, value),))), [], (name, value))
+        both = Scope((make_key("domain", "one.test"), make_key("x-test", "42")))
+        self.assertEqual(await self.store.sessions(both), [])
         session = await self.store.session("s1")
         assert session is not None
         self.assertEqual((session.messages, session.outcome), ((message.id,), "550 no"))

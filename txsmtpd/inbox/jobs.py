@@ -13,8 +13,8 @@ from typing import Any
 
 from txsmtpd.inbox import schema
 from txsmtpd.inbox.message import Arrival, Message, parse
-from txsmtpd.inbox.schema import ROW, select
-from txsmtpd.inbox.scope import Scope
+from txsmtpd.inbox.schema import ROW, select, select_of_session
+from txsmtpd.inbox.scope import EVERYTHING, Scope, named_in
 from txsmtpd.inbox.search import Terms
 from txsmtpd.inbox.store import TOLD, Page, SessionRecord, clean_tag, new_id
 
@@ -303,11 +303,12 @@ def find_tags(scope: Scope, connection: Connection) -> dict[str, int]:
 def find_session(session_id: str, connection: Connection) -> SessionRecord | None:
     """The session with this id, or None."""
     row = connection.execute("SELECT * FROM session WHERE id = ?", (session_id,)).fetchone()
-    return None if row is None else _session_of(row, connection)
+    return None if row is None else _session_of(row, EVERYTHING, connection)
 
 
-def _session_of(row: Any, connection: Connection) -> SessionRecord:
-    ids = connection.execute("SELECT id FROM message WHERE session = ? ORDER BY number", (row[0],))
+def _session_of(row: Any, scope: Scope, connection: Connection) -> SessionRecord:
+    selection = select_of_session(row[0], scope)
+    ids = connection.execute(selection.sql("m.id", "ORDER BY m.number"), selection.values)
     session_id, began, ended, peer, outcome, records = row
     messages = tuple(message_id for (message_id,) in ids)
     return SessionRecord(session_id, began, ended, peer, outcome, records, messages)
@@ -317,14 +318,19 @@ def find_sessions(scope: Scope, limit: int, connection: Connection) -> list[Sess
     """The sessions of a scope, newest first."""
     if not scope.keys:
         rows = connection.execute("SELECT * FROM session ORDER BY began DESC LIMIT ?", (limit,)).fetchall()
-    else:
-        selection = select(scope, ())
-        # Sessions in which no mail came are found by what was said in them.
-        said = [value for name, value in scope.keys if name in ("to", "domain", "sender") and value]
-        named = " AND ".join("instr(lower(records), ?)" for _ in said) or "0"
-        rows = connection.execute(
-            f"SELECT * FROM session WHERE id IN ({selection.sql('m.session')}) OR ({named})"
-            " ORDER BY began DESC LIMIT ?",
-            [*selection.values, *said, limit],
-        ).fetchall()
-    return [_session_of(row, connection) for row in rows]
+        return [_session_of(row, scope, connection) for row in rows]
+    selection = select(scope, ())
+    # Sessions in which no mail came are found by what was said in them: roughly here, exactly below.
+    named = " AND ".join("instr(lower(records), ?)" for _ in scope.keys)
+    candidates = connection.execute(
+        f"SELECT *, id IN ({selection.sql('m.session')}) AS has_mail FROM session WHERE has_mail OR ({named})"
+        " ORDER BY began DESC",
+        [*selection.values, *(value for _, value in scope.keys)],
+    )
+    found = []
+    for *row, has_mail in candidates:
+        if has_mail or set(scope.keys) <= named_in(row[-1]):
+            found.append(_session_of(row, scope, connection))
+            if len(found) == limit:
+                break
+    return found

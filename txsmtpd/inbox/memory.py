@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from txsmtpd.inbox.message import Arrival, Message, parse
-from txsmtpd.inbox.scope import EVERYTHING, HEADERS, Scope
+from txsmtpd.inbox.scope import EVERYTHING, HEADERS, Scope, named_in
 from txsmtpd.inbox.search import Terms, holds
 from txsmtpd.inbox.store import (
     TOLD,
@@ -205,15 +205,13 @@ class MemoryStore(Store):
 
     async def sessions(self, scope: Scope = EVERYTHING, limit: int = 50) -> list[SessionRecord]:
         found = sorted(self._sessions.values(), key=lambda session: session.began, reverse=True)
-        return [self._with_messages(session) for session in found if self._is_of(session, scope)][:limit]
+        return [self._with_messages(session, scope) for session in found if self._is_of(session, scope)][:limit]
 
-    def _with_messages(self, session: SessionRecord) -> SessionRecord:
-        messages = [each.message for each in self._held.values() if each.message.envelope.session == session.id]
+    def _with_messages(self, session: SessionRecord, scope: Scope = EVERYTHING) -> SessionRecord:
+        messages = [each.message for each in self._found(scope) if each.message.envelope.session == session.id]
         return replace(session, messages=tuple(message.id for message in messages))
 
     def _is_of(self, session: SessionRecord, scope: Scope) -> bool:
         if not scope.keys or any(held.message.envelope.session == session.id for held in self._found(scope)):
             return True
-        said = [value for name, value in scope.keys if name in ("to", "domain", "sender") and value]
-        records = session.records.lower()
-        return bool(said) and all(value in records for value in said)
+        return set(scope.keys) <= named_in(session.records)

@@ -132,12 +132,7 @@ def select(scope: Scope, terms: Terms) -> Selection:
         # CROSS JOIN keeps the order of the tables as it stands here.
         selection = Selection("key k CROSS JOIN message m ON m.number = k.number", "k.number")
         selection.and_where("k.name = ? AND k.value = ?", *scope.keys[0])
-        for name, value in scope.keys[1:]:
-            selection.and_where(
-                "EXISTS (SELECT 1 FROM key WHERE name = ? AND value = ? AND number = m.number)", name, value
-            )
-        for label in scope.labels:
-            selection.and_where("NOT EXISTS (SELECT 1 FROM hidden WHERE inbox = ? AND number = m.number)", label)
+        _restrict(selection, scope, 1)
     elif any(map(_is_indexed, terms)):
         selection = Selection("words w CROSS JOIN message m ON m.number = w.rowid", "w.rowid")
     else:
@@ -150,6 +145,23 @@ def select(scope: Scope, terms: Terms) -> Selection:
                 continue
         _add(selection, term)
     return selection
+
+
+def select_of_session(session_id: str, scope: Scope) -> Selection:
+    """The messages of a session that belong to a scope."""
+    selection = Selection("message m", where=["m.session = ?"], values=[session_id])
+    _restrict(selection, scope, 0)
+    return selection
+
+
+def _restrict(selection: Selection, scope: Scope, known: int) -> None:
+    """Select what belongs to a scope. So many of its keys are looked after already."""
+    for name, value in scope.keys[known:]:
+        selection.and_where(
+            "EXISTS (SELECT 1 FROM key WHERE name = ? AND value = ? AND number = m.number)", name, value
+        )
+    for label in scope.labels:
+        selection.and_where("NOT EXISTS (SELECT 1 FROM hidden WHERE inbox = ? AND number = m.number)", label)
 
 
 def _is_indexed(term: Term) -> bool:

@@ -7,6 +7,7 @@ values of header fields that were chosen in advance. All are exact, never substr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -54,6 +55,21 @@ def filed_under(parsed: Parsed, headers: Sequence[str] = HEADERS) -> tuple[Key, 
         for value in parsed.values(name.lower()):
             found[name.lower(), value.strip()[:LONGEST]] = None
     return tuple(found)
+
+
+_PATHS = re.compile(r"(MAIL FROM|RCPT TO):\s*<([^<>]*)>", re.IGNORECASE)
+
+
+def named_in(transcript: str) -> set[Key]:
+    """What a message would be filed under, as far as the commands MAIL and RCPT of a transcript tell."""
+    found: set[Key] = set()
+    for command, path in _PATHS.findall(transcript):
+        path = path.replace('\\"', '"').lower()[:LONGEST]  # a transcript is stored as JSON
+        if command[0] in "Mm":
+            found.add(("sender", path))
+        else:
+            found |= {("to", path), ("domain", path.rpartition("@")[2])}
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from txsmtpd.inbox.message import Message
 from txsmtpd.inbox.scope import Scope
 from txsmtpd.inbox.search import Terms
 from txsmtpd.inbox.store import Store
+from txsmtpd.inbox.web.content import raw_pieces
 
 TOGETHER = 200  # messages that are looked up at once
 
@@ -41,9 +42,24 @@ async def as_mbox(store: Store, scope: Scope, ids: list[str] | None, terms: Term
     async for message in _messages(store, scope, ids, terms):
         sender = re.sub(r"[^!-~]", "_", message.envelope.mail_from) or "MAILER-DAEMON"
         date = time.asctime(time.gmtime(message.arrived))
-        content = (await store.content(message)).replace(b"\r\n", b"\n")
-        yield f"From {sender} {date}\n".encode() + _FROM.sub(rb">\1", content)
-        yield b"\n" if content.endswith(b"\n") else b"\n\n"
+        yield f"From {sender} {date}\n".encode()
+        lines = b""
+        async for lines in _whole_lines(raw_pieces(store, message, 0, message.size)):
+            yield _FROM.sub(rb">\1", lines.replace(b"\r\n", b"\n"))
+        yield b"\n" if lines.endswith(b"\n") else b"\n\n"
+
+
+async def _whole_lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same octets, in pieces that end where lines do."""
+    rest: list[bytes] = []
+    async for piece in pieces:
+        lines, newline, begun = piece.rpartition(b"\n")
+        if newline:
+            yield b"".join([*rest, lines, newline])
+            rest = []
+        rest.append(begun)
+    if last := b"".join(rest):
+        yield last
 
 
 class _Sink(io.RawIOBase):
@@ -72,6 +88,8 @@ async def as_zip(store: Store, scope: Scope, ids: list[str] | None, terms: Terms
         async for message in _messages(store, scope, ids, terms):
             when = max(time.gmtime(message.arrived)[:6], (1980, 1, 1, 0, 0, 0))
             entry = zipfile.ZipInfo(f"{message.number:08}-{message.id}.eml", when)
-            archive.writestr(entry, await store.content(message))
-            yield sink.taken()
+            with archive.open(entry, "w") as file:
+                async for piece in raw_pieces(store, message, 0, message.size):
+                    file.write(piece)
+                    yield sink.taken()
     yield sink.taken()

@@ -6,6 +6,7 @@ A client that does not keep up is dropped; it connects anew and is told to reloa
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator
@@ -188,10 +189,11 @@ class Stream:
         self._clock = clock
         self._pending: deque[bytes] = deque()
         self._waiting: Deferred[None] | None = None
+        self._subscription: Any = None
         self._ended = False
 
     def end(self) -> None:
-        """The server stops, or the client is too late."""
+        """The server stops."""
         self._ended = True
         self._wake()
 
@@ -203,14 +205,17 @@ class Stream:
     def _tell(self, event: Event) -> None:
         self._pending.append(as_sent(event))
         if len(self._pending) > BEHIND:
-            self.end()
+            # It does not read, so there is no use in telling it that this is the end.
+            self._pending.clear()
+            self._subscription.cancel()
+            self._call.request.channel.forceAbortClient()
         self._wake()
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """What is sent, until the client leaves."""
         call = self._call
         hub = call.store.hub
-        subscription = hub.subscribe(call.scope, self._tell)
+        self._subscription = hub.subscribe(call.scope, self._tell)
         call.settings.live.add(self)
         try:
             yield self._welcome()
@@ -227,7 +232,7 @@ class Stream:
                     if alive.active():
                         alive.cancel()
         finally:
-            subscription.cancel()
+            self._subscription.cancel()
             call.settings.live.discard(self)
 
     def _beat(self) -> None:
@@ -241,8 +246,8 @@ class Stream:
         here = b"retry: 1000\nid: %b-%d\n" % (BOOT.encode(), hub.last_number)
         if not last:
             return here + b"event: hello\ndata: {}\n\n"
-        boot, _, number = last.partition("-")
-        missed = hub.since(int(number), self._call.scope) if boot == BOOT and number.isdecimal() else None
+        match = re.fullmatch(f"{BOOT}-([0-9]{{1,18}})", last)
+        missed = None if match is None else hub.since(int(match[1]), self._call.scope)
         if missed is None:
             return here + b"event: reload\ndata: {}\n\n"
         return here + b"event: hello\ndata: {}\n\n" + b"".join(map(as_sent, missed))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from typing import Any
 
 from txsmtpd.inbox.scope import Scope, make_key
@@ -183,8 +184,14 @@ async def found_session(call: Call) -> SessionRecord:
 
 
 async def session(call: Call) -> Response:
-    found = await found_session(call)
+    found = await in_scope(call, await found_session(call))
     return json_response({**shown(found), "Records": records_of(found)})
+
+
+async def in_scope(call: Call, session: SessionRecord) -> SessionRecord:
+    """A session with those of its messages that belong to the scope of the request."""
+    ids = [each for each in session.messages if await call.store.message(each, call.scope) is not None]
+    return replace(session, messages=tuple(ids))
 
 
 async def session_dialog(call: Call) -> Response:
@@ -194,7 +201,7 @@ async def session_dialog(call: Call) -> Response:
 async def _dialog(call: Call, session: SessionRecord) -> Response:
     contents = []
     for message_id in session.messages:
-        message = await call.store.message(message_id)
+        message = await call.store.message(message_id, call.scope)
         contents.append(b"" if message is None else await call.store.content(message))
     text = dialog_of(session, records_of(session), contents)
     headers = {"Content-Disposition": 'attachment; filename="session.smtp"'}

@@ -16,11 +16,11 @@ from urllib.parse import quote, urlencode
 from zlib import crc32
 
 from txsmtpd.inbox.message import Message
-from txsmtpd.inbox.search import parse_query
 from txsmtpd.inbox.sessions import find_session, records_of
 from txsmtpd.inbox.web import faults
 from txsmtpd.inbox.web.content import wants_remote
-from txsmtpd.inbox.web.own import found_session
+from txsmtpd.inbox.web.mailpit import terms_of
+from txsmtpd.inbox.web.own import found_session, in_scope
 from txsmtpd.inbox.web.presentation import dialog, environment
 from txsmtpd.inbox.web.release import release_message
 from txsmtpd.inbox.web.request import Call
@@ -128,9 +128,13 @@ async def _mail(call: Call, message: Message | None = None, **values: Any) -> Re
     keep = {name: value for name, value in (("query", query), ("before", call.query.get("before", ""))) if value}
     kept = f"?{urlencode(keep)}" if keep else ""
     base = f"{call.base}/"
-    context: dict[str, Any] = {"messages": [], "count": 0, "exact": True, "older": None, "newer": None}
-    if call.header("HX-Target") != "detail":  # which takes the message alone out of the page
-        found = await call.store.page(call.scope, parse_query(query), limit=ROWS + 1, before=before, exact=False)
+    context: dict[str, Any] = {"messages": [], "count": 0, "exact": True, "older": None, "newer": None, "wrong": None}
+    try:
+        terms = terms_of(query)
+    except HTTPError as error:
+        context["wrong"] = str(error)
+    if call.header("HX-Target") != "detail" and not context["wrong"]:  # it takes the message alone out of the page
+        found = await call.store.page(call.scope, terms, limit=ROWS + 1, before=before, exact=False)
         shown = found.messages[:ROWS]
         context |= {"messages": shown, "count": found.count, "exact": found.is_exact}
         if len(found.messages) > ROWS:
@@ -148,7 +152,10 @@ async def _mail(call: Call, message: Message | None = None, **values: Any) -> Re
         "smtp_host": host.strip("[]"),
         "smtp_port": port,
     }
-    return await _render(call, "mail.html", page="mail", **context | values)
+    response = await _render(call, "mail.html", page="mail", **context | values)
+    if context["wrong"]:
+        response.status = 400
+    return response
 
 
 async def _details(call: Call, message: Message) -> dict[str, Any]:
@@ -223,7 +230,7 @@ async def change(call: Call) -> Response:
         case "read-all":
             await call.store.set_seen(True, call.scope)
         case "delete-all":
-            await call.store.delete(call.scope, None, parse_query(query))
+            await call.store.delete(call.scope, None, terms_of(query))
         case _:
             raise HTTPError(400, "There is no such action.")
     return redirect(_way_back(call, fields.get("back", [""])[-1]), 303)
@@ -233,7 +240,7 @@ async def change(call: Call) -> Response:
 async def confirm_deletion(call: Call) -> Response:
     """Ask before all mail is deleted."""
     query = call.query.get("query", "").strip()
-    found = await call.store.page(call.scope, parse_query(query), limit=1, exact=True)
+    found = await call.store.page(call.scope, terms_of(query), limit=1, exact=True)
     return await _render(call, "delete.html", page="mail", query=query, count=found.count)
 
 
@@ -257,7 +264,7 @@ async def show_sessions(call: Call) -> Response:
 @page
 async def show_session(call: Call) -> Response:
     """What was said in a session."""
-    session = await found_session(call)
+    session = await in_scope(call, await found_session(call))
     lines = list(dialog(records_of(session)))
     return await _render(call, "sessions.html", page="sessions", session=session, lines=lines)
 

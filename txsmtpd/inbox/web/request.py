@@ -175,7 +175,9 @@ class Call:
             # A form of any other site could send text/plain.
             raise HTTPError(415, "the body must be JSON, with Content-Type: application/json")
         try:
-            value = json.loads(octets)
+            value = json.loads(octets.decode())
+            if b"\\u" in octets:
+                json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no character
         except (ValueError, RecursionError) as error:
             raise HTTPError(400, f"the body is not JSON: {error}") from None
         if not isinstance(value, dict):

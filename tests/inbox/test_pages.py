@@ -1,0 +1,53 @@
+"""The pages, as far as it takes no browser: what they say to requests that are wrong."""
+
+from __future__ import annotations
+
+from tests.inbox.support import SiteTestCase, mail
+
+
+class SearchTests(SiteTestCase):
+    """Searches that make no sense."""
+
+    async def test_refused(self) -> None:
+        """The list says what is wrong with a search, and keeps it in the field; nothing is deleted by it."""
+        (message,) = await self.add(mail())
+        for query, reason in (
+            ("larger:big", "larger:big: not a size"),
+            ("before:soon", "before:soon: not a date"),
+            ("+".join("x" * 51), "more than 50 terms"),
+            ("x" * 2001, "longer than 2000 characters"),
+        ):
+            for path in "/", f"/m/{message.id}":
+                answer = await self.get(f"{path}?query={query}")
+                self.assertEqual(answer.status, 400, path)
+                self.assertIn(reason, answer.text)
+                self.assertIn(f'value="{query.replace("+", " ")}"', answer.text)
+            self.assertEqual((await self.get(f"/delete?query={query}")).status, 400)
+            form = f"action=delete-all&query={query}".encode()
+            kind = {"Content-Type": "application/x-www-form-urlencoded"}
+            self.assertEqual((await self.ask("POST", "/do", form, kind)).status, 400)
+        self.assertEqual(await self.subjects(), ["hello"])
+
+    async def test_hostile(self) -> None:
+        """Whatever is searched for, the pages answer, and show it as text."""
+        for query in (
+            '"',
+            '""',
+            "-",
+            "!",
+            "*",
+            "%25",
+            "_",
+            "a%00b",
+            "%ED%A0%80",
+            "NEAR(a+b)",
+            "tag:%22",
+            "to:",
+            "a'--",
+        ):
+            for path in "/", "/delete", "/api/v1/search", "/api/inbox/v1/export.mbox":
+                answer = await self.get(f"{path}?query={query}")
+                self.assertEqual(answer.status, 200, (path, query))
+        text = (await self.get("/?query=%3Cscript%3E%22onfocus=x")).text
+        self.assertNotIn("<script>", text)
+        self.assertIn("&lt;script&gt;&#34;onfocus=x", text)
