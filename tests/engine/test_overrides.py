@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -43,6 +44,25 @@ class OverrideTests(SynchronousTestCase):
         for name in PLAIN:
             error = self.assertRaises(TypeError, subclass, **{name: override})
             self.assertIn("without async", str(error))
+
+    def test_startTLS(self) -> None:
+        """A STARTTLS that begins TLS by asyncio is left out, with a warning; any other is the subclass's."""
+
+        async def by_asyncio(self: Any, arg: Any) -> None:
+            await self.push("220 Ready")
+            await self.loop.start_tls(self.transport, self, self.tls_context, server_side=True)
+
+        async def other(self: Any, arg: Any) -> str:
+            return "454 4.7.0 Not today"
+
+        with catch_warnings(record=True) as caught:
+            simplefilter("always")
+            left_out = subclass(smtp_STARTTLS=by_asyncio)
+        (warning,) = caught
+        self.assertIn("Own.smtp_STARTTLS calls loop.start_tls()", str(warning.message))
+        self.assertEqual(warning.filename, __file__)
+        self.assertIs(left_out.smtp_STARTTLS, SMTP.smtp_STARTTLS)
+        self.assertIs(subclass(smtp_STARTTLS=other).smtp_STARTTLS, other)
 
     def test_everywhere(self) -> None:
         """The same holds for LMTP, for subclasses of subclasses, and for mixins."""

@@ -1,5 +1,6 @@
 """Run the tests of others against txsmtpd: those of aiosmtpd, as a program does that has changed one word in its
-imports; those that Python 3.11 has of its module smtpd; and the fixtures for pytest beside other plugins.
+imports, and of two plugins for pytest that stand on it; those that Python 3.11 has of its module smtpd; and our own
+fixtures for pytest beside other plugins.
 
     python tests/foreign/run.py [FOLDER]
 
@@ -21,7 +22,12 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 RELEASE = "aiosmtpd==1.4.6"
-NEEDED = ("pytest", "pytest-asyncio", "pytest-mock", "pytest-timeout")
+# Plugins for pytest: what they are loaded by, and their tests. With aiosmtpd itself all of them pass.
+SUITES = {
+    "smtpdfix==0.5.3": ("smtpdfix", "tests"),
+    "pytest-localserver==0.10.0.post0": ("pytest_localserver.plugin", "tests/test_smtp.py"),
+}
+NEEDED = ("cryptography", "portpicker", "werkzeug", "pytest", "pytest-asyncio", "pytest-mock", "pytest-timeout")
 BESIDE = ("anyio", "crochet", "pytest-twisted", "trio")
 # What is loaded by each run of the fixtures. Plugins that are installed take part without being asked.
 KIT = {
@@ -51,6 +57,8 @@ MODULES = (
 # Of main, what runs a server is left out: it wants to stop the loop under main() and to run it again.
 LIMIT = 300  # seconds for all of them
 NOT_COUNTED = "private"
+# Waits for the time that the program gives to handshakes by an override of _run.
+DESELECTED = ("tests/test_controller.py::test_TLS_not_supported",)
 
 
 def known() -> dict[str, str]:
@@ -69,15 +77,20 @@ def kind_of(name: str, kinds: dict[str, str]) -> str | None:
     return next((kind for pattern, kind in kinds.items() if fnmatchcase(name, pattern.replace("[", "[[]"))), None)
 
 
-def fetch(folder: Path) -> Path:
-    """The folder of aiosmtpd's source."""
+def fetch(folder: Path) -> list[Path]:
+    """The folders of the sources: aiosmtpd's, and those of SUITES."""
     pip = [sys.executable, "-m", "pip", "-q"]
-    subprocess.run([*pip, "download", "--no-deps", "--no-binary", ":all:", "-d", str(folder), RELEASE], check=True)
+    releases = [RELEASE, *SUITES]
+    sources = [word for name in releases for word in ("--no-binary", name.partition("==")[0])]
+    subprocess.run([*pip, "download", "--no-deps", *sources, "-d", str(folder), *releases], check=True)
     subprocess.run([*pip, "install", "--target", str(folder / "needed"), *NEEDED, *BESIDE], check=True)
-    (archive,) = folder.glob("aiosmtpd-*.tar.gz")
-    with tarfile.open(archive) as files:
-        files.extractall(folder, filter="data")
-    return archive.with_name(archive.name.removesuffix(".tar.gz"))
+    found = []
+    for release in releases:
+        (archive,) = folder.glob(f"{release.partition('==')[0].replace('-', '[-_]')}-*.tar.gz")
+        with tarfile.open(archive) as files:
+            files.extractall(folder, filter="data")
+        found.append(archive.with_name(archive.name.removesuffix(".tar.gz")))
+    return found
 
 
 def run(source: Path, folder: Path) -> dict[str, object]:
@@ -108,6 +121,59 @@ def run(source: Path, folder: Path) -> dict[str, object]:
     return found
 
 
+def run_suite(source: Path, folder: Path, release: str) -> int:
+    """Run the tests of a plugin that imports aiosmtpd."""
+    plugin, tests = SUITES[release]
+    results = folder / f"{plugin}.json"
+    environment = {
+        **os.environ,
+        "AIOSMTPD_RESULTS": str(results),
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "PYTHONPATH": os.pathsep.join(map(str, [HERE, folder / "needed", source, HERE.parent.parent])),
+    }
+    loaded = [
+        word for name in ("as_aiosmtpd", plugin, "pytest_asyncio.plugin", "pytest_timeout") for word in ("-p", name)
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        *loaded,
+        "-q",
+        "-W",
+        "ignore",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "addopts=",
+    ]
+    skipped = [f"--deselect={name}" for name in DESELECTED]
+    done = subprocess.run(
+        [*command, "-o", "asyncio_mode=auto", *skipped, tests],
+        cwd=source,
+        env=environment,
+        timeout=LIMIT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if not results.exists():
+        sys.exit(done.stdout + done.stderr)
+    found: dict[str, str] = json.loads(results.read_text())["results"]
+    failed = [name for name, outcome in found.items() if outcome == "failed"]
+    print(f"{release}: {len(found) - len(failed)} of {len(found)} pass")
+    return _faults(failed)
+
+
+def _faults(failed: list[str]) -> int:
+    """Print the tests that must not fail; the exit status."""
+    kinds = known()
+    faults = [name for name in failed if kind_of(name, kinds) is None]
+    for name in faults:
+        print(f"FAILED {name}")
+    return 1 if faults else 0
+
+
 def run_kit(folder: Path) -> int:
     """Run the fixtures beside other plugins."""
     status = 0
@@ -132,7 +198,6 @@ def run_smtpd(folder: Path) -> int:
         print("test_smtpd: no Python from 3.12 on has it; run this with Python 3.11")
         return 0
     status = 0
-    kinds = known()
     for module in ("test_smtpd", "test_smtplib"):
         results = folder / f"{module}.json"
         command = [sys.executable, "-W", "ignore", str(HERE / "as_smtpd.py"), module, str(results)]
@@ -145,10 +210,7 @@ def run_smtpd(folder: Path) -> int:
         found: dict[str, str] = json.loads(results.read_text())
         failed = [name for name, outcome in found.items() if outcome == "failed"]
         print(f"{module}: {len(found) - len(failed)} of {len(found)} pass")
-        for name in failed:
-            if kind_of(name, kinds) is None:
-                print(f"FAILED {name}")
-                status = 1
+        status = max(status, _faults(failed))
     return status
 
 
@@ -181,8 +243,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary).absolute()
         folder.mkdir(exist_ok=True)
-        source = fetch(folder)
-        return max(report(run(source, folder)), run_smtpd(folder), run_kit(folder))
+        source, *suites = fetch(folder)
+        status = report(run(source, folder))
+        for release, suite in zip(SUITES, suites, strict=True):
+            status = max(status, run_suite(suite, folder, release))
+        return max(status, run_smtpd(folder), run_kit(folder))
 
 
 if __name__ == "__main__":

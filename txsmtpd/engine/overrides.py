@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 
 # Methods of a server's class that other frameworks call, and what to write instead.
 NEVER_CALLED = {
@@ -48,6 +49,8 @@ def check_overrides(cls: type, base: type) -> None:
     """Check a subclass of the framework's protocol.
 
     :param base: the protocol's class.
+    A ``smtp_STARTTLS`` that begins TLS by asyncio is left out, with a warning.
+
     :raises TypeError: for a method that the server would never call, or that is the server's own, or a coroutine
         function where it must be plain.
     """
@@ -57,10 +60,18 @@ def check_overrides(cls: type, base: type) -> None:
         was_checked = each is not cls and base in each.__mro__
         if was_checked or each in base.__mro__ or each.__module__.partition(".")[0] == "txsmtpd":
             continue
-        for name, value in vars(each).items():
+        for name, value in list(vars(each).items()):
             if name in NEVER_CALLED:
                 raise TypeError(f"{cls.__name__}.{name} would never be called; write {NEVER_CALLED[name]}")
             if name in private:
                 raise TypeError(f"{cls.__name__}.{name} is a name that {base.__name__} uses itself; choose another")
+            if name == "smtp_STARTTLS" and "start_tls" in getattr(getattr(value, "__code__", None), "co_names", ()):
+                # Whoever wrote it had to, for some other server. It works only with asyncio's own transports.
+                warnings.warn(
+                    f"{cls.__name__}.smtp_STARTTLS calls loop.start_tls(), which has no effect here; the server's own"
+                    " STARTTLS is used instead",
+                    stacklevel=4,
+                )
+                cls.smtp_STARTTLS = base.smtp_STARTTLS  # type: ignore[attr-defined]
             if name in PLAIN and inspect.iscoroutinefunction(value):
                 raise TypeError(f"{cls.__name__}.{name} must be a plain method, without async: nobody would await it")
