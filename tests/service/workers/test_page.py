@@ -25,13 +25,20 @@ class PageTests(SynchronousTestCase):
         self.assertEqual(self.page.column(1), 9)
         self.assertEqual(self.page.column(1, without=2), 4)
 
-    def test_fewest(self) -> None:
-        """Only the processes count that are asked about."""
+    def test_turns(self) -> None:
+        """The next connection is for the process with the fewest; of those with as many, for the one that has waited
+        longest. Only the processes count that are asked about."""
         self.page.put(1, 0, 2)
         self.page.put(2, 0, 5)
-        self.assertEqual(self.page.fewest([1, 2]), 2)
-        self.assertEqual(self.page.fewest([2]), 5)
-        self.assertIsNone(self.page.fewest([]))
+        self.assertTrue(self.page.comes_after(2, [1]))
+        self.assertFalse(self.page.comes_after(1, [2]))
+        self.assertFalse(self.page.comes_after(2, []))
+        self.page.put(1, 1, 3)
+        for last, first in (1, 2), (2, 1), (1, 2):
+            self.page.accepted(last)
+            self.assertTrue(self.page.comes_after(last, [first]))
+            self.assertFalse(self.page.comes_after(first, [last]))
+        self.assertEqual(self.page.row(1), 5)
 
     def test_shared(self) -> None:
         """Another process that has the descriptor sees what is written."""

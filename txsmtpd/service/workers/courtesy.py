@@ -1,8 +1,9 @@
-"""How a worker accepts: one connection at a time, and after the workers that have fewer.
+"""How a worker accepts: one connection at a time, and after the workers that have fewer or have waited longer.
 
 All workers are woken by each connection. Without more, the one that waited last is mostly the first, and takes them all
 (measured by several servers: 70 to 97 of 100). SMTP clients keep their connections, so that lasts. A worker with more
-connections than another one therefore waits a moment; then it accepts what is still there.
+connections than another one therefore waits a moment, and so does one with as many that got its last one later; then
+it accepts what is still there.
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ class Courtesy:
     """Makes a port of Twisted's polite.
 
     :param port: whose ``doRead`` accepts (:class:`twisted.internet.tcp.Port`, or that of a Unix socket).
-    :param has_more: whether this process has more connections than another one that could take the next.
+    :param comes_after: whether another process should take the next connection.
     :param clock: IReactorTime.
     """
 
-    def __init__(self, port: Any, has_more: Callable[[], bool], clock: Any) -> None:
+    def __init__(self, port: Any, comes_after: Callable[[], bool], clock: Any) -> None:
         self._port = port
-        self._has_more = has_more
+        self._comes_after = comes_after
         self._clock = clock
         self._accept = port.doRead
         self._has_waited = False
         port.doRead = self._read
 
     def _read(self) -> Any:
-        if self._has_waited or not self._has_more():
+        if self._has_waited or not self._comes_after():
             self._has_waited = False
             self._port.numberAccepts = 1  # Twisted would take up to a hundred
             return self._accept()

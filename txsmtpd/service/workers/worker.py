@@ -223,19 +223,24 @@ class Link(Service):
 
     def _watch(self, column: int, listener: Any) -> None:
         factory, page, row = listener.factory, self._page, self._found.row
+        before = 0
 
         def changed() -> None:
-            page.put(row, column, len(factory.connections))
+            nonlocal before
+            now = len(factory.connections)
+            page.put(row, column, now)
+            if now > before:
+                page.accepted(row)
+            before = now
 
         factory.connections_changed = changed
         factory.connections_elsewhere = lambda: page.column(column, without=row)
         for number, places in enumerate(factory.places):
             places.shared = SharedPlaces(self._sketch, row, f"{column} {number} ")
-        Courtesy(listener.port, self._has_more, self._reactor)
+        Courtesy(listener.port, self._comes_after, self._reactor)
 
-    def _has_more(self) -> bool:
-        fewest = self._page.fewest(self.peers)
-        return fewest is not None and self._page.row(self._found.row) > fewest
+    def _comes_after(self) -> bool:
+        return self._page.comes_after(self._found.row, self.peers)
 
     def _beat(self) -> None:
         if self._silence:  # a worker that hangs and has no master any more ends itself: it would keep the addresses
