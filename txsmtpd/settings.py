@@ -81,112 +81,114 @@ class Settings:
     """The options of a server. Every limit that is None is off, unless it says otherwise."""
 
     handler: Any
-    """The object whose hooks decide."""
+    """The object whose hooks are called."""
 
     hostname: str | None = None
-    """The server's name in the greeting, EHLO and trace headers: a domain or an address literal.
-    Default: what the system calls this host, without a look-up in the DNS."""
+    """The server's name in the greeting, in the reply to EHLO and in trace fields: a domain or an address literal.
+    Default: the host name of the system, without a DNS lookup."""
 
     ident: str | None = None
     """Text after the name in the greeting. Default: ``ESMTP txsmtpd``, or ``LMTP txsmtpd``."""
 
     data_size_limit: int | None = DATA_SIZE_DEFAULT
-    """Octets that a message may have, dots undone (RFC 1870 5). 0 or None: no limit."""
+    """Maximum size of a message in octets, without dot-stuffing (RFC 1870 5). 0 or None: no limit."""
 
     enable_SMTPUTF8: bool = False
-    """Whether addresses and headers may be UTF-8 (RFC 6531)."""
+    """Allow UTF-8 in addresses and header fields (RFC 6531)."""
 
     decode_data: bool = False
-    """Whether ``envelope.content`` is str instead of bytes: ASCII, or UTF-8 with *enable_SMTPUTF8*."""
+    """Decode ``envelope.content`` to str: as ASCII, or as UTF-8 with *enable_SMTPUTF8*."""
 
     extensions: Iterable[Extension] = ()
-    """Extensions of your own. One with the keyword of a built-in takes its place."""
+    """Your own or optional extensions. An extension with the keyword of a built-in one replaces it."""
 
     tls_context: Any = None
-    """The certificate and the terms of TLS: an :class:`ssl.SSLContext`, or what Twisted takes:
-    :class:`~txsmtpd.tls.certificates.Certificates`, a ``twisted.internet.ssl.CertificateOptions``, or another
-    provider of IOpenSSLServerConnectionCreator. With it, STARTTLS is offered (RFC 3207)."""
+    """The certificate and the TLS configuration: an :class:`ssl.SSLContext`, a
+    :class:`~txsmtpd.tls.certificates.Certificates`, a ``twisted.internet.ssl.CertificateOptions``, or another provider
+    of IOpenSSLServerConnectionCreator. Enables STARTTLS (RFC 3207)."""
 
     implicit_tls: bool = False
-    """Whether connections begin with TLS, and are greeted once it is there (RFC 8314 3.3). Needs *tls_context*."""
+    """Start TLS when the connection opens, before the greeting (RFC 8314 3.3). Requires *tls_context*."""
 
     require_starttls: bool = False
     """Reject commands other than NOOP, EHLO, LHLO, STARTTLS and QUIT with 530 until TLS. Requires *tls_context*."""
 
     tls_handshake_timeout: float = 30.0
-    """Seconds that a client has for the TLS handshake."""
+    """Timeout of the TLS handshake in seconds."""
 
     timeout: float | None = 300.0
-    """Seconds without an octet from the client until 421 (RFC 5321 4.5.3.2.7 wants at least 300)."""
+    """Idle timeout in seconds, after which the connection is closed with 421 (RFC 5321 4.5.3.2.7 requires at least
+    300)."""
 
     command_timeout: float | None = 300.0
-    """Seconds from the first octet of a command line to its end; then 421. The same goes for each line that AUTH asks
-    for. Octets of a part of a line extend *timeout*, but not this."""
+    """Maximum time in seconds from the first octet of a command line to its end; then 421. Also applies to each line
+    that a client sends in AUTH. Unlike *timeout*, it does not restart when octets arrive."""
 
     data_rate_minimum: int | None = 500
-    """Octets a second that the data of a message must have, with a reserve of *timeout*: the reserve loses the time
-    that passes and earns the octets that come, up to *timeout*; when it is used up, 421. Time in which the handler does
-    not take the data does not count. None: an octet before each *timeout* is enough."""
+    """Minimum rate of message data, in octets a second. A client may fall behind this rate by *timeout* seconds in
+    total, and catch up again; then 421. Time in which the handler does not accept data is not counted. None: only
+    *timeout* applies."""
 
     session_timeout: float | None = None
-    """Seconds that a connection may last. Then it is closed with 421 as soon as no transaction is open, and 300 seconds
-    later in any case."""
+    """Maximum duration of a connection in seconds. Then it is closed with 421 at the end of the current transaction,
+    but at most 300 seconds later."""
 
     hook_timeout: float | None = 300.0
-    """Seconds that a hook may take until it is cancelled and the reply is 451. A client need not wait longer than 600
-    for the reply to its message (RFC 5321 4.5.3.2.6), and sends it again if it gives up."""
+    """Maximum time in seconds for a hook. Then it is cancelled, and the reply is 451. Clients wait at most 600 seconds
+    for the reply to a message (RFC 5321 4.5.3.2.6), and then send it again."""
 
     linger: float = 10.0
-    """Seconds that a closing connection has to take the last replies, before it is aborted."""
+    """Time in seconds that the client has to read the last replies before the connection is aborted."""
 
     command_size_limit: int = 512
-    """Octets of a command line without its CRLF (RFC 5321 4.5.3.1.4); extensions add to it."""
+    """Maximum length of a command line in octets, without CRLF (RFC 5321 4.5.3.1.4). Extensions increase it."""
 
     line_length_limit: int | None = None
-    """Octets of a line of the message, CRLF included. RFC 5321 4.5.3.1.6 lets a server stop at 1000; few still do."""
+    """Maximum length of a line of a message in octets, including CRLF. RFC 5321 4.5.3.1.6 allows a limit of 1000, but
+    much mail exceeds it."""
 
     header_size_limit: int | None = 2**18
-    """Octets of the header of a message. Parsing a header takes time and memory, for whoever gets the message."""
+    """Maximum size of the header of a message in octets, since parsing a header takes time and memory."""
 
     header_field_limit: int | None = 2000
-    """Fields of the header of a message."""
+    """Maximum number of header fields in a message."""
 
     lenient_addresses: bool = False
-    """Take addresses that are no mailboxes (RFC 5321 4.1.2) as they are written, such as ``<webmaster>``,
-    ``<DOMAIN\\user>`` or ``<a..b@example.com>``; the handler decides about them. Control characters are never taken."""
+    """Accept invalid addresses (RFC 5321 4.1.2) unchanged, such as ``<webmaster>``, ``<DOMAIN\\user>`` or
+    ``<a..b@example.com>``. The handler decides about them. Control characters are never accepted."""
 
     bare_newlines: bool = False
-    """Whether CR and LF on their own may be in a message. They are kept as they are, and never end a line or the
-    message; but who passes such a message on may help others to be deceived about its end."""
+    """Accept messages that contain bare CR or LF. They are kept, and never end a line or the message. If you relay
+    such messages, other servers may be exposed to SMTP smuggling."""
 
     local_part_limit: int = 0
-    """Characters before the ``@`` of an address (RFC 5321 4.5.3.1.1 lets a server stop at 64). 0: no limit."""
+    """Maximum length of the local part of an address in characters (RFC 5321 4.5.3.1.1 allows a limit of 64). 0: no
+    limit."""
 
     recipient_limit: int | None = 1000
-    """Recipients of one message (RFC 5321 4.5.3.1.8: at least 100)."""
+    """Maximum number of recipients of a message (RFC 5321 4.5.3.1.8 requires at least 100)."""
 
     command_call_limit: int | Mapping[str, int] | None = None
-    """How often a connection may send a command: a number for all, or one for each name, with ``"*"`` for the
-    others (20 if it is missing)."""
+    """How often a connection may send each command: a number for all commands, or a mapping from command to number,
+    with ``"*"`` for the others (default 20)."""
 
     error_limit: int | None = ERROR_LIMIT
-    """Malformed, unknown and misplaced commands until a connection is closed with 421. Ten refusals of another kind,
-    such as those of unknown recipients, count as one."""
+    """Number of malformed, unknown and misplaced commands after which a connection is closed with 421. Ten other
+    rejections, such as of unknown recipients, count as one."""
 
     error_delay: float = 1.0
-    """Seconds that the reply to the tenth of these commands waits, twice as many for each one after it, up to ten; 0:
-    no reply waits."""
+    """Delay in seconds of the reply to the tenth error. The delay doubles with each further error, up to ten seconds.
+    0: no delay."""
 
     junk_command_limit: int | None = 100
-    """Commands that bring no message nearer (NOOP, RSET, EHLO, ...) that a connection may send before, between and
-    after messages, until it is closed with 421."""
+    """Number of commands that are not part of a mail transaction (NOOP, RSET, EHLO, ...) after which a connection is
+    closed with 421. The count restarts with each message."""
 
     batch_limit: int = 32
-    """Commands of one connection that are carried out at once. A client that has sent more waits for the others, so
-    that nobody who sends many commands can keep a server from serving the rest."""
+    """Number of commands of a connection that are executed before other connections are served."""
 
     buffer_limit: int = 65536
-    """Octets read ahead while a hook works; above it, the connection is not read."""
+    """Number of octets that are read ahead while a hook runs. When the buffer is full, the server stops reading."""
 
     memory_limit: int | str | Memory | None = "auto"
     """Octets in memory that all messages may have together which are handed over whole, from the first octet until the
@@ -195,106 +197,106 @@ class Settings:
     times *data_size_limit*. A :class:`~txsmtpd.limits.Memory` can be given to several factories."""
 
     log: Any = None
-    """Where the events of connections go: a :class:`~txsmtpd.log.session.Sink`. Default: :mod:`twisted.logger`."""
+    """A :class:`~txsmtpd.log.session.Sink` that receives the events of connections. Default: :mod:`twisted.logger`."""
 
     log_limit: int | None = LINES
-    """Lines of the log that a connection may cause at once, and as many again in each minute; accepted messages are
-    always logged."""
+    """Number of log lines that a connection may cause at once, and in each minute. Accepted messages are always
+    logged."""
 
     log_messages: bool = False
-    """Whether each message taken and each end of a connection is logged, at info level. Refusals always are."""
+    """Log each accepted message and each end of a connection, at info level. Rejections are always logged."""
 
     auth_required: bool = False
-    """Whether mail is taken from clients only that have authenticated (RFC 4954 6: 530 to all others)."""
+    """Reject mail from clients that have not authenticated with 530 (RFC 4954 6)."""
 
     auth_require_tls: bool = True
-    """Whether AUTH is neither offered nor taken outside TLS."""
+    """Require TLS for AUTH."""
 
     auth_exclude_mechanism: Iterable[str] | None = None
-    """Names of mechanisms that are not offered."""
+    """Names of mechanisms to disable."""
 
     authenticator: Callable[..., Any] | None = None
-    """Decides about credentials: see :class:`~txsmtpd.interfaces.IAuthenticator`."""
+    """Checks credentials: see :class:`~txsmtpd.interfaces.IAuthenticator`."""
 
     auth_callback: Callable[..., Any] | None = None
     """Deprecated: an authenticator ``f(mechanism, login, password)`` that returns True or False."""
 
     portal: Any = None
-    """A :class:`twisted.cred.portal.Portal` that decides instead."""
+    """A :class:`twisted.cred.portal.Portal` that checks credentials, instead of an authenticator."""
 
     auth_mechanisms: Iterable[Any] = ()
-    """Mechanisms besides PLAIN and LOGIN: objects that provide :class:`~txsmtpd.interfaces.IAuthMechanism`. One with
-    the name of a built-in takes its place."""
+    """Additional mechanisms: objects that provide :class:`~txsmtpd.interfaces.IAuthMechanism`. One with the name of a
+    built-in mechanism replaces it."""
 
     auth_failure_limit: int | None = 3
-    """Refused credentials until a connection is closed with 421."""
+    """Number of failed logins after which a connection is closed with 421."""
 
     auth_attempt_limit: int | None = 10
-    """AUTH commands, whatever becomes of them, until a connection is closed with 421."""
+    """Number of AUTH commands, successful or not, after which a connection is closed with 421."""
 
     auth_failure_delay: float = 1.0
-    """Seconds that the reply to refused credentials waits: guessing shall take time."""
+    """Delay in seconds of the reply to a failed login."""
 
     auth_failures_per_network: Rate | str | None = AUTH_FAILURES
-    """How many distinct names clients of one network may fail to log in with, such as ``"20/10min"``. Above it, AUTH is
-    answered 454 for that network, without a look at the credentials. The same name again does not count, since it is a
-    client with an old password; but its reply waits twice as long each time, up to ten seconds."""
+    """How many distinct user names may fail to log in from one network, such as ``"20/10min"``. Above this rate, AUTH
+    is rejected with 454 without checking the credentials. A repeated name does not count, since it may be a client
+    with an outdated password; but the delay of its reply doubles each time, up to ten seconds."""
 
     rates: Mapping[str, Rate | str] | None = None
-    """How often clients of one network may do something: a rate such as ``"100/min,burst=20"`` for ``"connections"``
-    (421 above it), ``"messages"`` (450 to MAIL), ``"recipients"`` (450 to RCPT) or ``"tls"`` (454 to STARTTLS).
-    Messages and recipients of clients that have authenticated count for their login instead."""
+    """Rate limits for each client network, such as ``"100/min,burst=20"``, for ``"connections"`` (then 421),
+    ``"messages"`` (450 to MAIL), ``"recipients"`` (450 to RCPT) or ``"tls"`` (454 to STARTTLS). For authenticated
+    clients, messages and recipients are counted by user name instead."""
 
     limiter: Any = None
-    """What decides in place of *rates* and *auth_failures_per_network*: an :class:`~txsmtpd.interfaces.ILimiter`.
-    Several factories that are given one share their limits."""
+    """An :class:`~txsmtpd.interfaces.ILimiter` to use instead of *rates* and *auth_failures_per_network*. Factories
+    with the same limiter share their limits."""
 
     unlimited_networks: Iterable[Network] = UNLIMITED
-    """Networks that have no limits of networks: addresses and networks, as strings or objects of :mod:`ipaddress`, and
-    ``"unix"`` for Unix sockets. Default: loopback and Unix sockets. A proxy's own sessions have none either."""
+    """Networks that are exempt from limits for networks: addresses and networks, as strings or :mod:`ipaddress`
+    objects, and ``"unix"`` for Unix sockets. Default: loopback and Unix sockets. Sessions of a proxy itself are always
+    exempt."""
 
     network_prefixes: tuple[int, int] = PREFIXES
-    """How many bits of an IPv4 and of an IPv6 address are the network that is counted. Default: 32 and 64."""
+    """Prefix lengths of IPv4 and IPv6 networks that count as one client. Default: 32 and 64."""
 
     proxy_from: Iterable[Network] | None = None
-    """Networks whose connections begin with a PROXY header (HAProxy's PROXY protocol, version 1 or 2), which tells who
-    the client is: addresses and networks, as strings or objects of :mod:`ipaddress`, and ``"unix"`` for all that
-    comes over Unix sockets. In connections from elsewhere no header is looked for."""
+    """Networks whose connections must start with a PROXY header (HAProxy's PROXY protocol, version 1 or 2), which
+    contains the client's address: addresses and networks, as strings or :mod:`ipaddress` objects, and ``"unix"`` for
+    all Unix sockets. Other connections are not checked for a header."""
 
     proxy_protocol_timeout: float | None = None
-    """Seconds that the PROXY header may take. With *proxy_from*, None means 5. Without, a number means that all
-    connections begin with a header, whoever they are from; ``handle_PROXY`` must decide about them then."""
+    """Timeout of the PROXY header in seconds. None means 5 with *proxy_from*. A number without *proxy_from* means that
+    all connections must start with a header; ``handle_PROXY`` must then check them."""
 
     protocol_mechanisms: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The methods ``auth_MECHANISM`` of the protocol's class, by the mechanism's name; found by the factory."""
 
     filters: Any = None
-    """What stands in front of the handler: a :class:`~txsmtpd.filters.chain.Chain`, made by the factory of its
-    *filters*."""
+    """A :class:`~txsmtpd.filters.chain.Chain`, which the factory creates from its *filters*."""
 
     log_dialogue: bool = False
-    """Whether each command and each reply is logged, at debug level."""
+    """Log each command and each reply, at debug level."""
 
     asyncio: Any = False
-    """Whether coroutine functions of the handler run as asyncio tasks: hooks, ``open_message``, the receivers'
-    ``finish``, methods ``auth_MECHANISM``; authenticators, mechanisms and the commands of extensions, too. In the
-    reactor's loop if it is asyncio's, else in a thread. Or the loop, if it runs in a thread of its own."""
+    """Run coroutine functions as asyncio tasks: hooks, ``open_message``, ``finish`` of receivers, ``auth_MECHANISM``
+    methods, authenticators, mechanisms, and commands of extensions. They run in the reactor's loop if it is an asyncio
+    reactor, else in a thread. The value may be a loop that runs in another thread."""
 
     reactor: Any = None
-    """What keeps the time (IReactorTime). Default: the reactor at work when a connection comes, which is the global one
-    except in a controller, a mail catcher, or an asyncio loop."""
+    """The clock (IReactorTime). Default: the reactor that runs when a connection is made; that is the global reactor,
+    except in a controller, a mail catcher or an asyncio loop."""
 
     told: set[str] = field(init=False, repr=False, default_factory=set)
-    """What the log has been told of the handler, and need not be told again."""
+    """Warnings about the handler that have been logged and need not be repeated."""
 
     hooks: Mapping[str, Callable[..., Any]] = field(init=False, repr=False)
-    """The handler's hooks by the name behind ``handle_``."""
+    """The handler's hooks by name, without ``handle_``."""
 
     open_message: Callable[..., Any] | None = field(init=False, repr=False)
-    """What takes a message as it arrives; None: the handler takes messages whole."""
+    """The handler's ``open_message``, or None if it receives whole messages."""
 
     streams: bool = field(init=False, repr=False)
-    """Whether messages are taken as they arrive."""
+    """Whether the handler receives messages in pieces."""
 
     discards: bool = field(init=False, repr=False)
     """Whether nobody looks at messages, so that they need not be kept."""
@@ -304,27 +306,27 @@ class Settings:
 
     ehlo_takes_responses: bool = field(init=False, repr=False)
     offered: tuple[Extension, ...] = field(init=False, repr=False)
-    """All extensions, in the order of the answer to EHLO."""
+    """All extensions, in the order of the reply to EHLO."""
 
     commands: Mapping[bytes, Command] = field(init=False, repr=False)
-    """The commands that extensions bring."""
+    """The commands of extensions."""
 
     _all_commands: dict[type, tuple[Any, Mapping[bytes, Command]]] = field(init=False, repr=False, default_factory=dict)
     mail_parameters: Parameters = field(init=False, repr=False)
     rcpt_parameters: Parameters = field(init=False, repr=False)
     mail_checks: tuple[Check, ...] = field(init=False, repr=False)
-    """What extensions want to see of each MAIL; that of RCPT is *rcpt_checks*."""
+    """Checks of extensions for each MAIL; *rcpt_checks* are those for RCPT."""
 
     rcpt_checks: tuple[Check, ...] = field(init=False, repr=False)
     line_limits: Mapping[bytes, int] = field(init=False, repr=False)
-    """Octets of a command line by verb, where they differ from *command_size_limit*."""
+    """Maximum length of command lines in octets by verb, if it differs from *command_size_limit*."""
 
     longest_line: int = field(init=False, repr=False)
     mechanisms: Mapping[str, Any] = field(init=False, repr=False)
-    """All mechanisms by name, whether this or that client may use them or not."""
+    """All mechanisms by name, whether or not they are available to a client."""
 
     admission: Admission = field(init=False, repr=False)
-    """Whom limits count, and what the limiter says of them."""
+    """Applies the limits for networks."""
 
     proxies: Networks | None = field(init=False, repr=False)
     """Networks whose connections must start with a PROXY header, or None."""

@@ -11,8 +11,8 @@ OPTIONS = (
         name="filter",
         metavar="NAME[:ARGS]",
         many=True,
-        help="What looks at mail before the handler gets it, such as rspamd or milter:unix:/run/opendkim.sock, in this"
-        " order. See --help-filters.",
+        help="Filter that checks mail before the handler, such as rspamd or milter:unix:/run/opendkim.sock."
+        " Filters run in order. See --help-filters.",
     ),
     Option(name="help-filters", help="List the filters and exit.", action=lambda: print(describe_filters())),
 )

@@ -28,18 +28,18 @@ SIZES = (
         setting="data_size_limit",
         read=octets,
     ),
-    limit("command-size-limit", "OCTETS", octets, "A command line without its CRLF.", "512"),
-    limit("line-length-limit", "OCTETS", or_none(octets), "A line of the message, its CRLF included.", "none"),
-    limit("header-size-limit", "OCTETS", or_none(octets), "The header of a message.", "262144"),
-    limit("local-part-limit", "N", count, "Characters before the @ of an address; 0 for no limit.", "0"),
+    limit("command-size-limit", "OCTETS", octets, "Maximum length of a command line, without CRLF.", "512"),
+    limit("line-length-limit", "OCTETS", or_none(octets), "Maximum length of a line of a message, with CRLF.", "none"),
+    limit("header-size-limit", "OCTETS", or_none(octets), "Maximum size of the header of a message.", "262144"),
+    limit("local-part-limit", "N", count, "Maximum length of a local part; 0 for no limit.", "0"),
     Option(
         name="memory-limit",
         metavar="OCTETS",
-        help="All messages in memory together, of all listeners.",
+        help="Maximum memory for messages, of all listeners together.",
         default="a quarter of the machine's memory",
         read=or_none(octets),
     ),
-    limit("buffer-limit", "OCTETS", octets, "What is read ahead while a handler works.", "65536"),
+    limit("buffer-limit", "OCTETS", octets, "Amount of data read ahead while a handler runs.", "65536"),
 )
 
 NUMBERS = (
@@ -64,11 +64,17 @@ NUMBERS = (
         default="none",
         read=or_none(count),
     ),
-    limit("header-field-limit", "N", or_none(count), "Fields of the header of a message.", "2000"),
-    limit("recipient-limit", "N", or_none(count), "Recipients of one message.", "1000"),
-    limit("error-limit", "N", or_none(count), "Faulty commands until a connection is closed.", "20"),
-    limit("junk-command-limit", "N", or_none(count), "Commands between messages that bring none nearer.", "100"),
-    limit("batch-limit", "N", count, "Commands carried out before other connections have their turn.", "32"),
+    limit("header-field-limit", "N", or_none(count), "Maximum number of header fields.", "2000"),
+    limit("recipient-limit", "N", or_none(count), "Maximum number of recipients of a message.", "1000"),
+    limit("error-limit", "N", or_none(count), "Errors before the connection is closed.", "20"),
+    limit(
+        "junk-command-limit",
+        "N",
+        or_none(count),
+        "Commands outside of mail transactions before the connection is closed.",
+        "100",
+    ),
+    limit("batch-limit", "N", count, "Commands executed before other connections are served.", "32"),
     limit("command-call-limit", "N", or_none(count), "How often a connection may send each command.", "none"),
 )
 
@@ -83,27 +89,31 @@ TIMES = (
         read=some_seconds,
     ),
     limit(
-        "command-timeout", "TIME", or_none(some_seconds), "From the first octet of a command line to its end.", "300"
+        "command-timeout", "TIME", or_none(some_seconds), "Timeout from the start of a command line to its end.", "300"
     ),
-    limit("data-rate-minimum", "OCTETS", or_none(octets), "How much of a message must come in a second.", "500"),
-    limit("session-timeout", "TIME", or_none(some_seconds), "How long a connection may last.", "none"),
+    limit("data-rate-minimum", "OCTETS", or_none(octets), "Minimum data rate of a message, in octets a second.", "500"),
+    limit("session-timeout", "TIME", or_none(some_seconds), "Maximum duration of a connection.", "none"),
     limit(
-        "error-delay", "TIME", seconds, "How long the reply to a tenth error waits; then twice as long, up to 10.", "1"
+        "error-delay",
+        "TIME",
+        seconds,
+        "Delay of the reply to the tenth error; doubled for each further one, up to 10.",
+        "1",
     ),
-    limit("hook-timeout", "TIME", or_none(some_seconds), "How long a method of the handler may take.", "300"),
-    limit("linger", "TIME", seconds, "How long a closing connection may take for the last replies.", "10"),
+    limit("hook-timeout", "TIME", or_none(some_seconds), "Timeout of a hook of the handler.", "300"),
+    limit("linger", "TIME", seconds, "Time for the client to read the last replies.", "10"),
 )
 
 LENIENCE = (
     Option(
         name="bare-newlines",
-        help="Accept messages that contain CR or LF alone.",
+        help="Accept messages that contain a bare CR or LF.",
         setting="bare_newlines",
         read=yes_or_no,
     ),
     Option(
         name="lenient-addresses",
-        help="Accept addresses that are not mailboxes, such as <webmaster>.",
+        help="Accept invalid addresses, such as <webmaster>.",
         setting="lenient_addresses",
         read=yes_or_no,
     ),

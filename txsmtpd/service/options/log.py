@@ -44,7 +44,7 @@ OPTIONS = (
     Option(
         name="log-format",
         metavar="FORMAT",
-        help="text, for people; or json, for programs: an object a line.",
+        help="text, or json (one object a line).",
         default="text",
         read=format_of,
     ),

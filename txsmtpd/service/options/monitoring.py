@@ -18,7 +18,7 @@ OPTIONS = (
     Option(
         name="drain-delay",
         metavar="TIME",
-        help="Time after SIGTERM in which it still accepts connections, but is not ready. Requires --metrics.",
+        help="Time after SIGTERM in which the server is not ready, but still listens. Requires --metrics.",
         default="0",
         read=seconds,
     ),

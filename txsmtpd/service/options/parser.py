@@ -42,9 +42,9 @@ def _print_version() -> None:
 # These options have methods of their own; they stand here for --help.
 _METHODS = (
     Option(name="help-auth", help="List the checkers and exit."),
-    Option(name="help-auth-type", metavar="TYPE", help="Tell about one of them and exit."),
-    Option(name="reactor", metavar="NAME", help="The reactor of Twisted, such as asyncio, for handlers that need it."),
-    Option(name="help", help="Print this and exit."),
+    Option(name="help-auth-type", metavar="TYPE", help="Describe a checker and exit."),
+    Option(name="reactor", metavar="NAME", help="Twisted reactor, such as asyncio, for handlers that need it."),
+    Option(name="help", help="Print this help and exit."),
 )
 _GENERAL = Group(
     title="General",

@@ -27,13 +27,12 @@ OPTIONS = (
         name="rate",
         metavar="KIND:N/PERIOD",
         many=True,
-        help=f"Rate limit for each network: a KIND of {', '.join(KINDS)}, such as"
-        " messages:100/min,burst=20. Repeatable.",
+        help=f"Rate limit for each network: a KIND of {', '.join(KINDS)}, such as messages:100/min,burst=20.",
     ),
     Option(
         name="auth-failures-per-network",
         metavar="N/PERIOD",
-        help="Distinct user names with which one network may fail to authenticate.",
+        help="Rate limit of distinct user names that fail to authenticate from one network.",
         default=AUTH_FAILURES,
         read=or_none(Rate.parse),
     ),
@@ -41,7 +40,7 @@ OPTIONS = (
         name="unlimited-network",
         metavar="NETWORK",
         many=True,
-        help="A network that is exempt from limits of networks, such as 192.0.2.0/24 or unix; or none. Repeatable.",
+        help="A network that is exempt from limits for networks, such as 192.0.2.0/24 or unix; or none.",
         default="loopback and Unix sockets",
     ),
     Option(
@@ -55,7 +54,7 @@ OPTIONS = (
     Option(
         name="limits-redis",
         metavar="URL",
-        help="A Redis in which hosts share rates of logins and failed logins: redis://HOST[:PORT][/DATABASE].",
+        help="Redis server in which hosts share rate limits of users and failed logins: redis://HOST[:PORT][/DATABASE].",
     ),
 )
 

@@ -20,7 +20,7 @@ OPTIONS = (
     Option(
         name="tls",
         metavar="CERT[:KEY]",
-        help="Certificate file, or a directory of them; or auto, to try TLS out with a certificate made in memory.",
+        help="Certificate file, or a directory of them; or auto, for a temporary certificate in memory.",
     ),
     Option(name="require-starttls", help="Reject mail from clients without TLS."),
     Option(

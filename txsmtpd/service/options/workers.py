@@ -39,7 +39,7 @@ OPTIONS = (
     Option(
         name="worker-timeout",
         metavar="TIME",
-        help="Time without a heartbeat after which a worker is aborted and replaced; 0 for never.",
+        help="Time without a heartbeat after which a worker is killed and replaced; 0 for never.",
         default="60",
         read=seconds,
     ),
