@@ -188,7 +188,17 @@ class FactoryTests(SynchronousTestCase):
     def test_parameters(self) -> None:
         """Wrong parameters are a TypeError with the right ones."""
         problem = self.refused(having(handle_RCPT=lambda self, server, address: "250 OK"))
-        self.assertIn("must be handle_RCPT(server, session, envelope, address, rcpt_options)", problem)
+        self.assertEqual(
+            problem,
+            "handle_RCPT(server, address) of the handler Handler must be"
+            " handle_RCPT(server, session, envelope, address, rcpt_options)",
+        )
+        problem = self.refused(having(handle_DATA=lambda server, session, envelope: "250 OK"))
+        self.assertEqual(
+            problem,
+            "handle_DATA(session, envelope) of the handler Handler must be handle_DATA(server, session, envelope);"
+            " is self missing, its first parameter?",
+        )
         self.assertIn(
             "not callable", self.refused(having(handle_RCPT="250 OK")).replace("is no method but", "not callable")
         )

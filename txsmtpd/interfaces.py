@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import lru_cache
 from typing import Any
 
@@ -347,8 +347,24 @@ def _verify_hook(handler: object, name: str) -> None:
             return
     try:
         verifyObject(HOOKS[name], handler, tentative=True)
-    except Invalid as problem:
-        raise InvalidHandler(f"{name} of {handler!r} must be {name}{parameters}: {problem}") from None
+    except Invalid:
+        raise InvalidHandler(
+            f"{name}{_parameters_of(hook)} of {_called(handler)} must be {name}{parameters}{_missing_self(hook)}"
+        ) from None
+
+
+def _parameters_of(hook: Callable[..., object]) -> str:
+    try:
+        return str(inspect.signature(hook))
+    except (TypeError, ValueError):  # it is written in C, perhaps
+        return ""
+
+
+def _missing_self(hook: Any) -> str:
+    """What to add for a method whose first parameter has the name of one that is given to it."""
+    code = getattr(getattr(hook, "__func__", None), "__code__", None)
+    named = code is not None and code.co_varnames[: code.co_argcount][:1]
+    return "; is self missing, its first parameter?" if named in (("server",), ("session",)) else ""
 
 
 def check_handler(handler: object, verbs: Collection[str] = (), *, own_hooks: bool = False) -> None:

@@ -6,6 +6,7 @@ so they are one immutable object whose octets are made once. Nothing here knows 
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable
 from functools import lru_cache
@@ -148,6 +149,18 @@ def parse_status(status: object) -> Reply:
     if isinstance(status, bytes | bytearray):
         return _parse(status.decode("utf-8", "replace"))
     raise TypeError(f"a status is a string such as '250 2.0.0 OK' or a Reply, not {status!r}")
+
+
+def hint_for(what: object) -> str:
+    """What may be missing in a function that has returned this in place of a status; empty if nobody knows."""
+    if what is None:
+        return "missing return?"
+    if inspect.iscoroutine(what):
+        what.close()  # nobody will await it; Python would warn of that, and name a place that is none of the function's
+        return "missing await?"
+    if inspect.isgenerator(what) or inspect.isasyncgen(what):
+        return "yield in place of return?"
+    return ""
 
 
 def is_part(status: Reply | str | bytes) -> bool:

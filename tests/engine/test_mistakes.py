@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import re
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -106,6 +108,40 @@ class LostRecipientTests(LoggingTestCase):
             self.assertIn(
                 f'handle_{name} returned None, not a reply such as "250 OK" (missing return?)', self.logged("error")[0]
             )
+
+    def test_otherResults(self) -> None:
+        """So is one that forgets an await, or yields: nothing else is logged or warned of."""
+
+        async def store() -> str:
+            return "250 OK"
+
+        async def forgets(*arguments: Any) -> Any:
+            return store()
+
+        async def yields(*arguments: Any) -> Any:
+            yield "250 OK"
+
+        def generates(*arguments: Any) -> Any:
+            yield "250 OK"
+
+        for hook, hint in (
+            (forgets, "missing await?"),
+            (yields, "yield in place of return?"),
+            (
+                generates,
+                "yield in place of return?",
+            ),
+        ):
+            self.events.clear()
+            client = Client(handler(DATA=hook))
+            client.talk(GREETING + TRANSACTION + b"DATA\r\n")
+            self.assertEqual(client.ask(b".").code, 451)
+            self.assertRegex(
+                self.logged("error")[0],
+                f'handle_DATA returned <.*, not a reply such as "250 OK" \\({re.escape(hint)}\\)',
+            )
+            gc.collect()
+        self.assertEqual(self.flushWarnings(), [])
 
 
 class LenientTests(SynchronousTestCase):

@@ -424,6 +424,9 @@ class DrainTests(CommandLineTestCase):
         client = self.connect(process.port())
         client.begin_data()
         process.process.send_signal(signal.SIGTERM)
+        process.line_with(
+            "waiting for connections to end: 1, 0.2 seconds at most; a second Ctrl-C or SIGTERM ends them now"
+        )
         self.assertTrue(client.reply().startswith("421 4.3.2"))
         self.assertEqual(client.reply(), "")
         self.assertEqual(process.wait(), -signal.SIGTERM)

@@ -45,7 +45,7 @@ from txsmtpd.log import events
 from txsmtpd.log.events import client_text
 from txsmtpd.log.session import SessionLog
 from txsmtpd.log.sinks import LOGGER
-from txsmtpd.reply import FAILED, FAILED_TWICE, TAKES_TOO_LONG, Refused, Reply, parse_status
+from txsmtpd.reply import FAILED, FAILED_TWICE, TAKES_TOO_LONG, Refused, Reply, hint_for, parse_status
 from txsmtpd.wire import grammar
 from txsmtpd.wire.chunk import ChunkReader
 
@@ -275,8 +275,8 @@ class Dispatcher:
 
     def no_status(self, what: object, source: str) -> Reply:
         """Log that the source has given something that is no status, and return the reply in its place."""
-        hint = " (missing return?)" if what is None else ""
-        self.log(events.NO_REPLY, source=source, value=described(what), hint=hint)
+        hint = hint_for(what)
+        self.log(events.NO_REPLY, source=source, value=described(what), hint=f" ({hint})" if hint else "")
         return FAILED
 
     def warn_of_lost_recipient(self, path: str) -> None:

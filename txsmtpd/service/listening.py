@@ -102,6 +102,13 @@ class SMTPService(Service):
     async def _stop(self) -> None:
         await self.stop_listening()
         drained = self.factory.drain()
+        if busy := len(self.factory.connections):
+            self.log.info(
+                "waiting for connections to end: {connections}, {grace:g} seconds at most; a second Ctrl-C or SIGTERM"
+                " ends them now",
+                connections=busy,
+                grace=self.grace,
+            )
         deadline = self._reactor().callLater(self.grace, self._abort)
         await drained
         if deadline.active():
