@@ -18,6 +18,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import txsmtpd
 from tests.support.programs import program
+from txsmtpd.engine.budget import TOO_MANY_ERRORS, TOO_MUCH_JUNK
+from txsmtpd.engine.masking import in_one_line
+from txsmtpd.extensions.auth import TOO_MANY_ATTEMPTS, TOO_MANY_FAILURES
 
 FILTER = Path(__file__).parent.parent.parent / "examples" / "fail2ban" / "filter.d" / "txsmtpd.conf"
 OPTIONS = ("--handler=sink", "--auth=memory:fred:right", "--auth-without-tls", "--error-limit=2", "--error-delay=0")
@@ -95,3 +98,13 @@ class Fail2banTests(SynchronousTestCase):
         )
         lines = self.matched()
         self.assertEqual(len(lines), 2, lines)
+
+    def test_wording(self) -> None:
+        """Each reply that sends a client away for what it did counts, in the words of the server."""
+        replies = TOO_MANY_ERRORS, TOO_MUCH_JUNK, TOO_MANY_FAILURES, TOO_MANY_ATTEMPTS
+        lines = [
+            f"2026-11-29T09:30:19.007+00:00 info  1a22.ce60.2 NOOP refused, client 192.0.2.9:4712: {in_one_line(reply)}"
+            for reply in replies
+        ]
+        self.log.write_text("".join(f"{line}\n" for line in lines))
+        self.assertEqual(self.matched(), lines)

@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 from unittest import SkipTest
@@ -431,52 +431,6 @@ class DrainTests(CommandLineTestCase):
         self.assertEqual(client.reply(), "")
         self.assertEqual(process.wait(), -signal.SIGTERM)
         process.line_with("1 connections did not end within 0.2 seconds")
-
-
-class DescriptorsTests(CommandLineTestCase):
-    """More clients than the process may have descriptors."""
-
-    def test_moreClientsThanDescriptors(self) -> None:
-        """Some are turned away, the others are served, the processor rests, and room is made again."""
-        words = [sys.executable, *TWIST, "smtpd", LOOPBACK, "--handler=own_module.Prints"]
-        process = Process(["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", *words], self.folder, {})
-        self.addCleanup(process.close)
-        port = process.port()
-        with ExitStack() as held:
-            clients = [Client(port) for _ in range(100)]
-            for client in clients:
-                held.callback(client.close)
-            greetings = [client.reply()[:3] for client in clients]
-            self.assertEqual(set(greetings), {"220", "421"})  # nobody is closed without a word
-            self.assertEqual(greetings.count("220"), 32)
-            served = clients[greetings.index("220")]
-            self.assertTrue(served.say("NOOP").startswith("250"))
-            self.assertLess(_processor_share(process.process.pid), 0.5)
-            self.assertIsNone(process.process.poll())
-        self.assertTrue(self._deliver_when_possible(port).startswith("250"))
-        self.assertEqual(process.errors, [])
-
-    def _deliver_when_possible(self, port: int) -> str:
-        """Deliver as soon as the server has noticed that the others are gone."""
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                return self.connect(port).deliver()
-            except (AssertionError, OSError):
-                if time.monotonic() > deadline:
-                    raise
-
-
-def _processor_share(pid: int) -> float:
-    """How much of a core the process uses, over a moment in which nobody asks it for anything."""
-
-    def used() -> float:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    before, began = used(), time.monotonic()
-    threading.Event().wait(0.3)
-    return (used() - before) / (time.monotonic() - began)
 
 
 def _port_of(client: Client) -> int:

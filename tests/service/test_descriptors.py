@@ -1,0 +1,80 @@
+"""More clients than the process may have descriptors, as shipped."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from tests.service.test_commandline import LOOPBACK, PATIENCE, TWIST, Client, CommandLineTestCase, Process
+
+
+class DescriptorsTests(CommandLineTestCase):
+    """More clients than the process may have descriptors."""
+
+    def test_moreClientsThanDescriptors(self) -> None:
+        """Some are turned away, the others are served, the processor rests, and room is made again."""
+        words = [sys.executable, *TWIST, "smtpd", LOOPBACK, "--handler=own_module.Prints"]
+        process = Process(["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", *words], self.folder, {})
+        self.addCleanup(process.close)
+        port = process.port()
+        with ExitStack() as held:
+            clients = [Client(port) for _ in range(100)]
+            for client in clients:
+                held.callback(client.close)
+            greetings = [client.reply()[:3] for client in clients]
+            self.assertEqual(set(greetings), {"220", "421"})  # nobody is closed without a word
+            self.assertEqual(greetings.count("220"), 32)
+            served = clients[greetings.index("220")]
+            self.assertTrue(served.say("NOOP").startswith("250"))
+            self.assertLess(_processor_share(process.process.pid), 0.5)
+            self.assertIsNone(process.process.poll())
+        self.assertTrue(self._deliver_when_possible(port).startswith("250"))
+        self.assertEqual(process.errors, [])
+
+    def test_enoughForMessages(self) -> None:
+        """Of 400 clients at once, each is served or told 421, and what the served ones send is stored, all of it."""
+        words = [sys.executable, *TWIST, "smtpd", LOOPBACK, "--handler=mailbox:mails"]
+        process = Process(["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", *words], self.folder, {})
+        self.addCleanup(process.close)
+        port = process.port()
+        with ExitStack() as held:
+            clients = [Client(port) for _ in range(400)]
+            for client in clients:
+                held.callback(client.close)
+            greetings = [client.reply()[:3] for client in clients]
+            self.assertEqual((greetings.count("220"), greetings.count("421")), (16, 384))
+            served = [client for client, greeting in zip(clients, greetings, strict=True) if greeting == "220"]
+            for command in "EHLO c.example", "MAIL FROM:<a@a.example>", "RCPT TO:<b@b.example>":
+                self.assertEqual({client.say(command)[:3] for client in served}, {"250"})
+            self.assertEqual({client.say("DATA")[:3] for client in served}, {"354"})
+            for client in served:  # more than is kept in memory: all have a file open now
+                client.socket.sendall(b"Subject: long\r\n\r\n" + (b"x" * 98 + b"\r\n") * 3000)
+            self.assertEqual({client.say(".")[:3] for client in served}, {"250"})
+        self.assertEqual(len(os.listdir(Path(self.folder, "mails", "new"))), 16)
+        self.assertEqual(process.errors, [])
+
+    def _deliver_when_possible(self, port: int) -> str:
+        """Deliver as soon as the server has noticed that the others are gone."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self.connect(port).deliver()
+            except (AssertionError, OSError):
+                if time.monotonic() > deadline:
+                    raise
+
+
+def _processor_share(pid: int) -> float:
+    """How much of a core the process uses, over a moment in which nobody asks it for anything."""
+
+    def used() -> float:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    before, began = used(), time.monotonic()
+    threading.Event().wait(0.3)
+    return (used() - before) / (time.monotonic() - began)
