@@ -31,34 +31,36 @@ from zope.interface.verify import verifyObject
 
 class IConnectHook(Interface):
     def handle_CONNECT(server, session, envelope):
-        """A client has connected; nothing was said yet.
+        """A client has connected. Called before the greeting.
 
-        Return None to greet it as usual, a 220 status to word the greeting, or another to turn the client away:
-        after 5yz every command but QUIT is answered 503 (RFC 5321 3.1), after 4yz the connection closes.
+        Return None for the default greeting, or a 220 status to change it. Any other status rejects the client:
+        after 5yz the reply to every command except QUIT is 503 (RFC 5321 3.1), after 4yz the connection closes.
         """
 
 
 class IDisconnectHook(Interface):
     def handle_DISCONNECT(server, session, envelope, cause):
-        """The connection is gone. Called exactly once for each connection, whatever ended it; the result is ignored.
+        """The connection has ended. Called exactly once for each connection. The result is ignored.
 
-        :param cause: the exception that tells why, of :mod:`twisted.internet.error`: ``ConnectionDone`` (closed in
-            good order), ``TimeoutError`` (the client said nothing for too long), ``ConnectionLost``,
+        :param cause: the reason, an exception of :mod:`twisted.internet.error`: ``ConnectionDone`` (closed
+            normally), ``TimeoutError`` (the client was idle for too long), ``ConnectionLost`` or
             ``ConnectionAborted``; or :class:`~txsmtpd.smtp.TLSSetupException` (the TLS handshake failed), or
-            :class:`~txsmtpd.smtp.ProxyHeaderError` (it did not begin with a good PROXY header).
+            :class:`~txsmtpd.smtp.ProxyHeaderError` (the PROXY header was missing or invalid).
         """
 
 
 class IHeloHook(Interface):
     def handle_HELO(server, session, envelope, hostname):
-        """HELO (RFC 5321 4.1.1.1). Set ``session.host_name``; a 2yz status that leaves it unset sets it."""
+        """HELO (RFC 5321 4.1.1.1). Set ``session.host_name``. If the status is 2yz, the server sets it if the hook has
+        not."""
 
 
 class IEhloHook(Interface):
     def handle_EHLO(server, session, envelope, hostname, responses):
-        """EHLO (RFC 5321 4.1.1.1). Set ``session.host_name``; a 2yz answer that leaves it unset sets it.
+        """EHLO (RFC 5321 4.1.1.1). Set ``session.host_name``. If the reply is 2yz, the server sets it if the hook has
+        not.
 
-        :param responses: the lines that the server would send, such as ``"250-SIZE 1000"``.
+        :param responses: the default lines of the reply, such as ``"250-SIZE 1000"``.
         :return: the list of lines to send instead. The older form of the hook, without *responses*, returns a status;
             its text becomes the last line.
         """
@@ -66,17 +68,17 @@ class IEhloHook(Interface):
 
 class INoopHook(Interface):
     def handle_NOOP(server, session, envelope, arg):
-        """NOOP; *arg* is what followed it, or None."""
+        """NOOP. *arg* is the text after the verb, or None."""
 
 
 class IQuitHook(Interface):
     def handle_QUIT(server, session, envelope):
-        """QUIT. The connection closes whatever the status."""
+        """QUIT. The connection closes, whatever the status is."""
 
 
 class IRsetHook(Interface):
     def handle_RSET(server, session, envelope):
-        """RSET. The envelope is already a new one."""
+        """RSET. The envelope is already new."""
 
 
 class IVrfyHook(Interface):
@@ -86,62 +88,62 @@ class IVrfyHook(Interface):
 
 class IMailHook(Interface):
     def handle_MAIL(server, session, envelope, address, mail_options):
-        """MAIL. Set ``envelope.mail_from``; a 2yz status that leaves it None sets it. Any other status ends the
-        transaction.
+        """MAIL. Set ``envelope.mail_from``. If the status is 2yz, the server sets it if the hook has not. Any other
+        status ends the transaction.
 
-        :param address: the reverse-path; ``""`` is the null one.
-        :param mail_options: ``KEYWORD`` or ``KEYWORD=value`` for each parameter.
+        :param address: the reverse-path; ``""`` is the null reverse-path.
+        :param mail_options: a list with ``KEYWORD`` or ``KEYWORD=value`` for each parameter.
         """
 
 
 class IRcptHook(Interface):
     def handle_RCPT(server, session, envelope, address, rcpt_options):
-        """RCPT. Append to ``envelope.rcpt_tos`` what shall be a recipient. Who is accepted and not appended
-        gets nothing; the log has a warning, once, unless ``envelope.drop(address)`` says that it is meant.
+        """RCPT. To accept a recipient, append it to ``envelope.rcpt_tos`` and return 2yz. If the hook returns 2yz
+        without appending it, the recipient does not get the message, and the log has a warning, once. To do this on
+        purpose, call ``envelope.drop(address)``.
         """
 
 
 class IDataHook(Interface):
     def handle_DATA(server, session, envelope):
-        """The message is here, in ``envelope.content``. The status is the reply to the end of the data: 250 takes on
-        the responsibility for the message (RFC 5321 4.1.1.4). The transaction is over afterwards, whatever the status.
+        """The message is complete, in ``envelope.content``. The status is the reply to the message. With 250, your
+        program takes responsibility for it (RFC 5321 4.1.1.4). The transaction ends, whatever the status is.
 
-        It may be a list or tuple of statuses instead, one for each of ``envelope.rcpt_tos``, or a mapping from these to
-        statuses. A client that speaks LMTP is told each; for others,
-        :func:`~txsmtpd.recipient_replies.folded` makes one of them.
+        The hook may return a list or tuple of statuses, one for each of ``envelope.rcpt_tos``, or a mapping from
+        recipients to statuses. LMTP clients receive all of them; for SMTP clients,
+        :func:`~txsmtpd.recipient_replies.folded` combines them.
         """
 
 
 class IExceptionHook(Interface):
     def handle_exception(error):
-        """A command or a hook raised *error*; the status words the reply, which is 451 4.3.0 otherwise.
+        """A command or a hook has raised *error*. The status is the reply; without the hook it is 451 4.3.0.
 
-        Also called with a :class:`~txsmtpd.smtp.TLSSetupException` when a TLS handshake failed. The connection is gone
-        then, and nobody sees the status.
+        Also called with a :class:`~txsmtpd.smtp.TLSSetupException` if a TLS handshake has failed. The connection is
+        closed then, so the status is not sent.
         """
 
 
 class IAuthHook(Interface):
     def handle_AUTH(server, session, envelope, args):
-        """AUTH, in place of the mechanisms; *args* are the words that followed it."""
+        """AUTH. Replaces the built-in mechanisms. *args* are the words after the verb."""
 
 
 class IStarttlsHook(Interface):
     def handle_STARTTLS(server, session, envelope):
-        """TLS has begun, by STARTTLS or with the connection; ``session.ssl`` tells its terms. After STARTTLS the
-        session is a new one (RFC 3207 4.2): of the old, only ``id``, ``peer``, ``proxy_peer`` and ``proxy_data`` are
-        kept.
+        """TLS has started, after STARTTLS or with implicit TLS. ``session.ssl`` describes it. After STARTTLS the
+        session is new (RFC 3207 4.2) and keeps only ``id``, ``peer``, ``proxy_peer`` and ``proxy_data``.
 
-        A false result refuses all further commands but QUIT with 554 5.7.0 (RFC 3207 4.1).
+        If the result is false, the server rejects all further commands except QUIT with 554 5.7.0 (RFC 3207 4.1).
         """
 
 
 class IProxyHook(Interface):
     def handle_PROXY(server, session, envelope, proxy_data):
-        """A PROXY header has come, from whom one is taken. A true result lets the client in; a false one closes the
-        connection without a word, and so does what is raised.
+        """A PROXY header has arrived from a trusted network. If the result is true, the client is accepted. If it is
+        false, or if the hook raises, the connection is closed without a reply.
 
-        ``session.peer`` is still the proxy; afterwards it is the client, unless this hook has set it.
+        ``session.peer`` is still the proxy. Afterwards the server sets it to the client, unless this hook has set it.
 
         :param proxy_data: a :class:`~txsmtpd.proxy_protocol.ProxyData`.
         """
@@ -149,10 +151,10 @@ class IProxyHook(Interface):
 
 class IQuarantineHook(Interface):
     def handle_QUARANTINE(server, session, envelope, reason):
-        """A filter wants the message in quarantine; called before the message is handed over.
+        """A filter has put the message into quarantine. Called before the handler receives the message.
 
-        :return: None hands it over as usual, with a field ``X-Quarantine``; a status is the reply, and nobody gets the
-            message; an :class:`IMessageReceiver` takes it in place of the handler's.
+        :return: None to deliver the message as usual, with a field ``X-Quarantine``; a status to reply without
+            delivering the message; or an :class:`IMessageReceiver` that receives the message instead of the handler.
         """
 
 
@@ -162,43 +164,42 @@ class IProcessMessage(Interface):
 
 
 class IStreamingHandler(Interface):
-    """A handler that takes messages as they arrive, instead of whole in ``handle_DATA``.
+    """A handler that receives messages in pieces as they arrive, instead of whole in ``handle_DATA``.
 
-    It must declare that it provides this, with :func:`zope.interface.implementer` on its class.
+    It must declare that it provides this interface, with :func:`zope.interface.implementer` on its class.
     """
 
     def open_message(server, session, envelope):
-        """A message begins; DATA, or the first BDAT, was found in order.
+        """A message starts: DATA, or the first BDAT, is valid.
 
         :return: an :class:`IMessageReceiver`, or an awaitable of one.
-        :raises Refused: to refuse the message before it is sent.
+        :raises Refused: to reject the message before it is sent.
         """
 
 
 class IMessageReceiver(IConsumer):
-    """Takes one message. The connection is its push producer: ``pauseProducing`` on what :meth:`registerProducer` was
-    given slows the client down, ``stopProducing`` refuses the message.
+    """Receives one message. The connection is its push producer: ``pauseProducing`` of the producer passed to
+    :meth:`registerProducer` slows the client down, and ``stopProducing`` rejects the message.
 
-    Exactly one of :meth:`finish` and :meth:`abort` is called, once, whatever happens to the client, and nothing after
-    it.
+    Exactly one of :meth:`finish` and :meth:`abort` is called, exactly once. No method is called after it.
     """
 
     def write(data):
-        """Octets of the message have come, dots undone."""
+        """A piece of the message has arrived, without dot-stuffing."""
 
     def finish():
         """The message is complete. Return its status, or an awaitable of one, as ``handle_DATA`` does."""
 
     def abort(reason):
-        """The message will not be complete.
+        """The message is incomplete, and no more of it will arrive.
 
-        :param reason: the exception that tells why: :class:`~txsmtpd.reply.Refused` with the client's reply, what the
-            receiver itself has raised, or what ended the connection.
+        :param reason: the exception: :class:`~txsmtpd.reply.Refused` with the reply to the client, an exception that
+            the receiver has raised, or the reason for the end of the connection.
         """
 
 
 class IDiscardingHandler(Interface):
-    """A handler without hooks, on purpose: mail is accepted and thrown away."""
+    """A handler without hooks, which accepts all mail and discards it."""
 
 
 HOOKS: dict[str, InterfaceClass] = {
@@ -216,31 +217,31 @@ NO_HOOKS = frozenset(["handle_message"])
 
 
 class IAuthMechanism(Interface):
-    """A mechanism of AUTH (RFC 4954, RFC 4422): holds the conversation, and returns credentials.
+    """An AUTH mechanism (RFC 4954, RFC 4422): exchanges challenges and responses, and returns credentials.
 
-    It may also have a method ``available(session)``; where that is false, the mechanism is not offered to this client.
+    It may also have a method ``available(session)``. If that returns false, the mechanism is not offered to the client.
     """
 
-    name: str = Attribute("The name that clients know it by, in upper case.")
+    name: str = Attribute("The name of the mechanism, in upper case.")
 
     def authenticate(exchange: Any) -> Any:
-        """Ask the client, as a coroutine, or return a Deferred.
+        """Exchange messages with the client. A coroutine function, or a function that returns a Deferred.
 
-        :param exchange: an :class:`~txsmtpd.auth.Exchange`; one for each attempt.
-        :return: credentials, about which the server's authenticator decides; or what ``exchange.decide(credentials)``
-            has given, or an :class:`~txsmtpd.auth.AuthResult` of the mechanism's own.
-        :raises Refused: if the client's messages will not do.
+        :param exchange: an :class:`~txsmtpd.auth.Exchange`; a new one for each attempt.
+        :return: credentials, which the server passes to its authenticator; or the result of
+            ``exchange.decide(credentials)``, or an :class:`~txsmtpd.auth.AuthResult`.
+        :raises Refused: if the client's messages are invalid.
         """
 
 
 class IAuthenticator(Interface):
-    """Decides about credentials. Any callable with these parameters is one."""
+    """Checks credentials: any callable with these parameters."""
 
     def __call__(server: Any, session: Any, envelope: Any, mechanism: str, auth_data: Any) -> Any:
-        """Whether the client is who it says; plain, a coroutine or a Deferred.
+        """Check the credentials. A plain function, a coroutine function, or a function that returns a Deferred.
 
-        :param auth_data: the credentials: a :class:`~txsmtpd.auth.LoginPassword` of PLAIN and LOGIN.
-        :return: an :class:`~txsmtpd.auth.AuthResult`, True or False. Nothing else is believed.
+        :param auth_data: the credentials: a :class:`~txsmtpd.auth.LoginPassword` for PLAIN and LOGIN.
+        :return: an :class:`~txsmtpd.auth.AuthResult`, True or False. Any other value is a failure.
         """
 
 
@@ -248,15 +249,15 @@ class IHandlerMaker(Interface):
     """Makes a handler for the command line. Provided by objects in ``twisted/plugins``, together with
     :class:`twisted.plugin.IPlugin`: ``--handler=NAME:ARG:ARG`` then finds it by its name."""
 
-    name: str = Attribute("What stands before the first colon of --handler.")
-    usage: str = Attribute("The form of the whole value, such as 'mailbox:DIR'.")
+    name: str = Attribute("The name of the handler, as in --handler=NAME:ARGS.")
+    usage: str = Attribute("The syntax of the whole value, such as 'mailbox:DIR'.")
     description: str = Attribute("One line for --help-handlers.")
 
     def make_handler(parser: Any, *args: str) -> object:
-        """Make the handler.
+        """Create the handler.
 
-        :param parser: ``parser.error(text)`` refuses the arguments; it does not return.
-        :param args: what followed the name, separated by colons.
+        :param parser: ``parser.error(text)`` rejects the arguments; it does not return.
+        :param args: the arguments after the name, which are separated by colons.
         """
 
 
