@@ -57,6 +57,7 @@ STOPPING = 1.0  # seconds that what took too long to start has to stop
 BACKLOG = 50  # connections that wait to be accepted
 # Programs that use a controller send mail to themselves, or receive it from devices; see the options' documentation.
 DEFAULTS = {"enable_SMTPUTF8": True, "bare_newlines": True, "lenient_addresses": True}
+TOLERANT = ("bare_newlines", "lenient_addresses")  # also of a protocol that an overridden factory() makes
 FACTORY_OPTIONS = ("connection_limit", "connection_limit_per_host")
 
 
@@ -272,10 +273,13 @@ class BaseController:
         settings = protocol.settings
         # What belongs to the controller, whether or not its options were passed on.
         wanted = {name: value for name, value in defaults.items() if not getattr(settings, name)}
+        if protocol._given is not None:
+            wanted |= {name: True for name in TOLERANT if name not in protocol._given}
         if self.ssl_context is not None and not settings.implicit_tls:
             wanted |= {"tls_context": self.ssl_context, "implicit_tls": True}
         if wanted:
             protocol.settings = replace(settings, **wanted)
+            protocol._choose_parsers()
         return protocol
 
     # Listening

@@ -153,6 +153,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     _dispatcher: Any
     _message: IncomingMessage | None  # that is coming
     _attempts: auth.Attempts | None = None
+    _given: frozenset[str] | None = None  # the options that it was made with, if it was not made with settings
     _taken_over = False  # from asyncio, which has called connection_made
     _ehlo_lines: list[str] | None = None  # that a hook pushes for the answer to EHLO, while it does
     _at_end: tuple[Callable[[], Any], ...] = ()
@@ -174,7 +175,12 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         **options: Unpack[Options],
     ) -> None:
         self.settings = settings or Settings.make(handler, options, type(self))
+        if settings is None:
+            self._given = frozenset(options)
         self.commands = self.settings.commands_of(type(self))
+        self._choose_parsers()
+
+    def _choose_parsers(self) -> None:
         if self.settings.lenient_addresses:
             if type(self).parse_mail is grammar.parse_mail:
                 self.parse_mail = grammar.parse_mail_leniently

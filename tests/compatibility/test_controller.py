@@ -10,7 +10,7 @@ import socket
 import threading
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
@@ -388,6 +388,39 @@ class OptionTests(SynchronousTestCase):
 
 class FactoryTests(SynchronousTestCase):
     """Controllers with a factory() of their own."""
+
+    def test_tolerant(self) -> None:
+        """A protocol that factory() makes takes addresses and line ends as one of the controller's own does, unless it
+        was told otherwise."""
+
+        class Own(Controller):
+            options: ClassVar[dict[str, Any]] = {}
+
+            def factory(self) -> Any:
+                return SMTP(self.handler, **self.options)
+
+        class Strict(Own):
+            options: ClassVar[dict[str, Any]] = {"lenient_addresses": False, "bare_newlines": False}
+
+        class WithSettings(Own):
+            def factory(self) -> Any:
+                return SMTP(settings=SMTP(self.handler).settings)
+
+        for kind, expected in ((Own, [250, 250, 250]), (Strict, [553, 250, 550]), (WithSettings, [553, 250, 550])):
+            with (
+                kind(Keeper(), "localhost", 0) as controller,
+                smtplib.SMTP("localhost", controller.port) as client,
+            ):
+                client.ehlo()
+                seen = [client.docmd("MAIL FROM:<webmaster>")[0]]
+                client.rset()
+                client.mail("a@example.com")
+                seen.append(client.rcpt("b@example.com")[0])
+                client.putcmd("DATA")
+                client.getreply()
+                client.send(b"one\ntwo\r\n.\r\n")
+                seen.append(client.getreply()[0])
+            self.assertEqual(seen, expected, kind)
 
     def test_ownProtocol(self) -> None:
         """It makes the protocol of each connection."""

@@ -1,0 +1,46 @@
+"""Run the tests of Mailman's LMTP runner with txsmtpd in aiosmtpd's place, in all of its processes.
+
+    python tests/foreign/with_mailman.py [FOLDER]
+
+It is not part of ``run.py``, since Mailman brings many packages. Its source and its packages come from the registry
+into a temporary folder (or the one that is given).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RELEASE = "mailman==3.3.10"
+NEEDED = (RELEASE, "nose2", "flufl.testing", "pytest")
+LIMIT = 300  # seconds
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary).absolute()
+        packages = folder / "packages"
+        pip = [sys.executable, "-m", "pip", "-q"]
+        words = ["--no-deps", "--no-binary", "mailman", "-d", str(folder), RELEASE]
+        subprocess.run([*pip, "download", *words], check=True)
+        subprocess.run([*pip, "install", "--target", str(packages), *NEEDED], check=True)
+        with tarfile.open(next(folder.glob("mailman-*.tar.gz"))) as files:
+            files.extractall(folder, filter="data")
+        (packages / "sitecustomize.py").write_text("import as_aiosmtpd\n")
+        path = [packages, HERE, HERE.parent.parent]
+        return subprocess.run(
+            [sys.executable, "-m", "nose2", "-v", "-P", "lmtp"],
+            cwd=next(folder.glob("mailman-*/")),
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))},
+            timeout=LIMIT,
+            check=False,
+        ).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
