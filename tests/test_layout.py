@@ -52,7 +52,19 @@ HANDLERS_MAY_IMPORT = {"handlers", "reply", "session", "interfaces", "wire", "mi
 MODULES_IN_THE_ROOT = 16  # at most
 # Within the engine, likewise: each row may import itself and those before it.
 ENGINE = [
-    {"__init__", "lines", "masking", "observer", "output", "overrides", "message_sink", "stage", "refusals", "batches"},
+    {
+        "__init__",
+        "lines",
+        "masking",
+        "observer",
+        "output",
+        "overrides",
+        "message_sink",
+        "stage",
+        "refusals",
+        "batches",
+        "timers",
+    },
     {"turn", "patience", "admission", "budget"},
     {"connection"},
     {"dispatcher"},

@@ -1,7 +1,9 @@
-"""The names of sessions."""
+"""Sessions and envelopes."""
 
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 import txsmtpd
-from txsmtpd.session import Session
+from txsmtpd.session import Envelope, Session
 
 # Two processes with one clock, of which one has forked off the other.
 TWO_PROCESSES = """
@@ -45,3 +47,26 @@ class IDTests(SynchronousTestCase):
         )
         ids = printed.stdout.split()
         self.assertEqual((len(ids), len(set(ids))), (200, 200))
+
+
+class EnvelopeTests(SynchronousTestCase):
+    """The attributes of a new envelope."""
+
+    def test_lists(self) -> None:
+        """Each envelope has lists of its own, empty at first; a program may append to them, or set others."""
+        one, other = Envelope(), Envelope()
+        for name in ("mail_options", "rcpt_options", "rcpt_tos"):
+            self.assertEqual(getattr(one, name), [], name)
+            getattr(one, name).append("X")
+            self.assertEqual((getattr(one, name), getattr(other, name)), (["X"], []), name)
+            setattr(one, name, ["Y"])
+            self.assertEqual(getattr(one, name), ["Y"], name)
+
+    def test_copies(self) -> None:
+        """A copy, and what was pickled, has what the envelope had."""
+        envelope = Envelope()
+        envelope.mail_from = "a@example.com"
+        envelope.mail_options.append("BODY=8BITMIME")
+        for same in (copy.deepcopy(envelope), pickle.loads(pickle.dumps(envelope))):
+            self.assertEqual((same.mail_from, same.mail_options), ("a@example.com", ["BODY=8BITMIME"]))
+            self.assertEqual((same.rcpt_options, same.rcpt_tos, same.content), ([], [], None))

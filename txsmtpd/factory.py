@@ -255,7 +255,7 @@ class SMTPFactory(ServerFactory):
         """Be as patient with a client as the state of the server allows."""
         connection = protocol._connection
         if self.settings.admission.network(protocol.session.peer) is not None and not connection.closing:
-            connection.hurry(self.stress.active)
+            connection.patience.hurry(self.stress.active)
 
     def drain(self) -> Deferred[None]:
         """Let all connections end: 421 to those that are idle, and to the others once their transaction is over.

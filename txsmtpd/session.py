@@ -84,11 +84,26 @@ class Session:
         return f"<Session {self.id} peer={self.peer!r}>"
 
 
+class _MadeWhenAsked:
+    """An attribute that is an empty list until it is set. Most transactions need no such list."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        made: list[str] = []
+        setattr(instance, self._name, made)  # where Python finds it before this
+        return made
+
+
 class Envelope:
     """One mail transaction. It is open while :attr:`mail_from` is not None."""
 
     mail_from: str | None  #: the reverse-path; ``""`` is the null one (a bounce); None: no transaction
-    mail_options: list[str]  #: parameters of MAIL: ``KEYWORD`` or ``KEYWORD=value``, keyword in upper case
+    #: parameters of MAIL: ``KEYWORD`` or ``KEYWORD=value``, keyword in upper case
+    mail_options: list[str] = _MadeWhenAsked()  # type: ignore[assignment]
     smtp_utf8: bool  #: whether MAIL said SMTPUTF8 (RFC 6531)
     body: str | None = None  #: what MAIL said of the message: ``7BIT``, ``8BITMIME``, ``BINARYMIME``; None: nothing
     dsn_return: Return | None = None  #: how much goes back with a report of failure (RFC 3461 RET)
@@ -102,21 +117,17 @@ class Envelope:
     filters: Mapping[str, Any] = MappingProxyType({})  #: what filters say of the message, by their names
     dropped: tuple[str, ...] = ()  #: recipients that were accepted, and get nothing; see :meth:`drop`
     rcpt_tos: list[str]  #: the forward-paths of the accepted recipients, in order
-    rcpt_options: list[str]  #: parameters of RCPT, as for MAIL
-    content: bytes | str | None  #: the message; str only with ``decode_data``
-    original_content: bytes | None  #: the message as octets, dots undone, line ends as they came
+    rcpt_options: list[str] = _MadeWhenAsked()  # type: ignore[assignment] #: parameters of RCPT, as for MAIL
+    content: bytes | str | None = None  #: the message; str only with ``decode_data``
+    original_content: bytes | None = None  #: the message as octets, dots undone, line ends as they came
 
     #: what *recipients* is made of, by place in *rcpt_tos*
     said_of: dict[int, tuple[str, Recipient]] | None = None
 
     def __init__(self) -> None:
         self.mail_from = None
-        self.mail_options = []
         self.smtp_utf8 = False
         self.rcpt_tos = []
-        self.rcpt_options = []
-        self.content = None
-        self.original_content = None
 
     def drop(self, address: str) -> None:
         """Accept a recipient to whom nothing is to be delivered: for a handle_RCPT that answers 250 and does not append

@@ -534,8 +534,10 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
 
     def begin_transaction(self, reverse_path: str, mail_options: list[str]) -> Reply:
         """What MAIL does without a hook."""
-        self.envelope.mail_from = reverse_path
-        self.envelope.mail_options.extend(mail_options)
+        envelope = self.envelope
+        envelope.mail_from = reverse_path
+        if mail_options:
+            envelope.mail_options.extend(mail_options)
         return SENDER_OK
 
     @syntax(
@@ -576,8 +578,10 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
 
     def add_recipient(self, forward_path: str, rcpt_options: list[str]) -> Reply:
         """What RCPT does without a hook."""
-        self.envelope.rcpt_tos.append(forward_path)
-        self.envelope.rcpt_options.extend(rcpt_options)
+        envelope = self.envelope
+        envelope.rcpt_tos.append(forward_path)
+        if rcpt_options:
+            envelope.rcpt_options.extend(rcpt_options)
         return RECIPIENT_OK
 
     def _claim(self, parameters: grammar.Parameters, claimed: Parameters) -> list[str]:

@@ -45,7 +45,7 @@ def count_junk(dispatcher: Any) -> None:
     :raises Refused: 421, if it is one too many.
     """
     dispatcher.junk += 1
-    limit = STRESSED_JUNK if dispatcher.connection.hurried else dispatcher.server.settings.junk_command_limit
+    limit = STRESSED_JUNK if dispatcher.connection.patience.hurried else dispatcher.server.settings.junk_command_limit
     if limit is not None and dispatcher.junk > limit:
         raise Refused(TOO_MUCH_JUNK)
 
@@ -57,7 +57,7 @@ def count_error(dispatcher: Any, reply: Reply, weight: float = 1) -> Reply:
     :return: the reply; or, if the refusal is one too many, 421.
     """
     dispatcher.errors = errors = round(dispatcher.errors + weight, 1)
-    limit = STRESSED_ERRORS if dispatcher.connection.hurried else dispatcher.server.settings.error_limit
+    limit = STRESSED_ERRORS if dispatcher.connection.patience.hurried else dispatcher.server.settings.error_limit
     return TOO_MANY_ERRORS if limit is not None and errors >= limit else reply
 
 
@@ -68,7 +68,7 @@ def delay_of_refusal(dispatcher: Any) -> float:
     """
     server = dispatcher.server
     first = server.settings.error_delay
-    if dispatcher.errors <= PROMPT_ERRORS or not first or dispatcher.connection.hurried:
+    if dispatcher.errors <= PROMPT_ERRORS or not first or dispatcher.connection.patience.hurried:
         return 0.0
     if server.settings.admission.network(server.session.peer) is None:
         return 0.0

@@ -33,7 +33,7 @@ from txsmtpd.settings import Settings
 QUIT = b"QUIT"  # the line after which a client has nothing more to say
 
 
-class Connection(Patience):
+class Connection:
     """What runs the connection of a server.
 
     :param server: the protocol, as users see it.
@@ -44,10 +44,10 @@ class Connection(Patience):
     __slots__ = (
         "_after_reader",
         "_held",
-        "_hold_call",
         "_output_full",
         "_processing",
         "_reading_paused",
+        "_wait_call",
         "_yields",
         "cause",
         "clock",
@@ -60,6 +60,7 @@ class Connection(Patience):
         "lost",
         "observer",
         "output",
+        "patience",
         "paused",
         "reader",
         "server",
@@ -69,7 +70,6 @@ class Connection(Patience):
     )
 
     def __init__(self, server: Any, dispatcher: Any, observer: Observer | None) -> None:
-        super().__init__()
         settings: Settings = server.settings
         self.server = server
         self.dispatcher = dispatcher
@@ -77,6 +77,7 @@ class Connection(Patience):
         self.clock = settings.clock()  #: what keeps the time
         self.lines = LineBuffer(settings.longest_line)
         self.output = Output(self.transport)
+        self.patience: Any = Patience(self)  #: what keeps its time
         self.observer = observer
         self.stage: Stage | None = None  #: what is done now in place of commands
         self.turn: Turn | None = None  #: the turn that waits
@@ -94,7 +95,8 @@ class Connection(Patience):
         self._reading_paused = False
         self._held = False
         self._yields = False  # input waits for other connections
-        self._hold_call: IDelayedCall | None = None
+        # For who takes octets and has had enough; once this side closes, for its last replies.
+        self._wait_call: IDelayedCall | None = None
 
     def start(self, first_turn: Callable[..., Any], *args: Any) -> None:
         """Take the first turn, before anything was read."""
@@ -102,7 +104,7 @@ class Connection(Patience):
             self.transport.setTcpNoDelay(True)
         # The transport tells the server, as its producer, when replies pile up unread.
         self.transport.registerProducer(self.server, True)
-        self.start_time()
+        self.patience.start_time()
         self._processing = True
         self.run(first_turn, *args)
         self.process_input()
@@ -114,11 +116,12 @@ class Connection(Patience):
         if self.closing:
             return
         lines = self.lines
-        self.last_heard = now = self.clock.seconds()
+        patience = self.patience
+        patience.last_heard = now = self.clock.seconds()
         if lines.data:
             data = lines.data[lines.offset :] + data
         elif self.reader is None and lines.oversize is None:
-            self.since = now
+            patience.since = now
         lines.data = data
         lines.offset = 0
         if self._processing:
@@ -135,7 +138,7 @@ class Connection(Patience):
 
     def process_input(self) -> None:
         """Go through the input until it is used up, or something must be waited for."""
-        lines, server, transport = self.lines, self.server, self.transport
+        lines, server, transport, patience = self.lines, self.server, self.transport, self.patience
         limit = server.settings.batch_limit
         done, began = 0, 0.0
         self._processing = True
@@ -158,8 +161,8 @@ class Connection(Patience):
                     line = lines.next_line()
                     if line is None:
                         break
-                    self.since = self.last_heard
-                    if type(line) is not bytes:
+                    patience.since = patience.last_heard
+                    if isinstance(line, BadLine):
                         self.refuse_line(line)
                     elif self.line_request is None:
                         server.lineReceived(line)
@@ -254,7 +257,7 @@ class Connection(Patience):
         lines = self.lines
         begin, length = lines.offset, len(lines.data)
         end = reader.feed(lines.data, begin)
-        self.data_came((end if end >= 0 else length) - begin)
+        self.patience.data_came((end if end >= 0 else length) - begin)
         if self.reader is not reader:  # whoever took the octets has closed the connection
             return
         if end < 0:
@@ -273,26 +276,31 @@ class Connection(Patience):
         already = self._held
         self.hold_untimed()
         if not already and self._held and self.server.settings.hook_timeout is not None:
-            self._hold_call = self.call_later(self.server.settings.hook_timeout, self._held_too_long)
+            self._wait_call = self.call_later(self.server.settings.hook_timeout, self._held_too_long)
 
     def hold_untimed(self) -> None:
         """The same, for somebody who sees to it that it does not take too long."""
         if self._held or self.closing:
             return
         self._held = self.paused = True
-        self.pause_data()
+        self.patience.pause_data()
 
     def release(self) -> None:
         """Octets are wanted again."""
         if not self._held:
             return
         self._held = False
-        if self._hold_call is not None and self._hold_call.active():
-            self._hold_call.cancel()
+        self._stop_waiting()
         if not self.closing:
-            self.resume_data()
+            self.patience.resume_data()
             self.paused = self._output_full or self.server_busy
             self.go_on()
+
+    def _stop_waiting(self) -> None:
+        if self._wait_call is not None:
+            if self._wait_call.active():
+                self._wait_call.cancel()
+            self._wait_call = None
 
     def _held_too_long(self) -> None:
         self.dispatcher.on_result(self.dispatcher.on_timeout(False))
@@ -379,13 +387,13 @@ class Connection(Patience):
 
     def _await_client(self) -> None:
         """It is the client's turn to act, as far as a turn, or who takes its octets, is concerned."""
-        self.clients_turn()
+        self.patience.clients_turn()
         self.paused = self._output_full or self.server_busy
 
     def client_late(self) -> None:
         """The client has taken too long: close."""
         if self.stage is None or not self.stage.idle():
-            self.end_late(self.late())
+            self.end_late(self.patience.late())
 
     def end_late(self, late: Late) -> None:
         """Close, and tell the client for what it took too long."""
@@ -492,7 +500,7 @@ class Connection(Patience):
         # A transport with a producer would not close; one whose peer does not read would not either.
         self.transport.unregisterProducer()
         if not closes_at_once(self.transport):
-            self._timer = self.call_later(self.server.settings.linger, self.abort)
+            self._wait_call = self.call_later(self.server.settings.linger, self.abort)
         self.transport.loseConnection()
 
     def abort(self) -> None:
@@ -505,7 +513,7 @@ class Connection(Patience):
         self.lines.clear()
         self.stop_reader()
         self.release()
-        self.stop_time()
+        self.patience.stop_time()
         if self.turn is not None:
             self.turn.cancel()
 
@@ -515,6 +523,7 @@ class Connection(Patience):
             self.stage.connection_lost(reason)
         self.lost = True
         self.output.abort()
+        self._stop_waiting()
         turn = self.turn
         self._stop_everything()
         if turn is not None:
@@ -523,4 +532,4 @@ class Connection(Patience):
         if not (self._processing or self.goes_on) and (turn is None or turn.finished):
             # Nothing goes on: what refers to each other lets go, so that it is freed now and not by the collector.
             self.dispatcher.server = self.dispatcher.connection = None
-            self.server = self.dispatcher = self.stage = None
+            self.server = self.dispatcher = self.stage = self.patience = None

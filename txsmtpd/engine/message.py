@@ -157,7 +157,7 @@ class IncomingMessage:
     def _go_on_in_time(self) -> None:
         connection = self._server._connection
         try:
-            connection.data_goes_on(self._time_used)
+            connection.patience.data_goes_on(self._time_used)
         except DataTooSlow as late:
             connection.cause = late
             raise Refused(late.reply) from None
@@ -180,7 +180,7 @@ class IncomingMessage:
     def _end_of_chunk(self, last: bool) -> Any:
         if last:
             return self._complete(self._octets)
-        self._time_used = self._server._connection.time_used
+        self._time_used = self._server._connection.patience.time_used
         return CHUNK_OK
 
     def refuse_chunks(self, reply: Reply) -> None:
