@@ -33,7 +33,7 @@ class Wire(StringTransport):
         self.takes = True  #: whether the server reads
         self._input = b""
         self._data: list[bytes] | None = None
-        self._chunk = 0
+        self._chunk: int | None = None
 
     def write(self, data: bytes) -> None:
         if self.lost:
@@ -71,11 +71,11 @@ class Wire(StringTransport):
 
     def _read(self) -> None:
         while not self.lost:
-            if self._chunk:
+            if self._chunk is not None:
                 if len(self._input) < self._chunk:
                     return
                 message, self._input = self._input[: self._chunk], self._input[self._chunk :]
-                self._chunk = 0
+                self._chunk = None
                 self.server.messages.append(message)
                 self._act(".")
                 continue

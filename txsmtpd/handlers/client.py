@@ -297,6 +297,13 @@ class Connection(LineReceiver):
         await waiting
         return [await reply_of(self.reply(seconds)) for _ in range(replies)]
 
+    async def write(self, octets: bytes) -> None:
+        """Send a part of a message; return once the server has taken it."""
+        waiting = self._wait()
+        self._sending = True
+        self.transport.registerProducer(_Part(self, octets), False)
+        await waiting
+
     def wrote(self) -> None:
         """A piece of a message has been written. Called by its producer."""
         self._watch(self.timeout)
@@ -350,6 +357,28 @@ class _Pieces:
             self._connection.wrote()
         else:
             self._connection.wrote_all(self._replies)
+
+    def stopProducing(self) -> None:
+        """The connection is lost, and knows."""
+
+
+@implementer(IPullProducer)
+class _Part:
+    """Writes a part of a message, and waits until the transport wants more."""
+
+    def __init__(self, connection: Connection, octets: bytes) -> None:
+        self._connection = connection
+        self._octets = octets
+        self._written = 0
+
+    def resumeProducing(self) -> None:
+        piece = self._octets[self._written : self._written + PIECE]
+        if piece:
+            self._written += len(piece)
+            self._connection.transport.write(piece)
+            self._connection.wrote()
+        else:
+            self._connection.wrote_all(0)
 
     def stopProducing(self) -> None:
         """The connection is lost, and knows."""

@@ -1,7 +1,7 @@
 """Proxy: passes mail on to another server while the client waits, so that server's verdicts are the client's replies.
 
-There is no queue: what the next server has not taken, the client keeps. How to speak to it is in
-:mod:`txsmtpd.handlers.upstream`.
+Large messages are passed on while they arrive (:mod:`txsmtpd.handlers.passing`). There is no queue: what the next
+server has not taken, the client keeps. How to speak to it is in :mod:`txsmtpd.handlers.upstream`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ from typing import Any, Self
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
+from zope.interface import alsoProvides
 
 from txsmtpd.handlers import trace_header
-from txsmtpd.handlers.upstream import TLS_MODES, Transaction, Upstream
+from txsmtpd.handlers.passing import PassedOn
+from txsmtpd.handlers.transaction import Transaction
+from txsmtpd.handlers.upstream import TLS_MODES, Upstream
+from txsmtpd.interfaces import IStreamingHandler
 from txsmtpd.reply import Refused, Reply
 from txsmtpd.session import Envelope, Session
 from txsmtpd.wire.outgoing import with_crlf
@@ -26,11 +30,14 @@ log = Logger(namespace="txsmtpd.relay")
 HOPS = 100  # Received fields of a message that goes in circles (RFC 5321 6.3)
 ITSELF = Reply(451, "4.4.6", "The next server is this server itself; try again later")
 LOOP = Reply(554, "5.4.6", "The message has passed too many servers; it goes in circles")
+HEADER_TOO_LONG = Reply(552, "5.3.4", "The header of the message is too long")
 OK = Reply(250, "2.0.0", "OK")
 RECIPIENT_OK = Reply(250, "2.1.5", "OK")
 
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 _X_PEER = re.compile(rb"(?im)^x-peer[ \t]*:[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*")
+_FIELDS = re.compile(rb"(?:[!-9;-~]+[ \t]*:[^\n]*\n|[ \t][^\n]*\n)*")
+_MAY_BE_FIELD = re.compile(rb"[!-9;-~]{0,1000}[ \t]*(?::[^\n]*+\Z|\Z)|[ \t][^\n]*+\Z")  # one that has not ended
 _RECEIVED = re.compile(rb"(?im)^received[ \t]*:")
 
 
@@ -44,13 +51,21 @@ class Proxy:
     :param options: see :class:`~txsmtpd.handlers.upstream.Upstream`.
     """
 
+    _streams = True
     descriptors = 2  #: that a client takes: its connection, and the one to the next server
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        cls._streams = cls.handle_DATA is Proxy.handle_DATA and cls.prepare_content is Proxy.prepare_content
 
     def __init__(self, remote_hostname: str, remote_port: int = 25, *, received: bool = True, **options: Any) -> None:
         self.upstream = Upstream(remote_hostname, remote_port, **options)
         self.received = received
         self._open: dict[str, Transaction] = {}  # by the session's id
         self._warned = False
+        if self._streams:
+            # A subclass that wants to see messages is given them whole.
+            alsoProvides(self, IStreamingHandler)
 
     @classmethod
     def from_cli(cls, parser: Any, *args: str) -> Self:
@@ -99,6 +114,10 @@ class Proxy:
             envelope.rcpt_options.extend(rcpt_options)
         return reply
 
+    def open_message(self, server: Any, session: Session, envelope: Envelope) -> PassedOn:
+        """Begin to pass a message on; see :class:`~txsmtpd.interfaces.IStreamingHandler`."""
+        return PassedOn(self, server, session, envelope)
+
     async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> Any:
         transaction = self._open.pop(session.id, None)
         try:
@@ -123,7 +142,30 @@ class Proxy:
         finally:
             if transaction is not None:
                 transaction.end()
-        return replies[0] if len(set(replies)) == 1 else replies
+        return in_short(replies)
+
+    async def transaction_for(
+        self, server: Any, session: Session, envelope: Envelope, start: bytes
+    ) -> tuple[Transaction, Sequence[Reply | None]]:
+        """The transaction for a message that is sent in parts.
+
+        :param start: the message's beginning.
+        :return: and for each recipient the refusal, or None if it was accepted.
+        """
+        transaction = self._open.pop(session.id, None)
+        if transaction is not None and self._is_of(transaction, envelope):
+            return transaction, [None] * len(envelope.rcpt_tos)
+        options = {} if transaction is None else transaction.options
+        if transaction is not None:
+            await transaction.end()
+        return await self.upstream.begin_all(
+            envelope.mail_from or "",
+            envelope.rcpt_tos,
+            start,
+            envelope.mail_options,
+            [options.get(path, ()) for path in envelope.rcpt_tos],
+            getattr(server, "hostname", None),
+        )
 
     async def handle_RSET(self, server: Any, session: Session, envelope: Envelope) -> Any:
         await self._end(session)  # else who says RSET again and again has a connection to the next server each time
@@ -155,14 +197,17 @@ class Proxy:
         content = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else bytes(content)
         if envelope.body != "BINARYMIME":
             content = with_crlf(content)
-        if content.startswith((b" ", b"\t")):  # it would continue our field; it is no header, so it is the body
-            content = b"\r\n" + content
-        header, body = _parted(content)
+        return b"".join(self.with_fields(server, session, envelope, *_parted(content)))
+
+    def with_fields(
+        self, server: Any, session: Session, envelope: Envelope, header: bytes, body: bytes
+    ) -> tuple[bytes, ...]:
+        """The header as it is passed on, and what follows it."""
         if self.received and len(_RECEIVED.findall(header)) >= HOPS:
             raise Refused(LOOP)
         if b"x-peer" in header.lower():
             header = _X_PEER.sub(b"", header)
-        return b"".join((self._received(server, session, envelope), header, _x_peer(session), body))
+        return self._received(server, session, envelope), header, _x_peer(session), body
 
     def _received(self, server: Any, session: Session, envelope: Envelope) -> bytes:
         if not self.received:
@@ -188,12 +233,34 @@ class Proxy:
 
 def _parted(content: bytes) -> tuple[bytes, bytes]:
     """The header, with its last line end, and the rest."""
+    if content.startswith((b" ", b"\t")):  # it would continue our field; it is no header, so it is the body
+        content = b"\r\n" + content
     if content.startswith(b"\r\n"):
         return b"", content
     end = content.find(b"\r\n\r\n") + 2
     if end > 1:
         return content[:end], content[end:]
     return (content if content.endswith(b"\r\n") or not content else content + b"\r\n"), b""
+
+
+def parted_early(start: bytes) -> tuple[bytes, bytes]:
+    """The same for the beginning of a large message.
+
+    :raises Refused: if its header is too long to be looked through.
+    """
+    if start.startswith((b" ", b"\t", b"\r\n")) or b"\r\n\r\n" in start:
+        return _parted(start)
+    fields = _FIELDS.match(start)
+    assert fields is not None
+    if _MAY_BE_FIELD.match(start, fields.end()):
+        raise Refused(HEADER_TOO_LONG)
+    # A line that is no field ends the header for whoever reads it.
+    return start[: fields.end()], b"\r\n" + start[fields.end() :]
+
+
+def in_short(replies: Sequence[Reply]) -> Any:
+    """One reply, if all are the same."""
+    return replies[0] if len(set(replies)) == 1 else replies
 
 
 def _x_peer(session: Session) -> bytes:

@@ -8,7 +8,7 @@ own, or 4yz.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from twisted.internet.abstract import isIPAddress, isIPv6Address
@@ -31,130 +31,20 @@ from txsmtpd.handlers.client import (
     Connections,
     endpoint_to,
     reply_of,
-    verdict,
 )
-from txsmtpd.handlers.relay_parameters import NEEDS_8BITMIME, with_parameters
+from txsmtpd.handlers.relay_parameters import with_parameters
+from txsmtpd.handlers.transaction import Transaction, check_path
 from txsmtpd.reply import Refused, Reply
 from txsmtpd.session import place_of
 from txsmtpd.wire import grammar
-from txsmtpd.wire.outgoing import stuffed, with_crlf
 
 log = Logger(namespace="txsmtpd.relay")
 
 MESSAGES = 100  # on one connection, unless the server wants fewer (RFC 9422)
 
 TOO_MANY = Reply(451, "4.3.2", "Too many messages are on their way to the next server; try again later")
-TOO_LARGE = Reply(552, "5.3.4", "The message is larger than the next server takes")
-NO_RECIPIENTS = Reply(554, "5.5.1", "No valid recipients")
 
 TLS_MODES = ("opportunistic", "required", "implicit", "never")
-
-
-class Transaction:
-    """A message on its way, on a connection of its own for that time (RFC 5321 3.3). Made by :meth:`Upstream.begin`.
-
-    :ivar mail_from: the reverse-path.
-    :ivar reply: to MAIL.
-    :ivar accepted: the recipients that the server has accepted, in order.
-    :ivar options: the parameters that were asked for with each of them.
-    """
-
-    def __init__(
-        self, upstream: Upstream, connection: Connection, reply: Reply, mail_from: str, utf8: bool, binary: bool
-    ) -> None:
-        self._upstream = upstream
-        self._connection: Connection | None = connection
-        self._utf8 = utf8
-        self._binary = binary
-        self.reply = reply
-        self.mail_from = mail_from
-        self.accepted: list[str] = []
-        self.options: dict[str, list[str]] = {}
-
-    @property
-    def lost(self) -> bool:
-        """Whether the connection is gone: what has not been sent will not be."""
-        return self._connection is None or self._connection.gone is not None
-
-    async def rcpt(self, forward_path: str, options: Iterable[str] = ()) -> Reply:
-        """Ask for a recipient; return the server's verdict.
-
-        :raises Refused: if there is none, or the parameters may not get lost and would.
-        """
-        _check_path(forward_path, grammar.parse_rcpt, "TO", "5.1.3")
-        connection = self._the_connection()
-        options = list(options)
-        reply = await connection.ask(with_parameters(f"RCPT TO:<{forward_path}>", options, connection, self._utf8))
-        if reply.positive:
-            self.accepted.append(forward_path)
-            self.options[forward_path] = options
-        return reply
-
-    async def data(self, content: bytes) -> list[Reply]:
-        """Send the message; return the server's verdict for each of *accepted*. The transaction is over then."""
-        connection = self._the_connection()
-        try:
-            parts, command = self._prepared(content, connection)
-        except Refused as refused:
-            self.end()
-            return [refused.reply] * len(self.accepted)
-        try:
-            if command:
-                reply = await connection.command(command)
-                if reply.code != 354:
-                    if reply.code < 400:
-                        connection.fail(GARBLED)
-                    self.end()
-                    return [connection.gone or verdict(reply)] * len(self.accepted)
-            each = self._upstream.lmtp
-            replies = await connection.send(parts, len(self.accepted) if each else 1, self._upstream.final_timeout)
-        except Refused as refused:
-            return [refused.reply] * len(self.accepted)
-        if self._binary and not all(reply.positive for reply in replies):
-            self.end()  # RFC 3030 2: after a BDAT that failed, a server wants RSET
-        else:
-            self._connection = None
-            self._upstream.give_back(connection)
-        verdicts = [verdict(reply) for reply in replies]
-        return verdicts if each else verdicts * len(self.accepted)
-
-    def _prepared(self, content: bytes, connection: Connection) -> tuple[tuple[bytes, ...], str]:
-        """The parts to send, and the command that comes before them, if it has a reply of its own."""
-        if not self.accepted:
-            raise Refused(NO_RECIPIENTS)
-        limit = connection.extensions.get("SIZE", "")
-        if limit.isdecimal() and len(content) > int(limit) > 0:
-            raise Refused(TOO_LARGE)
-        if self._binary:
-            return (b"BDAT %d LAST\r\n" % len(content), content), ""
-        if "8BITMIME" not in connection.extensions and not content.isascii():
-            raise Refused(NEEDS_8BITMIME)
-        return stuffed(with_crlf(content)), "DATA"
-
-    def _the_connection(self) -> Connection:
-        if self._connection is None:
-            raise Refused(DROPPED)
-        return self._connection
-
-    def end(self) -> Deferred[None]:
-        """Forget the message, if it has not been sent: nobody gets it.
-
-        :return: fires when the connection is fit for the next one, or gone.
-        """
-        connection, self._connection = self._connection, None
-        return Deferred.fromCoroutine(self._reset(connection))
-
-    async def _reset(self, connection: Connection | None) -> None:
-        if connection is None:
-            return
-        try:
-            reply = await connection.command("RSET")
-        except Refused:
-            return
-        if reply.positive:
-            self._upstream.give_back(connection)
-        else:
-            connection.quit()
 
 
 class Upstream:
@@ -281,22 +171,46 @@ class Upstream:
         :return: the reply for each of *rcpt_tos*, in their order: 2yz, and the server has taken the message for that
             recipient; or 4yz or 5yz, and it has not. Whatever the server does, nothing is raised.
         """
+        try:
+            transaction, refusals = await self.begin_all(
+                mail_from, rcpt_tos, content, mail_options, rcpt_options, hello
+            )
+        except Refused as refused:
+            return [refused.reply] * len(rcpt_tos)
+        try:
+            verdicts = iter(await transaction.data(content) if transaction.accepted else ())
+            return [reply or next(verdicts) for reply in refusals]
+        finally:
+            transaction.end()
+
+    async def begin_all(
+        self,
+        mail_from: str,
+        rcpt_tos: Sequence[str],
+        content: bytes,
+        mail_options: Iterable[str] = (),
+        rcpt_options: Sequence[Iterable[str]] = (),
+        hello: str | None = None,
+    ) -> tuple[Transaction, list[Reply | None]]:
+        """Begin a transaction, and ask for all recipients.
+
+        :param content: the message, or its beginning.
+        :return: and for each recipient the refusal, or None if it was accepted.
+        :raises Refused: as with :meth:`begin`.
+        """
         options = list(mail_options)
         if not content.isascii() and not any(each.upper().startswith("BODY=") for each in options):
             options.append("BODY=8BITMIME")
-        try:
-            transaction = await self.begin(mail_from, options, hello)
-        except Refused as refused:
-            return [refused.reply] * len(rcpt_tos)
+        transaction = await self.begin(mail_from, options, hello)
         replies: list[Reply | None] = []
         try:
             for place, forward_path in enumerate(rcpt_tos):
                 reply = await reply_of(transaction.rcpt(forward_path, rcpt_options[place] if rcpt_options else ()))
                 replies.append(None if reply.positive else reply)
-            verdicts = iter(await transaction.data(content) if transaction.accepted else ())
-            return [reply or next(verdicts) for reply in replies]
-        finally:
+        except BaseException:
             transaction.end()
+            raise
+        return transaction, replies
 
     async def begin(self, mail_from: str, options: Iterable[str] = (), hello: str | None = None) -> Transaction:
         """Begin a transaction: MAIL, on a connection that was kept or on a new one.
@@ -304,7 +218,7 @@ class Upstream:
         :param hello: our name in EHLO, unless it was given when the object was made.
         :raises Refused: with the reply to MAIL if it is 4yz or 5yz, or if there is none.
         """
-        _check_path(mail_from, grammar.parse_mail, "FROM", "5.1.7")
+        check_path(mail_from, grammar.parse_mail, "FROM", "5.1.7")
         options = list(options)
         connection = self._kept()
         if connection is not None:
@@ -457,12 +371,6 @@ class Upstream:
 
     def _the_endpoint(self) -> Any:
         return self._endpoint or endpoint_to(self.reactor, self.host, self.port, self.connect_timeout)
-
-
-def _check_path(path: str, parse: Callable[[str], tuple[str, Any]], keyword: str, status: str) -> None:
-    """Refuse a path that is more than one: whatever a program has made it of, nothing gets out of its brackets."""
-    if parse(f"{keyword}:<{path}>") != (path, {}):
-        raise Refused(Reply(553, status, "The address is malformed"))
 
 
 def _host(host: str) -> str:

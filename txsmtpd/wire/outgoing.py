@@ -32,6 +32,44 @@ def stuffed(message: bytes) -> tuple[bytes, ...]:
     return tuple(filter(None, (first, message, last + END)))
 
 
+class LineEnds:
+    """:func:`with_crlf` for a message that comes in pieces."""
+
+    def __init__(self) -> None:
+        self._held = b""  # a CR that may have an LF behind it
+
+    def feed(self, piece: bytes) -> bytes:
+        """What is known of the message with this piece."""
+        piece = self._held + piece
+        self._held = b""
+        if piece.endswith(b"\r"):
+            self._held = b"\r"
+            piece = piece[:-1]
+        return with_crlf(piece)
+
+    def end(self) -> bytes:
+        """What was held back."""
+        return with_crlf(self._held)
+
+
+class Stuffer:
+    """:func:`stuffed` for a message that comes in pieces."""
+
+    def __init__(self) -> None:
+        self._tail = b"\r\n"  # of what was fed, as if a line had gone before it
+
+    def feed(self, piece: bytes) -> bytes:
+        """The piece as it is sent."""
+        text = self._tail + piece
+        kept = len(self._tail)
+        self._tail = text[-2:]
+        return text.replace(b"\r\n.", b"\r\n..")[kept:]
+
+    def end(self) -> bytes:
+        """What is sent behind the last piece."""
+        return END if self._tail == b"\r\n" else b"\r\n" + END
+
+
 class NoReply(ValueError):
     """A server has said something that is no reply."""
 

@@ -1,0 +1,189 @@
+"""One message on its way to the next server: its recipients, and its octets, at once or in parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+
+from txsmtpd.handlers.client import DROPPED, GARBLED, Connection, verdict
+from txsmtpd.handlers.relay_parameters import NEEDS_8BITMIME, with_parameters
+from txsmtpd.reply import Refused, Reply
+from txsmtpd.wire import grammar
+from txsmtpd.wire.outgoing import Stuffer, stuffed, with_crlf
+
+if TYPE_CHECKING:
+    from txsmtpd.handlers.upstream import Upstream
+
+TOO_LARGE = Reply(552, "5.3.4", "The message is larger than the next server takes")
+NO_RECIPIENTS = Reply(554, "5.5.1", "No valid recipients")
+
+
+class Transaction:
+    """A message on its way, on a connection of its own for that time (RFC 5321 3.3). Made by :meth:`Upstream.begin`.
+
+    :ivar mail_from: the reverse-path.
+    :ivar reply: to MAIL.
+    :ivar accepted: the recipients that the server has accepted, in order.
+    :ivar options: the parameters that were asked for with each of them.
+    """
+
+    def __init__(
+        self, upstream: Upstream, connection: Connection, reply: Reply, mail_from: str, utf8: bool, binary: bool
+    ) -> None:
+        self._upstream = upstream
+        self._connection: Connection | None = connection
+        self._utf8 = utf8
+        self._binary = binary
+        self.reply = reply
+        self.mail_from = mail_from
+        self._stuffer = Stuffer()
+        self._size = 0  # of the parts that were sent
+        self._sending = False  # the server waits for the rest of a message
+        self.accepted: list[str] = []
+        self.options: dict[str, list[str]] = {}
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection is gone: what has not been sent will not be."""
+        return self._connection is None or self._connection.gone is not None
+
+    async def rcpt(self, forward_path: str, options: Iterable[str] = ()) -> Reply:
+        """Ask for a recipient; return the server's verdict.
+
+        :raises Refused: if there is none, or the parameters may not get lost and would.
+        """
+        check_path(forward_path, grammar.parse_rcpt, "TO", "5.1.3")
+        connection = self._the_connection()
+        options = list(options)
+        reply = await connection.ask(with_parameters(f"RCPT TO:<{forward_path}>", options, connection, self._utf8))
+        if reply.positive:
+            self.accepted.append(forward_path)
+            self.options[forward_path] = options
+        return reply
+
+    async def data(self, content: bytes) -> list[Reply]:
+        """Send the message; return the server's verdict for each of *accepted*. The transaction is over then."""
+        connection = self._the_connection()
+        try:
+            parts, command = self._prepared(content, connection)
+        except Refused as refused:
+            self.end()
+            return [refused.reply] * len(self.accepted)
+        try:
+            if command:
+                await self._ask_for_data(connection)
+            return await self._send_last(connection, parts)
+        except Refused as refused:
+            return [refused.reply] * len(self.accepted)
+
+    async def _ask_for_data(self, connection: Connection) -> None:
+        reply = await connection.command("DATA")
+        if reply.code != 354:
+            if reply.code < 400:
+                connection.fail(GARBLED)
+            self.end()
+            raise Refused(connection.gone or verdict(reply))
+
+    async def _send_last(self, connection: Connection, parts: Iterable[bytes]) -> list[Reply]:
+        """Send what is left of the message, and its end."""
+        each = self._upstream.lmtp
+        replies = await connection.send(parts, len(self.accepted) if each else 1, self._upstream.final_timeout)
+        if self._binary and not all(reply.positive for reply in replies):
+            self.end()  # RFC 3030 2: after a BDAT that failed, a server wants RSET
+        else:
+            self._connection = None
+            self._upstream.give_back(connection)
+        verdicts = [verdict(reply) for reply in replies]
+        return verdicts if each else verdicts * len(self.accepted)
+
+    def _prepared(self, content: bytes, connection: Connection) -> tuple[tuple[bytes, ...], str]:
+        """The parts to send, and the command that comes before them, if it has a reply of its own."""
+        if not self.accepted:
+            raise Refused(NO_RECIPIENTS)
+        self._check(len(content), content, connection)
+        if self._binary:
+            return (b"BDAT %d LAST\r\n" % len(content), content), ""
+        return stuffed(with_crlf(content)), "DATA"
+
+    def _check(self, size: int, octets: bytes, connection: Connection) -> None:
+        """Refuse what the server does not take: a message of this size, with these octets."""
+        limit = connection.extensions.get("SIZE", "")
+        if limit.isdecimal() and size > int(limit) > 0:
+            raise Refused(TOO_LARGE)
+        if not (self._binary or "8BITMIME" in connection.extensions or octets.isascii()):
+            raise Refused(NEEDS_8BITMIME)
+
+    # A message in parts
+
+    async def start_data(self) -> None:
+        """Begin to send the message in parts.
+
+        :raises Refused: with the server's verdict, if it does not want it.
+        """
+        connection = self._the_connection()
+        if not self.accepted:
+            raise Refused(NO_RECIPIENTS)
+        if not self._binary:
+            await self._ask_for_data(connection)
+            self._sending = True
+
+    async def write(self, octets: bytes) -> None:
+        """Send a part of the message; return once the server has taken it.
+
+        :param octets: with CRLF line ends, except in BINARYMIME.
+        :raises Refused: if it does not.
+        """
+        connection = self._the_connection()
+        self._size += len(octets)
+        self._check(self._size, octets, connection)
+        if not self._binary:
+            await connection.write(self._stuffer.feed(octets))
+            return
+        chunk = (b"BDAT %d\r\n" % len(octets), octets)
+        (reply,) = await connection.send(chunk, 1, self._upstream.final_timeout)
+        if not reply.positive:
+            raise Refused(verdict(reply))
+
+    async def finish(self) -> list[Reply]:
+        """End a message that was sent in parts; return the server's verdict for each of *accepted*.
+
+        :raises Refused: if there is none.
+        """
+        connection = self._the_connection()
+        self._sending = False
+        return await self._send_last(connection, [b"BDAT 0 LAST\r\n" if self._binary else self._stuffer.end()])
+
+    def _the_connection(self) -> Connection:
+        if self._connection is None:
+            raise Refused(DROPPED)
+        return self._connection
+
+    def end(self) -> Deferred[None]:
+        """Forget the message, if it has not been sent: nobody gets it.
+
+        :return: fires when the connection is fit for the next one, or gone.
+        """
+        connection, self._connection = self._connection, None
+        if connection is not None and self._sending:
+            connection.fail(DROPPED)  # nothing else tells a server that a message has no end
+        return Deferred.fromCoroutine(self._reset(connection))
+
+    async def _reset(self, connection: Connection | None) -> None:
+        if connection is None:
+            return
+        try:
+            reply = await connection.command("RSET")
+        except Refused:
+            return
+        if reply.positive:
+            self._upstream.give_back(connection)
+        else:
+            connection.quit()
+
+
+def check_path(path: str, parse: Callable[[str], tuple[str, Any]], keyword: str, status: str) -> None:
+    """Refuse a path that is more than one: whatever a program has made it of, nothing gets out of its brackets."""
+    if parse(f"{keyword}:<{path}>") != (path, {}):
+        raise Refused(Reply(553, status, "The address is malformed"))
