@@ -23,18 +23,27 @@ _REFUSALS = {
 }
 
 
-async def require(server: Any, kind: str) -> None:
+def require(server: Any, kind: str) -> Awaitable[None] | None:
     """Count something that the client does.
 
+    :return: None if it may do it; or what to wait for, if the limiter takes its time.
     :raises Refused: if it may not do it now.
     """
     admission = server.settings.admission
     answer = admission.admit(kind, server.session)
     if isinstance(answer, Awaitable):
-        answer = await answer
+        return _required(admission, kind, answer)
     admission.note(kind, answer)
     if answer is not None:
         raise Refused(refusal(kind, answer))
+    return None
+
+
+async def _required(admission: Any, kind: str, answer: Awaitable[Retry | None]) -> None:
+    retry = await answer
+    admission.note(kind, retry)
+    if retry is not None:
+        raise Refused(refusal(kind, retry))
 
 
 def refusal(kind: str, retry: Retry) -> Reply:

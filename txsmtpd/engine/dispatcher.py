@@ -163,7 +163,9 @@ class Dispatcher:
             if not holds(server, arg):
                 raise Refused(refusal)
         if command.rate is not None and command.rate in settings.admission.kinds:
-            return self._perform_if_admitted(command, verb, arg)
+            waiting = require(server, command.rate)
+            if waiting is not None:
+                return self._perform_once_admitted(waiting, command, verb, arg)
         if self.interceptor is None:
             return command.method(server, arg)
         return self._perform(command, verb, arg)
@@ -173,9 +175,10 @@ class Dispatcher:
             return command.method(self.server, arg)
         return self.interceptor.command(verb, arg, lambda: command.method(self.server, arg))
 
-    async def _perform_if_admitted(self, command: Command, verb: bytes, arg: str | None) -> Any:
-        assert command.rate is not None
-        await require(self.server, command.rate)
+    async def _perform_once_admitted(
+        self, waiting: Awaitable[None], command: Command, verb: bytes, arg: str | None
+    ) -> Any:
+        await waiting
         result = self._perform(command, verb, arg)
         return await result if isinstance(result, Awaitable) else result
 

@@ -35,9 +35,11 @@ def _welcome(server: Any) -> Any:
 async def _greet_if_admitted(server: Any) -> Any:
     dispatcher = server._dispatcher
     dispatcher.closes_after_reply = True
-    await require(server, "connections")
-    if server.settings.implicit_tls or is_wrapped(server.transport):
-        await require(server, "tls")
+    in_tls = server.settings.implicit_tls or is_wrapped(server.transport)
+    for kind in ("connections", "tls") if in_tls else ("connections",):
+        waiting = require(server, kind)
+        if waiting is not None:
+            await waiting
     dispatcher.closes_after_reply = False
     greeting = _greet_in_order(server)
     return await greeting if isinstance(greeting, Awaitable) else greeting

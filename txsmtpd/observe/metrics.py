@@ -262,12 +262,19 @@ class SessionMeter(Meter):
         counters["connections_total"][metrics.listener, "accepted"] += 1
 
     def replied(self, verb: bytes, reply: Reply) -> None:
-        digit = reply.code // 100
+        code = reply.code
         try:
-            self._commands[verb][digit] += 1
+            self._commands[verb][code // 100] += 1
         except KeyError:
-            self._counts_of(verb)[digit] += 1
-        if digit != 2 or self._message or verb in MORE_TO_COUNT:
+            self._counts_of(verb)[code // 100] += 1
+        # What most replies are comes first: this is called four times for a message.
+        if code == 354:
+            self._message = True
+            self._data_began = time.monotonic()
+        elif code == 250 and self._message and verb == b"DATA" and self._server._message is None:
+            self._decided_by = None
+            self._message_answered(reply)
+        elif code >= 300 or self._message or verb in MORE_TO_COUNT:
             self._count_more(verb, reply)
 
     def _count_more(self, verb: bytes, reply: Reply) -> None:
@@ -275,15 +282,12 @@ class SessionMeter(Meter):
         if code >= 400:
             self._last = reply
             self._refused(verb, reply)
-        elif code == 354:
-            self._message = True
-            self._data_began = time.monotonic()
         elif verb == b"QUIT":
             self._last = reply
         elif verb == b"BDAT" and not self._message and message is not None:
             self._message = True  # the first of several chunks
         self._decided_by = None
-        if self._message and code != 354 and (message is None or not message.goes_on):
+        if self._message and (message is None or not message.goes_on):
             self._message_answered(reply)
         if verb == b"AUTH":
             self._auth_answered(reply)
@@ -312,7 +316,7 @@ class SessionMeter(Meter):
         self._octets = octets
         took = time.monotonic() - self._data_began
         seconds = self._metrics.data_seconds
-        seconds[bisect_left(BUCKETS, took)] += 1
+        seconds[0 if took < BUCKETS[0] else bisect_left(BUCKETS, took)] += 1
         seconds[-1] += took
 
     def _message_answered(self, reply: Reply) -> None:
