@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-PATIENCE = 15  # seconds
+PATIENCE = 60  # seconds
 MARKER = "<!-- the program that .ci/run makes mistakes in -->\n```python\n"
 HANDLE_DATA = "    async def handle_DATA(self, server, session, envelope):\n"
 
@@ -54,8 +54,7 @@ def told(words: list[str], port: int, sends: bool, expected: str, **variables: s
     try:
         if sends:
             send(port)
-            time.sleep(0.5)  # what is told of the message is on its way
-            process.terminate()
+            process.terminate()  # which has the rest of the log written
         _, errors = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()

@@ -41,7 +41,7 @@ class Handler:
 class ClientTests(TestCase):
     """Real clients log in and send a message, or cannot."""
 
-    timeout = 60
+    timeout = 120
 
     def setUp(self) -> None:
         self.handler = Handler()
@@ -67,7 +67,7 @@ class ClientTests(TestCase):
         """What the function makes of a client of smtplib's, in a thread."""
 
         def run() -> Any:
-            with smtplib.SMTP("127.0.0.1", self.port, timeout=20) as client:
+            with smtplib.SMTP("127.0.0.1", self.port, timeout=60) as client:
                 client.ehlo()
                 return function(client)
 
@@ -177,7 +177,7 @@ class Binding(Protocol):
 class ChannelBindingTests(TestCase):
     """tls-exporter (RFC 9266), with real TLS."""
 
-    timeout = 30
+    timeout = 120
 
     async def test_bothEnds(self) -> None:
         """Both ends of a connection export the same, and another connection's ends something else."""

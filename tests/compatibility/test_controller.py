@@ -689,7 +689,7 @@ class OldWay(Controller):
         return self.loop.create_server(self._factory_invoker, self.hostname, self.port)
 
 def send(host, port):
-    with smtplib.SMTP(host, port, timeout=10) as client:
+    with smtplib.SMTP(host, port, timeout=60) as client:
         client.ehlo()
         client.mail("a@example.com")
         client.rcpt("b@example.com")
@@ -705,7 +705,7 @@ with OldWay(Task(), "127.0.0.1", 0, connection_limit=1) as controller:
     send(controller.hostname, controller.port)
     with smtplib.SMTP(controller.hostname, controller.port):
         try:
-            smtplib.SMTP(controller.hostname, controller.port, timeout=10)
+            smtplib.SMTP(controller.hostname, controller.port, timeout=60)
         except smtplib.SMTPConnectError as error:
             print(error.smtp_code)
 """
@@ -800,7 +800,7 @@ from txsmtpd.testing import MailCatcher
 class Forwards:
     async def handle_DATA(self, server, session, envelope):
         for host, port in self.to:
-            with smtplib.SMTP(host, port, timeout=10) as client:
+            with smtplib.SMTP(host, port, timeout=60) as client:
                 client.sendmail(envelope.mail_from, envelope.rcpt_tos, envelope.content)
         return "250 OK"
 

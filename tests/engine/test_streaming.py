@@ -1045,7 +1045,7 @@ class Slow:
 class TCPTests(TestCase):
     """Back-pressure over real sockets."""
 
-    timeout = 60
+    timeout = 120
 
     def run_client(self, receiver: Slow, size: int) -> Sends:
         """Have a client send a message of this size to this receiver."""

@@ -775,7 +775,7 @@ class TLSTests(TLSTestCase):
 
             def connect(port: int = port, implicit: bool = implicit) -> None:
                 if implicit:
-                    with smtplib.SMTP_SSL("localhost", port, timeout=20, context=trusting()) as client:
+                    with smtplib.SMTP_SSL("localhost", port, timeout=60, context=trusting()) as client:
                         client.noop()
                 else:
                     client = secured(port)

@@ -70,7 +70,7 @@ class KafkaTests(HandoffTestCase):
 
     async def test_noAnswer(self) -> None:
         """Brokers that do not acknowledge in time: 451; nobody says 250."""
-        port = await self.served(confirm_timeout=2)
+        port = await self.served(confirm_timeout=5)
         self.assertEqual((await self.send(port))[0], 250)
         self.cluster.delay(30_000)
         code, text = await self.send(port)
@@ -79,7 +79,7 @@ class KafkaTests(HandoffTestCase):
 
     async def test_down(self) -> None:
         """All brokers are lost: unready, 451 before a message is sent; mail is taken again when they are back."""
-        port = await self.served(confirm_timeout=5)
+        port = await self.served(confirm_timeout=10)
         self.assertEqual((await self.send(port))[0], 250)
         await deferToThread(self.cluster.down)
         await self.wait_for(lambda: self.handler.not_ready() is not None)

@@ -16,7 +16,7 @@ from txsmtpd.testing import MailCatcher
 
 def ask(url: str, method: str = "GET") -> Any:
     """What the inbox answers."""
-    with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=10) as answer:
+    with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=60) as answer:
         body = answer.read()
     return json.loads(body) if body[:1] in b"{[" else body.decode()
 

@@ -126,10 +126,10 @@ class ProcessTests(TestCase):
         """Mail that is sent to the one address is seen at the other, below its path; at the end nothing is left."""
         server = Server("--web-path=/mail")
         self.addCleanup(server.stop)
-        with smtplib.SMTP("127.0.0.1", server.smtp_port or 0, timeout=10) as client:
+        with smtplib.SMTP("127.0.0.1", server.smtp_port or 0, timeout=60) as client:
             client.login("anybody", "any password")
             client.sendmail("a@b.test", ["c@d.test"], "Subject: seen\r\n\r\nHello\r\n")
-        with urllib.request.urlopen(f"{server.url}/", timeout=10) as answer:
+        with urllib.request.urlopen(f"{server.url}/", timeout=60) as answer:
             self.assertIn(b"seen", answer.read())
         server.process.terminate()
         said, _ = server.process.communicate(timeout=PATIENCE)

@@ -168,7 +168,7 @@ class ServerTestCase(SiteTestCase):
 
         def talk() -> list[str]:
             replies = []
-            with smtplib.SMTP("127.0.0.1", self.smtp.getHost().port, timeout=10) as client:
+            with smtplib.SMTP("127.0.0.1", self.smtp.getHost().port, timeout=60) as client:
                 for line in lines:
                     client.send(f"{line}\r\n")
                     code, text = client.getreply()

@@ -65,7 +65,7 @@ class KilledTests(TestCase):
             def send(client_number: int) -> None:
                 with (
                     contextlib.suppress(OSError, smtplib.SMTPException),
-                    smtplib.SMTP("127.0.0.1", server.smtp_port or 0, timeout=20) as client,
+                    smtplib.SMTP("127.0.0.1", server.smtp_port or 0, timeout=60) as client,
                 ):
                     for number in range(100_000):
                         subject = f"{client_number}-{number}"
@@ -79,7 +79,7 @@ class KilledTests(TestCase):
                 thread.start()
             self.assertTrue(enough.wait(60))
             server.process.send_signal(signal.SIGKILL)
-            server.process.communicate(timeout=20)
+            server.process.communicate(timeout=60)
             for thread in threads:
                 thread.join(30)
             connection = sqlite3.connect(path)

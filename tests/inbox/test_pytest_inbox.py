@@ -31,10 +31,10 @@ def test_shared(mail_inbox, mail_server):
 
 def test_page(request):
     page = request.config.stash[INBOX]
-    with urllib.request.urlopen(f"{page.url}/api/v1/messages", timeout=10) as answer:
+    with urllib.request.urlopen(f"{page.url}/api/v1/messages", timeout=60) as answer:
         found = {message["Subject"]: message["Tags"] for message in json.load(answer)["messages"]}
     assert found == {"good": ["test_good"], "bad": ["failed", "test_bad"], "shared": ["test_shared"]}
-    with urllib.request.urlopen(f"{page.url}/api/inbox/v1/sessions", timeout=10) as answer:
+    with urllib.request.urlopen(f"{page.url}/api/inbox/v1/sessions", timeout=60) as answer:
         assert len(json.load(answer)["sessions"]) == 2
 """
 SHARED = """

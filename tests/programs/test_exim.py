@@ -151,7 +151,7 @@ class Run(ProcessProtocol):
 class EximTests(TestCase):
     """Exim relays mail to us."""
 
-    timeout = 60
+    timeout = 120
 
     def setUp(self) -> None:
         found = UNPACKED if os.access(UNPACKED, os.X_OK) else shutil.which("exim4", path=f"{os.defpath}:/usr/sbin")

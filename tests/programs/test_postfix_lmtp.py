@@ -80,7 +80,7 @@ class Collector:
 class PostfixTests(TestCase):
     """Postfix delivers to us."""
 
-    timeout = 60
+    timeout = 120
 
     def setUp(self) -> None:
         self.postfix = program("postfix", "postfix")

@@ -104,7 +104,7 @@ class OptionsTests(SynchronousTestCase):
 class ServingTests(TestCase):
     """The server of the command line, with real clients."""
 
-    timeout = 60
+    timeout = 120
 
     async def test_login(self) -> None:
         """Users of several checkers log in; others do not, and send no mail."""
@@ -125,7 +125,7 @@ class ServingTests(TestCase):
         number = listener.port.getHost().port
 
         def login(user: str, password: str) -> int:
-            with smtplib.SMTP("127.0.0.1", number, timeout=20) as client:
+            with smtplib.SMTP("127.0.0.1", number, timeout=60) as client:
                 client.ehlo()
                 self.assertEqual(client.mail("a@example.com")[0], 530)
                 client.user, client.password = user, password

@@ -167,7 +167,7 @@ for _ in range(20):
     client = smtplib.SMTP("127.0.0.1", port)
     client.sendmail("a@example.com", ["b@example.com"], "Subject: test\\n\\nHello")
     server.close()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     assert client.noop()[0] == 421
     client.close()
