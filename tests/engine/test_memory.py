@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -120,6 +121,20 @@ class MemoryTests(SynchronousTestCase):
         self.assertEqual(self.used, 100)
         again.callback("250 OK")
         self.assertEqual(self.used, 0)
+
+    def test_smallPieces(self) -> None:
+        """A message of many chunks of two octets does not take many times their room."""
+        client = self.client(self.factory(data_size_limit=None, memory_limit=None))
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(1000):
+            client.say(b"BDAT 2\r\nab" * 10)
+            self.clock.advance(0)
+            client.transport.clear()
+        after, _ = tracemalloc.get_traced_memory()
+        self.assertEqual(self.used, 20_000)
+        self.assertLess(after - before, 100_000)
 
     def test_waits(self) -> None:
         """Beyond the limit a client is not read until another message is done; then it goes on."""

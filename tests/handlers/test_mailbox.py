@@ -492,11 +492,18 @@ class MailboxTests(MailboxTestCase):
                 self.assertEqual((self.names(), self.names("tmp")), ([], []), operation)
 
     async def test_log(self):
-        """Trouble is logged once, not with each message, and so is its end; without a traceback."""
+        """Trouble is logged once, not with each message, and so is its end, which is a minute without; no traceback."""
+        now = [1000.0]
+        self.patch(mailbox_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
         for number in (errno.EIO, errno.EIO, errno.EIO, errno.ENOSPC, errno.ENOSPC):
             self.system.faults = {"write tmp": failing(number)}
             await self.refusal()
         self.system.faults = {}
+        await self.deliver()
+        self.system.faults = {"write tmp": failing(errno.ENOSPC)}
+        await self.refusal()
+        self.system.faults = {}
+        now[0] += 61
         for _ in range(2):
             await self.deliver()
         self.assertEqual(self.levels(), [(LogLevel.error, False), (LogLevel.error, False), (LogLevel.info, False)])

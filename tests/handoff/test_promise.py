@@ -222,6 +222,10 @@ class OutcomeTests(PromiseTestCase):
         self.serve()
         for answer in Refused("550 5.7.1 no"), None, ConnectionLost(), ConnectionLost(), Refused("550 5.7.1 no"), None:
             self.answered(answer)
+        self.assertNotIn("the target takes mail", self.logged("info"))  # it may fail again with the next message
+        self.answered(ConnectionLost())
+        self.clock.advance(61)
+        self.answered(None)
         self.assertEqual(len(self.logged("error")), 1)
         lines = [line for line in self.logged("info") if "takes mail" in line]
         self.assertEqual(lines, ["the target takes mail"])

@@ -10,6 +10,7 @@ import email.message
 import errno
 import mailbox
 import os
+import time
 from collections.abc import Iterable, Iterator
 from email.generator import BytesGenerator
 from functools import cached_property, partial
@@ -32,6 +33,7 @@ from txsmtpd.handlers.maildir import Maildir
 from txsmtpd.handlers.message import Message
 from txsmtpd.handlers.off_thread import reactor_with_threads
 from txsmtpd.interfaces import IStreamingHandler
+from txsmtpd.log.changes import Trouble
 from txsmtpd.reply import Refused, Reply
 from txsmtpd.session import Envelope, Session
 from txsmtpd.wire.grammar import own_host_name
@@ -93,7 +95,7 @@ class Mailbox(Message):
         self._reactor = reactor
         self._pools: WeakKeyDictionary[Any, ThreadPool] = WeakKeyDictionary()  # by the reactor that waits for them
         self._triggers: dict[Any, Any] = {}  # what stops each when its reactor ends
-        self._trouble: str | None = None  # why the last message was not stored
+        self._trouble = Trouble()  # why messages were not stored
         if self._streams:
             # A subclass that wants to see messages is given them whole.
             alsoProvides(self, IStreamingHandler)
@@ -198,15 +200,13 @@ class Mailbox(Message):
     # What became of a message: said once for each change, not for each message
 
     def _stored(self, name: str) -> str:
-        if self._trouble is not None:
-            self._trouble = None
+        if self._trouble.worked(time.monotonic()):
             log.info("The maildir {path} takes mail again", path=self._maildir.path)
         return f"250 2.0.0 OK, stored as {_identifier(name)}"
 
     def _refusal(self, error: OSError) -> Refused:
         trouble = error.strerror or str(error)
-        if trouble != self._trouble:
-            self._trouble = trouble
+        if self._trouble.seen(trouble, time.monotonic()):
             log.error("The maildir {path} takes no mail: {trouble}", path=self._maildir.path, trouble=trouble)
         return Refused(NO_ROOM if error.errno in _FULL else NOT_STORED)
 

@@ -25,6 +25,7 @@ from txsmtpd.handoff.message import HandoffMessage, declared_size, envelope_of, 
 from txsmtpd.handoff.outcome import BUSY, TOO_LARGE, UNKNOWN, NotTaken, OutcomeUnknown, Unroutable
 from txsmtpd.handoff.receiver import STEP, Receiver
 from txsmtpd.interfaces import IReadiness, IStreamingHandler
+from txsmtpd.log.changes import Trouble
 from txsmtpd.reply import Refused, Reply, parse_status
 from txsmtpd.session import Envelope, Session
 
@@ -96,7 +97,7 @@ class Handoff(MultiService):
         self._counters: Any = None
         name = type(target).__name__
         self._label = (name.removesuffix("Target") or name).lower()
-        self._trouble: str | None = None  # why the last message was not taken
+        self._trouble = Trouble()  # why messages were not taken
         self._unroutable: str | None = None
         for each in (target, store):
             if IService.providedBy(each):
@@ -260,13 +261,13 @@ class Handoff(MultiService):
     def _note(self, error: Exception | None) -> None:
         """Log what has changed, not each message."""
         self._unroutable = str(error) if isinstance(error, Unroutable) else None
-        trouble = None if error is None else str(error) or type(error).__name__
-        if trouble == self._trouble:
+        now = self._clock().seconds()
+        if error is None:
+            if self._trouble.worked(now):
+                self.log.info("{target} takes mail", target=str(self.target))
             return
-        self._trouble = trouble
-        if trouble is None:
-            self.log.info("{target} takes mail", target=str(self.target))
-        else:
+        trouble = str(error) or type(error).__name__
+        if self._trouble.seen(trouble, now):
             level = LogLevel.critical if isinstance(error, Unroutable) else LogLevel.error
             self.log.emit(level, "{target} takes no mail: {trouble}", target=str(self.target), trouble=trouble)
 

@@ -34,6 +34,7 @@ from txsmtpd.handoff.signature import Secrets
 from txsmtpd.handoff.webhook_answers import NO_RECIPIENT, REFUSED, Answer, is_failure, pause_of, reply_to
 from txsmtpd.handoff.webhook_formats import FORMATS, Request
 from txsmtpd.interfaces import IReadiness
+from txsmtpd.log.changes import Trouble
 from txsmtpd.mime.parsing import TooComplex
 from txsmtpd.reply import Refused, Reply
 
@@ -108,7 +109,7 @@ class WebhookTarget(Service):
         self._pool: Any = None
         self._connections = 0  # that were made
         self._misconfigured: str | None = None
-        self._trouble: str | None = None  # why the last recipient could not be asked about
+        self._trouble = Trouble()  # why recipients could not be asked about
         self._why = "the receiver does not answer"
 
     def __str__(self) -> str:
@@ -156,10 +157,11 @@ class WebhookTarget(Service):
 
     def _note_recipients(self, trouble: str | None) -> None:
         """Log what has changed; what goes wrong with messages is logged by who hands them over."""
-        if trouble != self._trouble:
-            self._trouble = trouble
-            if trouble is not None:
-                log.error("{url} cannot be asked about recipients: {trouble}", url=str(self.rcpt), trouble=trouble)
+        now = time.monotonic()
+        if trouble is None:
+            self._trouble.worked(now)
+        elif self._trouble.seen(trouble, now):
+            log.error("{url} cannot be asked about recipients: {trouble}", url=str(self.rcpt), trouble=trouble)
 
     # Requests
 

@@ -1,0 +1,28 @@
+"""Trouble that comes and goes is a line in the log when it begins, and one when it is over."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from txsmtpd.log.changes import QUIET, Trouble
+
+
+class TroubleTests(SynchronousTestCase):
+    """What is told."""
+
+    def test_onceEach(self) -> None:
+        """The beginning, another kind, and the end."""
+        trouble = Trouble()
+        self.assertFalse(trouble.worked(0))
+        self.assertTrue(trouble.seen("full", 1))
+        self.assertFalse(trouble.seen("full", 2))
+        self.assertTrue(trouble.seen("broken", 3))
+        self.assertTrue(trouble.worked(3 + QUIET))
+        self.assertFalse(trouble.worked(4 + QUIET))
+        self.assertTrue(trouble.seen("broken", 5 + QUIET))
+
+    def test_flapping(self) -> None:
+        """What fails with every other message is told once."""
+        trouble = Trouble()
+        told = [trouble.seen("full", now) if now % 2 else trouble.worked(now) for now in range(1, 1000)]
+        self.assertEqual(told.count(True), 1)
