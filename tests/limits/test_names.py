@@ -51,6 +51,16 @@ class FailuresTests(SynchronousTestCase):
         self.assertGreater(failures.forgotten, 9000)
         self.assertLessEqual(max(map(len, failures._networks.values())), 3)
 
+    def test_emptied(self) -> None:
+        """A network whose names are all past, and that has asked since, is in nobody's way."""
+        failures = Failures(THREE)
+        for name in "abc":
+            failures.failed("192.0.2.1", name, 0)
+        later = THREE.period + 1
+        self.assertIsNone(failures.admit("192.0.2.1", later))  # and the login succeeds
+        self.assertEqual(failures.failed("192.0.2.2", "d", later), 1)
+        self.assertEqual((len(failures), failures.forgotten), (1, 0))
+
     def test_past_networks(self) -> None:
         """Networks whose failures are past make room, and are not counted as forgotten."""
         failures = Failures(THREE)

@@ -7,6 +7,7 @@ tables are bounded. Names are kept as hashes. Pure; time is an argument.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 
 from txsmtpd.limits.rate import Rate, Retry
@@ -65,7 +66,7 @@ class Failures:
     def _make_room(self, now: float) -> None:
         """Forget the network that failed longest ago, if that is too long ago or the table is full."""
         network, tried = next(iter(self._networks.items()))
-        recent = max(tried.values()) > now - self.rate.period
+        recent = max(tried.values(), default=-math.inf) > now - self.rate.period  # `admit` may have taken all
         if not recent or len(self._networks) >= self.size:
             del self._networks[network]
             self.forgotten += recent
