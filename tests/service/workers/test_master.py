@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 from typing import Any
 
@@ -9,6 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from txsmtpd.service.workers import master as master_module
 from txsmtpd.service.workers.master import AT_ONCE, READY_WITHIN, Master
 from txsmtpd.service.workers.worker import Errand
 
@@ -41,6 +44,16 @@ class Running(Clock):
 
     def callWhenRunning(self, function: Any, *arguments: Any) -> None:
         function(*arguments)
+
+
+class Full(Running):
+    """A reactor that cannot start a process."""
+
+    def adoptStreamConnection(self, descriptor: int, family: int, factory: object) -> None:
+        pass
+
+    def spawnProcess(self, protocol: object, executable: str, *arguments: object, **more: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
 
 class Stubbed(Master):
@@ -177,6 +190,19 @@ class MasterTests(SynchronousTestCase):
         self.master.has_room = True
         self.clock.advance(1)
         self.assertEqual(self.slots(), [0, 1])
+
+    def test_cannotBeStarted(self) -> None:
+        """Where the first worker cannot even be started, the master ends with status 71, and says what is wrong."""
+        said: list[str] = []
+        self.patch(master_module, "complain", said.append)
+        statuses: list[int] = []
+        master = Master(
+            2, [], ["/no/python"], Errand(), end_process=lambda _, status: statuses.append(status), reactor=Full()
+        )
+        master.startService()
+        self.assertEqual((statuses, said), ([71], ["cannot start worker 0: /no/python: No such file or directory"]))
+        self.successResultOf(master.stopService())
+        self.flushLoggedErrors()
 
     def test_fewAtOnce(self) -> None:
         """Many workers do not start at the same time: all of them would be late."""

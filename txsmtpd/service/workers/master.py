@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from txsmtpd.bridges.monotonic import monotonic_seconds
 from txsmtpd.observe.counters import Counters, Snapshot
-from txsmtpd.service.exit_status import EX_OSERR, EX_USAGE
+from txsmtpd.service.exit_status import EX_OSERR, EX_USAGE, complain
 from txsmtpd.service.listening import GRACE
 from txsmtpd.service.workers.backoff import Backoff
 from txsmtpd.service.workers.page import Page
@@ -118,8 +118,8 @@ class Master(Service):
 
     def _begin(self) -> None:
         if self.running and self._watch is not None:
-            for slot in range(self.count):
-                self._start_worker(slot)
+            self._wanted.extend(range(self.count))
+            self._start_wanted()
             self._watch.start(BEAT, now=False)
 
     def when_ready(self) -> Deferred[None]:
@@ -197,7 +197,12 @@ class Master(Service):
         try:
             worker.spawn(self._words, inherited_environment(os.environ, sys.path), descriptors, describe, self._logs)
         except OSError as error:  # no room for a process or for its descriptors
-            log.error("cannot start worker {slot}: {error}", slot=slot, error=error.strerror or str(error))
+            reason = f"cannot start worker {slot}: {self._words[0]}: {error.strerror or error}"
+            log.error("{reason}", reason=reason)
+            if not self._has_served and self._end_process is not None:
+                complain(reason)  # a daemon has a log only, a command standard error
+                self._wanted.clear()
+                self._end_process(self._reactor, EX_OSERR)
             return None
         self.workers.append(worker)
         log.info("{worker} starts", worker=str(worker))
