@@ -26,6 +26,7 @@ from zope.interface import implementer
 
 from txsmtpd import SMTPFactory, __version__
 from txsmtpd.interfaces import IHandlerMaker
+from txsmtpd.limits.memory import Memory
 from txsmtpd.log.printable import one_line
 from txsmtpd.service import Options, SMTPService, handlers, makeService
 from txsmtpd.service.listening import address_text
@@ -99,6 +100,14 @@ def refusal(*words: str, environ: dict[str, str] | None = None) -> str:
     return line.removeprefix("smtpd: ").rstrip("\n")
 
 
+def chosen_settings(options: Options) -> dict[str, Any]:
+    """The settings, but for the memory that all listeners share, which is always among them."""
+    settings = dict(options["settings"])
+    memory = settings.pop("memory_limit")
+    assert isinstance(memory, Memory), memory
+    return settings
+
+
 class OptionsTests(SynchronousTestCase):
     """The command line."""
 
@@ -107,7 +116,7 @@ class OptionsTests(SynchronousTestCase):
         options = parse()
         [(label, _)] = options["endpoints"]
         self.assertEqual(label, "--listen=tcp:8025:interface=127.0.0.1")
-        self.assertEqual(options["settings"], {"log_messages": True, "log_dialogue": False})
+        self.assertEqual(chosen_settings(options), {"log_messages": True, "log_dialogue": False})
         self.assertEqual(options["grace"], 30)
         settings = makeService(options).services[0].factory.settings
         self.assertEqual((settings.data_size_limit, settings.timeout), (33554432, 300))
@@ -205,7 +214,7 @@ class EnvironmentTests(SynchronousTestCase):
             }
         )
         self.assertEqual(
-            options["settings"],
+            chosen_settings(options),
             {
                 "log_messages": True,
                 "log_dialogue": False,
@@ -235,7 +244,7 @@ class EnvironmentTests(SynchronousTestCase):
     def test_empty(self) -> None:
         """An empty variable is as good as none."""
         options = parse(environ={"TXSMTPD_SIZE": "", "TXSMTPD_LISTEN": " ", "TXSMTPD_HOSTNAME": ""})
-        self.assertEqual(options["settings"], {"log_messages": True, "log_dialogue": False})
+        self.assertEqual(chosen_settings(options), {"log_messages": True, "log_dialogue": False})
         self.assertEqual(len(options["endpoints"]), 1)
 
     def test_flags(self) -> None:
