@@ -1,0 +1,29 @@
+"""Servers that are killed while clients send: what had its 250 is there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.support.programs import once
+
+SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "kills.py"
+
+
+class KillTests(SynchronousTestCase):
+    """A few kills; the script makes a hundred."""
+
+    def test_nothingLost(self) -> None:
+        """A maildir, and a server that messages are passed on to, have all messages that had their 250."""
+        once()
+        done = subprocess.run(
+            [sys.executable, SCRIPT, "--kills=4"], capture_output=True, text=True, timeout=120, check=False
+        )
+        found = re.findall(r"(\w+): 2 kills, ([0-9]+) messages with 250, [0-9]+ cut off, ([0-9]+) lost", done.stdout)
+        self.assertEqual([(what, lost) for what, _, lost in found], [("mailbox", "0"), ("proxy", "0")], done.stderr)
+        self.assertGreater(sum(int(accepted) for _, accepted, _ in found), 0, done.stdout)
+        self.assertEqual(done.returncode, 0)
