@@ -5,6 +5,19 @@ from __future__ import annotations
 from tests.inbox.support import SiteTestCase, mail
 
 
+class MessageTests(SiteTestCase):
+    """The page of a message."""
+
+    async def test_manyAddresses(self) -> None:
+        """Of many addresses the page shows ten, and the others on request."""
+        (message,) = await self.add(mail(to=tuple(f"user{number}@example.com" for number in range(30))))
+        shown, _, others = (await self.get(f"/m/{message.id}")).text.partition("<summary>and 20 more</summary>")
+        self.assertIn("user9@", shown.partition("<dt>To</dt>")[2])
+        self.assertIn("user29@", others.partition("</details>")[0])
+        (few,) = await self.add(mail(to=tuple(f"user{number}@example.com" for number in range(10))))
+        self.assertNotIn('<details class="rest"', (await self.get(f"/m/{few.id}")).text)
+
+
 class SearchTests(SiteTestCase):
     """Searches that make no sense."""
 
