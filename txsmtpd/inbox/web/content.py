@@ -19,7 +19,7 @@ from txsmtpd.inbox.message import Message, Part
 from txsmtpd.inbox.store import Store
 from txsmtpd.inbox.web.response import TEXT, Response
 
-PIECE = 2**20  # octets that are read from the store at once
+PIECE = 2**21  # octets that are read from the store at once
 LARGE = 2**16  # characters of HTML above which it is changed in a thread
 INLINE_LIMIT = 10 * 2**20  # octets of images within one document
 
