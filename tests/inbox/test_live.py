@@ -192,6 +192,21 @@ class SocketTests(LiveTestCase):
             client.transport.write(frame(bytes(1000), 0x01 if number == 0 else 0x00))
         self.assertIn(b"\x03\xf1", (await client.end()).partition(b"\r\n\r\n")[2])
 
+    async def test_slow(self) -> None:
+        """A client that does not read is dropped, and nothing more is kept for it."""
+        client = await self.open()
+        await client.until(b"101 ")
+        client.transport.pauseProducing()
+        (message,) = await self.add(mail("x" * 900))
+        for _ in range(200):
+            for _ in range(100):
+                self.store.hub.publish("new", message)
+            await deferLater(reactor, 0)
+            if not len(self.store.hub):
+                break
+        self.assertEqual(len(self.store.hub), 0)
+        await self.nobody_listens()
+
     async def test_noSocket(self) -> None:
         """A request that is none for a WebSocket is told so."""
         answer = await self.get("/api/events")

@@ -11,7 +11,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.inbox.support import SiteTestCase, mail, multipart
-from txsmtpd.inbox.web import request
+from txsmtpd.inbox.web import content, request
 from txsmtpd.inbox.web.gate import host_is_ours, make_host, make_origin, origin_is_ours
 from txsmtpd.inbox.web.table import ROUTES
 
@@ -192,6 +192,11 @@ class GateTests(SiteTestCase):
         pair = await self.ask("PUT", "/api/v1/messages", {"Search": "\U0001f4e7", "Read": True})
         self.assertEqual(pair.status, 200)
 
+    async def test_manyFields(self) -> None:
+        """An address with more than a thousand parameters is refused."""
+        for count, status in (1000, 200), (1001, 400):
+            self.assertEqual((await self.get(f"/api/v1/messages?{'&'.join(['a=b'] * count)}")).status, status)
+
     async def test_deepJson(self) -> None:
         """JSON that is too deep is refused."""
         answer = await self.ask("PUT", "/api/v1/messages", b"[" * 100_000)
@@ -248,10 +253,40 @@ class MailTests(SiteTestCase):
             self.assertNotIn("allow-scripts", policy)
             self.assertNotIn("allow-same-origin", policy)
             self.assertNotIn("'self'", policy.replace("frame-ancestors 'self'", ""))
+            self.assertIn("; form-action 'none'; frame-ancestors 'self'", policy)
+            self.assertEqual(answer.headers["cross-origin-opener-policy"], "same-origin")
             self.assertEqual(answer.headers["x-content-type-options"], "nosniff")
             self.assertEqual(answer.headers["cross-origin-resource-policy"], "same-origin")
             self.assertEqual(answer.headers["referrer-policy"], "no-referrer")
             self.assertEqual(answer.headers["cache-control"], "no-store")
+
+    async def test_pages(self) -> None:
+        """Pages run our scripts alone, load nothing from elsewhere, and are in the frame of no other site."""
+        [message] = await self.add(mail())
+        for path in "/", f"/m/{message.id}", "/sessions", "/delete", "/no-such-page":
+            policy = (await self.get(path)).headers["content-security-policy"].split("; ")
+            for rule in (
+                "default-src 'none'",
+                "script-src 'self'",
+                "style-src 'self'",
+                "img-src 'self' data:",
+                "connect-src 'self'",
+                "form-action 'self'",
+                "base-uri 'none'",
+                "frame-ancestors 'none'",
+            ):
+                self.assertIn(rule, policy, path)
+
+    async def test_fileName(self) -> None:
+        """The name of a file cannot end its quotes, and so cannot become another parameter."""
+        name = "a%22.html%3B%20x%3D%22y.txt"
+        part = f"Content-Type: application/pdf\r\nContent-Disposition: attachment; filename*=utf-8''{name}\r\n\r\nx"
+        [message] = await self.add(multipart("", part))
+        answer = await self.get(f"/api/v1/message/{message.id}/part/2")
+        self.assertEqual(
+            answer.headers["content-disposition"],
+            f"attachment; filename=\"a_.html_ x__y.txt\"; filename*=UTF-8''{name}",
+        )
 
     async def test_onlyContent(self) -> None:
         """No other answer has a type that a browser would run, but pages, which have a policy of their own."""
@@ -294,6 +329,14 @@ class MailTests(SiteTestCase):
         self.assertEqual(
             answer.text, '<img src="data:image/png;base64,UE5H"><img src="cid:bad@b"><img src=\'cid:a"><script>@b\'>'
         )
+
+    async def test_manyImages(self) -> None:
+        """All images of a document together have a limit; those beyond it stay as they are."""
+        self.patch(content, "INLINE_LIMIT", 5)
+        images = [f"Content-Type: image/png\r\nContent-ID: <{name}@b>\r\n\r\nPNG" for name in "ab"]
+        [message] = await self.add(multipart('<img src="cid:a@b"><img src="cid:b@b">', *images))
+        answer = await self.get(f"/view/{message.id}.html")
+        self.assertEqual(answer.text, '<img src="data:image/png;base64,UE5H"><img src="cid:b@b">')
 
     async def test_connections(self) -> None:
         """Elements for which browsers connect in spite of the policy lose their names; the rest stays as it is."""
