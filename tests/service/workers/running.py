@@ -32,6 +32,7 @@ class Naming:
     async def handle_MAIL(self, server, session, envelope, address, mail_options):
         what, _, seconds = address.partition("@")[0].partition("+")
         if what == "hang":
+            print("hangs", flush=True)
             time.sleep(float(seconds))
         elif what == "burn":
             until = time.process_time() + float(seconds)

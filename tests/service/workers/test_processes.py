@@ -246,6 +246,20 @@ class ReloadTests(SynchronousTestCase):
         master._reader.join(PATIENCE)  # until no process has the log any more
         self.assertFalse(master._reader.is_alive())
 
+    def test_masterKilledWhileWorkerHangs(self) -> None:
+        """So does a worker whose reactor a hook blocks: it would keep the address."""
+        master = Master(self, "--handler=naming.naming", "--worker-timeout=2")
+        port = master.port()
+        client = connect(port)
+        client.putcmd("mail", "FROM:<hang+1000@example.com>")
+        master.wait_for("^hangs")
+        master.signal(signal.SIGKILL)
+        master.process.wait(PATIENCE)
+        master._reader.join(PATIENCE)
+        self.assertFalse(master._reader.is_alive())
+        self.assertRaises(ConnectionRefusedError, connect, port)
+        client.close()
+
 
 class RefusalTests(SynchronousTestCase):
     """What cannot be, told in one line and a status."""

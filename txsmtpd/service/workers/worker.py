@@ -29,7 +29,7 @@ VARIABLE = "_TXSMTPD_WORKER"
 FIRST = 3  # the first descriptor that is inherited
 BEAT = 1.0  # seconds
 LOOK = 0.25  # seconds between two looks whether clients are left
-ORPHANED = 15.0  # seconds beyond those after which the master would have aborted this process
+ORPHANED = 6.0  # seconds beyond those after which the master would have aborted this process
 
 log = Logger(namespace="txsmtpd")
 
