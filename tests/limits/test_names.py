@@ -61,6 +61,22 @@ class FailuresTests(SynchronousTestCase):
         self.assertEqual(failures.failed("192.0.2.2", "d", later), 1)
         self.assertEqual((len(failures), failures.forgotten), (1, 0))
 
+    @given(
+        st.lists(
+            st.tuples(st.sampled_from("123"), st.sampled_from("abc"), st.sampled_from([0.0, 601.0]), st.booleans())
+        ),
+        st.integers(1, 4),
+    )
+    def test_anyOrder(self, steps: list[tuple[str, str, float, bool]], size: int) -> None:
+        """Whatever order questions and failures come in, both are answered, and the tables keep to their bounds."""
+        failures = Failures(THREE, size=size)
+        now = 0.0
+        for network, name, pause, fails in steps:
+            now += pause
+            if failures.admit(network, now) is None and fails:
+                self.assertGreaterEqual(failures.failed(network, name, now), 1)
+            self.assertLessEqual(len(failures), size)
+
     def test_past_networks(self) -> None:
         """Networks whose failures are past make room, and are not counted as forgotten."""
         failures = Failures(THREE)
