@@ -792,6 +792,30 @@ print(sum(turn(handler) for _ in range(50)), handler.kept, before == left())
 """
         self.assertEqual(self.run_program(code), "50 102 True\n")
 
+    def test_connectionsGone(self) -> None:
+        """A connection that is gone leaves nothing in memory: no timer, and nothing that a timer knows."""
+        code = f"""{FIFTY}
+import gc, socket, tracemalloc
+
+def talk():
+    with socket.create_connection((controller.hostname, controller.port)) as client, client.makefile("rb") as replies:
+        replies.readline()
+        client.sendall(b"HELO c.test\\r\\nQUIT\\r\\n")
+        replies.read()
+
+with Controller(Keeper(), hostname="127.0.0.1", port=0) as controller:
+    for _ in range(100):
+        talk()
+    gc.collect()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for _ in range(500):
+        talk()
+    gc.collect()
+    print(tracemalloc.get_traced_memory()[0] - before < 50_000)
+"""
+        self.assertEqual(self.run_program(code), "True\n")
+
     def test_forwards(self) -> None:
         """A hook may wait, in its thread, for a second controller and for a catcher of the same process."""
         code = f"""{FIFTY}
