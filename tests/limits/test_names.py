@@ -69,7 +69,7 @@ class FailuresTests(SynchronousTestCase):
     )
     def test_anyOrder(self, steps: list[tuple[str, str, float, bool]], size: int) -> None:
         """Whatever order questions and failures come in, both are answered, and the tables keep to their bounds."""
-        failures = Failures(THREE, size=size)
+        failures = Failures(Rate(1, 600, 1), size=size)
         now = 0.0
         for network, name, pause, fails in steps:
             now += pause
