@@ -422,6 +422,9 @@ class Settings:
             found = {**protocol.commands, **self.commands}
             if not self.auth_required:  # a rule that always holds need not be asked
                 found = {verb: command.without(authorized) for verb, command in found.items()}
+            for verb, command in found.items():
+                if command.rate is not None and command.rate not in self.admission.kinds:  # nobody counts it
+                    found[verb] = replace(command, rate=None)
             known = self._all_commands[protocol] = protocol.commands, found
         return known[1]
 

@@ -30,9 +30,12 @@ def has_reactor() -> bool:
 
 def global_reactor() -> Any:
     """The program's reactor. A program that has none yet gets Twisted's default."""
-    from twisted.internet import reactor
+    found = sys.modules.get("twisted.internet.reactor")
+    if found is None:
+        from twisted.internet import reactor
 
-    return reactor
+        return reactor
+    return found
 
 
 def loop_of_reactor(reactor: Any) -> asyncio.AbstractEventLoop | None:

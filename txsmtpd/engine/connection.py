@@ -139,7 +139,6 @@ class Connection:
     def process_input(self) -> None:
         """Go through the input until it is used up, or something must be waited for."""
         lines, server, transport, patience = self.lines, self.server, self.transport, self.patience
-        limit = server.settings.batch_limit
         done, began = 0, 0.0
         self._processing = True
         try:
@@ -147,12 +146,14 @@ class Connection:
             while lines.offset < len(lines.data) and not (
                 self.paused or self.closing or transport.disconnecting or getattr(transport, "_aborting", False)
             ):
-                if done == limit or (done and not done & 7):
-                    now = monotonic()
-                    if done == limit or (began and now - began > BATCH_TIME):
-                        self._let_others_go_on()
-                        break
-                    began = began or now
+                if done:
+                    limit = server.settings.batch_limit
+                    if done == limit or not done & 7:
+                        now = monotonic()
+                        if done == limit or (began and now - began > BATCH_TIME):
+                            self._let_others_go_on()
+                            break
+                        began = began or now
                 done += 1
                 reader = self.reader
                 if reader is not None:

@@ -162,7 +162,7 @@ class Dispatcher:
         for holds, refusal in command.rules:
             if not holds(server, arg):
                 raise Refused(refusal)
-        if command.rate is not None and command.rate in settings.admission.kinds:
+        if command.rate is not None:
             waiting = require(server, command.rate)
             if waiting is not None:
                 return self._perform_once_admitted(waiting, command, verb, arg)

@@ -34,6 +34,19 @@ class Buffered:
     :param call_later: calls a function after so many seconds.
     """
 
+    __slots__ = (
+        "_call_later",
+        "_deliver",
+        "_delivered",
+        "_hold",
+        "_octets",
+        "_refused",
+        "_release",
+        "_runs",
+        "_share",
+        "_waiting",
+    )
+
     def __init__(
         self,
         deliver: Callable[[bytes], Awaitable[Reply]],
@@ -93,9 +106,10 @@ class Buffered:
             raise Refused(NO_MEMORY)
         if self._waiting is not None:
             self._go_on()
-        message = b"".join([*self._runs, *self._octets])
+        octets = self._octets
+        message = octets[0] if len(octets) == 1 and not self._runs else b"".join([*self._runs, *octets])
         self._runs.clear()
-        self._octets.clear()
+        octets.clear()
         self._delivered = True
         return self._deliver(message)
 
