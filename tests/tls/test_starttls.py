@@ -361,6 +361,19 @@ class CommandTests(TLSTestCase):
             self.assertEqual(again, "503 5.5.1 This is TLS already")
             self.assertEqual(noop[:3], "250")
 
+    async def test_batches(self) -> None:
+        """Thousands of commands that come at once are all carried out, in order, over TLS as well."""
+        for implicit, connect in (False, secured), (True, from_the_first_octet):
+
+            def talk(port: int, connect: Any = connect) -> list[str]:
+                client = connect(port)
+                client.ask("EHLO x.test")
+                client.send(b"NOOP\r\nRSET\r\n" * 1000 + b"QUIT\r\n")
+                return [client.reply() for _ in range(2001)]
+
+            said = await self.run_client(talk, await self.serve(implicit_tls=implicit, junk_command_limit=None))
+            self.assertEqual([reply[:3] for reply in said], ["250"] * 2000 + ["221"])
+
     async def test_required(self) -> None:
         """Where TLS is required, only NOOP, EHLO, STARTTLS and QUIT are taken in clear; inside TLS all is."""
 
