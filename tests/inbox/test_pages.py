@@ -18,6 +18,19 @@ class MessageTests(SiteTestCase):
         self.assertNotIn('<details class="rest"', (await self.get(f"/m/{few.id}")).text)
 
 
+class FullTests(SiteTestCase):
+    """A disk without room."""
+
+    async def test_change(self) -> None:
+        """A change that finds no room is answered with 507, and what is there can be read."""
+        (message,) = await self.add(mail())
+        await self.store._write(lambda connection: connection.execute("PRAGMA max_page_count = 1"))  # type: ignore[attr-defined]
+        tags = [f"{number} {'x' * 90}" for number in range(5000)]
+        answer = await self.ask("PUT", "/api/v1/tags", {"IDs": [message.id], "Tags": tags})
+        self.assertEqual((answer.status, answer.text), (507, "database or disk is full\n"))
+        self.assertEqual(await self.subjects(), ["hello"])
+
+
 class SearchTests(SiteTestCase):
     """Searches that make no sense."""
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from txsmtpd.bridges.reactors import current_reactor
 from txsmtpd.inbox import jobs, schema
@@ -141,12 +142,12 @@ class SQLiteStore(Store):
     def _write(self, job: Callable[[Connection], Any], weight: int = 0) -> Deferred[Any]:
         if self._writer is None:
             raise StoreError("the inbox is closed")
-        return self._writer.submit(job, weight)
+        return self._writer.submit(job, weight).addErrback(_explain)
 
     def _read(self, job: Callable[[Connection], Any]) -> Deferred[Any]:
         if not self._readers:
             raise StoreError("the inbox is closed")
-        return self._readers[0].submit(job)
+        return self._readers[0].submit(job).addErrback(_explain)
 
     # Mail
 
@@ -154,10 +155,9 @@ class SQLiteStore(Store):
     async def add(self, arrival: Arrival) -> Message:
         try:
             message: Message = await self._write(partial(jobs.insert, arrival, self.headers), len(arrival.content))
-        except sqlite3.Error as error:
-            full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
+        except (StoreError, sqlite3.Error) as error:
             log.error("{path} takes no mail: {error}", path=self.path, error=str(error))
-            raise StoreError(str(error), full) from error
+            raise error if isinstance(error, StoreError) else StoreError(str(error)) from error
         self._last_number = message.number
         self._total += 1
         self._unread += 1
@@ -325,6 +325,20 @@ class SQLiteStore(Store):
     async def sessions(self, scope: Scope = EVERYTHING, limit: int = 50) -> list[SessionRecord]:
         found: list[SessionRecord] = await self._read(partial(jobs.find_sessions, scope, limit))
         return found
+
+
+_OF_THE_DISK = {
+    *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CORRUPT),
+    *(sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN),
+}
+
+
+def _explain(failure: Failure) -> Failure:
+    """Tell trouble with the file, which is no fault of the program, from other errors."""
+    code = getattr(failure.value, "sqlite_errorcode", 0) & 0xFF
+    if code not in _OF_THE_DISK:
+        return failure
+    return Failure(StoreError(str(failure.value), code == sqlite3.SQLITE_FULL))
 
 
 def _lock(path: str) -> int | None:
