@@ -1,8 +1,8 @@
-"""The web inbox: a store for the mail that was received, a search over it, an HTTP API, and pages for a browser.
+"""The web inbox: a store for received mail, search, an HTTP API, and web pages.
 
-Nothing here knows how a command line looks, and nothing outside this folder, ``service`` and ``testing`` knows that
-there is an inbox. The web part (:mod:`txsmtpd.inbox.web`) is imported when it is used: Jinja2 and wsproto, which it
-needs, are the extra ``inbox``.
+This package does not depend on the command line, and only ``service`` and ``testing`` depend on this package. The web
+part (:mod:`txsmtpd.inbox.web`) is imported only when it is used, because it needs Jinja2 and wsproto (the extra
+``inbox``).
 """
 
 from __future__ import annotations

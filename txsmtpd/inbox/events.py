@@ -1,7 +1,7 @@
-"""What changes in a store, told as it happens: to browsers, to clients on a WebSocket, and to those who wait.
+"""Events about changes in a store, sent to browsers, WebSocket clients and waiting requests.
 
-Everything happens in the reactor's thread. Each event has a number; the last ones are kept, for clients that come back
-after a break.
+Everything runs in the reactor's thread. Events are numbered, and the most recent ones are kept for clients that
+reconnect.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ log = Logger(namespace="txsmtpd.inbox")
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something has changed.
+    """A change in a store.
 
-    :ivar kind: ``new``, ``seen``, ``tags`` or ``delete`` of one message; ``truncate`` (all mail is gone), ``prune``
-        (much has changed; look again), ``session`` (one has ended), ``faults`` (the rules are others).
-    :ivar scope: in which scope it has happened; nobody else is told.
+    :ivar kind: ``new``, ``seen``, ``tags`` or ``delete`` for one message; ``truncate`` (all mail was deleted),
+        ``prune`` (many changes; reload), ``session`` (a session ended), ``faults`` (the fault rules changed).
+    :ivar scope: the scope in which it happened. Only subscribers to it, or to a scope within it, get the event.
     """
 
     number: int
@@ -38,14 +38,14 @@ class Event:
     scope: Scope = EVERYTHING
 
     def is_for(self, scope: Scope) -> bool:
-        """Whether those that look at this scope are to know."""
+        """Whether subscribers to this scope get the event."""
         if not set(self.scope.keys) <= set(scope.keys):
             return False
         return self.message is None or scope.has(self.message)
 
 
 class Subscription:
-    """Somebody who is told; until :meth:`cancel`."""
+    """A subscription to events, until :meth:`cancel` is called."""
 
     def __init__(self, hub: Hub, scope: Scope, tell: Callable[[Event], object]) -> None:
         self._hub = hub
@@ -57,7 +57,7 @@ class Subscription:
 
 
 class Hub:
-    """Tells subscribers of events."""
+    """Publishes events to subscribers."""
 
     def __init__(self) -> None:
         self._subscriptions: dict[Subscription, None] = {}
@@ -78,7 +78,7 @@ class Hub:
         return subscription
 
     def publish(self, kind: str, message: Message | None = None, scope: Scope = EVERYTHING) -> None:
-        """Tell everyone whom it concerns."""
+        """Publish an event to all subscribers whose scope it belongs to."""
         self._number += 1
         event = Event(self._number, kind, message, scope)
         self._events.append(event)
@@ -91,7 +91,7 @@ class Hub:
                     subscription.cancel()
 
     def since(self, number: int, scope: Scope) -> Iterator[Event] | None:
-        """The events after a number, or None if some of them are not kept any more."""
+        """Return the events after a number, or None if some of them are no longer kept."""
         if number > self._number or (self._events and number < self._events[0].number - 1):
             return None
         return (event for event in self._events if event.number > number and event.is_for(scope))

@@ -1,4 +1,4 @@
-"""The handler of the inbox: every message that comes is stored before it gets its 250."""
+"""The inbox handler: stores each message before replying 250."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXTRA = ("jinja2", "wsproto")  # the modules of the extra "inbox"
 class InboxHandler:
     """Store each message, for the pages and the API of the inbox.
 
-    :param store: where; :meth:`~txsmtpd.inbox.store.Store.open` it before mail comes.
+    :param store: where to store it. Call its :meth:`~txsmtpd.inbox.store.Store.open` before mail arrives.
     """
 
     has_inbox = True  #: tells the command line that there are pages to serve
@@ -57,7 +57,7 @@ class InboxHandler:
 
 
 def arrival_of(session: Session, envelope: Envelope) -> Arrival:
-    """The message in an envelope, and what is known of the client."""
+    """Return the message in an envelope, with what is known about the client."""
     tls = session.ssl
     return Arrival(
         content=envelope.original_content or b"",
@@ -74,7 +74,7 @@ def arrival_of(session: Session, envelope: Envelope) -> Arrival:
 
 
 def user_of(session: Session) -> str:
-    """Who has authenticated; ``""`` for nobody."""
+    """Return the authenticated user, or ``""`` without authentication."""
     if not session.authenticated:
         return ""
     login = session.auth_data if session.auth_data is not None else session.login_data
@@ -83,5 +83,5 @@ def user_of(session: Session) -> str:
 
 
 def accept_anyone(server: Any, session: Any, envelope: Any, mechanism: str, auth_data: Any) -> bool:
-    """An authenticator for programs that log in before they send mail: everybody may, with any password."""
+    """Authenticate any user with any password, for programs that log in before they send mail."""
     return True

@@ -1,6 +1,6 @@
-"""What the threads of a :class:`~txsmtpd.inbox.sqlite.SQLiteStore` do with their connections.
+"""The database operations that the threads of a :class:`~txsmtpd.inbox.sqlite.SQLiteStore` run.
 
-Plain functions of a connection, which is their last argument; each is run in a transaction.
+Plain functions that take a connection as their last argument. Each runs in a transaction.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from txsmtpd.inbox.scope import EVERYTHING, Scope, named_in
 from txsmtpd.inbox.search import Terms
 from txsmtpd.inbox.store import TOLD, Page, SessionRecord, clean_tag, new_id
 
-SESSIONS = 10_000  # that are kept
-COUNTED = 10_000  # messages that are counted where the count may stop
+SESSIONS = 10_000  # kept at most
+COUNTED = 10_000  # messages to count before an inexact count stops
 
 Connection = sqlite3.Connection
 Row = tuple[int, int, str, str | None]
 
 
-# What the writer's thread does
+# Run in the writer's thread
 
 
 def insert(arrival: Arrival, headers: Sequence[str], connection: Connection) -> Message:
-    """Parse a message and store it; it is numbered then."""
+    """Parse a message and store it. The returned message has its number."""
     parsed = parse(arrival, new_id(), headers)
     message = parsed.message
     cursor = connection.execute(
@@ -58,7 +58,7 @@ def insert(arrival: Arrival, headers: Sequence[str], connection: Connection) -> 
 
 
 def index(most: int, connection: Connection) -> int:
-    """Let the index have up to so many messages that it does not have yet; how many are left."""
+    """Add up to *most* unindexed messages to the search index. Return how many remain."""
     (last,) = connection.execute(schema.INDEXED_TO, (most,)).fetchone()
     if last is None:
         return 0
@@ -69,7 +69,7 @@ def index(most: int, connection: Connection) -> int:
 
 
 def _storable(text: str) -> str:
-    """Text without lone surrogates, which SQLite does not take."""
+    """Return the text without lone surrogates, which SQLite rejects."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -79,7 +79,7 @@ def _of_row(row: Row) -> Message:
 
 
 def _chosen(scope: Scope, ids: Sequence[str] | None, terms: Terms, connection: Connection) -> list[int]:
-    """The numbers of the messages that a change is for."""
+    """Return the numbers of the messages that a change applies to."""
     selection = select(scope, terms)
     if ids is None:
         return [number for (number,) in connection.execute(selection.sql("m.number"), selection.values)]
@@ -98,7 +98,7 @@ def _messages(numbers: Iterable[int], connection: Connection) -> list[Message]:
 def set_seen(
     seen: bool, scope: Scope, ids: Sequence[str] | None, terms: Terms, connection: Connection
 ) -> tuple[int, list[Message]]:
-    """Mark messages as read or unread; how many were changed, and the messages, if they are few."""
+    """Mark messages as read or unread. Return how many changed, and the messages themselves if there are few."""
     numbers = _chosen(scope, ids, terms, connection)
     cursor = connection.executemany(
         "UPDATE message SET seen = ? WHERE number = ? AND seen <> ?",
@@ -110,7 +110,7 @@ def set_seen(
 
 
 def delete_all(connection: Connection) -> int:
-    """Delete all messages; how many there were."""
+    """Delete all messages. Return how many there were."""
     (count,) = connection.execute("SELECT count(*) FROM message").fetchone()
     for table in ("message", "content", "folded", "key", "tag", "hidden"):
         connection.execute(f"DELETE FROM {table}")
@@ -122,8 +122,8 @@ def delete_all(connection: Connection) -> int:
 
 
 Deleted = tuple[int, list[Message], int, int, list[Message]]
-"""How many are gone; the messages that are only hidden; how many of those gone were unread, and their octets; and the
-messages that are gone, if they are few."""
+"""The number of deleted messages; the messages that were only hidden; the unread count and the bytes of the deleted
+messages; and the deleted messages themselves if there are few."""
 
 
 def delete(scope: Scope, ids: Sequence[str] | None, terms: Terms, connection: Connection) -> Deleted:
@@ -143,7 +143,7 @@ def delete(scope: Scope, ids: Sequence[str] | None, terms: Terms, connection: Co
 
 
 def delete_chosen(choose: Callable[[Connection], list[int]], connection: Connection) -> Deleted:
-    """Delete the messages whose numbers a function chooses; see :data:`Deleted`."""
+    """Delete the messages whose numbers *choose* returns; see :data:`Deleted`."""
     return _remove(choose(connection), connection)
 
 
@@ -163,10 +163,10 @@ def _remove(numbers: Sequence[int], connection: Connection) -> Deleted:
 
 
 def oldest(too_many: int, too_large: int, connection: Connection) -> list[int]:
-    """The numbers of the oldest messages: so many, and of so many octets."""
+    """Return the numbers of the oldest messages: at least *too_many* of them, with at least *too_large* bytes."""
     numbers = []
     rows = connection.execute("SELECT number, size FROM message ORDER BY number").fetchall()
-    for number, size in rows[:-1]:  # the newest stays
+    for number, size in rows[:-1]:  # always keep the newest
         if too_many <= 0 and too_large <= 0:
             break
         numbers.append(number)
@@ -176,12 +176,12 @@ def oldest(too_many: int, too_large: int, connection: Connection) -> list[int]:
 
 
 def older(oldest: float, connection: Connection) -> list[int]:
-    """The numbers of the messages that came before a time."""
+    """Return the numbers of the messages that arrived before a time."""
     return [number for (number,) in connection.execute("SELECT number FROM message WHERE arrived < ?", (oldest,))]
 
 
 def set_tags(ids: Sequence[str], tags: Sequence[str], scope: Scope, connection: Connection) -> list[Message]:
-    """Give messages these tags; the messages, if they are few."""
+    """Set the tags of messages. Return the messages if there are few."""
     numbers = _chosen(scope, ids, (), connection)
     connection.executemany("DELETE FROM tag WHERE number = ?", [(number,) for number in numbers])
     connection.executemany(
@@ -207,7 +207,7 @@ def rename_tag(old: str, new: str | None, scope: Scope, connection: Connection) 
 
 
 def put_session(session: SessionRecord, connection: Connection) -> None:
-    """Store a session, and delete the oldest if there are too many."""
+    """Store a session, and delete the oldest ones if there are too many."""
     connection.execute(
         "INSERT OR REPLACE INTO session VALUES (?, ?, ?, ?, ?, ?)",
         (session.id, session.began, session.ended, session.peer, session.outcome, _storable(session.records)),
@@ -219,11 +219,11 @@ def put_session(session: SessionRecord, connection: Connection) -> None:
         )
 
 
-# What the readers' threads do
+# Run in the readers' threads
 
 
 def totals(connection: Connection) -> tuple[int, int, int, int]:
-    """The last number, and the count, the octets and the unread ones of all messages."""
+    """Return the last number, and the count, the bytes and the unread count of all messages."""
     last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'message'").fetchone()
     total, octets, unread = connection.execute(
         "SELECT count(*), coalesce(sum(size), 0), coalesce(sum(seen = 0), 0) FROM message"
@@ -242,7 +242,7 @@ def find_page(
     count: tuple[int, int] | None,
     connection: Connection,
 ) -> Page:
-    """A page of messages. *count* is that of all that are found, if it is known."""
+    """Return a page of messages. *count* is the count of all matching messages, if known."""
     selection = select(scope, terms)
     if after:
         selection.and_where(f"{selection.order} > ?", after)
@@ -258,7 +258,7 @@ def find_page(
 
 
 def find_counts(scope: Scope, terms: Terms, after: int, most: int | None, connection: Connection) -> tuple[int, int]:
-    """How many messages are found, and how many of them are unread. *most*: where the count may stop."""
+    """Return how many messages match and how many of them are unread. Counting may stop at *most*."""
     selection = select(scope, terms)
     if after:
         selection.and_where(f"{selection.order} > ?", after)
@@ -270,7 +270,7 @@ def find_counts(scope: Scope, terms: Terms, after: int, most: int | None, connec
 
 
 def find_message(message_id: str, scope: Scope, connection: Connection) -> Message | None:
-    """The message with this id, or None."""
+    """Return the message with this id, or None."""
     selection = select(scope, ())
     selection.and_where("m.id = ?", message_id)
     row = connection.execute(selection.sql(ROW), selection.values).fetchone()
@@ -278,17 +278,17 @@ def find_message(message_id: str, scope: Scope, connection: Connection) -> Messa
 
 
 def read_content(number: int, start: int, length: int | None, connection: Connection) -> bytes:
-    """Octets of a message."""
+    """Return bytes of a message."""
     try:
         with connection.blobopen("content", "octets", number, readonly=True) as blob:
             blob.seek(min(start, len(blob)))
             return blob.read() if length is None else blob.read(length)
-    except sqlite3.OperationalError:  # it has been deleted
+    except sqlite3.OperationalError:  # the message was deleted
         return b""
 
 
 def find_tags(scope: Scope, connection: Connection) -> dict[str, int]:
-    """The tags of a scope, and how many messages have them."""
+    """Return the tags of a scope, and how many messages have each."""
     if not scope.keys:
         return dict(connection.execute("SELECT name, count(*) FROM tag GROUP BY name ORDER BY name").fetchall())
     selection = select(scope, ())
@@ -301,7 +301,7 @@ def find_tags(scope: Scope, connection: Connection) -> dict[str, int]:
 
 
 def find_session(session_id: str, connection: Connection) -> SessionRecord | None:
-    """The session with this id, or None."""
+    """Return the session with this id, or None."""
     row = connection.execute("SELECT * FROM session WHERE id = ?", (session_id,)).fetchone()
     return None if row is None else _session_of(row, EVERYTHING, connection)
 
@@ -315,12 +315,12 @@ def _session_of(row: Any, scope: Scope, connection: Connection) -> SessionRecord
 
 
 def find_sessions(scope: Scope, limit: int, connection: Connection) -> list[SessionRecord]:
-    """The sessions of a scope, newest first."""
+    """Return the sessions of a scope, newest first."""
     if not scope.keys:
         rows = connection.execute("SELECT * FROM session ORDER BY began DESC LIMIT ?", (limit,)).fetchall()
         return [_session_of(row, scope, connection) for row in rows]
     selection = select(scope, ())
-    # Sessions in which no mail came are found by what was said in them: roughly here, exactly below.
+    # Sessions without mail are found by their transcript: approximately here, exactly below.
     named = " AND ".join("instr(lower(records), ?)" for _ in scope.keys)
     candidates = connection.execute(
         f"SELECT *, id IN ({selection.sql('m.session')}) AS has_mail FROM session WHERE has_mail OR ({named})"

@@ -1,4 +1,4 @@
-"""The store in memory: for tests, whose mail is little and does not last. Searches look at every message."""
+"""A store in memory, for tests with few, short-lived messages. A search looks at every message."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from txsmtpd.inbox.store import (
     new_id,
 )
 
-SESSIONS = 1000  # that are kept
+SESSIONS = 1000  # kept at most
 
 
 @dataclass(slots=True)
@@ -30,14 +30,14 @@ class _Held:
     message: Message
     content: bytes
     folded: Mapping[str, str]
-    hidden: set[str]  # labels of scopes in which it is not shown
+    hidden: set[str]  # labels of the scopes that do not show it
 
 
 class MemoryStore(Store):
-    """Mail in memory.
+    """Keep mail in memory.
 
-    :param retention: how much is kept; its age is not looked at.
-    :param headers: fields of the header whose values messages are filed under.
+    :param retention: how much to keep. Its ``age`` is ignored.
+    :param headers: header fields whose values messages are filed under.
     """
 
     def __init__(self, retention: Retention | None = None, headers: Sequence[str] = HEADERS) -> None:
@@ -57,9 +57,9 @@ class MemoryStore(Store):
         return message
 
     def hold(self, arrival: Arrival, number: int | None = None, tags: Sequence[str] = ()) -> Message:
-        """Keep a message.
+        """Store a message.
 
-        :param number: its number, larger than those of all others; by default the next.
+        :param number: its number, larger than all others. Default: the next one.
         """
         parsed = parse(arrival, new_id(), self.headers)
         self._number = self._number + 1 if number is None else number
@@ -72,7 +72,7 @@ class MemoryStore(Store):
         return message
 
     def drop(self, numbers: Iterable[int]) -> None:
-        """Forget messages."""
+        """Remove messages."""
         gone = [held.message for number in numbers if (held := self._held.pop(number, None)) is not None]
         for message in gone:
             del self._numbers[message.id]
@@ -85,7 +85,7 @@ class MemoryStore(Store):
         too_many = len(self._held) - kept.messages if kept.messages else 0
         too_large = self._octets - kept.octets if kept.octets else 0
         oldest: list[int] = []
-        for number, held in list(self._held.items())[:-1]:  # the newest stays
+        for number, held in list(self._held.items())[:-1]:  # always keep the newest
             if too_many <= 0 and too_large <= 0:
                 break
             oldest.append(number)
@@ -94,7 +94,7 @@ class MemoryStore(Store):
         self.drop(oldest)
 
     def _found(self, scope: Scope, terms: Terms = ()) -> Iterable[_Held]:
-        """The messages of a scope for which all terms hold, newest first."""
+        """Return the messages of a scope that match all terms, newest first."""
         labels = set(scope.labels)
         for held in reversed(list(self._held.values())):
             if (

@@ -1,7 +1,7 @@
-"""A message as people see it: addresses, subject, text, HTML and attachments, from its octets and its envelope.
+"""A parsed message: addresses, subject, text, HTML and attachments, from its bytes and its envelope.
 
-:func:`parse` reads a message once, within bounds, and raises nothing whatever the octets are. It needs no reactor and
-no store; the store calls it in a thread.
+:func:`parse` reads a message once, with bounded effort, and never raises, whatever the bytes are. It needs neither a
+reactor nor a store; the store calls it in a thread.
 """
 
 from __future__ import annotations
@@ -39,45 +39,45 @@ _SPACE = re.compile(r"\s+")
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A message as it was received: its octets, its envelope, and what is known of the client."""
+    """A message as it was received: its bytes, its envelope, and what is known about the client."""
 
-    content: bytes = field(repr=False)  #: byte for byte, dots undone
+    content: bytes = field(repr=False)  #: unchanged, but with dot-stuffing removed
     mail_from: str = ""  #: the reverse-path; ``""`` for a bounce
     rcpt_tos: tuple[str, ...] = ()  #: the forward-paths, in order
     mail_options: tuple[str, ...] = ()
     rcpt_options: tuple[str, ...] = ()
-    peer: str = ""  #: the client's address, in words
+    peer: str = ""  #: the client's address, as text
     helo: str = ""  #: the argument of EHLO or HELO
     tls: str = ""  #: protocol and cipher; ``""`` without TLS
-    user: str = ""  #: who has authenticated; ``""`` for nobody
+    user: str = ""  #: the authenticated user, or ``""``
     session: str = ""  #: the id of the session
     arrived: float = field(default_factory=time.time)  #: seconds since the epoch
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of a message that is no multipart, and where its octets are."""
+    """A part of a message that is not a multipart, and where its bytes are."""
 
     part_id: str
     kind: str  #: ``text``, ``html``, ``inline`` or ``attachment``
     content_type: str  #: such as ``text/plain``, in lower case
-    charset: str  #: as the message names it
+    charset: str  #: as given in the message
     name: str  #: the file name; ``""`` without one. It comes from the message: never use it as a path.
     content_id: str  #: without angle brackets
-    encoding: str  #: ``base64``, ``quoted-printable``, or another that changes nothing
-    start: int  #: of the encoded octets in the message
-    length: int  #: of the encoded octets
-    size: int = 0  #: of the decoded octets; for attachments and inline parts
+    encoding: str  #: ``base64``, ``quoted-printable``, or another that leaves the bytes as they are
+    start: int  #: offset of the encoded bytes in the message
+    length: int  #: of the encoded bytes
+    size: int = 0  #: of the decoded bytes; for attachments and inline parts
     md5: str = ""
     sha1: str = ""
     sha256: str = ""
 
     def decode(self, encoded: bytes) -> bytes:
-        """The part's octets, from those that stand in the message."""
+        """Decode the part's bytes from their encoded form in the message."""
         return decoded(encoded, self.encoding)
 
     def text(self, encoded: bytes) -> str:
-        """The part's text, from the octets that stand in the message. Lines end in LF."""
+        """Decode the part's text from its encoded form in the message. Lines end in LF."""
         octets = decoded(encoded[: 2 * MAX_TEXT], self.encoding)
         return in_charset(octets[:MAX_TEXT], self.charset).replace("\r\n", "\n")
 
@@ -103,23 +103,23 @@ class Envelope:
 
 @dataclass(frozen=True)
 class Message:
-    """A message that was parsed: all about it but its octets. Every store keeps it, and pages and API show it."""
+    """A parsed message: everything except its bytes. Stores keep it, and the pages and the API show it."""
 
-    id: str  #: 22 characters; the name of the message in addresses
+    id: str  #: 22 characters; identifies the message in URLs
     arrived: float  #: seconds since the epoch
-    size: int  #: octets
+    size: int  #: bytes
     envelope: Envelope
     message_id: str  #: without angle brackets; ``""`` without one
     subject: str
-    sender: Address  #: of the field From, or else the reverse-path
+    sender: Address  #: from the From field, otherwise the reverse-path
     to: tuple[Address, ...]
     cc: tuple[Address, ...]
-    bcc: tuple[Address, ...]  #: of the field Bcc, and the recipients that no field names
+    bcc: tuple[Address, ...]  #: from the Bcc field, plus the recipients that no field names
     reply_to: tuple[Address, ...]
-    snippet: str  #: how the text begins
+    snippet: str  #: the beginning of the text
     parts: tuple[Part, ...]
-    filed: tuple[tuple[str, str], ...] = ()  #: criteria and values that it is found by; see :mod:`~txsmtpd.inbox.scope`
-    number: int = 0  #: in its store; it only grows
+    filed: tuple[tuple[str, str], ...] = ()  #: what it is filed under; see :mod:`~txsmtpd.inbox.scope`
+    number: int = 0  #: in its store; numbers only increase
     seen: bool = False
     tags: tuple[str, ...] = ()
 
@@ -136,13 +136,13 @@ class Message:
         return any(part.kind == "html" for part in self.parts)
 
     def part(self, part_id: str) -> Part | None:
-        """The part of this name, or None."""
+        """Return the part with this name, or None."""
         return next((part for part in self.parts if part.part_id == part_id), None)
 
     def to_json(self) -> dict[str, Any]:
-        """The message without what may change (number, seen, tags), for JSON.
+        """Return the message for JSON, without what may change (number, seen, tags).
 
-        Addresses, parts and the envelope are lists of their fields, in order: it is read for each message of a list.
+        Addresses, parts and the envelope are lists of their fields, in order: this makes long lists fast to read.
         """
         facts = {name: getattr(self, name) for name in _PLAIN}
         facts |= {name: [_fields_of(each) for each in getattr(self, name)] for name in _LISTS}
@@ -150,7 +150,7 @@ class Message:
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any], number: int, seen: bool, tags: Iterable[str]) -> Self:
-        """The message that :meth:`to_json` has written."""
+        """Return the message that :meth:`to_json` wrote."""
         found: dict[str, Any] = {name: facts[name] for name in _PLAIN}
         for name, kind in _LISTS.items():
             found[name] = tuple(kind(*each) for each in facts[name])
@@ -175,10 +175,10 @@ def _fields_of(value: Any) -> list[Any]:
 
 
 class Parsed:
-    """A message that has just been parsed, with what it is filed and searched by.
+    """A newly parsed message, with what it is filed and searched by.
 
     :ivar message: the message.
-    :ivar fields: of its header, decoded.
+    :ivar fields: its header fields, decoded.
     """
 
     def __init__(self, message: Message, fields: list[tuple[str, str]], text: str) -> None:
@@ -187,12 +187,12 @@ class Parsed:
         self._text = text
 
     def values(self, name: str) -> list[str]:
-        """The values of the header's fields of this name (in lower case)."""
+        """Return the values of the header fields with this name (in lower case)."""
         return [value for each, value in self.fields if each.lower() == name]
 
     @cached_property
     def folded(self) -> dict[str, str]:
-        """What is searched, without differences of case: by the name of a term of the search."""
+        """Return the searchable text, case-folded, by the name of the search term."""
         message = self.message
         header = "\n".join(f"{name}: {value}" for name, value in self.fields)
         names = "\n".join(part.name for part in message.parts if part.name)
@@ -216,8 +216,8 @@ def _joined(addresses: Iterable[Address]) -> str:
 def parse(arrival: Arrival, message_id: str, headers: Sequence[str] = HEADERS) -> Parsed:
     """Parse a message.
 
-    :param message_id: the id that it gets.
-    :param headers: fields whose values it is filed under.
+    :param message_id: its new id.
+    :param headers: header fields whose values it is filed under.
     """
     content = arrival.content
     root = structure(content)
@@ -260,7 +260,7 @@ def _texts(message: Message, content: bytes, kind: str) -> list[str]:
 
 
 def shown_text(texts: Sequence[str], documents: Sequence[str]) -> str:
-    """The text of a message: its text parts, or what its HTML says if there is none."""
+    """Return the text of a message: its text parts, or the text of its HTML if it has none."""
     return "\n--\n".join(texts) if texts else markup.plain_text("\n".join(documents))
 
 
@@ -298,7 +298,7 @@ def _part(entity: Entity, content: bytes) -> Part:
 
 
 def sent_at(fields: Iterable[tuple[str, str]], otherwise: float) -> datetime:
-    """The time in the field Date, or another one."""
+    """Return the time in the Date field, or *otherwise*."""
     for name, value in fields:
         if name.lower() == "date":
             try:

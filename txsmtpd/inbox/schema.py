@@ -1,8 +1,8 @@
-"""The database of the inbox: its tables, and how a search becomes SQL. No threads, and no policy.
+"""The inbox database: its tables, and the translation of searches to SQL. No threads, no policy.
 
-``words`` is an index over ``folded`` for substrings (FTS5, trigram). With ``detail=none`` it is small, and is asked by
-LIKE. Each list is driven by what is most selective: the key of a scope, a substring, or the messages themselves, newest
-first; so that a page ends as soon as it is full.
+``words`` is a substring index over ``folded`` (FTS5, trigram). ``detail=none`` keeps it small; it is queried with
+LIKE. Each query starts from the most selective part: a key of the scope, a substring, or the messages themselves,
+newest first. So a query stops as soon as its page is full.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 from txsmtpd.inbox.scope import Scope
 from txsmtpd.inbox.search import Term, Terms
 
-APPLICATION = 0x74787369  # "txsi": the file is an inbox
+APPLICATION = 0x74787369  # "txsi": marks the file as an inbox
 VERSION = 1
 COLUMNS = ("subject", "from", "to", "cc", "bcc", "reply_to", "message_id", "text")
-INDEXED = 3  # characters of a substring that the index can look up
+INDEXED = 3  # characters: the shortest substring that the index can look up
 
 _NAMES = ", ".join(f'"{name}"' for name in COLUMNS)
 
@@ -55,11 +55,11 @@ PRAGMA user_version = {VERSION};
 """
 
 INSERT_FOLDED = f"INSERT INTO folded (number, {_NAMES}) VALUES ({', '.join('?' * (len(COLUMNS) + 1))})"
-# Many at once cost half of what one by one do. What the index does not have yet has a number above that of the state.
+# Indexing many at once costs half as much as one by one. Messages above the number in the state are not indexed yet.
 _NOT_INDEXED = "FROM folded WHERE number > (SELECT indexed FROM state) ORDER BY number LIMIT ?"
 INDEX_WORDS = f"INSERT INTO words (rowid, {_NAMES}) SELECT number, {_NAMES} {_NOT_INDEXED}"
 INDEXED_TO = f"SELECT max(number) FROM (SELECT number {_NOT_INDEXED})"
-# What the index forgets, it has to be told: the rows that it was made from.
+# To remove rows from the index, the indexed values must be given again.
 FORGET_WORDS = f"""
 INSERT INTO words (words, rowid, {_NAMES})
 SELECT 'delete', number, {_NAMES} FROM folded
@@ -69,10 +69,10 @@ ROW = "m.number, m.seen, m.facts, (SELECT group_concat(name, char(10)) FROM tag 
 
 
 def connect(path: str, lasting: bool = True) -> sqlite3.Connection:
-    """A connection in which transactions are made by hand.
+    """Open a connection with manual transactions.
 
-    :param lasting: whether the file is to outlive this process. A process that is killed loses nothing of it; a power
-        cut may cost the last messages.
+    :param lasting: whether the file should outlive this process. Nothing is lost if the process is killed; a power
+        failure may lose the last messages.
     """
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
     connection.execute(f"PRAGMA synchronous = {'NORMAL' if lasting else 'OFF'}")
@@ -82,10 +82,10 @@ def connect(path: str, lasting: bool = True) -> sqlite3.Connection:
 
 
 def prepare(path: str, lasting: bool = True) -> None:
-    """Make the tables, or see that the file has them.
+    """Create the tables, or check that the file has them.
 
     :param lasting: as for :func:`connect`.
-    :raises ValueError: if the file is something else, or of another version.
+    :raises ValueError: if the file is not an inbox, or of another version.
     :raises sqlite3.Error: if it cannot be opened.
     """
     connection = connect(path, lasting)
@@ -95,7 +95,7 @@ def prepare(path: str, lasting: bool = True) -> None:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if not tables and not application:
             connection.executescript(SCHEMA)
-            connection.execute("PRAGMA journal_mode = WAL")  # the file remembers it
+            connection.execute("PRAGMA journal_mode = WAL")  # stored in the file
         elif application != APPLICATION:
             raise ValueError("it is a database of something else; give a file of its own")
         elif version != VERSION:
@@ -106,7 +106,7 @@ def prepare(path: str, lasting: bool = True) -> None:
 
 @dataclass
 class Selection:
-    """Part of a SELECT: which messages."""
+    """The part of a SELECT that selects messages."""
 
     tables: str
     order: str = "m.number"
@@ -119,17 +119,17 @@ class Selection:
         self.values.extend(values)
 
     def sql(self, columns: str, rest: str = "") -> str:
-        """The statement."""
+        """Return the statement."""
         tables = self.tables + (" JOIN folded f ON f.number = m.number" if self.needs_folded else "")
         where = f" WHERE {' AND '.join(self.where)}" if self.where else ""
         return f"SELECT {columns} FROM {tables}{where} {rest}"
 
 
 def select(scope: Scope, terms: Terms) -> Selection:
-    """The messages of a scope for which all terms hold."""
+    """Select the messages of a scope that match all terms."""
     terms = tuple(sorted(terms, key=lambda term: -len(term.text)))
     if scope.keys:
-        # CROSS JOIN keeps the order of the tables as it stands here.
+        # CROSS JOIN keeps the tables in this order.
         selection = Selection("key k CROSS JOIN message m ON m.number = k.number", "k.number")
         selection.and_where("k.name = ? AND k.value = ?", *scope.keys[0])
         _restrict(selection, scope, 1)
@@ -148,14 +148,14 @@ def select(scope: Scope, terms: Terms) -> Selection:
 
 
 def select_of_session(session_id: str, scope: Scope) -> Selection:
-    """The messages of a session that belong to a scope."""
+    """Select the messages of a session that belong to a scope."""
     selection = Selection("message m", where=["m.session = ?"], values=[session_id])
     _restrict(selection, scope, 0)
     return selection
 
 
 def _restrict(selection: Selection, scope: Scope, known: int) -> None:
-    """Select what belongs to a scope. So many of its keys are looked after already."""
+    """Restrict the selection to a scope. The first *known* of its keys are handled already."""
     for name, value in scope.keys[known:]:
         selection.and_where(
             "EXISTS (SELECT 1 FROM key WHERE name = ? AND value = ? AND number = m.number)", name, value

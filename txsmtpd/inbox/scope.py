@@ -1,8 +1,8 @@
-"""What each message is filed under, and scopes: the part of the mail that one inbox of many shows.
+"""What messages are filed under, and scopes: the part of the mail that one of several inboxes shows.
 
-A message is filed under its envelope, as ``to``, ``domain``, ``sender`` and ``user``, under its subject, and under the
-values of header fields that were chosen in advance. All are exact, never substrings: ``to=bob@example.com`` is not
-``notbob@example.com``. Addresses and domains are the same in upper and lower case.
+A message is filed under its envelope (``to``, ``domain``, ``sender`` and ``user``), under its subject, and under the
+values of configured header fields. Matches are exact, never substrings: ``to=bob@example.com`` does not match
+``notbob@example.com``. Addresses and domains are case-insensitive.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from txsmtpd.inbox.message import Message, Parsed
 
 ENVELOPE = ("to", "domain", "sender", "user")
-HEADERS = ("X-Test",)  # fields whose values messages are filed under, unless others are chosen
+HEADERS = ("X-Test",)  # the default header fields whose values messages are filed under
 LONGEST = 500  # characters of a value
 MAX_KEYS = 10  # of a scope
 
@@ -24,10 +24,10 @@ Key = tuple[str, str]
 
 
 def make_key(name: str, value: str, headers: Iterable[str] = HEADERS) -> Key:
-    """A criterion and its value, as messages are filed.
+    """Return a criterion and its value, as messages are filed under it.
 
-    :param name: ``to``, ``domain``, ``sender``, ``user``, ``subject``, or one of the fields.
-    :raises ValueError: for another name, or an empty value; says which names there are.
+    :param name: ``to``, ``domain``, ``sender``, ``user``, ``subject``, or one of the header fields.
+    :raises ValueError: for another name (the message lists the valid ones), or an empty value.
     """
     name = name.strip().lower()
     known = [*ENVELOPE, "subject", *headers]
@@ -40,7 +40,7 @@ def make_key(name: str, value: str, headers: Iterable[str] = HEADERS) -> Key:
 
 
 def filed_under(parsed: Parsed, headers: Sequence[str] = HEADERS) -> tuple[Key, ...]:
-    """All that a message is filed under."""
+    """Return everything that a message is filed under."""
     message = parsed.message
     envelope = message.envelope
     found: dict[Key, None] = {}
@@ -61,7 +61,7 @@ _PATHS = re.compile(r"(MAIL FROM|RCPT TO):\s*<([^<>]*)>", re.IGNORECASE)
 
 
 def named_in(transcript: str) -> set[Key]:
-    """What a message would be filed under, as far as the commands MAIL and RCPT of a transcript tell."""
+    """Return what a message would be filed under, according to the MAIL and RCPT commands of a transcript."""
     found: set[Key] = set()
     for command, path in _PATHS.findall(transcript):
         path = path.replace('\\"', '"').lower()[:LONGEST]  # a transcript is stored as JSON
@@ -74,12 +74,12 @@ def named_in(transcript: str) -> set[Key]:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The mail that is filed under all of some keys; without keys, all mail."""
+    """The mail that is filed under all of the keys; without keys, all mail."""
 
     keys: tuple[Key, ...] = ()
 
     def within(self, *keys: Key) -> Scope:
-        """The scope within this one.
+        """Return a scope within this one.
 
         :raises ValueError: if there are too many keys.
         """
@@ -89,12 +89,12 @@ class Scope:
 
     @property
     def label(self) -> str:
-        """What the scope is called where a store keeps what is hidden in it."""
+        """The name under which a store records what is hidden in the scope."""
         return "\n".join(f"{name}={value}" for name, value in self.keys)
 
     @property
     def labels(self) -> list[str]:
-        """Its own label, and those of the scopes around it: what is hidden there is hidden here."""
+        """Return its own label and those of the enclosing scopes: what is hidden there is hidden here too."""
         return [Scope(self.keys[: count + 1]).label for count in range(len(self.keys))]
 
     def has(self, message: Message) -> bool:
@@ -102,8 +102,8 @@ class Scope:
         return all(key in message.filed for key in self.keys)
 
     def alone_has(self, message: Message) -> bool:
-        """Whether a message that belongs here belongs to no scope of the same kind besides: deleting it here deletes
-        it."""
+        """Whether a message in this scope is in no other scope of the same kind, so that deleting it here deletes it
+        entirely."""
         names = {name for name, _ in self.keys}
         return all(key in self.keys for key in message.filed if key[0] in names)
 

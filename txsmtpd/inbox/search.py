@@ -1,17 +1,17 @@
-"""The grammar of the search: from ``from:ann -is:read "two words"`` to terms that all have to hold.
+"""The search syntax: parses ``from:ann -is:read "two words"`` into terms that must all match.
 
 ::
 
     word  "some words"            in the header, the text, or the name of an attachment
-    from: to: cc: bcc: reply-to: addressed: subject: message-id:    in this field; addressed: in any of the first five
+    from: to: cc: bcc: reply-to: addressed: subject: message-id:    in this field; addressed: any of the first five
     tag:NAME                      exactly this tag
     is:read is:unread is:tagged has:attachment has:inline
-    after:2026-01-31  before:2026-02-01T12:00    when the message came
-    larger:10k  smaller:2m        octets
+    after:2026-01-31  before:2026-02-01T12:00    when the message arrived
+    larger:10k  smaller:2m        size in bytes
     -term  !term                  not this
 
-Case makes no difference. A quote only groups; there is no escape for it. How a store evaluates the terms is its own
-affair; :func:`holds` does it for one message in memory.
+Searches are case-insensitive. Quotes only group words; they cannot be escaped. Each store evaluates the terms in its
+own way; :func:`holds` does it for one message in memory.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ _UNITS = {"": 1, "k": 1024, "m": 1024**2}
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """Something that has to hold for a message.
+    """A condition that a message must match.
 
     :ivar kind: ``words`` (a substring of one of *columns*), ``tag``, ``is``, ``has``, ``after``, ``before``,
         ``larger`` or ``smaller``.
-    :ivar text: what is looked for, with case folded.
-    :ivar number: seconds since the epoch, or octets.
+    :ivar text: the text to look for, case-folded.
+    :ivar number: seconds since the epoch, or bytes.
     """
 
     kind: str
@@ -69,10 +69,10 @@ Terms = tuple[Term, ...]
 
 
 def parse_query(query: str, tz: str = "") -> Terms:
-    """The terms of a query; none for one that is empty.
+    """Parse a query into terms. An empty query has none.
 
-    :param tz: the time zone of dates that name none, such as ``Europe/Berlin``. Default: UTC.
-    :raises ValueError: if a term has a value that will not do; says which, and what would.
+    :param tz: the time zone of dates without one, such as ``Europe/Berlin``. Default: UTC.
+    :raises ValueError: if the value of a term is invalid. The message says which, and what is valid.
     """
     if len(query) > LONGEST:
         raise ValueError(f"the query is longer than {LONGEST} characters")
@@ -88,7 +88,7 @@ def _zone(name: str) -> tzinfo:
         return UTC
     try:
         return ZoneInfo(name)
-    except Exception as error:  # depending on the name, it raises almost anything
+    except Exception as error:  # it may raise almost anything, depending on the name
         raise ValueError(f"tz={name[:50]}: not a time zone such as Europe/Berlin") from error
 
 
@@ -96,7 +96,7 @@ def _term(word: str, zone: tzinfo) -> Term | None:
     negated = word[0] in "-!" and len(word) > 1
     if negated:
         word = word[1:]
-    # What is quoted from its beginning is no keyword: "to: do" is looked for as it stands.
+    # A word that starts with a quote has no keyword: "to: do" is searched for literally.
     keyword, colon, value = ("", "", "") if word.startswith('"') else word.partition(":")
     value = value.replace('"', "").strip()
     keyword = keyword.lower()
@@ -137,9 +137,9 @@ def _time(keyword: str, value: str, zone: tzinfo) -> float:
 
 
 def holds(term: Term, message: Message, folded: Mapping[str, str]) -> bool:
-    """Whether a term holds for a message.
+    """Whether a message matches a term.
 
-    :param folded: what is searched in it, by column.
+    :param folded: its searchable text, by column.
     """
     return _holds(term, message, folded) != term.negated
 

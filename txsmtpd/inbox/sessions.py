@@ -1,7 +1,7 @@
-"""Sessions as the store keeps them: what was said, as JSON lines, once a session has ended.
+"""Sessions in the store: the transcript of each session as JSON lines, stored when it ends.
 
-The transcripts are those of :mod:`txsmtpd.observe.transcript`, with credentials masked. Also a session that delivered
-nothing is kept, with the reply that refused it.
+The transcripts come from :mod:`txsmtpd.observe.transcript`, with credentials masked. Sessions that delivered nothing
+are stored too, with the reply that rejected them.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from twisted.logger import Logger
 from txsmtpd.inbox.store import SessionRecord, Store
 from txsmtpd.observe.transcript import Closed, Record, Replied, Transcript, Transcripts
 
-LARGEST = 2**18  # octets of what is kept of one session
-SESSIONS = 1000  # that are kept in memory while they go on
+LARGEST = 2**18  # bytes kept of one session
+SESSIONS = 1000  # open sessions kept in memory
 OCTETS = 2**24
 
 log = Logger(namespace="txsmtpd.inbox")
 
 
 class SessionLog:
-    """Stores each session when it ends. What :class:`~txsmtpd.observe.transcript.Transcripts` tell.
+    """Stores each session when it ends. Pass it to :class:`~txsmtpd.observe.transcript.Transcripts` as a callback.
 
-    :param store: where.
-    :param tell: who else is told.
+    :param store: where to store sessions.
+    :param tell: another callback for each record.
     """
 
     def __init__(self, store: Store, tell: Callable[[Transcript, Record], object] | None = None) -> None:
@@ -43,14 +43,14 @@ class SessionLog:
 
 
 def make_transcripts(store: Store, tell: Callable[[Transcript, Record], object] | None = None) -> Transcripts:
-    """The transcripts of a server whose sessions go into a store."""
+    """Make the transcripts of a server whose sessions are stored."""
     return Transcripts(SESSIONS, OCTETS, SessionLog(store, tell))
 
 
 def record_of(transcript: Transcript, ended: bool | None = None) -> SessionRecord:
-    """A session as it is now.
+    """Return the current state of a session.
 
-    :param ended: whether it has ended; None: look.
+    :param ended: whether it has ended. None: as the transcript says.
     """
     records = transcript.records
     ended = transcript.closed if ended is None else ended
@@ -66,7 +66,7 @@ def record_of(transcript: Transcript, ended: bool | None = None) -> SessionRecor
 
 
 def _outcome(records: Iterable[Record]) -> str:
-    """The last reply that refused something, or ``""``."""
+    """Return the last negative reply, or ``""``."""
     refused = ""
     for record in records:
         if isinstance(record, Replied) and record.reply[:1] in ("4", "5"):
@@ -93,17 +93,17 @@ def _lines(records: Iterable[Record], forgotten: int) -> str:
 
 
 def as_json(record: Record) -> dict[str, Any]:
-    """A record of a transcript: when, what kind, the mark that stands before it, and its text."""
+    """Return a transcript record for JSON: time, kind, its mark, and its text."""
     return {"at": round(record.at, 6), "kind": record.kind, "mark": record.mark, "text": record.text}
 
 
 def records_of(session: SessionRecord) -> list[dict[str, Any]]:
-    """What was said in a session, as :func:`as_json` has it."""
+    """Return the transcript of a session, in the format of :func:`as_json`."""
     return [json.loads(line) for line in session.records.split("\n") if line]
 
 
 async def find_session(store: Store, session_id: str, transcripts: Transcripts | None) -> SessionRecord | None:
-    """A session that goes on, or one that has ended and is stored."""
+    """Find an open session, or a stored one that has ended."""
     transcript = None if transcripts is None else transcripts.of(session_id)
     stored = await store.session(session_id)
     if stored is None and transcript is not None:

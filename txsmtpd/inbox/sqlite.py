@@ -1,7 +1,7 @@
-"""The store in a file: SQLite, written by one thread and read by two others.
+"""A store in an SQLite file, written by one thread and read by two others.
 
-A message is parsed and stored in the writer's thread; :meth:`SQLiteStore.add` returns once it is committed. The file is
-a temporary one, unless it is given. The tables are in :mod:`~txsmtpd.inbox.schema`, the statements in
+A message is parsed and stored in the writer's thread; :meth:`SQLiteStore.add` returns once it is committed. Without a
+path, the file is temporary. The tables are in :mod:`~txsmtpd.inbox.schema`, the statements in
 :mod:`~txsmtpd.inbox.jobs`.
 """
 
@@ -36,8 +36,8 @@ from txsmtpd.inbox.store import (
 from txsmtpd.inbox.writer import Reader, Writer, shielded
 
 READERS = 2
-TOGETHER = 200  # messages that are indexed at once
-CHECKED_EVERY = 60.0  # seconds, for messages that are too old
+TOGETHER = 200  # messages to index at once
+CHECKED_EVERY = 60.0  # seconds between searches for messages that are too old
 
 log = Logger(namespace="txsmtpd.inbox")
 
@@ -45,13 +45,13 @@ Connection = sqlite3.Connection
 
 
 class SQLiteStore(Store):
-    """Mail in a file.
+    """Keep mail in a file.
 
-    :param path: the file; made if it is missing. None: a temporary one, which is deleted by :meth:`close`.
-    :param retention: how much is kept.
-    :param headers: fields of the header whose values messages are filed under.
-    :param reactor: whose thread the results come to (IReactorFromThreads, IReactorTime). Default: the global one.
-    :raises ValueError: if the file is none of an inbox.
+    :param path: the file; created if missing. None: a temporary file, which :meth:`close` deletes.
+    :param retention: how much to keep.
+    :param headers: header fields whose values messages are filed under.
+    :param reactor: results are delivered in its thread (IReactorFromThreads, IReactorTime). Default: the global one.
+    :raises ValueError: if the file is not an inbox.
     :raises OSError: if it cannot be opened, or another process has it open.
     """
 
@@ -65,7 +65,7 @@ class SQLiteStore(Store):
     ) -> None:
         super().__init__(headers)
         self.retention = retention or Retention()
-        self._folder: str | None = None  # of a temporary file
+        self._folder: str | None = None  # of the temporary file
         self.path = "" if path is None else os.path.abspath(path)
         self.where = self.path or "a temporary file"
         self._reactor = reactor
@@ -77,7 +77,7 @@ class SQLiteStore(Store):
         self._next_check: Any = None
         self._pruning = False
         self._indexing = False
-        self._unindexed = 0  # messages that the index of the search does not have yet
+        self._unindexed = 0  # messages that are not in the search index yet
         self._last_number = self._total = self._octets = self._unread = 0
 
     # Start and stop
@@ -96,9 +96,9 @@ class SQLiteStore(Store):
             raise
 
     async def open(self) -> None:
-        """Start the threads, and make the file if it is a temporary one.
+        """Start the threads, and create the file if it is temporary.
 
-        :raises OSError: if it cannot be made.
+        :raises OSError: if it cannot be created.
         """
         if self._writer is not None:
             return
@@ -118,7 +118,7 @@ class SQLiteStore(Store):
         self._check_ages()
 
     async def close(self) -> None:
-        """Finish what was asked for, end the threads, and delete a temporary file."""
+        """Finish pending work, stop the threads, and delete a temporary file."""
         if self._next_check is not None:
             self._next_check.cancel()
             self._next_check = None
@@ -170,12 +170,12 @@ class SQLiteStore(Store):
         return message
 
     async def _catch_up(self, terms: Terms) -> None:
-        """Let the index have all messages, if these terms are looked up in it."""
+        """Index all messages, if these terms need the index."""
         if self._unindexed and any(term.kind == "words" for term in terms):
             await self._index(-1)
 
     async def _index(self, most: int) -> None:
-        """Let the index of the search have up to so many messages that it does not have yet."""
+        """Add up to *most* unindexed messages to the search index."""
         self._indexing = True
         try:
             self._unindexed = await self._write(partial(jobs.index, most))
@@ -279,7 +279,7 @@ class SQLiteStore(Store):
     # Retention
 
     def _prune(self) -> None:
-        """Delete the oldest messages if there are too many, or they are too large."""
+        """Delete the oldest messages if there are too many, or too many bytes."""
         kept = self.retention
         too_many = self._total - kept.messages if kept.messages else 0
         too_large = self._octets - kept.octets if kept.octets and self._total > 1 else 0
@@ -342,8 +342,8 @@ def _explain(failure: Failure) -> Failure:
 
 
 def _lock(path: str) -> int | None:
-    """A lock that tells other processes that the file is in use. The database's own lock would be lost as soon as this
-    process closed any descriptor of it."""
+    """Lock the file against use by other processes. SQLite's own lock would be lost as soon as this process closed any
+    descriptor of the file."""
     try:
         import fcntl
     except ImportError:  # Windows

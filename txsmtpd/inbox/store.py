@@ -1,7 +1,7 @@
-"""What a store of received mail does, whatever it stands on: the interface that the API and the pages use.
+"""The interface of a store of received mail, which the API and the pages use.
 
 :class:`~txsmtpd.inbox.sqlite.SQLiteStore` keeps mail in a file, :class:`~txsmtpd.inbox.memory.MemoryStore` in memory.
-All methods are called in the reactor's thread; those that may have to wait are coroutine functions.
+All methods are called in the reactor's thread. Those that may wait are coroutine functions.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ MESSAGES = 100_000
 OCTETS = 2**30
 AGE = 7 * 86400.0
 
-TOLD = 1000  # deleted messages that are told one by one; of more, only that there were many
+TOLD = 1000  # deleted messages to announce one by one; more are announced by a single event
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 def new_id() -> str:
-    """A name for a message: 22 characters of base 62, which nobody guesses."""
+    """Return a new message id: 22 unguessable characters in base 62."""
     number = secrets.randbits(130)
     characters = []
     for _ in range(22):
@@ -39,9 +39,9 @@ def new_id() -> str:
 
 
 class StoreError(Exception):
-    """Mail cannot be stored.
+    """The message cannot be stored.
 
-    :ivar full: whether there is no room left for it.
+    :ivar full: whether there is no space left.
     """
 
     def __init__(self, reason: str, full: bool = False) -> None:
@@ -51,16 +51,16 @@ class StoreError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How much mail is kept. The newest message is kept whatever its size."""
+    """How much mail to keep. The newest message is always kept."""
 
-    messages: int = MESSAGES  #: how many; 0: any number
-    octets: int = OCTETS  #: of all together; 0: any number
-    age: float = AGE  #: seconds; 0: for ever
+    messages: int = MESSAGES  #: maximum number; 0: unlimited
+    octets: int = OCTETS  #: maximum total size, in bytes; 0: unlimited
+    age: float = AGE  #: maximum age, in seconds; 0: unlimited
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many messages there are."""
+    """Counts of messages."""
 
     total: int
     unread: int
@@ -68,30 +68,30 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Messages that were found, newest first, and how many there are besides."""
+    """A page of matching messages, newest first, and the counts of all that match."""
 
     messages: list[Message]
-    count: int  #: how many were found, those on other pages included
-    unread: int  #: how many of these are unread
-    is_exact: bool = True  #: False: there are more than *count*; counting took too long
+    count: int  #: of all matching messages, including those on other pages
+    unread: int  #: how many of them are unread
+    is_exact: bool = True  #: False if there are more than *count*: counting stopped early
 
 
 @dataclass(frozen=True, slots=True)
 class SessionRecord:
-    """A session: who connected, what came of it, and what was said, if it is still known."""
+    """A session: who connected, its outcome, and its transcript if still available."""
 
     id: str
     began: float  #: seconds since the epoch
-    ended: float | None  #: None while it goes on
+    ended: float | None  #: None while it is open
     peer: str
-    outcome: str  #: the last reply that refused something, or ``""``
-    records: str = field(repr=False)  #: what was said, as JSON lines; credentials masked
+    outcome: str  #: the last negative reply, or ``""``
+    records: str = field(repr=False)  #: the transcript as JSON lines; credentials are masked
     messages: tuple[str, ...] = ()  #: the ids of its messages
 
 
 @dataclass(slots=True)
 class Totals:
-    """What has happened since the store was opened."""
+    """Totals since the store was opened."""
 
     accepted: int = 0
     accepted_octets: int = 0
@@ -102,10 +102,10 @@ class Totals:
 class Store(ABC):
     """Received mail.
 
-    :ivar hub: tells of what changes.
-    :ivar headers: the fields whose values messages are filed under.
-    :ivar totals: what has happened since the store was opened.
-    :ivar where: what the store is called: a file's name, or ``memory``.
+    :ivar hub: publishes changes.
+    :ivar headers: the header fields whose values messages are filed under.
+    :ivar totals: totals since the store was opened.
+    :ivar where: a name for the store: a file name, or ``memory``.
     """
 
     where = "memory"
@@ -138,27 +138,27 @@ class Store(ABC):
     ) -> Page:
         """Find messages, newest first.
 
-        :param start: how many to leave out.
-        :param limit: how many to return, at most; None: all.
-        :param before: only messages with a smaller number; the counts are of all.
+        :param start: how many to skip.
+        :param limit: how many to return at most. None: all.
+        :param before: only messages with a smaller number. The counts include all messages.
         :param after: only messages with a larger number.
-        :param exact: whether to count to the end; otherwise it may stop after some time.
+        :param exact: whether to count to the end. Otherwise counting may stop early.
         """
 
     @abstractmethod
     async def message(self, message_id: str, scope: Scope = EVERYTHING) -> Message | None:
-        """The message with this id, or None."""
+        """Return the message with this id, or None."""
 
     @abstractmethod
     async def content(self, message: Message, start: int = 0, length: int | None = None) -> bytes:
-        """Octets of a message, as they came; ``b""`` if it is gone."""
+        """Return bytes of a message as received, or ``b""`` if it was deleted."""
 
     async def part(self, message: Message, part: Part) -> bytes:
-        """A part of a message, decoded."""
+        """Return a part of a message, decoded."""
         return part.decode(await self.content(message, part.start, part.length))
 
     async def texts(self, message: Message, kind: str) -> list[str]:
-        """The parts of a message that are ``text`` or ``html``."""
+        """Return the parts of a message of this kind: ``text`` or ``html``."""
         return [
             part.text(await self.content(message, part.start, min(part.length, 2 * MAX_TEXT)))
             for part in message.parts
@@ -166,16 +166,16 @@ class Store(ABC):
         ]
 
     async def html(self, message: Message) -> str:
-        """The HTML of a message, as it was sent, charset aside; ``""`` without any."""
+        """Return the HTML of a message as it was sent, but decoded to str; ``""`` if it has none."""
         return "\n".join(await self.texts(message, "html"))
 
     async def text(self, message: Message) -> str:
-        """The text of a message, or what its HTML says if there is none."""
+        """Return the text of a message, or the text of its HTML if it has none."""
         texts = await self.texts(message, "text")
         return shown_text(texts, [] if texts else await self.texts(message, "html"))
 
     async def fields(self, message: Message) -> list[tuple[str, str]]:
-        """The fields of the header, decoded, in their order."""
+        """Return the header fields, decoded, in order."""
         return decoded_fields(read_header(octets := await self.content(message, 0, MAX_HEADER), 0, len(octets))[0])
 
     @abstractmethod
@@ -184,18 +184,18 @@ class Store(ABC):
     @property
     @abstractmethod
     def last_number(self) -> int:
-        """The number of the newest message there ever was."""
+        """The number of the newest message ever stored."""
 
     @abstractmethod
     async def octets(self) -> int:
-        """What the store takes, in octets."""
+        """Return the size of the store in bytes."""
 
     async def latest(self, scope: Scope = EVERYTHING, terms: Terms = ()) -> Message | None:
-        """The newest message, or None."""
+        """Return the newest message, or None."""
         page = await self.page(scope, terms, limit=1, exact=False)
         return page.messages[0] if page.messages else None
 
-    # Changes. Without ids and terms, they are for all messages of the scope.
+    # Changes. Without ids and terms, they apply to all messages of the scope.
 
     @abstractmethod
     async def set_seen(
@@ -205,15 +205,15 @@ class Store(ABC):
 
     @abstractmethod
     async def delete(self, scope: Scope = EVERYTHING, ids: Sequence[str] | None = None, terms: Terms = ()) -> None:
-        """Delete messages. In a scope, those that others of its kind share are only hidden there."""
+        """Delete messages. Within a scope, messages that also belong to another scope of its kind are only hidden."""
 
     @abstractmethod
     async def tags(self, scope: Scope = EVERYTHING) -> Mapping[str, int]:
-        """The tags that are in use, with how many messages have them."""
+        """Return the tags in use, with the number of messages that have each."""
 
     @abstractmethod
     async def set_tags(self, ids: Sequence[str], tags: Sequence[str], scope: Scope = EVERYTHING) -> None:
-        """Give messages these tags, and no others."""
+        """Replace the tags of messages."""
 
     @abstractmethod
     async def rename_tag(self, old: str, new: str | None, scope: Scope = EVERYTHING) -> None:
@@ -230,17 +230,17 @@ class Store(ABC):
 
     @abstractmethod
     async def sessions(self, scope: Scope = EVERYTHING, limit: int = 50) -> list[SessionRecord]:
-        """Sessions, newest first. In a scope: those in which mail of the scope came."""
+        """Return sessions, newest first. Within a scope: those with mail of the scope."""
 
     # Start and stop
 
     async def open(self) -> None:  # noqa: B027
-        """Start to work."""
+        """Start the store."""
 
     async def close(self) -> None:  # noqa: B027
-        """Finish what is being done, and stop."""
+        """Finish pending work, and stop."""
 
-    # For stores
+    # For implementations
 
     def _added(self, message: Message) -> None:
         self.totals.accepted += 1
@@ -248,7 +248,7 @@ class Store(ABC):
         self.hub.publish("new", message)
 
     def _deleted(self, messages: Sequence[Message], count: int, everything: bool) -> None:
-        """Tell that messages of all scopes are gone: one by one, or that there were many."""
+        """Publish that messages of all scopes were deleted: one event each, or a single event for many."""
         self.totals.deleted += count
         if everything:
             self.hub.publish("truncate")
@@ -263,5 +263,5 @@ CLEAN_TAG = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234
 
 
 def clean_tag(tag: Any) -> str:
-    """A tag without the characters that no tag has; ``""`` if nothing is left."""
+    """Return a tag without the characters that tags cannot have; ``""`` if nothing is left."""
     return " ".join("".join(c for c in str(tag)[:200] if c in CLEAN_TAG).split())[:100]

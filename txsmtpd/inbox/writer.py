@@ -1,6 +1,6 @@
-"""Threads that own connections to a database: one writes, and commits many changes at once; others read.
+"""Threads that own database connections: one writes, and commits many changes at once; others read.
 
-A change is done when it is committed; while one commit runs, the next changes queue and share the next commit.
+A change is done when it is committed. While one commit runs, further changes are queued and share the next commit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 T = TypeVar("T")
 P = ParamSpec("P")
 BATCH = 500  # changes in one transaction
-WEIGHT = 2**25  # octets in one transaction, roughly
+WEIGHT = 2**25  # bytes in one transaction, approximately
 
 log = Logger(namespace="txsmtpd.inbox")
 
@@ -28,8 +28,8 @@ _Entry = tuple["Deferred[Any]", Job, int]
 
 
 def shielded(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """A coroutine function that runs to its end, also if whoever awaits it is cancelled, as happens when a client
-    leaves: what has been written has to be counted, and told."""
+    """Make a coroutine function run to its end even if its awaiter is cancelled, as when a client disconnects: what
+    was written must be counted and published."""
 
     @wraps(method)
     async def run(*arguments: P.args, **options: P.kwargs) -> T:
@@ -48,11 +48,11 @@ def shielded(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corouti
 
 
 class Worker(Generic[T]):
-    """A thread with a connection, which runs what it is given.
+    """A thread that owns a connection and runs functions with it.
 
     :param connect: opens the connection, in the thread.
-    :param reactor: whose thread results come back to (IReactorFromThreads).
-    :param entries: what to run; shared by the threads that read.
+    :param reactor: results are delivered in its thread (IReactorFromThreads).
+    :param entries: the queue of functions to run, shared by the reading threads.
     """
 
     def __init__(self, connect: Callable[[], sqlite3.Connection], reactor: Any, name: str, entries: Any = None) -> None:
@@ -64,21 +64,21 @@ class Worker(Generic[T]):
         self._thread.start()
 
     def submit(self, job: Job, weight: int = 0) -> Deferred[Any]:
-        """Run a function with the connection; the Deferred has its result.
+        """Run a function with the connection. The Deferred fires with its result.
 
-        :param weight: octets that it writes, roughly.
+        :param weight: bytes that it writes, approximately.
         """
         result: Deferred[Any] = Deferred()
         self._entries.put((result, job, weight))
         return result
 
     def stop(self) -> Deferred[None]:
-        """Do what was submitted so far, and end."""
+        """Finish what was submitted so far, and stop."""
         self._entries.put(None)
         return self.ended
 
     def _run(self) -> None:
-        connection = self._connect()  # to a file that was opened before, so that it raises nothing
+        connection = self._connect()  # does not raise: the file was opened before
         try:
             while (entry := self._entries.get()) is not None:
                 if not self._work(connection, entry):
@@ -88,7 +88,7 @@ class Worker(Generic[T]):
             self._reactor.callFromThread(self.ended.callback, None)
 
     def _work(self, connection: sqlite3.Connection, entry: _Entry) -> bool:
-        """Run one entry, or more. False: the end was among them."""
+        """Run one or more entries. Return False if the thread has to stop."""
         raise NotImplementedError
 
     def _answer(self, answers: list[tuple[Deferred[Any], Any]]) -> None:
@@ -101,7 +101,7 @@ def _fire(answers: list[tuple[Deferred[Any], Any]]) -> None:
 
 
 class Reader(Worker[Any]):
-    """Runs functions one at a time, each in a transaction, so that it sees one state of the database."""
+    """Runs functions one at a time, each in a transaction, so that each sees a consistent database."""
 
     def _work(self, connection: sqlite3.Connection, entry: _Entry) -> bool:
         result, job, _ = entry
@@ -118,7 +118,7 @@ class Reader(Worker[Any]):
 
 
 class Writer(Worker[Any]):
-    """Runs all functions that are there in one transaction, each for itself: one that fails undoes only its own."""
+    """Runs all queued functions in one transaction. If one fails, only its own changes are rolled back."""
 
     def _work(self, connection: sqlite3.Connection, entry: _Entry) -> bool:
         goes_on, entries = self._take(entry)
@@ -154,7 +154,7 @@ def _attempt(connection: sqlite3.Connection, job: Job) -> Any:
         result = job(connection)
     except BaseException:
         failure = Failure()
-        # What ends a transaction by itself, such as a full disk, has left nothing to undo.
+        # Some errors, such as a full disk, end the transaction themselves; then nothing is left to roll back.
         if connection.in_transaction:
             connection.execute("ROLLBACK TO attempt")
             connection.execute("RELEASE attempt")

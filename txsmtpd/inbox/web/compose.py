@@ -1,4 +1,4 @@
-"""A message from the JSON of Mailpit's ``/api/v1/send``."""
+"""Composes a message from the JSON of Mailpit's ``/api/v1/send``."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from typing import Any
 from txsmtpd.inbox.web.response import HTTPError
 
 _NAME = re.compile(r"[!-9;-~]{1,100}")
-_OURS = ("from", "to", "cc", "bcc", "reply-to", "subject", "date", "mime-version")  # fields that have keys of their own
+_OURS = ("from", "to", "cc", "bcc", "reply-to", "subject", "date", "mime-version")  # fields with their own JSON keys
 
 
 def composed(body: Mapping[str, Any]) -> tuple[str, tuple[str, ...], bytes]:
-    """The reverse-path, the forward-paths and the octets of a message.
+    """Return the reverse-path, the forward-paths and the bytes of a message.
 
-    :param body: the JSON object, its keys in lower case.
-    :raises HTTPError: if it describes no message; says why.
+    :param body: the JSON object, with its keys in lower case.
+    :raises HTTPError: if it does not describe a message; its text says why.
     """
     try:
         return _composed(body)

@@ -1,9 +1,9 @@
-"""What came in mail, as answers: HTML, text, source and parts. No other module serves octets of a mail.
+"""Responses with the content of mail: HTML, text, source and parts. No other module serves bytes of a mail.
 
-What protects a browser is the policy of the answer: a sandbox without scripts and without an origin, which loads
-nothing. It is the same in a frame of the inbox and opened directly. The markup of the mail is not cleaned, so it shows
-as it was sent. Three things are changed while it is served: ``cid:`` becomes the image itself, names of elements that
-make a browser connect although the policy forbids them to load are spoiled, and links may be given a target.
+The content security policy of the response protects the browser: a sandbox without scripts and without an origin,
+which loads nothing. It is the same in a frame of the inbox and when opened directly. The HTML of the mail is not
+sanitized, so it is displayed as it was sent. Only three things are changed: ``cid:`` URLs become the image itself,
+elements that make a browser connect although the policy forbids loading are renamed, and links may get a target.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from txsmtpd.inbox.message import Message, Part
 from txsmtpd.inbox.store import Store
 from txsmtpd.inbox.web.response import TEXT, Response
 
-PIECE = 2**21  # octets that are read from the store at once
-LARGE = 2**16  # characters of HTML above which it is changed in a thread
-INLINE_LIMIT = 10 * 2**20  # octets of images within one document
+PIECE = 2**21  # bytes to read from the store at once
+LARGE = 2**16  # characters; longer HTML is processed in a thread
+INLINE_LIMIT = 10 * 2**20  # bytes of images embedded in one document
 
 SAFE_IMAGES = frozenset(["image/png", "image/jpeg", "image/gif", "image/webp", "image/avif"])
 
@@ -30,11 +30,11 @@ _POLICY = (
     " style-src 'unsafe-inline'{remote}; font-src data:{remote}; media-src data:{remote}; base-uri 'none';"
     " form-action 'none'; frame-ancestors {frames}"
 )
-# Chromium opens a connection to the address of a frame or a preconnect although the policy forbids to load it.
+# Chromium connects to the address of a frame or a preconnect although the policy forbids loading it.
 _CONNECTING = re.compile(r"<(?=/?(?:i?frame|frameset|object|embed|applet|portal|fencedframe|link)(?:[\s/>]|$))", re.I)
 _FRAMES = re.compile(r"<(?=/?(?:i?frame|frameset|object|embed|applet|portal|fencedframe)(?:[\s/>]|$))", re.I)
-# What makes a browser fetch something from another host. One class for blanks and quotes: two in a row would take time
-# that grows with the square of a run of blanks.
+# What makes a browser fetch something from another host. One character class for blanks and quotes: two in a row would
+# take quadratic time for a run of blanks.
 _REMOTE = re.compile(r"""(?:\b(?:src|background|poster|srcset)\s*=|url\(|@import)[\s"']*(?:https?:)?//""", re.I)
 _CID = re.compile(r"\bcid:([^\s\"'<>()]{1,1000})", re.I)
 _LINK = re.compile(r"<(a|area)(?=[\s/>])", re.I)
@@ -42,15 +42,15 @@ _TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,100}/[a-z0-9!#$&^_.+-]{1,100}")
 
 
 def wants_remote(markup: str) -> bool:
-    """Whether HTML shows images, styles or fonts from elsewhere, as far as its text tells."""
+    """Whether the HTML appears to load images, styles or fonts from other hosts."""
     return _REMOTE.search(markup) is not None
 
 
 class MailResponse(Response):
-    """An answer with octets of a mail.
+    """A response with content of a mail.
 
-    :param remote: whether the browser may load images, styles and fonts from elsewhere.
-    :param frames: origins, besides our own, whose pages may show it in a frame.
+    :param remote: whether the browser may load images, styles and fonts from other hosts.
+    :param frames: other origins whose pages may show it in a frame.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class MailResponse(Response):
 async def html_response(
     store: Store, message: Message, *, embed: bool = False, remote: bool = False, frames: tuple[str, ...] = ()
 ) -> MailResponse:
-    """The HTML of a message.
+    """Return the HTML of a message.
 
-    :param embed: whether links get a target, for a document in a frame.
-    :param remote: whether the browser may load what the mail wants from elsewhere.
+    :param embed: whether links get a target, for display in a frame.
+    :param remote: whether the browser may load what the mail refers to on other hosts.
     """
     markup = await store.html(message)
     images = await _images(store, message, markup)
@@ -90,7 +90,7 @@ async def html_response(
 
 
 async def _images(store: Store, message: Message, markup: str) -> dict[str, str]:
-    """The images that the document shows by their Content-ID, as addresses that contain them."""
+    """Return the images that the document refers to by Content-ID, as ``data:`` URLs."""
     wanted = {match[1] for match in _CID.finditer(markup)}
     found: dict[str, str] = {}
     room = INLINE_LIMIT
@@ -100,7 +100,7 @@ async def _images(store: Store, message: Message, markup: str) -> dict[str, str]
             continue
         room -= part.size
         octets = await store.part(message, part)
-        # Both are of closed alphabets, so nothing of the mail gets into the markup by them.
+        # Both consist of a fixed set of characters, so the mail cannot inject markup through them.
         address = f"data:{part.content_type};base64,{base64.b64encode(octets).decode('ascii')}"
         found.update(dict.fromkeys(names, address))
     return found
@@ -111,7 +111,7 @@ def _changed(markup: str, images: Mapping[str, str], embed: bool, remote: bool) 
     if images:
         markup = _CID.sub(lambda match: images.get(match[1], match[0]), markup)
     if embed:
-        # The first of several attributes with one name is the one that counts.
+        # Of several attributes with the same name, the first one counts.
         markup = _LINK.sub(r'<\1 target="_blank" rel="noreferrer noopener"', markup)
     return markup.encode("utf-8", "replace")
 
@@ -120,12 +120,12 @@ def _changed(markup: str, images: Mapping[str, str], embed: bool, remote: bool) 
 
 
 async def text_response(store: Store, message: Message) -> MailResponse:
-    """The text of a message."""
+    """Return the text of a message."""
     return MailResponse((await store.text(message)).encode("utf-8", "replace"))
 
 
 def source_response(store: Store, message: Message, download: bool = False) -> MailResponse:
-    """A message, byte for byte as it came."""
+    """Return a message, byte for byte as received."""
     headers = {"Content-Disposition": f'attachment; filename="{message.id}.eml"'} if download else {}
     pieces = raw_pieces(store, message, 0, message.size)
     content_type = "message/rfc822" if download else TEXT
@@ -133,7 +133,7 @@ def source_response(store: Store, message: Message, download: bool = False) -> M
 
 
 def part_response(store: Store, message: Message, part: Part) -> MailResponse:
-    """A part, decoded. Images and plain text may be shown; everything else is to be saved."""
+    """Return a decoded part. Browsers may display images and plain text; everything else is a download."""
     shown = part.content_type in SAFE_IMAGES or part.content_type == "text/plain"
     content_type = part.content_type if _TYPE.fullmatch(part.content_type) else "application/octet-stream"
     if content_type == "text/plain":
@@ -144,7 +144,7 @@ def part_response(store: Store, message: Message, part: Part) -> MailResponse:
 
 
 def file_name_parameter(name: str) -> str:
-    """The parameter of Content-Disposition that suggests a file name (RFC 6266 4.3), or ``""``."""
+    """Return the Content-Disposition parameter that suggests a file name (RFC 6266 4.3), or ``""``."""
     name = re.split(r"[/\\]", name)[-1]
     name = "".join(c for c in name if c.isprintable()).strip(". ")[:100]
     if not name:
@@ -154,7 +154,7 @@ def file_name_parameter(name: str) -> str:
 
 
 async def raw_pieces(store: Store, message: Message, start: int, length: int) -> AsyncIterator[bytes]:
-    """Octets of a message, piece by piece. They end early if it is deleted meanwhile."""
+    """Yield bytes of a message. Ends early if the message is deleted meanwhile."""
     end = start + length
     while start < end:
         piece = await store.content(message, start, min(PIECE, end - start))
@@ -165,7 +165,7 @@ async def raw_pieces(store: Store, message: Message, start: int, length: int) ->
 
 
 async def decoded_pieces(store: Store, message: Message, part: Part) -> AsyncIterator[bytes]:
-    """A part, decoded piece by piece."""
+    """Yield the decoded bytes of a part."""
     pieces = raw_pieces(store, message, part.start, part.length)
     if part.encoding == "base64":
         pieces = _from_base64(pieces)
@@ -195,7 +195,7 @@ async def _from_quoted_printable(pieces: AsyncIterator[bytes]) -> AsyncIterator[
     rest = b""
     async for piece in pieces:
         lines, newline, rest = (rest + piece).rpartition(b"\n")
-        if len(rest) > PIECE:  # a line without end
+        if len(rest) > PIECE:  # a line that does not end
             lines, newline, rest = lines + newline + rest, b"", b""
         yield binascii.a2b_qp(lines + newline)
     yield binascii.a2b_qp(rest)

@@ -1,8 +1,8 @@
-r"""A session as a dialog file, as :class:`~txsmtpd.testing.dialog.Dialog` reads it: what the client said, and how the
-replies began.
+r"""Writes a session as a dialog file for :class:`~txsmtpd.testing.dialog.Dialog`: the client's lines, and the
+beginnings of the replies.
 
-Credentials are masked in a transcript, and TLS cannot be written down; a dialog with either says so in a comment, and
-has to be completed by hand.
+Credentials are masked in a transcript, and a dialog file cannot express TLS. A dialog with either says so in a comment
+and has to be completed by hand.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _BDAT = re.compile(r"BDAT ([0-9]{1,12})(?: LAST)?", re.IGNORECASE)
 
 
 def dialog_of(session: SessionRecord, records: Iterable[dict[str, Any]], contents: Sequence[bytes]) -> str:
-    """The dialog.
+    """Return the dialog.
 
-    :param records: what was said, as :func:`~txsmtpd.inbox.sessions.records_of` has it.
+    :param records: the transcript, as :func:`~txsmtpd.inbox.sessions.records_of` returns it.
     :param contents: the messages of the session, in order.
     """
     lines = [f"# Session {session.id}"]
     messages = list(contents)
-    chunks = b""  # what of a message the chunks of BDAT have not had yet
+    chunks = b""  # the rest of the message, not yet sent in a BDAT chunk
     in_chunks = False
     for record in records:
         kind, text = record["kind"], str(record["text"])
@@ -56,7 +56,7 @@ def _said(text: str) -> list[str]:
 
 
 def _begins(reply: str) -> str:
-    """How a reply begins that is the same next time: its codes."""
+    """Return the part of a reply that does not vary: its codes."""
     match = _REPLY.match(reply)
     if match is None:
         return _one_line(reply)
@@ -64,7 +64,7 @@ def _begins(reply: str) -> str:
 
 
 def _data(content: bytes, octets: int) -> list[str]:
-    """The lines after DATA, with dots doubled (RFC 5321 4.5.2)."""
+    """Return the lines after DATA, dot-stuffed (RFC 5321 4.5.2)."""
     if not content:
         return [f"# {octets} octets that were not kept", "C: Subject: not kept", "C: ", "C: ."]
     lines = content.removesuffix(b"\r\n").split(b"\r\n")
@@ -76,7 +76,7 @@ def _chunk(octets: bytes) -> list[str]:
 
 
 def _escaped(octets: bytes) -> str:
-    r"""Octets as a dialog has them: what cannot be printed as ``\x..``."""
+    r"""Return bytes as in a dialog file, with unprintable ones as ``\x..``."""
     text = octets.decode("latin-1")
     return "".join(c if " " <= c <= "~" and c != "\\" else c.encode("unicode_escape").decode("ascii") for c in text)
 

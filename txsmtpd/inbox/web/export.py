@@ -1,4 +1,4 @@
-"""Messages as one file, written while it is sent: an mbox (mboxrd, RFC 4155), or a zip of ``.eml`` files."""
+"""Exports messages as one file, streamed: an mbox (mboxrd, RFC 4155), or a zip of ``.eml`` files."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from txsmtpd.inbox.search import Terms
 from txsmtpd.inbox.store import Store
 from txsmtpd.inbox.web.content import raw_pieces
 
-TOGETHER = 200  # messages that are looked up at once
+TOGETHER = 200  # messages to look up at once
 
 _FROM = re.compile(rb"(?m)^(>*From )")
 
 
 async def _messages(store: Store, scope: Scope, ids: list[str] | None, terms: Terms) -> AsyncIterator[Message]:
-    """The messages, newest first."""
+    """Yield the messages, newest first."""
     if ids is not None:
         for message_id in ids:
             message = await store.message(message_id, scope)
@@ -38,7 +38,7 @@ async def _messages(store: Store, scope: Scope, ids: list[str] | None, terms: Te
 
 
 async def as_mbox(store: Store, scope: Scope, ids: list[str] | None, terms: Terms) -> AsyncIterator[bytes]:
-    """The messages as an mbox. Lines end in LF; those that begin with ``From`` are quoted."""
+    """Yield the messages as an mbox. Lines end in LF; lines that begin with ``From`` are quoted."""
     async for message in _messages(store, scope, ids, terms):
         sender = re.sub(r"[^!-~]", "_", message.envelope.mail_from) or "MAILER-DAEMON"
         date = time.asctime(time.gmtime(message.arrived))
@@ -50,7 +50,7 @@ async def as_mbox(store: Store, scope: Scope, ids: list[str] | None, terms: Term
 
 
 async def _whole_lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same octets, in pieces that end where lines do."""
+    """Yield the same bytes in pieces that end with a line end."""
     rest: list[bytes] = []
     async for piece in pieces:
         lines, newline, begun = piece.rpartition(b"\n")
@@ -63,7 +63,7 @@ async def _whole_lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 class _Sink(io.RawIOBase):
-    """Takes what a zip file writes, to be taken away piece by piece."""
+    """Collects what a zip file writes."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
@@ -76,13 +76,13 @@ class _Sink(io.RawIOBase):
         return len(octets)
 
     def taken(self) -> bytes:
-        """What was written since."""
+        """Return what was written since the last call."""
         pieces, self._pieces = self._pieces, []
         return b"".join(pieces)
 
 
 async def as_zip(store: Store, scope: Scope, ids: list[str] | None, terms: Terms) -> AsyncIterator[bytes]:
-    """The messages as a zip. Their names are their numbers and ids, and nothing that came in mail."""
+    """Yield the messages as a zip. File names are numbers and ids, and contain nothing from the mail."""
     sink = _Sink()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
         async for message in _messages(store, scope, ids, terms):

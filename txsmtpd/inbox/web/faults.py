@@ -1,6 +1,6 @@
-"""Faults, switched while clients are connected: as rules in the words of ``--fault``, and as Mailpit's chaos.
+"""Switches faults on and off while the server runs: as rules in the syntax of ``--fault``, and as Mailpit's chaos.
 
-Below ``/in/.../`` a rule strikes at mail of that scope alone.
+Below ``/in/.../`` a rule applies only to mail of that scope.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _faults(call: Call) -> Faults:
 
 
 class Owned:
-    """What makes a rule strike in a scope alone, and tells whose rule it is."""
+    """A condition that restricts a rule to a scope, and marks the scope as the rule's owner."""
 
     def __init__(self, scope: Scope, spec: str, trigger: str = "") -> None:
         self.scope = scope
@@ -55,7 +55,7 @@ def _fits(occasion: Occasion, name: str, value: str) -> bool:
         from txsmtpd.inbox.handler import user_of
 
         return user_of(occasion.session) == value
-    return False  # what the message says is not known before it is there
+    return False  # the content is not known before the message has arrived
 
 
 def _owned(rule: Rule) -> Owned | None:
@@ -69,7 +69,7 @@ def _in_scope(rule: Rule, scope: Scope) -> bool:
 
 
 def shown(rule: Rule) -> dict[str, Any]:
-    """A rule as JSON."""
+    """Return a rule for JSON."""
     owned = _owned(rule)
     return {
         "id": rule.number,
@@ -83,7 +83,7 @@ def shown(rule: Rule) -> dict[str, Any]:
 
 
 def rules(call: Call) -> list[Rule]:
-    """The rules that are in force here."""
+    """Return the rules in this scope."""
     return [rule for rule in _faults(call) if _in_scope(rule, call.scope)]
 
 
@@ -96,9 +96,9 @@ async def list_faults(call: Call) -> Response:
 
 
 def add_rule(call: Call, spec: str) -> Rule:
-    """Put a rule into force.
+    """Add a rule.
 
-    :raises HTTPError: if the words describe none.
+    :raises HTTPError: if *spec* is not a valid rule.
     """
     faults = _faults(call)
     if len(list(faults)) >= MOST:
@@ -123,7 +123,7 @@ async def add(call: Call) -> Response:
 
 
 def remove_rules(call: Call, which: Callable[[Rule], bool]) -> bool:
-    """Remove those of the rules that are in force here; whether there were any."""
+    """Remove the matching rules of this scope. Return whether there were any."""
     removed = [rule for rule in rules(call) if which(rule)]
     for rule in removed:
         _faults(call).remove(rule)

@@ -1,7 +1,7 @@
-"""Who may ask: the Host that a request names, and the origin that it comes from. Plain functions of header values.
+"""Checks the Host and the origin of requests. Plain functions of header values.
 
-A page of another site can make a browser send requests here. If it has let its own name point to this address (DNS
-rebinding), the browser even thinks that they are of the same origin; so names are checked first.
+A page of another site can make a browser send requests to this server. If that site points its own name to this
+address (DNS rebinding), the browser even treats them as same-origin. So host names are checked first.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 
 
 def host_name(host: str) -> str | None:
-    """The name in a Host field, in lower case, without the port; None if it is malformed."""
+    """Return the name in a Host field, in lower case and without the port, or None if it is malformed."""
     match = _HOST.fullmatch(host)
     return None if match is None else match[1].lower().removesuffix(".")
 
 
 def host_is_ours(host: str, names: Collection[str] = ()) -> bool:
-    """Whether a Host field names this server: by an IP address, as localhost, by a name without dots, or by one that
-    was configured.
+    """Whether a Host field names this server: by an IP address, localhost, a name without dots, or a configured name.
 
-    A name of the public DNS has a dot, so nobody else can let one of these point here.
+    Names in the public DNS have a dot, so no other site can point any of these to this server.
     """
     name = host_name(host)
     if name is None:
@@ -33,18 +32,18 @@ def host_is_ours(host: str, names: Collection[str] = ()) -> bool:
     try:
         ipaddress.ip_address(name.strip("[]"))
     except ValueError:
-        # What ends in a number is an address to a browser, in one of many spellings.
+        # Browsers treat a name that ends in a number as an IP address, which has many spellings.
         return "." not in name and not name.startswith("[") and not re.fullmatch("0x[0-9a-f]*|[0-9]+", name)
     return True
 
 
 def origin_is_ours(host: str, origins: Sequence[str], fetch_site: str | None, allowed: Collection[str] = ()) -> bool:
-    """Whether a request may change something, or listen.
+    """Whether a request may change something, or receive events.
 
     :param host: the Host field.
     :param origins: the Origin fields.
-    :param fetch_site: the field Sec-Fetch-Site, which scripts cannot set; None without one.
-    :param allowed: other origins that may.
+    :param fetch_site: the Sec-Fetch-Site field, which scripts cannot set, or None.
+    :param allowed: other allowed origins.
     """
     if len(origins) > 1:
         return False
@@ -54,14 +53,14 @@ def origin_is_ours(host: str, origins: Sequence[str], fetch_site: str | None, al
         return False
     if not origins:
         return True
-    # Whole origins are compared. Behind a proxy that ends TLS, the scheme may be the other one.
+    # Compare whole origins. Behind a proxy that terminates TLS, the scheme may differ.
     return origins[0].lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
 
 
 def make_origin(text: str) -> str:
-    """An origin as browsers write it.
+    """Normalize an origin to the form that browsers send.
 
-    :raises ValueError: if it is none.
+    :raises ValueError: if it is not an origin.
     """
     origin = text.strip().lower().removesuffix("/")
     match = re.fullmatch(r"(https?)://([^/?#@\s*]+)", origin)
@@ -71,9 +70,9 @@ def make_origin(text: str) -> str:
 
 
 def make_host(text: str) -> str:
-    """A name for this server.
+    """Normalize a host name of this server.
 
-    :raises ValueError: if it is none.
+    :raises ValueError: if it is not a host name.
     """
     name = host_name(text.strip())
     if name is None or name != text.strip().lower().removesuffix("."):

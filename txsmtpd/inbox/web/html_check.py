@@ -1,7 +1,7 @@
-"""What mail programs make of the HTML of a message: the features of HTML and CSS that it uses, held against the data of
-caniemail.com, which is in ``static/vendor``.
+"""Checks how well mail programs support the HTML of a message: compares the HTML and CSS features it uses with the data
+of caniemail.com, which is in ``static/vendor``.
 
-Features are found by name, in one pass over the document; nothing is fetched for it, so styles elsewhere do not count.
+Features are found by name in one pass over the document. Nothing is fetched, so external stylesheets do not count.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 DATA = Path(__file__).parent / "static/vendor/caniemail.json"
-LONGEST = 2**20  # characters that are looked at
+LONGEST = 2**20  # characters to examine
 SUPPORT = {"y": "yes", "n": "no", "a": "partial", "m": "partial", "u": "unknown"}
 
 _TAG = re.compile(r"<([a-zA-Z][a-zA-Z0-9]*)((?:\s[^<>]{0,20000})?)>")
 _ATTRIBUTE = re.compile(r"""([a-zA-Z][a-zA-Z-]{0,50})(?:\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+)))?""")
 _STYLE = re.compile(r"<style\b[^<>]*>([^<]*)", re.I)
-# A name begins where no name goes on: else each letter of a long one would be tried.
+# The lookbehind matches only at the start of a name; otherwise each letter of a long name would be tried.
 _DECLARATION = re.compile(r"(?<![a-zA-Z-])([a-zA-Z-]{2,50})\s*:\s*([^;{}]{0,500})")
 _RULE = re.compile(r"@[a-zA-Z-]{2,50}")
 _FUNCTION = re.compile(r"(?<![a-zA-Z-])([a-zA-Z-]{2,50})\(")
@@ -36,7 +36,7 @@ def _data() -> Any:
 
 
 def check(markup: str) -> dict[str, Any]:
-    """What Mailpit calls an HTML check."""
+    """Return the result of Mailpit's HTML check."""
     found, nodes = _features(markup[:LONGEST])
     data = _data()
     warnings = [warning for feature in data["features"] if (warning := _warning(feature, found, data)) is not None]
@@ -59,7 +59,7 @@ def check(markup: str) -> dict[str, Any]:
 
 
 def _features(markup: str) -> tuple[Found, int]:
-    """The names that a document has, by kind; and how many elements there are."""
+    """Return the names used in a document, by kind, and the number of elements."""
     found: Found = {
         kind: Counter() for kind in ("element", "attribute", "property", "value", "rule", "function", "selector")
     }

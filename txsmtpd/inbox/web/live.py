@@ -1,6 +1,6 @@
-"""Events as they happen: on a WebSocket in Mailpit's words, and as server-sent events in the inbox's own.
+"""Sends events to clients: on a WebSocket in Mailpit's format, and as server-sent events in the inbox's own format.
 
-A client that does not keep up is dropped; it connects anew and is told to reload.
+A client that does not keep up is disconnected. It reconnects and is told to reload.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from txsmtpd.inbox.web.request import Call
 from txsmtpd.inbox.web.response import Flow, HTTPError, Response
 from txsmtpd.inbox.web.routes import Route
 
-HEARD = 4096  # octets that a client may send on a WebSocket, which has nothing to say
-BEHIND = 1000  # events that a client may be late
-STATS = 0.25  # seconds between two counts
+HEARD = 4096  # bytes that a client may send on a WebSocket; clients normally send nothing
+BEHIND = 1000  # events that may be queued for a client
+STATS = 0.25  # seconds between statistics
 PING = 30.0  # seconds
-SILENCE = 15.0  # seconds until a comment shows that the connection is alive
+SILENCE = 15.0  # seconds without events before a comment is sent as keep-alive
 
-BOOT = secrets.token_hex(4)  # tells the events of this process from those of another
+BOOT = secrets.token_hex(4)  # distinguishes the events of this process from those of an earlier one
 
 
 def mailpit_event(event: Event) -> dict[str, Any] | None:
-    """An event in Mailpit's words; None if it has none for it."""
+    """Return an event in Mailpit's format, or None if Mailpit has no such event."""
     message = event.message
     if message is None:
         return {"Type": event.kind, "Data": None} if event.kind in ("truncate", "prune") else None
@@ -55,7 +55,7 @@ def _admit(call: Call) -> None:
 
 
 class EventSocket:
-    """A client on a WebSocket: it is told, and has nothing to say."""
+    """A WebSocket client. Events are sent to it; it sends nothing."""
 
     def __init__(self, call: Call, clock: Any) -> None:
         self._call = call
@@ -77,7 +77,7 @@ class EventSocket:
         self._ping = self._clock.callLater(PING, self._keep_alive)
 
     def watch(self, channel: Any) -> None:
-        """See how much the client sends, and whether it keeps up, from now on."""
+        """Start to check how much the client sends, and whether it keeps up."""
         channel.transport.unregisterProducer()
         channel.transport.registerProducer(self._flow, True)
         received = channel.dataReceived
@@ -205,14 +205,14 @@ class Stream:
     def _tell(self, event: Event) -> None:
         self._pending.append(as_sent(event))
         if len(self._pending) > BEHIND:
-            # It does not read, so there is no use in telling it that this is the end.
+            # The client does not read, so do not send it the rest.
             self._pending.clear()
             self._subscription.cancel()
             self._call.request.channel.forceAbortClient()
         self._wake()
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """What is sent, until the client leaves."""
+        """Yield what is sent, until the client disconnects."""
         call = self._call
         hub = call.store.hub
         self._subscription = hub.subscribe(call.scope, self._tell)
@@ -240,7 +240,7 @@ class Stream:
         self._wake()
 
     def _welcome(self) -> bytes:
-        """What has happened since the client was here last."""
+        """Return the events since the client was last connected."""
         hub = self._call.store.hub
         last = self._call.header("Last-Event-ID") or self._call.query.get("last-event-id", "")
         here = b"retry: 1000\nid: %b-%d\n" % (BOOT.encode(), hub.last_number)
@@ -254,7 +254,7 @@ class Stream:
 
 
 def as_sent(event: Event) -> bytes:
-    """An event as it is sent."""
+    """Return an event in the format of server-sent events."""
     told = mailpit_event(event)
     data = {} if told is None or told["Data"] is None else told["Data"]
     lines = f"id: {BOOT}-{event.number}\nevent: {event.kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"

@@ -1,6 +1,6 @@
-"""MailHog's API: version 2 for lists and searches, and what its clients call of version 1.
+"""MailHog's API: version 2 for lists and searches, and the parts of version 1 that its clients use.
 
-``GET /api/v1/messages`` and ``DELETE /api/v1/messages`` are Mailpit's.
+``GET /api/v1/messages`` and ``DELETE /api/v1/messages`` behave as in Mailpit.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from txsmtpd.inbox.web.response import HTTPError, Response, json_response
 from txsmtpd.inbox.web.routes import Route, options
 from txsmtpd.mime.structure import Entity, structure
 
-MOST = 250  # messages of one page
-LARGEST = 2**20  # octets of a message that a list contains whole
+MOST = 250  # messages per page
+LARGEST = 2**20  # bytes; a list contains the whole of messages up to this size
 
 KINDS = {"from": ("from",), "to": ("to", "cc", "bcc"), "containing": ("text",)}
 
@@ -100,7 +100,7 @@ async def download(call: Call) -> Response:
 
 
 async def release(call: Call) -> Response:
-    # Where to, the configuration says: the host and the password in the request are not looked at.
+    # The relay is the configured one. The host and the password in the request are ignored.
     email = call.json().get("email")
     if not isinstance(email, str):
         raise HTTPError(400, "Email must be a recipient")
@@ -112,7 +112,7 @@ async def outgoing(call: Call) -> Response:
     return json_response({})
 
 
-# Jim, who makes trouble
+# Jim, MailHog's fault injection
 
 _JIM = {
     "DisconnectChance": ("any share={} drop", 0.005),

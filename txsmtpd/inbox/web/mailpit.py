@@ -1,7 +1,7 @@
-"""Mailpit's API, version 1, as its clients know it; and the addresses that show a mail alone.
+"""Mailpit's API, version 1, and the URLs that show a single mail.
 
-What differs on purpose: ``raw`` is byte for byte what came, a body of DELETE that is no JSON is refused, and nothing is
-ever fetched because of a mail, so that links are listed and not checked.
+Deliberate differences: ``raw`` is byte for byte what was received, a DELETE body that is not JSON is rejected, and
+links are listed but not checked, because the content of a mail never causes the server to send a request.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from txsmtpd.inbox.web.routes import Route, options
 from txsmtpd.inbox.web.waiting import applied, wait_if_preferred
 from txsmtpd.mime import markup
 
-MOST = 1000  # messages of one page
-TOGETHER = 500  # messages read at once where all are asked for
+MOST = 1000  # messages per page
+TOGETHER = 500  # messages to read at once when all are requested
 
-# A white JPEG of 180 by 120: no image of a mail is ever decoded here.
+# A white JPEG, 180 by 120: the server never decodes images from mail.
 THUMBNAIL = base64.b64decode(
     "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDABALDA4MChAODQ4SERATGCgaGBYWGDEjJR0oOjM9PDkzODdASFxOQERXRTc4UG1RV19iZ2hnPk1xeX"
     "BkeFxlZ2P/wAALCAB4ALQBAREA/8QAFQABAQAAAAAAAAAAAAAAAAAAAAf/xAAUEAEAAAAAAAAAAAAAAAAAAAAA/9oACAEBAAA/AKAAAAAAAAAA"
@@ -38,9 +38,9 @@ THUMBNAIL = base64.b64decode(
 
 
 def terms_of(query: str, tz: str = "") -> Terms:
-    """The terms of a search.
+    """Parse a search.
 
-    :raises HTTPError: if one of them will not do.
+    :raises HTTPError: if one of the terms is invalid.
     """
     try:
         return parse_query(query, tz)
@@ -49,9 +49,9 @@ def terms_of(query: str, tz: str = "") -> Terms:
 
 
 async def found(call: Call) -> tuple[Message, dict[str, str]]:
-    """The message that a path names, by its id or as ``latest``; and headers for the answer.
+    """Return the message that a path names, by its id or as ``latest``, and headers for the response.
 
-    :raises HTTPError: if there is none.
+    :raises HTTPError: if there is no such message.
     """
     headers: dict[str, str] = {}
     message_id = call.path["id"]
@@ -83,7 +83,7 @@ async def search(call: Call) -> Response:
 
 
 def _before(call: Call) -> Terms:
-    """The parameter before: milliseconds since the epoch."""
+    """Return the ``before`` parameter, which is in milliseconds since the epoch, as terms."""
     before = call.number("before", 0)
     return (Term("before", number=before / 1000),) if before else ()
 
@@ -216,7 +216,7 @@ async def html_check(call: Call) -> Response:
     return applied(json_response(await call_in_pool(check, await call.store.html(message))), headers)
 
 
-# The mail alone
+# A single mail
 
 
 async def view_html(call: Call) -> Response:

@@ -1,4 +1,4 @@
-"""The description of the API (OpenAPI 3.1), written from the table of routes."""
+"""The OpenAPI 3.1 description of the API, generated from the table of routes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from txsmtpd.inbox.web.routes import Route
 
 
 def description(routes: Iterable[Route], path: str = "") -> dict[str, Any]:
-    """The description of these routes.
+    """Return the description of these routes.
 
-    :param path: what stands before all paths.
+    :param path: prefix of all paths.
     """
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:

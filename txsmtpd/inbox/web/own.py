@@ -1,4 +1,4 @@
-"""The inbox's own API, below ``/api/inbox/v1/``: waiting, and what Mailpit's JSON has no room for."""
+"""The inbox's own API, below ``/api/inbox/v1/``: waiting for mail, and what Mailpit's API does not have."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from txsmtpd.inbox.web.routes import Route, options
 from txsmtpd.inbox.web.waiting import DEFAULT, LONGEST, applied, wait_for
 from txsmtpd.mime import markup
 
-SHOWN = 20  # messages that are listed when the one that was wanted did not come
+SHOWN = 20  # messages to list when the expected one did not arrive
 NEAR = 5
 MOST = 1000  # sessions
 
@@ -29,7 +29,7 @@ CRITERIA = ("to", "domain", "sender", "user", "subject")
 
 
 def _wanted(call: Call) -> tuple[Scope, Terms, str]:
-    """What a request waits for: the scope, the terms, and both in words."""
+    """Return what a request waits for: the scope, the terms, and a description of both."""
     query = call.query
     try:
         keys = [make_key(name, query[name], call.store.headers) for name in CRITERIA if name in query]
@@ -73,7 +73,7 @@ async def wait(call: Call) -> Response:
 
 
 async def _missing(call: Call, scope: Scope, text: str, count: int, came: int, timeout: float) -> dict[str, Any]:
-    """What to say when the mail did not come: what did."""
+    """Return the response when the expected mail did not arrive: it lists what did."""
     there = await call.store.page(call.scope, limit=SHOWN)
     missing = f"no mail {text + ' ' if text else ''}arrived within {timeout:g} seconds"
     if came:
@@ -156,7 +156,7 @@ async def _session(call: Call, session_id: str) -> SessionRecord:
 
 
 def shown(session: SessionRecord) -> dict[str, Any]:
-    """A session as JSON, without what was said."""
+    """Return a session for JSON, without its transcript."""
     return {
         "ID": session.id,
         "Began": shapes.timestamp(session.began),
@@ -173,9 +173,9 @@ async def sessions(call: Call) -> Response:
 
 
 async def found_session(call: Call) -> SessionRecord:
-    """The session that a path names; in a scope, only one of those that are listed there.
+    """Return the session that a path names. Within a scope, only sessions listed there are found.
 
-    :raises HTTPError: if there is none.
+    :raises HTTPError: if there is no such session.
     """
     session = await _session(call, call.path["session"])
     if call.scope.keys and session.id not in {each.id for each in await call.store.sessions(call.scope, MOST)}:
@@ -189,7 +189,7 @@ async def session(call: Call) -> Response:
 
 
 async def in_scope(call: Call, session: SessionRecord) -> SessionRecord:
-    """A session with those of its messages that belong to the scope of the request."""
+    """Return the session with only those of its messages that are in the scope of the request."""
     ids = [each for each in session.messages if await call.store.message(each, call.scope) is not None]
     return replace(session, messages=tuple(ids))
 

@@ -1,8 +1,8 @@
-"""The pages: the list, a message, sessions, faults. Links and forms carry them; scripts only make them quicker.
+"""The web pages: the list, a message, sessions, faults. They work with links and forms; scripts only make them faster.
 
-Each function answers one route; the table of them is at the end. What values look like is in
-:mod:`~txsmtpd.inbox.web.presentation`; mail itself is never put into a page as HTML: the frame that shows it asks
-``/view/`` for it.
+Each function handles one route; the table of routes is at the end. Formatting of values is in
+:mod:`~txsmtpd.inbox.web.presentation`. The HTML of a mail is never inserted into a page: a frame loads it from
+``/view/``.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from txsmtpd.inbox.web.routes import Route
 from txsmtpd.mime import markup
 from txsmtpd.mime.text import in_charset
 
-ROWS = 50  # messages on a page of the list
+ROWS = 50  # messages per page of the list
 SESSIONS = 200
-SHOWN = 2**18  # octets of a source that the page shows
+SHOWN = 2**18  # bytes of the source that the page shows
 
 TABS = ("html", "text", "source", "headers", "envelope", "session", "parts")
 WIDTHS = ("phone", "tablet", "desktop")
@@ -62,7 +62,7 @@ def _version(name: str) -> str:
 
 
 def page(function: Callable[[Call], Awaitable[Response]]) -> Callable[[Call], Awaitable[Response]]:
-    """Show what a page's function refuses as a page, too."""
+    """Show the errors of a page's function as a page."""
 
     @wraps(function)
     async def answer(call: Call) -> Response:
@@ -98,19 +98,19 @@ async def _render(call: Call, template: str, **values: Any) -> Response:
         **values,
     }
     text = _templates().get_template(template).render(context)
-    # With "no-referrer" a browser would say "Origin: null" when it sends one of our forms.
+    # With "no-referrer", browsers would send "Origin: null" with our forms.
     return Response(text.encode("utf-8", "replace"), HTML, headers={"Referrer-Policy": "same-origin"})
 
 
 @page
 async def show_list(call: Call) -> Response:
-    """The list, and beside it no message."""
+    """Show the list without a message."""
     return await _mail(call)
 
 
 @page
 async def show_message(call: Call) -> Response:
-    """The list, and beside it a message."""
+    """Show the list with a message beside it."""
     message = await call.store.message(call.path["id"], call.scope)
     if message is None:
         response = await _mail(call, gone=True)
@@ -133,7 +133,7 @@ async def _mail(call: Call, message: Message | None = None, **values: Any) -> Re
         terms = terms_of(query)
     except HTTPError as error:
         context["wrong"] = str(error)
-    if call.header("HX-Target") != "detail" and not context["wrong"]:  # it takes the message alone out of the page
+    if call.header("HX-Target") != "detail" and not context["wrong"]:  # the script takes only the message from the page
         found = await call.store.page(call.scope, terms, limit=ROWS + 1, before=before, exact=False)
         shown = found.messages[:ROWS]
         context |= {"messages": shown, "count": found.count, "exact": found.is_exact}
@@ -159,7 +159,7 @@ async def _mail(call: Call, message: Message | None = None, **values: Any) -> Re
 
 
 async def _details(call: Call, message: Message) -> dict[str, Any]:
-    """What the template wants to know of a message, for the tab that is open."""
+    """Return what the template needs for the open tab of a message."""
     store = call.store
     html = await store.html(message) if message.has_html else ""
     text = await store.text(message)
@@ -215,7 +215,7 @@ def _envelope(message: Message) -> Any:
 
 @page
 async def change(call: Call) -> Response:
-    """Carry out what a button of the list or of a message says, and go back to where it was."""
+    """Perform the action of a button of the list or of a message, and redirect to the page it was on."""
     fields = call.form()
     ids = fields.get("id", [])
     query = fields.get("query", [""])[-1]
@@ -245,7 +245,7 @@ async def confirm_deletion(call: Call) -> Response:
 
 
 def _way_back(call: Call, path: str) -> str:
-    """The path, if it is one of ours: a form may have come with any."""
+    """Return the path if it is one of ours: a form can contain any path."""
     ours = path.startswith(f"{call.base}/") and not path.startswith("//") and "\\" not in path and path.isprintable()
     return path if ours else f"{call.base}/"
 
@@ -263,7 +263,7 @@ async def show_sessions(call: Call) -> Response:
 
 @page
 async def show_session(call: Call) -> Response:
-    """What was said in a session."""
+    """Show the transcript of a session."""
     session = await in_scope(call, await found_session(call))
     lines = list(dialog(records_of(session)))
     return await _render(call, "sessions.html", page="sessions", session=session, lines=lines)
@@ -274,12 +274,12 @@ async def show_session(call: Call) -> Response:
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A fault that is switched on and off by one button."""
+    """A fault with a button that switches it on and off."""
 
     name: str
     title: str
     description: str
-    spec: str  #: in the words of ``--fault``
+    spec: str  #: in the syntax of ``--fault``
 
 
 PRESETS = (
@@ -303,7 +303,7 @@ PRESETS = (
 
 @page
 async def show_faults(call: Call) -> Response:
-    """The faults that are in force, and those that can be switched on."""
+    """Show the active faults, and the presets."""
     return await _fault_page(call)
 
 
@@ -319,7 +319,7 @@ async def _fault_page(call: Call, **values: Any) -> Response:
 
 @page
 async def change_faults(call: Call) -> Response:
-    """Switch a preset, add a rule, or remove one."""
+    """Switch a preset on or off, add a rule, or remove one."""
     fields = {name: values[-1] for name, values in call.form().items()}
     preset = next((each for each in PRESETS if each.name == fields.get("preset")), None)
     match fields.get("action"):
@@ -344,7 +344,7 @@ async def change_faults(call: Call) -> Response:
 
 @page
 async def release(call: Call) -> Response:
-    """Send a message on to the relay of the configuration."""
+    """Send a message to the configured relay."""
     message = await call.store.message(call.path["id"], call.scope)
     if message is None:
         raise HTTPError(404, "This message is gone.")
@@ -357,7 +357,7 @@ async def release(call: Call) -> Response:
 
 
 async def send_static(call: Call) -> Response:
-    """A file of the pages; the names are a closed list."""
+    """Send a static file. Only files in a fixed list are served."""
     name = "/".join(call.path.values())
     if name not in STATIC:
         raise HTTPError(404, "404 page not found")

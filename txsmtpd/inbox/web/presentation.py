@@ -1,6 +1,6 @@
-"""How values look on the pages: ages, sizes, addresses, and what was said in a session, as text for the templates.
+"""Formats values for the templates: ages, sizes, addresses, and the transcript of a session.
 
-No request and no store is known here.
+Nothing here depends on requests or stores.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from txsmtpd.mime import Address
 
-HUES = 8  # colours of the circles beside messages; the stylesheet has them
-RECIPIENTS = 3  # that a row of the list names
+HUES = 8  # number of colours for the circles beside messages, defined in the stylesheet
+RECIPIENTS = 3  # recipients named in a row of the list
 SAFE_SCHEMES = ("http", "https", "mailto")
 
 _TEMPLATES = files("txsmtpd.inbox.web") / "templates"
 
 
 def environment() -> Environment:
-    """The templates. Everything that is put into them is escaped."""
+    """Return the template environment, with autoescaping."""
     made = Environment(
         loader=FunctionLoader(lambda name: (_TEMPLATES / name).read_text("utf-8")),
         autoescape=True,
@@ -49,7 +49,7 @@ def environment() -> Environment:
 
 
 def age(moment: float, now: Callable[[], float] = time.time) -> str:
-    """How long ago a moment is; above a day, its date.
+    """Return how long ago a time was; after a day, its date.
 
     >>> age(1000.0, lambda: 1000.0 + 2 * 3600)
     '2 h'
@@ -66,17 +66,17 @@ def age(moment: float, now: Callable[[], float] = time.time) -> str:
 
 
 def iso(moment: float) -> str:
-    """A moment as HTML's ``datetime`` has it."""
+    """Return a time in the format of HTML's ``datetime`` attribute."""
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
 
 
 def date(moment: float) -> str:
-    """A moment in full, in the server's time zone."""
+    """Return a full date and time, in the server's time zone."""
     return datetime.fromtimestamp(moment, UTC).astimezone().strftime("%d %B %Y, %H:%M:%S %z").lstrip("0")
 
 
 def size(octets: int) -> str:
-    """A size for people.
+    """Return a human-readable size.
 
     >>> size(532), size(14_200), size(3_500_000)
     ('532 B', '14 KB', '3.5 MB')
@@ -92,28 +92,28 @@ def size(octets: int) -> str:
 
 
 def number(count: int) -> str:
-    """A count with a separator between thousands."""
+    """Return a count with thousands separators."""
     return f"{count:,}"
 
 
 def hue(text: str) -> int:
-    """Which of the colours stands for an address: always the same one."""
+    """Return the number of the colour for an address, which is always the same."""
     return crc32(text.lower().encode("utf-8", "replace")) % HUES
 
 
 def initial(sender: Address) -> str:
-    """The letter that stands for a sender."""
+    """Return the initial of a sender."""
     return next((letter.upper() for letter in sender.name or sender.address if letter.isalnum()), "?")
 
 
 def recipients(paths: Sequence[str]) -> str:
-    """The recipients of the envelope, the first ones by name."""
+    """Return the first recipients of the envelope, and the number of the others."""
     shown = ", ".join(paths[:RECIPIENTS]) or "nobody"
     return f"{shown} and {len(paths) - RECIPIENTS} more" if len(paths) > RECIPIENTS else shown
 
 
 def safe_link(url: str) -> str:
-    """The URL, if it is one that a page may link to, else ``#``: a message can hold ``javascript:`` URLs."""
+    """Return the URL if a page may link to it, otherwise ``#``: a message can contain ``javascript:`` URLs."""
     try:
         return url if urlsplit(url.strip()).scheme.lower() in SAFE_SCHEMES else "#"
     except ValueError:
@@ -122,20 +122,20 @@ def safe_link(url: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a session, as the page shows it."""
+    """A line of a transcript, as shown on the page."""
 
     at: str  #: seconds since the session began
-    side: str  #: ``client``, ``server``, ``data``, ``fault`` or ``event``; the stylesheet knows them
+    side: str  #: ``client``, ``server``, ``data``, ``fault`` or ``event``; used in the stylesheet
     who: str  #: ``C``, ``S``, ``D``, ``F`` or ``*``
     text: str
-    refused: bool  #: whether it is a reply that refuses something
+    refused: bool  #: whether it is a negative reply
 
 
-SIDES = {"client": "client", "server": "server", "data": "data", "fault": "fault"}  # all else is an event
+SIDES = {"client": "client", "server": "server", "data": "data", "fault": "fault"}  # everything else is an event
 
 
 def dialog(records: Iterable[Mapping[str, Any]]) -> Iterator[Line]:
-    """What was said in a session.
+    """Yield the lines of a transcript.
 
     :param records: as :func:`txsmtpd.inbox.sessions.records_of` returns them.
     """

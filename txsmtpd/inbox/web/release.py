@@ -1,6 +1,6 @@
-"""Release: a stored message is sent on to the relay of the configuration, and to no other server.
+"""Release: sends a stored message to the configured relay, and to no other server.
 
-The request names recipients, never a server.
+The request can choose recipients, but never a server.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ MOST = 100  # recipients
 
 
 async def release_message(call: Call, message: Message, recipients: Sequence[str]) -> None:
-    """Send a message on.
+    """Send a message to the relay.
 
     :param recipients: forward-paths.
-    :raises HTTPError: if there is no relay, a recipient will not do, or the relay refuses.
+    :raises HTTPError: if there is no relay, a recipient is invalid, or the relay rejects the message.
     """
     relay = call.settings.relay
     if relay is None:

@@ -1,4 +1,4 @@
-"""What a request may be: bounded in size and time. And :class:`Call`, a request as the functions see it that answer."""
+"""Limits the size and time of requests. Also :class:`Call`, the request as passed to the functions of routes."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from txsmtpd.inbox.store import Store
     from txsmtpd.inbox.web.site import WebSettings
 
-JSON_LIMIT = 2**20  # octets of a body of JSON, or of a form
-ARRIVAL = 10.0  # seconds that a request may take to arrive
-RATE = 2**20  # octets a second at which a longer body may take longer
-MAX_FIELDS = 1000  # of a query or a form
+JSON_LIMIT = 2**20  # bytes of a JSON body or a form
+ARRIVAL = 10.0  # seconds in which a request must arrive
+RATE = 2**20  # bytes per second; a longer body may take longer at this rate
+MAX_FIELDS = 1000  # in a query or a form
 
 _TOO_LARGE = b"The request is too large.\n"
 
 
 class InboxRequest(Request):
-    """A request whose body has a limit, whatever resource it is for."""
+    """A request with a limit for its body, for every resource."""
 
     limit = JSON_LIMIT  # set for the site
-    gone = False  #: whether the client has left
+    gone = False  #: whether the client has disconnected
     _received = 0
     _refused = False
     _deadline: Any = None
@@ -95,12 +95,12 @@ class InboxRequest(Request):
 
 @dataclass
 class Call:
-    """A request that has passed the gate, and all that its answer depends on.
+    """A request that has passed the checks of :mod:`.gate`, with everything that its response depends on.
 
-    :ivar scope: the part of the mail that it is about.
-    :ivar base: what stands before the paths of this scope: ``/mail/in/domain=w3.test``, or ``""``.
-    :ivar path: the variables of the route's path.
-    :ivar user: who has logged in, or ``""``.
+    :ivar scope: the part of the mail that it applies to.
+    :ivar base: the prefix of the paths in this scope, such as ``/mail/in/domain=w3.test``, or ``""``.
+    :ivar path: the variables in the route's path.
+    :ivar user: the logged-in user, or ``""``.
     """
 
     request: Any
@@ -112,26 +112,26 @@ class Call:
     user: str = ""
 
     def url(self, path: str) -> str:
-        """The address of a path in this scope, for links."""
+        """Return the URL of a path in this scope, for links."""
         return self.base + quote(path, safe="/?&=:,;@!$'()*+~.-_%#")
 
     def header(self, name: str) -> str | None:
-        """The value of a field of the request; several are joined by commas."""
+        """Return the value of a header field. Several values are joined with commas."""
         values = self.request.requestHeaders.getRawHeaders(name)
         return None if values is None else ", ".join(values)
 
-    # What was asked
+    # Parameters and body
 
     @property
     def query(self) -> dict[str, str]:
-        """The parameters of the address; the last one of each name counts."""
+        """The query parameters. If a name is repeated, the last one counts."""
         _, _, query = self.request.uri.partition(b"?")
         return _fields(query.decode("utf-8", "replace"))
 
     def number(self, name: str, default: int, most: int | None = None) -> int:
-        """A parameter that is a number from 0 on.
+        """Return a parameter that is a number, at least 0.
 
-        :raises HTTPError: if it is none.
+        :raises HTTPError: if it is not.
         """
         text = self.query.get(name, "")
         if not text:
@@ -141,9 +141,9 @@ class Call:
         return int(text) if most is None else min(int(text), most)
 
     def seconds(self, name: str, default: float, most: float) -> float:
-        """A parameter that is a number of seconds.
+        """Return a parameter that is a number of seconds.
 
-        :raises HTTPError: if it is none.
+        :raises HTTPError: if it is not.
         """
         text = self.query.get(name, "")
         if not text:
@@ -153,9 +153,9 @@ class Call:
         return min(float(text), most)
 
     def body(self, limit: int = JSON_LIMIT) -> bytes:
-        """The body of the request.
+        """Return the body of the request.
 
-        :raises HTTPError: if it is longer than that.
+        :raises HTTPError: if it is longer than *limit* bytes.
         """
         octets: bytes = self.request.content.read(limit + 1)
         if len(octets) > limit:
@@ -163,7 +163,7 @@ class Call:
         return octets
 
     def json(self, limit: int = JSON_LIMIT) -> dict[str, Any]:
-        """The body, a JSON object, with its keys in lower case; an empty body is an empty object.
+        """Return the body, a JSON object, with its keys in lower case. An empty body is an empty object.
 
         :raises HTTPError: if it is something else.
         """
@@ -172,12 +172,12 @@ class Call:
         if not octets.strip():
             return {}
         if kind not in ("", "application/json"):
-            # A form of any other site could send text/plain.
+            # A form on any other site could send text/plain.
             raise HTTPError(415, "the body must be JSON, with Content-Type: application/json")
         try:
             value = json.loads(octets.decode())
             if b"\\u" in octets:
-                json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no character
+                json.dumps(value, ensure_ascii=False).encode()  # raises for a lone surrogate
         except (ValueError, RecursionError) as error:
             raise HTTPError(400, f"the body is not JSON: {error}") from None
         if not isinstance(value, dict):
@@ -185,9 +185,9 @@ class Call:
         return {str(name).lower(): each for name, each in value.items()}
 
     def form(self) -> dict[str, list[str]]:
-        """The fields of a form, each with all its values.
+        """Return the fields of a form, each with all its values.
 
-        :raises HTTPError: if the body is no form.
+        :raises HTTPError: if the body is not a form.
         """
         kind = (self.header("Content-Type") or "").partition(";")[0].strip().lower()
         if kind != "application/x-www-form-urlencoded":
@@ -210,7 +210,7 @@ def _pairs(text: str) -> list[tuple[str, str]]:
 
 
 def strings(value: Any, name: str) -> list[str]:
-    """A list of strings from JSON; null is an empty one.
+    """Return a list of strings from JSON; null is an empty list.
 
     :raises HTTPError: if it is something else.
     """

@@ -1,4 +1,4 @@
-"""Answers as values, and how they are written: headers that keep browsers safe, bodies that wait for slow clients."""
+"""Responses, and how they are written: with security headers, and at the speed of slow clients."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ ALWAYS = {
 
 
 class HTTPError(Exception):
-    """A request is refused.
+    """Raised to reject a request.
 
-    :param status: of HTTP.
-    :param text: for the client, in plain text.
+    :param status: the HTTP status.
+    :param text: the response body, in plain text.
     """
 
     def __init__(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
@@ -44,11 +44,11 @@ class HTTPError(Exception):
 
 @dataclass
 class Response:
-    """An answer.
+    """A response.
 
-    :ivar body: octets, or an asynchronous iterator of them.
-    :ivar headers: besides those that every answer has; they win over them.
-    :ivar length: of a body that is iterated over, if it is known.
+    :ivar body: bytes, or an asynchronous iterator of bytes.
+    :ivar headers: headers that are added to the default ones or override them.
+    :ivar length: the length of an iterator body, if known.
     """
 
     body: bytes | AsyncIterator[bytes] = b""
@@ -66,7 +66,7 @@ def ok() -> Response:
 
 
 def json_response(value: Any, status: int = 200, **headers: str) -> Response:
-    """An answer in JSON."""
+    """Return a JSON response."""
     body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
     return Response(body, JSON, status, {name.replace("_", "-"): value for name, value in headers.items()})
 
@@ -76,9 +76,9 @@ def redirect(location: str, status: int = 302) -> Response:
 
 
 async def write(request: Any, response: Response, frames: str) -> None:
-    """Write an answer and finish the request.
+    """Write a response and finish the request.
 
-    :param frames: whose pages may show ours in a frame, as a policy says it.
+    :param frames: the sources for the ``frame-ancestors`` directive.
     """
     headers = {
         **ALWAYS,
@@ -105,7 +105,7 @@ async def write(request: Any, response: Response, frames: str) -> None:
 
 @implementer(IPushProducer)
 class Flow:
-    """Knows whether a client keeps up: the push producer of its connection."""
+    """Tracks whether a client keeps up, as the push producer of its connection."""
 
     def __init__(self) -> None:
         self.paused = False
@@ -129,7 +129,7 @@ class Flow:
             resumed.callback(None)
 
     async def ready(self) -> None:
-        """Return when the client can take more, or is gone."""
+        """Wait until the client can receive more, or has disconnected."""
         if self.paused and not self.stopped:
             self._resumed = Deferred()
             await self._resumed

@@ -1,7 +1,7 @@
-"""The table of routes: which function answers which method and path, and what guards it.
+"""Routes: which function handles which method and path, and with which checks.
 
-A route checks the origin of a request itself, before it calls its function: there is no list of prefixes that a
-differently spelled path could slip past. The table is also what the API's description is written from.
+A route checks the origin of a request itself, before it calls its function. There is no list of prefixes that a path
+with a different spelling could bypass. The API's description is generated from the routes.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from txsmtpd.inbox.web.gate import origin_is_ours
 from txsmtpd.inbox.web.request import Call
 from txsmtpd.inbox.web.response import HTTPError, Response
 
-Answer = Response | None  # None: the function has taken the request over
+Answer = Response | None  # None: the function has taken over the request
 Function = Callable[[Call], Awaitable[Answer]]
 
 
 @dataclass(frozen=True)
 class Route:
-    """A method and a path, and the function that answers.
+    """A method and a path, and the function that handles them.
 
-    :ivar path: as ``/api/v1/message/{id}``; a variable is one segment, and may have an extension after it.
-    :ivar summary: a sentence for the API's description; ``""`` keeps the route out of it.
-    :ivar live: the answer goes on and on; so the origin is checked as for a change.
-    :ivar open: it answers without a login.
-    :ivar parameters: of the query, with what they mean.
-    :ivar body: keys of a JSON body, with what they mean.
+    :ivar path: such as ``/api/v1/message/{id}``. A variable is one segment, and an extension may follow it.
+    :ivar summary: a sentence for the API's description; ``""`` omits the route from it.
+    :ivar live: the response does not end, so the origin is checked as for a change.
+    :ivar open: needs no login.
+    :ivar parameters: query parameters, with descriptions.
+    :ivar body: keys of a JSON body, with descriptions.
     """
 
     method: str
@@ -46,13 +46,13 @@ class Route:
 
     @property
     def pattern(self) -> tuple[str | re.Pattern[str], ...]:
-        """What matches each segment of the path."""
+        """The string or regular expression that matches each segment of the path."""
         return tuple(map(_segment, self.path.removeprefix("/").split("/")))
 
     async def answer(self, call: Call) -> Answer:
-        """Answer a request.
+        """Handle a request.
 
-        :raises HTTPError: if it comes from a page of another site, and it would change something or listen.
+        :raises HTTPError: if it comes from a page of another site and would change something or receive events.
         """
         if self.changes or self.live:
             headers = call.request.requestHeaders
@@ -75,7 +75,7 @@ def _segment(text: str) -> str | re.Pattern[str]:
 
 
 class Routes:
-    """Routes, by method and path. The first that fits answers.
+    """Routes, by method and path. The first match is used.
 
     :param routes: in order.
     """
@@ -88,10 +88,10 @@ class Routes:
             self._by_length.setdefault(len(pattern), []).append((pattern, route))
 
     def find(self, method: str, segments: Sequence[str]) -> tuple[Route, dict[str, str]]:
-        """The route for a path, and the variables in it.
+        """Return the route for a path, and the variables in the path.
 
         :param segments: of the path, decoded.
-        :raises HTTPError: if there is none: 404, or 405 with the methods that there are.
+        :raises HTTPError: if there is none: 404, or 405 with the allowed methods.
         """
         method = "GET" if method == "HEAD" else method
         methods: dict[str, None] = {}
@@ -121,5 +121,5 @@ def _match(pattern: Sequence[str | re.Pattern[str]], segments: Sequence[str]) ->
 
 
 def options(**values: Any) -> dict[str, str]:
-    """Parameters of a route, as keyword arguments; an underscore stands for a hyphen."""
+    """Return the parameters of a route from keyword arguments. An underscore stands for a hyphen."""
     return {name.replace("_", "-"): str(value) for name, value in values.items()}

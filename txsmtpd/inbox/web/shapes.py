@@ -1,4 +1,4 @@
-"""The JSON objects of Mailpit's API, with its keys and no others: clients compare them for equality."""
+"""The JSON objects of Mailpit's API, with exactly its keys: some clients compare them for equality."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LINKS = re.compile(r"<([^<>\s]{1,2000})>")
 
 
 def timestamp(seconds: float) -> str:
-    """A time as RFC 3339 writes it."""
+    """Return a time in RFC 3339 format."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -33,7 +33,7 @@ def addresses(found: Iterable[Address]) -> list[dict[str, str]]:
 
 
 def summary(message: Message) -> dict[str, Any]:
-    """A message in a list."""
+    """Return a message as in a list."""
     return {
         "ID": message.id,
         "MessageID": message.message_id,
@@ -54,7 +54,7 @@ def summary(message: Message) -> dict[str, Any]:
 
 
 def summaries(page: Page, counts: Counts, tags: Iterable[str], start: int) -> dict[str, Any]:
-    """A list of messages."""
+    """Return a list of messages."""
     return {
         **totals(page, counts, len(page.messages), tags, start),
         "messages": [summary(message) for message in page.messages],
@@ -62,7 +62,7 @@ def summaries(page: Page, counts: Counts, tags: Iterable[str], start: int) -> di
 
 
 def totals(page: Page, counts: Counts, length: int, tags: Iterable[str], start: int) -> dict[str, Any]:
-    """All of a list but the messages."""
+    """Return a list's totals, without its messages."""
     return {
         "total": counts.total,
         "unread": counts.unread,
@@ -75,7 +75,7 @@ def totals(page: Page, counts: Counts, length: int, tags: Iterable[str], start: 
 
 
 async def full(store: Store, message: Message) -> dict[str, Any]:
-    """A message with its texts and parts."""
+    """Return a message with its texts and parts."""
     fields = await store.fields(message)
     return {
         "ID": message.id,
@@ -122,7 +122,7 @@ def _list_unsubscribe(fields: Sequence[tuple[str, str]]) -> dict[str, Any]:
 
 
 def headers(fields: Iterable[tuple[str, str]], message: Message) -> dict[str, list[str]]:
-    """The fields by name, in the spelling of Go; Bcc and Return-Path are made up from the envelope."""
+    """Return the header fields by name, spelled as in Go. Bcc and Return-Path are derived from the envelope."""
     found: dict[str, list[str]] = {}
     for name, value in fields:
         found.setdefault(canonical(name), []).append(value)
@@ -133,7 +133,7 @@ def headers(fields: Iterable[tuple[str, str]], message: Message) -> dict[str, li
 
 
 def canonical(name: str) -> str:
-    """A field's name as Go writes it: ``Message-Id``."""
+    """Return a field name in Go's canonical form, such as ``Message-Id``."""
     return "-".join(word[:1].upper() + word[1:].lower() for word in name.split("-"))
 
 
@@ -161,7 +161,7 @@ async def info(store: Store, tags: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _memory() -> int:
-    """Octets that the process has in memory; at its peak, where the system tells no more."""
+    """Return the memory of the process in bytes, or its peak where the system does not report the current value."""
     try:
         with open("/proc/self/statm", "rb") as file:
             return int(file.read().split()[1]) * 4096

@@ -1,4 +1,4 @@
-"""The site: what stands between a connection and the routes. Host first, then base path, login, scope, route."""
+"""The site: checks the host of a request, then finds its base path, login, scope and route, in this order."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ from txsmtpd.inbox.web.request import JSON_LIMIT, Call, InboxRequest
 from txsmtpd.inbox.web.response import HTTPError, Response, redirect, write
 from txsmtpd.inbox.web.routes import Route, Routes
 
-LIVE = 100  # clients that are told of events
+LIVE = 100  # clients that may receive events
 WAITING = 1000  # clients that wait for mail
-IDLE = 60  # seconds that a connection may be silent between requests
+IDLE = 60  # seconds that a connection may be idle between requests
 
 log = Logger(namespace="txsmtpd.inbox")
 
 
 @dataclass
 class WebSettings:
-    """How the inbox is served.
+    """The settings of the inbox's web site.
 
-    :ivar path: what stands before all paths, such as ``/mail``; or ``""``.
-    :ivar hosts: names of this server, besides addresses and local names.
+    :ivar path: prefix of all paths, such as ``/mail``, or ``""``.
+    :ivar hosts: names of this server, in addition to IP addresses and local names.
     :ivar cors: origins whose pages may use the API.
     :ivar frames: origins whose pages may show the inbox in a frame.
-    :ivar portal: who may log in; None: nobody has to.
-    :ivar size_limit: octets of a message that is sent by the API.
-    :ivar relay: where messages are released to (:class:`~txsmtpd.handlers.upstream.Upstream`); None: nowhere.
-    :ivar relay_name: what that is called.
+    :ivar portal: authenticates users. None: no login is required.
+    :ivar size_limit: the largest message that can be sent by the API, in bytes.
+    :ivar relay: where messages are released to (:class:`~txsmtpd.handlers.upstream.Upstream`). None: nowhere.
+    :ivar relay_name: the name of the relay.
     :ivar faults: the rules that clients may change (:class:`~txsmtpd.faults.rules.Faults`), or None.
-    :ivar transcripts: the sessions that go on (:class:`~txsmtpd.observe.transcript.Transcripts`), or None.
-    :ivar label: what the pages call themselves.
-    :ivar smtp: where mail is received, such as ``127.0.0.1:1025``; the pages tell people.
+    :ivar transcripts: the open sessions (:class:`~txsmtpd.observe.transcript.Transcripts`), or None.
+    :ivar label: the title of the pages.
+    :ivar smtp: where mail is received, such as ``127.0.0.1:1025``; shown on the pages.
     """
 
     path: str = ""
@@ -64,16 +64,16 @@ class WebSettings:
     smtp: str = ""
     live_limit: int = LIVE
     waiting_limit: int = WAITING
-    live: set[Any] = field(default_factory=set)  # clients that are told of events now
-    waiting: set[Any] = field(default_factory=set)  # clients that wait now
+    live: set[Any] = field(default_factory=set)  # clients that currently receive events
+    waiting: set[Any] = field(default_factory=set)  # clients that currently wait
 
 
 class Inbox(Resource):
     """The root of the site.
 
     :param store: the mail.
-    :param settings: how it is served.
-    :param routes: who answers.
+    :param settings: the settings of the site.
+    :param routes: the routes.
     """
 
     isLeaf = True
@@ -88,7 +88,7 @@ class Inbox(Resource):
     def render(self, request: Any) -> int:
         work = Deferred.fromCoroutine(self._answer(request))
         gone = request.notifyFinish()
-        gone.addErrback(lambda _: work.cancel())  # the client has left; nobody needs the answer
+        gone.addErrback(lambda _: work.cancel())  # the client has disconnected
         work.addErrback(_log_failure)
         return NOT_DONE_YET
 
@@ -126,9 +126,9 @@ class Inbox(Resource):
         return await route.answer(call)
 
     def _below_base(self, segments: Sequence[str]) -> tuple[str, list[str], bool]:
-        """What follows the path of the settings.
+        """Return what follows the path of the settings.
 
-        :return: the path, the segments after it, and whether there are none, not even an empty one.
+        :return: the path, the segments after it, and whether there are none at all, not even an empty one.
         """
         prefix = [each for each in self.settings.path.split("/") if each]
         if list(segments[: len(prefix)]) != prefix:
@@ -137,7 +137,7 @@ class Inbox(Resource):
         return self.settings.path, rest, not rest
 
     def _scope(self, base: str, segments: list[str]) -> tuple[Scope, str, list[str], bool]:
-        """The scope that ``/in/NAME=VALUE/`` names, and what follows it."""
+        """Return the scope that ``/in/NAME=VALUE/`` names, and what follows it."""
         scope = EVERYTHING
         while len(segments) > 1 and segments[0] == "in":
             name, equals, value = segments[1].partition("=")
@@ -183,7 +183,7 @@ def _check_host(request: Any, names: frozenset[str]) -> None:
 
 
 def _basic(request: Any) -> tuple[bytes, bytes] | None:
-    """The name and password of the request (RFC 7617), or None."""
+    """Return the name and password of the request (RFC 7617), or None."""
     fields = request.requestHeaders.getRawHeaders(b"authorization") or []
     if len(fields) != 1:
         return None
@@ -203,7 +203,7 @@ def _origin(request: Any, cors: frozenset[str]) -> str | None:
 
 
 def _allow_origin(request: Any, response: Response, cors: frozenset[str]) -> None:
-    """Let a page of an origin that was configured read the answer; never with the browser's own credentials."""
+    """Let pages of a configured origin read the response, but never with the browser's credentials."""
     if not cors:
         return
     response.headers["Vary"] = "Origin"
@@ -227,7 +227,7 @@ def _preflight(request: Any, cors: frozenset[str]) -> Response:
 
 
 class InboxSite(Site):
-    """A site that writes no line for each request: what goes wrong is logged where it does."""
+    """A site that does not log each request. Errors are logged where they occur."""
 
     noisy = False
 
@@ -235,15 +235,15 @@ class InboxSite(Site):
 
 
 def make_site(store: Store, settings: WebSettings | None = None, *, reactor: Any = None) -> Site:
-    """The site of an inbox; listen with it on any endpoint.
+    """Make the site of an inbox. It can listen on any endpoint.
 
-    :param store: the mail; open it before the first request.
-    :param settings: how it is served.
+    :param store: the mail. Open it before the first request.
+    :param settings: the settings of the site.
     """
     from txsmtpd.inbox.web.table import ROUTES
 
     settings = settings or WebSettings()
-    limit = max(JSON_LIMIT, 2 * (settings.size_limit or 2**30))  # base64 in JSON, for what is sent by the API
+    limit = max(JSON_LIMIT, 2 * (settings.size_limit or 2**30))  # base64 in JSON, for messages sent by the API
 
     class BoundedRequest(InboxRequest):
         pass

@@ -1,6 +1,6 @@
-"""Waiting on the server: a request is answered when the mail is there that it asks for, or when it has waited enough.
+"""Long polling: a request is answered when the mail it waits for has arrived, or after a timeout.
 
-A waiter is told of mail before it looks for it, so none is missed between the two.
+A request subscribes to events before it searches, so no mail between the two is missed.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from txsmtpd.inbox.store import Page, Store
 from txsmtpd.inbox.web.request import Call
 from txsmtpd.inbox.web.response import HTTPError, Response
 
-LONGEST = 60.0  # seconds that a request may wait
+LONGEST = 60.0  # seconds that a request can wait
 DEFAULT = 10.0
 
 
 class Arrivals:
-    """Tells whether mail of a scope has come since it was last asked."""
+    """Tells whether mail of a scope has arrived since the last call."""
 
     def __init__(self, store: Store, scope: Scope, reactor: Any) -> None:
         self._reactor = reactor
@@ -42,9 +42,9 @@ class Arrivals:
             waiting.callback(has_come)
 
     async def next(self, until: float) -> bool:
-        """Wait for more mail; whether some has come in time.
+        """Wait for more mail. Return whether some arrived in time.
 
-        :param until: in the reactor's seconds.
+        :param until: the deadline, in the reactor's time.
         """
         if not self._has_come:
             self._waiting = Deferred()
@@ -67,9 +67,9 @@ class Arrivals:
 async def wait_for(
     call: Call, scope: Scope, terms: Terms, *, timeout: float, count: int = 1, after: int = 0, limit: int | None = 50
 ) -> tuple[Page, bool]:
-    """The messages that are asked for, once there are enough of them or the time is over; and whether there are.
+    """Wait until enough messages match or the time is over. Return the matching messages, and whether there are enough.
 
-    :raises HTTPError: if too many wait already.
+    :raises HTTPError: if too many requests are waiting already.
     """
     settings, reactor = call.settings, current_reactor()
     if len(settings.waiting) >= settings.waiting_limit:
@@ -90,7 +90,7 @@ async def wait_for(
 
 
 def preference(call: Call) -> int | None:
-    """The seconds of ``Prefer: wait=N`` (RFC 7240 4.3), or None."""
+    """Return the seconds of ``Prefer: wait=N`` (RFC 7240 4.3), or None."""
     for preference in (call.header("Prefer") or "").split(","):
         match = re.fullmatch(r"\s*wait\s*=\s*\"?([0-9]{1,6})\"?\s*(?:;.*)?", preference, re.IGNORECASE)
         if match is not None:
@@ -99,7 +99,7 @@ def preference(call: Call) -> int | None:
 
 
 async def wait_if_preferred(call: Call, terms: Terms, headers: dict[str, str]) -> None:
-    """Wait for a message, if the request prefers that to an empty answer; note that in the headers of the answer."""
+    """Wait for a message if the request prefers that to an empty response, and say so in the response headers."""
     wanted = preference(call)
     if wanted is None:
         return
@@ -109,6 +109,6 @@ async def wait_if_preferred(call: Call, terms: Terms, headers: dict[str, str]) -
 
 
 def applied(response: Response, headers: dict[str, str]) -> Response:
-    """The answer with these headers besides."""
+    """Return the response with these headers added."""
     response.headers.update(headers)
     return response
