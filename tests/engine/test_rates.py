@@ -10,7 +10,7 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 
 from tests.support import GREETING, TRANSACTION, Client, LoggingTestCase, answers, codes
-from txsmtpd import SMTPFactory
+from txsmtpd import SMTP, SMTPFactory
 from txsmtpd.limits import Limits, Retry
 
 LOCAL = IPv4Address("TCP", "127.0.0.1", 4321)
@@ -41,6 +41,20 @@ class RateTests(LoggingTestCase):
         self.assertEqual(said[4].text, "4.7.1 Too many messages, try again in 1 second")
         client.wait(1)
         self.assertEqual(codes(client.talk(MAIL)), [250, 250])
+
+    def test_ownCommand(self) -> None:
+        """A command that is an attribute of the connection's object is counted as the one that it replaces."""
+
+        class Own(SMTP):
+            def __init__(self, *args: Any, **options: Any) -> None:
+                super().__init__(*args, **options)
+                self.smtp_MAIL = super().smtp_MAIL  # type: ignore[method-assign]
+
+        for rates, last in (({"messages": "60/min,burst=1"}, 450), (None, 250)):
+            client = Client(SMTPFactory(rates=rates, protocol=Own))
+            client.talk(b"EHLO c.example\r\n")
+            said = codes(client.talk(b"MAIL FROM:<a@a.example>\r\nRSET\r\nMAIL FROM:<a@a.example>\r\n"))
+            self.assertEqual(said, [250, 250, last])
 
     def test_recipients(self) -> None:
         """One recipient too many is refused with 450; the message goes to those before."""

@@ -49,17 +49,20 @@ def with_own_commands(server: Any) -> Mapping[bytes, Command]:
     for name, function in vars(server).items():
         verb = name.removeprefix(PREFIX)
         if name.startswith(PREFIX) and callable(function) and verb.isascii() and verb == verb.upper():
-            known = commands.get(verb.encode("ascii"))
-            declared = getattr(function, "__smtp_syntax__", None)
-            commands[verb.encode("ascii")] = Command(
-                verb,
-                partial(_call, function),
-                known.rules if known is not None else () if declared is None else declared.needs,
-                declared or (known.syntax if known is not None else None),
-                known.junk if known is not None else False,
-                None,
-            )
+            octets = verb.encode("ascii")
+            commands[octets] = _own_command(verb, function, commands.get(octets))
     return commands
+
+
+def _own_command(verb: str, function: Callable[[Any], Any], known: Command | None) -> Command:
+    """A command that is an attribute of the object. What the class's command needs and counts as holds for it, too."""
+    declared = getattr(function, "__smtp_syntax__", None)
+    method = partial(_call, function)
+    if known is not None:
+        return replace(known, method=method, syntax=declared or known.syntax)
+    if declared is not None:
+        return Command(verb, method, declared.needs, declared, declared.junk, declared.payload, declared.rate)
+    return Command(verb, method, (), None, False, None)
 
 
 def _call(function: Callable[[Any], Any], server: Any, arg: Any) -> Any:

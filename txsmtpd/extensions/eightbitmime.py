@@ -8,6 +8,8 @@ from txsmtpd.session import Envelope
 
 
 class EightBitMIME(Extension):
+    """8BITMIME (RFC 6152), with the parameter BODY of MAIL."""
+
     keyword = "8BITMIME"
     mail_growth = 17
     bodies: tuple[str, ...] = ("7BIT", "8BITMIME")

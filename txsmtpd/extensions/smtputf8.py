@@ -8,6 +8,8 @@ from txsmtpd.session import Envelope
 
 
 class SMTPUTF8(Extension):
+    """SMTPUTF8 (RFC 6531), where *enable_SMTPUTF8* is set."""
+
     keyword = "SMTPUTF8"
     mail_growth = 10
 

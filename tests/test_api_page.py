@@ -1,0 +1,106 @@
+"""The pages that document modules, held against the modules: every public name is there, and nothing else is."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+DOCS = Path(__file__).parent.parent / "docs"
+DIRECTIVE = re.compile(r"^\.\. (auto\w+|py:\w+):: (\S+)((?:\n+ +:.*)*)", re.MULTILINE)
+MEMBERS = re.compile(r":members:(.*)")
+EXCLUDED = re.compile(r":exclude-members:(.*)")
+
+def resolved(name: str) -> Any:
+    """The object of a full name; AttributeError if there is none."""
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:end]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[end:]:
+            found = getattr(found, part)
+        return found
+    raise AttributeError(name)
+
+
+def public_names(module: Any) -> list[str]:
+    """What automodule documents with ``:members:``: ``__all__``, or what the module defines and describes."""
+    found = getattr(module, "__all__", None)
+    if found is not None:
+        return list(found)
+    return [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
+    ]
+
+
+def names_in(text: str) -> tuple[set[str], set[str]]:
+    """The modules, and the full names of what is in them, that a page documents."""
+    modules, names = set(), set()
+    for kind, name, options in DIRECTIVE.findall(text):
+        if kind != "automodule":
+            names.add(name)
+            continue
+        modules.add(name)
+        members = MEMBERS.search(options)
+        if members is not None:
+            listed = [each.strip() for each in members[1].split(",") if each.strip()]
+            excluded = EXCLUDED.search(options)
+            left_out = {each.strip() for each in excluded[1].split(",")} if excluded else set()
+            names.update(
+                f"{name}.{each}" for each in listed or public_names(importlib.import_module(name)) if each not in left_out
+            )
+    return modules, names
+
+
+class APIPageTests(SynchronousTestCase):
+    """``docs/api.rst``, and the parts of it that stand on the pages of their subjects."""
+
+    def setUp(self) -> None:
+        self.modules: set[str] = set()
+        self.names: set[str] = set()
+        self.pages = [page.read_text("utf-8") for page in DOCS.glob("*.rst")]
+        for page in self.pages:
+            modules, names = names_in(page)
+            self.modules |= modules
+            self.names |= names
+
+    def test_nothingElse(self) -> None:
+        """All that is documented exists, under the name that the page gives it."""
+        wrong = []
+        for name in sorted(self.modules | {each for each in self.names if each.startswith("txsmtpd.")}):
+            try:
+                resolved(name)
+            except AttributeError:
+                wrong.append(name)
+        self.assertEqual(wrong, [])
+
+    def test_onlyPublic(self) -> None:
+        """What is documented is public: no part of its name begins with an underscore; and where its module lists its
+        names, it is among them."""
+        wrong = []
+        for name in self.names:
+            module, _, own = name.rpartition(".")
+            listed = getattr(resolved(module), "__all__", None) if module.startswith("txsmtpd") else None
+            if "._" in name or (listed is not None and own not in listed):
+                wrong.append(name)
+        self.assertEqual(wrong, [])
+
+    def test_everyName(self) -> None:
+        """Every name that a documented module exports is documented, or named on a page that tells of the module."""
+        documented = {id(resolved(each)) for each in self.names if each.startswith("txsmtpd.")}
+        missing = []
+        for module in sorted({"txsmtpd", *self.modules}):
+            found = resolved(module)
+            text = "".join(page for page in self.pages if module in page)
+            for name in getattr(found, "__all__", ()):
+                named = re.search(rf"``{name}``|:: (\S+\.)?{name}$", text, re.MULTILINE)
+                if not (name.startswith("__") or named or id(getattr(found, name)) in documented):
+                    missing.append(f"{module}.{name}")
+        self.assertEqual(missing, [])
