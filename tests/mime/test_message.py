@@ -116,8 +116,10 @@ class MalformedTests(SynchronousTestCase):
             "html": lambda size: b"Content-Type: text/html\r\n\r\n" + b"<a <!--" * (size // 7),
             "hrefs": lambda size: b"Content-Type: text/html\r\n\r\n" + b"<a href=" * (size // 8),
         }
-        for name, make in hostile.items():
-            self.assertEqual(grows_faster_than_its_input(read_all, make, 2**17), "", name)
+        # A header that is too long is read as text: the sizes of a pair are on the same side of that bound.
+        for size in 2**14, 2**19:
+            for name, make in hostile.items():
+                self.assertEqual(grows_faster_than_its_input(read_all, make, size), "", f"{name}, {size}")
 
 
 class ReadingTests(SynchronousTestCase):
