@@ -14,6 +14,7 @@ DIRECTIVE = re.compile(r"^\.\. (auto\w+|py:\w+):: (\S+)((?:\n+ +:.*)*)", re.MULT
 MEMBERS = re.compile(r":members:(.*)")
 EXCLUDED = re.compile(r":exclude-members:(.*)")
 
+
 def resolved(name: str) -> Any:
     """The object of a full name; AttributeError if there is none."""
     parts = name.split(".")
@@ -54,7 +55,9 @@ def names_in(text: str) -> tuple[set[str], set[str]]:
             excluded = EXCLUDED.search(options)
             left_out = {each.strip() for each in excluded[1].split(",")} if excluded else set()
             names.update(
-                f"{name}.{each}" for each in listed or public_names(importlib.import_module(name)) if each not in left_out
+                f"{name}.{each}"
+                for each in listed or public_names(importlib.import_module(name))
+                if each not in left_out
             )
     return modules, names
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 import pytest_txsmtpd
+from tests.support.programs import once
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -203,6 +204,7 @@ class ExampleTests(ProcessTestCase):
 
     def test_django(self) -> None:
         """pytest, and Django's send_mail."""
+        once()
         self.check("test_django")
 
     def test_asyncio(self) -> None:
@@ -232,14 +234,17 @@ class PytestTests(ProcessTestCase):
 
     def test_workers(self) -> None:
         """Without more words, each worker has a server of its own."""
+        once()
         self.assertEqual(self.shared("-n", "2"), 2)
 
     def test_workersOnOneServer(self) -> None:
         """Eight workers on one server see only their own mail, and all that was sent before they look."""
+        once()
         self.assertEqual(self.shared("-n", "8", "--shared-mail-server"), 1)
 
     def test_transcript(self) -> None:
         """A test that fails, be it in a fixture, shows what was said in it, once, and no password."""
+        once()
         self.write("test_failing.py", FAILING)
         for words in (), ("-n", "2", "--shared-mail-server"):
             status, said = self.pytest("-q", "test_failing.py", "--tb=short", "--strict-markers", *words)
@@ -263,6 +268,7 @@ class PytestTests(ProcessTestCase):
 
     def test_djangoTLS(self) -> None:
         """Django's clients trust the certificate by django_settings(), others by the fixture."""
+        once()
         for tls in "starttls", "implicit":
             self.write("test_tls.py", DJANGO_TLS % tls)
             status, said = self.pytest("-q", "test_tls.py")

@@ -15,6 +15,7 @@ from twisted.internet.threads import deferToThread
 from tests.handoff.clients import MESSAGE, HandoffTestCase
 from tests.handoff.kafka_cluster import Cluster
 from tests.handoff.rabbitmq import free_port, shared_broker
+from tests.support.programs import once
 from txsmtpd.handoff import AMQPHandoff, DirectoryStore, KafkaHandoff, WebhookHandoff
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
@@ -80,6 +81,7 @@ class ConsumerTests(ExampleTestCase):
 
     async def test_kafka(self) -> None:
         """``kafka_consumer.py``"""
+        once()
         cluster = Cluster("mail")
         self.addCleanup(deferToThread, cluster.close)
         self.run_example("kafka_consumer.py", cluster.brokers, "mail", os.path.abspath(self.mktemp()))

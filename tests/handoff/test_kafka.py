@@ -10,6 +10,7 @@ from twisted.internet.threads import deferToThread
 
 from tests.handoff.clients import MESSAGE, HandoffTestCase, message_of, send
 from tests.handoff.kafka_cluster import Cluster
+from tests.support.programs import once
 from txsmtpd.handoff import KafkaHandoff
 
 QUICK = {"reconnect.backoff.max.ms": 200, "topic.metadata.refresh.fast.interval.ms": 50}
@@ -19,6 +20,7 @@ class KafkaTests(HandoffTestCase):
     """A cluster, and a hand-off to it."""
 
     def setUp(self) -> None:
+        once()
         self.cluster = Cluster("mail")
         self.addCleanup(deferToThread, self.cluster.close)
 

@@ -23,6 +23,7 @@ from zope.interface.verify import verifyObject
 from tests.handoff.clients import MESSAGE, Client, HandoffTestCase, message_of, send
 from tests.handoff.test_promise import PromiseTestCase
 from tests.service.test_commandline import LOOPBACK, CommandLineTestCase
+from tests.support.programs import once
 from txsmtpd.handoff import (
     DirectoryStore,
     Handoff,
@@ -330,6 +331,7 @@ class S3ProcessTests(CommandLineTestCase):
 
     def test_memory(self) -> None:
         """30 MB stream through: memory stays flat. With the store away, 451."""
+        once()
         s3 = s3_server()
         Path(self.folder, "keeps.py").write_text(
             "from txsmtpd.handoff import Handoff, S3Store\n"

@@ -16,6 +16,7 @@ from pathlib import Path
 from unittest import TestCase
 
 from tests.inbox.test_clients import Server
+from tests.support.programs import once
 
 TESTS = 200
 WORKERS = 8
@@ -28,6 +29,7 @@ class ParallelTests(TestCase):
 
     def test_isolated(self) -> None:
         """Tests at once, each below /in/domain=.../, wait, list and delete; none sees the mail of another."""
+        once()
         server = Server()
         self.addCleanup(server.stop)
         done = subprocess.run(

@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 from unittest import TestCase
 
+from tests.support.programs import once
+
 SUITE = """
 import json, urllib.request
 from pytest_txsmtpd import INBOX
@@ -74,6 +76,7 @@ class PytestTests(TestCase):
 
     def test_parallel(self) -> None:
         """With pytest-xdist the workers share one mail_server, whose mail is there."""
+        once()
         status, said = self.run_suite(SHARED, "--mail-inbox=0", "-n2")
         self.assertEqual(status, 0, said)
 

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.service.test_commandline import LOOPBACK, PATIENCE, TWIST, Client, CommandLineTestCase, Process
+from tests.support.programs import once
 
 
 class DescriptorsTests(CommandLineTestCase):
@@ -37,6 +38,7 @@ class DescriptorsTests(CommandLineTestCase):
 
     def test_enoughForMessages(self) -> None:
         """Of 400 clients at once, each is served or told 421, and what the served ones send is stored, all of it."""
+        once()
         words = [sys.executable, *TWIST, "smtpd", LOOPBACK, "--handler=mailbox:mails"]
         process = Process(["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", *words], self.folder, {})
         self.addCleanup(process.close)

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from tests.service.test_commandline import LOOPBACK, PATIENCE, Client, CommandLineTestCase, Process, environment
+from tests.support.programs import once
 from tests.support.tls import combined, issue
 
 LOUD_MODULE = '''
@@ -143,6 +144,7 @@ class UnreadTests(ProcessTestCase):
 
     def test_pipes(self) -> None:
         """The server goes on serving, however much it has to say."""
+        once()
         reading, writing = os.pipe()
         folder = tempfile.mkdtemp()  # the path of a socket is short
         self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
@@ -230,6 +232,7 @@ class SignalTests(ProcessTestCase):
 
     def test_frozenDisk(self) -> None:
         """A thread that waits for a disk does not keep the process, which ends with 71 after a second SIGTERM."""
+        once()
         os.mkfifo(Path(self.folder, "fifo"))
         process = self.txsmtpd("--handler=loud.Frozen", "--grace=60")
         client = self.connect(process.port())

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.service.test_commandline import CommandLineTestCase, Process, taken_port
+from tests.support.programs import once
 
 # What each program begins with.
 BEGINNING = """
@@ -500,6 +501,7 @@ class Abstract(smtpd.SMTPServer):
 
     def test_mistakes(self) -> None:
         """A mistake is one line that says which, and status 64."""
+        once()
         wrong: list[tuple[list[Any], str]] = [
             (["smtpd"], "which class?"),
             (["smtpd:"], "which class?"),

@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.service.test_commandline import CommandLineTestCase, Process
 from tests.support import Client, LoggingTestCase
+from tests.support.programs import once
 from tests.support.relay import CLOSE, SILENT, Relayed, Script
 from txsmtpd import smtpd
 from txsmtpd.handlers import Proxy
@@ -400,6 +401,7 @@ class CommandLineTests(CommandLineTestCase):
 
     def test_mistakes(self) -> None:
         """Mistakes are told in one line."""
+        once()
         for handler, reason in (
             ("smtpd:MailmanProxy:h:25:nowhere", "nowhere"),
             ("smtpd:MailmanProxy:h:25:lists:h:x", "there is no port 'x'"),

@@ -21,6 +21,7 @@ from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
 from tests.support import LoggingTestCase
+from tests.support.programs import once
 from tests.support.tls import TLSTestCase, authority, chain, combined, issue, secured, serial, trusting, write
 from txsmtpd.tls import certificates
 from txsmtpd.tls.certificates import BadCertificate, Certificates
@@ -562,6 +563,7 @@ class ServerTests(TLSTestCase):
 
     async def test_swappedAllTheTime(self) -> None:
         """Handshakes while the file is replaced again and again: each is served an old or a new one, and none fails."""
+        once()
         leaves = [issue("localhost") for _ in range(3)]
         path = write(self.folder / "swapped.pem", combined(leaves[0]))
         # A clock that leaps, so that each handshake looks at the file.

@@ -14,6 +14,7 @@ from typing import get_type_hints
 from twisted.trial.unittest import SynchronousTestCase
 
 import txsmtpd
+from tests.support.programs import once
 from txsmtpd import Handler, SMTPFactory
 from txsmtpd.interfaces import HOOKS
 from txsmtpd.settings import Settings
@@ -81,6 +82,7 @@ class MypyTests(SynchronousTestCase):
     def test_program(self) -> None:
         """Options that do not exist, or are of a wrong type, and hooks with wrong parameters or results are errors;
         nothing else is."""
+        once()
         folder = Path(self.mktemp()).absolute()
         folder.mkdir()
         (folder / "program.py").write_text(PROGRAM)

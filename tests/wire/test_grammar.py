@@ -16,6 +16,7 @@ from hypothesis import strategies as some
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.effort import FACTOR, grows_faster_than_its_input, processor_time
+from tests.support.programs import once
 from txsmtpd.reply import Refused
 from txsmtpd.wire import grammar
 
@@ -593,6 +594,7 @@ class AnythingTests(SynchronousTestCase):
 
     def test_time(self) -> None:
         """The time for whatever is worst for a pattern grows with its length, not with the square of it."""
+        once()
         size = 12 * 1024
         worst = [
             "a",
