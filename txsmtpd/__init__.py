@@ -35,7 +35,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """``run``, which brings the whole command along, once it is asked for."""
+    """Import ``run`` only when it is used: it imports the whole command line."""
     if name == "run":
         from txsmtpd.service.program import run
 

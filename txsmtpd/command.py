@@ -1,7 +1,7 @@
-"""What a command is: a method called ``smtp_VERB``, its syntax, and the rules that must hold before it runs.
+"""SMTP commands: methods named ``smtp_VERB``, with a syntax and the rules that must hold before they run.
 
-Rules are declared beside the syntax, each with its own refusal, and are inherited: a subclass that overrides a
-command keeps them, whether it declares a syntax or not.
+Rules are declared together with the syntax, each with its own refusal, and are inherited: a subclass that overrides a
+command keeps its rules, whether it declares a syntax or not.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ PREFIX = "smtp_"
 
 
 class Rule(NamedTuple):
-    """A precondition: whether it holds for a server and an argument, and the reply where it does not."""
+    """A precondition of a command: a function of the server and the argument, and the reply if it returns false."""
 
     holds: Callable[[Any, str | None], bool]
     refusal: Reply
 
 
-# The rules that recur. What only one command needs stands beside it.
+# Rules shared by several commands. A rule that only one command needs is defined next to that command.
 
 greeted = Rule(
     lambda smtp, arg: smtp.session.host_name is not None,
@@ -39,7 +39,7 @@ recipients = Rule(lambda smtp, arg: smtp._has_recipients(), Reply(503, "5.5.1", 
 
 
 class Syntax(NamedTuple):
-    """What :func:`syntax` declares."""
+    """The values passed to :func:`syntax`."""
 
     text: str
     extended: str | None = None
@@ -62,18 +62,19 @@ def syntax(
     payload: Callable[[bytes], int] | None = None,
     rate: str | None = None,
 ) -> Callable[[F], F]:
-    """Declare the syntax of a command, for HELP, and the rules that it needs.
+    """Declare the syntax of a command, which HELP shows, and the rules it needs.
 
-    :param text: the form of the command, such as ``"PING [ignored]"``.
-    :param extended: what is added to it after EHLO.
-    :param when: the attribute of the server, or the function of it, that must be true for HELP to list the command.
-    :param needs: rules that must hold, in this order.
-    :param argument: True: the command needs an argument; False: it takes none. Either is refused with 501 and the
-        syntax.
-    :param junk: whether the command brings no message nearer, and counts as such (``junk_command_limit``).
-    :param payload: tells from the argument how many octets follow the command; they are read, and dropped, also when
-        the command is refused.
-    :param rate: what the command counts as where rates are limited (``rates``), such as ``"messages"``.
+    :param text: the syntax, such as ``"PING [ignored]"``.
+    :param extended: text to append to it after EHLO.
+    :param when: the name of an attribute of the server, or a function of the server. HELP lists the command if its
+        value is true.
+    :param needs: rules that must hold, checked in this order.
+    :param argument: True if the command requires an argument, False if it takes none. Otherwise it is refused with 501
+        and the syntax.
+    :param junk: whether the command counts towards ``junk_command_limit``, because it does not help to deliver mail.
+    :param payload: a function that returns from the argument how many octets follow the command. They are read and
+        discarded even if the command is refused.
+    :param rate: what the command counts as for rate limits (``rates``), such as ``"messages"``.
     """
 
     def declare(method: F) -> F:
@@ -85,7 +86,7 @@ def syntax(
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command of a class: its method, with all that is declared for it along the class's ancestors."""
+    """A command of a class: its method, and what the class and its base classes declare for it."""
 
     verb: str
     method: Callable[..., Any]
@@ -96,27 +97,27 @@ class Command:
     rate: str | None = None
 
     def is_listed(self, server: Any) -> bool:
-        """Whether HELP lists the command now."""
+        """Return whether HELP lists the command at present."""
         if self.syntax is None:
             return False
         when = self.syntax.when
         return when is None or bool(when(server) if callable(when) else getattr(server, when, None))
 
     def without(self, rule: Rule) -> Command:
-        """The same command without this rule."""
+        """Return a copy of the command without this rule."""
         return replace(self, rules=tuple(each for each in self.rules if each is not rule))
 
     def help(self, extended_smtp: bool) -> str:
-        """The form of the command, as HELP shows it."""
+        """Return the syntax of the command, as HELP shows it."""
         if self.syntax is None:
             return self.verb
         return self.syntax.text + (self.syntax.extended or "" if extended_smtp else "")
 
 
 def commands_of(cls: type) -> dict[bytes, Command]:
-    """The commands of a class by their verb: its methods ``smtp_VERB``, inherited ones too.
+    """Return the commands of a class by verb: its methods ``smtp_VERB``, including inherited ones.
 
-    ``smtp_VERB = None`` withdraws a command.
+    ``smtp_VERB = None`` removes a command.
     """
     names = {name for each in cls.__mro__ for name in vars(each) if name.startswith(PREFIX)}
     commands = {}
@@ -129,9 +130,9 @@ def commands_of(cls: type) -> dict[bytes, Command]:
 
 
 def commands_of_extension(extension: Any) -> dict[bytes, Command]:
-    """The commands that an extension brings, by their verb: its methods ``smtp_VERB(server, arg)``.
+    """Return the commands of an extension by verb: its methods ``smtp_VERB(server, arg)``.
 
-    HELP lists them while the extension is offered.
+    HELP lists them while the server offers the extension.
     """
 
     def is_offered(server: Any) -> bool:

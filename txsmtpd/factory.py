@@ -1,4 +1,4 @@
-"""Connections: who makes their protocols, knows those that are open, and tells them to end."""
+"""The factory: makes the protocol of each connection, tracks open connections, and closes them."""
 
 from __future__ import annotations
 
@@ -29,57 +29,57 @@ from txsmtpd.settings import Settings, want_number
 from txsmtpd.smtp import SMTP
 from txsmtpd.typed import Options
 
-LINES_FOR_NETWORK = Rate(6, 60.0, 3)  # about connections that are refused; a flood of them must not fill the log
+LINES_FOR_NETWORK = Rate(6, 60.0, 3)  # log lines about refused connections, so that a flood does not fill the log
 
 
-ACCEPTED_AT_ONCE = 100  # connections, at most, by Twisted's ports
+ACCEPTED_AT_ONCE = 100  # connections that a port of Twisted accepts in one iteration, at most
 
 
 class Observing(TypingProtocol):
-    """What observes sessions."""
+    """Observes sessions."""
 
     def observe(self, server: SMTP) -> Observer:
-        """Make the observer of a session that begins."""
+        """Make the observer of a new session."""
 
 
 class Measuring(TypingProtocol):
-    """What counts and measures sessions."""
+    """Counts and measures sessions."""
 
     def meter(self, server: SMTP) -> Meter:
-        """Make the meter of a session that begins."""
+        """Make the meter of a new session."""
 
     def timed(self, name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
-        """What to call in place of a hook."""
+        """Wrap a hook in a function that measures it."""
 
     def watch(self, factory: Any) -> None:
-        """Read from this factory what is not told to meters."""
+        """Read from this factory the values that are not passed to meters."""
 
 
 class Intercepting(TypingProtocol):
-    """What acts in place of sessions."""
+    """Changes what sessions do."""
 
     def intercept(self, server: SMTP) -> Interceptor:
-        """Make the interceptor of a session that begins."""
+        """Make the interceptor of a new session."""
 
 
 class SMTPFactory(ServerFactory):
-    """Makes a protocol for each connection. Listen with it on any endpoint.
+    """Makes a protocol for each connection. Use it with any server endpoint.
 
-    :param handler: the object whose hooks decide; see :mod:`txsmtpd.interfaces`.
+    :param handler: the object with the hooks; see :mod:`txsmtpd.interfaces`.
     :param protocol: :class:`~txsmtpd.smtp.SMTP` or a subclass.
-    :param connection_limit: connections at one time; above it, new ones are answered 421. None: no limit.
-    :param connection_limit_per_network: the same, for one network (``network_prefixes``) that is not among
-        ``unlimited_networks``; of a proxy's connections, for that of the client whom the PROXY header names.
-    :param connection_limit_per_host: the same, for one address.
-    :param filters: what looks at mail before the handler gets it, in order: see :mod:`txsmtpd.filters`.
-    :param faults: what goes wrong on purpose: :class:`~txsmtpd.faults.rules.Faults`.
-    :param transcript: what keeps the conversations: :class:`~txsmtpd.observe.transcript.Transcripts`.
-    :param metrics: what counts and measures: :class:`~txsmtpd.observe.metrics.Metrics`.
-    :param strict_handler: whether a mistake in the handler is a TypeError: a hook that is misspelt or has wrong
-        parameters, or no hook at all. False: a warning.
+    :param connection_limit: maximum number of open connections; further ones get 421. None: no limit.
+    :param connection_limit_per_network: the same for one network (``network_prefixes``) that is not in
+        ``unlimited_networks``. A connection from a proxy counts for the client that the PROXY header names.
+    :param connection_limit_per_host: the same for one address.
+    :param filters: filters that process mail before the handler, in order; see :mod:`txsmtpd.filters`.
+    :param faults: fault injection: :class:`~txsmtpd.faults.rules.Faults`.
+    :param transcript: recorder of sessions: :class:`~txsmtpd.observe.transcript.Transcripts`.
+    :param metrics: counters and measurements: :class:`~txsmtpd.observe.metrics.Metrics`.
+    :param strict_handler: whether a mistake in the handler raises TypeError: a misspelt hook, wrong parameters of a
+        hook, or no hooks. False: it issues a warning.
     :param options: see :class:`~txsmtpd.settings.Settings`.
-    :raises TypeError: for an unknown option, or one of a wrong type; for a mistake in the handler.
-    :raises ValueError: for an option with an invalid value.
+    :raises TypeError: if an option is unknown or has a wrong type, or if there is a mistake in the handler.
+    :raises ValueError: if an option has an invalid value.
     """
 
     noisy = False
@@ -108,7 +108,7 @@ class SMTPFactory(ServerFactory):
                 want_number(name, limit, int)
         if not (isinstance(protocol, type) and issubclass(protocol, SMTP)):
             raise TypeError(f"protocol must be SMTP or a subclass, not {protocol!r}")
-        # Called with each protocol that has got its connection, to make its observers and its interceptor.
+        # Called with each connected protocol, to make its observers and its interceptor.
         self.observers: tuple[Callable[[SMTP], Observer], ...] = ()
         self.interceptor: Callable[[SMTP], Interceptor] | None = None
         if transcript is not None:
@@ -125,7 +125,7 @@ class SMTPFactory(ServerFactory):
         self.connection_limit_per_host = connection_limit_per_host
         chosen: dict[str, Any] = {**options}
         if filters:
-            from txsmtpd.filters.chain import Chain  # costs nothing where nobody filters
+            from txsmtpd.filters.chain import Chain  # imported only if there are filters
 
             chosen["filters"] = Chain(filters)
         self.settings = Settings.make(handler, chosen, protocol)
@@ -134,13 +134,13 @@ class SMTPFactory(ServerFactory):
             self.settings.wrap_hooks(metrics.timed)
             metrics.watch(self)
         self.connections: set[SMTP] = set()
-        # For a server of several processes: told of each change, and tells how many connections the others have.
+        # For servers with several processes: called after each change; returns the number of connections of the others.
         self.connections_changed: Callable[[], object] | None = None
         self.connections_elsewhere: Callable[[], int] | None = None
-        self.batches = Batches()  #: the connections that have more to say, and wait for the others
+        self.batches = Batches()  #: connections with more input to process, which wait for their next turn
         self.stress = Stress()
         self.refused: Counter[str] = Counter()  #: connections that were rejected, by "full" or "network"
-        self.places: list[Places] = []  #: those of networks
+        self.places: list[Places] = []  #: the places of each network and host
         if connection_limit_per_network is not None:
             self.places.append(Places(connection_limit_per_network, self.settings.admission.network))
         if connection_limit_per_host is not None:
@@ -162,7 +162,7 @@ class SMTPFactory(ServerFactory):
 
     @property
     def is_nearly_full(self) -> bool:
-        """Whether one turn of the reactor could accept more connections than there is room for."""
+        """Whether one iteration of the reactor could accept more connections than the limit allows."""
         limit = self.connection_limit
         return limit is not None and len(self.connections) + ACCEPTED_AT_ONCE > limit
 
@@ -195,11 +195,11 @@ class SMTPFactory(ServerFactory):
             self.settings.log.emit(events.CONNECTION_REFUSED, None, fields)
 
     def connected(self, protocol: SMTP) -> None:
-        """A protocol has got its connection."""
+        """A protocol is connected."""
         self.connections.add(protocol)
         if self.connections_changed is not None:
             self.connections_changed()
-        # Whose connection a proxy forwards is not known yet.
+        # The client of a proxy's connection is not known yet.
         if self.places and not expects_header(protocol):
             for places in self.places:
                 places.take(protocol, protocol.session.peer)
@@ -209,12 +209,12 @@ class SMTPFactory(ServerFactory):
             self._hurry(protocol)
 
     def proxied(self, protocol: SMTP) -> Reply | None:
-        """A PROXY header has told whose connection it is.
+        """A PROXY header has named the client of the connection.
 
-        :return: the reply to a client that has too many; None: it is accepted.
+        :return: the refusal if the client has too many connections, or None to accept it.
         """
         session = protocol.session
-        # What a proxy does for itself is not limited.
+        # A proxy's own connections, such as health checks, are not limited.
         if session.proxy_peer is not None:
             if not all(places.take(protocol, session.peer) for places in self.places):
                 self._note_refused(session.peer, "network")
@@ -240,7 +240,7 @@ class SMTPFactory(ServerFactory):
     # Stress mode
 
     def reactor_late(self, seconds: float) -> None:
-        """The reactor was late by so much, as somebody has measured who does so from time to time."""
+        """Report a measurement of how late the reactor is, in seconds. Called from time to time."""
         self.stress.lag = seconds
         if self.stress.update(len(self.connections), self.connection_limit):
             self._stress_changed()
@@ -252,15 +252,15 @@ class SMTPFactory(ServerFactory):
             self._hurry(protocol)
 
     def _hurry(self, protocol: SMTP) -> None:
-        """Be as patient with a client as the state of the server allows."""
+        """Set the client's timeouts according to whether the server is in stress mode."""
         connection = protocol._connection
         if self.settings.admission.network(protocol.session.peer) is not None and not connection.closing:
             connection.patience.hurry(self.stress.active)
 
     def drain(self) -> Deferred[None]:
-        """Let all connections end: 421 to those that are idle, and to the others once their transaction is over.
+        """Close all connections with 421: idle ones now, the others when their transaction is over.
 
-        :return: fires when the last one is gone.
+        :return: a Deferred that fires when the last one is closed.
         """
         if not self.connections:
             return succeed(None)
@@ -271,13 +271,13 @@ class SMTPFactory(ServerFactory):
         return drained
 
     def abort(self) -> None:
-        """End all connections now, whatever they do; those that wait for their client are told why."""
+        """Close all connections now, whatever they are doing. Those that wait for their client get a reply first."""
         for protocol in list(self.connections):
             protocol._connection.end_now()
 
 
 class TurnedAway(Protocol):
-    """A connection too many: 421, and closed (RFC 5321 3.8)."""
+    """Rejects a connection above the limit: sends 421 and closes it (RFC 5321 3.8)."""
 
     def connection_made(self, transport: Any) -> None:
         """asyncio has accepted the connection."""

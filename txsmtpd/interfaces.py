@@ -1,8 +1,8 @@
-"""What the framework asks of others: the hooks of a handler, one small interface for each, and makers of handlers.
+"""Interfaces that applications implement: one for each hook of a handler, and those of handler makers and other parts.
 
-A handler provides as few of them as it likes. Hooks are found by name; declaring the interfaces with
-:func:`zope.interface.implementer` is never needed. :func:`verifyHandler` holds a handler against them, for the
-handler's own tests.
+A handler may implement any subset of the hooks. Hooks are found by name; declaring the interfaces with
+:func:`zope.interface.implementer` is not necessary. In the tests of a handler, :func:`verifyHandler` checks it against
+them.
 
 Each hook is called with ``server`` (the protocol of this connection), ``session`` and ``envelope`` first. It may be
 a coroutine function, return a Deferred, or be a plain function. Unless it says otherwise it returns a *status*: a
@@ -267,44 +267,44 @@ class IFactoryMaker(Interface):
     def make_factory(**options: Any) -> Any:
         """Make a :class:`~txsmtpd.factory.SMTPFactory`.
 
-        :param options: what it is given besides the handler and the protocol.
+        :param options: the factory's options besides the handler and the protocol.
         """
 
 
 class ILimiter(Interface):
-    """Decides how much clients may do: :class:`~txsmtpd.limits.Limits` from what one process has seen, or an object of
-    the application's own."""
+    """Limits what clients may do: :class:`~txsmtpd.limits.Limits`, which counts within one process, or an object of the
+    application."""
 
     def admit(kind: str, key: str) -> Any:
-        """Whether the client may do something once more. It counts as done if it may.
+        """Check whether the client may do something once more, and count it if so.
 
         :param kind: ``"connections"``, ``"messages"``, ``"recipients"`` or ``"tls"``; or ``"auth"``, which only asks
             whether the network may try to log in.
-        :param key: whom it is counted for: a network such as ``"192.0.2.7"`` or ``"2001:db8::/64"``; or ``"login:"``
-            with the login of a client that has authenticated.
-        :return: None for yes, or a :class:`~txsmtpd.limits.Retry`; or an awaitable of one of them.
+        :param key: the key of the count: a network such as ``"192.0.2.7"`` or ``"2001:db8::/64"``; or ``"login:"``
+            followed by the login of an authenticated client.
+        :return: None if it may, else a :class:`~txsmtpd.limits.Retry`; or an awaitable of either.
         """
 
     def auth_failed(network: str, name: str) -> Any:
         """A client of the network has failed to log in with the name.
 
-        :return: how often the name has failed of late, this time included, or an awaitable of it.
+        :return: the number of recent failures of the name, including this one, or an awaitable of it.
         """
 
 
 class IReadiness(Interface):
-    """What a handler, a filter or another part has, if it can tell whether it works: ``/readyz`` asks it."""
+    """A handler, a filter or another part that can report whether it works. ``/readyz`` calls it."""
 
     def not_ready() -> str | None:
-        """Why the server should get no clients now, in one line; None if it should. Called often: it must not wait."""
+        """Return in one line why the server is not ready for clients, or None if it is. Called often; must not block."""
 
 
 class InvalidHandler(Invalid):
-    """A handler does not fit the hooks; says how to mend it."""
+    """A handler does not match the hooks. The message tells how to fix it."""
 
 
 def takes_responses(hook: Any) -> bool:
-    """Whether a handle_EHLO is of the form that is given the responses."""
+    """Whether a handle_EHLO has the parameter *responses*."""
     try:
         inspect.signature(hook).bind(*("server", "session", "envelope", "hostname", "responses"))
     except TypeError:
@@ -313,11 +313,11 @@ def takes_responses(hook: Any) -> bool:
 
 
 def verifyHandler(handler: object) -> bool:
-    """Hold a handler against the interfaces of its hooks: for the tests of whoever wrote it.
+    """Check a handler against the interfaces of its hooks. For use in the handler's tests.
 
     :return: True.
-    :raises InvalidHandler: if a hook's name is not known (with the nearest that is), it cannot be called, or its
-        parameters do not fit.
+    :raises InvalidHandler: if a hook's name is unknown (the message suggests the closest one), if it is not callable,
+        or if its parameters are wrong.
     """
     for name in dir(handler):
         if not name.startswith("handle_") or name in NO_HOOKS:
@@ -357,24 +357,24 @@ def _verify_hook(handler: object, name: str) -> None:
 def _parameters_of(hook: Callable[..., object]) -> str:
     try:
         return str(inspect.signature(hook))
-    except (TypeError, ValueError):  # it is written in C, perhaps
+    except (TypeError, ValueError):  # perhaps written in C
         return ""
 
 
 def _missing_self(hook: Any) -> str:
-    """What to add for a method whose first parameter has the name of one that is given to it."""
+    """Return a hint if the method's first parameter is ``server`` or ``session``, so that ``self`` may be missing."""
     code = getattr(getattr(hook, "__func__", None), "__code__", None)
     named = code is not None and code.co_varnames[: code.co_argcount][:1]
     return "; is self missing, its first parameter?" if named in (("server",), ("session",)) else ""
 
 
 def check_handler(handler: object, verbs: Collection[str] = (), *, own_hooks: bool = False) -> None:
-    """Hold the handler of a server against what is asked of one, so that a mistake does not accept mail in silence.
+    """Check the handler of a server, so that a mistake in it does not silently accept and lose mail.
 
-    :param verbs: the commands of the server; a hook may be named for any of them.
-    :param own_hooks: whether the server may call hooks that are not known here.
-    :raises TypeError: if it is no object with hooks, if one of these is misspelt or has wrong parameters, or if there
-        is none at all.
+    :param verbs: the commands of the server; each may have a hook.
+    :param own_hooks: whether the server may call hooks that are not in `HOOKS`.
+    :raises TypeError: if it is not an object with hooks, if a hook is misspelt or has wrong parameters, or if it has no
+        hooks.
     """
     if handler is None or IFactoryMaker.providedBy(handler):
         return
@@ -417,7 +417,7 @@ def _check_kind(handler: object) -> None:
 
 
 def _check_name(handler: object, name: str, own_hooks: bool) -> None:
-    """Refuse a name that is one of a hook, or nearly."""
+    """Raise TypeError if the name looks like a misspelt hook."""
     if name.startswith("handle_"):
         known = {hook.removeprefix("handle_").lower(): hook for hook in HOOKS}
         near = difflib.get_close_matches(name.removeprefix("handle_").lower(), known, 1, 0.7)
@@ -438,7 +438,7 @@ def _nearly_a_hook(name: str) -> str | None:
 
 
 def _is_ours(method: object) -> bool:
-    """Whether a method is a built-in handler's: one that streams may have a subclass that does not."""
+    """Whether a method belongs to a built-in handler: a subclass of a streaming handler need not be streaming."""
     return str(getattr(method, "__module__", "")).startswith("txsmtpd.")
 
 

@@ -1,5 +1,5 @@
-"""LMTP (RFC 2033): SMTP for the last step, into mailboxes. What differs: LHLO in place of HELO and EHLO, and a reply of
-its own for each recipient at the end of a message, so that a mailbox that is full holds up nobody else's mail.
+"""LMTP (RFC 2033): SMTP for delivery into mailboxes. It has LHLO instead of HELO and EHLO, and a separate reply for each
+recipient at the end of a message, so that a full mailbox does not delay the mail of other recipients.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NEED_LHLO = Reply(503, "5.5.1", "Send LHLO first")
 
 
 class MessageForEach(IncomingMessage):
-    """A message whose recipients each get a reply."""
+    """A message with a reply for each recipient."""
 
     __slots__ = ()
     one_for_each = True
@@ -42,7 +42,7 @@ class MessageForEach(IncomingMessage):
             said.setdefault(path, []).append(reply)
 
         def next_for(path: str) -> Reply:
-            """The next reply for who is named more than once; the last one again where there are too few."""
+            """Return the next reply for a recipient named more than once; the last one again if there are too few."""
             return said[path].pop() if len(said[path]) > 1 else said[path][0]
 
         owed = self._server._dispatcher.owed
@@ -51,21 +51,21 @@ class MessageForEach(IncomingMessage):
 
 
 class DispatcherForEach(Dispatcher):
-    """Answers a message once for each of its recipients."""
+    """Replies to a message once for each of its recipients."""
 
     __slots__ = ("owed", "replies_pushed")
 
     def __init__(self, server: Any, interceptor: Interceptor | None) -> None:
         super().__init__(server, interceptor)
-        #: Once a message has ended and until it is answered: for each accepted RCPT the forward-paths that its hook has
-        #: made of it, mostly its own, more for an alias, or none.
+        #: After the end of a message, until the replies to it are sent: for each accepted RCPT, the forward-paths that
+        #: its hook has added: usually one, several for an alias, or none.
         self.owed: Sequence[Sequence[str]] = ()
-        self.replies_pushed = 0  #: how many of them a hook has answered by pushing
+        self.replies_pushed = 0  #: how many of these replies a hook has pushed
 
     def recipients(self, envelope: Envelope) -> Sequence[str]:
-        """The recipients of the message that is owed replies."""
+        """Return the recipients of the message to which replies are due."""
         owed = [path for each in self.owed for path in each]
-        # A hook may have added recipients of its own since, or dropped those who were named twice.
+        # A hook may have added recipients since then, or removed duplicates.
         return envelope.rcpt_tos if set(owed) <= set(envelope.rcpt_tos) else owed
 
     async def reply_for_error(self, error: BaseException) -> Reply:
@@ -73,8 +73,8 @@ class DispatcherForEach(Dispatcher):
         return NEED_LHLO if reply is greeted.refusal else reply
 
     def on_result(self, result: Any) -> None:
-        # Whatever ends the turn in which the message has ended is an answer to it: a status, a refusal, an exception,
-        # a hook that took too long.
+        # Every outcome of the command that ended the message is a reply to it: a status, a refusal, an exception, or a
+        # timeout of the hook.
         if not self.owed or result is ANSWERED_LATER or self.payload_due:
             super().on_result(result)
         elif isinstance(result, Action):
@@ -113,9 +113,9 @@ class DispatcherForEach(Dispatcher):
 class LMTP(SMTP):
     """The protocol of one connection, for clients that speak LMTP.
 
-    Options, hooks and all else are those of :class:`~txsmtpd.smtp.SMTP`. LHLO calls ``handle_EHLO``. Behind an end of
-    data, and behind ``BDAT ... LAST``, each recipient whose RCPT was accepted gets a reply, in their order, one who was
-    named twice too.
+    Options, hooks and everything else are those of :class:`~txsmtpd.smtp.SMTP`. LHLO calls ``handle_EHLO``. After the
+    end of data, or after ``BDAT ... LAST``, the server sends one reply for each accepted RCPT, in their order; two if a
+    recipient was named twice.
     """
 
     lmtp = True
@@ -144,11 +144,11 @@ class LMTP(SMTP):
         self._accepted = _NONE
 
     def _has_recipients(self) -> bool:
-        # RFC 2033 4.2. That there are recipients is not enough: a handler may have added one of its own.
+        # RFC 2033 4.2. It is not enough that there are recipients: a handler may have added one.
         return super()._has_recipients() and bool(self._accepted)
 
     def push(self, status: Reply | str | bytes) -> Deferred[None]:
-        """Send a reply. To a message, a whole one is that of the next recipient."""
+        """Send a reply. After a message, a complete reply is the one for the next recipient."""
         pushed = super().push(status)
         dispatcher = self._dispatcher
         if dispatcher.owed and not is_part(status):

@@ -1,7 +1,7 @@
-"""``python -m txsmtpd``: ``twist smtpd``, in the words of aiosmtpd's command line, or in its own.
+"""``python -m txsmtpd``: runs ``twist smtpd`` with aiosmtpd's command line options, or with its own.
 
-The options of the one become those of the other, which checks them. Options that only ``twist smtpd`` has are passed
-on as they are, written with ``=``.
+aiosmtpd's options are translated to those of ``twist smtpd``, which checks them. Options that only ``twist smtpd`` has
+are passed on unchanged; they must be written with ``=``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PROGRAM = "python -m txsmtpd"
 DEFAULT_HOST = "localhost"
 DEFAULT_PORT = "8025"
 DEFAULT_CLASS = "txsmtpd.handlers.Debugging"
-LOG_LEVELS = ("info", "info", "debug")  # by how often -d is given; what handlers print is info
+LOG_LEVELS = ("info", "info", "debug")  # by the number of -d options; handlers print at level info
 
 
 class _Parser(argparse.ArgumentParser):
@@ -57,12 +57,12 @@ def _parser(kind: type[argparse.ArgumentParser] = _Parser) -> argparse.ArgumentP
 
 
 def parseargs(args: Sequence[str] | None = None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
-    """Read the arguments in aiosmtpd's words, for programs that start a server of their own with them.
+    """Parse aiosmtpd's command line arguments, for programs that start their own server with them.
 
     :param args: the arguments. Default: those of the process.
-    :return: the parser, and what it has found: ``handler``, made of ``classpath`` and ``classargs``; ``host`` and
+    :return: the parser and the parsed values: ``handler``, made from ``classpath`` and ``classargs``; ``host`` and
         ``port``; and each option by its name, with ``setuid`` and ``requiretls`` for the negated ones.
-    :raises SystemExit: for arguments that will not do, with argparse's status (2).
+    :raises SystemExit: if the arguments are invalid, with argparse's status (2).
     """
     parser = _parser(argparse.ArgumentParser)
     given = parser.parse_args(args)
@@ -86,7 +86,7 @@ def parseargs(args: Sequence[str] | None = None) -> tuple[argparse.ArgumentParse
 
 
 def twist_arguments(arguments: Sequence[str]) -> list[str]:
-    """What to give to ``twist`` for these arguments.
+    """Return the arguments for ``twist`` that correspond to these.
 
     >>> twist_arguments(["-n", "-c", "mine.Handler", "-l", ":25", "argument"])
     ['--log-format=text', '--log-level=info', '--reactor=asyncio', 'smtpd',
@@ -100,7 +100,7 @@ def twist_arguments(arguments: Sequence[str]) -> list[str]:
         path = _ours(given.classpath)
         options.append(f"--handler={':'.join([path, *map(quote_argument, given.classargs)])}")
         if not path.startswith("txsmtpd."):
-            before.append("--reactor=asyncio")  # it may have been written for that
+            before.append("--reactor=asyncio")  # the handler may have been written for asyncio
     elif given.classargs:
         parser.error(f"unexpected argument {given.classargs[0]!r}; the class that it is for is missing: give -c")
     if given.size is not None:
@@ -115,12 +115,12 @@ def twist_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def _ours(classpath: str) -> str:
-    """The handler that a program means by one of aiosmtpd's."""
+    """Return our handler for the name of one of aiosmtpd's."""
     return re.sub(r"^aiosmtpd\.handlers\.", "txsmtpd.handlers.", classpath)
 
 
 def _pairs(parser: argparse.ArgumentParser, given: argparse.Namespace) -> list[tuple[str, str]]:
-    """The certificates that are given, each with its key."""
+    """Return the certificates that were given, each with its key."""
     found: list[tuple[str, str]] = []
     for kind in ("smtps", "tls"):
         cert, key = getattr(given, f"{kind}cert"), getattr(given, f"{kind}key")
@@ -140,7 +140,7 @@ def _tls_options(parser: argparse.ArgumentParser, given: argparse.Namespace) -> 
 
 
 def endpoint_of(listen: str) -> str:
-    """The endpoint for ``[HOST][:PORT]``; what is an endpoint already stays as it is.
+    """Return the endpoint for ``[HOST][:PORT]``. An endpoint is returned unchanged.
 
     >>> endpoint_of(":25")
     'tcp:25:interface=localhost'

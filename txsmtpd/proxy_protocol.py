@@ -1,7 +1,7 @@
-"""The PROXY protocol for programs: what a header says, and how to read one from a stream.
+"""The PROXY protocol for programs: the contents of a header, and how to read one from a stream.
 
-The server reads headers by itself (:attr:`~txsmtpd.settings.Settings.proxy_from`). A program needs these names to look
-at what ``handle_PROXY`` and ``session.proxy_data`` have, or for servers of its own.
+The server reads headers itself (:attr:`~txsmtpd.settings.Settings.proxy_from`). Programs need these names to inspect
+the values of ``handle_PROXY`` and ``session.proxy_data``, or for their own servers.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ __all__ = [
 
 
 class AsyncReader(Protocol):
-    """What a header can be read from, such as an ``asyncio.StreamReader``."""
+    """A stream to read a header from, such as an ``asyncio.StreamReader``."""
 
     async def readexactly(self, n: int) -> bytes:
-        """The next octets, so many; an EOFError that has them in ``partial`` if the stream ends before."""
+        """Read *n* bytes. If the stream ends before, raise an EOFError with the bytes read so far in ``partial``."""
 
 
 async def get_proxy(reader_func: AsyncReader) -> ProxyData:
-    """Read a header, of either version, and no octet behind it.
+    """Read a header of either version, and nothing after it.
 
-    :return: what it says; not valid, with the reason in ``error``, if it is malformed or the stream ends within it.
+    :return: the header's data. If the header is malformed or incomplete, it is not valid, and ``error`` has the reason.
     """
     reader = ProxyReader()
     while reader.result is None:

@@ -1,8 +1,8 @@
-"""What became of a message for each of its recipients: a reply for each, where the protocol has room for them (LMTP,
-RFC 2033 4.2), or one that stands for all, where it has not (SMTP).
+"""Replies to a message for each recipient. LMTP sends one reply for each (RFC 2033 4.2); for SMTP they are combined
+into one.
 
-A handler may give one status for the whole message, or one for each recipient: a list or tuple in the order of the
-recipients, or a mapping by their forward-paths.
+A handler may return one status for the whole message, or one for each recipient: a list or tuple in the order of the
+recipients, or a mapping from forward-paths to statuses.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any
 from txsmtpd.reply import FAILED, OK, Reply, parse_status
 
 FOR_EACH = (list, tuple, Mapping)
-"""The types of a result that tells of each recipient."""
+"""The types of results with a status for each recipient."""
 
-SHOWN = 10  # recipients that a line of the log names
+SHOWN = 10  # the number of recipients listed in one log line
 
 
 def replies_for(result: Any, paths: Sequence[str]) -> tuple[list[Reply], list[str]]:
-    """The reply for each recipient, and the recipients for whom the result has none.
+    """Return the reply for each recipient, and the recipients for which the result has no status.
 
-    Theirs is 451: whether they have the message nobody knows, and to get it twice is better than not at all. If the
-    number of statuses is wrong, nobody knows whose they are.
+    Their reply is 451: it is unknown whether they have the message, and receiving it twice is better than losing it. If
+    the number of statuses is wrong, it is unknown which recipient each belongs to, so all get 451.
 
-    :param result: one of `FOR_EACH`.
-    :param paths: the recipients, in order; one who is named twice counts twice.
+    :param result: an instance of one of `FOR_EACH`.
+    :param paths: the recipients, in order; a recipient named twice counts twice.
     """
     statuses: Iterable[Any]
     if isinstance(result, Mapping):
@@ -39,12 +39,12 @@ def replies_for(result: Any, paths: Sequence[str]) -> tuple[list[Reply], list[st
 
 
 def folded(replies: Sequence[Reply]) -> Reply:
-    """The one reply that stands for all of them, so that no recipient's mail is lost without a word.
+    """Combine the replies into one, so that no recipient's mail is lost silently.
 
-    Positive only if all are: what a positive reply has taken on, the client forgets. If one failed for now, the client
-    shall try again: some may get the message twice. If some were refused for good and none for now, the sender shall
-    hear of it, although others have the message. So it is the refusal with the lowest code; 421, which closes the
-    connection, comes before all others.
+    The result is positive only if all replies are, because a client deletes a message after a positive reply.
+    Otherwise it is the refusal with the lowest code, with 421, which closes the connection, before all others. After a
+    4yz the client tries again, so some recipients may get the message twice. After a 5yz the sender gets a report,
+    although other recipients have the message.
     """
     refusals = [reply for reply in replies if not reply.positive]
     if refusals:
@@ -61,11 +61,11 @@ class Replies:
 
     @property
     def positive(self) -> bool:
-        """Whether somebody gets the message."""
+        """Whether at least one recipient gets the message."""
         return any(reply.positive for reply in self.replies)
 
     def by_reply(self) -> dict[Reply, list[str]]:
-        """Each reply once, with the recipients whose it is."""
+        """Return each distinct reply, with the recipients it applies to."""
         whose: dict[Reply, list[str]] = {}
         for recipient, reply in zip(self.recipients, self.replies, strict=True):
             whose.setdefault(reply, []).append(recipient)
@@ -76,9 +76,9 @@ class Replies:
 
 
 def named(paths: Sequence[str], total: int | None = None) -> str:
-    """Recipients as a log names them: the first few.
+    """Return the first few recipients as text for the log.
 
-    :param total: how many there are, if these are not all.
+    :param total: the number of recipients, if *paths* has only some of them.
     """
     total = len(paths) if total is None else total
     more = f" and {total - SHOWN} more" if total > SHOWN else ""

@@ -1,7 +1,7 @@
-"""What the server says: replies as values (RFC 5321 4.2), and the one exception that carries one.
+"""Replies as immutable values (RFC 5321 4.2), and :class:`Refused`, the exception that has one.
 
-A reply code, an enhanced status code (RFC 2034, RFC 3463) and lines of text belong together and never change,
-so they are one immutable object whose octets are made once. Nothing here knows sessions or transports.
+A reply has a reply code, an enhanced status code (RFC 2034, RFC 3463) and lines of text. It is encoded once. This
+module does not depend on sessions or transports.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _STATUS_LINE = re.compile(r"([2-5][0-9][0-9])(?:([ -])(.*))?", re.DOTALL)
 _STATUS = r"[245]\.[0-9]{1,3}\.[0-9]{1,3}"  # RFC 3463 2
 _ENHANCED = re.compile(_STATUS)
 _STATUS_FIRST = re.compile(rf"({_STATUS})(?: |\Z)")
-_LINE_END = re.compile(r"\r\n|[\r\n]")  # not str.splitlines, which knows eight more
+_LINE_END = re.compile(r"\r\n|[\r\n]")  # str.splitlines would split at eight other characters too
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -25,10 +25,10 @@ class Reply:
     """One complete reply, of one line or several.
 
     :param code: the reply code, 200 to 599.
-    :param status: the enhanced status code, such as ``"2.1.5"``, or None where RFC 2034 wants none
+    :param status: the enhanced status code, such as ``"2.1.5"``, or None where RFC 2034 does not allow one
         (greeting, HELO, EHLO, 3yz).
-    :param text: what a person reads; a string (line feeds part it into lines) or an iterable of lines.
-    :raises ValueError: if the code is none of RFC 5321, or the status does not agree with it.
+    :param text: text for people; a string (split into lines at line feeds) or an iterable of lines.
+    :raises ValueError: if the code is out of range, or the status does not match it.
 
     >>> Reply(250, "2.1.5", "OK")
     Reply(250, '2.1.5', 'OK')
@@ -41,13 +41,13 @@ class Reply:
     code: int
     status: str | None
     lines: tuple[str, ...]
-    octets: bytes  #: what goes over the wire, in ASCII; other characters have become "?"
+    octets: bytes  #: the reply as sent, in ASCII; other characters are replaced by "?"
     positive: bool  #: whether the command succeeded (2yz)
     _utf8: bytes | None
 
     def __init__(self, code: int, status: str | None, text: str | Iterable[str]) -> None:
-        # RFC 5321 4.2 knows second digits up to 5. Clients look at the first one; servers say 499 or 599 when they need
-        # a code that nobody else uses.
+        # RFC 5321 4.2 defines second digits up to 5. Clients look at the first one only, and servers use 499 or 599 if
+        # they need a code that has no other meaning.
         if not 200 <= code <= 599:
             raise ValueError(f"{code!r} is no reply code; there are 200 to 599 (RFC 5321 4.2)")
         if status is not None and not (_ENHANCED.fullmatch(status) and status[0] == str(code)[0]):
@@ -63,7 +63,7 @@ class Reply:
         set_once(self, "_utf8", None if wire.isascii() else wire.encode("utf-8"))
 
     def _wire(self) -> str:
-        # RFC 2034 4: a status code stands on each line.
+        # RFC 2034 4: the status code is repeated on each line.
         prefix = f"{self.status} " if self.status else ""
         room = MAX_REPLY_LINE - len("250 \r\n")
         texts = [_cut(prefix + _UNPRINTABLE.sub("?", line), room) for line in self.lines]
@@ -71,7 +71,7 @@ class Reply:
         return "".join(f"{self.code}{' ' if n == last else '-'}{text}\r\n" for n, text in enumerate(texts))
 
     def encode(self, utf8: bool) -> bytes:
-        """The octets to send; with non-ASCII text only where RFC 6531 3.7.4.2 allows it."""
+        """Return the octets to send. Non-ASCII text is kept if *utf8* is true (RFC 6531 3.7.4.2)."""
         return self._utf8 if utf8 and self._utf8 is not None else self.octets
 
     @property
@@ -104,7 +104,7 @@ class Reply:
 
 
 def _cut(text: str, octets: int) -> str:
-    """As much of the text as fits into so many octets of UTF-8."""
+    """Truncate the text to this number of octets in UTF-8."""
     return text if len(text) * 4 <= octets else text.encode("utf-8")[:octets].decode("utf-8", "ignore")
 
 
@@ -117,7 +117,7 @@ def _parse(text: str) -> Reply:
         if found is None:
             if code is None:
                 raise ValueError(f"{text!r} is no status: it must begin with a reply code, as in '250 2.0.0 OK'")
-            # More text for the reply that the first line began.
+            # A line without a code continues the text of the reply.
             lines.append(line)
             continue
         code = code or int(found[1])
@@ -135,11 +135,11 @@ def _parse(text: str) -> Reply:
 
 
 def parse_status(status: object) -> Reply:
-    """The reply that a status means: a :class:`Reply`, or a string (or bytes) such as ``"250 2.0.0 OK"``.
+    """Convert a status to a reply. It is a :class:`Reply`, or a string (or bytes) such as ``"250 2.0.0 OK"``.
 
-    Several lines make a reply of several lines, with or without the code on each.
+    Several lines make a multiline reply, with or without the code on each line.
 
-    :raises TypeError: if it is none of these.
+    :raises TypeError: if it has another type.
     :raises ValueError: if it does not begin with a reply code.
     """
     if isinstance(status, str):
@@ -152,11 +152,11 @@ def parse_status(status: object) -> Reply:
 
 
 def hint_for(what: object) -> str:
-    """What may be missing in a function that has returned this in place of a status; empty if nobody knows."""
+    """Return the likely mistake of a function that returned this instead of a status, or an empty string."""
     if what is None:
         return "missing return?"
     if inspect.iscoroutine(what):
-        what.close()  # nobody will await it; Python would warn of that, and name a place that is none of the function's
+        what.close()  # else Python would warn that it was never awaited, and name this module
         return "missing await?"
     if inspect.isgenerator(what) or inspect.isasyncgen(what):
         return "yield in place of return?"
@@ -164,7 +164,7 @@ def hint_for(what: object) -> str:
 
 
 def is_part(status: Reply | str | bytes) -> bool:
-    """Whether a pushed status is a line with another to follow: its last line has a hyphen behind the code."""
+    """Whether more lines follow a pushed status: its last line has a hyphen after the code."""
     if isinstance(status, Reply):
         return False
     text = status if isinstance(status, str) else status.decode("latin-1")
@@ -172,7 +172,7 @@ def is_part(status: Reply | str | bytes) -> bool:
 
 
 class Refused(Exception):
-    """Raised by whatever refuses a command; its reply is the answer.
+    """Raised to refuse a command with a reply.
 
     :param reply: a :class:`Reply`, or a status string such as ``"550 5.7.1 Not here"``.
     """
@@ -182,7 +182,7 @@ class Refused(Exception):
         self.reply = parse_status(reply)
 
 
-# The replies that recur. What only one place says is worded there.
+# Replies used in several places. A reply that is used once is defined where it is used.
 
 OK = Reply(250, "2.0.0", "OK")
 GOODBYE = Reply(221, "2.0.0", "Goodbye")

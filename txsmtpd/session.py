@@ -1,5 +1,5 @@
-"""What is known about a client and its message: :class:`Session` (the connection) and :class:`Envelope` (one
-mail transaction, RFC 5321 3.3). Plain attributes, which handlers may add to; no behaviour, no transport.
+"""The data of a client and its message: :class:`Session` (the connection) and :class:`Envelope` (one mail transaction,
+RFC 5321 3.3). They have plain attributes, to which handlers may add their own; no behaviour, no transport.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from txsmtpd.wire.forwarded import XClientData, XForwardData
 from txsmtpd.wire.proxy import ProxyData
 
 _session_numbers = itertools.count(1)
-_process = ""  # tells this process from others, also from those in containers, which have the same process id
+_process = ""  # identifies this process, also among containers, where process ids repeat
 
 
 def _renew_process() -> None:
@@ -34,40 +34,40 @@ if hasattr(os, "register_at_fork"):
 
 @dataclass(frozen=True, slots=True)
 class TLSInfo:
-    """What is known of a connection's TLS. It is true: ``if session.ssl`` tells whether there is TLS."""
+    """The TLS state of a connection. It is always true, so ``if session.ssl`` tests whether TLS is used."""
 
     protocol: str  #: the version, such as ``"TLSv1.3"``
     cipher: str  #: such as ``"TLS_AES_256_GCM_SHA384"``
-    peer_certificate: Any = None  #: the client's, verified: an ``x509.Certificate`` of cryptography, or None
-    server_name: str | None = None  #: the name by which the client asked for this server (SNI, RFC 6066 3)
-    binds: bool = False  #: whether proofs can be bound to the connection by ``tls-exporter`` (RFC 9266)
+    peer_certificate: Any = None  #: the client's verified ``cryptography.x509.Certificate``, or None
+    server_name: str | None = None  #: the server name that the client sent (SNI, RFC 6066 3)
+    binds: bool = False  #: whether channel binding with ``tls-exporter`` is possible (RFC 9266)
 
 
 class Session:
-    """One client's connection. Handlers may hang attributes of their own on it."""
+    """One client's connection. Handlers may set their own attributes on it."""
 
     peer: Any = None  #: ``(host, port)`` of the client, or ``""`` on a Unix socket
-    proxy_peer: Any = None  #: the same of the proxy, where a PROXY header has told who the client is; None: none has
-    ssl: TLSInfo | None = None  #: what is known of the connection's TLS; None: without TLS
+    proxy_peer: Any = None  #: the same for the proxy, if a PROXY header named the client; else None
+    ssl: TLSInfo | None = None  #: the connection's TLS state, or None without TLS
     host_name: str | None = None  #: the argument of HELO or EHLO; None before a greeting
     extended_smtp: bool = False  #: whether the client greeted with EHLO
-    proxy_data: ProxyData | None = None  #: what a PROXY header said
-    xclient: XClientData | None = None  #: what XCLIENT said of the client, from whom it is believed
-    auth_data: Any = None  #: what the authenticator knows of the user
-    authenticated: bool | None = None  #: True once it has, False from the first AUTH that is begun until then
-    auth_mechanism: str | None = None  #: by which the client has authenticated
-    login_data: Any = None  #: the login, or what a method ``auth_MECHANISM`` gave; *auth_data* knows more
-    mail_commands: int = 0  #: MAIL commands so far, where LIMITS (RFC 9422) counts them
-    rcpt_domains: frozenset[str] = frozenset()  #: domains of recipients so far, where LIMITS counts them
+    proxy_data: ProxyData | None = None  #: the contents of the PROXY header, if there was one
+    xclient: XClientData | None = None  #: the client as described by XCLIENT, from a trusted host
+    auth_data: Any = None  #: the authenticator's data about the user
+    authenticated: bool | None = None  #: True after a login; False from the first AUTH until then
+    auth_mechanism: str | None = None  #: the mechanism with which the client logged in
+    login_data: Any = None  #: the login, or the result of an ``auth_MECHANISM`` method; see also *auth_data*
+    mail_commands: int = 0  #: MAIL commands so far, if LIMITS (RFC 9422) counts them
+    rcpt_domains: frozenset[str] = frozenset()  #: domains of recipients so far, if LIMITS counts them
 
     def __init__(self, loop: object = None) -> None:
-        # Programs that were written for asyncio give a loop; nothing is done with it.
+        # Programs written for aiosmtpd pass a loop; it is ignored.
         self._id: str | None = None
 
     @property
     def id(self) -> str:
-        """Names the session in the log. Unique, also among several processes and hosts."""
-        if self._id is None:  # most sessions are never named
+        """The session's name in the log, unique among all processes and hosts."""
+        if self._id is None:  # most sessions never need one
             self._id = f"{int(time.time() * 1000):x}.{_process}.{next(_session_numbers):x}"
         return self._id
 
@@ -77,7 +77,7 @@ class Session:
 
     @property
     def connection_peer(self) -> Any:
-        """Who the connection is from, whatever XCLIENT has said since."""
+        """The peer of the connection, regardless of XCLIENT."""
         return self.peer if self.xclient is None else self.xclient.said_by
 
     def __repr__(self) -> str:
@@ -85,7 +85,7 @@ class Session:
 
 
 class _MadeWhenAsked:
-    """An attribute that is an empty list until it is set. Most transactions need no such list."""
+    """An attribute whose empty list is created on first access, since most transactions do not need it."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -94,34 +94,34 @@ class _MadeWhenAsked:
         if instance is None:
             return self
         made: list[str] = []
-        setattr(instance, self._name, made)  # where Python finds it before this
+        setattr(instance, self._name, made)  # found before this descriptor from now on
         return made
 
 
 class Envelope:
     """One mail transaction. It is open while :attr:`mail_from` is not None."""
 
-    mail_from: str | None  #: the reverse-path; ``""`` is the null one (a bounce); None: no transaction
-    #: parameters of MAIL: ``KEYWORD`` or ``KEYWORD=value``, keyword in upper case
+    mail_from: str | None  #: the reverse-path; ``""`` is the null reverse-path (a bounce), None no transaction
+    #: the parameters of MAIL: ``KEYWORD`` or ``KEYWORD=value``, with the keyword in upper case
     mail_options: list[str] = _MadeWhenAsked()  # type: ignore[assignment]
-    smtp_utf8: bool  #: whether MAIL said SMTPUTF8 (RFC 6531)
-    body: str | None = None  #: what MAIL said of the message: ``7BIT``, ``8BITMIME``, ``BINARYMIME``; None: nothing
-    dsn_return: Return | None = None  #: how much goes back with a report of failure (RFC 3461 RET)
-    dsn_id: str | None = None  #: the sender's name for the message, for reports about it (RFC 3461 ENVID)
-    require_tls: bool = False  #: whether the message may be passed on in TLS only (RFC 8689)
-    deliver_by: DeliverBy | None = None  #: when it must have arrived (RFC 2852)
-    xforward: XForwardData | None = None  #: where the message has come from, as XFORWARD says
+    smtp_utf8: bool  #: whether MAIL had the parameter SMTPUTF8 (RFC 6531)
+    body: str | None = None  #: the parameter BODY of MAIL: ``7BIT``, ``8BITMIME`` or ``BINARYMIME``, or None
+    dsn_return: Return | None = None  #: how much to return with a failure report (RFC 3461 RET)
+    dsn_id: str | None = None  #: the sender's identifier of the message for reports (RFC 3461 ENVID)
+    require_tls: bool = False  #: whether the message may be relayed only with TLS (RFC 8689)
+    deliver_by: DeliverBy | None = None  #: the time by which it must be delivered (RFC 2852)
+    xforward: XForwardData | None = None  #: the origin of the message, as given by XFORWARD
     mt_priority: int | None = None  #: from -9 to 9 (RFC 6710)
-    hold_until: datetime | None = None  #: the time in UTC before which it must not be sent on (RFC 4865)
-    recipient: Recipient = NOTHING_SAID  #: what the RCPT that is at work has said; see :attr:`recipients`
-    filters: Mapping[str, Any] = MappingProxyType({})  #: what filters say of the message, by their names
-    dropped: tuple[str, ...] = ()  #: recipients that were accepted, and get nothing; see :meth:`drop`
+    hold_until: datetime | None = None  #: the time in UTC before which it must not be relayed (RFC 4865)
+    recipient: Recipient = NOTHING_SAID  #: the parameters of the current RCPT; see :attr:`recipients`
+    filters: Mapping[str, Any] = MappingProxyType({})  #: the results of filters, by filter name
+    dropped: tuple[str, ...] = ()  #: accepted recipients that get no message; see :meth:`drop`
     rcpt_tos: list[str]  #: the forward-paths of the accepted recipients, in order
     rcpt_options: list[str] = _MadeWhenAsked()  # type: ignore[assignment] #: parameters of RCPT, as for MAIL
     content: bytes | str | None = None  #: the message; str only with ``decode_data``
-    original_content: bytes | None = None  #: the message as octets, dots undone, line ends as they came
+    original_content: bytes | None = None  #: the message as received, without dot-stuffing
 
-    #: what *recipients* is made of, by place in *rcpt_tos*
+    #: the data for *recipients*: the forward-path and its parameters, by index in *rcpt_tos*
     said_of: dict[int, tuple[str, Recipient]] | None = None
 
     def __init__(self) -> None:
@@ -130,16 +130,16 @@ class Envelope:
         self.rcpt_tos = []
 
     def drop(self, address: str) -> None:
-        """Accept a recipient to whom nothing is to be delivered: for a handle_RCPT that answers 250 and does not append
-        the address to *rcpt_tos*. A message whose recipients are all dropped is accepted, and discarded."""
+        """Accept a recipient without delivering to it: for a handle_RCPT that returns 250 without appending the address
+        to *rcpt_tos*. If all recipients of a message are dropped, it is accepted and discarded."""
         self.dropped = (*self.dropped, address)
 
     @property
     def recipients(self) -> list[Recipient]:
-        """What RCPT said of each of *rcpt_tos*, in their order."""
+        """The parameters of RCPT for each of *rcpt_tos*, in the same order."""
         said_of = self.said_of or {}
         found = (said_of.get(place, ("", NOTHING_SAID)) for place in range(len(self.rcpt_tos)))
-        # A hook may have put somebody else in a recipient's place since.
+        # A hook may have replaced a recipient by another since then.
         return [said if path == of else NOTHING_SAID for path, (of, said) in zip(self.rcpt_tos, found, strict=True)]
 
     def __repr__(self) -> str:
@@ -147,7 +147,7 @@ class Envelope:
 
 
 def place_of(address: Any) -> tuple[str, int] | None:
-    """Host and port of an address, or None if it has none, as that of a Unix socket. An IPv4 client of an IPv6 listener
-    has an IPv4 address."""
+    """Return host and port of an address, or None for one without a host, such as a Unix socket. An IPv4-mapped IPv6
+    address becomes an IPv4 address."""
     host = getattr(address, "host", None)
     return None if host is None else (host.removeprefix("::ffff:"), address.port)
