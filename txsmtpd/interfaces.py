@@ -296,7 +296,7 @@ class IReadiness(Interface):
     """A handler, a filter or another part that can report whether it works. ``/readyz`` calls it."""
 
     def not_ready() -> str | None:
-        """Return in one line why the server is not ready for clients, or None if it is. Called often; must not block."""
+        """Return in one line why the server is not ready for clients, or None if it is. Called often: do not block."""
 
 
 class InvalidHandler(Invalid):

@@ -1,4 +1,4 @@
-"""LMTP (RFC 2033): SMTP for delivery into mailboxes. It has LHLO instead of HELO and EHLO, and a separate reply for each
+"""LMTP (RFC 2033): SMTP for delivery into mailboxes. It has LHLO instead of HELO and EHLO, and a reply for each
 recipient at the end of a message, so that a full mailbox does not delay the mail of other recipients.
 """
 

@@ -1,7 +1,7 @@
-"""Where mail goes: the built-in handlers, one file each.
+"""The built-in handlers, one file each.
 
-A handler knows replies, sessions and trace headers, never the protocol. Each is made on the command line by its
-``from_cli(parser, *args)``, where ``parser.error(text)`` refuses the arguments and does not return.
+Handlers use replies, sessions and trace headers, not the protocol. The command line makes them with
+``from_cli(parser, *args)``, where ``parser.error(text)`` rejects the arguments and does not return.
 """
 
 from txsmtpd.handlers.debugging import Debugging

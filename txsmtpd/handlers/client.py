@@ -1,8 +1,8 @@
-"""A connection to a server, on the side of the client: a command out, its reply in, and nothing in between.
+"""The client side of an SMTP connection: sends one command at a time and waits for its reply.
 
-Twisted's own SMTP client sends a message as a whole, and tells of its end. A relay's client waits for the verdict on
-the sender, on each recipient and on the message; so here each reply is a Deferred. What is said, and when, is in
-:mod:`txsmtpd.handlers.upstream`.
+Twisted's own SMTP client sends a whole message and reports the final result. A relay needs the replies for the sender,
+for each recipient and for the message, so here each reply is a Deferred. :mod:`txsmtpd.handlers.upstream` decides which
+commands to send.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from txsmtpd.wire.outgoing import LONGEST_LINE, NoReply, ReplyReader
 
 log = Logger(namespace="txsmtpd.relay")
 
-PIECE = 65536  # octets that are written at a time
-FAREWELL = 10  # seconds that a server has to close after QUIT
+PIECE = 65536  # octets written at a time
+FAREWELL = 10  # seconds to wait for the server to close after QUIT
 
 UNREACHABLE = Reply(451, "4.4.1", "The next server cannot be reached; try again later")
 DROPPED = Reply(451, "4.4.2", "The next server has closed the connection; try again later")
@@ -39,7 +39,7 @@ NOT_READY = Reply(451, "4.3.2", "The next server takes no mail now; try again la
 
 
 def verdict(reply: Reply) -> Reply:
-    """What a reply of the next server's is for our client: it closes no connection of ours, and has a status code."""
+    """Convert a reply of the next server to one for our client: 421 becomes 451, and a missing status code is added."""
     code = 451 if reply.code == 421 else reply.code
     if reply.code // 100 == 3:
         return GARBLED
@@ -49,7 +49,7 @@ def verdict(reply: Reply) -> Reply:
 
 
 async def reply_of(asking: Awaitable[Reply]) -> Reply:
-    """The reply, whether it was returned or raised."""
+    """Return the reply, whether it is returned or raised."""
     try:
         return await asking
     except Refused as refused:
@@ -58,13 +58,13 @@ async def reply_of(asking: Awaitable[Reply]) -> Reply:
 
 @implementer(IHandshakeListener)
 class Connection(LineReceiver):
-    """A connection to a server: each command is written once the reply to the one before is there.
+    """A connection to a server. Each command is sent after the reply to the previous one.
 
-    What fails here, or takes too long, raises :class:`~txsmtpd.reply.Refused` with 4yz, and the connection is gone. So
-    it is if whoever waits for a reply is cancelled.
+    If something fails or takes too long, the method raises :class:`~txsmtpd.reply.Refused` with 4yz and the connection
+    is aborted. It is also aborted if the wait for a reply is cancelled.
 
-    :param timeout: seconds that the server may take for a reply, or to take a piece of a message.
-    :param lost: called with the connection once it is lost.
+    :param timeout: seconds to wait for a reply, or for the server to read a piece of a message.
+    :param lost: called with the connection when it is lost.
     """
 
     transport: Any
@@ -75,13 +75,13 @@ class Connection(LineReceiver):
         self.call_later = call_later
         self.timeout = timeout
         self._lost = lost
-        self.extensions: dict[str, str] = {}  #: what EHLO offers: parameters by keyword
-        self.secure = False  #: whether there is TLS
-        self.verified = False  #: whether the server has shown that it is the one that is meant
+        self.extensions: dict[str, str] = {}  #: offered in the reply to EHLO: parameters by keyword
+        self.secure = False  #: whether TLS is used
+        self.verified = False  #: whether the server's identity was verified
         self.messages = 0  #: MAIL commands so far
-        self.gone: Reply | None = None  #: why the connection can be used no more
+        self.gone: Reply | None = None  #: why the connection can no longer be used, or None
         self._reader = ReplyReader()
-        self._owed = 0  # replies
+        self._owed = 0  # replies that the server has not sent yet that the server has not sent yet
         self._replies: deque[Reply] = deque()
         self._waiting: Deferred[Any] | None = None
         self._timer: Any = None
@@ -93,11 +93,11 @@ class Connection(LineReceiver):
             self.transport.setTcpNoDelay(True)
         self._owed = 1  # the greeting
 
-    # What comes
+    # Input
 
     def dataReceived(self, data: bytes) -> None:
         super().dataReceived(data)
-        # Not before all of it was read: what was said too early is no reply to what is said next.
+        # Read everything first: replies sent too early must not be taken for replies to the next command.
         if self._replies and self._waiting is not None:
             self._done(self._replies.popleft())
 
@@ -114,18 +114,17 @@ class Connection(LineReceiver):
             return
         if not self._owed:
             if reply.code >= 400 and self._replies and self._waiting is not None:
-                self._done(self._replies.popleft())  # a farewell takes nothing back
+                self._done(self._replies.popleft())  # a final 421 does not change the reply before it
             self.fail(self._unasked(reply))
             return
         self._owed -= 1
         self._replies.append(reply)
 
     def _unasked(self, reply: Reply) -> Reply:
-        """What a reply that nobody has asked for means; most often it is 421, before the server closes."""
+        """Convert a reply without a command, usually 421 before the server closes, to one for our client."""
         if reply.code < 400:
             return GARBLED
-        # Before there was a message it is no verdict on one; it may even come from somebody else, as long as there is
-        # no TLS.
+        # Before MAIL it is not a reply to a message. Without TLS it may even be injected by a third party.
         return verdict(reply) if self.messages else NOT_READY
 
     def lineLengthExceeded(self, line: bytes) -> None:
@@ -144,7 +143,7 @@ class Connection(LineReceiver):
         self.fail(NOT_SECURE if self._handshake else DROPPED)
         self._lost(self)
 
-    # What is waited for
+    # Waiting for replies
 
     def _wait(self, seconds: float | None = None) -> Deferred[Any]:
         if self.gone is not None:
@@ -154,7 +153,7 @@ class Connection(LineReceiver):
         return waiting
 
     def _nobody_waits(self, waiting: Deferred[Any]) -> None:
-        # A reply that still comes would be taken for the next one.
+        # A reply that arrives later would be taken for the reply to the next command.
         self._waiting = None
         self.fail(DROPPED)
 
@@ -174,7 +173,7 @@ class Connection(LineReceiver):
             waiting.callback(result)
 
     def fail(self, why: Reply) -> None:
-        """Give the connection up; whoever waits is told why."""
+        """Abort the connection. A pending wait raises Refused with *why*."""
         if self.gone is None:
             self.gone = why
             self._replies.clear()
@@ -187,17 +186,17 @@ class Connection(LineReceiver):
         if waiting is not None:
             waiting.errback(Refused(self.gone))
 
-    # What is said
+    # Commands
 
     async def reply(self, seconds: float | None = None) -> Reply:
-        """The server's next reply."""
+        """Return the server's next reply."""
         if self._replies:
             return self._replies.popleft()
         reply: Reply = await self._wait(seconds)
         return reply
 
     async def command(self, line: str) -> Reply:
-        """Say a line; return the reply to it."""
+        """Send a command line and return the reply."""
         if self.gone is not None:
             raise Refused(self.gone)
         self._owed += 1
@@ -205,7 +204,8 @@ class Connection(LineReceiver):
         return await self.reply()
 
     async def ask(self, line: str) -> Reply:
-        """Say a line; return the verdict. If it is none, or says that the server closes, the connection is gone."""
+        """Send a command line and return the reply, converted by :func:`verdict`. If it is 3yz or 421, abort the
+        connection."""
         reply = await self.command(line)
         if reply.code // 100 == 3:
             self.fail(GARBLED)
@@ -214,7 +214,7 @@ class Connection(LineReceiver):
         return verdict(reply)
 
     async def begin(self, hello: str, lmtp: bool) -> None:
-        """Wait for the greeting and greet.
+        """Wait for the greeting and send EHLO, HELO or LHLO.
 
         :param hello: the client's name.
         """
@@ -224,7 +224,7 @@ class Connection(LineReceiver):
         await self.greet(hello, lmtp)
 
     async def greet(self, hello: str, lmtp: bool) -> None:
-        """Greet, and learn what the server offers."""
+        """Send EHLO, HELO or LHLO, and note the extensions that the server offers."""
         reply = await self.command(f"{'LHLO' if lmtp else 'EHLO'} {hello}")
         self.extensions = {}
         if reply.positive:
@@ -240,14 +240,14 @@ class Connection(LineReceiver):
         return Refused(why)
 
     async def start_tls(self, context: Any, verified: bool, greeted: bool = True) -> None:
-        """Make it TLS.
+        """Start TLS.
 
-        :param context: what Twisted's TLS takes.
-        :param verified: whether it makes sure who the server is.
-        :param greeted: whether the server has greeted; else it will in TLS.
+        :param context: the context for Twisted's TLS.
+        :param verified: whether the context verifies the server's identity.
+        :param greeted: whether the server has sent its greeting. If not, it sends it in TLS.
         """
         if self.clearLineBuffer() or self._reader.begun or self._replies:
-            # Sent without TLS, perhaps by somebody else: it must not be taken for a reply in TLS.
+            # It was sent without TLS, perhaps by an attacker, and must not be taken for a reply in TLS.
             self.fail(GARBLED)
         waiting = self._wait()
         self._handshake = True
@@ -287,9 +287,10 @@ class Connection(LineReceiver):
             raise self._given_up(NOT_LET_IN, reply)
 
     async def send(self, parts: Iterable[bytes], replies: int, seconds: float) -> list[Reply]:
-        """Send a message with its end, as fast as the server takes it; return so many replies.
+        """Send a message and its end, as fast as the server reads it, and return the replies.
 
-        :param seconds: that the server may take for each reply after that.
+        :param replies: the number of replies to wait for.
+        :param seconds: how long to wait for each of them.
         """
         waiting = self._wait()
         self._sending = True
@@ -298,7 +299,7 @@ class Connection(LineReceiver):
         return [await reply_of(self.reply(seconds)) for _ in range(replies)]
 
     async def write(self, octets: bytes) -> None:
-        """Send a part of a message; return once the server has taken it."""
+        """Send a part of a message. Returns when it is written."""
         waiting = self._wait()
         self._sending = True
         self.transport.registerProducer(_Part(self, octets), False)
@@ -309,14 +310,14 @@ class Connection(LineReceiver):
         self._watch(self.timeout)
 
     def wrote_all(self, replies: int) -> None:
-        """All of it has been written; so many replies are owed."""
+        """All of it has been written, and *replies* replies are expected."""
         self._sending = False
         self.transport.unregisterProducer()
         self._owed += replies
         self._done(None)
 
     def quit(self, why: Reply = DROPPED) -> None:
-        """Say farewell."""
+        """Send QUIT."""
         if self.gone is None:
             self.gone = why
             self.transport.write(b"QUIT\r\n")
@@ -351,7 +352,7 @@ class _Pieces:
 
     def resumeProducing(self) -> None:
         self._connection.transport.write(self._next)
-        # The last one must be known as such before a reply can come.
+        # Whether this is the last piece must be known before a reply can arrive.
         self._next = next(self._pieces, b"")
         if self._next:
             self._connection.wrote()
@@ -364,7 +365,7 @@ class _Pieces:
 
 @implementer(IPullProducer)
 class _Part:
-    """Writes a part of a message, and waits until the transport wants more."""
+    """Writes a part of a message, and waits until the transport asks for more."""
 
     def __init__(self, connection: Connection, octets: bytes) -> None:
         self._connection = connection
@@ -389,7 +390,7 @@ def _base64(octets: bytes) -> str:
 
 
 def endpoint_to(reactor: Any, host: str, port: int, timeout: float) -> Any:
-    """The endpoint of a server.
+    """Return the endpoint of a server.
 
     :param host: a name, an address, or the path of a Unix socket.
     """
@@ -397,7 +398,7 @@ def endpoint_to(reactor: Any, host: str, port: int, timeout: float) -> Any:
 
     if host.startswith("/"):
         return endpoints.UNIXClientEndpoint(reactor, host, timeout)
-    # What finds the addresses of a name imports the global reactor, although it has another one.
+    # Twisted's name resolution imports the global reactor even if it is given another.
     if isIPAddress(host):
         return endpoints.TCP4ClientEndpoint(reactor, host, port, timeout)
     if isIPv6Address(host):

@@ -1,4 +1,4 @@
-"""Debugging: shows each message to a person. Nothing is stored."""
+"""Debugging: prints each message. Nothing is stored."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from txsmtpd.session import Envelope, Session
 
 STREAMS = ("stdout", "stderr")
 FIELDS = ("Date", "From", "To", "Cc", "Reply-To", "Subject", "Message-ID")
-TEXT = 4000  # characters of the text that a summary has
+TEXT = 4000  # characters of text in a summary, at most
 ATTACHMENTS = 20
 
 
 class Debugging:
-    """Print each message: its source, or on a terminal a summary of it.
+    """Print each message: its source, or a summary on a terminal.
 
-    :param stream: where to. Default: standard output, as it is when the message comes.
-    :param raw: whether the source is printed. Default: unless the stream is a terminal.
+    :param stream: where to print. Default: ``sys.stdout`` at the time of the message.
+    :param raw: whether to print the source. Default: True unless the stream is a terminal.
     """
 
     def __init__(self, stream: TextIO | None = None, raw: bool | None = None) -> None:
@@ -61,7 +61,7 @@ class Debugging:
 
 
 def _source(session: Session, envelope: Envelope) -> str:
-    """The message as it came, between two lines, with one more field at the end of its header."""
+    """Return the message as received, between two lines, with a field added to its header."""
     parameters = []
     if envelope.mail_options:
         parameters.append(f"mail options: {envelope.mail_options}")
@@ -77,7 +77,7 @@ def _source(session: Session, envelope: Envelope) -> str:
 
 
 def _summary(session: Session, envelope: Envelope) -> str:
-    """What a person wants to know of a message."""
+    """Return a readable summary of a message."""
     octets = _octets(envelope)
     message = parse_message(octets)
     recipients = ", ".join(f"<{path}>" for path in envelope.rcpt_tos)
@@ -104,6 +104,6 @@ def _octets(envelope: Envelope) -> bytes:
 
 
 def _for_stream(stream: TextIO, text: str) -> str:
-    """The text with what the stream cannot encode escaped: nobody's mail is refused for our terminal."""
+    """Escape the characters that the stream cannot encode, so that the terminal's encoding causes no errors."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)

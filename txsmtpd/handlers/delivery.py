@@ -1,7 +1,7 @@
-"""One message on its way into a maildir while it arrives: memory stays flat, and the disk slows the client down.
+"""Writes one message into a maildir while it arrives. Memory use is constant, and a slow disk slows the client down.
 
-A short message makes one trip to a thread, at its end; a long one is written piece by piece as it comes. The file
-operations are in :mod:`txsmtpd.handlers.maildir`, the header in :mod:`txsmtpd.handlers.trace_header`.
+A short message is written in a thread at its end; a long one piece by piece as it arrives. The file operations are in
+:mod:`txsmtpd.handlers.maildir`, the header in :mod:`txsmtpd.handlers.trace_header`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from txsmtpd.handlers import trace_header
 from txsmtpd.handlers.maildir import Draft, Maildir
 from txsmtpd.interfaces import IMessageReceiver
 
-PIECE = 2**17  # octets that are gathered before they are written
+PIECE = 2**17  # octets collected before they are written
 
 _BARE_CR = re.compile(rb"\r(?!\n)")
 
 
 def with_lf(octets: bytes) -> bytes:
-    """The octets with LF line ends."""
-    # Where each CR stands before an LF, as nearly always, dropping all of them is twice as fast.
+    """Convert line ends to LF."""
+    # If each CR is followed by LF, as is usual, removing all CRs is twice as fast.
     return octets.replace(b"\r\n", b"\n") if _BARE_CR.search(octets) else octets.translate(None, b"\r")
 
 
@@ -34,13 +34,13 @@ def with_lf(octets: bytes) -> bytes:
 class Delivery:
     """A message that is being stored.
 
-    :param maildir: where.
-    :param name: of the file.
-    :param header: what stands above the message.
+    :param maildir: where to store it.
+    :param name: the file name.
+    :param header: header fields to put before the message.
     :param in_thread: calls a function with arguments in a thread; returns a Deferred.
-    :param stored: gives the status once the file, whose name it is given, is stored.
-    :param failed: gives what to raise for an OSError.
-    :param binary: whether the message is stored octet for octet, with CR LF (RFC 3030), instead of with LF line ends.
+    :param stored: called with the name of the stored file; returns the status.
+    :param failed: called with an OSError; returns the exception to raise.
+    :param binary: whether to store the message unchanged, with CRLF (RFC 3030), instead of with LF line ends.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class Delivery:
         self._in_thread = in_thread
         self._stored = stored
         self._failed = failed
-        self._pieces: list[bytes] = []  # what has not been given to a thread
-        self._octets = 0  # how much that is
+        self._pieces: list[bytes] = []  # not yet passed to a thread
+        self._octets = 0  # the size of these
         self._draft: Draft | None = None
         self._writing: Deferred[None] | None = None
         self._error: Exception | None = None
@@ -89,12 +89,12 @@ class Delivery:
     async def finish(self) -> Any:
         try:
             await self._all_written()
-            self._committing = True  # from now on the commit has the file, and whoever aborts leaves it alone
+            self._committing = True  # from now on the file belongs to the commit, and abort() leaves it alone
             await self._in_thread(self._commit, self._taken())
         except OSError as error:
             raise self._failed(error) from error
         except CancelledError:
-            # A commit that has begun goes on, and what is stored stays. What was not complete goes.
+            # A commit that has started continues, and what is stored stays. An incomplete message is removed.
             self.abort(ConnectionAborted())
             raise
         return self._stored(self._name)
@@ -104,7 +104,7 @@ class Delivery:
         Deferred.fromCoroutine(self._clean_up())
 
     async def _clean_up(self) -> None:
-        with suppress(OSError):  # the message is given up anyway
+        with suppress(OSError):  # the message is discarded anyway
             await self._all_written()
         if self._draft is not None and not self._committing:
             await self._in_thread(self._maildir.abort, self._draft)
@@ -142,10 +142,10 @@ class Delivery:
         if self._producer is not None:
             self._producer.resumeProducing()
 
-    # In threads, one after the other
+    # In threads, one call at a time
 
     def _add(self, piece: bytes) -> None:
-        """Write the next piece, the first one below the header."""
+        """Write the next piece; before the first one, the header."""
         if self._draft is None:
             self._draft = self._maildir.open(self._name)
             self._name = self._draft.name
@@ -174,7 +174,7 @@ class Delivery:
 
 
 def when_done(work: Deferred[Any]) -> Deferred[None]:
-    """Fires after the work, also if it has failed; to cancel it does not cancel the work."""
+    """Return a Deferred that fires when the work is done or has failed. Cancelling it does not cancel the work."""
     done: Deferred[None] = Deferred()
 
     def tell(result: Any) -> Any:

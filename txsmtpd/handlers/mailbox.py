@@ -1,7 +1,8 @@
-"""Mailbox: stores each message in a maildir, and says 250 only when it would outlive a power cut.
+"""Mailbox: stores each message in a maildir, and replies 250 only when it would survive a power failure.
 
-The octets are stored as they came, with LF line ends, below a trace header; they are parsed only for subclasses that
-want to see a message. The disk is waited for in threads. The file operations are in :mod:`txsmtpd.handlers.maildir`.
+A message is stored as received, with LF line ends, after a trace header. It is parsed only for subclasses that override
+:meth:`Mailbox.prepare_message` or :meth:`Mailbox.handle_message`. Threads wait for the disk. The file operations are in
+:mod:`txsmtpd.handlers.maildir`.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ NO_ROOM = Reply(452, "4.3.1", "There is no room for the message; try again later
 TOO_DEEP = Reply(554, "5.6.0", "The parts of the message are nested too deeply")
 NOT_STORED = Reply(451, "4.3.0", "The message could not be stored; try again later")
 
-THREADS = 8  # that wait for the disk at once
-PIECE = 2**18  # octets converted and written at a time, lest one message keeps all others waiting
+THREADS = 8  # threads that wait for the disk, at most
+PIECE = 2**18  # octets converted and written at a time, so that one message does not delay all others
 LONGEST_LINE = 998  # RFC 5322 2.1.1
 
 log = Logger()
@@ -54,20 +55,20 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 class Mailbox(Message):
     """Store each message in a maildir.
 
-    A subclass may override :meth:`prepare_message` or :meth:`handle_message`; then messages are parsed, and stored as
-    Python's :mod:`email` writes them.
+    A subclass may override :meth:`prepare_message` or :meth:`handle_message`. Then messages are parsed, and stored as
+    Python's :mod:`email` generates them.
 
-    A client that vanishes while its message is being stored may send it once more: what is stored, stays.
+    If the connection is lost while the message is being stored, the client may send it again and it is stored twice.
 
-    :param mail_dir: the folder; it is made if it is missing, but not the one that it stands in.
-    :param message_class: as for :class:`~txsmtpd.handlers.message.Message`; matters to subclasses only.
-    :param durable: whether 250 means that the message outlives a power cut. False is faster, and does for tests: the
-        disk is not waited for, so no threads are needed for that.
-    :param reactor: which to come back to from threads (IReactorFromThreads, IReactorCore). Default: the one at work
-        when a message comes.
-    :param maildir: where to store, in place of *mail_dir*.
+    :param mail_dir: the folder. It is created if missing, but its parent is not.
+    :param message_class: as for :class:`~txsmtpd.handlers.message.Message`; for subclasses only.
+    :param durable: whether 250 means that the message survives a power failure. False is faster and enough for tests:
+        it does not wait for the disk, and needs no threads for that.
+    :param reactor: the reactor to return to from threads (IReactorFromThreads, IReactorCore). Default: the one that is
+        running when a message arrives.
+    :param maildir: where to store messages, instead of *mail_dir*.
     :raises ValueError: if *mail_dir* is empty.
-    :raises OSError: if *mail_dir* does not do: FileNotFoundError, NotADirectoryError, PermissionError.
+    :raises OSError: if *mail_dir* cannot be used: FileNotFoundError, NotADirectoryError, PermissionError.
     """
 
     _stores_octets = True
@@ -93,16 +94,16 @@ class Mailbox(Message):
         self.mail_dir = mail_dir
         self._maildir = maildir or Maildir(mail_dir, durable=durable)
         self._reactor = reactor
-        self._pools: WeakKeyDictionary[Any, ThreadPool] = WeakKeyDictionary()  # by the reactor that waits for them
-        self._triggers: dict[Any, Any] = {}  # what stops each when its reactor ends
+        self._pools: WeakKeyDictionary[Any, ThreadPool] = WeakKeyDictionary()  # by reactor
+        self._triggers: dict[Any, Any] = {}  # the shutdown triggers that stop them, by reactor
         self._trouble = Trouble()  # why messages were not stored
         if self._streams:
-            # A subclass that wants to see messages is given them whole.
+            # Subclasses that override these methods get whole messages.
             alsoProvides(self, IStreamingHandler)
 
     @classmethod
     def from_cli(cls, parser: Any, *args: str) -> Self:
-        """Make it on the command line, from the folder."""
+        """Make the handler for the command line. The argument is the folder."""
         if len(args) > 1:
             parser.error(
                 f"{cls.__name__} takes one folder, not {len(args)} arguments; write a colon in its name as \\:"
@@ -116,7 +117,7 @@ class Mailbox(Message):
             raise
 
     def open_message(self, server: Any, session: Session, envelope: Envelope) -> Delivery:
-        """Begin to store a message; see :class:`~txsmtpd.interfaces.IStreamingHandler`."""
+        """Start to store a message; see :class:`~txsmtpd.interfaces.IStreamingHandler`."""
         name = self._maildir.new_name()
         lmtp = getattr(server, "lmtp", False) is True
         header = trace_header.trace_header(_hostname(server), session, envelope, _identifier(name), lmtp=lmtp)
@@ -140,9 +141,9 @@ class Mailbox(Message):
         return "250 2.0.0 OK" if status is None else status
 
     def handle_message(self, message: Any) -> Any:
-        """Store the message: when this returns, it is stored, and an override may rely on that. It waits for the disk.
+        """Store the message. It blocks until the message is stored, and overrides may rely on that.
 
-        :raises Refused: if it cannot be stored; 554 if its parts are nested too deeply to be written.
+        :raises Refused: if the message cannot be stored; 554 if its parts are nested too deeply to be written.
         """
         try:
             name = self._maildir.deliver([_flattened(message)])
@@ -152,7 +153,7 @@ class Mailbox(Message):
 
     @cached_property
     def mailbox(self) -> mailbox.Maildir:
-        """The maildir, for reading back what is stored."""
+        """The maildir, to read stored messages."""
         return mailbox.Maildir(self._maildir.path, create=False)
 
     def reset(self) -> None:
@@ -183,8 +184,8 @@ class Mailbox(Message):
         return pool
 
     def close(self) -> None:
-        """Finish what is being stored, and end the threads, as happens with the end of the reactor too. Another message
-        starts new ones.
+        """Finish pending writes and stop the threads. This also happens when the reactor stops. The next message starts
+        new threads.
         """
         for reactor, trigger in list(self._triggers.items()):
             reactor.removeSystemEventTrigger(trigger)
@@ -192,12 +193,12 @@ class Mailbox(Message):
         self._pools.clear()
 
     def _stop_pool(self, reactor: Any) -> None:
-        # The pool is kept: once the reactor has ended, nobody stops another one.
+        # The pool is kept: after the end of the reactor, nothing would stop a new one.
         self._triggers.pop(reactor, None)
         if reactor in self._pools:
             self._pools[reactor].stop()
 
-    # What became of a message: said once for each change, not for each message
+    # Results: logged when they change, not for each message
 
     def _stored(self, name: str) -> str:
         if self._trouble.worked(time.monotonic()):
@@ -212,19 +213,19 @@ class Mailbox(Message):
 
 
 def _hostname(server: Any) -> str:
-    """The server's name; that of this host, where a test has put something else in the server's place."""
+    """Return the server's name, or this host's if a test uses a substitute for the server."""
     return server.hostname if isinstance(server.hostname, str) else own_host_name()
 
 
 def _identifier(name: str) -> str:
-    """What a client may know of a file name: not the host."""
+    """Return the part of a file name that may be shown to clients: without the host."""
     return ".".join(name.split(".", 2)[:2])
 
 
 def _pieces(header: bytes, content: bytes | str | None, binary: bool) -> Iterator[bytes]:
-    """The file, in pieces.
+    """Yield the contents of the file in pieces.
 
-    :raises TypeError: if the content is neither octets nor text.
+    :raises TypeError: if the content is neither bytes nor str.
     """
     if isinstance(content, str):
         content = content.encode("utf-8", "surrogateescape")
@@ -256,10 +257,10 @@ def _with_lf(content: bytes) -> Iterator[bytes]:
 
 
 def _put_on_top(message: email.message.Message, header: bytes) -> None:
-    """Put trace fields above all others, where RFC 5321 4.4 wants them."""
+    """Put trace fields before all others, as RFC 5321 4.4 requires."""
     del message["Return-Path"]
     ours = email.message_from_bytes(header)
-    # To take fields out by name and put them in again would take time that grows with the square of their number.
+    # Removing fields by name and adding them again would take quadratic time.
     message._headers[:0] = ours.raw_items()  # type: ignore[attr-defined]
 
 

@@ -1,7 +1,7 @@
-"""A maildir on disk: plain blocking file operations, each error an OSError. No mail, no replies, no Twisted.
+"""A maildir on disk: blocking file operations that raise OSError. No mail, no replies, no Twisted.
 
-A file is written in ``tmp``, synced, moved to ``new``, and the folder ``new`` is synced; only then it is delivered. So
-whoever reads ``new`` never sees a part of a message, and what was delivered outlives a power cut.
+A file is written in ``tmp``, synced, and moved to ``new``, then the folder ``new`` is synced; only then it counts as
+delivered. So readers of ``new`` never see a partial message, and delivered files survive a power failure.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from typing import Any
 
 FOLDERS = ("tmp", "new", "cur")
-STALE = 36 * 3600  # seconds: whoever began a file in tmp so long ago does not finish it any more
+STALE = 36 * 3600  # seconds; a file in tmp that is older was abandoned
 ATTEMPTS = 10
 
 _counter = itertools.count(1)
@@ -32,27 +32,28 @@ class Draft:
     def __init__(self, name: str, fd: int, path: str) -> None:
         self.name = name
         self.fd: int | None = fd  #: None once closed
-        self.path: str | None = path  #: where the file is at present; None once it is delivered or gone
+        self.path: str | None = path  #: where the file is now; None once it is delivered or removed
 
 
 class Maildir:
-    """A folder with the folders ``tmp``, ``new`` and ``cur``; they are made if they are missing.
+    """A folder with the folders ``tmp``, ``new`` and ``cur``, which are created if missing.
 
     Several threads may deliver at once.
 
-    :param path: the folder; the one that it stands in must exist.
-    :param durable: whether a delivered file outlives a power cut. False is faster, and does for tests.
-    :param system: what does the file operations, in place of :mod:`os`.
+    :param path: the folder; its parent must exist.
+    :param durable: whether delivered files survive a power failure. False is faster and enough for tests.
+    :param system: performs the file operations, instead of :mod:`os`.
     :raises ValueError: if the path is empty.
-    :raises FileNotFoundError: if the folder that it stands in does not exist.
-    :raises NotADirectoryError: if it is no folder.
-    :raises PermissionError: if everybody may write there (and so could plant links), or we may not.
+    :raises FileNotFoundError: if the parent does not exist.
+    :raises NotADirectoryError: if it is not a folder.
+    :raises PermissionError: if the folder is world-writable (so that anyone could create links in it), or if we cannot
+        write to it.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, durable: bool = True, system: Any = os) -> None:
         if not os.fspath(path):
             raise ValueError("the maildir must have a name")
-        self.path = os.path.abspath(path)  # stays the same when a daemon changes its working directory
+        self.path = os.path.abspath(path)  # a daemon may change its working directory
         self.durable = durable
         self._os = system
         self._tmp, self._new, _ = folders = [os.path.join(self.path, folder) for folder in FOLDERS]
@@ -63,15 +64,15 @@ class Maildir:
         created = [self._make(folder) for folder in (self.path, *folders)]
         if durable and any(created):
             self._sync_folder(self.path)
-            # A folder may be there to be passed through only; that cannot be fixed here.
+            # The folder may allow passing through but not reading; that cannot be fixed here.
             with contextlib.suppress(PermissionError):
                 self._sync_folder(os.path.dirname(self.path))
         self._remove_stale()
 
-    # From octets to a delivered file
+    # Delivering files
 
     def new_name(self) -> str:
-        """A file name that no other process, host or moment has."""
+        """Return a file name that is unique among all processes and hosts."""
         seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
         return f"{seconds}.M{nanoseconds // 1000}P{os.getpid()}Q{next(_counter)}R{os.urandom(8).hex()}.{self._host}"
 
@@ -79,9 +80,9 @@ class Maildir:
         """Write a file and deliver it.
 
         :param pieces: its content.
-        :param name: a name from :meth:`new_name`, if the content tells it.
-        :return: the name that it has in ``new``.
-        :raises OSError: if it could not be delivered; nothing of it is left.
+        :param name: a name from :meth:`new_name`, if the content mentions it.
+        :return: the name of the file in ``new``.
+        :raises OSError: if it could not be delivered. No file is left behind.
         """
         draft = self.open(name)
         try:
@@ -105,19 +106,19 @@ class Maildir:
         raise FileExistsError(errno.EEXIST, "no unused file name was found", self._tmp)
 
     def write(self, draft: Draft, octets: bytes) -> None:
-        """Add to a file that was begun."""
+        """Append to a draft."""
         rest = memoryview(octets)
         while rest:
             rest = rest[self._os.write(draft.fd, rest) :]
 
     def commit(self, draft: Draft) -> None:
-        """Deliver the file: when this returns, it is in ``new``, whatever happens then.
+        """Deliver the file. When this returns, it is in ``new`` for good.
 
         :raises OSError: if it could not be delivered; then :meth:`abort` must be called.
         """
         assert draft.path is not None
         if self.durable:
-            # Never tried again: after an error the system may have dropped the octets, and call the next one a success.
+            # Do not retry: after an error the system may have dropped the data, and the next fsync may succeed.
             self._os.fsync(draft.fd)
         self._close(draft)
         target = f"{self._new}/{draft.name}"
@@ -128,11 +129,11 @@ class Maildir:
         draft.path = None
 
     def abort(self, draft: Draft) -> None:
-        """Leave nothing of a file that was not delivered; of one that was, do nothing."""
+        """Remove a file that was not delivered. Do nothing if it was."""
         with contextlib.suppress(OSError):
             self._close(draft)
         if draft.path is not None:
-            # Also from new, if only the last step failed: the client is told to send it again.
+            # Remove it from new too if only the last step failed: the client is told to send it again.
             with contextlib.suppress(OSError):
                 self._os.unlink(draft.path)
             draft.path = None
@@ -143,17 +144,17 @@ class Maildir:
             self._os.close(fd)
 
     def _sync_new(self) -> None:
-        """Make sure that the renames done so far outlive a power cut. One sync serves all threads that wait for it."""
+        """Make sure that the renames so far survive a power failure. One sync serves all threads that wait for it."""
         ticket = next(self._tickets)
         with self._syncing:
             if ticket < self._synced:
                 return
-            covered = next(self._tickets)  # whoever drew a lower one has renamed already
+            covered = next(self._tickets)  # threads with a lower ticket have already renamed their files
             self._sync_folder(self._new)
             self._synced = covered
 
     def _sync_folder(self, path: str) -> None:
-        # Opened each time: one that was kept open might have been replaced by another of the same name.
+        # Open it each time: the folder may have been replaced by another of the same name.
         fd = self._os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             self._os.fsync(fd)
@@ -163,9 +164,9 @@ class Maildir:
     # The folders
 
     def _make(self, path: str) -> bool:
-        """Make sure that a folder is there and fit.
+        """Make sure that a folder exists and can be used.
 
-        :return: whether it was made.
+        :return: whether it was created.
         """
         try:
             self._os.mkdir(path, 0o700)
@@ -185,7 +186,7 @@ class Maildir:
         return created
 
     def _remove_stale(self) -> None:
-        """Remove what killed servers left in tmp."""
+        """Remove files that killed servers left in tmp."""
         long_ago = time.time() - STALE
         with contextlib.suppress(OSError), os.scandir(self._tmp) as entries:
             for entry in entries:

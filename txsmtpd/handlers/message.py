@@ -1,6 +1,6 @@
-"""Message and AsyncMessage: handlers that are given a parsed message. To be subclassed.
+"""Message and AsyncMessage: base classes of handlers that receive parsed messages.
 
-Messages of more than a few KiB are parsed in a thread, within bounds; nobody else waits meanwhile.
+Messages larger than a few KiB are parsed in a thread, with limits, so that they do not block other clients.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from txsmtpd.session import Envelope, Session
 
 
 class MessageBase:
-    """What both have in common: from an envelope to a message."""
+    """The common base class: makes a message from an envelope."""
 
     def __init__(self, message_class: type[email.message.Message] | None = None) -> None:
         self.message_class = message_class
@@ -26,20 +26,20 @@ class MessageBase:
 
     @classmethod
     def from_cli(cls, parser: Any, *args: str) -> Self:
-        """Make it on the command line, from no arguments."""
+        """Make the handler for the command line, without arguments."""
         if args:
             parser.error(f"{cls.__name__} takes no arguments")
         return cls()
 
     def prepare_message(self, session: Session, envelope: Envelope) -> email.message.Message:
-        """The message, parsed, with the fields X-Peer, X-MailFrom and X-RcptTo. What the client wrote into fields of
-        these names is gone, so that a program can trust them: encoded words (RFC 2047) in their values are not decoded.
-        X-RcptTo names all recipients, blind copies too.
+        """Parse the message and add the fields X-Peer, X-MailFrom and X-RcptTo. Fields of these names from the client
+        are removed, and encoded words (RFC 2047) in their values are not decoded, so that programs can trust them.
+        X-RcptTo lists all recipients, including blind copies.
 
-        For a message of more than 8 KiB it is called in a thread, so an override must not use what is the reactor's.
+        For messages larger than 8 KiB it is called in a thread, so overrides must not use the reactor.
 
-        :raises TypeError: if the content is neither octets nor text.
-        :raises Refused: if the message has too many lines or parts, or parts are nested too deeply; 554.
+        :raises TypeError: if the content is neither bytes nor str.
+        :raises Refused: with 554 if the message has too many lines or parts, or parts are nested too deeply.
         """
         try:
             message = parse_bounded(envelope.content, self.message_class or email.message.Message)
@@ -47,18 +47,18 @@ class MessageBase:
             raise Refused(Reply(554, "5.6.0", str(error))) from None
         for name, value in x_fields(session, envelope):
             del message[name]
-            message.set_raw(name, Verbatim(name, value))  # not parsed as the client's fields are
+            message.set_raw(name, Verbatim(name, value))  # not parsed, unlike the client's fields
         return message
 
     async def _prepared(self, server: Any, session: Session, envelope: Envelope) -> email.message.Message:
-        """The message, prepared in a thread if that may take long."""
+        """Prepare the message, in a thread if it may take long."""
         return await self._off_thread.run(server, envelope, self.prepare_message, session, envelope)
 
 
 class Message(MessageBase, ABC):
-    """Give each message, parsed, to :meth:`handle_message`.
+    """Parse each message and pass it to :meth:`handle_message`.
 
-    :param message_class: what to make of it: :class:`email.message.EmailMessage` is the modern interface, with the
+    :param message_class: the class of messages. :class:`email.message.EmailMessage` has the modern interface, with the
         policy :data:`email.policy.default`. Default: :class:`email.message.Message`.
     """
 
@@ -67,17 +67,17 @@ class Message(MessageBase, ABC):
 
     @abstractmethod
     def handle_message(self, message: Any) -> Any:
-        """Do what shall be done with the message. The server does nothing else meanwhile.
+        """Process the message. It must not take long: it blocks the server.
 
-        :return: a status, the reply to the message; None is 250.
+        :return: the status of the message; None means 250.
         """
 
 
 class AsyncMessage(MessageBase, ABC):
-    """Give each message, parsed, to :meth:`handle_message`, and wait for it.
+    """Parse each message and pass it to :meth:`handle_message`, which may be asynchronous.
 
     :param message_class: as for :class:`Message`.
-    :param loop: of no effect; programs that were written for asyncio may give one.
+    :param loop: ignored; accepted for programs written for aiosmtpd.
     """
 
     def __init__(self, message_class: type[email.message.Message] | None = None, *, loop: object = None) -> None:
@@ -92,9 +92,9 @@ class AsyncMessage(MessageBase, ABC):
 
     @abstractmethod
     def handle_message(self, message: Any) -> Any:
-        """Do what shall be done with the message: a coroutine function, or one that returns a Deferred or a status.
+        """Process the message. A coroutine function, or a function that returns a Deferred or a status.
 
-        :return: a status, the reply to the message; None is 250.
+        :return: the status of the message; None means 250.
         """
 
 

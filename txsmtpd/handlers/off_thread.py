@@ -1,4 +1,4 @@
-"""Work that may take long, in a thread: nobody else waits meanwhile."""
+"""Runs work that may take long in a thread, so that other clients do not wait."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from twisted.internet.threads import deferToThreadPool
 
 from txsmtpd.session import Envelope
 
-AT_ONCE = 2**13  # octets of a message that is looked at in the reactor's thread; that takes a millisecond
+AT_ONCE = 2**13  # octets; up to this size a message is processed in the reactor's thread, in about a millisecond
 THREADS = 2  # for one handler at a time; more would only compete for the interpreter
 
 T = TypeVar("T")
 
 
 class OffThread:
-    """Calls functions for messages: at once for a short one, in a thread for a long one."""
+    """Calls functions that process messages: directly for a short message, in a thread for a long one."""
 
     def __init__(self, threads: int = THREADS) -> None:
         self._tokens = DeferredSemaphore(threads)
@@ -26,7 +26,7 @@ class OffThread:
     async def run(self, server: Any, envelope: Envelope, function: Callable[..., T], *arguments: Any) -> T:
         """Call the function for the envelope's message.
 
-        :param server: the connection that it came by.
+        :param server: the connection on which it arrived.
         """
         reactor = reactor_with_threads(server)
         if reactor is None or len(envelope.content or b"") <= AT_ONCE:
@@ -36,7 +36,8 @@ class OffThread:
 
 
 def reactor_with_threads(server: Any) -> Any:
-    """The reactor in which a server's connections run, if it runs and has threads; otherwise None, as in memory."""
+    """Return the reactor of a server's connections if it is running and has threads, or None (as for sessions in
+    memory)."""
     settings = getattr(server, "settings", None)
     clock = None if settings is None else settings.clock()
     reactor = getattr(clock, "reactor", clock)

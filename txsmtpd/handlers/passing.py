@@ -1,6 +1,7 @@
-"""A message that is passed on while it arrives, as fast as the next server takes it.
+"""Forwards a message while it arrives, as fast as the next server reads it.
 
-A short one is collected first, and handed to the Proxy whole: then the next server need not wait for a slow client.
+A short message is collected first and passed to the Proxy whole, so that the next server does not wait for a slow
+client.
 """
 
 from __future__ import annotations
@@ -21,23 +22,23 @@ if TYPE_CHECKING:
     from txsmtpd.handlers.transaction import Transaction
 
 WHOLE = 2**18  # octets up to which a message is collected
-PIECE = 2**16  # octets that wait for the next server before the client is told to
+PIECE = 2**16  # octets waiting for the next server above which the client is paused
 
 
 @implementer(IMessageReceiver)
 class PassedOn:
-    """Takes one message.
+    """Receives one message.
 
-    :param proxy: whose message it is.
+    :param proxy: the handler.
     """
 
     def __init__(self, proxy: Proxy, server: Any, session: Session, envelope: Envelope) -> None:
         self._proxy = proxy
         self._about = server, session, envelope
         self._line_ends = None if envelope.body == "BINARYMIME" else LineEnds()
-        self._pieces: list[bytes] = []  # that have come, and were not passed on
-        self._octets = 0  # how much that is
-        self._complete = False  # all pieces have come
+        self._pieces: list[bytes] = []  # received, but not yet forwarded
+        self._octets = 0  # the size of these
+        self._complete = False  # all pieces have arrived
         self._passing: Deferred[Any] | None = None
         self._result: Any = None  # once that has ended
         self._ended = False
@@ -45,7 +46,7 @@ class PassedOn:
         self._paused = False
         self._producer: Any = None
 
-    # What the connection calls
+    # Called by the connection
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         self._producer = producer
@@ -86,10 +87,11 @@ class PassedOn:
         if self._passing is not None and not self._ended:
             self._passing.cancel()
 
-    # What waits
+    # Waiting
 
     def _end(self) -> Deferred[None]:
-        """Fires once the message was passed on, or was not; it is given up if nobody waits any more."""
+        """Return a Deferred that fires when the message was forwarded or has failed. Cancelling it discards the
+        message."""
         passing = self._passing
         assert passing is not None
         ended: Deferred[None] = Deferred(lambda _: passing.cancel())
@@ -125,7 +127,7 @@ class PassedOn:
     # To the next server
 
     async def _pass_on(self) -> Any:
-        """Pass all of the message on; return its status."""
+        """Forward the whole message and return its status."""
         from txsmtpd.handlers.proxy import in_short, parted_early
 
         start = self._taken()
@@ -138,7 +140,7 @@ class PassedOn:
         return in_short([reply or next(verdicts) for reply in refusals])
 
     async def _verdicts(self, transaction: Transaction, start: bytes) -> list[Reply]:
-        """The next server's verdict for each recipient that it has accepted."""
+        """Return the next server's reply for each recipient that it has accepted."""
         if not transaction.accepted:
             transaction.end()
             return []
@@ -155,7 +157,7 @@ class PassedOn:
             transaction.end()
 
     async def _next_piece(self) -> bytes | None:
-        """What has come next; None at the end of the message."""
+        """Return the next octets, or None at the end of the message."""
         if not self._pieces:
             if self._complete:
                 rest = b"" if self._line_ends is None else self._line_ends.end()

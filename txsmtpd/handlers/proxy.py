@@ -1,7 +1,7 @@
-"""Proxy: passes mail on to another server while the client waits, so that server's verdicts are the client's replies.
+"""Proxy: forwards mail to another server while the client waits, so that the client gets that server's replies.
 
-Large messages are passed on while they arrive (:mod:`txsmtpd.handlers.passing`). There is no queue: what the next
-server has not taken, the client keeps. How to speak to it is in :mod:`txsmtpd.handlers.upstream`.
+Large messages are forwarded while they arrive (:mod:`txsmtpd.handlers.passing`). There is no queue: the client keeps a
+message that the next server has not accepted. :mod:`txsmtpd.handlers.upstream` is the SMTP client.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from txsmtpd.wire.outgoing import with_crlf
 
 log = Logger(namespace="txsmtpd.relay")
 
-HOPS = 100  # Received fields of a message that goes in circles (RFC 5321 6.3)
+HOPS = 100  # Received fields from which on a message counts as looping (RFC 5321 6.3)
 ITSELF = Reply(451, "4.4.6", "The next server is this server itself; try again later")
 LOOP = Reply(554, "5.4.6", "The message has passed too many servers; it goes in circles")
 HEADER_TOO_LONG = Reply(552, "5.3.4", "The header of the message is too long")
@@ -37,22 +37,22 @@ RECIPIENT_OK = Reply(250, "2.1.5", "OK")
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 _X_PEER = re.compile(rb"(?im)^x-peer[ \t]*:[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*")
 _FIELDS = re.compile(rb"(?:[!-9;-~]+[ \t]*:[^\n]*\n|[ \t][^\n]*\n)*")
-_MAY_BE_FIELD = re.compile(rb"[!-9;-~]{0,1000}[ \t]*(?::[^\n]*+\Z|\Z)|[ \t][^\n]*+\Z")  # one that has not ended
+_MAY_BE_FIELD = re.compile(rb"[!-9;-~]{0,1000}[ \t]*(?::[^\n]*+\Z|\Z)|[ \t][^\n]*+\Z")  # an incomplete line
 _RECEIVED = re.compile(rb"(?im)^received[ \t]*:")
 
 
 class Proxy:
-    """Pass each message on to another server.
+    """Forward each message to another server.
 
     :param remote_hostname: its name or address, or the path of its Unix socket.
     :param remote_port: its port.
-    :param received: whether a Received field is put above each message (RFC 5321 4.4), and one that has a hundred of
-        them is refused.
+    :param received: whether to add a Received field to each message (RFC 5321 4.4), and to reject messages that have a
+        hundred of them.
     :param options: see :class:`~txsmtpd.handlers.upstream.Upstream`.
     """
 
     _streams = True
-    descriptors = 2  #: that a client takes: its connection, and the one to the next server
+    descriptors = 2  #: file descriptors for each client: its connection, and the one to the next server
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
@@ -61,15 +61,15 @@ class Proxy:
     def __init__(self, remote_hostname: str, remote_port: int = 25, *, received: bool = True, **options: Any) -> None:
         self.upstream = Upstream(remote_hostname, remote_port, **options)
         self.received = received
-        self._open: dict[str, Transaction] = {}  # by the session's id
+        self._open: dict[str, Transaction] = {}  # by session id
         self._warned = False
         if self._streams:
-            # A subclass that wants to see messages is given them whole.
+            # Subclasses that override these methods get whole messages.
             alsoProvides(self, IStreamingHandler)
 
     @classmethod
     def from_cli(cls, parser: Any, *args: str) -> Self:
-        """Make it on the command line: ``HOST:PORT``, or the path of a Unix socket, and options."""
+        """Make the handler for the command line: ``HOST:PORT``, or the path of a Unix socket, and options."""
         host, *rest = _host_and_rest(args)
         port = 25
         if not host:
@@ -107,7 +107,7 @@ class Proxy:
         self, server: Any, session: Session, envelope: Envelope, address: str, rcpt_options: list[str]
     ) -> Any:
         transaction = self._open.get(session.id)
-        # A subclass with a handle_MAIL of its own may have begun none: handle_DATA will ask for all.
+        # A subclass with its own handle_MAIL may have started no transaction: handle_DATA will send RCPT for all.
         reply = RECIPIENT_OK if transaction is None else await transaction.rcpt(address, rcpt_options)
         if reply.positive:
             envelope.rcpt_tos.append(address)
@@ -115,7 +115,7 @@ class Proxy:
         return reply
 
     def open_message(self, server: Any, session: Session, envelope: Envelope) -> PassedOn:
-        """Begin to pass a message on; see :class:`~txsmtpd.interfaces.IStreamingHandler`."""
+        """Start to forward a message; see :class:`~txsmtpd.interfaces.IStreamingHandler`."""
         return PassedOn(self, server, session, envelope)
 
     async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> Any:
@@ -125,8 +125,8 @@ class Proxy:
             if transaction is not None and self._is_of(transaction, envelope):
                 replies = await transaction.data(content)
             else:
-                # Somebody has changed the envelope, or the next server did not wait for the message: begin anew with
-                # what the envelope says now.
+                # The envelope was changed, or the next server closed before the message: start again with the current
+                # envelope.
                 options: dict[str, list[str]] = {}
                 if transaction is not None:
                     options = transaction.options
@@ -147,10 +147,10 @@ class Proxy:
     async def transaction_for(
         self, server: Any, session: Session, envelope: Envelope, start: bytes
     ) -> tuple[Transaction, Sequence[Reply | None]]:
-        """The transaction for a message that is sent in parts.
+        """Return the transaction for a message that is sent in parts.
 
-        :param start: the message's beginning.
-        :return: and for each recipient the refusal, or None if it was accepted.
+        :param start: the beginning of the message.
+        :return: the transaction, and for each recipient the refusal, or None if it was accepted.
         """
         transaction = self._open.pop(session.id, None)
         if transaction is not None and self._is_of(transaction, envelope):
@@ -168,7 +168,7 @@ class Proxy:
         )
 
     async def handle_RSET(self, server: Any, session: Session, envelope: Envelope) -> Any:
-        await self._end(session)  # else who says RSET again and again has a connection to the next server each time
+        await self._end(session)  # otherwise a client that repeats RSET would open another connection each time
         return OK
 
     def handle_DISCONNECT(self, server: Any, session: Session, envelope: Envelope, cause: BaseException) -> None:
@@ -188,10 +188,10 @@ class Proxy:
     # The message
 
     def prepare_content(self, server: Any, session: Session, envelope: Envelope) -> bytes:
-        """The message as it is passed on: with a Received field on top, and X-Peer, the client's address, at the end of
-        its header. What the client wrote into fields called X-Peer is gone.
+        """Return the message to forward: with a Received field at the top, and X-Peer, the client's address, at the end
+        of its header. The client's own X-Peer fields are removed.
 
-        :raises Refused: if it goes in circles.
+        :raises Refused: if the message is looping.
         """
         content = envelope.content or b""
         content = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else bytes(content)
@@ -202,7 +202,7 @@ class Proxy:
     def with_fields(
         self, server: Any, session: Session, envelope: Envelope, header: bytes, body: bytes
     ) -> tuple[bytes, ...]:
-        """The header as it is passed on, and what follows it."""
+        """Return the header to forward, and the text after it."""
         if self.received and len(_RECEIVED.findall(header)) >= HOPS:
             raise Refused(LOOP)
         if b"x-peer" in header.lower():
@@ -217,7 +217,7 @@ class Proxy:
         return with_crlf(trace_header.received(hostname, session, envelope, session.id, lmtp=lmtp))
 
     def warn_if_open(self, server: Any) -> None:
-        """Say it once if anybody who can connect may send mail to anybody."""
+        """Log a warning, once, if the server is an open relay: any client may send mail to any recipient."""
         if self._warned or type(self).handle_RCPT is not Proxy.handle_RCPT:
             return
         self._warned = True
@@ -232,8 +232,8 @@ class Proxy:
 
 
 def _parted(content: bytes) -> tuple[bytes, bytes]:
-    """The header, with its last line end, and the rest."""
-    if content.startswith((b" ", b"\t")):  # it would continue our field; it is no header, so it is the body
+    """Split a message into the header, including its last line end, and the rest."""
+    if content.startswith((b" ", b"\t")):  # not a header but the body; it would continue our field
         content = b"\r\n" + content
     if content.startswith(b"\r\n"):
         return b"", content
@@ -246,7 +246,7 @@ def _parted(content: bytes) -> tuple[bytes, bytes]:
 def parted_early(start: bytes) -> tuple[bytes, bytes]:
     """The same for the beginning of a large message.
 
-    :raises Refused: if its header is too long to be looked through.
+    :raises Refused: if its header is too long to be scanned.
     """
     if start.startswith((b" ", b"\t", b"\r\n")) or b"\r\n\r\n" in start:
         return _parted(start)
@@ -254,12 +254,12 @@ def parted_early(start: bytes) -> tuple[bytes, bytes]:
     assert fields is not None
     if _MAY_BE_FIELD.match(start, fields.end()):
         raise Refused(HEADER_TOO_LONG)
-    # A line that is no field ends the header for whoever reads it.
+    # For readers, a line that is not a field ends the header.
     return start[: fields.end()], b"\r\n" + start[fields.end() :]
 
 
 def in_short(replies: Sequence[Reply]) -> Any:
-    """One reply, if all are the same."""
+    """Return a single reply if all are the same."""
     return replies[0] if len(set(replies)) == 1 else replies
 
 
@@ -269,7 +269,7 @@ def _x_peer(session: Session) -> bytes:
 
 
 def _host_and_rest(args: Sequence[str]) -> Sequence[str]:
-    """The arguments, with those put together again that are an IPv6 address in brackets."""
+    """Return the arguments, with the parts of an IPv6 address in brackets joined again."""
     if args and args[0].startswith("["):
         for end, word in enumerate(args, 1):
             if word.endswith("]"):
@@ -278,7 +278,7 @@ def _host_and_rest(args: Sequence[str]) -> Sequence[str]:
 
 
 def _options(parser: Any, words: list[str]) -> dict[str, Any]:
-    """What follows the address on the command line."""
+    """Parse the options after the address on the command line."""
     options: dict[str, Any] = {}
     for word in words:
         name, equals, value = word.partition("=")

@@ -1,4 +1,4 @@
-"""Which parameters of MAIL and RCPT go along to the next server, and which of them must not get lost on the way."""
+"""Which parameters of MAIL and RCPT are forwarded to the next server, and which must not be dropped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NEEDS_DELIVERBY = Reply(550, "5.3.3", "The next server cannot promise a time of 
 NEEDS_FUTURERELEASE = Reply(550, "5.3.3", "The next server cannot keep messages until a time")  # RFC 4865
 NEEDS_RRVS = Reply(550, "5.7.19", "The next server cannot tell since when a mailbox is somebody's")  # RFC 7293
 
-# Which extension carries a parameter. All others are carried by one of their own name.
+# The extension that defines a parameter, if it does not have the same name.
 CARRIERS = {
     "BODY": "8BITMIME",
     "RET": "DSN",
@@ -27,7 +27,7 @@ CARRIERS = {
     "HOLDFOR": "FUTURERELEASE",
     "HOLDUNTIL": "FUTURERELEASE",
 }
-# What is refused for want of its extension; of the rest the standards say that it may be dropped.
+# Parameters that are refused if the server lacks the extension; the standards allow the others to be dropped.
 NEEDED = {
     "SMTPUTF8": NEEDS_SMTPUTF8,
     "REQUIRETLS": NEEDS_REQUIRETLS,
@@ -37,10 +37,10 @@ NEEDED = {
 
 
 def with_parameters(command: str, options: Iterable[str], connection: Connection, utf8: bool) -> str:
-    """The command with those of its parameters that the server knows.
+    """Return the command with those of its parameters that the server supports.
 
-    :param utf8: whether it may be more than ASCII (RFC 6531 3.4).
-    :raises Refused: if one is missing then that must not be, or if there are characters that must not be.
+    :param utf8: whether non-ASCII characters are allowed (RFC 6531 3.4).
+    :raises Refused: if a required parameter is not supported, or if there are characters that are not allowed.
     """
     words = [command]
     for option in options:
@@ -60,11 +60,11 @@ def with_parameters(command: str, options: Iterable[str], connection: Connection
 
 
 def _needed(keyword: str, value: str | None) -> Reply | None:
-    """The refusal for want of a parameter; None: it may be dropped."""
+    """Return the refusal if the parameter is not supported, or None if it may be dropped."""
     value = (value or "").upper()
     if keyword == "BODY" and value == "BINARYMIME":
         return NEEDS_BINARYMIME
-    if keyword == "BY" and ";R" in value:  # the message was to come back; in mode N the sender is only told
+    if keyword == "BY" and ";R" in value:  # the sender wants the message returned; with N only a notification
         return NEEDS_DELIVERBY
     if keyword == "RRVS" and not value.endswith(";C"):
         return NEEDS_RRVS

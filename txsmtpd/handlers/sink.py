@@ -1,4 +1,4 @@
-"""Sink: takes all mail and keeps none. For tests and measurements."""
+"""Sink: accepts all mail and discards it. For tests and measurements."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from txsmtpd.interfaces import IDiscardingHandler
 
 @implementer(IDiscardingHandler)
 class Sink:
-    """Accept every message, and drop it."""
+    """Accept every message and discard it."""
 
     @classmethod
     def from_cli(cls, parser: Any, *args: str) -> Self:
-        """Make it on the command line, from no arguments."""
+        """Make the handler for the command line, without arguments."""
         if args:
             parser.error(f"{cls.__name__} takes no arguments")
         return cls()

@@ -1,7 +1,7 @@
-"""What a server writes above a message that it takes: trace header fields (RFC 5321 4.4, RFC 3848, RFC 6531 4.3).
+"""Trace header fields, which a server adds to the top of a message (RFC 5321 4.4, RFC 3848, RFC 6531 4.3).
 
-Octets with LF line ends, ready to be put before the message. Much of what stands in them the client chose, so nothing
-it chose gets out of its field. Nothing here reads the message itself, except to free it from forgeries of these fields.
+They are octets with LF line ends, to be put before the message. Many values come from the client, so they are encoded
+such that they cannot end their field. The message itself is read only to remove forgeries of these fields.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from txsmtpd.session import Envelope, Session
 
 FOLD_ABOVE = 78  # RFC 5322 2.1.1: no line should be longer, none may be longer than 998
 LONGEST_NAME = 255  # RFC 5321 4.5.3.1.2
-ENCODED_WORD = "=?"  # begins one (RFC 2047 2)
+ENCODED_WORD = "=?"  # the start of one (RFC 2047 2)
 
 _NO_HOST = re.compile(r"[^A-Za-z0-9.:_\[\]-]")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 _OURS = (b"return-path", b"x-peer", b"x-mailfrom", b"x-rcptto")
-TELLING = 64  # octets at the beginning of a line that tell whether it is a forgery
-# A CR on its own counts as a line end, since Python's email package takes it for one.
+TELLING = 64  # octets at the beginning of a line that suffice to recognize a forgery
+# A CR alone counts as a line end, as in Python's email package.
 _LINE = rb"[^\r\n]*(?:\r\n?|\n|\Z)"
 _FOLDED = rb"(?:[ \t]" + _LINE + rb")*"
 _FORGERY = re.compile(rb"(?<![^\r\n])(?:" + b"|".join(_OURS) + rb")[ \t]*:" + _LINE + _FOLDED, re.IGNORECASE)
@@ -42,14 +42,14 @@ def trace_header(
     lmtp: bool = False,
     now: float | None = None,
 ) -> bytes:
-    """All fields that stand above a message: Return-Path, Received, X-Peer, X-MailFrom, X-RcptTo.
+    """Return all fields to put before a message: Return-Path, Received, X-Peer, X-MailFrom, X-RcptTo.
 
-    X-RcptTo names every recipient of the transaction, blind copies too.
+    X-RcptTo lists all recipients of the transaction, including blind copies.
 
     :param hostname: the server's name.
-    :param identifier: names the message in Received, so that it can be found by what logs say.
-    :param lmtp: whether the client spoke LMTP.
-    :param now: seconds since the epoch. Default: the present.
+    :param identifier: the message's identifier in Received, to find it in logs.
+    :param lmtp: whether the client used LMTP.
+    :param now: seconds since the epoch. Default: the current time.
     """
     return b"".join(
         (
@@ -74,7 +74,8 @@ def received(
     lmtp: bool = False,
     now: float | None = None,
 ) -> bytes:
-    """Received: from whom, by whom, how, when. Blind copies stay blind (RFC 5321 7.2): for whom, only if for one."""
+    """Received: the client, the server, the protocol and the time. It names the recipient only if there is just one, so
+    that blind copies stay blind (RFC 5321 7.2)."""
     recipients = envelope.rcpt_tos
     client = _host(session.host_name) if session.host_name else "unknown"
     address = _address_literal(session.peer)
@@ -88,7 +89,7 @@ def received(
 
 
 def transmission_type(session: Session, envelope: Envelope, *, lmtp: bool = False) -> str:
-    """How the message came, in the words of RFC 3848 and RFC 6531 4.3: ``ESMTPS``, ``UTF8SMTPSA``, ``LMTP``, ..."""
+    """Return the protocol keyword of RFC 3848 and RFC 6531 4.3: ``ESMTPS``, ``UTF8SMTPSA``, ``LMTP``, ..."""
     if not (session.extended_smtp or lmtp):
         return "SMTP"
     prefix = "UTF8" if envelope.smtp_utf8 else "" if lmtp else "E"
@@ -97,7 +98,7 @@ def transmission_type(session: Session, envelope: Envelope, *, lmtp: bool = Fals
 
 
 def x_fields(session: Session, envelope: Envelope) -> tuple[tuple[str, str], ...]:
-    """Name and value of X-Peer, X-MailFrom and X-RcptTo, each value in one line."""
+    """Return the names and values of X-Peer, X-MailFrom and X-RcptTo, each value in one line."""
     return (
         ("X-Peer", _printable(str(session.peer))),
         ("X-MailFrom", _printable(envelope.mail_from or "")),
@@ -106,10 +107,10 @@ def x_fields(session: Session, envelope: Envelope) -> tuple[tuple[str, str], ...
 
 
 def peer_and_paths(session: Session, envelope: Envelope) -> bytes:
-    """X-Peer, X-MailFrom and X-RcptTo as octets; many recipients stand in a line each.
+    """Return X-Peer, X-MailFrom and X-RcptTo as octets. Many recipients get one line each.
 
-    A value that is not ASCII, or has something like an encoded word in it, is encoded itself (RFC 2047), so that
-    whoever decodes it has what the client said, and nothing else; Python's email package cannot read plain UTF-8.
+    A value that is not ASCII, or that looks like an encoded word, is encoded (RFC 2047), so that decoding it yields
+    exactly what the client sent; Python's email package cannot read plain UTF-8.
     """
     return "".join(_field(name, value) for name, value in x_fields(session, envelope)).encode()
 
@@ -123,25 +124,24 @@ def _field(name: str, value: str) -> str:
 
 
 class ForgeryFilter:
-    """Frees a message from fields of the client's that pass for those of a trace header. To be fed with the message in
-    pieces.
+    """Removes the client's fields that look like trace header fields. It is fed with the message in pieces.
 
-    Nothing gathers here but the beginning of a line.
+    It buffers no more than the beginning of a line.
 
-    :param newline: ends the lines of the header.
+    :param newline: the line end of the header.
     """
 
     def __init__(self, newline: bytes = b"\n") -> None:
         self._newline = newline
-        self._cr = b""  # with which the last piece has ended, if an LF may follow
+        self._cr = b""  # the CR at the end of the last piece, if an LF may follow
         self._begun = False
-        self._over = False  # the header is
-        self._forged = False  # the field in which the last piece has ended is
-        self._in_line = False  # the last piece has ended within a line that was passed on, or dropped
-        self._line = b""  # the beginning of one that was not
+        self._over = False  # whether the header is over
+        self._forged = False  # whether the field at the end of the last piece is a forgery
+        self._in_line = False  # whether the last piece ended within a line that was already returned or dropped
+        self._line = b""  # the beginning of a line that was not
 
     def feed(self, piece: bytes) -> bytes:
-        """What may be written of the next piece."""
+        """Return what may be written of the next piece."""
         if self._over:
             return piece
         text = self._line + self._cr + piece
@@ -154,7 +154,7 @@ class ForgeryFilter:
         if not self._begun:
             self._begun = True
             if text.startswith((b" ", b"\t")):
-                # A folded line with no field above it would continue ours. It is no header, so it is the body.
+                # A folded line without a field before it would continue ours. It is not a header but the body.
                 self._over = True
                 cr, self._cr = self._cr, b""
                 return newline + text + cr
@@ -172,13 +172,13 @@ class ForgeryFilter:
         return self._cleaned(text)
 
     def close(self) -> bytes:
-        """What may be written at the end of the message."""
+        """Return what may be written at the end of the message."""
         line, self._line = self._line, b""
         cr, self._cr = self._cr, b""
         return (self._cleaned(line) if b":" in line or line.startswith((b" ", b"\t")) else line) + cr
 
     def _cleaned(self, header: bytes) -> bytes:
-        """A piece of the header without forgeries."""
+        """Return a piece of the header without forgeries."""
         if not header:
             return b""
         rest = (_REST_OF_FIELD if self._in_line else _FOLDED_LINES).match(header)
@@ -199,18 +199,18 @@ class ForgeryFilter:
 
 
 def without_forgeries(message: bytes, newline: bytes = b"\n") -> bytes:
-    """The message as it may stand below a trace header: without fields of the client's that pass for ours.
+    """Return the message to put after a trace header: without the client's fields that look like ours.
 
     :param message: a whole message.
-    :param newline: ends its lines.
+    :param newline: its line end.
     """
     forgeries = ForgeryFilter(newline)
     return forgeries.feed(message) + forgeries.close()
 
 
 def _path(path: str) -> str:
-    """A path in angle brackets. What looks like an encoded word in it, which mail programs may decode although none may
-    stand there (RFC 2047 5), is written as a quoted-string that means the same."""
+    """Return a path in angle brackets. Text that looks like an encoded word is written as an equivalent quoted-string,
+    because mail programs may decode it although none is allowed there (RFC 2047 5)."""
     path = _printable(path)
     if ENCODED_WORD not in path:
         return path
@@ -226,12 +226,12 @@ def _printable(text: str) -> str:
 
 @lru_cache(maxsize=256)
 def _host(name: str) -> str:
-    # No blank, parenthesis or semicolon: they would end the clause, and begin one of the client's making.
+    # No space, parenthesis or semicolon: they would end the clause, and the client could add another.
     return _NO_HOST.sub("?", name[:LONGEST_NAME])
 
 
 def _address_literal(peer: object) -> str | None:
-    """The client's address as RFC 5321 4.1.3 writes it, or None if it has none."""
+    """Return the client's address as an address literal (RFC 5321 4.1.3), or None if it has none."""
     if not (isinstance(peer, tuple | list) and peer and isinstance(peer[0], str) and peer[0]):
         return None
     address = peer[0].partition("%")[0]  # RFC 5321 has no IPv6 zones

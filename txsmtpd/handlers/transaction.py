@@ -1,4 +1,4 @@
-"""One message on its way to the next server: its recipients, and its octets, at once or in parts."""
+"""One mail transaction with the next server: its recipients, and the message, whole or in parts."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ NO_RECIPIENTS = Reply(554, "5.5.1", "No valid recipients")
 
 
 class Transaction:
-    """A message on its way, on a connection of its own for that time (RFC 5321 3.3). Made by :meth:`Upstream.begin`.
+    """A mail transaction (RFC 5321 3.3), which has a connection to itself. Made by :meth:`Upstream.begin`.
 
     :ivar mail_from: the reverse-path.
-    :ivar reply: to MAIL.
+    :ivar reply: the reply to MAIL.
     :ivar accepted: the recipients that the server has accepted, in order.
-    :ivar options: the parameters that were asked for with each of them.
+    :ivar options: the requested parameters of each of them.
     """
 
     def __init__(
@@ -39,20 +39,20 @@ class Transaction:
         self.reply = reply
         self.mail_from = mail_from
         self._stuffer = Stuffer()
-        self._size = 0  # of the parts that were sent
-        self._sending = False  # the server waits for the rest of a message
+        self._size = 0  # size of the parts already sent
+        self._sending = False  # whether the server waits for the rest of a message
         self.accepted: list[str] = []
         self.options: dict[str, list[str]] = {}
 
     @property
     def lost(self) -> bool:
-        """Whether the connection is gone: what has not been sent will not be."""
+        """Whether the connection is lost, so that nothing more can be sent."""
         return self._connection is None or self._connection.gone is not None
 
     async def rcpt(self, forward_path: str, options: Iterable[str] = ()) -> Reply:
-        """Ask for a recipient; return the server's verdict.
+        """Send RCPT and return the server's reply.
 
-        :raises Refused: if there is none, or the parameters may not get lost and would.
+        :raises Refused: if there is none, or if the server does not support a required parameter.
         """
         check_path(forward_path, grammar.parse_rcpt, "TO", "5.1.3")
         connection = self._the_connection()
@@ -64,7 +64,7 @@ class Transaction:
         return reply
 
     async def data(self, content: bytes) -> list[Reply]:
-        """Send the message; return the server's verdict for each of *accepted*. The transaction is over then."""
+        """Send the message and return the server's reply for each of *accepted*. This ends the transaction."""
         connection = self._the_connection()
         try:
             parts, command = self._prepared(content, connection)
@@ -87,11 +87,11 @@ class Transaction:
             raise Refused(connection.gone or verdict(reply))
 
     async def _send_last(self, connection: Connection, parts: Iterable[bytes]) -> list[Reply]:
-        """Send what is left of the message, and its end."""
+        """Send the rest of the message, and its end."""
         each = self._upstream.lmtp
         replies = await connection.send(parts, len(self.accepted) if each else 1, self._upstream.final_timeout)
         if self._binary and not all(reply.positive for reply in replies):
-            self.end()  # RFC 3030 2: after a BDAT that failed, a server wants RSET
+            self.end()  # RFC 3030 2: RSET is required after a failed BDAT
         else:
             self._connection = None
             self._upstream.give_back(connection)
@@ -99,7 +99,7 @@ class Transaction:
         return verdicts if each else verdicts * len(self.accepted)
 
     def _prepared(self, content: bytes, connection: Connection) -> tuple[tuple[bytes, ...], str]:
-        """The parts to send, and the command that comes before them, if it has a reply of its own."""
+        """Return the parts to send, and the command before them if it has its own reply."""
         if not self.accepted:
             raise Refused(NO_RECIPIENTS)
         self._check(len(content), content, connection)
@@ -108,7 +108,7 @@ class Transaction:
         return stuffed(with_crlf(content)), "DATA"
 
     def _check(self, size: int, octets: bytes, connection: Connection) -> None:
-        """Refuse what the server does not take: a message of this size, with these octets."""
+        """Raise Refused if the server does not accept a message of this size, or these octets."""
         limit = connection.extensions.get("SIZE", "")
         if limit.isdecimal() and size > int(limit) > 0:
             raise Refused(TOO_LARGE)
@@ -118,9 +118,9 @@ class Transaction:
     # A message in parts
 
     async def start_data(self) -> None:
-        """Begin to send the message in parts.
+        """Start to send the message in parts.
 
-        :raises Refused: with the server's verdict, if it does not want it.
+        :raises Refused: with the server's reply, if it rejects the message.
         """
         connection = self._the_connection()
         if not self.accepted:
@@ -130,10 +130,10 @@ class Transaction:
             self._sending = True
 
     async def write(self, octets: bytes) -> None:
-        """Send a part of the message; return once the server has taken it.
+        """Send a part of the message. Returns when it is written; for BINARYMIME, when the server has accepted it.
 
-        :param octets: with CRLF line ends, except in BINARYMIME.
-        :raises Refused: if it does not.
+        :param octets: with CRLF line ends, except for BINARYMIME.
+        :raises Refused: if that fails.
         """
         connection = self._the_connection()
         self._size += len(octets)
@@ -147,7 +147,7 @@ class Transaction:
             raise Refused(verdict(reply))
 
     async def finish(self) -> list[Reply]:
-        """End a message that was sent in parts; return the server's verdict for each of *accepted*.
+        """End a message that was sent in parts, and return the server's reply for each of *accepted*.
 
         :raises Refused: if there is none.
         """
@@ -161,13 +161,13 @@ class Transaction:
         return self._connection
 
     def end(self) -> Deferred[None]:
-        """Forget the message, if it has not been sent: nobody gets it.
+        """End the transaction. A message that was not completely sent is discarded.
 
-        :return: fires when the connection is fit for the next one, or gone.
+        :return: a Deferred that fires when the connection is ready for the next message, or lost.
         """
         connection, self._connection = self._connection, None
         if connection is not None and self._sending:
-            connection.fail(DROPPED)  # nothing else tells a server that a message has no end
+            connection.fail(DROPPED)  # the only way to abort an unfinished message
         return Deferred.fromCoroutine(self._reset(connection))
 
     async def _reset(self, connection: Connection | None) -> None:
@@ -184,6 +184,6 @@ class Transaction:
 
 
 def check_path(path: str, parse: Callable[[str], tuple[str, Any]], keyword: str, status: str) -> None:
-    """Refuse a path that is more than one: whatever a program has made it of, nothing gets out of its brackets."""
+    """Raise Refused if the path is not exactly one path, so that no text can escape from its angle brackets."""
     if parse(f"{keyword}:<{path}>") != (path, {}):
         raise Refused(Reply(553, status, "The address is malformed"))

@@ -1,7 +1,7 @@
-"""The next server: what it is asked about a message, and what it says.
+"""The next server: sends messages to it and returns its replies.
 
 :class:`Upstream` opens connections and keeps them for the next message; a :class:`Transaction` is one message on one of
-them; :meth:`Upstream.send` does it all at once. Whatever the next server does, or does not, the answer is a reply: its
+them; :meth:`Upstream.send` does everything for one message. Whatever the next server does, the result is a reply: its
 own, or 4yz.
 """
 
@@ -48,29 +48,28 @@ TLS_MODES = ("opportunistic", "required", "implicit", "never")
 
 
 class Upstream:
-    """A server that mail is passed on to, and the connections to it.
+    """A server to forward mail to, and the connections to it.
 
-    :param host: its name or address; or the path of its Unix socket, if it begins with a slash: over that there is no
-        TLS.
-    :param tls: ``"opportunistic"``: STARTTLS where the server offers it, whoever it is. ``"required"``: STARTTLS, with
-        a certificate that is valid for *host*. ``"implicit"``: the same, from the first octet. ``"never"``. Default:
-        ``"required"`` with a password, else ``"opportunistic"``.
-    :param tls_context: in place of one that trusts the system's authorities: what Twisted's TLS takes on the side of
-        a client. It must verify the server itself.
-    :param username: with which to log in (RFC 4954), with *password*; without TLS only where *tls* is ``"never"``.
-    :param lmtp: whether it speaks LMTP (RFC 2033).
-    :param hello: our name in EHLO. Default: that of the server that the mail came to, or what this host is called.
-    :param connect_timeout: seconds that it may take to connect.
-    :param timeout: seconds that it may take for a reply, or to take a piece of a message.
-    :param final_timeout: seconds that it may take for the verdict on a message.
-    :param connection_limit: connections at one time; above it, messages are answered 451. It ends the circle of servers
-        that pass on to one another. None: no limit.
-    :param keep: connections that are kept open for the next message.
-    :param keep_for: seconds for which they are.
-    :param reactor: Default: the one at work when a message is sent.
-    :param endpoint: in place of *host* and *port*: how to connect, an IStreamClientEndpoint.
-    :raises ValueError: for a value that will not do.
-    :raises TypeError: for one of a wrong type, or a *tls_context* that Twisted's TLS does not take.
+    :param host: its name or address; or the path of its Unix socket if it begins with a slash, then without TLS.
+    :param tls: ``"opportunistic"``: STARTTLS if the server offers it, without verifying the certificate.
+        ``"required"``: STARTTLS with a certificate that is valid for *host*. ``"implicit"``: the same with implicit
+        TLS. ``"never"``: no TLS. Default: ``"required"`` with a password, else ``"opportunistic"``.
+    :param tls_context: a client context for Twisted's TLS, instead of one that trusts the system's authorities. It must
+        verify the server itself.
+    :param username: login (RFC 4954), with *password*. Without TLS they are used only if *tls* is ``"never"``.
+    :param lmtp: whether the server speaks LMTP (RFC 2033).
+    :param hello: our name in EHLO. Default: the name of the server that received the mail, or this host's name.
+    :param connect_timeout: seconds to wait for the connection.
+    :param timeout: seconds to wait for a reply, or for the server to read a piece of a message.
+    :param final_timeout: seconds to wait for the reply to a message.
+    :param connection_limit: maximum number of connections; further messages get 451. It stops loops of servers that
+        forward to each other. None: no limit.
+    :param keep: number of idle connections to keep open for the next message.
+    :param keep_for: seconds to keep them open.
+    :param reactor: the reactor to use. Default: the one that is running when a message is sent.
+    :param endpoint: the IStreamClientEndpoint to connect with, instead of *host* and *port*.
+    :raises ValueError: if a value is invalid.
+    :raises TypeError: if a value has a wrong type, or Twisted's TLS does not accept *tls_context*.
     """
 
     def __init__(
@@ -139,8 +138,8 @@ class Upstream:
         self.keep_for = keep_for
         self._reactor = reactor
         self._endpoint = endpoint
-        self._idle: dict[Connection, Any] = {}  # and the call that ends each
-        self._connections: dict[Connection, Any] = {}  # and where it begins and ends
+        self._idle: dict[Connection, Any] = {}  # with the delayed call that closes each
+        self._connections: dict[Connection, Any] = {}  # with the addresses of both ends
         self._connecting = 0
         self._closed = False
         self._closing: list[Deferred[None]] = []
@@ -161,15 +160,15 @@ class Upstream:
         rcpt_options: Sequence[Iterable[str]] = (),
         hello: str | None = None,
     ) -> list[Reply]:
-        """Pass a message on.
+        """Send a message.
 
-        :param mail_from: the reverse-path; ``""`` is the null one.
-        :param content: with whatever line ends; they are sent as CRLF, except in BINARYMIME.
+        :param mail_from: the reverse-path; ``""`` is the null reverse-path.
+        :param content: the message with any line ends; they are sent as CRLF, except for BINARYMIME.
         :param mail_options: parameters of MAIL: ``KEYWORD`` or ``KEYWORD=value``.
-        :param rcpt_options: those of RCPT, a list for each recipient; or none at all.
-        :param hello: as with :meth:`begin`.
-        :return: the reply for each of *rcpt_tos*, in their order: 2yz, and the server has taken the message for that
-            recipient; or 4yz or 5yz, and it has not. Whatever the server does, nothing is raised.
+        :param rcpt_options: parameters of RCPT, a list for each recipient; or an empty sequence.
+        :param hello: as for :meth:`begin`.
+        :return: the reply for each of *rcpt_tos*, in their order: 2yz if the server has accepted the message for that
+            recipient, 4yz or 5yz if not. Nothing is raised, whatever the server does.
         """
         try:
             transaction, refusals = await self.begin_all(
@@ -192,11 +191,11 @@ class Upstream:
         rcpt_options: Sequence[Iterable[str]] = (),
         hello: str | None = None,
     ) -> tuple[Transaction, list[Reply | None]]:
-        """Begin a transaction, and ask for all recipients.
+        """Start a transaction and send RCPT for all recipients.
 
         :param content: the message, or its beginning.
-        :return: and for each recipient the refusal, or None if it was accepted.
-        :raises Refused: as with :meth:`begin`.
+        :return: the transaction, and for each recipient the refusal, or None if it was accepted.
+        :raises Refused: as for :meth:`begin`.
         """
         options = list(mail_options)
         if not content.isascii() and not any(each.upper().startswith("BODY=") for each in options):
@@ -213,9 +212,9 @@ class Upstream:
         return transaction, replies
 
     async def begin(self, mail_from: str, options: Iterable[str] = (), hello: str | None = None) -> Transaction:
-        """Begin a transaction: MAIL, on a connection that was kept or on a new one.
+        """Start a transaction: send MAIL, on an idle connection or a new one.
 
-        :param hello: our name in EHLO, unless it was given when the object was made.
+        :param hello: our name in EHLO, unless it was passed to the constructor.
         :raises Refused: with the reply to MAIL if it is 4yz or 5yz, or if there is none.
         """
         check_path(mail_from, grammar.parse_mail, "FROM", "5.1.7")
@@ -225,7 +224,7 @@ class Upstream:
             try:
                 return await self._mail(connection, mail_from, options)
             except Refused as refused:
-                # It may have been dead for long, without our knowing. A new one will tell.
+                # The idle connection may have been dead for a while. Try a new one.
                 if refused.reply != connection.gone or connection.gone in (TOO_SLOW, GARBLED):
                     raise
         return await self._mail(await self._connect(hello), mail_from, options)
@@ -251,14 +250,14 @@ class Upstream:
         call_later = self.reactor.callLater
         for connection in reversed(list(self._idle)):
             if connection.call_later != call_later:
-                continue  # it is another reactor's, in another thread
+                continue  # it belongs to another reactor, in another thread
             self._idle.pop(connection).cancel()
             if connection.gone is None:
                 return connection
         return None
 
     def give_back(self, connection: Connection) -> None:
-        """A connection has no transaction any more: keep it for the next one, for a while."""
+        """Keep a connection whose transaction is over for the next one, for a while."""
         if connection.gone is not None:
             return
         most = _number(connection.extensions.get("LIMITS", ""), "MAILMAX")
@@ -283,9 +282,9 @@ class Upstream:
                 closed.callback(None)
 
     def close(self) -> Deferred[None]:
-        """Close the connections that are kept, and keep no more.
+        """Close idle connections, and keep none from now on.
 
-        :return: fires when all are closed, those too that still have a message.
+        :return: a Deferred that fires when all are closed, including those that still have a message.
         """
         self._closed = True
         while (connection := self._kept()) is not None:
@@ -298,11 +297,11 @@ class Upstream:
 
     @property
     def reactor(self) -> Any:
-        """What keeps the time, and connects."""
+        """The reactor for timeouts and connections."""
         return current_reactor() if self._reactor is None else self._reactor
 
     async def _connect(self, hello: str | None) -> Connection:
-        """A new connection, greeted, secured and logged in."""
+        """Return a new connection, after EHLO, TLS and login."""
         connection = await self._open()
         try:
             await self._prepare(connection, self.hello or hello or grammar.own_host_name())
@@ -323,7 +322,7 @@ class Upstream:
             await connection.authenticate(*self.credentials)
 
     def is_itself(self, transport: Any) -> bool:
-        """Whether a client's connection is one of these, seen from its other end."""
+        """Whether a client's connection is the other end of one of these, so that mail would loop."""
         ends = place_of(transport.getPeer()), place_of(transport.getHost())
         return None not in ends and ends in self._connections.values()
 
@@ -374,7 +373,7 @@ class Upstream:
 
 
 def _host(host: str) -> str:
-    """The name or address of a host, without the brackets that an address may have."""
+    """Return the name or address of a host, without the brackets of an address."""
     bracketed = host.startswith("[") and host.endswith("]")
     bare = host[1:-1] if bracketed else host
     if not (isIPv6Address(bare) or (isIPAddress(bare) if bracketed else grammar.is_host(bare))):
@@ -392,7 +391,7 @@ def _check_tls_context(context: Any) -> None:
 
 
 def _number(limits: str, name: str) -> int | None:
-    """One of the limits that a server tells of (RFC 9422 3)."""
+    """Return one of the limits that a server advertises (RFC 9422 3), or None."""
     for limit in limits.upper().split():
         key, _, value = limit.partition("=")
         if key == name and value.isdecimal() and len(value) < 7:
