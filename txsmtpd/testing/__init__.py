@@ -1,4 +1,4 @@
-"""For tests: a catcher of mail, sessions in memory, TLS with nothing to set up, transcripts, and faults on purpose."""
+"""Tools for tests: a mail catcher, sessions in memory, TLS without setup, transcripts, and fault injection."""
 
 from txsmtpd.faults.replies import read_replies
 from txsmtpd.faults.rules import Faults

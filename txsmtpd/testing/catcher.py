@@ -1,8 +1,8 @@
-"""A server that collects what it is sent: for tests of code that sends mail.
+"""A server that collects mail, for tests of code that sends mail.
 
-A :class:`MailCatcher` takes all mail, and all credentials. It serves in memory, on a port of the reactor that runs (for
-trial), or on one of a reactor of its own, in a thread of its own (for everybody else); what it has caught is read the
-same way.
+A :class:`MailCatcher` accepts all mail and all credentials. It runs in memory, on a port of the running reactor (for
+trial), or on a port of its own reactor in a thread (for other test runners). The mail is read in the same way in all
+cases.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CAUGHT = Reply(250, "2.0.0", "Caught")
 
 
 class Reachable:
-    """What code under test has to know of a server, in the words of each kind of code."""
+    """The address and the certificates of a server, in the forms that different kinds of code under test need."""
 
     tls: Literal["starttls", "implicit"] | None = None
 
@@ -66,27 +66,27 @@ class Reachable:
 
     @property
     def host(self) -> str:
-        """The address that it listens on."""
+        """The host that the server listens on."""
         return self.address[0]
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """The port that the server listens on."""
         return self.address[1]
 
     @property
     def url(self) -> str:
-        """Both, as in ``smtp://127.0.0.1:40025``; ``smtps:`` where TLS is implicit."""
+        """Both as a URL, such as ``smtp://127.0.0.1:40025``; ``smtps:`` with implicit TLS."""
         return f"smtp{'s' if self.tls == 'implicit' else ''}://{self.host}:{self.port}"
 
     def environment(self) -> dict[str, str]:
-        """Variables for a program: ``SMTP_HOST``, ``SMTP_PORT``, ``SMTP_URL``, and with TLS ``SSL_CERT_FILE``."""
+        """Environment variables: ``SMTP_HOST``, ``SMTP_PORT``, ``SMTP_URL``, and ``SSL_CERT_FILE`` with TLS."""
         found = {"SMTP_HOST": self.host, "SMTP_PORT": str(self.port), "SMTP_URL": self.url}
         return found | ({"SSL_CERT_FILE": self.ca_file} if self.tls else {})
 
     def django_settings(self) -> dict[str, Any]:
-        """Settings of Django: for ``override_settings(**catcher.django_settings())``. Its clients trust the server's
-        certificate."""
+        """Return Django settings, for ``override_settings(**catcher.django_settings())``. With them, Django trusts the
+        server's certificate."""
         backend = "txsmtpd.testing.django_email" if self.tls else "django.core.mail.backends.smtp"
         ca_file = {"TXSMTPD_CA_FILE": self.ca_file} if self.tls else {}
         return ca_file | {
@@ -98,7 +98,7 @@ class Reachable:
         }
 
     def smtplib(self) -> smtplib.SMTP:
-        """A client that is connected, and in TLS if there is any: for ``with catcher.smtplib() as client:``."""
+        """Return a connected client, with TLS if the server has it, for ``with catcher.smtplib() as client:``."""
         if self.tls == "implicit":
             return smtplib.SMTP_SSL(*self.address, context=self.client_context())
         client = smtplib.SMTP(*self.address)
@@ -114,24 +114,24 @@ class Reachable:
 class MailCatcher(Reachable, Inbox):
     """A server and its inbox.
 
-    In trial, one line of ``setUp`` does it all: ``self.catcher = MailCatcher.for_test(self)``. Elsewhere it is a
-    context manager, asynchronous or not; or call :meth:`start` and :meth:`stop`.
+    In trial, use one line in ``setUp``: ``self.catcher = MailCatcher.for_test(self)``. Elsewhere use it as a context
+    manager, asynchronous or not, or call :meth:`start` and :meth:`stop`.
 
-    :param tls: ``"starttls"`` offers STARTTLS, ``"implicit"`` begins with TLS; with a certificate that clients can
-        verify by :meth:`client_context`.
+    :param tls: ``"starttls"`` to offer STARTTLS, ``"implicit"`` for implicit TLS. Clients can verify the certificate
+        with :meth:`client_context`.
     :param wrong: what is wrong with TLS: see :meth:`~txsmtpd.tls.authority.Authority.wrong`.
-    :param users: the passwords of those who may authenticate, by name. Default: everybody may, with any password.
-    :param count: messages that are kept; older ones make room.
-    :param octets: of all messages together, the same.
-    :param age: seconds that a message is kept; None: for ever.
-    :param authority: whose certificates are used; by default one that all tests of a process share.
-    :param options: of the factory; see :class:`~txsmtpd.settings.Settings`. ``transcript=None`` keeps no transcripts.
-        Other defaults than a factory's: SMTPUTF8 is on, LF and CR alone may end lines, and errors and commands that
-        bring no message are not counted.
-    :raises ValueError: if the parameters do not go together.
+    :param users: a mapping from the names of users to their passwords. Default: any name and password is accepted.
+    :param count: maximum number of messages to keep; the oldest are dropped first.
+    :param octets: maximum size of all messages together; the oldest are dropped first.
+    :param age: seconds to keep a message. None: for ever.
+    :param authority: the certificate authority. By default all tests of a process share one.
+    :param options: options of the factory; see :class:`~txsmtpd.settings.Settings`. ``transcript=None`` keeps no
+        transcripts. Some defaults differ: SMTPUTF8 is on, LF and CR alone may end lines, and there is no limit on
+        errors and junk commands.
+    :raises ValueError: if the parameters contradict each other.
 
-    A subclass may have ``handle_RCPT`` and all other hooks of a handler; ``handle_DATA`` is the catcher's own. What a
-    hook refuses is not caught.
+    A subclass may define ``handle_RCPT`` and all other hooks of a handler except ``handle_DATA``, which the catcher
+    needs. Mail that a hook rejects is not caught.
 
     >>> catcher = MailCatcher()
     >>> catcher.session().send(b"Subject: hello\\r\\n\\r\\nHello!\\r\\n", "ann@example.com", ["bob@example.com"])
@@ -183,9 +183,9 @@ class MailCatcher(Reachable, Inbox):
         }
         self._options: dict[str, Any] = {**defaults, **options}
         self.factory = SMTPFactory(self, **self._options)
-        self.transcripts: Transcripts | None = self.factory.transcript  #: what was said in each session
+        self.transcripts: Transcripts | None = self.factory.transcript  #: the transcripts of all sessions
         self._port: IListeningPort | None = None
-        self._served: Any = None  # the inbox in a browser
+        self._served: Any = None  # the inbox on the web
         self._listening: Any = None  # the reactor on which it listens
         self._thread: ReactorThread | None = None
         self._in_memory: SMTPFactory | None = None
@@ -195,14 +195,14 @@ class MailCatcher(Reachable, Inbox):
         where = f"on {self.url}" if self._port is not None else "that does not listen"
         return f"<MailCatcher {where}, with {len(self._store)} messages>"
 
-    # What the server asks
+    # Called by the server
 
     async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> Any:
         self.caught(Mail.of(session, envelope))
         return CAUGHT
 
     def caught(self, mail: Mail) -> None:
-        """A message has come; override it to do more."""
+        """A message was received. Override it to do more."""
         self._store.add(mail)
 
     def said(self, text: str = "") -> list[str]:
@@ -218,9 +218,9 @@ class MailCatcher(Reachable, Inbox):
     # In memory
 
     def session(self, **options: Any) -> MemorySession:
-        """A session with this server in memory; its clock is that of all of them.
+        """Return a session with this server in memory. All its sessions share a clock.
 
-        :param options: of :class:`~txsmtpd.testing.memory.MemorySession`.
+        :param options: options of :class:`~txsmtpd.testing.memory.MemorySession`.
         """
         if self._in_memory is None:
             self._in_memory = SMTPFactory(self, **self._options)
@@ -232,13 +232,13 @@ class MailCatcher(Reachable, Inbox):
 
     @classmethod
     def for_test(cls, case: Any, **options: Any) -> Self:
-        """A catcher for this test: it listens now, and is gone when the test is over. If the test fails, what was said
-        in each session is printed.
+        """Return a catcher for this test. It listens from now until the end of the test. If the test fails, the
+        transcripts of all sessions are printed.
 
-        :param case: the test case. For trial's, it listens on the reactor; for others, on one in a thread. Trial's
-            SynchronousTestCase has no reactor: there, use :meth:`session`.
+        :param case: the test case. For a test case of trial, it listens on the reactor; for others, on a reactor in a
+            thread. Trial's SynchronousTestCase has no reactor; use :meth:`session` there.
         :param options: as for the class.
-        :raises TypeError: if it is no test case.
+        :raises TypeError: if *case* is not a test case.
         """
         from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -259,10 +259,10 @@ class MailCatcher(Reachable, Inbox):
         return catcher
 
     def listen(self, port: int = 0, host: str = HOST) -> Self:
-        """Listen, on the reactor of this thread: that of the asyncio loop that runs here, else the program's.
+        """Listen on the reactor of this thread: that of the running asyncio loop, else the global reactor.
 
-        :param port: 0 is any that is free.
-        :raises RuntimeError: if it listens already.
+        :param port: the port; 0 for any free one.
+        :raises RuntimeError: if the catcher is already listening.
         """
         if self._port is not None:
             raise RuntimeError(f"{self!r} listens already")
@@ -274,11 +274,11 @@ class MailCatcher(Reachable, Inbox):
         return self
 
     def serve_inbox(self, port: int = 0, host: str = HOST) -> str:
-        """Serve the mail in a browser, and the API of the inbox, until the catcher stops. Needs the extra ``inbox``.
+        """Serve the web pages and the API of the inbox until the catcher stops. Needs the extra ``inbox``.
 
-        :param port: 0 is any that is free.
-        :return: the address for the browser.
-        :raises RuntimeError: if the catcher does not listen.
+        :param port: the port; 0 for any free one.
+        :return: the URL.
+        :raises RuntimeError: if the catcher is not listening.
         """
         if self._port is None:
             raise RuntimeError(f"{self!r}; the inbox is served while it listens: call start() or listen() before")
@@ -294,9 +294,9 @@ class MailCatcher(Reachable, Inbox):
         return ServedInbox(self._store, self.transcripts, self.factory.faults, self._listening, port, host)
 
     def stop_listening(self) -> Any:
-        """Stop, and end all connections.
+        """Stop listening, and close all connections.
 
-        :return: to be awaited, until the last one is gone: a Deferred, or within an asyncio task a future.
+        :return: an awaitable that fires when the last one is closed: a Deferred, or a future in an asyncio task.
         """
         port, self._port = self._port, None
         self._store.forget_waiters()
@@ -316,9 +316,9 @@ class MailCatcher(Reachable, Inbox):
             reactor.release()
 
     def start(self, port: int = 0, host: str = HOST) -> Self:
-        """Listen, on a reactor of its own in a thread of its own.
+        """Listen on a reactor in a separate thread.
 
-        :raises RuntimeError: if it listens already.
+        :raises RuntimeError: if the catcher is already listening.
         """
         if self._thread is not None or self._port is not None:
             raise RuntimeError(f"{self!r} listens already")
@@ -333,9 +333,9 @@ class MailCatcher(Reachable, Inbox):
         return self
 
     def stop(self) -> None:
-        """Stop what :meth:`start` has begun.
+        """Stop listening, and the thread, after :meth:`start`.
 
-        :raises ReactorThreadError: in that thread, which cannot wait for itself.
+        :raises ReactorThreadError: if called in that thread, which cannot wait for itself.
         """
         if self._thread is not None:
             self._thread.stop()
@@ -363,7 +363,7 @@ class MailCatcher(Reachable, Inbox):
 
     @property
     def _timer(self) -> Any:
-        # Trial's reactor, and a test's clock, do not run yet when a test begins.
+        # Trial's reactor, and a test's clock, are not running yet when a test starts.
         return self._reactor if self._thread is None else super()._timer
 
     @property
@@ -371,7 +371,7 @@ class MailCatcher(Reachable, Inbox):
         return self._listening is not None and runs_here(self._listening)
 
     def _soon(self, reactor: Any, function: Callable[..., object], *arguments: Any) -> None:
-        # Not now: the client has not had its reply yet, and who is told may end the server.
+        # Not now: the client has not received its reply yet, and the code that is notified may stop the server.
         if self._listening is None:
             function(*arguments)
         elif self._listening is reactor:
@@ -379,7 +379,7 @@ class MailCatcher(Reachable, Inbox):
         else:
             reactor.callFromThread(function, *arguments)
 
-    # What the code under test has to know
+    # For the code under test
 
     @property
     def address(self) -> tuple[str, int]:
@@ -391,7 +391,7 @@ class MailCatcher(Reachable, Inbox):
 
     @property
     def authority(self) -> Authority:
-        """Whose certificates are used."""
+        """The certificate authority."""
         if self._authority is None:
             self._authority = authority()
         return self._authority
@@ -402,7 +402,7 @@ class MailCatcher(Reachable, Inbox):
 
     @property
     def ca_file(self) -> str:
-        """A file with the certificate of the authority, for programs that want one; gone when the catcher stops."""
+        """A file with the certificate of the authority. It is removed when the catcher stops."""
         if self._ca_file is None:
             descriptor, self._ca_file = tempfile.mkstemp(prefix="txsmtpd-", suffix=".pem")
             os.close(descriptor)

@@ -1,4 +1,4 @@
-r"""Dialogs: conversations with a server, written down as people do, and held against it.
+r"""Dialogs: text files with the two sides of a session, and a player that checks a server against them.
 
 ::
 
@@ -12,11 +12,12 @@ r"""Dialogs: conversations with a server, written down as people do, and held ag
     S: 221
     S.
 
-``C:`` is a line that the client sends; ``C<`` are octets without a line end. In both, ``\x00``, ``\r``, ``\n`` and the
-like are octets. ``S:`` is how a reply begins, or another line of it; ``S.`` says that the server closes. ``#`` begins a
-comment.
+``C:`` is a line that the client sends; ``C<`` octets without a line end. Both may have escapes such as ``\x00``, ``\r``
+and ``\n``. ``S:`` is the beginning of a line of a reply; ``S.`` means that the server closes the connection. ``#``
+starts a comment.
 
-A dialog is played in memory, in step or with all of the client's octets at once and cut anywhere; or over a socket.
+A dialog is played in memory, either step by step or with all of the client's octets sent at once and cut at any place;
+or over a socket.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ from txsmtpd.faults.replies import reply_lines
 from txsmtpd.observe.matching import reply_fits
 from txsmtpd.testing.memory import MemorySession
 
-PATIENCE = 10.0  # seconds without an octet from a real server until a dialog fails
-CUTS = 400  # the places at which a dialog is cut, at most
+PATIENCE = 10.0  # seconds without data from a real server until a dialog fails
+CUTS = 400  # number of places at which a dialog is cut, at most
 _UNDERLINE = "<- here"
 
 
 class DialogError(AssertionError):
-    """The server has said something else than the dialog expects."""
+    """The server's reply differs from the dialog."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +56,12 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What the client says without waiting, and what the server is to answer."""
+    """What the client sends without waiting, and the replies that the server should send."""
 
     octets: bytes
-    said: tuple[Line, ...]  #: the lines that the octets are from
+    said: tuple[Line, ...]  #: the lines that contain the octets
     replies: tuple[Line, ...]
-    end: Line | None  #: the line that says that the server closes
+    end: Line | None  #: the line with ``S.``, or None
 
     @property
     def last(self) -> int:
@@ -72,8 +73,8 @@ class Dialog:
     """A dialog.
 
     :param text: the dialog, as above.
-    :param name: what it is called in errors.
-    :raises ValueError: if a line is none of a dialog.
+    :param name: its name in error messages.
+    :raises ValueError: if a line has a syntax error.
 
     >>> dialog = Dialog("S: 220\\nC: NOOP\\nS: 250\\n")
     >>> dialog.play(lambda: SMTPFactory())
@@ -87,7 +88,7 @@ class Dialog:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Dialog:
-        """The dialog in a file.
+        """Load a dialog from a file.
 
         :raises OSError: if it cannot be read.
         """
@@ -142,12 +143,12 @@ class Dialog:
     # Playing
 
     def play(self, make: Callable[[], SMTPFactory], wait: float = 0) -> None:
-        """Play it in memory, in step: the client waits for each reply.
+        """Play it in memory, step by step: the client waits for each reply.
 
         :param make: makes the factory of the server.
-        :param wait: the seconds that hooks may take at each step, by the session's clock.
-        :raises DialogError: if the server says something else.
-        :raises TypeError: for a factory in place of what makes one.
+        :param wait: seconds that hooks may take at each step, on the session's clock.
+        :raises DialogError: if the server's replies differ.
+        :raises TypeError: if *make* is a factory instead of a callable that makes one.
         """
         session = _session(make)
         said = session.welcome
@@ -160,11 +161,11 @@ class Dialog:
 
     def play_cut(self, make: Callable[[], SMTPFactory], wait: float = 0) -> None:
         """Play it in memory, without waiting: once with all octets at once, and once for each place where they can be
-        cut in two; for long dialogs, some hundreds of these. Replies must not depend on that (RFC 2920 3.2).
+        cut in two (for long dialogs, some hundreds of them). The replies must be the same (RFC 2920 3.2).
 
-        :param make: makes the factory of the server, anew each time.
-        :param wait: the seconds that hooks may take, by the session's clock.
-        :raises DialogError: if the server says something else.
+        :param make: makes the factory of the server; called each time.
+        :param wait: seconds that hooks may take, on the session's clock.
+        :raises DialogError: if the server's replies differ.
         """
         octets = b"".join(step.octets for step in self.steps)
         for cut in [0, *range(1, len(octets), max(1, len(octets) // CUTS))]:
@@ -176,9 +177,9 @@ class Dialog:
             self._check(self.steps, said, session.closed, where)
 
     def play_over(self, connection: socket.socket) -> None:
-        """Play it over a socket that is connected to a server of any kind, in step.
+        """Play it step by step over a socket that is connected to any SMTP server.
 
-        :raises DialogError: if the server says something else, or nothing for too long.
+        :raises DialogError: if the server's replies differ, or if it sends nothing for too long.
         """
         connection.settimeout(PATIENCE)
         for step in self.steps:
@@ -229,7 +230,7 @@ def _as_lines(code: int, texts: tuple[str, ...]) -> list[str]:
 
 
 def _hear(connection: socket.socket, count: int, to_end: bool) -> tuple[bytes, bool]:
-    """What the server says until so many replies are complete, or until it closes; and whether it has."""
+    """Return what the server sends until *count* replies are complete or it closes, and whether it has closed."""
     said = b""
     while to_end or not _complete(said, count):
         try:

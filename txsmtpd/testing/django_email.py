@@ -1,6 +1,6 @@
-"""Django's backend for SMTP, trusting the authority of a catcher. Django itself has no setting for that.
+"""An SMTP backend for Django that trusts the authority of a catcher, for which Django has no setting.
 
-``MailCatcher.django_settings()`` names it where there is TLS. Django is needed for this module alone.
+``MailCatcher.django_settings()`` selects it if the catcher has TLS. Only this module needs Django.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from django.utils.functional import cached_property  # type: ignore[import-untyp
 
 
 class EmailBackend(smtp.EmailBackend):  # type: ignore[misc]
-    """Verifies the server's certificate by the authority in the file that the setting ``TXSMTPD_CA_FILE`` names."""
+    """Verifies the server's certificate with the authority in the file named by the setting ``TXSMTPD_CA_FILE``."""
 
     @cached_property  # type: ignore[untyped-decorator]
     def ssl_context(self) -> ssl.SSLContext:

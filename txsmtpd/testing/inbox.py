@@ -1,6 +1,6 @@
-"""The inbox: mail that was caught, and who waits for it. What a message says is read in :mod:`txsmtpd.testing.mail`.
+"""The inbox: finds caught mail and waits for it. :mod:`txsmtpd.testing.mail` parses the messages.
 
-Nothing here knows how mail comes. Everything may be used from any thread.
+This module does not depend on how mail arrives. It is thread-safe.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from txsmtpd.testing.query import Both, Query, values_of
 
 __all__ = ["Inbox", "Mail", "NoMailArrived", "PrivateInbox", "Query", "Store", "UnexpectedMail", "in_asyncio"]
 
-PATIENCE = 5.0  # seconds; mail that has not come by then will hardly come
-SHOWN = 20  # messages that are listed when the one that was wanted did not come
+PATIENCE = 5.0  # seconds; mail that has not arrived by then will probably not arrive
+SHOWN = 20  # messages to list if the expected one did not arrive
 
 
 class NoMailArrived(AssertionError):
-    """The mail that was waited for did not come; the text says what did."""
+    """The expected mail did not arrive. The message lists the mail that did."""
 
 
 class UnexpectedMail(AssertionError):
-    """Mail came where none should; the text says which."""
+    """Mail arrived although none was expected. The message lists it."""
 
 
 @dataclass(eq=False)
@@ -42,12 +42,12 @@ class _Waiter:
     inbox: Inbox
     query: Query
     tell: Callable[[Mail], object]
-    fail: Callable[[Exception], object]  # is given what the query raised about a mail that came
+    fail: Callable[[Exception], object]  # called with the exception that the query raised for a new mail
     forget: Callable[[], object] = int
 
 
 class Watcher(Protocol):
-    """Is told of the mail in a store."""
+    """Is notified of mail in a store."""
 
     def mail_added(self, number: int, mail: Mail) -> object: ...
 
@@ -55,14 +55,14 @@ class Watcher(Protocol):
 
 
 class Store:
-    """All mail that was caught, oldest first, within bounds; older mail makes room for newer.
+    """All mail that was caught, oldest first, within limits. The oldest mail is dropped first.
 
-    :param count: messages that are kept.
-    :param octets: of all messages together. The newest is kept whatever its size.
-    :param age: seconds that a message is kept; None: for ever.
-    :param clock: tells the seconds since the epoch.
-    :raises TypeError: if a bound is no number.
-    :raises ValueError: if a bound leaves no room.
+    :param count: maximum number of messages.
+    :param octets: maximum size of all messages together. The newest is kept whatever its size.
+    :param age: seconds to keep a message. None: for ever.
+    :param clock: returns the seconds since the epoch.
+    :raises TypeError: if a limit is not a number.
+    :raises ValueError: if a limit allows no mail.
     """
 
     def __init__(
@@ -76,18 +76,18 @@ class Store:
             if bound <= 0:
                 raise ValueError(f"{name} must be more than 0, not {bound!r}; otherwise nothing is kept")
         self.lock = threading.RLock()
-        self.dropped = 0  #: messages that had to make room
+        self.dropped = 0  #: messages dropped because of the limits
         self._count, self._octets, self._age, self._clock = count, octets, age, clock
         self._all: dict[int, Mail] = {}  # by number, in order
         self._size = 0
         self._number = 0
-        # For each name of a criterion that was ever asked for: the numbers of the mail that has a value.
+        # For each criterion used so far: the numbers of the mail, by value.
         self._index: dict[str, dict[str, dict[int, None]]] = {}
         self._waiters: list[_Waiter] = []
-        self.watchers: list[Watcher] = []  #: who is told of what comes and goes, with the lock held
+        self.watchers: list[Watcher] = []  #: notified of added and removed mail, with the lock held
 
     def add(self, mail: Mail) -> None:
-        """Keep the mail, and tell who waits for it."""
+        """Add the mail, and notify those who wait for it."""
         with self.lock:
             number = self._number = self._number + 1
             self._all[number] = mail
@@ -104,7 +104,7 @@ class Store:
                         continue
                     each.inbox.taken.add(number)
                     told.append(partial(each.tell, mail))
-                except Exception as error:  # a matter for who waits, and none for who sends
+                except Exception as error:  # for the waiting code, not for the sender
                     told.append(partial(each.fail, error))
                 self._waiters.remove(each)
         for tell in told:
@@ -115,11 +115,11 @@ class Store:
 
     @property
     def last_number(self) -> int:
-        """The number of the newest mail there ever was."""
+        """The number of the newest mail, even if it was removed."""
         return self._number
 
     def find(self, *queries: Query, after: int = 0) -> Iterator[tuple[int, Mail]]:
-        """The mail that all the queries ask for, oldest first, with its numbers."""
+        """Yield the number and the mail that matches all queries, oldest first."""
         with self.lock:
             self._prune()
             keys = [key for query in queries for key in query.keys]
@@ -140,7 +140,7 @@ class Store:
         return numbers
 
     def remove(self, numbers: Iterable[int]) -> None:
-        """Forget this mail."""
+        """Remove this mail."""
         with self.lock:
             numbers = list(numbers)
             for watcher in self.watchers:
@@ -176,14 +176,14 @@ class Store:
             self._waiters.append(waiter)
 
     def forget_waiters(self) -> None:
-        """Nobody waits any more."""
+        """Forget all waiters."""
         with self.lock:
             waiters, self._waiters = self._waiters, []
         for each in waiters:
             each.forget()
 
     def give_up(self, waiter: _Waiter) -> bool:
-        """Wait no more; whether it still was waited for."""
+        """Remove a waiter. Return whether it was still waiting."""
         with self.lock:
             if waiter not in self._waiters:
                 return False
@@ -197,26 +197,26 @@ def _enter(numbers: dict[str, dict[int, None]], name: str, number: int, mail: Ma
 
 
 class Inbox:
-    """A view of the mail that was caught: that which somebody asks for.
+    """A view of the caught mail: the messages that match a query.
 
-    :param store: where the mail is.
-    :param query: what is asked for.
-    :param after: the number of the last mail that is too old to count.
+    :param store: the store of all mail.
+    :param query: the query.
+    :param after: mail up to this number is ignored.
     """
 
     def __init__(self, store: Store, query: Query, after: int = 0) -> None:
         self._store = store
         self._query = query
         self._after = after
-        self.taken: set[int] = set()  # what next() and wait() have given
+        self.taken: set[int] = set()  # numbers of the mail that next() and wait() have returned
 
-    # What others supply
+    # Overridden by subclasses
 
     @property
     def _timer(self) -> Any:
-        """What keeps the time of who waits in a reactor's thread: the reactor that is at work there.
+        """The reactor that runs in this thread, for timeouts.
 
-        :raises RuntimeError: if none is.
+        :raises RuntimeError: if none is running.
         """
         if asyncio._get_running_loop() is None and not (has_reactor() and runs_here(global_reactor())):
             raise RuntimeError("no reactor runs in this thread, and no task of asyncio: use wait() instead of next()")
@@ -224,83 +224,83 @@ class Inbox:
 
     @property
     def _serves_here(self) -> bool:
-        """Whether mail comes by the work of the very thread that asks."""
+        """Whether the server runs in the calling thread."""
         return False
 
     def _catch_up(self) -> None:
-        """See to it that all mail that was taken is in the store."""
+        """Make sure that all accepted mail is in the store."""
 
     def _soon(self, reactor: Any, function: Callable[..., object], *arguments: Any) -> None:
-        """Call the function, in this reactor's thread, once the client has had its reply."""
+        """Call the function in this reactor's thread, after the client has received its reply."""
         function(*arguments)
 
     # What is there
 
     def __len__(self) -> int:
-        """How many messages there are."""
+        """The number of messages."""
         return len(self.messages)
 
     def __bool__(self) -> bool:
-        return True  # an inbox without mail is an inbox
+        return True  # an empty inbox is true
 
     @property
     def messages(self) -> list[Mail]:
-        """The mail that is there, oldest first."""
+        """The mail in the inbox, oldest first."""
         self._catch_up()
         return [mail for _, mail in self._store.find(self._query, after=self._after)]
 
     def find(self, **criteria: Any) -> list[Mail]:
-        """The mail that is there and fits; the criteria are those of :class:`Query`."""
+        """Return the mail that matches; for the criteria see :class:`Query`."""
         self._catch_up()
         return [mail for _, mail in self._store.find(self._query, Query(**criteria), after=self._after)]
 
     def inbox(self, **criteria: Any) -> Inbox:
-        """An inbox within this one, for the mail that fits; the criteria are those of :class:`Query`.
+        """Return an inbox with the mail of this one that matches; for the criteria see :class:`Query`.
 
-        It sees what is there already, and what comes. Its :meth:`clear` clears nothing but its own mail.
+        It has mail that is already here and mail that arrives later. Its :meth:`clear` removes only its own mail.
         """
         return _Within(self, Query(**criteria))
 
     def private_inbox(self, domain: str) -> PrivateInbox:
-        """An inbox for the mail to one domain, which nobody else uses."""
+        """Return an inbox for the mail to a domain that no other test uses."""
         return PrivateInbox(self, domain)
 
     def clear(self) -> None:
-        """Forget all mail of this inbox."""
+        """Remove all mail of this inbox."""
         self._catch_up()
         self._store.remove([number for number, _ in self._store.find(self._query, after=self._after)])
 
     # What will be there
 
     def next(self, *, timeout: float = PATIENCE, **criteria: Any) -> Awaitable[Mail]:
-        """Await the next mail that fits: the oldest that was not given yet, or else the one that comes.
+        """Wait for the next mail that matches: the oldest that was not returned yet, or else the next to arrive.
 
-        To be awaited in a reactor's thread (it is a Deferred), or in a task of asyncio (it is a future then). It
-        fires when the mail is there; nothing looks again and again. Each mail is given once.
+        Await it in a reactor's thread (it returns a Deferred) or in an asyncio task (it returns a future). It fires as
+        soon as the mail arrives, without polling. Each mail is returned once.
 
-        :param timeout: seconds.
-        :param criteria: those of :class:`Query`.
-        :raises NoMailArrived: if it did not come in time.
-        :raises RuntimeError: if this is neither of these places.
+        :param timeout: seconds to wait.
+        :param criteria: see :class:`Query`.
+        :raises NoMailArrived: if no mail arrived in time.
+        :raises RuntimeError: if called anywhere else.
         """
         if in_asyncio():
             return self._next_in_asyncio(timeout, criteria)
         return self._next_in_twisted(timeout, criteria)
 
     def wait(self, *, timeout: float = PATIENCE, **criteria: Any) -> Mail:
-        """Wait for the next mail that fits, as :meth:`next` does, for code that is not asynchronous.
+        """Wait for the next mail that matches, as :meth:`next` does, in code that is not asynchronous.
 
-        :raises NoMailArrived: if it did not come in time.
-        :raises RuntimeError: if this is the thread in which a reactor runs, which would wait for itself.
+        :raises NoMailArrived: if no mail arrived in time.
+        :raises RuntimeError: if called in the reactor's thread, which would wait for itself.
         """
-        __tracebackhide__ = True  # pytest shows the line of the test
+        __tracebackhide__ = True  # makes pytest show the line of the test
         found: Future[Mail] = Future()
         mail, waiter = self._begin(criteria, found.set_result, found.set_exception)
         if mail is not None:
             return mail
         try:
             self._refuse_to_block("next()")
-            found.exception(timeout)  # result() would show the inside of futures
+            found.exception(timeout)  # result() would add frames of concurrent.futures to the traceback
         except TookTooLong:
             if self._store.give_up(waiter):
                 raise self._missing(waiter, timeout) from None
@@ -310,13 +310,12 @@ class Inbox:
         return found.result()
 
     def assert_none(self, *, timeout: float = 0, **criteria: Any) -> None:
-        """Check that no mail has come that fits, apart from what :meth:`wait` and :meth:`next` have given.
+        """Check that no matching mail has arrived, apart from that which :meth:`wait` and :meth:`next` have returned.
 
-        :param timeout: seconds in which none may come either. In code that is asynchronous, await :meth:`none_comes`
-            instead.
-        :param criteria: those of :class:`Query`.
-        :raises UnexpectedMail: if there is some.
-        :raises RuntimeError: if there is a timeout, and this is the reactor's own thread, which would wait for itself.
+        :param timeout: seconds in which none may arrive either. In asynchronous code, await :meth:`none_comes` instead.
+        :param criteria: see :class:`Query`.
+        :raises UnexpectedMail: if there is any.
+        :raises RuntimeError: if there is a timeout and this is the reactor's thread, which would wait for itself.
         """
         __tracebackhide__ = True
         wanted = Query(**criteria)
@@ -333,9 +332,9 @@ class Inbox:
                 raise self._unexpected(wanted, mail)
 
     async def none_comes(self, *, timeout: float, **criteria: Any) -> None:
-        """Check that no mail comes that fits, as :meth:`assert_none` does; to be awaited, in Twisted or asyncio.
+        """Check that no matching mail arrives, as :meth:`assert_none` does. Await it in Twisted or asyncio.
 
-        :raises UnexpectedMail: if some comes, as soon as it does.
+        :raises UnexpectedMail: as soon as any arrives.
         """
         __tracebackhide__ = True
         wanted = Query(**criteria)
@@ -367,7 +366,7 @@ class Inbox:
 
         def fire(result: Mail | Failure) -> None:
             if not arrival.called:
-                arrival.callback(result)  # a Failure is an errback's
+                arrival.callback(result)  # a Failure calls the errback
 
         def stop_the_clock(result: Any = None) -> Any:
             if deadline.active():
@@ -415,7 +414,7 @@ class Inbox:
     def _begin(
         self, criteria: Mapping[str, Any], tell: Callable[[Mail], object], fail: Callable[[Exception], object]
     ) -> tuple[Mail | None, _Waiter]:
-        """The mail if it is there already; otherwise, who is told once it is."""
+        """Return the mail if it has already arrived, otherwise a waiter for it."""
         waiter = _Waiter(self, Query(**criteria), tell, fail)
         self._catch_up()
         with self._store.lock:
@@ -427,7 +426,7 @@ class Inbox:
         return None, waiter
 
     def wants(self, number: int, mail: Mail, query: Query) -> bool:
-        """Whether a mail that comes is what somebody waits for here."""
+        """Whether a new mail matches the query of a waiter of this inbox."""
         return number not in self.taken and self._query.matches(mail) and query.matches(mail)
 
     def _missing(self, waiter: _Waiter, timeout: float) -> NoMailArrived:
@@ -471,19 +470,19 @@ class _Within(Inbox):
 
 
 class PrivateInbox(_Within):
-    """The inbox of one test among many, on a server that they share: that of a domain of its own."""
+    """The inbox of one test on a shared server: the mail to a domain that only this test uses."""
 
     def __init__(self, outer: Inbox, domain: str) -> None:
         super().__init__(outer, Query(domain=domain))
         self.domain = domain
 
     def address(self, name: str = "somebody") -> str:
-        """An address whose mail comes here."""
+        """Return an address in the domain of this inbox."""
         return f"{name}@{self.domain}"
 
 
 def in_asyncio() -> bool:
-    """Whether a task of asyncio is what runs now. A reactor on asyncio has a loop, but runs no task."""
+    """Whether an asyncio task is running. A reactor on asyncio has a loop, but no task."""
     try:
         return asyncio.current_task() is not None
     except RuntimeError:

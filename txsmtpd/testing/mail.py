@@ -1,4 +1,4 @@
-"""A message that was caught: its envelope, how it came, and what it says to people."""
+"""A caught message: its envelope, how it arrived, and its parsed contents."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ _BARE_NEWLINE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 
 @dataclass(frozen=True, eq=False)
 class Mail:
-    """A message that was caught, and what is known of how it came.
+    """A caught message, with its envelope and session data.
 
-    What it says is read from its octets when it is asked for. However malformed they are, no attribute raises.
+    The contents are parsed when they are needed. No attribute raises, however malformed the message is.
     """
 
     mail_from: str  #: the reverse-path; ``""`` for a bounce
     rcpt_tos: tuple[str, ...]  #: the forward-paths, in order
-    content: bytes = field(repr=False)  #: the message as it came, dots undone
+    content: bytes = field(repr=False)  #: the message as received, without dot-stuffing
     mail_options: tuple[str, ...] = ()  #: parameters of MAIL
     rcpt_options: tuple[str, ...] = ()  #: parameters of RCPT
     peer: Any = None  #: the client's address
-    host_name: str | None = None  #: what the client said in EHLO
-    tls: TLSInfo | None = None  #: the terms of TLS, or None
-    user: str | None = None  #: who has authenticated, or None
-    session_id: str = ""  #: which session it came in
+    host_name: str | None = None  #: the client's name in EHLO
+    tls: TLSInfo | None = None  #: the TLS state of the connection, or None
+    user: str | None = None  #: the authenticated user, or None
+    session_id: str = ""  #: the id of its session
     arrived: float = field(default_factory=time.time)  #: seconds since the epoch
 
     @classmethod
     def of(cls, session: Session, envelope: Envelope) -> Self:
-        """The mail in this envelope."""
+        """Make the mail from this envelope."""
         content = envelope.original_content or b""
         return cls(
             mail_from=envelope.mail_from or "",
@@ -61,8 +61,9 @@ class Mail:
 
     @property
     def headers(self) -> Headers:
-        """The header fields, decoded: ``mail.headers["Subject"]``, in upper or lower case. One that is missing is a
-        KeyError; ``mail.headers.get("X-Test")`` is None then, and ``get_all`` gives the values of all fields of a name.
+        """The decoded header fields: ``mail.headers["Subject"]``; names are case-insensitive. A missing field raises
+        KeyError; ``mail.headers.get("X-Test")`` returns None then, and ``get_all`` returns the values of all fields of
+        a name.
         """
         return self._parsed.headers
 
@@ -83,36 +84,36 @@ class Mail:
 
     @cached_property
     def text(self) -> str:
-        """The plain text, or what the HTML says if there is none; ``""`` without either. Lines end in LF.
+        """The plain text, or the text of the HTML if there is none; ``""`` without either. Lines end in LF.
 
-        A charset that is unknown is read as UTF-8.
+        Unknown charsets are decoded as UTF-8.
         """
         return self._parsed.text
 
     @cached_property
     def html(self) -> str:
-        """The HTML; ``""`` without any. Lines end in LF."""
+        """The HTML; ``""`` if there is none. Lines end in LF."""
         return self._parsed.html
 
     @cached_property
     def attachments(self) -> list[Attachment]:
-        """All parts that are neither text nor HTML, with ``name``, ``type`` and ``content``. The images that HTML shows
-        are among them; they have a ``content_id``."""
+        """All parts that are neither text nor HTML, with ``name``, ``type`` and ``content``. They include the images in
+        HTML, which have a ``content_id``."""
         return self._parsed.attachments
 
     @cached_property
     def links(self) -> list[str]:
-        """The addresses that the HTML links to, and those in the text, each once, in their order."""
+        """The URLs in the links of the HTML and in the text, each once, in order."""
         return self._parsed.links
 
     @cached_property
     def message(self) -> EmailMessage:
-        """The message as Python's :mod:`email` parses it. Fields that it cannot parse are strings, without more."""
+        """The message as parsed by Python's :mod:`email`. Fields that it cannot parse are plain strings."""
         return email_message(self.content)
 
     @cached_property
     def bare_newlines(self) -> bool:
-        """Whether lines end in LF or CR alone. The catcher takes such messages; servers on the internet reject them."""
+        """Whether lines end in LF or CR alone. The catcher accepts such messages; internet servers reject them."""
         return _BARE_NEWLINE.search(self.content) is not None
 
     def __str__(self) -> str:
@@ -121,7 +122,7 @@ class Mail:
     # On its way to another process
 
     def to_json(self) -> dict[str, Any]:
-        """The mail as JSON has it; what a client's certificate said is lost."""
+        """Return the mail as JSON data, without the client's certificate."""
         facts = {name: value for name, value in vars(self).items() if name in self.__dataclass_fields__}
         tls = self.tls and {
             "protocol": self.tls.protocol,
@@ -132,7 +133,7 @@ class Mail:
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Self:
-        """The mail that :meth:`to_json` has written."""
+        """Make the mail from the result of :meth:`to_json`."""
         tuples = {name: tuple(facts[name]) for name in ("rcpt_tos", "mail_options", "rcpt_options")}
         peer = tuple(facts["peer"]) if isinstance(facts["peer"], list) else facts["peer"]
         tls = TLSInfo(**facts["tls"]) if facts["tls"] else None

@@ -1,9 +1,9 @@
-"""Connections in memory: no ports, no threads, no waiting. A test moves the octets, and the clock. Both ends of
-a connection are in one file, since they are one class.
+"""Connections in memory: no ports, no threads, no waiting. A test sends the octets and advances the clock. Both ends of
+a connection are in this file, since they are one class.
 
-In a :class:`MemorySession` the test is the client: octets in, octets out. In a :class:`MemoryConnection` it is any
-protocol of Twisted's. Both ends behave as those of a socket do where it matters: they read only while they are told to,
-queue what the other end does not read, tell their producer so, and close in a later turn.
+In a :class:`MemorySession` the test is the client and sends and receives octets. In a :class:`MemoryConnection` the
+client is any protocol of Twisted. Both ends behave like sockets where it matters: they do not read while they are
+paused, buffer what the other end does not read, pause their producer then, and close in a later iteration.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from txsmtpd.factory import SMTPFactory
 from txsmtpd.faults.replies import read_replies
 from txsmtpd.reply import Reply
 
-PEER = IPv4Address("TCP", "192.0.2.7", 4321)  # addresses that nobody has (RFC 5737)
+PEER = IPv4Address("TCP", "192.0.2.7", 4321)  # reserved for documentation (RFC 5737)
 HOST = IPv4Address("TCP", "192.0.2.25", 25)
-HIGH_WATER = 65536  # unread octets above which a transport tells its producer
-STEP = 0.25  # seconds; time passes in steps, so that what is due within it happens in order
+HIGH_WATER = 65536  # unread octets above which a transport pauses its producer
+STEP = 0.25  # seconds; the clock advances in steps, so that delayed calls happen in order
 
 
 @implementer(IOpenSSLServerConnectionCreator)
 class PretendedTLS:
-    """TLS without TLS: a ``tls_context`` whose handshake is nothing but its result. In memory only.
+    """A fake ``tls_context``: the handshake only reports a result, and nothing is encrypted. In memory only.
 
-    :param protocol: the version that is pretended.
-    :param cipher: the cipher that is.
-    :param peer_certificate: what the client has shown.
-    :param server_name: the name that the client has asked for.
+    :param protocol: the TLS version to report.
+    :param cipher: the cipher to report.
+    :param peer_certificate: the client's certificate.
+    :param server_name: the server name that the client sent.
     :param stalled: whether the handshake never ends.
-    :param failing: whether it fails.
+    :param failing: whether the handshake fails.
     """
 
     def __init__(
@@ -71,13 +71,13 @@ class PretendedTLS:
         self.failing = failing
 
     def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
-        """Part of what a ``tls_context`` is; a real transport would call it.
+        """Part of the interface of a ``tls_context``; a real transport would call it.
 
         :raises RuntimeError: always.
         """
         raise RuntimeError("TLS is only pretended; over a real port, give a real certificate")
 
-    # What a server asks the connection of OpenSSL for
+    # Methods of an OpenSSL connection that servers call
 
     def get_protocol_version_name(self) -> str:
         return self.protocol
@@ -93,7 +93,7 @@ class PretendedTLS:
 
 
 class Wire:
-    """The clear side of one end: what a transport does without TLS."""
+    """One end of a connection, without TLS."""
 
     other: Any  # the other end
 
@@ -101,8 +101,8 @@ class Wire:
         self.host = host
         self.peer = peer
         self.protocol: Any = None
-        self.inbound: deque[bytes | Exception | None] = deque()  #: what has not been read; None: the other end closed
-        self.writes: list[bytes] = []  #: all that was written
+        self.inbound: deque[bytes | Exception | None] = deque()  #: unread data; None: the other end closed
+        self.writes: list[bytes] = []  #: all data written
         self.producer: Any = None
         self.streaming = True
         self.wants = True  #: whether the protocol wants to read
@@ -136,12 +136,12 @@ class Wire:
 
     @property
     def unread(self) -> int:
-        """Octets that wait for the other end to read them."""
+        """The number of octets that the other end has not read."""
         return sum(len(each) for each in self.other.inbound if isinstance(each, bytes))
 
     @property
     def taken(self) -> bytes:
-        """What was written, without what the other end leaves unread."""
+        """Return what was written, without what the other end has not read."""
         written = b"".join(self.writes)
         return written if self.other.reading else written[: len(written) - self.unread]
 
@@ -151,7 +151,7 @@ class Wire:
             self.producer.pauseProducing()
 
     def was_read(self) -> None:
-        """The other end has read all."""
+        """The other end has read everything."""
         if self._producer_paused:
             self._producer_paused = False
             if self.producer is not None:
@@ -185,7 +185,7 @@ class Wire:
 
 
 class _Bypass:
-    """An end as its own TLS sees it: what is written there leaves as it is."""
+    """An end as seen by its TLS layer: writes are not encrypted again."""
 
     def __init__(self, end: End) -> None:
         self._end = end
@@ -197,23 +197,23 @@ class _Bypass:
 
 @implementer(ITLSTransport)
 class End(Wire):
-    """One end of a connection in memory: the transport of the protocol there.
+    """One end of a connection in memory: the transport of its protocol.
 
-    :param client: whether it is the client's.
+    :param client: whether it is the client's end.
     """
 
     TLS = False
     pretended: PretendedTLS | None = None
-    connector: MemoryConnection | None = None  # who wants to know that the connection is gone
+    connector: MemoryConnection | None = None  # notified when the connection is lost
     _handshake_due = False
-    _pulled: Any = None  # a producer that waits to be asked; TLS would ask it by the reactor
+    _pulled: Any = None  # a pull producer; TLS would call it through the reactor
 
     def __init__(self, host: IAddress, peer: IAddress, clock: Clock, *, client: bool) -> None:
         super().__init__(host, peer)
         self._clock = clock
         self._client = client
 
-    # What goes through TLS
+    # Methods that use TLS if it is on
 
     def write(self, data: bytes) -> None:
         self.protocol.write(data) if self.TLS else super().write(data)
@@ -240,7 +240,7 @@ class End(Wire):
             super().unregisterProducer()
 
     def startTLS(self, context: Any, normal: bool = True) -> None:
-        """Begin TLS; pretend to, where the context or the other end does."""
+        """Start TLS, or fake it if the context or the other end does."""
         if isinstance(context, PretendedTLS) or self.other.pretended is not None:
             self.pretended = context if isinstance(context, PretendedTLS) else self.other.pretended
             self._handshake_due = True
@@ -249,7 +249,7 @@ class End(Wire):
         producer, streaming = self.producer, self.streaming
         if producer is not None:
             self.unregisterProducer()
-        # Not the factory's own protocol, which would gather writes until the next turn of a reactor.
+        # Not the factory's own protocol, which would collect writes until the next iteration of a reactor.
         self.protocol = TLSMemoryBIOProtocol(factory, self.protocol, False)
         self.TLS = True
         self.protocol.makeConnection(_Bypass(self))
@@ -257,13 +257,13 @@ class End(Wire):
             self.registerProducer(producer, streaming)
 
     def getHandle(self) -> Any:
-        """What is known of TLS: the connection of OpenSSL, or what pretends to be one."""
+        """Return the OpenSSL connection, or the fake one."""
         return self.pretended if self.pretended is not None else self.protocol.getHandle()
 
     def getPeerCertificate(self) -> Any:
         return self.getHandle().get_peer_certificate()
 
-    # What a socket can be told, and memory need not
+    # Methods of sockets that have no effect in memory
 
     def setTcpNoDelay(self, enabled: bool) -> None: ...
 
@@ -276,13 +276,13 @@ class End(Wire):
         return False
 
     def loseWriteConnection(self) -> None:
-        """Close this side: the other end reads what was sent, and then the end of it."""
+        """Close this side: the other end reads what was sent, and then end of file."""
         self.other.inbound.append(None)
 
     # What a reactor does
 
     def step(self) -> bool:
-        """Do what is due at this end; tell whether anything was."""
+        """Do the pending work of this end. Return whether there was any."""
         moved = self._read()
         if self._handshake_due:
             self._handshake_due = False
@@ -344,15 +344,15 @@ class End(Wire):
 class MemoryConnection:
     """A client and a server with a connection between them, in memory.
 
-    :param client: any protocol of Twisted's, or a ``ClientFactory`` such as an ``ESMTPSenderFactory``, which is told
-        of the connection's end and may connect again. Timeouts of Twisted's ``TimeoutMixin`` go by the clock of the
+    :param client: any protocol of Twisted, or a ``ClientFactory`` such as an ``ESMTPSenderFactory``, which is notified
+        when the connection is lost and may connect again. Timeouts of Twisted's ``TimeoutMixin`` use the clock of the
         connection.
     :param server: the server's handler, or its factory.
     :param peer: the client's address.
-    :param options: of the factory, where *server* is a handler; see :class:`~txsmtpd.settings.Settings`.
+    :param options: options of the factory if *server* is a handler; see :class:`~txsmtpd.settings.Settings`.
 
-    What can be said at once has been said when the constructor returns. What waits for time goes on with
-    :meth:`advance`; what waits for something else that the test does, with :meth:`settle`.
+    Everything that needs no waiting is done when the constructor returns. Call :meth:`advance` to let time pass, and
+    :meth:`settle` to continue after anything else that the sides waited for.
     """
 
     server: Any  #: the server's protocol
@@ -390,7 +390,7 @@ class MemoryConnection:
             protocol.makeConnection(end)
 
     def connection_lost(self, why: Exception) -> None:
-        """The client's end is gone: tell its factory."""
+        """The client's connection is lost: notify its factory."""
         if isinstance(self._connects, ClientFactory):
             self._connects.clientConnectionLost(self, Failure(why))  # type: ignore[arg-type]
 
@@ -400,7 +400,7 @@ class MemoryConnection:
         return self.transport.disconnected
 
     def settle(self) -> None:
-        """Let both sides say what they have to say."""
+        """Deliver data in both directions until nothing is pending."""
         if self._settling:
             return
         self._settling = True
@@ -411,7 +411,7 @@ class MemoryConnection:
             self._settling = False
 
     def advance(self, seconds: float, step: float = STEP) -> None:
-        """Let time pass. It costs none."""
+        """Advance the clock by this time, without real waiting."""
         left = seconds
         while left > 0:
             self.clock.advance(min(step, left))
@@ -419,13 +419,13 @@ class MemoryConnection:
             self.settle()
 
     def vanish(self, why: Exception | None = None) -> None:
-        """The client is gone, without a word; the server finds out when it next reads."""
+        """The client disappears without closing; the server notices when it next reads."""
         self.transport.inbound.append(why or ConnectionLost())
         self.settle()
 
 
 class _Listener(Protocol):
-    """The client of a :class:`MemorySession`: it only hears."""
+    """The client of a :class:`MemorySession`: it only receives."""
 
     def __init__(self) -> None:
         self.heard: list[bytes] = []
@@ -435,13 +435,13 @@ class _Listener(Protocol):
 
 
 class MemorySession(MemoryConnection):
-    """A client's session with a server, in memory, with the test for the client.
+    """A session with a server in memory. The test is the client.
 
     :param server: the server's handler, or its factory.
-    :param client_tls: what the client begins TLS with, where the server expects it from the first octet; see
-        :meth:`~txsmtpd.tls.authority.Authority.client_options`. Not needed for TLS that is pretended.
+    :param client_tls: the client's TLS options if the server has implicit TLS; see
+        :meth:`~txsmtpd.tls.authority.Authority.client_options`. Not needed with :class:`PretendedTLS`.
     :param peer: the client's address.
-    :param options: of the factory, where *server* is a handler; see :class:`~txsmtpd.settings.Settings`.
+    :param options: options of the factory if *server* is a handler; see :class:`~txsmtpd.settings.Settings`.
 
     >>> session = MemorySession(hostname="mx.test")
     >>> session.welcome
@@ -461,14 +461,14 @@ class MemorySession(MemoryConnection):
         if client_tls is not None:
             self.client_transport.startTLS(client_tls)
             self.settle()
-        self.welcome = self.heard()  #: what the server said first
+        self.welcome = self.heard()  #: the server's greeting
 
     # Saying and hearing
 
     def say(self, octets: bytes, cuts: Iterable[int] = ()) -> None:
         """Send the octets, in segments that end at the cuts.
 
-        :raises TypeError: for a string.
+        :raises TypeError: if they are a string.
         """
         if not isinstance(octets, bytes):
             raise TypeError(f"octets are sent, as in b'NOOP\\r\\n', not {octets!r}; command() takes a line as a string")
@@ -480,29 +480,29 @@ class MemorySession(MemoryConnection):
                 start = cut
 
     def heard(self) -> bytes:
-        """What the server has said since the last look."""
+        """Return what the server has sent since the last call."""
         self.settle()
         new = b"".join(self.client.heard)
         self.client.heard.clear()
         return new
 
     def talk(self, octets: bytes, cuts: Iterable[int] = ()) -> bytes:
-        """Send the octets; return what the server has said since the last look."""
+        """Send the octets, and return what the server has sent since the last call."""
         self.say(octets, cuts)
         return self.heard()
 
     def replies(self, octets: bytes) -> list[Reply]:
-        """Send the octets; return the replies that the server has sent since the last look."""
+        """Send the octets, and return the replies that the server has sent since the last call."""
         return read_replies(self.talk(octets))
 
     def codes(self, octets: bytes) -> list[int]:
-        """Send the octets; return the codes of the replies."""
+        """Send the octets, and return the codes of the replies."""
         return [reply.code for reply in self.replies(octets)]
 
     def command(self, line: str) -> Reply:
-        """Send one line; return its one reply.
+        """Send one line, and return its reply.
 
-        :raises AssertionError: if there is none, or another one.
+        :raises AssertionError: if there is not exactly one reply.
         """
         if not isinstance(line, str):
             raise TypeError(f"a command is a string without a line end, not {line!r}; talk() takes octets")
@@ -520,11 +520,10 @@ class MemorySession(MemoryConnection):
         mail_from: str = "sender@example.com",
         rcpt_tos: Iterable[str] | str = ("recipient@example.com",),
     ) -> Reply:
-        """Send a message, after EHLO if that was not said; return the first reply that is none of success, or the one
-        to the message.
+        """Send a message, after EHLO if it was not sent yet. Return the first refusal, or the reply to the message.
 
-        :param message: with CRLF line ends. Dots are doubled as they must be (RFC 5321 4.5.2).
-        :param rcpt_tos: the recipients; a string is one.
+        :param message: the message with CRLF line ends; dot-stuffing (RFC 5321 4.5.2) is added.
+        :param rcpt_tos: the recipients; a string is one recipient.
         :raises AssertionError: if a command, or the message, gets no reply.
         """
         if not isinstance(message, bytes):
@@ -541,9 +540,9 @@ class MemorySession(MemoryConnection):
         return self._the_reply("the message", stuffed + end)
 
     def start_tls(self, client_tls: Any = None) -> None:
-        """Say STARTTLS, and begin TLS.
+        """Send STARTTLS and start TLS.
 
-        :param client_tls: what the client begins it with; not needed for TLS that is pretended.
+        :param client_tls: the client's TLS options; not needed with :class:`PretendedTLS`.
         :raises AssertionError: if the server refuses, or the handshake fails.
         """
         reply = self.command("STARTTLS")
@@ -562,20 +561,20 @@ class MemorySession(MemoryConnection):
         self.settle()
 
     def stop_reading(self) -> None:
-        """Leave unread what the server says from now on."""
+        """Stop reading what the server sends."""
         self.client_transport.pauseProducing()
 
     def read_again(self) -> None:
-        """Read all, now and from now on."""
+        """Start reading again."""
         self.client_transport.resumeProducing()
         self.settle()
 
     def wait(self, seconds: float, step: float = STEP) -> bytes:
-        """Let time pass, which costs none; return what the server has said since the last look."""
+        """Advance the clock by this time, and return what the server has sent since the last call."""
         self.advance(seconds, step)
         return self.heard()
 
-    # What a reactor knows
+    # State of the connection
 
     @property
     def reading(self) -> bool:
@@ -584,14 +583,14 @@ class MemorySession(MemoryConnection):
 
     @property
     def undelivered(self) -> int:
-        """Octets that the server has not taken from the connection."""
+        """The number of octets that the server has not read from the connection."""
         return self.client_transport.unread
 
 
 def _factory(server: object, options: dict[str, Any]) -> SMTPFactory:
-    """The factory of a server in memory, whose time is a clock's.
+    """Return the factory of a server in memory, with a fake clock.
 
-    :raises TypeError: for options with a factory, which has its own.
+    :raises TypeError: if there are options together with a factory, which has its own.
     """
     if not isinstance(server, SMTPFactory):
         options.setdefault("hostname", "mx.test")
@@ -600,7 +599,7 @@ def _factory(server: object, options: dict[str, Any]) -> SMTPFactory:
     if options:
         raise TypeError(f"{server!r} has its options; {', '.join(options)} cannot be added")
     if server.settings.reactor is None:
-        # Settings are shared and do not change, so this factory gets its own.
+        # Settings are shared and immutable, so this factory gets a copy.
         server.settings = copy.copy(server.settings)
         object.__setattr__(server.settings, "reactor", Clock())
     return server

@@ -1,4 +1,4 @@
-"""What mail is asked for: criteria, and the values that a mail has for them."""
+"""Queries for mail: criteria, and the values of a mail for them."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from collections.abc import Callable, Iterable, Mapping
 
 from txsmtpd.testing.mail import Mail
 
-CRITERIA = ("to", "domain", "sender", "user", "subject", "header", "match")  # of a Query
+CRITERIA = ("to", "domain", "sender", "user", "subject", "header", "match")  # parameters of a Query
 
 Key = tuple[str, str]
 
 
 class Query:
-    """What mail is asked for. Each criterion that is given has to hold.
+    """Selects mail. All given criteria must match.
 
     :param to: a recipient.
     :param domain: the domain of a recipient.
     :param sender: the reverse-path.
-    :param user: who has authenticated.
-    :param subject: the subject; or a compiled pattern, to be found in it.
-    :param header: fields of the header and their values.
-    :param match: a function that takes a :class:`Mail` and tells. A LookupError that it raises means no, as for mail
-        without the header field or the attachment that it looks at.
+    :param user: the authenticated user.
+    :param subject: the subject; or a compiled pattern, to search in it.
+    :param header: a mapping from header field names to values.
+    :param match: a function of a :class:`Mail` that returns whether it matches. If it raises LookupError, as for a
+        missing header field or attachment, the mail does not match.
 
-    :raises TypeError: for a criterion that there is not, with the nearest that there is; or one that is no string.
+    :raises TypeError: if a criterion is unknown (the message suggests the closest one), or is not a string.
 
-    Addresses, domains and names of fields are the same in upper and lower case.
+    Addresses, domains and field names are case-insensitive.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Query:
         self.match = match
 
     def matches(self, mail: Mail) -> bool:
-        """Whether the mail is what is asked for."""
+        """Whether the mail matches."""
         if not all(value in values_of(mail, name) for name, value in self.keys):
             return False
         if self.pattern is not None and not self.pattern.search(mail.subject):
@@ -87,7 +87,7 @@ class Query:
 
 
 def values_of(mail: Mail, name: str) -> Iterable[str]:
-    """What a mail has under the name of a criterion."""
+    """Return the values of a mail for a criterion."""
     if name == "to":
         return {path.lower() for path in mail.rcpt_tos}
     if name == "domain":
@@ -102,7 +102,7 @@ def values_of(mail: Mail, name: str) -> Iterable[str]:
 
 
 class Both(Query):
-    """What two queries ask for."""
+    """Matches mail that matches both queries."""
 
     def __init__(self, first: Query, second: Query) -> None:
         super().__init__(match=lambda mail: first.matches(mail) and second.matches(mail))

@@ -1,4 +1,4 @@
-"""Show what was said when a test fails, with no word of it in the test."""
+"""Print transcripts when a test fails, without code for it in the test."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 from txsmtpd.observe.transcript import Transcripts
 
-# What a result is told when a test has failed; with the number of the argument that is None if it has not.
+# Methods of a test result that report failures, with the index of the argument that is None if there is none.
 _BAD_NEWS = {"addError": None, "addFailure": None, "addUnexpectedSuccess": None, "addSubTest": 2}
 
 
 def attach(testcase: unittest.TestCase, transcripts: Transcripts) -> None:
-    """Print the transcripts to standard error once the test has ended, if it has failed: in ``setUp``, in the test, in
+    """Print the transcripts to standard error at the end of the test if it failed in ``setUp``, in the test, in
     ``tearDown`` or in a cleanup.
 
-    To be called in ``setUp``, or in the test, of a test case of trial or unittest. ``trial -j`` shows nothing of what
-    a test prints: there it is in ``_trial_temp/N/err.log``, N being the worker.
+    Call it in ``setUp`` or in the test, in a test case of trial or unittest. ``trial -j`` does not show the output of
+    tests; it writes it to ``_trial_temp/N/err.log``, where N is the worker.
     """
     result = _result_of(testcase)
     if result is not None:
@@ -26,11 +26,11 @@ def attach(testcase: unittest.TestCase, transcripts: Transcripts) -> None:
 
 
 def _result_of(testcase: unittest.TestCase) -> Any:
-    """Who is told how the test goes; None if nobody is."""
+    """Return the result object of the running test, or None."""
     outcome = getattr(testcase, "_outcome", None)
     if outcome is not None:
         return outcome.result
-    # A test case of trial does not know its result. But whoever runs it has it at hand.
+    # A test case of trial has no reference to its result, but the functions that run it do.
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         if frame.f_locals.get("self") is testcase and "result" in frame.f_locals:
@@ -40,10 +40,10 @@ def _result_of(testcase: unittest.TestCase) -> Any:
 
 
 class _Report:
-    """Listens to what the result is told until the test has ended.
+    """Records the failures reported to the result until the test ends.
 
-    Trial tells of much after the last cleanup: of what has failed in ``tearDown`` and in cleanups, of errors that were
-    logged, of an unclean reactor.
+    Trial reports some failures after the last cleanup: those in ``tearDown`` and in cleanups, logged errors, and an
+    unclean reactor.
     """
 
     def __init__(self, testcase: unittest.TestCase, transcripts: Transcripts, result: Any) -> None:

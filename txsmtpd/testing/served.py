@@ -1,7 +1,7 @@
-"""The mail of tests in a browser: the pages and the API of :mod:`txsmtpd.inbox`.
+"""Shows the mail of tests in a browser, with the pages and the API of :mod:`txsmtpd.inbox`.
 
-:class:`ServedInbox` is over one catcher's own mail: what is deleted there is gone from the catcher, and what the
-catcher forgets is gone there. :class:`InboxOfRun` has copies of the mail of all catchers of a test run.
+:class:`ServedInbox` serves the mail of one catcher: mail deleted there is deleted from the catcher, and the reverse.
+:class:`InboxOfRun` has copies of the mail of all catchers of a test run.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from txsmtpd.observe.transcript import Transcript, Transcripts, peer_text
 from txsmtpd.testing.inbox import Store as Caught
 from txsmtpd.testing.mail import Mail
 
-EVERYTHING_IS_KEPT = Retention(0, 0, 0)  # the catcher has bounds of its own
+EVERYTHING_IS_KEPT = Retention(0, 0, 0)  # the catcher has its own limits
 
 
 def arrival_of(mail: Mail) -> Arrival:
-    """A mail that was caught, as the inbox has it."""
+    """Convert a caught mail for the inbox."""
     return Arrival(
         content=mail.content,
         mail_from=mail.mail_from,
@@ -49,8 +49,8 @@ class CaughtMail(MemoryStore):
     """The mail of a catcher, as a store of the inbox.
 
     :param caught: the catcher's mail.
-    :param transcripts: what was said in its sessions, or None.
-    :param reactor: in whose thread the site is.
+    :param transcripts: the transcripts of its sessions, or None.
+    :param reactor: the reactor in whose thread the site runs.
     """
 
     where = "catcher"
@@ -66,18 +66,18 @@ class CaughtMail(MemoryStore):
                 self.hold(arrival_of(mail), number)
 
     def forget(self) -> None:
-        """Be told of no more mail."""
+        """Stop following the catcher."""
         with self._caught.lock:
             self._caught.watchers.remove(self)
 
-    # What the catcher tells, from any thread
+    # Called by the catcher, from any thread
 
     def mail_added(self, number: int, mail: Mail) -> None:
         """A mail was caught."""
         self._there(lambda: self.hold(arrival_of(mail), number))
 
     def mail_removed(self, numbers: Iterable[int]) -> None:
-        """Mail was forgotten."""
+        """Mail was removed."""
         gone = list(numbers)
         self._there(lambda: MemoryStore.drop(self, gone))
 
@@ -87,7 +87,7 @@ class CaughtMail(MemoryStore):
         else:
             self._reactor.callFromThread(act)
 
-    # What the site asks
+    # Called by the site
 
     async def add(self, arrival: Arrival) -> Any:
         mail = Mail(
@@ -101,7 +101,7 @@ class CaughtMail(MemoryStore):
         return self._held[self.last_number].message
 
     def drop(self, numbers: Iterable[int]) -> None:
-        self._caught.remove(list(numbers))  # which tells of it
+        self._caught.remove(list(numbers))  # which calls mail_removed
 
     async def session(self, session_id: str) -> SessionRecord | None:
         transcript = None if self._transcripts is None else self._transcripts.of(session_id)
@@ -116,10 +116,10 @@ class ServedInbox:
     """The site of a catcher, on a port.
 
     :param caught: the catcher's mail.
-    :param transcripts: what was said in its sessions, or None.
-    :param faults: the rules that can be switched, or None.
-    :param reactor: which to listen on.
-    :param port: where; 0 is any that is free.
+    :param transcripts: the transcripts of its sessions, or None.
+    :param faults: the fault rules that can be switched on and off, or None.
+    :param reactor: the reactor to listen on.
+    :param port: the port; 0 for any free one.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class ServedInbox:
 
     @property
     def url(self) -> str:
-        """Where a browser finds it."""
+        """The URL of the site."""
         address: Any = self._port.getHost()
         return f"http://{address.host}:{address.port}"
 
@@ -151,17 +151,18 @@ class ServedInbox:
 
 
 class InboxOfRun:
-    """The mail of all catchers of a test run on one page: copies, which stay when a catcher stops or forgets.
+    """The mail of all catchers of a test run on one page. They are copies, which remain when a catcher stops or removes
+    mail.
 
-    Its site is on a reactor in a thread of its own. Messages have the name of their test as a tag, and ``failed`` if
-    that has failed.
+    The site runs on a reactor in a separate thread. Messages have the name of their test as a tag, and ``failed`` if
+    the test has failed.
 
-    :param port: where it is served; 0 is any that is free.
+    :param port: the port; 0 for any free one.
     :raises OSError: if the port is not free.
     """
 
     def __init__(self, port: int, host: str) -> None:
-        self._named: dict[str, str] = {}  # tests by domain
+        self._named: dict[str, str] = {}  # names of tests by domain
         self._thread = ReactorThread()
         self._thread.start()
         try:
@@ -187,25 +188,25 @@ class InboxOfRun:
     def follow(self, catcher: Any, name: str = "") -> None:
         """Show the mail of a catcher from now on.
 
-        :param name: of the test.
+        :param name: the name of the test.
         """
         with catcher._store.lock:
             catcher._store.watchers.append(_Copies(self, tag_of(name)))
 
     def name(self, domain: str, name: str) -> None:
-        """Whose mail it is that goes to a domain.
+        """Tell which test the mail to a domain belongs to.
 
-        :param name: of the test.
+        :param name: the name of the test.
         """
         self._named[domain.lower()] = tag_of(name)
 
     def keep(self, transcripts: Iterable[Transcript] | None) -> None:
-        """Show what was said in sessions that are over."""
+        """Show the transcripts of sessions that have ended."""
         for transcript in list(transcripts or ()):
             self._thread.run(self._store.put_session, record_of(transcript))
 
     def failed(self, name: str) -> bool:
-        """A test has failed: its messages get another tag. Whether there are any."""
+        """A test has failed: add a tag to its messages. Return whether there are any."""
         return bool(self._thread.run(self._mark, tag_of(name)))
 
     async def _mark(self, tag: str) -> int:
@@ -215,7 +216,7 @@ class InboxOfRun:
         return len(page.messages)
 
     def copy(self, mail: Mail, tag: str) -> None:
-        """Show a mail. Called from any thread."""
+        """Show a mail. May be called from any thread."""
         domains = {path.rpartition("@")[2].lower() for path in mail.rcpt_tos}
         tags = sorted({name for name in (tag, *map(self._named.get, domains)) if name})
         self._reactor.callFromThread(self._store.hold, arrival_of(mail), None, tags)
@@ -240,7 +241,7 @@ class _Copies:
 
 
 def tag_of(name: str) -> str:
-    """A test's name as a tag: characters that no tag has become hyphens.
+    """Convert a test's name to a tag: characters that are not allowed in tags become hyphens.
 
     >>> tag_of("test_login[ann/x]")
     'test_login-ann-x'

@@ -1,6 +1,6 @@
-"""One catcher for several processes: a :class:`Tap` tells of its mail, and a :class:`Mirror` elsewhere has the same.
+"""One catcher for several processes: a :class:`Tap` sends its mail to a :class:`Mirror` in another process.
 
-Whatever asks a mirror first waits for all that the catcher has taken until then, so what was sent before is there.
+Each query of a mirror first waits for all mail that the catcher has accepted so far, so mail sent before is found.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from twisted.protocols.basic import LineReceiver
 from txsmtpd.testing.catcher import COUNT, HOST, OCTETS, MailCatcher, Reachable
 from txsmtpd.testing.inbox import Inbox, Mail, Query, Store
 
-PATIENCE = 10.0  # seconds that the other process has to answer
+PATIENCE = 10.0  # seconds to wait for the other process
 
 
 class _Teller(LineReceiver):
-    """Tells a mirror of each mail, and answers what the mirror asks, in order: a number, and the text that transcripts
-    are wanted for, or null."""
+    """Sends each mail to a mirror, and answers its requests in order. A request is a number, and a text to find
+    transcripts with, or null."""
 
     delimiter = b"\n"
     factory: Any
@@ -57,7 +57,7 @@ class _Tellers(Factory):
 
 
 class Tap(MailCatcher):
-    """A catcher that other processes of this host may mirror. Listening, it has one more port, for them."""
+    """A catcher that other processes of this host may mirror. It listens on an additional port for them."""
 
     _tap: IListeningPort | None = None
 
@@ -81,7 +81,7 @@ class Tap(MailCatcher):
 
     @property
     def whereabouts(self) -> tuple[str, int, int]:
-        """What a :class:`Mirror` is made of."""
+        """The arguments for a :class:`Mirror`."""
         assert self._tap is not None
         found: Any = self._tap.getHost()
         return (*self.address, found.port)
@@ -90,9 +90,9 @@ class Tap(MailCatcher):
 class Mirror(Reachable, Inbox):
     """The inbox of a catcher in another process.
 
-    :param host: where it is.
-    :param port: where it takes mail.
-    :param tap: where it tells of it.
+    :param host: the catcher's host.
+    :param port: its SMTP port.
+    :param tap: its port for mirrors.
     """
 
     def __init__(self, host: str, port: int, tap: int) -> None:
@@ -110,7 +110,7 @@ class Mirror(Reachable, Inbox):
         return self._address
 
     def close(self) -> None:
-        """Mirror no more."""
+        """Stop mirroring."""
         self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         self._socket.close()
@@ -128,7 +128,7 @@ class Mirror(Reachable, Inbox):
     def said(self, text: str = "") -> list[str]:
         try:
             printed: list[str] = self._ask(text)
-        except (OSError, RuntimeError):  # there is nobody to ask any more
+        except (OSError, RuntimeError):  # the other process is gone
             return []
         return printed
 

@@ -1,6 +1,6 @@
-"""Strategies of hypothesis for sessions of SMTP: commands, messages, mistakes, and octets that are none of it.
+"""Hypothesis strategies for SMTP sessions: commands, messages, mistakes, and arbitrary octets.
 
-For property tests of handlers and servers. hypothesis is needed for this module alone::
+For property tests of handlers and servers. Only this module needs hypothesis::
 
     @given(sessions(), cuts())
     def test_anySession(self, session, cuts):
@@ -43,10 +43,10 @@ LINES = (
     b"RCPT TO:<no@b>",
     b"MAIL FROM:<a@b> BODY=9",
 )
-"""Commands, right and wrong, that have one reply each and no message behind them."""
+"""Commands, valid and invalid, that have one reply each and no message after them."""
 
 ADDRESSES = (b"c@d", b"no@d", b"<e@f>", b"<Postmaster>")
-"""Recipients, with and without what belongs around them; one that handlers may refuse because it begins with ``no``."""
+"""Recipients, with and without angle brackets; one begins with ``no``, so that handlers may refuse it."""
 
 BODY_LINES = (b"text", b"", b"..", b"...x", b"QUIT", b"\0", b"a\nb", b"\r", b"\n.", b"x" * 99)
 """Lines of messages, with their dots doubled; some are malformed."""
@@ -92,7 +92,7 @@ _OPENING = b"EHLO x\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n"
 
 @dataclass(frozen=True)
 class Block:
-    """Octets that a client sends together, and how many final replies (of 2yz, 4yz or 5yz) they get."""
+    """Octets that a client sends together, and the number of final replies (2yz, 4yz or 5yz) to them."""
 
     octets: bytes
     replies: int
@@ -119,12 +119,12 @@ def body_lines() -> SearchStrategy[list[bytes]]:
 
 
 def messages() -> SearchStrategy[Block]:
-    """Messages by DATA, each in a transaction of its own."""
+    """Messages sent with DATA, each in its own transaction."""
     return some.builds(_message, recipients(), body_lines())
 
 
 def chunked_messages() -> SearchStrategy[Block]:
-    """Messages by BDAT, each in a transaction of its own."""
+    """Messages sent with BDAT, each in its own transaction."""
     return some.builds(_chunked, some.lists(some.binary(max_size=40), max_size=3))
 
 
@@ -134,17 +134,17 @@ def blocks(max_size: int = 12) -> SearchStrategy[list[Block]]:
 
 
 def sessions(max_size: int = 12) -> SearchStrategy[Block]:
-    """Whole sessions: EHLO, blocks, and mostly QUIT. The greeting counts as a reply."""
+    """Whole sessions: EHLO, blocks, and usually QUIT. The greeting counts as a reply."""
     return some.builds(_session, blocks(max_size), some.booleans())
 
 
 def cuts() -> SearchStrategy[list[int]]:
-    """Where the octets of a session are cut into segments."""
+    """Positions at which the octets of a session are cut into segments."""
     return some.lists(some.integers(1, 3000), max_size=12)
 
 
 def octets() -> SearchStrategy[bytes]:
-    """Octets of any kind, or nearly SMTP, from the beginning or within a message."""
+    """Arbitrary octets, or octets similar to SMTP, at the beginning or within a message."""
     nearly = some.lists(some.sampled_from(WORDS), max_size=40).map(b"".join)
     return some.one_of(
         some.binary(max_size=300), nearly, nearly.map(_OPENING.__add__), nearly.map(_OPENING[:8].__add__)
