@@ -1,8 +1,8 @@
 """AUTH (RFC 4954): the exchange with the client, the mechanisms, and the bridge to twisted.cred.
 
-A mechanism holds the conversation and returns credentials. An *authenticator* decides: any callable ``f(server,
-session, envelope, mechanism, auth_data)`` that returns an :class:`AuthResult`, True or False, or a coroutine or a
-Deferred of one. The command AUTH makes the reply of what was decided.
+A mechanism exchanges messages with the client and returns credentials. An *authenticator* checks them: any callable
+``f(server, session, envelope, mechanism, auth_data)`` that returns an :class:`AuthResult`, True or False, or a
+coroutine or a Deferred of one. The command AUTH turns the result into a reply.
 """
 
 from txsmtpd.auth.cram_md5 import CramMD5

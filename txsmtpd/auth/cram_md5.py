@@ -1,6 +1,6 @@
-"""CRAM-MD5 (RFC 2195): the proof of a password. The server must know the password itself.
+"""CRAM-MD5 (RFC 2195): the client proves that it knows the password. The server must know the password itself.
 
-For devices that know nothing better.
+For devices that support nothing better.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _ANSWER = re.compile(rb"(.+) ([0-9a-f]{32})", re.DOTALL)
 
 @implementer(IAuthMechanism)
 class CramMD5:
-    """CRAM-MD5. The authenticator is given a :class:`~txsmtpd.auth.ChallengeResponse`; so is a portal whose checkers
-    know passwords."""
+    """CRAM-MD5. The credentials are a :class:`~txsmtpd.auth.ChallengeResponse`, which a portal can check if its
+    checkers know the passwords."""
 
     name = "CRAM-MD5"
     credentials = ChallengeResponse

@@ -1,4 +1,4 @@
-"""The bridge to twisted.cred: a portal decides."""
+"""The bridge to twisted.cred: a portal checks the credentials."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from txsmtpd.bridges.reactors import call_in_pool
 
 
 class PortalAuthenticator:
-    """An authenticator that asks a :class:`~twisted.cred.portal.Portal`; the avatar becomes ``session.auth_data``.
+    """An authenticator that logs in to a :class:`~twisted.cred.portal.Portal`. The avatar becomes
+    ``session.auth_data``.
 
-    Credentials reach the checkers as they are: a password as IUsernamePassword, of bytes. Who has proved its name
-    already gets its avatar from the realm. The avatar is logged out when the connection ends.
+    Checkers get the credentials unchanged: a password as IUsernamePassword, with bytes. For a user whose name the
+    mechanism has proved already, the avatar is requested from the realm directly. The avatar is logged out when the
+    connection ends.
 
     :param portal: the portal.
-    :param interfaces: the interfaces of which the avatar shall provide one; without any, all are welcome.
+    :param interfaces: the avatar must provide one of these interfaces; without any, every avatar is accepted.
     """
 
     def __init__(self, portal: Portal, *interfaces: type[Interface]) -> None:
@@ -31,7 +33,7 @@ class PortalAuthenticator:
         self.interfaces = interfaces or (Interface,)
 
     def takes(self, credentials: type) -> bool:
-        """Whether a checker of the portal knows what to do with credentials of this class."""
+        """Whether the portal has a checker for credentials of this class."""
         return any(each.implementedBy(credentials) for each in self.portal.listCredentialsInterfaces())
 
     async def __call__(self, server: Any, session: Any, envelope: Any, mechanism: str, auth_data: Any) -> AuthResult:
@@ -42,7 +44,7 @@ class PortalAuthenticator:
             else:
                 found = await self.portal.login(auth_data, None, *self.interfaces)
         except UnhandledCredentials:
-            raise  # a LoginFailed too, but no fault of the client
+            raise  # a LoginFailed too, but not the client's fault
         except LoginFailed:
             return AuthResult(success=False)
         _, avatar, logout = found
@@ -52,9 +54,9 @@ class PortalAuthenticator:
 
 @implementer(ICredentialsChecker)
 class FirstOf:
-    """Checkers asked in turn, until one knows the credentials.
+    """Tries several checkers in turn, until one accepts the credentials.
 
-    :param checkers: a portal takes one checker for each kind of credentials; this makes several into one.
+    :param checkers: the checkers. A portal allows only one for each kind of credentials.
     """
 
     def __init__(self, checkers: Sequence[ICredentialsChecker]) -> None:
@@ -64,9 +66,9 @@ class FirstOf:
         )
 
     def requestAvatarId(self, credentials: Any) -> Deferred[Any]:
-        """The name of the user.
+        """Return the name of the user.
 
-        :raises UnauthorizedLogin: if no checker knows the credentials.
+        :raises UnauthorizedLogin: if no checker accepts the credentials.
         """
         return Deferred.fromCoroutine(self._ask(credentials))
 
@@ -82,7 +84,7 @@ class FirstOf:
 
 @implementer(ICredentialsChecker)
 class InThread:
-    """A checker that blocks, such as one that hashes passwords, at work in a thread of the reactor's pool."""
+    """Runs a checker that blocks, such as one that hashes passwords, in a thread of the reactor's pool."""
 
     def __init__(self, checker: ICredentialsChecker) -> None:
         self.checker = checker
@@ -96,7 +98,7 @@ class InThread:
         result: Any = self.checker.requestAvatarId(credentials)
         if not isinstance(result, Deferred):
             return result
-        # A checker that blocks is done when it returns, even where it returns a Deferred.
+        # A checker that blocks has a result when it returns, even if it returns a Deferred.
         results: list[Any] = []
         result.addBoth(results.append)
         if not results:
@@ -113,6 +115,6 @@ class NameRealm:
     def requestAvatar(
         self, avatarId: bytes | tuple[()], mind: object, *interfaces: type[Interface]
     ) -> tuple[type[Interface], str, Callable[[], None]]:
-        """The name; it needs no logout."""
+        """Return the name as the avatar; there is nothing to do on logout."""
         name = avatarId.decode("utf-8", "replace") if isinstance(avatarId, bytes) else str(avatarId)
         return interfaces[0], name, lambda: None

@@ -1,7 +1,7 @@
-"""Asking an authenticator, and believing only what cannot be misunderstood.
+"""Calls an authenticator, and accepts only unambiguous results.
 
-Whatever an authenticator gives is awaited first. True, False and an :class:`~txsmtpd.auth.AuthResult` say what they
-say; anything else decides nothing, since nearly every object counts as true in Python.
+The result is awaited first if necessary. Only True, False and an :class:`~txsmtpd.auth.AuthResult` are valid, because
+nearly every other object is true in Python.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ log = Logger(namespace="txsmtpd")
 
 
 async def decide(authenticator: Callable[..., Any], server: Any, mechanism: str, credentials: Any) -> AuthResult:
-    """What the authenticator says.
+    """Return the authenticator's decision.
 
-    :raises Refused: 454 if it says nothing that can be believed.
+    :raises Refused: with 454 if its result is not valid.
     """
     result = authenticator(server, server.session, server.envelope, mechanism, credentials)
     if isinstance(result, Awaitable):
@@ -33,11 +33,11 @@ async def decide(authenticator: Callable[..., Any], server: Any, mechanism: str,
 
 
 def undecided(server: Any, source: str, result: object) -> Refused:
-    """Log that the source has not decided, and return what to raise."""
+    """Log that the result is not valid, and return the exception to raise."""
     kind = type(result).__name__
     if isinstance(result, AuthResult):
         kind = f"AuthResult whose success is a {type(result.success).__name__}"
-    # Not its value, which may be made of a password.
+    # Not its value, which may contain a password.
     log.error(
         "{session} {source} gave neither AuthResult, True nor False, but a {kind}",
         session=server.session.id,
@@ -48,7 +48,8 @@ def undecided(server: Any, source: str, result: object) -> Refused:
 
 
 def of_callback(callback: Callable[..., Any]) -> Callable[..., Any]:
-    """An authenticator from a deprecated ``auth_callback``: ``f(mechanism, login, password)`` returns True or False."""
+    """Make an authenticator of a deprecated ``auth_callback``: ``f(mechanism, login, password)`` returns True or
+    False."""
 
     async def authenticator(server: Any, session: Any, envelope: Any, mechanism: str, auth_data: Any) -> Any:
         if not isinstance(auth_data, LoginPassword):

@@ -1,6 +1,6 @@
-"""The exchange of challenges and answers between a mechanism and the client (RFC 4954 4).
+"""The exchange of challenges and responses between a mechanism and the client (RFC 4954 4).
 
-Base64, the initial response, and a client that gives up are dealt with here, so that mechanisms need not know of them.
+It handles base64, the initial response and cancellation by the client, so that mechanisms need not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Exchange:
 
     :param server: the protocol of the connection.
     :param mechanism: the mechanism's name.
-    :param initial: what the client sent together with the command, in base64; None: nothing.
+    :param initial: the initial response, in base64; None if there was none.
     """
 
     def __init__(self, server: Any, mechanism: str, initial: str | None = None) -> None:
@@ -38,15 +38,15 @@ class Exchange:
 
     @property
     def session(self) -> Any:
-        """What is known of the client; ``session.ssl`` is None without TLS."""
+        """The client's session; ``session.ssl`` is None without TLS."""
         return self.server.session
 
     async def challenge(self, octets: bytes = b"") -> bytes:
-        """Send a challenge, and await the client's answer.
+        """Send a challenge and wait for the client's response.
 
-        The first answer may be there already, as the client's initial response; then nothing is sent.
+        If the client sent an initial response, the first call returns it and sends nothing.
 
-        :raises Refused: if the client gives up, or what it sends cannot be read.
+        :raises Refused: if the client cancels the exchange, or its response is not valid.
         """
         if self._initial is not None:
             initial, self._initial = self._initial, None
@@ -54,22 +54,22 @@ class Exchange:
         return decode_answer(await self.server._dispatcher.ask(binascii.b2a_base64(octets, newline=False)))
 
     def begin(self) -> None:
-        """For a mechanism in which the server speaks first.
+        """Start a mechanism in which the server sends the first message.
 
-        :raises Refused: if the client has spoken.
+        :raises Refused: if the client sent an initial response.
         """
         if self._initial is not None:
             raise Refused(NO_INITIAL_RESPONSE)
 
     @property
     def words(self) -> list[str]:
-        """The words that followed AUTH."""
+        """The words after AUTH."""
         return [self.mechanism] if self._initial is None else [self.mechanism, self._initial]
 
     async def decide(self, credentials: Any, authenticator: Callable[..., Any] | None = None) -> AuthResult:
-        """Ask the authenticator, or else the server's own, for a mechanism that has something to say after it.
+        """Call the authenticator, by default the server's. For mechanisms that send a message after its decision.
 
-        :raises Refused: 454 if it says nothing that can be believed.
+        :raises Refused: with 454 if its result is not valid.
         """
         self.login = getattr(credentials, "login", None) or self.login
         settings = self.server.settings
@@ -79,24 +79,24 @@ class Exchange:
         return await decide(authenticator, self.server, self.mechanism, credentials)
 
     def failed(self) -> None:
-        """Count and log, once, that the client is not who it says, for a mechanism that goes on after that."""
+        """Count and log a failed login, once. For mechanisms that send more messages after it."""
         if not self._has_failed:
             self._has_failed = True
             self.server._authentication_failed(self)
 
 
 def decode_initial(word: str) -> bytes:
-    """The octets of an initial response; ``=`` stands for none (RFC 4954 4).
+    """Decode an initial response; ``=`` means empty (RFC 4954 4).
 
-    :raises Refused: 501 if it is not base64.
+    :raises Refused: with 501 if it is not base64.
     """
     return b"" if word == "=" else _decoded(word.encode("utf-8"))
 
 
 def decode_answer(line: bytes) -> bytes:
-    """The octets of an answer.
+    """Decode a response.
 
-    :raises Refused: 501 if the client gives up (``*``), or it is not base64.
+    :raises Refused: with 501 if the client cancels (``*``), or it is not base64.
     """
     if line == b"*":
         raise Refused(ABORTED)

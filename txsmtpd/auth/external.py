@@ -1,4 +1,4 @@
-"""EXTERNAL (RFC 4422 appendix A): the client has proved by its certificate who it is."""
+"""EXTERNAL (RFC 4422 appendix A): the client authenticates with its TLS certificate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from txsmtpd.interfaces import IAuthMechanism
 
 @dataclass(frozen=True)
 class ClientCertificate:
-    """A client's certificate, which TLS has verified, and the name that it asks for ("": the certificate's own)."""
+    """A client's verified certificate, and the user name it requests ("": the name in the certificate)."""
 
     login: str
     certificate: Any
@@ -23,9 +23,9 @@ class ClientCertificate:
 
 @implementer(IAuthMechanism)
 class External:
-    """EXTERNAL, offered to clients that have shown a certificate.
+    """EXTERNAL, offered to clients with a certificate.
 
-    :param authenticator: says whether the certificate may use the name, in place of the server's own; its
+    :param authenticator: checks whether the certificate may use the name, instead of the server's authenticator; its
         ``auth_data`` is a :class:`ClientCertificate`.
     """
 
@@ -36,7 +36,7 @@ class External:
         self.authenticator = authenticator
 
     def available(self, session: Any) -> bool:
-        """Whether the client has shown a certificate."""
+        """Whether the client has a certificate."""
         return getattr(session.ssl, "peer_certificate", None) is not None
 
     async def authenticate(self, exchange: Exchange) -> AuthResult:

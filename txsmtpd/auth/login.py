@@ -1,4 +1,4 @@
-"""LOGIN: the password as it is, in two answers. No RFC defines it; clients use it all the same."""
+"""LOGIN: user name and password in two responses. No RFC defines it, but many clients use it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from txsmtpd.interfaces import IAuthMechanism
 
 @implementer(IAuthMechanism)
 class Login:
-    """LOGIN. An initial response is taken for the user name. The server has the words of the challenges."""
+    """LOGIN. An initial response is taken for the user name. The server defines the texts of the challenges."""
 
     name = "LOGIN"
     credentials = LoginPassword

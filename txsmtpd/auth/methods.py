@@ -1,4 +1,4 @@
-"""Methods ``auth_MECHANISM(server, args)`` of a handler or of the server's class, taken for mechanisms."""
+"""Mechanisms made from methods ``auth_MECHANISM(server, args)`` of a handler or of the server's class."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ PREFIX = "auth_"
 
 @implementer(IAuthMechanism)
 class MethodMechanism:
-    """A method that holds the whole exchange, with ``server.challenge_auth``, and decides as well."""
+    """A method that does the whole exchange, with ``server.challenge_auth``, and checks the credentials itself."""
 
     def __init__(self, name: str, method: Callable[..., Any]) -> None:
         self.name = name
         self.method = method
 
     async def authenticate(self, exchange: Exchange) -> AuthResult | None:
-        """What the method says. None: it has dealt with everything."""
+        """Call the method. Return its result, or None if the method has already replied."""
         result = self.method(exchange.server, exchange.words)
         if isinstance(result, Awaitable):
             result = await result
@@ -35,9 +35,9 @@ class MethodMechanism:
         if isinstance(result, AuthResult):
             if isinstance(result.success, bool):
                 return result
-        elif not result:  # MISSING and False, and what is no name of anybody
+        elif not result:  # MISSING, False, and empty names
             return AuthResult(success=False)
-        elif not isinstance(result, Awaitable):  # a coroutine that nobody awaited is no user
+        elif not isinstance(result, Awaitable):  # a coroutine that was not awaited is not a user
             return AuthResult(success=True, auth_data=result)
         raise undecided(exchange.server, f"the method of {self.name}", result)
 
@@ -45,9 +45,9 @@ class MethodMechanism:
 def methods_of_handler(
     handler: object, called: Callable[[Any], Callable[..., Any]] = lambda method: method
 ) -> dict[str, MethodMechanism]:
-    """The mechanisms that a handler's methods are. What is called ``auth_...`` and is no method is none.
+    """Return the mechanisms that a handler's methods define. Attributes ``auth_...`` that are not methods are ignored.
 
-    :param called: what to call in place of a method.
+    :param called: returns the function to call instead of a method.
     """
     found = {name: getattr(handler, name) for name in dir(handler) if name.startswith(PREFIX)}
     methods = {name: method for name, method in found.items() if inspect.isroutine(method)}
@@ -55,7 +55,7 @@ def methods_of_handler(
 
 
 def methods_of_class(cls: type, but: type) -> dict[str, MethodMechanism]:
-    """The mechanisms that the methods of a server's class are, those of the class *but* left out."""
+    """Return the mechanisms that the methods of a server's class define, except those of the class *but*."""
     classes = [each for each in cls.__mro__ if each not in but.__mro__]
     names = {name for each in classes for name in vars(each) if name.startswith(PREFIX)}
     methods = {name: method for name in names if inspect.isroutine(method := getattr(cls, name))}
@@ -63,14 +63,14 @@ def methods_of_class(cls: type, but: type) -> dict[str, MethodMechanism]:
 
 
 def _mechanisms(methods: dict[str, tuple[Any, Callable[..., Any]]]) -> dict[str, MethodMechanism]:
-    """Mechanisms by their names.
+    """Return mechanisms by name.
 
-    :param methods: by the method's name, the method itself, which may say another, and what to call.
+    :param methods: by the method's name: the method itself, which may declare another name, and the function to call.
     """
     mechanisms = {}
     for name, (method, call) in methods.items():
         said = getattr(method, "__auth_mechanism_name__", None)
-        with suppress(ValueError):  # a method whose name cannot be that of a mechanism is none
+        with suppress(ValueError):  # ignore methods whose names are not valid for a mechanism
             mechanism = said or mechanism_name(name.removeprefix(PREFIX).replace("__", "-"))
             mechanisms[mechanism] = MethodMechanism(mechanism, call)
     return mechanisms

@@ -1,6 +1,6 @@
-"""OAUTHBEARER (RFC 7628) and XOAUTH2: a token of somebody else's login service.
+"""OAUTHBEARER (RFC 7628) and XOAUTH2: login with a token from an external service.
 
-Whether a token is good, the application finds out: from the service, or by its signature.
+The application checks the token: with the service, or by its signature.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _GS2_HEADER = re.compile(rb"[ny],(?:a=((?:[^=,]|=2C|=3D)+))?,")  # RFC 5801 4
 
 @dataclass(frozen=True)
 class BearerToken:
-    """The token that a client bears, and the user that it says it is ("": the token tells)."""
+    """The client's token, and the user name that it gave ("": the token identifies the user)."""
 
     login: str
     token: str = field(repr=False)
 
 
 class _Bearer:
-    """What both have in common: a message, a decision, and words of comfort if it is no.
+    """The common base class: reads a message, calls the authenticator, and explains a failure to the client.
 
-    :param authenticator: decides about the :class:`BearerToken`, in place of the server's own.
-    :param scope: the scope that a token needs, told to those whose token will not do.
+    :param authenticator: checks the :class:`BearerToken`, instead of the server's authenticator.
+    :param scope: the required scope, sent to clients whose token is rejected.
     """
 
     credentials = BearerToken
@@ -55,9 +55,9 @@ class _Bearer:
     async def authenticate(self, exchange: Exchange) -> AuthResult:
         result = await exchange.decide(self.read(await exchange.challenge()), self.authenticator)
         if not result.success:
-            exchange.failed()  # whether or not the client stays to hear why
+            exchange.failed()  # even if the client does not wait for the reason
             scope = {"scope": self.scope} if self.scope else {}
-            # The client has nothing to answer to this (RFC 7628 3.2.3), and whatever it does, it has failed.
+            # The client's response to this is a dummy (RFC 7628 3.2.3). The login has failed anyway.
             with suppress(Refused):
                 await exchange.challenge(json.dumps(self.problem() | scope).encode("ascii"))
         return result
@@ -67,9 +67,9 @@ class _Bearer:
 class OAuthBearer(_Bearer):
     """OAUTHBEARER (RFC 7628).
 
-    :param authenticator: decides about the :class:`BearerToken`, in place of the server's own.
-    :param scope: the scope that a token needs, told to those whose token will not do.
-    :param openid_configuration: the URL that tells such clients where tokens are to be had.
+    :param authenticator: checks the :class:`BearerToken`, instead of the server's authenticator.
+    :param scope: the required scope, sent to clients whose token is rejected.
+    :param openid_configuration: the URL where such clients find out how to get a token.
     """
 
     name = "OAUTHBEARER"
@@ -84,9 +84,9 @@ class OAuthBearer(_Bearer):
         self.openid_configuration = openid_configuration
 
     def read(self, message: bytes) -> BearerToken:
-        """The token in the client's message (RFC 7628 3.1).
+        """Return the token in the client's message (RFC 7628 3.1).
 
-        :raises Refused: 501 if there is none.
+        :raises Refused: with 501 if there is none.
         """
         header, *pairs = message.split(b"\1")
         found = _GS2_HEADER.fullmatch(header)
@@ -96,7 +96,7 @@ class OAuthBearer(_Bearer):
         return BearerToken(user_name(name) if name else "", _token(pairs[:-2]))
 
     def problem(self) -> dict[str, str]:
-        """What is said of a token that will not do (RFC 7628 3.2.2)."""
+        """Return the error data for a rejected token (RFC 7628 3.2.2)."""
         where = {"openid-configuration": self.openid_configuration} if self.openid_configuration else {}
         return {"status": "invalid_token"} | where
 
@@ -105,16 +105,16 @@ class OAuthBearer(_Bearer):
 class XOAuth2(_Bearer):
     """XOAUTH2, the older form, which no RFC defines.
 
-    :param authenticator: decides about the :class:`BearerToken`, in place of the server's own.
-    :param scope: the scope that a token needs, told to those whose token will not do.
+    :param authenticator: checks the :class:`BearerToken`, instead of the server's authenticator.
+    :param scope: the required scope, sent to clients whose token is rejected.
     """
 
     name = "XOAUTH2"
 
     def read(self, message: bytes) -> BearerToken:
-        """The token in the client's message.
+        """Return the token in the client's message.
 
-        :raises Refused: 501 if there is none.
+        :raises Refused: with 501 if there is none.
         """
         user, *pairs = message.split(b"\1")
         if not user.startswith(b"user=") or pairs[-2:] != [b"", b""]:
@@ -122,7 +122,7 @@ class XOAuth2(_Bearer):
         return BearerToken(user_name(user.removeprefix(b"user=")), _token(pairs[:-2]))
 
     def problem(self) -> dict[str, str]:
-        """What is said of a token that will not do."""
+        """Return the error data for a rejected token."""
         return {"status": "401", "schemes": "bearer"}
 
 

@@ -1,4 +1,4 @@
-"""PLAIN (RFC 4616): the password as it is, in one message."""
+"""PLAIN (RFC 4616): user name and password in one message."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from txsmtpd.reply import Refused, Reply
 
 @implementer(IAuthMechanism)
 class Plain:
-    """PLAIN. An authorization identity other than the user's own is refused: nobody here could say who may be whom."""
+    """PLAIN. An authorization identity other than the user's own is refused, since nothing here could authorize it."""
 
     name = "PLAIN"
     credentials = LoginPassword

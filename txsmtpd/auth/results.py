@@ -1,6 +1,6 @@
-"""What is said about a client that authenticates: its credentials, and what became of them. No conversation, no policy.
+"""Credentials of clients, and results of authentication. No exchange, no policy.
 
-Nothing here shows a password or a token: neither ``repr`` nor ``str``, whatever octets it is made of.
+The ``repr`` and ``str`` of these objects never show passwords or tokens.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 INVALID = Reply(535, "5.7.8", "Authentication credentials invalid")
 UNDECIDED = Reply(454, "4.7.0", "Temporary authentication failure")  # RFC 4954 6
 
-# Besides the controls, what some programs take for the end of a line.
+# Control characters, and others that some programs take for line ends.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _MECHANISM_NAME = re.compile(r"[A-Z0-9_-]{1,20}")  # RFC 4422 3.1
 
@@ -37,18 +37,18 @@ class _Missing(enum.Enum):
 
 
 MISSING: Final = _Missing.MISSING
-"""From a method ``auth_MECHANISM``: the credentials are refused. From ``challenge_auth``: the client gave up, and knows
-it. From ``handle_AUTH``: the mechanisms shall go on."""
+"""Returned by a method ``auth_MECHANISM``: the credentials are refused. Returned by ``challenge_auth``: the client has
+cancelled, and has got a reply. Returned by ``handle_AUTH``: continue with the mechanisms."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuthResult:
-    """What became of an authentication.
+    """The result of an authentication.
 
-    :param success: whether the client is who it says.
+    :param success: whether the client is authenticated.
     :param handled: kept for compatibility, without effect: the server replies unless a reply was pushed.
-    :param message: the status to reply; None: 235 or 535 as usual.
-    :param auth_data: what is to be known of the user from now on, as ``session.auth_data``.
+    :param message: the status to reply; None: the usual 235 or 535.
+    :param auth_data: data about the user, for ``session.auth_data``.
     """
 
     success: bool
@@ -58,12 +58,12 @@ class AuthResult:
 
     def __repr__(self) -> str:
         said = f"success={self.success!r}, handled={self.handled!r}, message={self.message!r}"
-        return f"AuthResult({said}, auth_data=...)"  # which may be a password
+        return f"AuthResult({said}, auth_data=...)"  # it may contain a password
 
 
 @implementer(IUsernamePassword)
 class LoginPassword(NamedTuple):
-    """A user name and a password, as the client sent them; credentials for twisted.cred as well."""
+    """A user name and a password, as the client sent them. They are also credentials for twisted.cred."""
 
     login: bytes
     password: bytes
@@ -74,7 +74,7 @@ class LoginPassword(NamedTuple):
         return self.login
 
     def checkPassword(self, password: bytes) -> bool:
-        """Whether this is the password; takes as long whatever it is."""
+        """Whether this is the password, in constant time."""
         return hmac.compare_digest(self.password, password)
 
     def __repr__(self) -> str:
@@ -87,7 +87,7 @@ class LoginPassword(NamedTuple):
 @implementer(IUsernameHashedPassword)
 @dataclass(frozen=True)
 class ChallengeResponse:
-    """A user name, and the proof that the client knows the password to it (RFC 2195)."""
+    """A user name, and the proof that the client knows its password (RFC 2195)."""
 
     login: bytes
     challenge: bytes = field(repr=False)
@@ -99,23 +99,23 @@ class ChallengeResponse:
         return self.login
 
     def checkPassword(self, password: bytes) -> bool:
-        """Whether this is the password that the client knows."""
+        """Whether the client has proved to know this password."""
         return hmac.compare_digest(hmac.new(password, self.challenge, "md5").hexdigest().encode(), self.response)
 
 
 @dataclass(frozen=True)
 class ProvedLogin:
-    """The name of a user who has proved to the mechanism itself who it is."""
+    """The name of a user whose identity the mechanism itself has verified."""
 
     login: str
 
 
 def login_password(login: bytes, password: bytes) -> LoginPassword:
-    """The credentials, if an authenticator may see them.
+    """Make credentials that are safe to pass to an authenticator.
 
-    :raises Refused: 535 if the password is empty, or the login is no name (see :func:`user_name`). An empty password
-        is success without any password for some directories (RFC 4513 5.1.2); a line end in a name becomes a command
-        in somebody's protocol.
+    :raises Refused: with 535 if the password is empty, or the login is not a valid name (see :func:`user_name`). Some
+        directories accept an empty password as an anonymous login (RFC 4513 5.1.2), and a line end in a name could be
+        used to inject a command into another protocol.
     """
     user_name(login)
     if not password:
@@ -124,9 +124,9 @@ def login_password(login: bytes, password: bytes) -> LoginPassword:
 
 
 def user_name(octets: bytes) -> str:
-    """The name in UTF-8, if an authenticator may see it.
+    """Decode a user name that is safe to pass to an authenticator.
 
-    :raises Refused: 535 if it is empty, no UTF-8, or has control characters or line ends of any kind.
+    :raises Refused: with 535 if it is empty, not UTF-8, or has control characters or line ends of any kind.
     """
     try:
         name = octets.decode("utf-8")
@@ -138,9 +138,9 @@ def user_name(octets: bytes) -> str:
 
 
 def mechanism_name(name: str) -> str:
-    """The name in upper case.
+    """Return the name in upper case.
 
-    :raises ValueError: if it is none (RFC 4422 3.1).
+    :raises ValueError: if it is not valid (RFC 4422 3.1).
     """
     upper = name.upper()
     if not _MECHANISM_NAME.fullmatch(upper):
@@ -149,9 +149,9 @@ def mechanism_name(name: str) -> str:
 
 
 def auth_mechanism(actual_name: str) -> Callable[[F], F]:
-    """Name the mechanism of a method ``auth_...`` whose own name cannot say it.
+    """Set the mechanism's name for a method ``auth_...``, if the name cannot be part of the method's name.
 
-    :raises ValueError: if it is no name of a mechanism.
+    :raises ValueError: if it is not a valid name of a mechanism.
 
     >>> class Handler:
     ...     @auth_mechanism("X-TOKEN")
@@ -168,9 +168,9 @@ def auth_mechanism(actual_name: str) -> Callable[[F], F]:
 
 
 def in_thread(authenticator: Callable[..., Any]) -> Callable[..., Deferred[Any]]:
-    """Let an authenticator that blocks, such as one that hashes passwords, do so in a thread of the reactor's pool.
+    """Run an authenticator that blocks, such as one that hashes passwords, in a thread of the reactor's pool.
 
-    It must not touch the server, the session or the envelope there, beyond reading.
+    There it may only read the server, the session and the envelope.
     """
 
     def decide(*arguments: Any) -> Deferred[Any]:

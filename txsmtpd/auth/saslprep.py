@@ -1,4 +1,4 @@
-"""SASLprep (RFC 4013): one form for the many in which a name or a password can be written."""
+"""SASLprep (RFC 4013): normalizes names and passwords."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _PROHIBITED = (
 
 
 def saslprep(text: str) -> str:
-    """The text in its one form.
+    """Return the normalized text.
 
-    :raises ValueError: if it holds what must not be in a name or a password.
+    :raises ValueError: if it has characters that are not allowed in names and passwords.
     """
     if text.isascii() and text.isprintable():
         return text

@@ -1,7 +1,7 @@
-"""SCRAM (RFC 5802, RFC 7677): both sides prove that they know the password, and neither says it.
+"""SCRAM (RFC 5802, RFC 7677): both sides prove that they know the password, without sending it.
 
-The server keeps keys that were made of the password, never the password. The -PLUS forms bind the proof to the TLS
-connection (``tls-exporter``, RFC 9266), so that nobody in between can pass it on.
+The server stores keys derived from the password, never the password itself. The -PLUS variants bind the proof to the
+TLS connection (``tls-exporter``, RFC 9266), so that an intermediary cannot relay it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from txsmtpd.reply import Refused, Reply
 MALFORMED = Reply(501, "5.5.2", "That is no message of SCRAM")
 HASHES = {"SHA-1": "sha1", "SHA-256": "sha256", "SHA-512": "sha512"}
 ITERATIONS = 4096  # RFC 7677 4: at least
-_SECRET = secrets.token_bytes(32)  # of this process
+_SECRET = secrets.token_bytes(32)  # the default secret of this process
 
-# RFC 5802 7, with the parts that are looked at.
+# RFC 5802 7: the parts that are used.
 _NONCE = r"[!-+\--~]+"
 _NAME = r"(?:[^\x00=,]|=2C|=3D)+"
 _EXTENSIONS = r"(?:,[A-Za-z]=[^\x00,]+)*"
@@ -44,7 +44,7 @@ _CLIENT_FINAL = re.compile(
 
 @dataclass(frozen=True)
 class ScramKeys:
-    """What a server keeps of a password, for one hash function."""
+    """The keys that a server stores for a password, for one hash function."""
 
     salt: bytes
     iterations: int
@@ -55,7 +55,7 @@ class ScramKeys:
     def of(
         cls, password: str, hash_name: str = "SHA-256", salt: bytes | None = None, iterations: int = ITERATIONS
     ) -> ScramKeys:
-        """Make the keys, which takes a while: for when a password is set.
+        """Derive the keys from a password. This takes a while; call it when a password is set.
 
         :param hash_name: ``"SHA-1"``, ``"SHA-256"`` or ``"SHA-512"``.
         :raises ValueError: if the password has characters that SASLprep does not allow.
@@ -80,16 +80,17 @@ class _First(NamedTuple):
 
 @implementer(IAuthMechanism)
 class Scram:
-    """One mechanism of the family.
+    """One mechanism of the SCRAM family.
 
     :param hash_name: ``"SHA-1"``, ``"SHA-256"`` or ``"SHA-512"``.
-    :param lookup: gives the :class:`ScramKeys` of a user name, or None; plain, a coroutine or a Deferred.
-    :param plus: whether it is the -PLUS form, which TLS 1.3 only can offer.
-    :param authenticator: has a last word about the :class:`~txsmtpd.auth.ProvedLogin`; None: the proof is enough.
-    :param iterations: of most users, so that one who does not exist looks like them.
-    :param secret: makes the salts that are shown for users who do not exist: octets that nobody can guess, the same
-        for all processes of a service and after each restart. Without it they differ from one process to the next,
-        and tell by that who does exist.
+    :param lookup: returns the :class:`ScramKeys` of a user name, or None; directly, as a coroutine or as a Deferred.
+    :param plus: whether it is the -PLUS variant, which needs TLS 1.3.
+    :param authenticator: makes the final decision about the :class:`~txsmtpd.auth.ProvedLogin`; None: the proof is
+        enough.
+    :param iterations: the number of iterations that most users have, sent for users that do not exist.
+    :param secret: secret random bytes for the salts that are sent for users that do not exist. They must be the same
+        for all processes of a service and after each restart. Otherwise these salts change, which reveals that the user
+        does not exist.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class Scram:
         self._secret = _SECRET if secret is None else secret
 
     def available(self, session: Any) -> bool:
-        """Whether the client's connection has what the -PLUS form needs."""
+        """Whether the client's connection has what the -PLUS variant needs."""
         return not self.plus or getattr(session.ssl, "binds", False)
 
     async def authenticate(self, exchange: Exchange) -> AuthResult:
@@ -150,7 +151,7 @@ class Scram:
         if result.success:
             signature = hmac.digest(keys.server_key, said, self.digest)
             if await exchange.challenge(b"v=" + b64encode(signature)):
-                raise Refused(MALFORMED)  # RFC 4954 4: the answer to the last word is empty
+                raise Refused(MALFORMED)  # RFC 4954 4: the response to the last message is empty
         return result
 
     def _first(self, exchange: Exchange, message: str) -> _First:
@@ -165,12 +166,12 @@ class Scram:
             if found["type"] != "tls-exporter":
                 raise Refused(INVALID)
         elif flag != "n" and (flag != "y" or f"{self.name}-PLUS" in exchange.server._offered_mechanisms()):
-            # "y": the client would bind, but was told that we cannot. If we can, somebody in between has lied to it.
+            # "y": the client supports binding, but thinks that we do not. If we do, an attacker has changed our offer.
             raise Refused(INVALID)
         return _First(found["header"], found["bare"], flag, login, found["nonce"])
 
     def _keys_of_nobody(self, login: str) -> ScramKeys:
-        """Keys that no password opens, with a salt that stays the same: nobody learns from them who exists."""
+        """Return keys that match no password, with a constant salt, so that they do not reveal which users exist."""
         salt = hmac.digest(self._secret, f"{self.digest} {login}".encode(), "sha256")[:16]
         size = hashlib.new(self.digest).digest_size
         return ScramKeys(salt, self.iterations, secrets.token_bytes(size), secrets.token_bytes(size))
@@ -184,7 +185,7 @@ class Scram:
 
 
 def channel_binding(server: Any) -> bytes:
-    """What only the two ends of this TLS connection know (RFC 9266 2)."""
+    """Return the channel binding data of the TLS connection (RFC 9266 2)."""
     binding: bytes = server.transport.getHandle().export_keying_material(b"EXPORTER-Channel-Binding", 32, b"")
     return binding
 

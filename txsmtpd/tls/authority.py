@@ -1,7 +1,7 @@
-"""TLS with nothing to set up: a certificate authority in memory, certificates of it, and what clients verify them by.
+"""TLS without setup: a certificate authority in memory, its certificates, and trust in it for clients.
 
-Keys and certificates are made when they are needed, and never leave memory, except for the authority's own certificate
-where a client can only be told of a file. Certificates can be wrong on purpose. For tests, and for trying things out.
+Keys and certificates are made when needed and stay in memory, except for the authority's own certificate if a client
+needs it as a file. Certificates can be deliberately invalid. For tests and experiments.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ YEAR = datetime.timedelta(days=365)
 
 
 class Authority:
-    """A certificate authority that nobody knows but who is told of it.
+    """A certificate authority that is trusted only by clients configured to do so.
 
-    :param name: what its certificate calls it.
+    :param name: the name in its certificate.
 
     >>> authority = Authority()
     >>> authority.pem.splitlines()[0]
@@ -55,11 +55,11 @@ class Authority:
             .add_extension(_usage(signs_certificates=True), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())
-        )  #: its own certificate, which is all that a client needs
+        )  #: its own certificate, which clients need to trust it
         self.pem: bytes = self.certificate.public_bytes(serialization.Encoding.PEM)  #: the same in PEM
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the authority's certificate into a file, as one step: it is there whole, or as it was before."""
+        """Write the authority's certificate into a file, atomically."""
         folder, name = os.path.split(os.path.abspath(path))
         descriptor, new = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
         try:
@@ -71,7 +71,7 @@ class Authority:
             os.unlink(new)
             raise
 
-    # What servers need
+    # For servers
 
     def issue(
         self,
@@ -79,11 +79,11 @@ class Authority:
         not_before: datetime.datetime | None = None,
         not_after: datetime.datetime | None = None,
     ) -> CertificateOptions:
-        """A ``tls_context`` with a certificate for the names.
+        """Return a ``tls_context`` with a certificate for the names.
 
-        :param names: domains and IP addresses; by default those by which a host calls itself.
-        :param not_before: from when on it is valid. Default: since yesterday.
-        :param not_after: until when. Default: for a year.
+        :param names: domains and IP addresses; by default those of the local host.
+        :param not_before: the start of its validity. Default: yesterday.
+        :param not_after: the end of its validity. Default: in a year.
         """
         names = names or LOCAL_NAMES
         now = _now()
@@ -97,15 +97,15 @@ class Authority:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())
         )
-        # What pyOpenSSL takes, Twisted hands on.
+        # Twisted passes these on to pyOpenSSL.
         pair: dict[str, Any] = {"privateKey": key, "certificate": certificate}
         return CertificateOptions(**pair, raiseMinimumTo=TLSVersion.TLSv1_2)
 
     def wrong(self, how: str) -> Any:
-        """A ``tls_context`` with which no client should be content.
+        """Return a ``tls_context`` that clients should reject.
 
         :param how: ``expired``, ``not-yet-valid``, ``wrong-name``, ``unknown-authority``, or ``stalled`` (a handshake
-            that never goes on).
+            that never ends).
         :raises ValueError: for anything else.
         """
         make = WRONG.get(how)
@@ -113,36 +113,36 @@ class Authority:
             raise ValueError(f"TLS can be wrong in these ways: {', '.join(WRONG)}; not {how!r}")
         return make(self)
 
-    # What clients need
+    # For clients
 
     def client_context(self) -> ssl.SSLContext:
-        """A client that verifies everything, and trusts this authority alone: for smtplib, asyncio and so on."""
+        """Return a client context that verifies servers and trusts only this authority, for smtplib, asyncio etc."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(cadata=self.pem.decode("ascii"))
         return context
 
     @cached_property
     def trust_root(self) -> Any:
-        """The same trust in Twisted's terms: a ``trustRoot`` for ``optionsForClientTLS`` and others."""
+        """Return the same for Twisted: a ``trustRoot`` for ``optionsForClientTLS`` and others."""
         return trustRootFromCertificates([Certificate.loadPEM(self.pem)])
 
     def client_options(self, name: str = "localhost") -> Any:
-        """What a Twisted client begins TLS with.
+        """Return the TLS options for a Twisted client.
 
-        :param name: what it takes the server for.
+        :param name: the server's name, which the client verifies.
         """
         return optionsForClientTLS(name, trustRoot=self.trust_root)
 
 
 @cache
 def authority() -> Authority:
-    """The authority of this process. Making one takes a moment, so tests share it."""
+    """Return the authority of this process. Tests share it because making one takes a moment."""
     return Authority()
 
 
 @implementer(IOpenSSLServerConnectionCreator)
 class StalledHandshake:
-    """A ``tls_context`` whose handshakes begin and never go on."""
+    """A ``tls_context`` whose handshakes start but never end."""
 
     def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
         return _Stalled(SSL.Context(SSL.TLS_METHOD))
@@ -170,7 +170,7 @@ WRONG: Mapping[str, Callable[[Authority], Any]] = {
     "unknown-authority": lambda authority: Authority("nobody's authority").issue(),
     "stalled": lambda authority: StalledHandshake(),
 }
-"""The ways in which TLS can be wrong, and who makes each."""
+"""The ways in which TLS can be wrong, with the functions that make each."""
 
 
 def _builder(
@@ -217,9 +217,9 @@ def _now() -> datetime.datetime:
 
 
 def share_certificate(options: CertificateOptions) -> int:
-    """Write what :meth:`Authority.issue` made into memory that other processes can inherit.
+    """Write a certificate from :meth:`Authority.issue` into memory that other processes can inherit.
 
-    :return: a descriptor.
+    :return: a file descriptor.
     """
     issued: Any = options
     pem = issued.privateKey.private_bytes(
@@ -232,7 +232,7 @@ def share_certificate(options: CertificateOptions) -> int:
 
 
 def shared_certificate(descriptor: int) -> CertificateOptions:
-    """The ``tls_context`` that another process has shared."""
+    """Return the ``tls_context`` that another process has shared."""
     pem = os.pread(descriptor, 2**20, 0)
     pair: dict[str, Any] = {
         "privateKey": serialization.load_pem_private_key(pem, None),

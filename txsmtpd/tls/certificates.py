@@ -1,7 +1,7 @@
-"""Certificates from PEM files: chosen by the name that the client asks for, and renewed while the server runs.
+"""Certificates from PEM files: selected by the name that the client requests, and reloaded while the server runs.
 
-A :class:`Certificates` is what ``tls_context`` takes. Whoever renews a certificate replaces its file; the next
-handshake is served the new one. No session notices, and nobody needs to be told.
+Pass a :class:`Certificates` as ``tls_context``. To renew a certificate, replace its file; the next handshake uses the
+new one. Open sessions are not affected, and no reload command is needed.
 """
 
 from __future__ import annotations
@@ -26,74 +26,74 @@ from zope.interface import implementer
 
 log = Logger(namespace="txsmtpd")
 
-LOOK_AGAIN = 1.0  # seconds between looks at the files: a renewal is seen soon, and a flood of clients costs no more
-DEFAULT = "default"  # the certificate of a directory for clients that ask for no name, or for an unknown one
+LOOK_AGAIN = 1.0  # seconds between checks of the files, so that a flood of clients does not cause more of them
+DEFAULT = "default"  # the certificate in a directory for clients that request no name or an unknown one
 
 Stamp = tuple[int, int, int, int]
 Signature = tuple[Stamp | None, ...]
 
 
 class BadCertificate(ValueError):
-    """A certificate, its key or its file will not do; the text says which and why."""
+    """A certificate, its key or its file is not usable. The message says which and why."""
 
 
 class Unreadable(BadCertificate):
-    """The system does not let a file be read: for now, perhaps, and without a change of the file when it does again."""
+    """A file cannot be read. This may be temporary, and may end without a change of the file."""
 
 
 class Files(NamedTuple):
-    """The files that one certificate is made of."""
+    """The files of one certificate."""
 
-    certificate: Path  #: with the chain behind it
-    key: Path | None = None  #: where the key is, unless it is in the certificate's own file
+    certificate: Path  #: the certificate, followed by its chain
+    key: Path | None = None  #: the key, unless it is in the certificate's file
     client_ca: Path | None = None  #: the authorities of the clients' certificates
 
     @property
     def name(self) -> str:
-        """What the files are called in their directory."""
+        """The name of the files in their directory."""
         path = self.certificate
         return path.parent.name if path.name == "fullchain.pem" else path.stem
 
     def signature(self) -> Signature:
-        """Differs once a file has changed."""
+        """A value that changes when a file is changed."""
         return tuple(_stamp(path) for path in self)
 
 
 class Loaded(NamedTuple):
-    """A certificate that can be served."""
+    """A certificate that is ready for use."""
 
     options: CertificateOptions
     names: frozenset[str]  #: the DNS names that it is for, in lower case
 
 
 class _Entry:
-    """A certificate as it was last good, and how its files looked when they were last read."""
+    """The last good version of a certificate, and the signature of its files when they were last read."""
 
     def __init__(self, signature: Signature, loaded: Loaded | None) -> None:
         self.signature = signature
         self.loaded = loaded
-        self.told: set[str] = set()  # why it could not be read, since it was last good
+        self.told: set[str] = set()  # the errors logged since it was last good
 
 
 @implementer(IOpenSSLServerConnectionCreator)
 class Certificates:
     """The server's certificates, from files that may be replaced at any time.
 
-    Files are looked at when a client comes, at most once a second. A file that is half written, or whose key does
-    not fit, changes nothing: the certificate before it is kept, and the log tells so, once for each change of the file.
-    One that may not be read is tried again at each look. TLS 1.2 is the least that is spoken.
+    Files are checked when a client connects, at most once a second. If a file is incomplete, or its key does not match,
+    the previous certificate stays in use and a message is logged, once for each change of the file. An unreadable file
+    is tried again at each check. The minimum version is TLS 1.2.
 
-    :param path: a PEM file with the certificate, its chain behind it, and perhaps its key. Or a directory of such: each
-        ``NAME.pem`` with its key within or in ``NAME.key``, and each directory ``NAME`` with ``fullchain.pem`` and
-        ``privkey.pem``. The client is given the one whose DNS names fit the name that it asks for (SNI, RFC 6066 3);
-        the one called ``default``, or else the first by name, is for the others. A directory that has ``fullchain.pem``
-        and ``privkey.pem`` itself is one certificate.
-    :param key: the PEM file of the key, where it is not in the certificate's own.
-    :param client_ca: a PEM file of the authorities whose certificates clients may show.
-    :param require_client_certificate: whether a client that shows none fails the handshake.
-    :param clock: tells the time in seconds.
-    :raises BadCertificate: if a file will not do.
-    :raises ValueError: if the parameters do not go together.
+    :param path: a PEM file with the certificate, followed by its chain, and optionally its key. Or a directory of them:
+        each ``NAME.pem`` has its key inside or in ``NAME.key``, and each directory ``NAME`` has ``fullchain.pem`` and
+        ``privkey.pem``. The server uses the one whose DNS names match the name that the client requests (SNI, RFC 6066
+        3), or else the one called ``default``, or else the first by name. A directory that has ``fullchain.pem`` and
+        ``privkey.pem`` itself is one certificate.
+    :param key: the PEM file of the key, if it is not in the certificate's file.
+    :param client_ca: a PEM file with the authorities for clients' certificates.
+    :param require_client_certificate: whether the handshake fails if the client has no certificate.
+    :param clock: returns the time in seconds.
+    :raises BadCertificate: if a file is not usable.
+    :raises ValueError: if the parameters contradict each other.
     """
 
     def __init__(
@@ -139,31 +139,31 @@ class Certificates:
         return f"<Certificates of {self._path}>"
 
     def reload(self) -> None:
-        """Look at the files now."""
+        """Check the files now."""
         self._look_again = self._clock() + LOOK_AGAIN
         self._look()
 
-    # What Twisted and OpenSSL ask for
+    # Called by Twisted and OpenSSL
 
     def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
-        """The connection for the next handshake, with the certificates as they are now."""
+        """Return the connection for the next handshake, with the current certificates."""
         if self._clock() >= self._look_again:
             self.reload()
         return SSL.Connection(self._default.getContext())
 
     def _context_for(self, server_name: bytes | None) -> SSL.Context | None:
-        """The context for the name that a client asks for; None: the default has to do."""
+        """Return the context for the name that a client requests, or None for the default."""
         if server_name is None:
             return None
         name = server_name.decode("ascii", "replace").lower().rstrip(".")
-        # RFC 6125 6.4.3: the asterisk of a wildcard stands for one label.
+        # RFC 6125 6.4.3: a wildcard matches exactly one label.
         options = self._by_name.get(name) or self._by_name.get("*." + name.partition(".")[2])
         return None if options is None else options.getContext()
 
-    # Looking at the files
+    # Checking the files
 
     def _list_files(self) -> tuple[list[Files], dict[Path, str]]:
-        """What there is, and what cannot be looked at, with the reason."""
+        """Return the existing files, and the paths that cannot be read with the reason."""
         if not self._is_directory:
             return [Files(self._path, self._key, self._client_ca)], {}
         found: list[Files] = []
@@ -189,7 +189,7 @@ class Certificates:
         for reason in sorted(set(unreadable.values()) - self._cannot_list):
             log.error("{error}; the certificates there are kept as they were", error=reason)
         self._cannot_list = set(unreadable.values())
-        # What cannot be seen just now is not gone.
+        # Files that cannot be seen at present are not treated as removed.
         hidden = {path for path in self._entries if not unreadable.keys().isdisjoint((path, *path.parents))}
         changed = self._drop_all_but({files.certificate for files in found} | hidden)
         try:
@@ -200,7 +200,7 @@ class Certificates:
                 self._arrange()
 
     def _drop_all_but(self, there: set[Path]) -> bool:
-        """Drop the certificates whose files are gone, unless nothing good would be left; whether any was dropped."""
+        """Drop the certificates whose files are gone, unless no good one would be left. Return whether any was."""
         gone = self._entries.keys() - there
         if not gone or all(entry.loaded is None for path, entry in self._entries.items() if path in there):
             return False
@@ -209,7 +209,7 @@ class Certificates:
         return True
 
     def _look_at(self, files: Files) -> bool:
-        """Read the files if they have changed; whether there is a new certificate now."""
+        """Read the files if they have changed. Return whether there is a new certificate."""
         signature = files.signature()
         entry = self._entries.setdefault(files.certificate, _Entry((), None))
         if entry.signature == signature:
@@ -217,14 +217,14 @@ class Certificates:
         try:
             entry.loaded = self._load(files)
         except Unreadable as error:
-            # The files need not change before they can be read, so they are tried again; but it is told once.
+            # They may become readable without a change, so they are tried again; but the error is logged once.
             entry.signature = ()
             if str(error) not in entry.told:
                 log.error("{error}; what was served before is kept", error=str(error))
             entry.told.add(str(error))
             return False
         except BadCertificate as error:
-            entry.signature = signature  # there is no use in reading them again as they are
+            entry.signature = signature  # do not read them again before they change
             log.error("{error}; what was served before is kept", error=str(error))
             return False
         entry.signature = signature
@@ -237,7 +237,7 @@ class Certificates:
         return load(files, self._require_client_certificate, contextForServerName=context_for)
 
     def _arrange(self) -> None:
-        """Put the certificates where a handshake looks for them."""
+        """Update the tables that handshakes use."""
         good = [(path, entry.loaded) for path, entry in sorted(self._entries.items()) if entry.loaded is not None]
         by_name: dict[str, CertificateOptions] = {}
         for _, loaded in good:
@@ -251,14 +251,14 @@ class Certificates:
 def load(files: Files, require_client_certificate: bool = False, **options: Any) -> Loaded:
     """Read a certificate with its chain and its key.
 
-    :param options: further ones for ``CertificateOptions``.
-    :raises BadCertificate: if a file cannot be read or will not do, or the key does not fit the certificate.
+    :param options: further options for ``CertificateOptions``.
+    :raises BadCertificate: if a file cannot be read or is not valid, or the key does not match the certificate.
     """
     try:
         return _load(files, require_client_certificate, options)
     except BadCertificate:
         raise
-    except Exception as error:  # a certificate can be wrong in more ways than are listed anywhere
+    except Exception as error:  # invalid certificates cause exceptions that are documented nowhere
         raise BadCertificate(f"{files.certificate}: {_reason(error)}") from error
 
 
@@ -294,7 +294,7 @@ def _load(files: Files, require_client_certificate: bool, options: dict[str, Any
 def load_authorities(path: str | os.PathLike[str]) -> list[x509.Certificate]:
     """Read a file of certificates.
 
-    :raises BadCertificate: if it cannot be read or will not do.
+    :raises BadCertificate: if it cannot be read or is not valid.
     """
     found: list[x509.Certificate] = _parse(
         Path(path), "certificate", x509.load_pem_x509_certificates, _read(Path(path))
@@ -303,7 +303,7 @@ def load_authorities(path: str | os.PathLike[str]) -> list[x509.Certificate]:
 
 
 def dns_names(certificate: x509.Certificate) -> frozenset[str]:
-    """The DNS names that a certificate is for, in lower case."""
+    """Return the DNS names of a certificate, in lower case."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
@@ -328,22 +328,22 @@ def _read(path: Path) -> bytes:
 def _parse(path: Path, what: str, parser: Callable[[bytes], Any], pem: bytes) -> Any:
     try:
         return parser(pem)
-    except Exception as error:  # cryptography names several, and they change
+    except Exception as error:  # cryptography raises several, which change between versions
         reason = str(error).partition(". See ")[0]
         raise BadCertificate(f"{path}: no {what} can be read: {reason}") from error
 
 
 def _reason(error: Exception) -> str:
-    """What an exception says; OpenSSL's have a list of (library, function, reason) instead of a text."""
+    """Return the text of an exception. Those of OpenSSL have a list of (library, function, reason) instead."""
     if isinstance(error, SSL.Error) and error.args and isinstance(error.args[0], list):
         return ", ".join(str(each[-1]) for each in error.args[0]) or "TLS cannot use it"
     return str(error) or type(error).__name__
 
 
 def _mode(path: Path) -> int:
-    """The mode of a file; 0 if there is none.
+    """Return the mode of a file, or 0 if it does not exist.
 
-    :raises OSError: if that cannot be told.
+    :raises OSError: if that cannot be determined.
     """
     try:
         return path.stat().st_mode
@@ -360,7 +360,7 @@ def _stamp(path: Path | None) -> Stamp | None:
         found = path.stat()
     except OSError:
         return None
-    # The time of the last change of the inode, too: it tells of a new owner or mode.
+    # Includes the inode's change time, which changes with the owner or the mode.
     return found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size
 
 

@@ -1,7 +1,7 @@
-"""TLS by a context of the standard library, where Twisted's TLS wants OpenSSL connections of pyOpenSSL's kind.
+"""TLS with an :class:`ssl.SSLContext`, for Twisted's TLS, which needs connections of pyOpenSSL.
 
-An :class:`ssl.SSLContext` does not give its key away, so no other context can be made of it. But its connections can
-pass for pyOpenSSL's: both encrypt from memory to memory.
+The key of an :class:`ssl.SSLContext` cannot be read, so it cannot be converted to a context of pyOpenSSL. Instead, its
+connections are wrapped in an object with pyOpenSSL's interface; both encrypt from memory to memory.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from zope.interface import implementer
 
 @implementer(IOpenSSLServerConnectionCreator)
 class OfSSLContext:
-    """What makes the TLS connections of a server from an :class:`ssl.SSLContext`.
+    """Makes the TLS connections of a server from an :class:`ssl.SSLContext`.
 
-    :param context: with a certificate, for a server (``ssl.Purpose.CLIENT_AUTH``).
-    :raises ValueError: if it is for clients.
+    :param context: a server context (``ssl.Purpose.CLIENT_AUTH``) with a certificate.
+    :raises ValueError: if it is a client context.
     """
 
     def __init__(self, context: ssl.SSLContext) -> None:
@@ -31,12 +31,12 @@ class OfSSLContext:
         self.context = context
 
     def serverConnectionForTLS(self, tlsProtocol: object) -> Any:
-        """The connection for one client."""
+        """Return the connection for one client."""
         return MemoryConnection(self.context)
 
 
 class MemoryConnection:
-    """As much of :class:`OpenSSL.SSL.Connection` as a server needs."""
+    """The part of the interface of :class:`OpenSSL.SSL.Connection` that a server needs."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._incoming = ssl.MemoryBIO()
@@ -44,15 +44,15 @@ class MemoryConnection:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
 
     def set_accept_state(self) -> None:
-        """Be the server's end, as it is anyway."""
+        """Do nothing: it is always the server's end."""
 
     def set_app_data(self, data: object) -> None:
-        """Remember whose connection it is; nobody asks for it."""
+        """Do nothing: the data are not used."""
 
     def do_handshake(self) -> None:
-        """Go on with the handshake.
+        """Continue the handshake.
 
-        :raises WantReadError: if the client must say more; so do all methods that need it to.
+        :raises WantReadError: if more data from the client is needed. Other methods raise it too.
         :raises Error: if it fails.
         """
         try:
@@ -61,9 +61,9 @@ class MemoryConnection:
             _translate(error)
 
     def recv(self, size: int) -> bytes:
-        """What the client has said.
+        """Return decrypted data from the client.
 
-        :raises ZeroReturnError: if it has ended TLS.
+        :raises ZeroReturnError: if the client has ended TLS.
         """
         try:
             data = self._tls.read(size)
@@ -74,14 +74,14 @@ class MemoryConnection:
         return data
 
     def send(self, data: bytes) -> int:
-        """Encrypt; return how many octets of the data were."""
+        """Encrypt data, and return how many bytes of it were encrypted."""
         try:
             return self._tls.write(data)
         except ssl.SSLError as error:
             _translate(error)
 
     def shutdown(self) -> bool:
-        """End TLS; return whether the client has, too."""
+        """End TLS. Return whether the client has ended it too."""
         try:
             self._tls.unwrap()
         except ssl.SSLWantReadError:
@@ -90,45 +90,45 @@ class MemoryConnection:
             _translate(error)
         return True
 
-    # The memory that lies between TLS and the transport
+    # The buffers between TLS and the transport
 
     def bio_read(self, size: int) -> bytes:
-        """What is to be sent to the client."""
+        """Return encrypted data to send to the client."""
         data = self._outgoing.read(size)
         if not data:
             raise WantReadError
         return data
 
     def bio_write(self, data: bytes) -> int:
-        """What came from the client."""
+        """Take encrypted data received from the client."""
         return self._incoming.write(data)
 
     def bio_shutdown(self) -> None:
-        """Nothing more comes from the client."""
+        """Signal that the client will send nothing more."""
         self._incoming.write_eof()
 
-    # What is known of the connection
+    # Properties of the connection
 
     def get_protocol_version_name(self) -> str | None:
-        """The version of TLS."""
+        """Return the TLS version."""
         return self._tls.version()
 
     def get_cipher_name(self) -> str | None:
-        """The cipher."""
+        """Return the cipher."""
         cipher = self._tls.cipher()
         return cipher and cipher[0]
 
     def get_peer_certificate(self, *, as_cryptography: bool = True) -> x509.Certificate | None:
-        """The client's certificate, if it was asked for one and it is good."""
+        """Return the client's certificate, if one was requested and is valid."""
         certificate = self._tls.getpeercert(binary_form=True)
         return None if certificate is None else x509.load_der_x509_certificate(certificate)
 
     def get_servername(self) -> bytes | None:
-        """The name by which the client asked for the server: the standard library tells it to a callback only."""
+        """Return None: the standard library passes the server name that the client requests only to a callback."""
         return None
 
     def get_alpn_proto_negotiated(self) -> bytes:
-        """The protocol that was agreed on by ALPN."""
+        """Return the protocol negotiated with ALPN."""
         return (self._tls.selected_alpn_protocol() or "").encode("ascii")
 
 
@@ -137,6 +137,6 @@ def _translate(error: ssl.SSLError) -> NoReturn:
         raise WantReadError from None
     if isinstance(error, ssl.SSLZeroReturnError):
         raise ZeroReturnError from None
-    # As pyOpenSSL has it: library, function, reason.
+    # In the form of pyOpenSSL: library, function, reason.
     reason = "unexpected eof" if isinstance(error, ssl.SSLEOFError) else (error.reason or "").replace("_", " ").lower()
     raise Error([(error.library or "", "", reason)]) from error
