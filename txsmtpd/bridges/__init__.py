@@ -1,1 +1,1 @@
-"""Bridges between event loops: coroutines written for asyncio, and threads that have no reactor of their own."""
+"""Bridges between event loops: coroutines written for asyncio, and threads without a reactor."""

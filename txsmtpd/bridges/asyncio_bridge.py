@@ -1,7 +1,7 @@
-"""Coroutines that were written for asyncio, in a program whose loop is Twisted's.
+"""Runs coroutines written for asyncio in a program that uses a Twisted reactor.
 
-Where the reactor is asyncio's own, both share one loop, and a coroutine may await what it likes. Elsewhere a loop
-runs in a thread of its own, one for the process. Nothing here knows of SMTP.
+With Twisted's asyncio reactor both share one loop, and a coroutine may await anything. With other reactors an asyncio
+loop runs in a separate thread, one for the process. This module does not depend on SMTP.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HINT = (
     "it awaits asyncio, and this is no asyncio task: make the server with the option asyncio=True"
     " (twist --reactor=asyncio does so)"
 )
-# What asyncio says to a coroutine that is run by somebody else.
+# Error messages of asyncio for coroutines that asyncio does not run.
 _COMPLAINTS = (
     "no running event loop",
     "await wasn't used with future",
@@ -34,30 +34,31 @@ _COMPLAINTS = (
 
 
 def asks_for_asyncio(error: BaseException) -> bool:
-    """Whether an exception tells of a coroutine that needs asyncio, and was run without."""
+    """Whether an exception means that a coroutine needs asyncio, but was run without it."""
     if not isinstance(error, RuntimeError):
         return False
-    text = repr(error.args).lower()  # str() is the exception's own, and may raise
+    text = repr(error.args).lower()  # str() may be overridden, and may raise
     return any(each in text for each in _COMPLAINTS)
 
 
-# Coroutines that have been begun
+# Started coroutines
 
 
 def go_on(turn: Coroutine[Any, Any, Any], awaited: Any) -> Deferred[Any]:
-    """Drive a coroutine to its end that was stepped once, and then awaited something.
+    """Run a coroutine to its end that was stepped once and now waits for something.
 
-    :param awaited: what it has yielded: a Deferred, or a future of the loop that runs.
+    :param awaited: what it has yielded: a Deferred, or a future of the running loop.
     """
     if asyncio._get_running_loop() is None and type(awaited) is Deferred:
-        # Awaiting a Deferred that has not fired just says so again when it is stepped again.
+        # A coroutine that awaits a Deferred which has not fired just yields it again when it is stepped again.
         return Deferred.fromCoroutine(turn)
     return Deferred.fromCoroutine(_with_futures(turn, awaited))
 
 
 @coroutine
 def _with_futures(turn: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, Any, Any]:
-    """The coroutine, its futures taken for Deferreds. In it, what is cancelled is so in the words of asyncio."""
+    """Run the coroutine with its futures converted to Deferreds. Inside it, cancellation raises asyncio's
+    CancelledError."""
     step: tuple[Callable[[Any], Any], Any]
     while True:
         is_future = getattr(awaited, "_asyncio_future_blocking", False)
@@ -81,14 +82,14 @@ def _with_futures(turn: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any
 
 
 def _deferred_of_future(future: Any) -> Deferred[Any]:
-    future._asyncio_future_blocking = False  # as a task says that it has understood
+    future._asyncio_future_blocking = False  # as an asyncio task does
     if future.get_loop() is not asyncio._get_running_loop():
         raise RuntimeError("no running event loop, or another than the future's")
     return _of_future(future, _call)
 
 
 def _next_turn() -> Deferred[None] | None:
-    """What ``asyncio.sleep(0)`` waits for."""
+    """Return a Deferred that fires in the next iteration, for ``asyncio.sleep(0)``."""
     loop = asyncio._get_running_loop()
     if loop is None:
         return None
@@ -101,13 +102,13 @@ def _next_turn() -> Deferred[None] | None:
 
 
 def in_asyncio(function: Callable[..., Any], loop: asyncio.AbstractEventLoop | None = None) -> Callable[..., Any]:
-    """A function like this coroutine function, which returns a Deferred, and runs the coroutine as an asyncio task.
+    """Wrap a coroutine function in a function that runs the coroutine as an asyncio task and returns a Deferred.
 
-    In the reactor's own loop, if it has one, else in a thread. The coroutine may await Deferreds as well. In a thread
-    it must not touch what is the reactor's, beyond reading; but a server among the arguments may be told to ``push``
-    and to ``challenge_auth``, and an exchange of AUTH to ``challenge`` and to ``decide``.
+    The task runs in the reactor's loop if it has one, else in a thread. The coroutine may also await Deferreds. In a
+    thread it may only read objects of the reactor's thread; but it may call ``push`` and ``challenge_auth`` of a server
+    among the arguments, and ``challenge`` and ``decide`` of an AUTH exchange.
 
-    :param loop: a loop that runs in another thread, in place of both.
+    :param loop: a loop that runs in another thread, to use instead.
     """
 
     @wraps(function)
@@ -124,7 +125,7 @@ def in_asyncio(function: Callable[..., Any], loop: asyncio.AbstractEventLoop | N
 
 
 def is_coroutine_function(function: object) -> bool:
-    """Whether a function, or an object that can be called, makes coroutines."""
+    """Whether a function or another callable returns coroutines."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
@@ -141,7 +142,7 @@ async def as_task(
     loop: asyncio.AbstractEventLoop,
     in_reactor: Callable[[Callable[[], None]], object] | None = None,
 ) -> Any:
-    """What the coroutine gives, for an asyncio task of this loop, where it may await Deferreds as well.
+    """Return the coroutine's result. To be run in an asyncio task of this loop; the coroutine may also await Deferreds.
 
     :param in_reactor: calls a function in the reactor's thread, if the loop runs in another.
     """
@@ -154,7 +155,7 @@ def _with_deferreds(
     loop: asyncio.AbstractEventLoop,
     in_reactor: Callable[[Callable[[], None]], object] | None,
 ) -> Generator[Any, Any, Any]:
-    """The coroutine, its Deferreds taken for futures."""
+    """Run the coroutine with its Deferreds converted to futures."""
     step: tuple[Callable[[Any], Any], Any] = work.send, None
     while True:
         try:
@@ -177,7 +178,7 @@ def _watched(
     loop: asyncio.AbstractEventLoop,
     in_reactor: Callable[[Callable[[], None]], object] | None,
 ) -> Generator[Any, Any, None]:
-    # Its result is left to the coroutine, which asks it when it is stepped again.
+    # The future has no result: the coroutine gets it from the Deferred when it is stepped again.
     fired = loop.create_future()
 
     def settle() -> None:
@@ -196,7 +197,7 @@ def _watched(
 
     def cancel() -> None:
         awaited.cancel()
-        awaited.addErrback(lambda failure: failure.trap(CancelledError))  # nobody else is told of it
+        awaited.addErrback(lambda failure: failure.trap(CancelledError))  # nothing else handles it
 
     call = in_reactor or _call
     call(watch)
@@ -213,14 +214,14 @@ def _in_thread(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop, 
 
 
 def _of_future(future: Any, call: Callable[[Callable[[], None]], object]) -> Deferred[Any]:
-    """A Deferred for a future of asyncio's or of a thread's.
+    """Return a Deferred for a future of asyncio or of :mod:`concurrent.futures`.
 
     :param call: calls a function in the reactor's thread.
     """
     deferred: Deferred[Any] = Deferred(lambda _: future.cancel())
 
     def fire() -> None:
-        if deferred.called:  # it was cancelled, and nobody waits for what has become of it
+        if deferred.called:  # it was cancelled, and the result is not needed
             return
         if future.cancelled():
             deferred.errback(Failure(CancelledError()))
@@ -234,7 +235,7 @@ def _of_future(future: Any, call: Callable[[Callable[[], None]], object]) -> Def
 
 
 class _FromThread:
-    """A server, as a thread may use it that is not the reactor's."""
+    """A server, for use in threads other than the reactor's."""
 
     def __init__(self, server: Any, reactor: Any) -> None:
         self.__dict__.update(_server=server, _reactor=reactor)
@@ -258,14 +259,14 @@ class _FromThread:
 
 
 class _ExchangeFromThread(_FromThread):
-    """An exchange of AUTH, as a thread may use it that is not the reactor's."""
+    """An AUTH exchange, for use in threads other than the reactor's."""
 
     def challenge(self, *args: Any) -> Any:
         """Ask the client something."""
         return self._call(self._server.challenge, *args)
 
     def decide(self, *args: Any) -> Any:
-        """Ask the authenticator."""
+        """Call the authenticator."""
         return self._call(self._server.decide, *args)
 
     def failed(self) -> Any:
@@ -282,7 +283,7 @@ def _from_thread(argument: Any, reactor: Any) -> Any:
 
 
 def for_whoever_awaits(deferred: Deferred[Any]) -> Any:
-    """The Deferred, as the code that runs now can await it: as a future within an asyncio task."""
+    """Return the Deferred in a form that the calling code can await: a future in an asyncio task, else the Deferred."""
     try:
         task = asyncio.current_task()
     except RuntimeError:
@@ -297,7 +298,7 @@ _loop: asyncio.AbstractEventLoop | None = None
 
 
 def loop_in_thread() -> asyncio.AbstractEventLoop:
-    """The process's loop that runs in a daemon thread; started when it is first asked for."""
+    """Return the process's loop that runs in a daemon thread. It is started on the first call."""
     global _loop
     with _lock:
         if _loop is None:
@@ -307,10 +308,10 @@ def loop_in_thread() -> asyncio.AbstractEventLoop:
 
 
 def loop_of_server(chosen: Any) -> asyncio.AbstractEventLoop:
-    """The loop in which a server's coroutines run.
+    """Return the loop in which a server's coroutines run.
 
     :param chosen: the option ``asyncio``.
-    :raises RuntimeError: if they run in none.
+    :raises RuntimeError: if there is none.
     """
     running = asyncio._get_running_loop()
     if isinstance(chosen, asyncio.AbstractEventLoop):

@@ -1,4 +1,4 @@
-"""A connection that asyncio has accepted, for a protocol of Twisted's: the reactor of the loop takes it over."""
+"""Hands a connection that asyncio has accepted over to a Twisted protocol and the reactor of the loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from txsmtpd.bridges.reactors import reactor_of_loop
 
 
 class _Ready(Factory):
-    """Gives the protocol that is there already."""
+    """Returns an existing protocol."""
 
     noisy = False
 
@@ -25,10 +25,10 @@ class _Ready(Factory):
 def take_over(transport: Any, protocol: Protocol) -> None:
     """Connect a protocol to the client of an asyncio transport that has not read anything yet.
 
-    The socket is duplicated, and asyncio's own is closed without a word to the client. To be called by the protocol's
+    The socket is duplicated, and asyncio's copy is closed, which the client does not notice. Call it in the protocol's
     ``connection_made``.
 
-    :raises TypeError: if asyncio has begun TLS, or the transport has no socket.
+    :raises TypeError: if asyncio has started TLS, or the transport has no socket.
     """
     socket = transport.get_extra_info("socket")
     if socket is None or transport.get_extra_info("sslcontext") is not None:

@@ -1,8 +1,8 @@
-"""A reactor made of an asyncio loop. A process may have many, each with a loop and a thread of its own.
+"""A reactor on an asyncio loop. A process may have several, each with its own loop and thread.
 
-Twisted's reactor for asyncio does most of the work; what it shares with the rest of the process is replaced: it is not
-the global reactor, its timers are the loop's, and its transports take the time from it, not from the global reactor.
-Nothing here knows of SMTP, and nothing here imports the global reactor.
+It is based on Twisted's asyncio reactor, without what that shares with the rest of the process: it is not the global
+reactor, its timers are those of the loop, and its transports use its clock instead of the global reactor's. This module
+does not depend on SMTP, and does not import the global reactor.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet import _producer_helpers, tcp, unix
-from twisted.internet._newtls import _BypassTLS  # what startTLS of Twisted's own transports puts beneath TLS
+from twisted.internet._newtls import _BypassTLS  # used by startTLS of Twisted's own transports below TLS
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 from twisted.internet.error import AlreadyCalled, AlreadyCancelled
@@ -34,13 +34,13 @@ _failed = log.failureHandler("a timed call failed")
 
 @implementer(IDelayedCall)
 class LoopTimer:
-    """A call that an asyncio loop makes later. Cancelled, it holds on to nothing."""
+    """A delayed call of an asyncio loop. When cancelled, it releases the function and its arguments."""
 
     __slots__ = ("_active", "_call", "_handle", "_loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, delay: float, call: tuple[Any, ...], active: set[Any]) -> None:
         self._loop = loop
-        self._call: tuple[Any, ...] | None = call  # function, arguments, keywords; None: made
+        self._call: tuple[Any, ...] | None = call  # function, arguments, keywords; None after the call
         self._active = active
         active.add(self)
         self._handle = loop.call_later(delay, self._make)
@@ -54,15 +54,15 @@ class LoopTimer:
             function(*args, **kwargs)
 
     def getTime(self) -> float:
-        """When it is made, in the seconds of the loop's clock."""
+        """Return the time of the call, in seconds of the loop's clock."""
         return self._handle.when()
 
     def active(self) -> bool:
-        """Whether it was neither made nor cancelled."""
+        """Whether the call is still pending."""
         return self._call is not None and not self._handle.cancelled()
 
     def cancel(self) -> None:
-        """Do not make it.
+        """Cancel the call.
 
         :raises AlreadyCalled: if it was made.
         :raises AlreadyCancelled: if it was cancelled.
@@ -72,7 +72,7 @@ class LoopTimer:
         self._active.discard(self)
 
     def reset(self, secondsFromNow: float) -> None:
-        """Make it so many seconds from now instead.
+        """Reschedule the call to this many seconds from now.
 
         :raises AlreadyCalled: if it was made.
         :raises AlreadyCancelled: if it was cancelled.
@@ -82,7 +82,7 @@ class LoopTimer:
         self._handle = self._loop.call_later(secondsFromNow, self._make)
 
     def delay(self, secondsLater: float) -> None:
-        """Make it so many seconds later.
+        """Delay the call by this many seconds.
 
         :raises AlreadyCalled: if it was made.
         :raises AlreadyCancelled: if it was cancelled.
@@ -98,12 +98,12 @@ class LoopTimer:
 
 @implementer(IReactorTime)
 class LoopClock:
-    """The time of an asyncio loop.
+    """A clock (IReactorTime) that uses the timers of an asyncio loop.
 
-    Twisted's asyncio reactor keeps each cancelled call until its time comes, which for idle timeouts is minutes; a loop
-    forgets them.
+    Twisted's asyncio reactor keeps each cancelled call until its time comes, which takes minutes for idle timeouts; a
+    loop drops them earlier.
 
-    :param reactor: the reactor whose time it keeps, if it is one's.
+    :param reactor: the reactor that uses this clock, if any.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, reactor: Any = None) -> None:
@@ -117,7 +117,7 @@ class LoopClock:
         return LoopTimer(self._loop, delay, (callable, args, kwargs), self._active)
 
     def getDelayedCalls(self) -> list[LoopTimer]:
-        """The calls that are still to be made."""
+        """Return the pending calls."""
         return list(self._active)
 
 
@@ -125,7 +125,7 @@ class LoopClock:
 
 
 class _OwnTime:
-    """A transport whose TLS takes the time from its own reactor; Twisted's take it from the global one."""
+    """A transport whose TLS uses the clock of its own reactor; Twisted's transports use the global reactor."""
 
     def startTLS(self, ctx: Any, normal: bool = True) -> None:
         _start_tls(self, ctx, normal)
@@ -146,11 +146,11 @@ def _start_tls(transport: Any, context: Any, normal: bool) -> None:
         transport.registerProducer(producer, streaming)
 
 
-_NOTHING: Any = None  # the protocol is made already
+_NOTHING: Any = None  # the protocol already exists
 
 
 class _TLS(BufferingTLSTransport):
-    """TLS that asks a pull producer for more in its reactor's time."""
+    """TLS that calls pull producers with its own reactor's clock."""
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         if streaming or self._lostTLSConnection:
@@ -161,7 +161,7 @@ class _TLS(BufferingTLSTransport):
             pushed.startStreaming()
 
 
-class _PullToPush(_producer_helpers._PullToPush):  # by whose class TLS finds out what to stop
+class _PullToPush(_producer_helpers._PullToPush):  # TLS checks for this class to stop the producer
     def __init__(self, producer: Any, consumer: Any, clock: IReactorTime) -> None:
         super().__init__(producer, consumer)
         self._cooperator = Cooperator(scheduler=lambda call: clock.callLater(0, call))
@@ -192,12 +192,12 @@ class _UNIXServer(_OwnTime, unix.Server):
 
 
 class _UNIXPort(unix.Port):
-    """A port that leaves alone what is not its own: the file of a socket that it was given, and one that has taken the
-    place of its own. Twisted's changes the mode of the one, and removes both.
+    """A port that does not touch files it did not create: that of a socket it was given, and a file that has replaced
+    its own. Twisted's port changes the mode of the former, and removes both.
     """
 
     transport = _UNIXServer
-    _own: tuple[Any, Any] | None = None  # the path of the file that it has made, and which file that is
+    _own: tuple[Any, Any] | None = None  # the path and the identity of the file that it has created
 
     def startListening(self) -> None:
         path = self._bindPath
@@ -216,7 +216,7 @@ class _UNIXPort(unix.Port):
             os.unlink(own[0])
 
 
-_NO_FILE = b"\0"  # what a path begins with that is none (unix(7), abstract sockets)
+_NO_FILE = b"\0"  # the first octet of the names of abstract sockets (unix(7)), which have no file
 
 
 def _identity(path: Any) -> tuple[int, int] | None:
@@ -233,13 +233,13 @@ def _identity(path: Any) -> tuple[int, int] | None:
 class LoopReactor(AsyncioSelectorReactor):
     """A reactor that is not the global one.
 
-    It runs from the beginning: when its loop does, so does it. It has no descriptors of its own, and ends with its
-    loop; :meth:`close` stops its threads, and calls what waits for the event ``shutdown``.
+    It needs not be started: it runs while its loop runs. It has no file descriptors of its own. :meth:`close` stops its
+    threads and runs the triggers of the event ``shutdown``.
 
-    :param loop: the loop that it is made of.
+    :param loop: the loop to use.
     """
 
-    _registerAsIOThread = False  # that is the global reactor's
+    _registerAsIOThread = False  # the I/O thread is that of the global reactor
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._clock = LoopClock(loop, self)
@@ -250,7 +250,7 @@ class LoopReactor(AsyncioSelectorReactor):
         self.startRunning(installSignalHandlers=False)
 
     def installWaker(self) -> None:
-        """The loop wakes itself up."""
+        """Do nothing: the loop has its own waker."""
 
     # Time
 
@@ -302,7 +302,7 @@ class LoopReactor(AsyncioSelectorReactor):
     # The end
 
     def hold(self) -> None:
-        """Somebody needs the reactor until :meth:`release`."""
+        """Keep the reactor open until :meth:`release`."""
         self._holds += 1
 
     def release(self) -> None:
@@ -312,7 +312,7 @@ class LoopReactor(AsyncioSelectorReactor):
             self.close()
 
     def close(self) -> None:
-        """End all connections, and the reactor's threads. The loop goes on."""
+        """Close all connections, and stop the reactor's threads. The loop continues."""
         if not self._stopped:
             self._stopped = self._startedBefore = True
             self.fireSystemEvent("shutdown")
@@ -333,5 +333,5 @@ def _call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
 
 
 def daemon_thread(*args: Any, **kwargs: Any) -> threading.Thread:
-    """A thread that keeps no program from its end."""
+    """Make a daemon thread, which does not keep the program running."""
     return threading.Thread(*args, daemon=True, **kwargs)

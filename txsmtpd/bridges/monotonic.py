@@ -1,7 +1,7 @@
-"""A reactor that measures time by a clock which is never set.
+"""Makes a reactor use a monotonic clock.
 
-Twisted's reactors go by the wall clock. When it is set forward by an hour, every client has said nothing for an hour;
-when it is set back, no timeout comes for an hour.
+Twisted's reactors use the wall clock. If it is set forward by an hour, all idle timeouts expire at once; if it is set
+back by an hour, no timeout expires for an hour.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from twisted.python.runtime import seconds as wall_clock
 
 
 def use_monotonic_clock(reactor: Any) -> None:
-    """Have a reactor of Twisted's go by the monotonic clock from now on. Calls that are pending keep their delay.
+    """Make a Twisted reactor use the monotonic clock from now on. Pending calls keep their delay.
 
-    It changes the reactor for all that run in it, so it is for the program that owns the reactor; the command line does
-    it. Reactors that go by another clock already are left as they are.
+    It affects all code that uses the reactor, so only the program that owns the reactor should call it; the command
+    line does. Reactors that already use another clock are not changed.
     """
     if not isinstance(reactor, ReactorBase) or reactor.seconds is not wall_clock:
         return
@@ -31,6 +31,6 @@ def use_monotonic_clock(reactor: Any) -> None:
 
 
 def monotonic_seconds(reactor: Any) -> Callable[[], float]:
-    """A clock for a reactor that goes by the wall clock; that of any other reactor is its own."""
+    """Return a monotonic clock if the reactor uses the wall clock, else the reactor's own clock."""
     seconds: Callable[[], float] = reactor.seconds
     return time.monotonic if seconds is wall_clock else seconds

@@ -1,7 +1,7 @@
-"""An event loop, a reactor made of it, and a thread that runs both: for programs that are not Twisted.
+"""An event loop, a reactor on it, and a thread that runs both, for programs that do not use Twisted.
 
-A process may have many. Each ends alone, with all that it has begun. Nothing here knows of SMTP, and nothing here
-touches the global reactor.
+A process may have several. Each can be stopped separately, with everything that runs in it. This module does not depend
+on SMTP, and does not use the global reactor.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from txsmtpd.bridges.asyncio_bridge import as_task
 from txsmtpd.bridges.loop_reactor import LoopReactor
 from txsmtpd.bridges.reactors import call_in_reactor, reactor_of_loop, runs_here
 
-LOOK_AGAIN = 1.0  # seconds between looks at a reactor that may have stopped without a word
-LOGGER = "mail.log"  # where programs that were written for asyncio expect what the server has to say
-FAREWELL = 5.0  # seconds that what a loop has begun has to end when the loop does
+LOOK_AGAIN = 1.0  # seconds between checks whether a reactor has stopped without notice
+LOGGER = "mail.log"  # the logger of aiosmtpd, which programs written for it expect
+FAREWELL = 5.0  # seconds to wait for tasks to end when the loop is stopped
 
 log = Logger()
 
 
 class ReactorThreadError(RuntimeError):
-    """The reactor cannot be waited for; the text says why, and what to do."""
+    """Waiting for the reactor is not possible. The message says why, and what to do."""
 
 
 OWN_THREAD = "this is the reactor's own thread, which would wait for itself; call it from another one"
@@ -45,11 +45,11 @@ class ReactorThread:
     """A loop and its reactor, in a daemon thread.
 
     :param loop: the loop. Default: a new one. It is closed at the end.
-    :param finish: called in the thread before the loop is closed; what it returns is waited for.
-    :raises RuntimeError: if the loop runs already, or is closed.
+    :param finish: called in the thread before the loop is closed; its result is awaited.
+    :raises RuntimeError: if the loop is already running, or is closed.
     """
 
-    reactor: LoopReactor  #: for as long as the thread runs
+    reactor: LoopReactor  #: the reactor, while the thread runs
     thread: threading.Thread
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None, finish: Callable[[], Any] = lambda: None) -> None:
@@ -74,11 +74,11 @@ class ReactorThread:
     def run(self, function: Callable[..., Any], *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
         """Call a function in the thread, and wait for its result.
 
-        :param function: may be a coroutine function, or return a Deferred.
-        :param timeout: seconds to wait at most; then it is cancelled.
-        :raises TimeoutError: if it has taken longer.
-        :raises ReactorThreadError: if this is that thread, or the loop has ended.
-        :raises Exception: what the function has raised.
+        :param function: a plain function, a coroutine function, or one that returns a Deferred.
+        :param timeout: maximum time to wait, in seconds; then the call is cancelled.
+        :raises TimeoutError: if it takes longer.
+        :raises ReactorThreadError: if called in that thread, or the loop has ended.
+        :raises Exception: the exception that the function raises.
         """
         self.require_other_thread()
         if self._process != os.getpid():
@@ -98,7 +98,7 @@ class ReactorThread:
             raise ReactorThreadError(STOPPED) from None
         self._calls.add(result)
         result.add_done_callback(self._calls.discard)
-        if not self.thread.is_alive():  # it may have ended before it saw the call
+        if not self.thread.is_alive():  # it may have ended before it processed the call
             self._refuse_calls()
         try:
             return result.result(timeout)
@@ -111,22 +111,22 @@ class ReactorThread:
             raise
 
     def stop(self, timeout: float | None = None) -> None:
-        """End what the loop does, and the thread.
+        """Stop the loop and the thread.
 
         :param timeout: seconds to wait for the thread; None: until it has ended.
-        :raises ReactorThreadError: if this is that thread.
+        :raises ReactorThreadError: if called in that thread.
         """
         if self._process != os.getpid():
-            return  # a fork has the object, but not the thread; what the loop holds is its parent's
+            return  # a forked process has the object but not the thread; the loop belongs to its parent
         self.require_other_thread()
         with contextlib.suppress(RuntimeError):  # it is closed
             self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(timeout)
 
     def require_other_thread(self) -> None:
-        """Raise rather than wait for ever.
+        """Check that the caller would not wait for itself.
 
-        :raises ReactorThreadError: if this is the thread of the loop.
+        :raises ReactorThreadError: if called in the thread of the loop.
         """
         if threading.current_thread() is self.thread:
             raise ReactorThreadError(OWN_THREAD)
@@ -151,7 +151,7 @@ class ReactorThread:
             try:
                 return self.loop.run_forever()
             except (KeyboardInterrupt, SystemExit) as error:
-                # Only asyncio lets them out, and the program's own thread is where they would be of use.
+                # asyncio lets these exceptions stop the loop, but they are meant for the program's main thread.
                 log.failure("{error} was raised in the reactor's thread, which goes on", error=repr(error))
 
     def _end(self) -> None:
@@ -162,7 +162,7 @@ class ReactorThread:
                 log.failure("the reactor's thread does not end in good order")
 
     async def _cancel_tasks(self) -> None:
-        await asyncio.sleep(0)  # let tasks that were begun just now see that they are cancelled
+        await asyncio.sleep(0)  # let newly started tasks notice that they are cancelled
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
@@ -176,7 +176,7 @@ class ReactorThread:
         await asyncio.wait_for(self.loop.shutdown_asyncgens(), FAREWELL)
 
     async def _end_executor(self) -> None:
-        with contextlib.suppress(RuntimeError):  # no thread can be started for that while the interpreter ends
+        with contextlib.suppress(RuntimeError):  # it needs a thread, and none can start while the interpreter exits
             await asyncio.wait_for(self.loop.shutdown_default_executor(), FAREWELL)
 
     def _refuse_calls(self) -> None:
@@ -195,24 +195,24 @@ _threads: WeakSet[ReactorThread] = WeakSet()
 
 @atexit.register
 def _end_all() -> None:
-    """When the program ends, let what it has forgotten to stop end in order."""
+    """At exit, stop the threads that the program has not stopped."""
     for each in list(_threads):
         each.stop(FAREWELL)
 
 
-# A reactor that somebody else runs
+# Reactors that run elsewhere
 
 
 def wait_for_reactor(
     reactor: Any, function: Callable[..., Any], *args: Any, timeout: float | None = None, **kwargs: Any
 ) -> Any:
-    """Call the function in the thread of a reactor that runs, and wait for its result.
+    """Call the function in the thread of a running reactor, and wait for its result.
 
-    :param function: may be a coroutine function, or return a Deferred.
-    :param timeout: seconds to wait at most; then it is cancelled.
-    :raises TimeoutError: if it has taken longer.
-    :raises ReactorThreadError: if this is the reactor's own thread, or the reactor has ended.
-    :raises Exception: what the function has raised.
+    :param function: a plain function, a coroutine function, or one that returns a Deferred.
+    :param timeout: maximum time to wait, in seconds; then the call is cancelled.
+    :raises TimeoutError: if it takes longer.
+    :raises ReactorThreadError: if called in the reactor's own thread, or the reactor has ended.
+    :raises Exception: the exception that the function raises.
     """
     if runs_here(reactor):
         raise ReactorThreadError(OWN_THREAD)
@@ -243,17 +243,17 @@ def _await(reactor: Any, result: Future[Any], timeout: float | None) -> None:
 
 
 def _log_to_python() -> None:
-    """Let a program that has no log of Twisted's find everything in Python's, where :data:`LOGGER` says."""
-    if getattr(globalLogBeginner, "_temporaryObserver", None) is None:  # it has one
+    """In a program that does not use Twisted's log, send everything to Python's logger :data:`LOGGER`."""
+    if getattr(globalLogBeginner, "_temporaryObserver", None) is None:  # it uses Twisted's log
         return
-    # Warnings are none of a logger's business in a program that is not Twisted.
+    # In a program that does not use Twisted, warnings should not go to a logger.
     shown = warnings.showwarning
     globalLogBeginner.beginLoggingTo([STDLibLogObserver(LOGGER)], redirectStandardIO=False)
     warnings.showwarning = shown
 
 
 def spare_trial_worker() -> None:
-    """In a worker of ``trial -j``, keep other threads from what carries the log: two at once would garble it."""
+    """In a worker of ``trial -j``, keep other threads from writing to the log's pipe, which is not thread-safe."""
     for observer in list(getattr(globalLogPublisher, "_observers", ())):
         owner = getattr(getattr(observer, "legacyObserver", None), "__self__", None)
         if type(owner).__name__ == "WorkerLogObserver":
@@ -263,7 +263,7 @@ def spare_trial_worker() -> None:
 
 @implementer(ILogObserver)
 class _InMainThread:
-    """An observer that is told only what happens in the main thread."""
+    """An observer that gets only events of the main thread."""
 
     def __init__(self, observer: ILogObserver) -> None:
         self.observer = observer

@@ -1,7 +1,7 @@
-"""Which reactor is at work here: the program's, or that of the asyncio loop that runs in this thread.
+"""Finds the current reactor: the global one, or that of the asyncio loop that runs in this thread.
 
-Code that needs a reactor and was given none asks :func:`current_reactor` when it is at work, not before. Nothing here
-knows of SMTP.
+Code that needs a reactor and was not given one calls :func:`current_reactor` when it runs, not before. This module does
+not depend on SMTP.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from twisted.python import threadable
 
 from txsmtpd.bridges.loop_reactor import LoopClock, LoopReactor
 
-# By the identity of their loops, which live as long as they do.
+# By the id of their loops, which live as long as the reactors.
 _reactors: WeakValueDictionary[int, LoopReactor] = WeakValueDictionary()
 
 
@@ -29,7 +29,7 @@ def has_reactor() -> bool:
 
 
 def global_reactor() -> Any:
-    """The program's reactor. A program that has none yet gets Twisted's default."""
+    """Return the global reactor. If there is none yet, Twisted's default is installed."""
     found = sys.modules.get("twisted.internet.reactor")
     if found is None:
         from twisted.internet import reactor
@@ -39,17 +39,17 @@ def global_reactor() -> Any:
 
 
 def loop_of_reactor(reactor: Any) -> asyncio.AbstractEventLoop | None:
-    """The asyncio loop that a reactor is made of, if it is made of one."""
+    """Return the asyncio loop of a reactor, or None if it does not use one."""
     return getattr(reactor, "_asyncioEventloop", None)
 
 
 def has_asyncio_reactor() -> bool:
-    """Whether the program has chosen a global reactor that is made of an asyncio loop."""
+    """Whether the program has chosen a global reactor that uses an asyncio loop."""
     return has_reactor() and loop_of_reactor(global_reactor()) is not None
 
 
 def reactor_of_loop(loop: asyncio.AbstractEventLoop) -> Any:
-    """The reactor of an asyncio loop: the program's, if that is made of this loop; else one of its own."""
+    """Return the reactor of an asyncio loop: the global one if it uses this loop, else a separate one."""
     if has_reactor() and loop_of_reactor(global_reactor()) is loop:
         return global_reactor()
     found = _reactors.get(id(loop))
@@ -59,13 +59,13 @@ def reactor_of_loop(loop: asyncio.AbstractEventLoop) -> Any:
 
 
 def current_reactor() -> Any:
-    """The reactor at work in this thread: that of the asyncio loop that runs here, else the program's."""
+    """Return the reactor of this thread: that of the running asyncio loop, else the global one."""
     loop = asyncio._get_running_loop()
     return global_reactor() if loop is None else reactor_of_loop(loop)
 
 
 def clock_of(reactor: Any) -> Any:
-    """What keeps the time for a reactor (IReactorTime): itself, or the loop that it is made of."""
+    """Return the clock of a reactor (IReactorTime): the reactor itself, or that of its loop."""
     loop = loop_of_reactor(reactor)
     if loop is None or isinstance(reactor, LoopReactor):
         return reactor
@@ -76,18 +76,18 @@ def clock_of(reactor: Any) -> Any:
 
 
 def runs_here(reactor: Any) -> bool:
-    """Whether this is the thread in which the reactor runs now."""
+    """Whether the reactor is running in this thread."""
     if isinstance(reactor, LoopReactor):
         return asyncio._get_running_loop() is loop_of_reactor(reactor)
-    # In this order: the number of a reactor's thread that has ended may be another's by now. The thread that has run
-    # the reactor, but does not now, may be trial's, between two tests.
+    # Check in this order: the id of a reactor's thread that has ended may have been reused. And in trial the reactor's
+    # thread runs without the reactor between two tests.
     return bool(reactor.running) and threadable.isInIOThread()
 
 
 def call_in_reactor(reactor: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
     """Call the function in a reactor's thread, without waiting for it.
 
-    :return: its result. Cancelled, the function is not called any more, or what it waits for is cancelled.
+    :return: a future of its result. Cancelling it prevents the call, or cancels what the function waits for.
     """
     result: Future[Any] = Future()
     working: list[Deferred[Any]] = []
@@ -98,7 +98,7 @@ def call_in_reactor(reactor: Any, function: Callable[..., Any], *args: Any, **kw
         deferred = maybeDeferred(function, *args, **kwargs)
         working.append(deferred)
         deferred.addCallbacks(result.set_result, lambda failure: result.set_exception(failure.value))
-        deferred.addErrback(lambda _: None)  # it was cancelled meanwhile
+        deferred.addErrback(lambda _: None)  # the future was cancelled meanwhile
 
     def cancel() -> None:
         for deferred in working:

@@ -1,9 +1,9 @@
 """ESMTP service extensions (RFC 5321 2.2), one small class for each.
 
-An extension is one unit with the fields of RFC 5321 2.2.2. EHLO asks each in turn whether and how it is offered;
-MAIL and RCPT hand it the parameters it claims, and the commands it brings are the server's. Adding one touches no other
-file. Those that ask something of the application (DSN, REQUIRETLS, DELIVERBY, MT-PRIORITY, FUTURERELEASE, RRVS, LIMITS,
-XCLIENT, XFORWARD) are offered where it switches them on.
+An extension has the fields of RFC 5321 2.2.2. EHLO asks each extension whether it is offered and with what parameter;
+MAIL and RCPT pass it its parameters, and its commands become the server's. To add one, no other file needs a change.
+Extensions that require something of the application (DSN, REQUIRETLS, DELIVERBY, MT-PRIORITY, FUTURERELEASE, RRVS,
+LIMITS, XCLIENT, XFORWARD) are offered only if the application enables them.
 """
 
 from txsmtpd.extensions.auth import Auth

@@ -1,7 +1,6 @@
-"""AUTH (RFC 4954): the command, which mechanisms a client may use, and what it says about the sender of a message.
+"""AUTH (RFC 4954): the command, the mechanisms that a client may use, and the AUTH parameter of MAIL.
 
-What is said to the client and what is known of it afterwards is decided here; how a mechanism speaks is in
-:mod:`txsmtpd.auth`.
+This module decides on the replies and on the session's state after a login. The mechanisms are in :mod:`txsmtpd.auth`.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ TOO_MANY_WORDS = Reply(501, "5.5.4", "Too many values: AUTH takes a mechanism an
 UNKNOWN_MECHANISM = Reply(504, "5.5.4", "Unrecognized authentication type")
 NOT_MAILBOX = Reply(501, "5.5.4", "AUTH needs a mailbox in xtext, or <>")
 
-LONGEST_DELAY = 10.0  # seconds that the reply to a name waits which was tried again and again
+LONGEST_DELAY = 10.0  # seconds by which the reply is delayed, at most, for names that fail again and again
 _BLANKS = re.compile("[ \t]+")
 
 _offered = Rule(lambda smtp, arg: bool(smtp.settings.mechanisms), Reply(502, "5.5.1", "AUTH not available"))
@@ -49,24 +48,24 @@ _no_transaction = Rule(
 
 
 class Attempts:
-    """What a session has tried."""
+    """The login attempts of a session."""
 
     __slots__ = ("commands", "failures", "gave_up", "mechanism")
 
     def __init__(self) -> None:
-        self.commands = 0  #: AUTH commands, whatever became of them
+        self.commands = 0  #: AUTH commands, whatever their result
         self.failures = 0  #: credentials that were refused
-        self.mechanism = ""  #: the one that was tried last
-        self.gave_up = False  #: whether the client was told that this attempt is over
+        self.mechanism = ""  #: the last one used
+        self.gave_up = False  #: whether this attempt is over and the client has got a reply
 
 
 def offers_auth(server: Any) -> bool:
-    """Whether AUTH can be of any use to this client now."""
+    """Whether AUTH is offered to this client now."""
     return not server.session.authenticated and bool(offered_mechanisms(server))
 
 
 def offered_mechanisms(server: Any) -> list[str]:
-    """The names of the mechanisms that this client may use now."""
+    """Return the names of the mechanisms that this client may use now."""
     if not _protected.holds(server, None):
         return []
     return [name for name, each in server.settings.mechanisms.items() if _is_available(each, server)]
@@ -93,7 +92,7 @@ def _is_available(mechanism: Any, server: Any) -> bool:
     rate="auth",
 )
 async def smtp_AUTH(server: Any, arg: str | None) -> Reply | None:
-    """Let the client authenticate: by the hook AUTH, or by the mechanism that it names."""
+    """Authenticate the client: with the hook AUTH, or with the mechanism that it requests."""
     dispatcher = server._dispatcher
     exchange = _begin_exchange(server, arg)
     if "AUTH" in server.settings.hooks:
@@ -101,7 +100,7 @@ async def smtp_AUTH(server: Any, arg: str | None) -> Reply | None:
         if status is not MISSING:
             return status if status is None and dispatcher.pushed else dispatcher.final(status, "AUTH")
     result = await _result_of(exchange)
-    if result is None:  # the mechanism has dealt with everything
+    if result is None:  # the mechanism has already replied
         if dispatcher.pushed:
             return None
         result = AuthResult(success=False)
@@ -124,7 +123,7 @@ def _begin_exchange(server: Any, arg: str | None) -> Exchange:
     if len(words) > 2:
         raise Refused(TOO_MANY_WORDS)
     mechanism = words[0].upper()
-    # In capitals, letters of other alphabets may become those of ASCII.
+    # upper() may turn letters of other alphabets into ASCII letters.
     if not words[0].isascii() or mechanism not in offered_mechanisms(server):
         raise Refused(UNKNOWN_MECHANISM)
     attempts.gave_up = False
@@ -133,7 +132,7 @@ def _begin_exchange(server: Any, arg: str | None) -> Exchange:
 
 
 async def _result_of(exchange: Exchange) -> AuthResult | None:
-    """What the mechanism, and who decides, say of the client. None: the mechanism has dealt with everything."""
+    """Run the mechanism and the authenticator. Return None if the mechanism has already replied."""
     server = exchange.server
     server.session.authenticated = False
     try:
@@ -148,7 +147,7 @@ async def _result_of(exchange: Exchange) -> AuthResult | None:
 
 
 async def _conclude(server: Any, exchange: Exchange, result: AuthResult) -> Reply:
-    """Keep in mind what became of the exchange, and word the reply."""
+    """Update the session with the result of the exchange, and return the reply."""
     settings, attempts = server.settings, server._auth
     if result.success and not attempts.gave_up:
         reply = _worded(server, result, SUCCESSFUL)
@@ -175,7 +174,7 @@ async def _conclude(server: Any, exchange: Exchange, result: AuthResult) -> Repl
 async def failures_of_name(server: Any, login: str | bytes | None) -> int:
     """Count a failed login for the client's network.
 
-    :return: how often the name has failed of late, this time included.
+    :return: the number of recent failures of the name, including this one.
     """
     if login is None:
         return 1
@@ -185,7 +184,7 @@ async def failures_of_name(server: Any, login: str | bytes | None) -> int:
 
 
 def _worded(server: Any, result: AuthResult, usual: Reply) -> Reply:
-    """The reply that the result wants, if it says the same as the usual one."""
+    """Return the reply of the result if it agrees with the usual one."""
     if result.message is None:
         return usual
     try:
@@ -199,7 +198,7 @@ def _worded(server: Any, result: AuthResult, usual: Reply) -> Reply:
 
 
 def authentication_failed(server: Any, exchange: Exchange) -> None:
-    """Count and log a failure: at once, so that a client does not escape that by leaving."""
+    """Count and log a failure immediately, so that a client cannot avoid it by disconnecting."""
     server._auth.failures += 1
     server._dispatcher.log(
         events.AUTH_FAILED,
@@ -210,16 +209,16 @@ def authentication_failed(server: Any, exchange: Exchange) -> None:
 
 
 def _name_shown(login: str | bytes | None) -> str:
-    """A user name, fit for a log: it may hold anything."""
+    """Return a user name in a form that is safe in a log; it may contain anything."""
     if login is None:
         return "nobody in particular"
     return ascii(login if isinstance(login, str) else login.decode("utf-8", "backslashreplace"))[:200]
 
 
 class Auth(Extension):
-    """AUTH. Its command is a method of every server, which refuses it where there is no mechanism.
+    """AUTH. Its command is a method of every server, which refuses it if there is no mechanism.
 
-    To believe what some clients say about who sent a message, override :meth:`trusts`.
+    To trust some clients' AUTH parameter of MAIL, override :meth:`trusts`.
     """
 
     keyword = "AUTH"
@@ -229,16 +228,16 @@ class Auth(Extension):
         return " ".join(offered_mechanisms(server)) or None
 
     def submitter(self, envelope: Envelope, value: str | None) -> str:
-        """RFC 4954 5: the claim of a client that is not trusted counts as ``<>``, nobody in particular."""
+        """RFC 4954 5: the value from a client that is not trusted is replaced by ``<>``, which means unknown."""
         if not value:
             raise Refused(NOT_MAILBOX)
         if value == "<>":
             return value
-        # What is hidden in the xtext stays there: programs have taken it for lines of their own.
+        # The xtext is kept encoded: decoded line ends have been used to inject lines into programs.
         return value if self.trusts(envelope, decode_xtext(value)) else "<>"
 
     def trusts(self, envelope: Envelope, mailbox: str) -> bool:
-        """Whether the client is trusted to say that this mailbox has sent the message. By default, none is."""
+        """Whether the client is trusted to state that this mailbox submitted the message. Default: False."""
         return False
 
     mail_parameters = {"AUTH": submitter}

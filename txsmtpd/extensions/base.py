@@ -1,4 +1,5 @@
-"""What an extension is (RFC 5321 2.2.2). Every field has a neutral default; an extension mentions only its own."""
+"""The base class of extensions (RFC 5321 2.2.2). All fields have neutral defaults, so extensions set only those they
+use."""
 
 from __future__ import annotations
 
@@ -7,8 +8,8 @@ from typing import Any, ClassVar
 
 from txsmtpd.session import Envelope
 
-#: Takes one parameter of MAIL or RCPT: the extension, the envelope and the value (None: none was given). Returns None,
-#: or the value as handlers shall see it; raises Refused for an invalid value.
+#: Processes one parameter of MAIL or RCPT. Called with the extension, the envelope and the value (None: no value).
+#: Returns None, or the value to pass to handlers; raises Refused if the value is invalid.
 TakeParameter = Callable[[Any, Envelope, str | None], str | None]
 
 
@@ -24,34 +25,34 @@ class Extension:
     """
 
     keyword: str  #: the EHLO keyword
-    mail_parameters: ClassVar[Mapping[str, TakeParameter]] = {}  #: parameters of MAIL that it claims, in upper case
-    rcpt_parameters: ClassVar[Mapping[str, TakeParameter]] = {}  #: parameters of RCPT that it claims
-    mail_growth: int = 0  #: octets by which it lengthens the longest MAIL command
-    rcpt_growth: int = 0  #: octets by which it lengthens the longest RCPT command
-    # Commands that it brings are methods ``smtp_VERB(server, arg)``, with a syntax like those of a server.
+    mail_parameters: ClassVar[Mapping[str, TakeParameter]] = {}  #: its parameters of MAIL, in upper case
+    rcpt_parameters: ClassVar[Mapping[str, TakeParameter]] = {}  #: its parameters of RCPT
+    mail_growth: int = 0  #: octets by which MAIL commands may be longer
+    rcpt_growth: int = 0  #: octets by which RCPT commands may be longer
+    # Its commands are methods ``smtp_VERB(server, arg)``, with a syntax like those of a server.
 
     def parameter(self, server: Any) -> str | None:
-        """What stands behind the keyword in the answer to EHLO; None: the extension is not offered now.
+        """Return the parameter after the keyword in the reply to EHLO, or None if the extension is not offered now.
 
         :param server: the protocol of the connection.
         """
         return ""
 
     def check_mail(self, server: Any, reverse_path: str) -> None:
-        """Called for each MAIL, with what its parameters say in ``server.envelope``, before any hook.
+        """Called for each MAIL before any hook, after its parameters were stored in ``server.envelope``.
 
         :raises Refused: to refuse it.
         """
 
     def check_rcpt(self, server: Any, forward_path: str) -> None:
-        """Called for each RCPT, with what its parameters say in ``server.envelope.recipient``, before any hook.
+        """Called for each RCPT before any hook, after its parameters were stored in ``server.envelope.recipient``.
 
         :raises Refused: to refuse it.
         """
 
 
 class Keyword(Extension):
-    """An extension that is nothing but its keyword."""
+    """An extension that only has a keyword."""
 
     def __init__(self, keyword: str) -> None:
         self.keyword = keyword

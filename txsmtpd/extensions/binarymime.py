@@ -1,4 +1,4 @@
-"""BINARYMIME (RFC 3030 3): the message may be any octets, without lines. It comes by BDAT only."""
+"""BINARYMIME (RFC 3030 3): the message may be arbitrary octets without lines. It must be sent with BDAT."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ class BinaryMIME(EightBitMIME):
     """BINARYMIME (RFC 3030 3): BODY=BINARYMIME, for messages that are sent by BDAT."""
 
     keyword = "BINARYMIME"
-    mail_growth = 0  # what 8BITMIME adds is enough
+    mail_growth = 0  # that of 8BITMIME is enough
     bodies = (*EightBitMIME.bodies, "BINARYMIME")

@@ -1,6 +1,6 @@
-"""CHUNKING (RFC 3030 2): messages in chunks of known size, by BDAT in place of DATA.
+"""CHUNKING (RFC 3030 2): messages in chunks of known size, with BDAT instead of DATA.
 
-How a message is read and handed over is in :mod:`txsmtpd.engine.message`.
+:mod:`txsmtpd.engine.message` reads the message and passes it on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from txsmtpd.wire.chunk import parse_bdat
 
 @syntax("BDAT size [LAST]", needs=[greeted, authorized, recipients], payload=lambda arg: parse_bdat(arg).size)
 async def smtp_BDAT(server: Any, arg: str) -> Any:
-    """Read a chunk of the message; the last one is answered with the reply to the message."""
+    """Read a chunk of the message. The reply to the last one is the reply to the message."""
     chunk = parse_bdat(arg.encode("ascii"))
     if not chunk.size and not chunk.last:
         server._dispatcher.count_junk()

@@ -1,4 +1,4 @@
-"""DELIVERBY (RFC 2852): when the message must have arrived, and what shall become of it if it has not."""
+"""DELIVERBY (RFC 2852): the time by which the message must be delivered, and what to do if it is late."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ IS_OVER = Reply(501, "5.5.4", "A message that is to be returned needs a time tha
 class DeliverBy(Extension):
     """Sets ``envelope.deliver_by``.
 
-    :param soonest: seconds that the server needs at least; a message that would have to be returned sooner is refused.
-        None: it says nothing of it.
+    :param soonest: the minimum time in seconds that the server accepts; a message that would have to be returned sooner
+        is refused. None: the server does not advertise a minimum.
     """
 
     keyword = "DELIVERBY"

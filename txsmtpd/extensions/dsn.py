@@ -1,4 +1,4 @@
-"""DSN (RFC 3461): which reports the sender wants about the message. To send them is the application's promise."""
+"""DSN (RFC 3461): the reports that the sender wants about the message. The application must send them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOT_RECIPIENT = Reply(
 
 
 class DSN(Extension):
-    """Sets ``envelope.dsn_return``, ``envelope.dsn_id``, and of each recipient ``notify`` and ``original``."""
+    """Sets ``envelope.dsn_return``, ``envelope.dsn_id``, and ``notify`` and ``original`` of each recipient."""
 
     keyword = "DSN"
     mail_growth = len(" RET=FULL ENVID=") + LONGEST_ID
@@ -68,7 +68,7 @@ class DSN(Extension):
 
 
 def _graphic(text: str, refusal: Reply) -> str:
-    """The text, if a report can quote it (RFC 3461 4.2, 4.4)."""
+    """Return the text if a report can quote it (RFC 3461 4.2, 4.4), else raise Refused."""
     if not _GRAPHIC.fullmatch(text):
         raise Refused(refusal)
     return text

@@ -1,4 +1,4 @@
-"""8BITMIME (RFC 6152): octets beyond ASCII may be in the message. They always may; the client learns so."""
+"""8BITMIME (RFC 6152): the message may have non-ASCII octets. The server always accepts them; this advertises it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""XCLIENT and XFORWARD (Postfix): a proxy or a filter tells who the client is, by commands.
+"""XCLIENT and XFORWARD (Postfix): commands with which a proxy or a filter tells the server who the client is.
 
-Whoever is believed can say that it is anybody, so both are offered to networks that are trusted, and to nobody else.
+A client that may use them can claim any identity, so both are offered only to trusted networks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ IN_TRANSACTION = Reply(503, "5.5.1", "A mail transaction is in progress")
 
 
 class FromTrusted(Extension):
-    """An extension for clients of some networks only."""
+    """An extension for clients in trusted networks only."""
 
     attributes: tuple[str, ...] = ()
 
@@ -36,7 +36,7 @@ class FromTrusted(Extension):
         return " ".join(self.attributes) if self.trusts(server) else None
 
     def trusts(self, server: Any) -> bool:
-        """Whether the client may use this: that is, who the connection is from, whatever XCLIENT has said since."""
+        """Whether the client may use this. The peer of the connection counts, regardless of XCLIENT."""
         session = server.session
         if session.connection_peer == "" and session.proxy_peer:  # a Unix socket, but on the host of the proxy
             return False
@@ -51,15 +51,15 @@ class FromTrusted(Extension):
 
 
 class XClient(FromTrusted):
-    """XCLIENT: the session goes on as if it were the client's, from the greeting on.
+    """XCLIENT: the session restarts at the greeting as if the client had connected itself.
 
-    What it says lies in ``session.xclient``. ``session.peer`` is the client from then on, LOGIN has authenticated, and
-    HELO has greeted.
+    Its attributes are in ``session.xclient``. From then on ``session.peer`` is the client; with LOGIN the client counts
+    as authenticated, and with HELO it has sent its greeting.
 
-    :param networks: who is believed: addresses and networks, as strings or objects of :mod:`ipaddress`, and ``"unix"``
-        for clients on Unix sockets.
-    :raises TypeError: if they are no list of such.
-    :raises ValueError: for a string that is no network.
+    :param networks: trusted addresses and networks, as strings or objects of :mod:`ipaddress`, and ``"unix"`` for
+        clients on Unix sockets.
+    :raises TypeError: if it is not a list of them.
+    :raises ValueError: if a string is not a network.
     """
 
     keyword = "XCLIENT"
@@ -72,7 +72,7 @@ class XClient(FromTrusted):
         said = parse_xclient(arg, before.xclient or XClientData(said_by=before.peer, peer=before.peer))
         server._forget()
         session = server.session
-        session.ssl = before.ssl  # it goes on
+        session.ssl = before.ssl  # TLS stays on
         session.xclient = said
         session.peer = said.peer
         if said.login is not None:
@@ -86,8 +86,8 @@ class XClient(FromTrusted):
 
 
 class XForward(FromTrusted):
-    """XFORWARD: where the next message has come from, for logs. It changes nothing but ``envelope.xforward``, which is
-    gone with the transaction.
+    """XFORWARD: the origin of the next message, for logs. It only sets ``envelope.xforward``, until the end of the
+    transaction.
 
     :param networks: as for :class:`XClient`.
     """

@@ -1,4 +1,4 @@
-"""FUTURERELEASE (RFC 4865): the message is to be kept until a time. For servers that take mail from its authors."""
+"""FUTURERELEASE (RFC 4865): hold the message until a given time. For submission servers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ NOT_BOTH = Reply(501, "5.5.4", "HOLDFOR and HOLDUNTIL exclude each other")  # RF
 
 
 class FutureRelease(Extension):
-    """Sets ``envelope.hold_until``. A time that is over means at once.
+    """Sets ``envelope.hold_until``. A time in the past means immediately.
 
-    :param longest: seconds for which the server will keep a message.
-    :param now: tells the seconds since the epoch.
+    :param longest: the maximum time in seconds for which the server holds a message.
+    :param now: returns the seconds since the epoch.
     """
 
     keyword = "FUTURERELEASE"

@@ -1,4 +1,4 @@
-"""LIMITS (RFC 9422): the client learns how much a connection and a message may have, before it is refused."""
+"""LIMITS (RFC 9422): advertises the limits of connections and messages to clients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TOO_MANY_DOMAINS = Reply(452, "4.5.3", "Recipients of too many domains in one se
 
 
 class Limits(Extension):
-    """Tells of the server's ``recipient_limit`` as RCPTMAX, and keeps two more limits.
+    """Advertises the server's ``recipient_limit`` as RCPTMAX, and enforces two more limits.
 
     :param mail_max: MAIL commands in a session (MAILMAX); after the last, 421. None: no limit.
     :param rcpt_domain_max: domains of recipients in a session (RCPTDOMAINMAX). None: no limit.

@@ -14,9 +14,9 @@ NOT_PRIORITY = Reply(501, "5.5.4", "MT-PRIORITY must be a number from -9 to 9")
 
 
 class MTPriority(Extension):
-    """Sets ``envelope.mt_priority``. Whom to believe is for ``handle_MAIL`` to say (RFC 6710 4.1).
+    """Sets ``envelope.mt_priority``. ``handle_MAIL`` should decide which clients may set it (RFC 6710 4.1).
 
-    :param profile: the registered name of how the server divides the priorities, such as ``"MIXER"``.
+    :param profile: the registered name of the server's priority assignment policy, such as ``"MIXER"``.
     """
 
     keyword = "MT-PRIORITY"

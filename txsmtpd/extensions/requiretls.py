@@ -1,4 +1,4 @@
-"""REQUIRETLS (RFC 8689): the message must not travel without TLS, nor to a server that nobody has verified."""
+"""REQUIRETLS (RFC 8689): the message must be relayed only with TLS, and only to verified servers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NEEDS_TLS = Reply(530, "5.7.0", "REQUIRETLS requires TLS")
 
 
 class RequireTLS(Extension):
-    """Sets ``envelope.require_tls``. Offered, and taken, in TLS only."""
+    """Sets ``envelope.require_tls``. Offered and accepted only with TLS."""
 
     keyword = "REQUIRETLS"
     mail_growth = len(" REQUIRETLS")

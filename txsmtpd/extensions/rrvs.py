@@ -1,4 +1,4 @@
-"""RRVS (RFC 7293): the mail is for whoever has had the mailbox since a time, and for nobody who got it later."""
+"""RRVS (RFC 7293): deliver the mail only if the mailbox has had the same owner since a given time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from txsmtpd.wire.grammar import parse_date_time
 
 
 class RRVS(Extension):
-    """Sets ``valid_since`` of each recipient. A hook that finds the mailbox younger answers 550 5.7.17 (RFC 7293)."""
+    """Sets ``valid_since`` of each recipient. If the mailbox is younger, a hook should return 550 5.7.17 (RFC 7293)."""
 
     keyword = "RRVS"
     rcpt_growth = len(" RRVS=2006-01-02T15:04:05.678+00:00;R")

@@ -1,4 +1,4 @@
-"""SIZE (RFC 1870): the client may declare a size, the server its limit."""
+"""SIZE (RFC 1870): the client may declare the size of a message, and the server its limit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TOO_LARGE = Reply(552, "5.3.4", "The message is larger than this server takes") 
 
 
 class Size(Extension):
-    """:param limit: octets that a message may have; 0: the server has no limit, but wants to know (RFC 1870 4)."""
+    """:param limit: maximum size of a message in octets; 0: no limit, but clients may declare sizes (RFC 1870 4)."""
 
     keyword = "SIZE"
     mail_growth = 26

@@ -1,4 +1,4 @@
-"""SMTPUTF8 (RFC 6531): addresses, and the message's header, may be UTF-8 where MAIL says so."""
+"""SMTPUTF8 (RFC 6531): addresses and the message's header may be UTF-8 if MAIL has the parameter SMTPUTF8."""
 
 from __future__ import annotations
 

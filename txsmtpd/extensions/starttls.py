@@ -1,4 +1,4 @@
-"""STARTTLS (RFC 3207): the client may turn the connection into TLS, where there is a certificate and no TLS yet.
+"""STARTTLS (RFC 3207): the client may start TLS, if the server has a certificate and TLS is not on yet.
 
 The handshake is in :mod:`txsmtpd.engine.handshake`.
 """
@@ -25,14 +25,14 @@ tls_available = Rule(lambda smtp, arg: can_start_tls(smtp), Reply(454, "4.7.0", 
 
 @syntax("STARTTLS", when=can_start_tls, needs=[no_tls, tls_available], argument=False, rate="tls")
 async def smtp_STARTTLS(server: Any, arg: None) -> None:
-    """Begin TLS, and forget all that was said before it (RFC 3207 4.2)."""
+    """Start TLS, and discard the state of the session before it (RFC 3207 4.2)."""
     server.push(READY_FOR_TLS)
     server._forget()
     await server._start_tls()
 
 
 class StartTLS(Extension):
-    """STARTTLS. Its command is a method of every server, which refuses it where TLS is not available."""
+    """STARTTLS. Its command is a method of every server, which refuses it if TLS is not available."""
 
     keyword = "STARTTLS"
 
