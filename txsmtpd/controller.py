@@ -1,9 +1,9 @@
-"""Servers for programs that are not Twisted: started and stopped by plain calls. They are in one file, as
-their names in aiosmtpd are, and share most of what they do.
+"""Servers for programs that do not use Twisted, with methods to start and stop them. They are in one module, as in
+aiosmtpd, and share most of their code.
 
-Each :class:`Controller` has an event loop, a reactor made of it, and a thread that runs them; its hooks run there, as
-asyncio tasks. An :class:`UnthreadedController` serves in a loop of the program's. Names and arguments are those of
-aiosmtpd's module of this name.
+Each :class:`Controller` has an event loop, a reactor on it, and a thread that runs them; its hooks run there as asyncio
+tasks. An :class:`UnthreadedController` uses a loop of the program. Names and arguments are those of the module with the
+same name in aiosmtpd.
 """
 
 from __future__ import annotations
@@ -53,25 +53,25 @@ __all__ = [
 ]
 
 DEFAULT_READY_TIMEOUT = 5.0  # seconds
-STOPPING = 1.0  # seconds that what took too long to start has to stop
-BACKLOG = 50  # connections that wait to be accepted
-# Programs that use a controller send mail to themselves, or receive it from devices; see the options' documentation.
+STOPPING = 1.0  # seconds to wait for the thread after a start that took too long
+BACKLOG = 50  # connections waiting to be accepted
+# Programs that use a controller send mail to themselves, or receive it from devices. See the options' documentation.
 DEFAULTS = {"enable_SMTPUTF8": True, "bare_newlines": True, "lenient_addresses": True}
 TOLERANT = ("bare_newlines", "lenient_addresses")  # also of a protocol that an overridden factory() makes
 FACTORY_OPTIONS = ("connection_limit", "connection_limit_per_host")
 
 
 class IP6_IS:
-    """What the system says when ``::1`` is bound: what means that there is no IPv6, and what means that there is."""
+    """Error numbers from binding ``::1``: those that mean that IPv6 is missing, and those that mean it exists."""
 
     NO = frozenset([errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT])
     YES = frozenset([errno.EADDRINUSE])
 
 
 def get_localhost() -> str:
-    """The address of this host that only this host can reach: ``::1`` where there is IPv6, else ``127.0.0.1``.
+    """Return the loopback address: ``::1`` if the system has IPv6, else ``127.0.0.1``.
 
-    :raises OSError: if the system says something unexpected.
+    :raises OSError: if the test fails with an unexpected error.
     """
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
@@ -85,9 +85,9 @@ def get_localhost() -> str:
 
 
 class Server:
-    """What listens, and the connections that it has taken; it can be used as an ``asyncio.Server``.
+    """The listening ports and their connections, with the interface of an ``asyncio.Server``.
 
-    To be used in the thread of its loop, but for :attr:`sockets`.
+    Use it in the thread of its loop, except for :attr:`sockets`.
     """
 
     def __init__(self, reactor: Any, factory: SMTPFactory, ports: list[Any]) -> None:
@@ -101,19 +101,19 @@ class Server:
 
     @property
     def sockets(self) -> tuple[Any, ...]:
-        """The sockets that listen; ``sockets[0].getsockname()`` tells the address."""
+        """The listening sockets; ``sockets[0].getsockname()`` returns the address."""
         return tuple(port.socket for port in self.ports)  # type: ignore[attr-defined]
 
     def get_loop(self) -> asyncio.AbstractEventLoop | None:
-        """The loop in which it serves; None, where a reactor without one does."""
+        """Return the loop of the server, or None if its reactor has none."""
         return loop_of_reactor(self._reactor)
 
     def is_serving(self) -> bool:
-        """Whether it listens."""
+        """Whether it is listening."""
         return bool(self.ports)
 
     async def start_serving(self) -> None:
-        """Nothing: it listens from the beginning."""
+        """Do nothing: it is already listening."""
 
     async def serve_forever(self) -> None:
         """Serve until this is cancelled, then close."""
@@ -123,36 +123,35 @@ class Server:
             await self.end()
 
     def close(self) -> None:
-        """Listen no more. Connections go on."""
+        """Stop listening. Connections stay open."""
         ports, self.ports = self.ports, []
         self._closings += [maybeDeferred(port.stopListening) for port in ports]
 
     def wait_closed(self) -> Any:
-        """The ports are free when this, to be awaited, is done."""
+        """Return an awaitable that is done when the ports are free."""
         closings, self._closings = self._closings, []
         return for_whoever_awaits(DeferredList(closings))
 
     def close_clients(self) -> None:
-        """Let the connections end: 421 to the idle ones, and to the others once their transaction is over."""
+        """Close all connections with 421: idle ones now, the others when their transaction is over."""
         self.factory.drain()
 
     def abort_clients(self) -> None:
-        """End all connections, whatever they do."""
+        """Close all connections now, whatever they are doing."""
         for connection in list(self.factory.connections):
             connection.transport.abortConnection()
 
     def end(self) -> Any:
-        """Listen no more, and end all connections, whatever they do.
+        """Stop listening, and close all connections now.
 
-        :return: to be awaited.
+        :return: an awaitable.
         """
         return for_whoever_awaits(Deferred.fromCoroutine(self._end()))
 
     async def _end(self) -> None:
         self.close()
         await DeferredList(self._closings)
-        # A client that is still there sees the connection close, as with any asyncio server: no reply that it did not
-        # ask for.
+        # Clients see the connection close, as with any asyncio server, without an unexpected reply.
         self.abort_clients()
         await self.factory.drain()
         held, self._held = self._held, False
@@ -168,7 +167,7 @@ class Server:
 
 
 async def _end(server: Any) -> None:
-    """End whatever :meth:`BaseController._create_server` has given."""
+    """Stop the server that :meth:`BaseController._create_server` has returned."""
     if isinstance(server, Server):
         await server.end()
     elif server is not None:
@@ -177,18 +176,18 @@ async def _end(server: Any) -> None:
 
 
 class BaseController:
-    """What all controllers have in common.
+    """The common base class of controllers.
 
-    :param handler: the object whose hooks decide; see :mod:`txsmtpd.interfaces`.
-    :param loop: the asyncio loop to serve in. Default: a new one.
-    :param ssl_context: with it, connections begin with TLS. What ``tls_context`` takes.
+    :param handler: the object with the hooks; see :mod:`txsmtpd.interfaces`.
+    :param loop: the asyncio loop to use. Default: a new one.
+    :param ssl_context: enables implicit TLS; any value that ``tls_context`` accepts.
     :param server_hostname: the server's name, for the option *hostname*.
-    :param server_kwargs: options, in the way of old.
-    :param sock: a socket that is bound already, to listen on. It stays the program's: the server has a duplicate.
+    :param server_kwargs: deprecated: more options.
+    :param sock: a bound socket to listen on. The server uses a duplicate, so the program must close it.
     :param SMTP_parameters: the options of :class:`~txsmtpd.factory.SMTPFactory`. *enable_SMTPUTF8*,
         *bare_newlines* and *lenient_addresses* are True by default.
-    :raises TypeError: for an unknown option, or one of a wrong type.
-    :raises ValueError: for an option with an invalid value.
+    :raises TypeError: if an option is unknown or has a wrong type.
+    :raises ValueError: if an option has an invalid value.
     """
 
     def __init__(
@@ -215,12 +214,12 @@ class BaseController:
             options |= {"tls_context": ssl_context, "implicit_tls": True}
         self._protocol: type[SMTP] = options.pop("protocol", SMTP)
         self._limits = {name: options.pop(name) for name in FACTORY_OPTIONS if name in options}
-        self.SMTP_kwargs: dict[str, Any] = options  #: the options that :meth:`factory` gives to the protocol
-        self.smtpd: Any = None  #: the protocol that was made last
-        self.server: Any = None  #: what listens, a :class:`Server`; None while nothing does
-        self.server_coro: Any = None  #: what :meth:`_create_server` has given, to be awaited
-        self._made_for: tuple[Any, SMTPFactory] | None = None  # a factory, and the reactor that it is for
-        settings = self._make_factory({}).settings  # what is wrong with the options is said now
+        self.SMTP_kwargs: dict[str, Any] = options  #: the options that :meth:`factory` passes to the protocol
+        self.smtpd: Any = None  #: the last protocol made
+        self.server: Any = None  #: the :class:`Server`, or None while not listening
+        self.server_coro: Any = None  #: the awaitable from :meth:`_create_server`
+        self._made_for: tuple[Any, SMTPFactory] | None = None  # a reactor and its factory
+        settings = self._make_factory({}).settings  # raises now if the options are invalid
         if settings.mechanisms and settings.auth_require_tls and settings.tls_context is None:
             warnings.warn(
                 "AUTH is never offered: auth_require_tls is on, and there is no TLS; give tls_context or ssl_context,"
@@ -229,9 +228,9 @@ class BaseController:
             )
 
     def factory(self) -> Any:
-        """Make the protocol of a connection. Override it to make another; called once when the server starts, too.
+        """Make the protocol of a connection. Override it to make another one. It is also called once at start.
 
-        :return: an :class:`~txsmtpd.smtp.SMTP`, most often a subclass of it, given ``self.handler`` and
+        :return: an :class:`~txsmtpd.smtp.SMTP` or an instance of a subclass, made with ``self.handler`` and
             ``**self.SMTP_kwargs``.
         """
         return self._protocol(self.handler, **self.SMTP_kwargs)
@@ -243,17 +242,17 @@ class BaseController:
         return getattr(self.factory, "__func__", None) is not BaseController.factory
 
     def _make_factory(self, defaults: dict[str, Any]) -> SMTPFactory:
-        """The factory, whose protocols :meth:`factory` makes if it was overridden."""
+        """Make the factory. If :meth:`factory` is overridden, it makes the factory's protocols."""
         if not self._has_own_factory:
             factory = SMTPFactory(
                 self.handler,
                 protocol=self._protocol,
-                strict_handler=False,  # it may come from a program that runs elsewhere
+                strict_handler=False,  # the handler may come from a program written for aiosmtpd
                 **self._limits,
                 **{**defaults, **self.SMTP_kwargs},
             )
         else:
-            # The options are its own affair, and may be others than ours.
+            # It has its own options, which may differ from ours.
             factory = SMTPFactory(self.handler, strict_handler=False, **self._limits)
         make = factory.protocol
 
@@ -271,7 +270,7 @@ class BaseController:
         if not isinstance(protocol, SMTP):
             raise TypeError(f"factory() must return an SMTP, not {protocol!r}")
         settings = protocol.settings
-        # What belongs to the controller, whether or not its options were passed on.
+        # Options of the controller, which apply even if the protocol did not get them.
         wanted = {name: value for name, value in defaults.items() if not getattr(settings, name)}
         if protocol._given is not None:
             wanted |= {name: True for name in TOLERANT if name not in protocol._given}
@@ -286,7 +285,7 @@ class BaseController:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop in which the server works, and hooks run."""
+        """The loop of the server, in which hooks run."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
         return self._loop
@@ -296,7 +295,7 @@ class BaseController:
         self._loop = loop
 
     def _create_server(self) -> Any:
-        """Listen; to be awaited in the loop. An override may give an ``asyncio.Server`` for :meth:`_factory_invoker`.
+        """Listen. Await it in the loop. Overrides may return an ``asyncio.Server`` made with :meth:`_factory_invoker`.
 
         :raises OSError: if the address cannot be bound.
         """
@@ -309,7 +308,7 @@ class BaseController:
         factory = self._factory_for(reactor)
         factory.protocol(self.handler, settings=factory.settings)
         if of_loop:
-            await asyncio.sleep(0)  # whoever waited may have given up while the factory was at work
+            await asyncio.sleep(0)  # the caller may have given up while the factory was made
         try:
             return Server(reactor, factory, self._ports(reactor, factory))
         except CannotListenError as error:
@@ -317,7 +316,7 @@ class BaseController:
 
     def _factory_for(self, reactor: Any) -> SMTPFactory:
         if self._made_for is None or self._made_for[0] is not reactor:
-            # Where the reactor is asyncio's, coroutines may expect that they are tasks.
+            # With an asyncio reactor, coroutines may expect to run as tasks.
             loop = loop_of_reactor(reactor)
             defaults = {} if loop is None else {"asyncio": loop, "reactor": reactor}
             self._made_for = reactor, self._make_factory(defaults)
@@ -328,13 +327,13 @@ class BaseController:
         return self._factory_for(current_reactor()).buildProtocol(None)
 
     def _cleanup(self) -> None:
-        """Forget what belongs to a server that has ended."""
+        """Discard the state of a stopped server."""
         self.server = self.server_coro = self.smtpd = self._made_for = None
 
     def cancel_tasks(self, stop_loop: bool = True) -> None:
-        """Cancel all tasks of the loop. To be called in its thread: ``loop.call_soon_threadsafe(c.cancel_tasks)``.
+        """Cancel all tasks of the loop. Call it in its thread: ``loop.call_soon_threadsafe(c.cancel_tasks)``.
 
-        :param stop_loop: stop the loop too; the server ends then.
+        :param stop_loop: whether to stop the loop too, which stops the server.
         """
         if stop_loop:
             self.loop.stop()
@@ -363,15 +362,15 @@ def _os_error(error: CannotListenError) -> OSError:
     return OSError(number, f"error while attempting to bind on address {where}: {why}")  # as asyncio says it
 
 
-# Where they listen
+# Where to listen
 
 
 class InetMixin(BaseController):
     """Listens on TCP.
 
-    :param hostname: a name or an address; the server listens on all addresses that it stands for. None: the one of
+    :param hostname: a name or an address; the server listens on all addresses of the name. None: that of
         :func:`get_localhost`. Empty: all addresses of this host.
-    :param port: 0 for any that is free.
+    :param port: the port; 0 for any free one.
     """
 
     def __init__(
@@ -391,7 +390,7 @@ class InetMixin(BaseController):
 
     @property
     def port(self) -> int:
-        """The port. If 0 was asked for, the real one while the server listens."""
+        """The port. If 0 was requested, the actual port while the server listens."""
         sockets = () if self.server is None else self.server.sockets
         return int(sockets[0].getsockname()[1]) if sockets else self._wanted_port
 
@@ -411,7 +410,7 @@ class InetMixin(BaseController):
                     for port in ports:
                         port.stopListening()
                     raise
-                missing = error  # the name has an address that this host has not, most often ::1
+                missing = error  # the name has an address that this host does not have, usually ::1
             else:
                 number = ports[0].getHost().port
         if missing is not None and not ports:
@@ -421,7 +420,7 @@ class InetMixin(BaseController):
 
 def _addresses(hostname: str) -> list[str]:
     if not hostname:
-        # A socket of IPv6 takes IPv4 as well.
+        # An IPv6 socket accepts IPv4 connections too.
         return ["::" if get_localhost() == "::1" else "0.0.0.0"]
     found = socket.getaddrinfo(hostname, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     return list(dict.fromkeys(str(each[4][0]) for each in found))
@@ -430,8 +429,8 @@ def _addresses(hostname: str) -> list[str]:
 class UnixSocketMixin(BaseController):
     """Listens on a Unix socket.
 
-    :param unix_socket: its path. What a server has left there that is gone is removed.
-    :param mode: who may connect, as the permissions of the socket's file.
+    :param unix_socket: its path. A stale socket of an earlier server is removed.
+    :param mode: the permissions of the socket's file, which decide who may connect.
     """
 
     def __init__(
@@ -456,44 +455,44 @@ class UnixSocketMixin(BaseController):
         return ports
 
 
-# Whose thread they run in
+# In which thread to run
 
 
 class BaseThreadedController(BaseController):
-    """Runs the server in a thread of its own.
+    """Runs the server in a separate thread.
 
-    :param ready_timeout: seconds that :meth:`start` may take; the environment variable
+    :param ready_timeout: maximum time in seconds for :meth:`start`; the environment variable
         ``AIOSMTPD_CONTROLLER_TIMEOUT`` has precedence.
 
-    It is a context manager: it listens within the block. It may be started again once it was stopped, unless it was
-    given a loop, which is closed then.
+    It is a context manager that listens within the block. After a stop it may be started again, unless a loop was
+    passed to it, since that is closed.
     """
 
-    _thread: threading.Thread | None = None  # also that of a start that has failed, until stop()
-    _thread_exception: BaseException | None = None  # why it has
+    _thread: threading.Thread | None = None  # also after a failed start, until stop()
+    _thread_exception: BaseException | None = None  # the reason of the failure
 
     def __init__(self, *args: Any, ready_timeout: float = DEFAULT_READY_TIMEOUT, **kwargs: Any) -> None:
         self._runner: ReactorThread | None = None
-        self._changing = threading.RLock()  # two threads may both want it started, or stopped
+        self._changing = threading.RLock()  # two threads may start or stop it at the same time
         self.ready_timeout = float(os.environ.get("AIOSMTPD_CONTROLLER_TIMEOUT", ready_timeout))
         super().__init__(*args, **kwargs)
         self._given_loop = self._loop is not None
 
     def start(self) -> None:
-        """Listen.
+        """Start listening.
 
-        :raises AssertionError: if it does already.
+        :raises AssertionError: if it is already listening.
         :raises OSError: if the address cannot be bound.
-        :raises TimeoutError: if it takes longer than *ready_timeout*; nothing is left of it then.
-        :raises RuntimeError: if the loop that it was given is closed, or runs already.
-        :raises Exception: what :meth:`factory` raises.
+        :raises TimeoutError: if it takes longer than *ready_timeout*. Then the server is stopped again.
+        :raises RuntimeError: if the loop that was passed is closed, or already running.
+        :raises Exception: any exception that :meth:`factory` raises.
         """
         with self._changing:
             if self._thread is not None and self._thread.is_alive():
                 raise AssertionError("SMTP daemon already running")
             if not self._given_loop and self._loop is not None and self._loop.is_closed():
                 self._loop = None
-            serving: list[Any] = []  # of this start, whatever others do meanwhile
+            serving: list[Any] = []  # the server of this start, even if other threads act meanwhile
 
             async def begin() -> None:
                 self.server_coro = self._create_server()
@@ -511,7 +510,7 @@ class BaseThreadedController(BaseController):
                 (self.server,) = serving
                 self._trigger_server()
             except BaseException as error:
-                # If it took too long, something may block the thread for ever; it ends when it can.
+                # After a timeout something may block the thread for ever, so do not wait long for it.
                 runner.stop(STOPPING if isinstance(error, TimeoutError) else None)
                 self._runner = None
                 self._cleanup()
@@ -522,11 +521,11 @@ class BaseThreadedController(BaseController):
         """Called when the server listens, in the thread of :meth:`start`."""
 
     def stop(self, no_assert: bool = False) -> None:
-        """Listen no more, and end all connections. When this returns they are gone, and the port is free.
+        """Stop listening, and close all connections. When it returns, they are closed and the port is free.
 
-        :param no_assert: whether it may be stopped already.
-        :raises AssertionError: if it is, unless that is because :meth:`start` has failed.
-        :raises ReactorThreadError: if this is the server's own thread, which cannot wait for itself.
+        :param no_assert: whether the server may already be stopped.
+        :raises AssertionError: if it is already stopped, unless :meth:`start` has failed.
+        :raises ReactorThreadError: if called in the server's own thread, which cannot wait for itself.
         """
         if self._runner is not None:
             self._runner.require_other_thread()
@@ -551,10 +550,10 @@ class BaseThreadedController(BaseController):
 
 
 class BaseUnthreadedController(BaseController):
-    """Runs the server in the caller's thread, where the program runs an asyncio loop, or the reactor.
+    """Runs the server in the caller's thread, in which the program runs an asyncio loop or the reactor.
 
-    :param loop: the asyncio loop. Default: the one that runs, or else, in a program of Twisted's, none but the reactor,
-        or else a new one.
+    :param loop: the asyncio loop. Default: the running one; else, in a program that uses Twisted, only the reactor;
+        else a new loop.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -564,9 +563,9 @@ class BaseUnthreadedController(BaseController):
             self._loop = asyncio._get_running_loop()
 
     def begin(self) -> None:
-        """Listen. The server works while the loop, or the reactor, runs.
+        """Start listening. The server works while the loop or the reactor runs.
 
-        :raises AssertionError: if it listens already.
+        :raises AssertionError: if it is already listening.
         :raises OSError: if the address cannot be bound.
         :raises ReactorThreadError: if the loop or the reactor runs in another thread.
         """
@@ -595,9 +594,9 @@ class BaseUnthreadedController(BaseController):
             self.server = _at_once(self._listen(reactor_of_loop(self.loop)))
 
     def finalize(self) -> Any:
-        """Listen no more, and end all connections.
+        """Stop listening, and close all connections.
 
-        :return: to be awaited.
+        :return: an awaitable.
         """
         server, self.server = self.server, None
         if isinstance(server, Server) or server is None:
@@ -610,10 +609,10 @@ class BaseUnthreadedController(BaseController):
         return for_whoever_awaits(ended)
 
     def end(self) -> None:
-        """Do what :meth:`finalize` does: at once if the loop does not run now, else while it goes on running."""
+        """Do the same as :meth:`finalize`: now if the loop is not running, else in the background."""
         loop = self._loop
         if loop is not None and loop.is_closed():
-            # Nothing works any more but to close what listens.
+            # All that can still be done is to close the ports.
             server, self.server = self.server, None
             for each in () if server is None else server.sockets:
                 each.close()
@@ -630,7 +629,7 @@ class BaseUnthreadedController(BaseController):
 
 
 def _at_once(coroutine: Any) -> Any:
-    """The result of a coroutine that waits for nothing."""
+    """Return the result of a coroutine that does not wait."""
     try:
         coroutine.send(None)
     except StopIteration as end:
@@ -639,7 +638,7 @@ def _at_once(coroutine: Any) -> Any:
 
 
 class Controller(InetMixin, BaseThreadedController):
-    """A server on TCP, for a program that is not Twisted.
+    """A server on TCP, for programs that do not use Twisted.
 
     ::
 
@@ -649,7 +648,7 @@ class Controller(InetMixin, BaseThreadedController):
 
 
 class UnixSocketController(UnixSocketMixin, BaseThreadedController):
-    """A server on a Unix socket, for a program that is not Twisted."""
+    """A server on a Unix socket, for programs that do not use Twisted."""
 
 
 class UnthreadedController(InetMixin, BaseUnthreadedController):

@@ -1,8 +1,8 @@
 """SMTP: the protocol of one connection, with the commands of RFC 5321 as methods that return their reply. Users
 subclass this one class: all names that they may use or override are in one file, most of them a line or two.
 
-A command is a method ``smtp_VERB(arg)``; it returns a status or raises :class:`~txsmtpd.reply.Refused`. What must hold
-before it runs is declared beside its syntax. A mail transaction is open while ``envelope.mail_from`` is not None.
+A command is a method ``smtp_VERB(arg)``; it returns a status or raises :class:`~txsmtpd.reply.Refused`. Its
+preconditions are declared with its syntax. A mail transaction is open while ``envelope.mail_from`` is not None.
 
 How lines are read and replies sent, what dispatches commands, the PROXY header, TLS and the reading of messages are
 in :mod:`txsmtpd.engine`; the commands of extensions (AUTH, STARTTLS, BDAT, XCLIENT) in :mod:`txsmtpd.extensions`.
@@ -122,12 +122,12 @@ _greeting_reply = lru_cache(maxsize=64)(partial(Reply, 250, None))
 class SMTP(LineReceiver, metaclass=ProtocolClass):
     """The protocol of one connection.
 
-    :param handler: the object whose hooks decide; see :mod:`txsmtpd.interfaces`.
-    :param settings: what a factory made of its options, in place of *handler* and *options*.
-    :param loop: of no effect; programs that were written for asyncio may give one.
+    :param handler: the object with the hooks; see :mod:`txsmtpd.interfaces`.
+    :param settings: the settings of a factory, instead of *handler* and *options*.
+    :param loop: ignored; accepted for programs written for aiosmtpd.
     :param options: see :class:`~txsmtpd.settings.Settings`.
-    :raises TypeError: for an unknown option, or one of a wrong type.
-    :raises ValueError: for an option with an invalid value.
+    :raises TypeError: if an option is unknown or has a wrong type.
+    :raises ValueError: if an option has an invalid value.
 
     Subclass it to add commands or to change them:
 
@@ -137,29 +137,29 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     ...         return "259 Pong"
     """
 
-    commands: Mapping[bytes, Command] = {}  #: by their verb: those of the class, and those of its extensions
+    commands: Mapping[bytes, Command] = {}  #: the commands of the class and of its extensions, by verb
     lmtp = False  #: whether the client speaks LMTP
     transport: Any
     settings: Settings
-    session: Session  #: what is known of the client
+    session: Session  #: data about the client
     envelope: Envelope  #: the mail transaction
 
     AuthLoginUsernameChallenge = "User Name\0"  #: the first challenge of LOGIN
     AuthLoginPasswordChallenge = "Password\0"  #: the second
 
     # The parts of the engine that a connection has, and their classes.
-    # Without defaults in the class: Python finds an attribute sooner that only instances have.
+    # They have no defaults in the class, because lookup of attributes that only instances have is faster.
     _connection: Any
     _dispatcher: Any
-    _message: IncomingMessage | None  # that is coming
+    _message: IncomingMessage | None  # the message being received
     _attempts: auth.Attempts | None = None
-    _given: frozenset[str] | None = None  # the options that it was made with, if it was not made with settings
+    _given: frozenset[str] | None = None  # names of the options passed to it, if it was made without settings
     _taken_over = False  # from asyncio, which has called connection_made
-    _ehlo_lines: list[str] | None = None  # that a hook pushes for the answer to EHLO, while it does
+    _ehlo_lines: list[str] | None = None  # lines that a hook pushes for the reply to EHLO
     _at_end: tuple[Callable[[], Any], ...] = ()
     _dispatcher_class: ClassVar[type[Dispatcher]] = Dispatcher
     _message_class: ClassVar[type[IncomingMessage]] = IncomingMessage
-    _mechanisms: ClassVar[Mapping[str, Any]] = {}  # those that are methods auth_MECHANISM of the class
+    _mechanisms: ClassVar[Mapping[str, Any]] = {}  # mechanisms from methods auth_MECHANISM of the class
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
@@ -187,24 +187,24 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
             if type(self).parse_rcpt is grammar.parse_rcpt:
                 self.parse_rcpt = grammar.parse_rcpt_leniently
 
-    # What is known
+    # Attributes
 
     @property
     def event_handler(self) -> Any:
-        """The object whose hooks decide."""
+        """The object with the hooks."""
         return self.settings.handler
 
     @property
     def loop(self) -> Any:
         """The asyncio loop in which hooks run.
 
-        :raises RuntimeError: if they run in none; see the option *asyncio*.
+        :raises RuntimeError: if there is none; see the option *asyncio*.
         """
         return loop_of_server(self.settings.asyncio)
 
     @property
     def clock(self) -> Any:
-        """What keeps the time where the connection is served (IReactorTime)."""
+        """The clock of the connection (IReactorTime)."""
         return self.settings.clock()
 
     hostname = setting("hostname", "The server's name.")
@@ -215,31 +215,31 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     enable_SMTPUTF8 = setting("enable_SMTPUTF8", "Whether SMTPUTF8 (RFC 6531) is offered.")
     require_starttls = setting("require_starttls", "Whether a client must begin TLS before it sends mail.")
     auth_required = setting("auth_required", "Whether a client must authenticate before it sends mail.")
-    _authenticator = Readable("authenticator")  # where methods auth_MECHANISM of programs look for it
-    _proxy_timeout = Readable("proxy_protocol_timeout")  # which tests of programs look at
+    _authenticator = Readable("authenticator")  # used by methods auth_MECHANISM of programs
+    _proxy_timeout = Readable("proxy_protocol_timeout")  # used by tests of programs
     _call_limit_default = Readable("call_limit_default")
     __ident__ = setting("ident", "What follows the server's name in the greeting.")
 
     @property
     def command_size_limits(self) -> Mapping[str, int]:
-        """Octets of a command line by verb, after EHLO, where it differs from :attr:`command_size_limit`; only to be
-        read."""
+        """Maximum length of a command line in octets by verb, after EHLO, if it differs from
+        :attr:`command_size_limit`. Read-only."""
         limits = self.settings.line_limits
         return MappingProxyType({verb.decode("ascii"): limit for verb, limit in limits.items()})
 
     @property
     def max_command_size_limit(self) -> int:
-        """Octets of the longest command line."""
+        """Maximum length of any command line in octets."""
         return self.settings.longest_line
 
     @property
     def tls_context(self) -> Any:
-        """What TLS is begun with, or None."""
+        """The context for TLS, or None."""
         context = self.settings.tls_context
         interceptor = self._dispatcher.interceptor
         return context if interceptor is None else interceptor.tls_context(context)
 
-    # The connection, as Twisted tells of it
+    # Called by Twisted
 
     def connectionMade(self) -> None:
         if type(self).connection_made is SMTP.connection_made or self._taken_over:
@@ -268,7 +268,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         metrics = getattr(factory, "metrics", None)
         if metrics is not None:
             dispatcher.meter = metrics.meter(self)
-        connected = getattr(factory, "connected", None)  # a factory of ours wants to know
+        connected = getattr(factory, "connected", None)  # our factories track connections
         if connected is not None:
             connected(self)
         self._connection.start(first_turn, self)
@@ -277,22 +277,22 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         self._connection.data_received(data)
 
     def lineReceived(self, line: bytes) -> None:
-        """A command line has come: carry it out. What answers a command, as in AUTH, does not come here."""
+        """Execute a command line. Lines that respond to a command, as in AUTH, are not passed to this method."""
         connection, dispatcher = self._connection, self._dispatcher
         if connection.observer is not None:
             connection.observer.line_received(dispatcher.masked(line))
         connection.run(dispatcher.on_line, line)
 
     def clearLineBuffer(self) -> bytes:
-        """Forget the input that has not been looked at; return it."""
+        """Discard the input that has not been processed, and return it."""
         return self._connection.lines.clear()  # type: ignore[no-any-return]
 
     def sendLine(self, line: bytes) -> None:
-        """Send a line, after all that was sent before."""
+        """Send a line, after everything that was sent before."""
         self._connection.send(line + b"\r\n")
 
     def pauseProducing(self) -> None:
-        """The client does not read: take no commands and read nothing, until it does. Called by the transport."""
+        """The client does not read: stop executing commands and reading. Called by the transport."""
         self._connection.output_full()
 
     def resumeProducing(self) -> None:
@@ -300,7 +300,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         self._connection.output_drained()
 
     def stopProducing(self) -> None:
-        """The transport wants no more; :meth:`connectionLost` follows."""
+        """The transport is closing; :meth:`connectionLost` follows."""
 
     def handshakeCompleted(self) -> None:
         """The TLS handshake is complete. Called by the transport."""
@@ -309,15 +309,15 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
             stage.completed()
 
     def timeoutConnection(self) -> None:
-        """The client has said nothing for too long."""
+        """The client was idle for too long."""
         self._connection.client_late()
 
     def readConnectionLost(self) -> None:
-        """The client has closed its side. What it sent is answered, then the connection closes."""
+        """The client has closed its side. Reply to what it sent, then close the connection."""
         self._connection.input_closed()
 
     def writeConnectionLost(self) -> None:
-        """Part of IHalfCloseableProtocol; this side is never closed alone."""
+        """Part of IHalfCloseableProtocol; not called, since the server never closes only its side."""
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         self._connection.connection_lost(reason.value or ConnectionDone())
@@ -325,9 +325,9 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     def connection_made(self, transport: Any) -> None:
         """asyncio has accepted the connection: ``loop.create_server(lambda: SMTP(handler), ...)``.
 
-        A subclass that overrides this is called for any connection, with Twisted's transport if it is not asyncio's.
+        An override in a subclass is called for all connections, with Twisted's transport if it is not asyncio's.
 
-        :raises TypeError: if asyncio has begun TLS: that is the affair of *tls_context* and *implicit_tls*.
+        :raises TypeError: if asyncio has started TLS: use *tls_context* and *implicit_tls* instead.
         """
         if transport is self.transport:
             self._start()
@@ -338,33 +338,33 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         take_over(transport, self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """asyncio has nothing to do with the connection any more."""
+        """asyncio no longer owns the connection."""
 
     def eof_received(self) -> None:
         """Part of asyncio's protocols; not called."""
 
-    # What subclasses and handlers use
+    # For subclasses and handlers
 
     def _create_session(self) -> Session:
-        """Make the session; override it to use a class of your own."""
+        """Make the session. Override it to use your own class."""
         return Session()
 
     def _create_envelope(self) -> Envelope:
-        """Make the envelope of a transaction; override it to use a class of your own."""
+        """Make the envelope of a transaction. Override it to use your own class."""
         return Envelope()
 
     def push(self, status: Reply | str | bytes) -> Deferred[None]:
         """Send a reply, or a part of one (``"250-more follows"``), before the command returns.
 
-        It is sent at once; awaiting the result is allowed and changes nothing. A command that has pushed its whole
-        reply returns None.
+        It is sent immediately; the result may be awaited, but need not. A command that has pushed its whole reply
+        returns None.
 
         :raises TypeError: if it is neither a Reply, a string nor bytes.
         :raises ValueError: if it does not begin with a reply code.
         """
         reply = parse_status(status)
         if self._ehlo_lines is not None and reply.code == 250 and is_part(status):
-            self._ehlo_lines.extend(reply.lines)  # they belong behind the host name's line, which is to come
+            self._ehlo_lines.extend(reply.lines)  # they follow the line with the host name, which is sent later
             return succeed(None)
         if self.settings.log_dialogue:
             self._dispatcher.log_reply(reply)
@@ -378,9 +378,9 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         return succeed(None)
 
     async def call_hook(self, name: str, *arguments: Any, default: Callable[..., Reply]) -> Reply:
-        """The status of the handler's hook of this name, as a reply; without the hook, what *default* returns.
+        """Call the handler's hook of this name and return its status as a reply. Without the hook, call *default*.
 
-        :param arguments: what the default is given, and the hook after server, session and envelope.
+        :param arguments: the arguments of *default*; the hook gets them after server, session and envelope.
         """
         hook = self.settings.hooks.get(name)
         if hook is None:
@@ -395,23 +395,23 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         return reply
 
     def handle_exception(self, error: BaseException) -> Any:
-        """The status in place of the one that was not given because of the error; it is in the log already.
+        """Return the status to use after an exception, which has already been logged.
 
-        :return: what the handler's hook says, or else 451. A coroutine or a Deferred of it will do.
+        :return: the status from the handler's hook, or else 451; or a coroutine or a Deferred of it.
         """
         hook = self.settings.hooks.get("exception")
         return FAILED if hook is None else hook(error)
 
     def at_end(self, function: Callable[[], Any]) -> None:
-        """Call the function when the connection is gone."""
+        """Call the function when the connection is lost."""
         self._at_end = (*self._at_end, function)
 
     async def check_helo_needed(self, helo: str = "HELO") -> bool:
-        """Whether a client must still greet; it has been told so then."""
+        """Send a refusal and return True if the client has not sent HELO or EHLO."""
         return self._push_unless(greeted)
 
     async def check_auth_needed(self, caller: str) -> bool:
-        """Whether a client must still authenticate for the command *caller*; it has been told so then."""
+        """Send a refusal and return True if the client must authenticate before the command *caller*."""
         return self._push_unless(authorized)
 
     def _push_unless(self, rule: Rule) -> bool:
@@ -420,14 +420,14 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         self.push(rule.refusal)
         return True
 
-    # What the engine and the extensions use
+    # For the engine and the extensions
 
     def _greet(self) -> Any:
-        """The greeting, in TLS if it has to be."""
+        """Send the greeting, after starting TLS if it is implicit."""
         return default_greeting(self)
 
     def _forget(self) -> None:
-        """Forget all that the client has said (RFC 3207 4.2). Who it is, the connection tells: that stays."""
+        """Discard everything learned from the client (RFC 3207 4.2), except its address."""
         before, self.session = self.session, self._create_session()
         self.session.id = before.id
         self.session.peer = before.connection_peer
@@ -439,7 +439,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         await start_tls(self)
 
     def _ended(self, cause: BaseException) -> None:
-        """The connection is gone; called once."""
+        """The connection is lost. Called once."""
         session_ended(self, cause)
 
     # Greetings (RFC 5321 4.1.1.1)
@@ -506,8 +506,8 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
 
     # A mail transaction (RFC 5321 3.3)
 
-    parse_mail = staticmethod(grammar.parse_mail)  #: reads the argument of MAIL; a subclass may read it otherwise
-    parse_rcpt = staticmethod(grammar.parse_rcpt)  #: reads the argument of RCPT
+    parse_mail = staticmethod(grammar.parse_mail)  #: parses the argument of MAIL; subclasses may override it
+    parse_rcpt = staticmethod(grammar.parse_rcpt)  #: parses the argument of RCPT
 
     @syntax(
         "MAIL FROM:<address>",
@@ -533,7 +533,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         return reply
 
     def begin_transaction(self, reverse_path: str, mail_options: list[str]) -> Reply:
-        """What MAIL does without a hook."""
+        """Default action of MAIL without a hook."""
         envelope = self.envelope
         envelope.mail_from = reverse_path
         if mail_options:
@@ -563,12 +563,12 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
             reply = await self.call_hook("RCPT", path, options, default=self.add_recipient)
         finally:
             if reply is None or not reply.positive:
-                del envelope.rcpt_tos[known:]  # whom the client was told of, and nobody else
+                del envelope.rcpt_tos[known:]  # keep only the recipients whose acceptance the client knows of
                 envelope.dropped = dropped
             elif len(envelope.rcpt_tos) == known and path not in envelope.dropped:
                 self._dispatcher.warn_of_lost_recipient(path)
             if parameters:
-                # A hook may have added several, or none; what was said is said of each.
+                # A hook may have added several recipients, or none; the parameters apply to each.
                 said, envelope.recipient = envelope.recipient, NOTHING_SAID
                 if envelope.said_of is None:
                     envelope.said_of = {}
@@ -577,7 +577,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         return reply
 
     def add_recipient(self, forward_path: str, rcpt_options: list[str]) -> Reply:
-        """What RCPT does without a hook."""
+        """Default action of RCPT without a hook."""
         envelope = self.envelope
         envelope.rcpt_tos.append(forward_path)
         if rcpt_options:
@@ -585,9 +585,9 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         return RECIPIENT_OK
 
     def _claim(self, parameters: grammar.Parameters, claimed: Parameters) -> list[str]:
-        """Let the extensions have their parameters.
+        """Pass the parameters to their extensions.
 
-        :return: the parameters as handlers see them.
+        :return: the parameters for handlers.
         """
         if not self.session.extended_smtp:
             raise Refused(NEED_EHLO)
@@ -614,7 +614,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         return reply if isinstance(reply, Reply) else await reply
 
     def reset_transaction(self) -> None:
-        """End the mail transaction, if there is one: begin anew with an empty envelope."""
+        """End the mail transaction, if there is one, and create an empty envelope."""
         message = self._message
         if message is not None:
             self._message = None
@@ -622,17 +622,17 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         self.envelope = self._create_envelope()
 
     def _has_recipients(self) -> bool:
-        """Whether there is somebody to whom a message may go."""
+        """Whether the message has recipients."""
         return bool(self.envelope.rcpt_tos or self.envelope.dropped)
 
     def _begin_message(self) -> IncomingMessage:
-        """The message that is coming; a new one, if none is."""
+        """Return the message being received, or a new one."""
         if self._message is None:
             self._message = self._message_class(self)
         return self._message
 
     def _payload_refused(self, reply: Reply) -> None:
-        """Octets that follow a command are going to be dropped: a message must not go on without a part of it."""
+        """The octets after a command will be discarded, so the message is incomplete and must be refused."""
         if self.envelope.mail_from is not None:
             self._begin_message().refuse_chunks(reply)
 
@@ -678,29 +678,29 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         verbs = (command.verb for command in self.commands.values() if command.is_listed(self))
         return f"Supported commands: {' '.join(sorted(verbs))}"
 
-    # Commands of extensions that a subclass may override, and what mechanisms that are methods use
+    # Commands of extensions that subclasses may override, and methods for mechanisms auth_MECHANISM
 
     smtp_STARTTLS = starttls.smtp_STARTTLS
     smtp_AUTH = auth.smtp_AUTH
     smtp_BDAT = chunking.smtp_BDAT
 
     async def auth_PLAIN(self, _: Any, args: list[str]) -> Any:
-        """The mechanism PLAIN, for a subclass that overrides it; *args* are the words that followed AUTH."""
+        """The mechanism PLAIN, for subclasses that override it; *args* are the words after AUTH."""
         return await _authenticate(Plain(), self, args)
 
     async def auth_LOGIN(self, _: Any, args: list[str]) -> Any:
-        """The mechanism LOGIN, for a subclass that overrides it; *args* are the words that followed AUTH."""
+        """The mechanism LOGIN, for subclasses that override it; *args* are the words after AUTH."""
         return await _authenticate(Login(), self, args)
 
     async def challenge_auth(
         self, challenge: str | bytes, encode_to_b64: bool = True, log_client_response: bool = False
     ) -> Any:
-        """Send a challenge, and await the client's answer.
+        """Send a challenge, and wait for the client's response.
 
-        :param encode_to_b64: whether the challenge is still to be encoded; if not, it must not have line ends.
-        :param log_client_response: without effect; answers are never logged.
-        :return: the octets that the client has answered; or ``MISSING``, if it gave up or sent something else than
-            base64: then it has been told so, and the attempt is over.
+        :param encode_to_b64: whether to encode the challenge. If not, it must not have line ends.
+        :param log_client_response: ignored; responses are never logged.
+        :return: the decoded response; or ``MISSING`` if the client cancelled or did not send base64. Then the refusal
+            has been sent, and the attempt is over.
         """
         if log_client_response:
             warnings.warn("log_client_response has no effect: what clients answer is never logged", stacklevel=2)
@@ -718,7 +718,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
 
     @property
     def _auth(self) -> auth.Attempts:
-        """What the client has tried by AUTH."""
+        """The client's login attempts."""
         if self._attempts is None:
             self._attempts = auth.Attempts()
         return self._attempts
@@ -734,9 +734,9 @@ SMTP.find_methods()
 
 
 def sanitized_log(function: Callable[..., object], message: str, *arguments: Any, **more: Any) -> None:
-    """Log with the credentials of AUTH hidden in all arguments that are octets.
+    """Log with the credentials of AUTH masked in all arguments that are bytes.
 
-    :param function: a method of a logger of the standard library's.
+    :param function: a method of a standard library logger.
     """
     function(message, *(sanitize(each) if isinstance(each, bytes) else each for each in arguments), **more)
 
@@ -747,7 +747,7 @@ async def _authenticate(mechanism: Any, server: SMTP, args: list[str]) -> Any:
 
 
 async def _deprecated_hook(server: SMTP, name: str, instead: str) -> None:
-    """Call a method of a server's subclass by which hooks were written once."""
+    """Call a deprecated hook that is a method of a server's subclass."""
     warnings.warn(f"{type(server).__name__}.{name} is deprecated; write {instead}", DeprecationWarning, stacklevel=2)
     result = getattr(server, name)()
     if isinstance(result, Awaitable):
