@@ -1,4 +1,4 @@
-"""From octets to meaning and back: the grammar of commands and the framing of mail data.
+"""Parsers and encoders: the grammar of commands and the framing of mail data.
 
-Everything here is pure: standard library only, no transport, no policy, no state beyond one message.
+This package uses only the standard library: no transport, no policy, no state beyond one message.
 """

@@ -1,4 +1,4 @@
-"""Read a chunk of known size, and the argument that tells it (RFC 3030 2). Octets only."""
+"""Read a chunk of known size, and parse the argument of BDAT (RFC 3030 2). Octets only."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ MALFORMED = Reply(421, "4.5.4", "Invalid chunk size, closing connection")
 
 
 class Chunk(NamedTuple):
-    """What BDAT announces."""
+    """The argument of BDAT."""
 
     size: int  #: octets that follow the command
     last: bool  #: whether they are the message's last
 
 
 def parse_bdat(arg: bytes) -> Chunk:
-    """The argument of BDAT: octets, since it is needed even where the command is refused for what else is wrong.
+    """Parse the argument of BDAT. It is bytes, since it is needed even if the command is refused for other reasons.
 
-    :raises Refused: 421, since nobody can know how many octets follow a command that is malformed.
+    :raises Refused: with 421, since the number of octets after a malformed command is unknown.
     """
     found = _ARGUMENT.fullmatch(arg)
     if found is None:
@@ -31,10 +31,10 @@ def parse_bdat(arg: bytes) -> Chunk:
 
 
 class ChunkReader:
-    """Takes the octets of one chunk and passes them on.
+    """Reads the octets of one chunk and passes them on.
 
-    :param size: how many there are; more than 0.
-    :param write: called with each run of them.
+    :param size: the size of the chunk; more than 0.
+    :param write: called with each piece.
     """
 
     __slots__ = ("_left", "_write")
@@ -44,9 +44,9 @@ class ChunkReader:
         self._write = write
 
     def feed(self, data: bytes, start: int = 0) -> int:
-        """Take what has come, from *start* on.
+        """Process received data from *start* on.
 
-        :return: where in *data* the octets behind the chunk begin, or -1 if more of it is to come.
+        :return: the index in *data* after the end of the chunk, or -1 if the chunk is incomplete.
         """
         come = len(data) - start
         if come < self._left:

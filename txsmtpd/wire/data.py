@@ -1,7 +1,7 @@
 """Read mail data (RFC 5321 4.1.1.4, 4.5.2). Octets only: no transport, no replies, no policy.
 
-The data end at CRLF "." CRLF and nowhere else. Whatever is wrong with them is noted, and reading goes on to the
-real end: what follows would otherwise be taken for commands.
+The data end at CRLF "." CRLF and nowhere else. Errors in the data are noted, and reading continues to the real end:
+otherwise the rest would be taken for commands.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _STUFFED = re.compile(rb"\r\n\.")
 
 
 class Fault(enum.Enum):
-    """What can be wrong with mail data."""
+    """Errors in mail data."""
 
     TOO_LARGE = "more octets than the limit"
     BARE_NEWLINE = "a CR or LF that is not part of a CRLF"
@@ -25,16 +25,17 @@ class Fault(enum.Enum):
 
 
 class DataReader:
-    """Takes the octets that follow DATA, passes the message on, and knows where it ends.
+    """Reads the octets after DATA, passes the message on, and finds its end.
 
-    :param write: called with each run of the message's octets, dots undone, until the end or a fault.
-    :param size_limit: octets the message may have, dots undone (RFC 1870 5); None: no limit.
-    :param line_limit: octets a line may have, its CRLF included, its stuffed dot not (RFC 5321 4.5.3.1.6);
+    :param write: called with each piece of the message, without dot-stuffing, until the end or a fault.
+    :param size_limit: maximum size of the message in octets, without dot-stuffing (RFC 1870 5); None: no limit.
+    :param line_limit: maximum length of a line in octets, with CRLF but without a stuffed dot (RFC 5321 4.5.3.1.6);
         None: no limit.
-    :param bare_newlines: whether CR and LF on their own are octets like any other instead of a fault.
-    :param discarded: how much is read of what is too large, in times the size allowed, and a mebibyte more.
-    :param on_too_large: called once, if the data are too large.
-    :param on_excess: called once, if there is more than is read of what is too large.
+    :param bare_newlines: whether bare CR and LF are ordinary octets instead of a fault.
+    :param discarded: how much of a too large message is read and discarded: this many times *size_limit*, plus a
+        mebibyte.
+    :param on_too_large: called once if the data are too large.
+    :param on_excess: called once if the data exceed what is read and discarded.
     """
 
     __slots__ = (
@@ -63,40 +64,40 @@ class DataReader:
         on_too_large: Callable[[], object] | None = None,
         on_excess: Callable[[], object] | None = None,
     ) -> None:
-        self.size = 0  #: octets of the message so far, dots undone, as long as it is not too large
+        self.size = 0  #: octets of the message so far, without dot-stuffing, while it is not too large
         self._write = write
         self._size_limit = size_limit
         self._discarded = discarded
         self._on_too_large = on_too_large
         self._on_excess = on_excess
-        self._come = 0  # octets so far, with their dots: counted also where they are not looked at any more
+        self._come = 0  # octets so far, with dot-stuffing; counted even after a fault
         self._line_limit = line_limit
-        # One pass in C that tells CRLF, CR and LF apart; two counts and a search would take three times as long.
+        # It finds CRLF, CR and LF in one pass in C; two counts and a search would take three times as long.
         self._newlines = None if bare_newlines else IncrementalNewlineDecoder(None, translate=False)
         self._faults: set[Fault] | None = None
-        # What may be the beginning of the end is held back. The data begin as if a CRLF had gone before them, so
-        # that "." CRLF may end them at once; that one is only assumed, and never passed on.
+        # Octets that may be the beginning of the end are held back. It starts with a CRLF that is assumed before the
+        # data, so that "." CRLF may end them at once; that one is never passed on.
         self._held = b"\r\n"
         self._assumed = 2
         self._line = 0  # octets of the last line so far
 
     @property
     def fault(self) -> Fault | None:
-        """What is wrong with the data so far: the gravest fault, whichever came first, so that it cannot depend on
-        how the octets were cut into segments. None: nothing."""
+        """The most serious fault in the data so far, or None. It is not the first one, so that the result does not
+        depend on how the octets were cut into segments."""
         if self._faults is None:
             return None
         return next(fault for fault in Fault if fault in self._faults)
 
     def feed(self, data: bytes, start: int = 0) -> int:
-        """Take what has come, from *start* on.
+        """Process received data from *start* on.
 
-        :return: where in *data* the octets behind the end begin, or -1 if the end has not come yet.
+        :return: the index in *data* after the end of the data, or -1 if the end has not arrived.
         """
         held = self._held
         text = held + (data[start:] if start else data)
-        # rfind is several times as fast as find, and in most chunks finds nothing; to look for a single octet costs
-        # next to nothing.
+        # rfind is several times as fast as find, and in most chunks finds nothing; a search for a single octet is
+        # nearly free.
         dot = text.rfind(b"\r\n.") if b"." in text else -1
         end = -1
         if dot >= 0:
@@ -117,7 +118,7 @@ class DataReader:
         return -1
 
     def _pass_on(self, run: bytes, stuffed: bool) -> None:
-        """Pass on a run of the data that holds no part of their end, unless something is wrong with them."""
+        """Pass on a piece of the data that has no part of their end, unless there is a fault."""
         self._come += len(run)
         if self._faults is not None and Fault.TOO_LARGE in self._faults:
             self._look_for_excess()
@@ -164,7 +165,7 @@ class DataReader:
 
 
 def _beginning_of_end(text: bytes) -> int:
-    """How many octets at the end of the text may turn out to begin the end of the data."""
+    """Return how many octets at the end of the text may be the beginning of the end of the data."""
     for octets in (4, 3, 2, 1):
         if text.endswith(_END[:octets]):
             return octets

@@ -1,6 +1,6 @@
-"""Read what XCLIENT and XFORWARD say of the client behind a proxy or a filter.
+"""Parse XCLIENT and XFORWARD, which describe the client behind a proxy or a filter.
 
-Postfix has invented both, and describes them in its XCLIENT_README and XFORWARD_README. Both are lists of
+Both come from Postfix, and are described in its XCLIENT_README and XFORWARD_README. Both are lists of
 ``NAME=value`` with values in xtext. ``[UNAVAILABLE]`` is None here.
 """
 
@@ -24,10 +24,10 @@ _PORT = re.compile(r"0|[1-9][0-9]{0,4}")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class XClientData:
-    """What XCLIENT has said of the client. None: nothing, or that it is not known."""
+    """The client as described by XCLIENT. Attributes that are missing or unknown are None."""
 
-    said_by: Any = None  #: who has said it: whoever ``session.peer`` was before
-    peer: Any = None  #: the client as ``session.peer`` has it: ``("", 0)`` if its address is not known
+    said_by: Any = None  #: the sender of the command: the former ``session.peer``
+    peer: Any = None  #: the new ``session.peer``: ``("", 0)`` if the client's address is not known
     name: str | None = None  #: the client's name in the DNS
     name_failed: bool = False  #: whether the name is missing only because the DNS did not answer
     addr: str | None = None  #: the client's address
@@ -41,22 +41,23 @@ class XClientData:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class XForwardData:
-    """What XFORWARD has said of the client that the message has come from. None: nothing, or that it is not known."""
+    """The origin of the message as described by XFORWARD. Attributes that are missing or unknown are None."""
 
     name: str | None = None  #: the client's name
-    addr: str | None = None  #: its address, which may be of another kind than those of the Internet
+    addr: str | None = None  #: its address, which need not be an IP address
     port: int | None = None
-    proto: str | None = None  #: by which it has handed the message over, such as ``ESMTP``
-    helo: str | None = None  #: by what name it has announced itself
-    ident: str | None = None  #: the message's name in the queue of who forwards it
-    source: str | None = None  #: ``LOCAL`` or ``REMOTE``: where the message has come from, seen from there
+    proto: str | None = None  #: the protocol with which it sent the message, such as ``ESMTP``
+    helo: str | None = None  #: the argument of its HELO or EHLO
+    ident: str | None = None  #: the message's queue id at the forwarding server
+    source: str | None = None  #: ``LOCAL`` or ``REMOTE``: the origin of the message, as seen by the forwarding server
 
 
 def parse_xclient(arg: str, before: XClientData) -> XClientData:
-    """What is known after XCLIENT.
+    """Return the data after XCLIENT.
 
-    :param before: what was known. Name, address and port stay until another is said; the rest is of the last XCLIENT.
-    :raises Refused: 501 if it is malformed.
+    :param before: the data before it. Name, address and port are kept until they are set again; everything else is from
+        the last XCLIENT.
+    :raises Refused: with 501 if the argument is malformed.
     """
     values = _parse(arg, _XCLIENT)
     if "name" in values:
@@ -71,10 +72,10 @@ def parse_xclient(arg: str, before: XClientData) -> XClientData:
 
 
 def parse_xforward(arg: str, before: XForwardData | None) -> XForwardData:
-    """What is known after XFORWARD.
+    """Return the data after XFORWARD.
 
-    :param before: what was said before; None: nothing since the last message.
-    :raises Refused: 501 if it is malformed.
+    :param before: the data before it, or None if there are none since the last message.
+    :raises Refused: with 501 if the argument is malformed.
     """
     return replace(before or XForwardData(), **_parse(arg, _XFORWARD))
 
@@ -103,7 +104,7 @@ def _parse(arg: str, attributes: Mapping[str, tuple[str, Callable[[str], Any]]])
 
 
 def _printable(value: str) -> str:
-    """What may stand in a log or a header as it is."""
+    """Return the value if it is safe in a log or a header."""
     if not _PRINTABLE.fullmatch(value):
         raise ValueError
     return value

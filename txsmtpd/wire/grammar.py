@@ -1,8 +1,8 @@
 """Read commands and their arguments (RFC 5321 4.1.2, RFC 6531 3.3, RFC 3461 4 for xtext).
 
-Each function takes text from the client and returns what it means, or raises :class:`~txsmtpd.reply.Refused`
-with a reply that says what is wrong; nothing that a client can send makes one raise anything else.
-Where it harms nobody the reading is friendly: brackets around an address may be missing, blanks may follow the colon.
+Each function parses text from the client, or raises :class:`~txsmtpd.reply.Refused` with a reply that describes the
+error; no input makes one raise anything else.
+Where it is harmless, parsing is lenient: brackets around an address may be missing, spaces may follow the colon.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _CONTROL = Reply(500, "5.5.2", "Control characters are not allowed in commands")
 
 
 def decode(octets: bytes, errors: str = "strict") -> str:
-    """The text of a command.
+    """Decode a command.
 
     :param errors: ``"replace"`` to take octets that are not UTF-8, as U+FFFD.
     :raises Refused: 500 if it is not UTF-8, or holds a control character, a line separator or a NUL (RFC 5321 4.1.2).
@@ -107,7 +107,7 @@ def parse_mail_leniently(arg: str | None) -> tuple[str, Parameters]:
     """As :func:`parse_mail`, but addresses that are no mailboxes are taken as they are written, such as
     ``<webmaster>``, ``<DOMAIN\\user>`` or ``<a..b@example.com>``. Blanks around an address are dropped.
 
-    :raises Refused: 501 for the form of the command, 553 for an address with nothing before or behind its ``@``.
+    :raises Refused: 501 for the form of the command, 553 for an address with nothing before or after its ``@``.
     """
     try:
         return parse_mail(arg)
@@ -128,7 +128,7 @@ def parse_rcpt_leniently(arg: str | None) -> tuple[str, Parameters]:
 
 
 def _anything(arg: str | None, keyword: str) -> tuple[str, Parameters] | None:
-    """What stands in the place of an address, whatever it is; None if nothing does."""
+    """Return the text in the place of an address, valid or not, or None if there is none."""
     head, colon, path = (arg or "").partition(":")
     path = path.lstrip(" ")
     if not colon or head.upper() != keyword or not path:
@@ -176,7 +176,7 @@ def _is_address(literal: str) -> bool:
 
 
 def _diagnose(arg: str | None, keyword: str, form: str, status: str) -> Reply:
-    """Say what is wrong with the argument of MAIL or RCPT, as exactly as can be told."""
+    """Return a reply that describes the error in the argument of MAIL or RCPT as precisely as possible."""
     head, colon, path = (arg or "").partition(":")
     if not colon or head.upper() != keyword:
         return Reply(501, "5.5.4", f"Syntax: {form}")
@@ -198,7 +198,7 @@ def _diagnose(arg: str | None, keyword: str, form: str, status: str) -> Reply:
 
 
 def _end_of_path(path: str) -> int | None:
-    """Where the path that begins with "<" has its ">", quoted strings passed over; None if nowhere."""
+    """Return the index of the ">" of a path that begins with "<", ignoring quoted strings, or None."""
     quoted = escaped = False
     for place, letter in enumerate(path):
         if escaped:
@@ -318,13 +318,13 @@ def is_host(text: str) -> bool:
 
 
 def own_host_name() -> str:
-    """What the system calls this host, if that can name one; without a look-up in the DNS."""
+    """Return the system's host name if it is valid, without a DNS lookup."""
     name = socket.gethostname()
     return name if name.isascii() and is_host(name) else "localhost"
 
 
 def local_part(mailbox: str) -> str:
-    """What stands before the last ``@`` of a mailbox, quotes included."""
+    """Return the part before the last ``@`` of a mailbox, including quotes."""
     return mailbox.rpartition("@")[0] or mailbox
 
 
@@ -371,9 +371,9 @@ def _embedded(found: re.Match[str]) -> str:
 
 
 def parse_date_time(text: str | None) -> datetime:
-    """The time that RFC 3339 writes as ``2006-01-02T15:04:05Z``, or with an offset in place of the Z.
+    """Parse a time as in RFC 3339: ``2006-01-02T15:04:05Z``, or with an offset instead of the Z.
 
-    :raises Refused: 501 if it is none.
+    :raises Refused: with 501 if it is not valid.
     """
     if text is not None and _DATE_TIME.fullmatch(text.upper()):
         try:

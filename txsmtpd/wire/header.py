@@ -17,9 +17,9 @@ _END = re.compile(rb"\A\r?\n|(?<=\n)\r?\n")
 class HeaderMeter:
     """Passes a message on, unless its header is too large.
 
-    As long as the whole message is within the limits, it is not looked at.
+    The message is not examined while its whole size is within the limits.
 
-    :param write: called with each run of octets.
+    :param write: called with each piece.
     :param size_limit: octets of the header; None: no limit.
     :param field_limit: fields of the header; None: no limit.
     """
@@ -44,7 +44,7 @@ class HeaderMeter:
         return self._excess
 
     def write(self, octets: bytes) -> None:
-        """More of the message has come."""
+        """Process more of the message."""
         pieces = self._pieces
         if pieces is not None and not self._size and _is_short(octets, self._size_limit, self._field_limit):
             self._pieces = None
@@ -61,7 +61,7 @@ class HeaderMeter:
         return self._size > self._size_limit or self._lines > self._field_limit
 
     def _look(self, pieces: list[bytes]) -> None:
-        """See where the header ends, and what it has."""
+        """Find the end of the header, and measure it."""
         text = b"".join(pieces)
         end = _END.search(text)
         fields = _FIELDS.match(text, 0, len(text) if end is None else end.start())
@@ -85,7 +85,7 @@ def _is_short(octets: bytes, size_limit: int, field_limit: int) -> bool:
 
 
 def header_excess(message: bytes, size_limit: int | None, field_limit: int | None) -> str | None:
-    """What the header of a whole message has too much of; see :class:`HeaderMeter`."""
+    """Return which limit the header of a whole message exceeds; see :attr:`HeaderMeter.excess`."""
     size = sys.maxsize if size_limit is None else size_limit
     fields = sys.maxsize if field_limit is None else field_limit
     if len(message) <= min(size, SHORTEST_FIELD * fields) or _is_short(message, size, fields):

@@ -1,4 +1,4 @@
-"""Networks that something is allowed to: which clients are in them. Addresses only, no names."""
+"""Sets of networks, to test whether a client is in one of them. Addresses only, no names."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ FORM = "write 192.0.2.1, 192.0.2.0/24, 2001:db8::/32 or unix"
 class Networks:
     """Tells whether a client is in one of the networks.
 
-    :param option: what to call them where they will not do.
+    :param option: the name of the option, for error messages.
     :param networks: addresses and networks, as strings or objects of :mod:`ipaddress`; and ``"unix"`` for clients on
         Unix sockets.
-    :raises TypeError: if they are no list of such.
-    :raises ValueError: for a string that is no network.
+    :raises TypeError: if it is not a list of them.
+    :raises ValueError: if a string is not a network.
 
     >>> ("192.0.2.7", 4321) in Networks("proxy_from", ["192.0.2.0/24", "unix"])
     True

@@ -15,8 +15,8 @@ _REPLY_LINE = re.compile(rb"([2-5][0-5][0-9])(?:([ -])(.*))?", re.DOTALL)
 
 
 def with_crlf(message: bytes) -> bytes:
-    """The message with CRLF line ends: a CR or LF on its own becomes one, lest it ends a line for some and not for
-    others. One that has nothing else is given back as it is."""
+    """Convert all line ends to CRLF. A bare CR or LF is converted too, since only some programs treat it as a line end.
+    A message that needs no change is returned as it is."""
     pairs = message.count(b"\r\n")
     if message.count(b"\r") == pairs and message.count(b"\n") == pairs:
         return message
@@ -24,8 +24,8 @@ def with_crlf(message: bytes) -> bytes:
 
 
 def stuffed(message: bytes) -> tuple[bytes, ...]:
-    """The message, whose line ends are CRLF, as it is sent, in parts: dots doubled, last line and message ended.
-    Where no dot is doubled the message is one of the parts as it is, since messages may be large."""
+    """Return the message, with CRLF line ends, in the form to send, in parts: with dot-stuffing and the final dot. If
+    no dot is doubled, one of the parts is the message itself, to avoid a copy."""
     message = message.replace(b"\r\n.", b"\r\n..")
     first = b"." if message.startswith(b".") else b""
     last = b"" if message.endswith(b"\r\n") or not message else b"\r\n"
@@ -71,11 +71,11 @@ class Stuffer:
 
 
 class NoReply(ValueError):
-    """A server has said something that is no reply."""
+    """A server has sent something that is not a reply."""
 
 
 class ReplyReader:
-    """Makes replies of the lines that a server sends."""
+    """Parses the lines that a server sends into replies."""
 
     def __init__(self) -> None:
         self._code = b""

@@ -1,8 +1,8 @@
-"""Read the PROXY header, by which a proxy tells whose connection it forwards (the PROXY protocol, versions 1 and 2).
-Both versions are in one file: one reader takes either.
+"""Parse the PROXY header, in which a proxy names the client of a connection (the PROXY protocol, versions 1 and 2).
+One reader handles both versions.
 
-Octets only: whom to believe, and how long to wait, is decided elsewhere. "The spec" is the text of HAProxy's
-developers, ``doc/proxy-protocol.txt``; the numbers are those of its sections.
+Octets only: trust and timeouts are handled elsewhere. "The spec" is HAProxy's ``doc/proxy-protocol.txt``; numbers in
+comments are its sections.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ PORT_OCTETS = {AF.INET: 2, AF.INET6: 2, AF.UNIX: 0}
 
 
 class MalformedTLV(RuntimeError):
-    """A TLV does not end where it says."""
+    """A TLV does not end where its length says."""
 
 
 class UnknownTypeTLV(KeyError):
-    """A TLV is of a type that has no name."""
+    """A TLV has a type without a name."""
 
 
 _NOTHING = object()
@@ -190,7 +190,7 @@ class ProxyTLV(dict[str, Any]):
 
 
 class ProxyData:
-    """What a PROXY header says. It is true if the header is valid."""
+    """The contents of a PROXY header. It is true if the header is valid."""
 
     __slots__ = (
         "_tlv",
@@ -233,7 +233,7 @@ class ProxyData:
 
     @property
     def valid(self) -> bool:
-        """Whether the header is one, and says what it has to."""
+        """Whether the header is valid."""
         return not self.error and self.version is not None and self.protocol is not None
 
     def __bool__(self) -> bool:
@@ -241,7 +241,7 @@ class ProxyData:
 
     @property
     def tlv(self) -> ProxyTLV | None:
-        """What else the header says; None if there is nothing, or it is malformed."""
+        """The additional values in the header; None if there are none, or they are malformed."""
         if self._tlv is _NOTHING:
             try:
                 self._tlv = ProxyTLV.from_raw(self.rest) if self.version == 2 else None
@@ -252,9 +252,9 @@ class ProxyData:
 
     @property
     def client(self) -> tuple[str, int] | str | None:
-        """The client as :attr:`Session.peer <txsmtpd.session.Session.peer>` has it: ``(host, port)``, or ``""`` on a
-        Unix socket. None: the header names no client, and the connection is the proxy's own (2.2, LOCAL) or of a kind
-        that the proxy has no words for."""
+        """The client in the form of :attr:`Session.peer <txsmtpd.session.Session.peer>`: ``(host, port)``, or ``""`` on
+        a Unix socket. None if the header names no client, because the connection is the proxy's own (2.2, LOCAL) or of
+        a kind that the header cannot describe."""
         if not self.valid or self.command is V2_CMD.LOCAL or self.protocol is PROTO.UNSPEC:
             return None
         if self.family is AF.UNIX:
@@ -265,7 +265,7 @@ class ProxyData:
         return str(mapped or self.src_addr), self.src_port
 
     def with_error(self, error_msg: str, log_prefix: bool = True) -> ProxyData:
-        """Say why the header is not valid; return this object."""
+        """Set the reason why the header is not valid, and return this object."""
         self.error = error_msg
         return self
 
@@ -283,7 +283,7 @@ class ProxyData:
 
 
 class ProxyReader:
-    """Takes one header, and no octet behind it, whole or in pieces."""
+    """Reads one header and nothing after it, whole or in pieces."""
 
     __slots__ = ("_raw", "result")
 
@@ -294,10 +294,10 @@ class ProxyReader:
         self.result = None
 
     def feed(self, data: bytes, start: int = 0) -> int:
-        """Take what has come, from *start* on.
+        """Process received data from *start* on.
 
-        :return: where in *data* the octets behind the header begin, or -1 if more of it is to come. A header that is
-            wrong ends where that shows.
+        :return: the index in *data* after the end of the header, or -1 if it is incomplete. A malformed header ends
+            where the error is detected.
         """
         place = start
         while place < len(data) and self.result is None:
@@ -316,7 +316,7 @@ class ProxyReader:
 
     @property
     def wanted(self) -> int:
-        """How many octets may be read next, without any that are not the header's."""
+        """Return how many octets may be read next without reading beyond the header."""
         raw = self._raw
         if self._is_line():
             return 1
@@ -331,7 +331,7 @@ class ProxyReader:
         return self._raw.startswith(V1_SIGNATURE)
 
     def end(self) -> ProxyData:
-        """Nothing more comes.
+        """Signal the end of input.
 
         :return: the result, which is not valid unless the header was complete.
         """
@@ -351,7 +351,7 @@ class ProxyReader:
         self.result.whole_raw = self._raw
 
     def _look(self) -> None:
-        """See what the octets that have come are, or can still become."""
+        """Check what the octets received so far are, or can still become."""
         raw = self._raw
         known = bytes(raw[: len(V2_SIGNATURE)])
         if V2_SIGNATURE.startswith(known):
@@ -441,7 +441,7 @@ def parse_v2(header: bytes) -> ProxyData:
         data.command = V2_CMD(header[12] & 15)
     except ValueError:
         return data.with_error(f"there is no command {header[12] & 15}")
-    # With LOCAL, what is said of the client is of no matter, even if it cannot be read (2.2).
+    # With LOCAL, the data about the client are ignored, even if they are malformed (2.2).
     matters = data.command is not V2_CMD.LOCAL
     try:
         family, protocol = AF(header[13] >> 4), PROTO(header[13] & 15)
@@ -486,7 +486,7 @@ def _is_intact(data: ProxyData) -> bool:
     """Whether the checksum is right, if there is one (2.2.3)."""
     assert data.family is not None
     if data.family is AF.UNSPEC or data.protocol is PROTO.UNSPEC:
-        # What stands there may be addresses of a family that nobody knows, and no TLVs at all.
+        # These may be addresses of an unknown family instead of TLVs.
         tlv = data.tlv
         values, places = (tlv, tlv.tlv_loc) if tlv is not None else ({}, {})
     else:
