@@ -1,9 +1,9 @@
-"""Let connections take turns: one that has sent many commands at once has them carried out in batches, and others in
-between.
+"""Shares the server's time fairly: the commands of a client that sends many at once are executed in batches, with other
+connections in between.
 
-A batch ends after so many commands (``batch_limit``), or after a few milliseconds. The connections that have more to
-say wait in line, and one of them has a batch in each turn of the reactor; so a client that says little waits for one
-batch, however many clients say a lot. Clients that send a few commands at once never come here.
+A batch ends after ``batch_limit`` commands, or after a few milliseconds. Connections with more commands are queued, and
+one of them runs a batch in each iteration of the reactor. So a client that sends few commands waits for one batch at
+most, however many clients send a lot. It never enters the queue itself.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Run one connection: read command lines one at a time, and send replies in order. Input, turns, replies and the end
 are in one file, since each of them decides whether input waits.
 
-Knows lines, turns, time and the transport, and nothing of SMTP: how input is handed on, how it waits while a turn does,
-how replies leave, and how a connection ends. What a line means is decided in :mod:`txsmtpd.engine.dispatcher`.
+It handles lines, turns, timeouts and the transport, but does not depend on SMTP. :mod:`txsmtpd.engine.dispatcher`
+interprets the lines.
 
-A *turn* is the work for one line: a coroutine, a Deferred or a plain result. While it waits, reading goes on into a
-buffer, because a transport that is not read does not notice that its peer is gone; only above ``buffer_limit``, or
-when the client does not read the replies, is the transport paused.
+A *turn* is the work for one line: a coroutine, a Deferred or a plain result. While it waits, input is read into a
+buffer, because a paused transport does not notice that its peer has disconnected. The transport is paused only if the
+buffer exceeds ``buffer_limit``, or if the client does not read the replies.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ QUIT = b"QUIT"  # the line after which a client has nothing more to say
 
 
 class Connection:
-    """What runs the connection of a server.
+    """Runs one connection.
 
     :param server: the protocol, as users see it.
-    :param dispatcher: decides what each line means, and what each result.
-    :param observer: is told of what passes; None: nobody is.
+    :param dispatcher: processes each line, and each result.
+    :param observer: notified of events, or None.
     """
 
     __slots__ = (
@@ -79,13 +79,13 @@ class Connection:
         self.output = Output(self.transport)
         self.patience: Any = Patience(self)  #: what keeps its time
         self.observer = observer
-        self.stage: Stage | None = None  #: what is done now in place of commands
+        self.stage: Stage | None = None  #: the current stage that replaces commands, or None
         self.turn: Turn | None = None  #: the turn that waits
         self.line_request: Deferred[bytes] | None = None  #: a turn waits for the client's next line
-        self.reader: Reader | None = None  #: what takes the octets that come, in place of lines
+        self.reader: Reader | None = None  #: the reader of octets that are not lines, or None
         self.cause: BaseException | None = None  #: why this side ended the connection, if it did
         self.paused = False  #: input waits
-        self.closing = False  #: nothing that still comes is looked at
+        self.closing = False  #: further input is ignored
         self.lost = False  #: the transport is gone
         self.goes_on = False  #: a turn that took too long has not ended
         self.input_ended = False  #: the client has closed its side
@@ -95,11 +95,11 @@ class Connection:
         self._reading_paused = False
         self._held = False
         self._yields = False  # input waits for other connections
-        # For who takes octets and has had enough; once this side closes, for its last replies.
+        # The timeout while the receiver of octets has paused; after closing, the one for the last replies.
         self._wait_call: IDelayedCall | None = None
 
     def start(self, first_turn: Callable[..., Any], *args: Any) -> None:
-        """Take the first turn, before anything was read."""
+        """Run the first turn, before any input is read."""
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
         # The transport tells the server, as its producer, when replies pile up unread.
@@ -137,7 +137,7 @@ class Connection:
         self.transport.pauseProducing()
 
     def process_input(self) -> None:
-        """Go through the input until it is used up, or something must be waited for."""
+        """Process the input until it is used up or something must wait."""
         lines, server, transport, patience = self.lines, self.server, self.transport, self.patience
         done, began = 0, 0.0
         self._processing = True
@@ -187,19 +187,19 @@ class Connection:
             transport.resumeProducing()
 
     def _let_others_go_on(self) -> None:
-        """The rest of the input waits until it is its turn again."""
+        """Queue the rest of the input behind the other connections."""
         self._yields = self.paused = True
         batches: Batches = getattr(self.server.factory, "batches", None) or Batches()
         batches.add(self)
 
     def next_batch(self) -> None:
-        """It is the turn of the input that has waited."""
+        """Process the next batch of the queued input."""
         self._yields = False
         self._await_client()
         self.go_on()
 
     def go_on(self) -> None:
-        """Something that was waited for is there."""
+        """Continue after waiting for something."""
         if not self._processing and not self.closing:
             if self.paused:
                 self.output.flush()
@@ -212,14 +212,14 @@ class Connection:
         return self.turn is not None or self._processing
 
     def _answer_request(self, request: Deferred[bytes], line: bytes) -> None:
-        """What the turn has asked for has come. Nobody may see it."""
+        """Pass the requested line to the turn. It is secret, so observers do not get it."""
         if self.observer is not None:
             self.observer.line_received(None)
         self._cancel_line_request(request)
         request.callback(line)
 
     def refuse_line(self, bad: BadLine) -> None:
-        """What has come is no proper line."""
+        """Refuse input that is not a valid line."""
         request = self.line_request
         error = self.dispatcher.on_bad_line(bad, request is not None)
         if request is None:
@@ -239,7 +239,7 @@ class Connection:
     # Octets that are not lines
 
     def read_with(self, reader: Reader, then: Callable[[], Any]) -> None:
-        """Hand what follows to the reader instead of taking it for lines; its end begins the turn *then*."""
+        """Pass the following input to the reader instead of parsing lines. At its end, run the turn *then*."""
         self.reader = reader
         self._after_reader = then
 
@@ -249,7 +249,7 @@ class Connection:
         self._after_reader = then
 
     def stop_reader(self) -> None:
-        """Forget the reader: what it reads will not be finished."""
+        """Drop the reader, before it is finished."""
         reader, self.reader, self._after_reader = self.reader, None, None
         if type(reader) is CountedReader:
             reader.stop()
@@ -259,7 +259,7 @@ class Connection:
         begin, length = lines.offset, len(lines.data)
         end = reader.feed(lines.data, begin)
         self.patience.data_came((end if end >= 0 else length) - begin)
-        if self.reader is not reader:  # whoever took the octets has closed the connection
+        if self.reader is not reader:  # the receiver of the octets has closed the connection
             return
         if end < 0:
             lines.data = b""
@@ -273,21 +273,22 @@ class Connection:
         self.run(then)
 
     def hold(self) -> None:
-        """Who takes the octets wants no more for now: look at none, and read none above ``buffer_limit``."""
+        """Pause, because the receiver of the octets is not ready: process no input, and read no more than
+        ``buffer_limit``."""
         already = self._held
         self.hold_untimed()
         if not already and self._held and self.server.settings.hook_timeout is not None:
             self._wait_call = self.call_later(self.server.settings.hook_timeout, self._held_too_long)
 
     def hold_untimed(self) -> None:
-        """The same, for somebody who sees to it that it does not take too long."""
+        """The same without a timeout, for callers that have their own."""
         if self._held or self.closing:
             return
         self._held = self.paused = True
         self.patience.pause_data()
 
     def release(self) -> None:
-        """Octets are wanted again."""
+        """Resume after :meth:`hold`."""
         if not self._held:
             return
         self._held = False
@@ -337,7 +338,7 @@ class Connection:
             self.dispatcher.on_result(result)
 
     def end_turn(self, turn: Turn) -> bool:
-        """Whether somebody still waits for the end of this turn; if so, nobody does now."""
+        """Mark the turn as ended. Return whether it was the current turn."""
         if self.turn is not turn:
             return False
         self.turn = self.line_request = None
@@ -355,8 +356,8 @@ class Connection:
     def request_line(self) -> Deferred[bytes]:
         """The client's next line, for a turn that has asked the client something.
 
-        Until it is there the server listens as between turns: it is the client who may take too long. What comes
-        instead of a proper line fails with what the dispatcher makes of it.
+        Until it arrives, the client's timeouts apply, as between turns. Input that is not a valid line fails with the
+        exception that the dispatcher makes of it.
         """
         request = self.line_request = Deferred(self._cancel_line_request)
         turn = self.turn
@@ -368,7 +369,7 @@ class Connection:
         return request
 
     def _cancel_line_request(self, request: Deferred[bytes]) -> None:
-        """The turn waits for the client no more: it works again."""
+        """The turn no longer waits for the client."""
         if self.line_request is request:
             self.line_request = None
             if self.turn is not None:
@@ -387,7 +388,7 @@ class Connection:
         return self._held or self._yields or (self.turn is not None and self.line_request is None)
 
     def _await_client(self) -> None:
-        """It is the client's turn to act, as far as a turn, or who takes its octets, is concerned."""
+        """Start the client's timeouts, unless other conditions prevent it."""
         self.patience.clients_turn()
         self.paused = self._output_full or self.server_busy
 
@@ -397,7 +398,7 @@ class Connection:
             self.end_late(self.patience.late())
 
     def end_late(self, late: Late) -> None:
-        """Close, and tell the client for what it took too long."""
+        """Close the connection with a reply that names the timeout."""
         self.cause = late
         self.dispatcher.on_late(late.reply)
         self.close()
@@ -416,7 +417,7 @@ class Connection:
             output.flush()
 
     def output_full(self) -> None:
-        """The client does not read: take no turns and read nothing, until it does."""
+        """The client does not read replies: run no turns and read nothing until it does."""
         if not self.closing:
             self._output_full = self.paused = True
             self.transport.pauseProducing()
@@ -441,18 +442,18 @@ class Connection:
 
     @property
     def quit_received(self) -> bool:
-        """Whether the client has nothing more to say: the last line that has come is QUIT."""
+        """Whether the last line received is QUIT."""
         if self.dispatcher.closes_after_reply:
             return True
         last = self.lines.last_line()
         return last is not None and last.upper() == QUIT
 
     def input_closed(self) -> None:
-        """The client has closed its side. What it sent is answered, then the connection closes.
+        """The client has closed its side. Reply to what it sent, then close the connection.
 
-        That a client which is gone altogether looks the same, TCP does not let us see. A client that has said QUIT is
-        owed all replies, however long they take. One that has not breaks RFC 5321 4.1.1.10, which wants a premature
-        close to cancel what is pending: it gets the replies that are there within a moment.
+        With TCP, a client that is gone completely looks the same. A client that has sent QUIT gets all replies, however
+        long they take. One that has not violates RFC 5321 4.1.1.10, which requires that a premature close cancels
+        pending work: it gets only the replies that are ready within a moment.
         """
         self.input_ended = True
         if self.closing or self._processing:
@@ -465,7 +466,7 @@ class Connection:
             self._end_of_input()
 
     def drain(self) -> None:
-        """End as soon as no transaction is open: the server is shutting down (RFC 5321 3.8)."""
+        """Close as soon as no transaction is open, because the server is shutting down (RFC 5321 3.8)."""
         if self.stage is None:
             self.dispatcher.drain()
         else:
@@ -473,13 +474,13 @@ class Connection:
             self.close()
 
     def session_over(self, late: Late) -> None:
-        """The session has lasted too long: end it as soon as no transaction is open."""
+        """The session has lasted too long: close it as soon as no transaction is open."""
         if self.stage is None:  # else that has a deadline of its own, and nothing may be said in its midst
             self.cause = late
             self.dispatcher.drain(late.reply)
 
     def end_now(self) -> None:
-        """Close now: with a word if no other is owed."""
+        """Close now, with a reply unless another one is due."""
         if self.stage is not None:
             self.stage.cancel()
         elif self.turn is None and not self.closing:
@@ -491,7 +492,7 @@ class Connection:
         self.abort()
 
     def close(self) -> None:
-        """Send what is to be sent, look at nothing more, and close."""
+        """Send pending replies, ignore further input, and close."""
         if self.closing or not self.output.may_close(self.close):
             return
         self._stop_everything()
@@ -531,6 +532,6 @@ class Connection:
             self.end_turn(turn)  # even if it goes on regardless
         self.dispatcher.on_end(self.cause or reason)
         if not (self._processing or self.goes_on) and (turn is None or turn.finished):
-            # Nothing goes on: what refers to each other lets go, so that it is freed now and not by the collector.
+            # Break reference cycles, so that the objects are freed now and not by the garbage collector.
             self.dispatcher.server = self.dispatcher.connection = None
             self.server = self.dispatcher = self.stage = self.patience = None

@@ -1,8 +1,8 @@
-"""The one place that every command, hook result and reply passes.
+"""Dispatches command lines, and turns results into replies. All commands, hook results and replies pass through it.
 
-From a line to its command, from a command or a hook to its reply, from an exception to what the client may know of it.
-What the commands do is in :mod:`txsmtpd.smtp` and in :mod:`txsmtpd.extensions`; how lines come and replies leave is in
-:mod:`txsmtpd.engine.connection`.
+It finds the command for a line, the reply for the result of a command or a hook, and the reply for an exception. The
+commands are in :mod:`txsmtpd.smtp` and :mod:`txsmtpd.extensions`; :mod:`txsmtpd.engine.connection` reads lines and
+sends replies.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ GREETINGS = frozenset(b"HELO EHLO LHLO".split())
 _LETTERS = re.compile(rb"[A-Z]*")
 
 
-#: The result of a command whose reply is given when what follows it has been read.
+#: The result of a command whose reply is sent after the octets that follow it have been read.
 ANSWERED_LATER: Final = object()
 
 
@@ -183,9 +183,9 @@ class Dispatcher:
         return await result if isinstance(result, Awaitable) else result
 
     def on_bad_line(self, bad: BadLine, asked: bool) -> Exception:
-        """What to raise for something that is no proper line.
+        """Return the exception for input that is not a valid line.
 
-        :param asked: whether it came where a command had asked for a line.
+        :param asked: whether a command had requested the line.
         """
         if not asked:
             # Whatever was wrong with this line, what comes next may still be an answer to AUTH.
@@ -198,7 +198,7 @@ class Dispatcher:
         return Refused(PAYLOAD_UNKNOWN if self._announces_payload(bad.begins) else LINES_REFUSED[bad.why])
 
     def masked(self, line: bytes) -> bytes:
-        """The line without credentials, for whoever writes it down. To be asked before the line's turn is taken."""
+        """Return the line without credentials, for logs. Call it before the line's turn is run."""
         is_command = line.partition(b" ")[0].upper() in self.commands
         return SECRET.encode("ascii") if not is_command and self._may_be_secret(line) else sanitize(line)
 
@@ -232,7 +232,7 @@ class Dispatcher:
         return line
 
     def count_junk(self) -> None:
-        """Count a command that has turned out to bring no message nearer."""
+        """Count a command as junk (``junk_command_limit``)."""
         count_junk(self)
 
     def take_payload(self, write: Callable[[bytes], object], then: Callable[[], Any]) -> Any:
@@ -244,10 +244,10 @@ class Dispatcher:
         return ANSWERED_LATER
 
     def drop_payload(self, reply: Reply, result: Any) -> None:
-        """The command was refused, but what follows it is none of the next one.
+        """Discard the octets after a refused command, so that they are not taken for the next one.
 
         :param reply: the refusal.
-        :param result: the command's, once the octets have come.
+        :param result: the command's result after the octets were read.
         """
         self.server._payload_refused(reply)
         self.take_payload(_drop, lambda: result)
@@ -261,13 +261,13 @@ class Dispatcher:
     # From hooks to replies
 
     async def ask_hook(self, name: str, *arguments: Any) -> Any:
-        """What the handler's hook of this name gives, whatever it is."""
+        """Call the handler's hook of this name, and return its result unchecked."""
         server = self.server
         result = server.settings.hooks[name](server, server.session, server.envelope, *arguments)
         return await result if type(result) is CoroutineType or isinstance(result, Awaitable) else result
 
     def final(self, status: Any, hook: str) -> Reply:
-        """The reply that a hook's status means, if it may end a command; 451 otherwise, and a line in the log."""
+        """Convert a hook's status to a reply. If it cannot be the final reply of a command, log it and return 451."""
         try:
             reply = parse_status(status)
             if reply.code // 100 != 3:
@@ -277,13 +277,13 @@ class Dispatcher:
         return self.no_status(status, f"handle_{hook}")
 
     def no_status(self, what: object, source: str) -> Reply:
-        """Log that the source has given something that is no status, and return the reply in its place."""
+        """Log that the source has returned something that is not a status, and return the reply to send instead."""
         hint = hint_for(what)
         self.log(events.NO_REPLY, source=source, value=described(what), hint=f" ({hint})" if hint else "")
         return FAILED
 
     def warn_of_lost_recipient(self, path: str) -> None:
-        """A hook has accepted a recipient, and appended nothing: most often that is a mistake. Logged once."""
+        """Log, once, that a hook has accepted a recipient without appending it, which is usually a mistake."""
         settings = self.server.settings
         if "recipient" in settings.told:
             return
@@ -293,10 +293,10 @@ class Dispatcher:
     # From exceptions to replies
 
     async def reply_for_error(self, error: BaseException) -> Reply:
-        """The result in place of the one that a turn did not give because it raised. Does not raise."""
+        """Return the reply for an exception that a turn has raised. Does not raise."""
         try:
             return await self._reply_for_error(error)
-        except BaseException as another:  # nobody is left to ask; to ask again would never end
+        except BaseException as another:  # do not call the hook again, to avoid endless recursion
             LOGGER.error("{session} {type} in the log", session=self.server.session.id, type=type(another).__qualname__)
             return FAILED_TWICE
 
@@ -333,7 +333,7 @@ class Dispatcher:
     def on_timeout(self, cancelled: bool) -> Reply:
         """The result of a turn that took too long.
 
-        :param cancelled: whether it has ended; otherwise it still goes on, and must not be answered twice.
+        :param cancelled: whether it has ended. If it continues instead, it must not get a second reply.
         """
         self.log(events.TIMED_OUT, where=printable(self.verb))
         return TAKES_TOO_LONG if cancelled else STILL_BUSY
@@ -390,7 +390,7 @@ class Dispatcher:
             self.end_turn(self.closes_after_reply)
 
     def end_turn(self, closes: bool) -> None:
-        """The turn has its reply, and the session may be over now."""
+        """The reply to the turn was sent. Close the connection if the session is over."""
         if closes:
             self.connection.close()
         elif self.draining:
@@ -401,7 +401,7 @@ class Dispatcher:
         try:
             return parse_status(result)
         except (TypeError, ValueError):
-            # Nobody knows what the command has done, and the client is told that it failed.
+            # It is unknown what the command has done, and the client is told that it failed.
             self.server.reset_transaction()
             return self.no_status(result, f"the command {printable(self.verb)} (it must return a reply, or push one)")
 
@@ -410,9 +410,9 @@ class Dispatcher:
         self.about = envelope.mail_from, envelope.rcpt_tos
 
     def refusal(self, reply: Reply, whom: Sequence[str] | None = None) -> Reply:
-        """Log and count a refusal; the one that is too many is answered 421 instead.
+        """Log and count a refusal. Return 421 instead if there are too many.
 
-        :param whom: the recipients that it is for, if it is not for the command as a whole.
+        :param whom: the recipients that are refused, if the refusal is not for the whole command.
         """
         if reply is FOREIGN_PROTOCOL:
             self.closes_after_reply = True
@@ -496,4 +496,4 @@ def _payload_of(tell: Callable[[bytes], int], argument: bytes) -> int:
 
 
 def _drop(octets: bytes) -> None:
-    """Where octets go that nobody wants."""
+    """Discard octets."""

@@ -1,6 +1,6 @@
 """The message of a mail transaction (RFC 5321 4.1.1.4, RFC 3030 2): from DATA or BDAT to the handler's reply.
 
-How octets are framed is in :mod:`txsmtpd.wire`, where they go in :mod:`txsmtpd.engine.message_sink`.
+:mod:`txsmtpd.wire` parses the octets, and :mod:`txsmtpd.engine.message_sink` stores them or passes them on.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ FAULTS = {
     Fault.LINE_TOO_LONG: Reply(500, "5.6.0", "A line of the message is too long"),
 }
 
-# What is read and dropped of a message that is too large, so that its sender hears 552 and does not try again.
+# Limits for reading and discarding a message that is too large, so that the client gets 552 and does not try again.
 DISCARDED = 16  # times the limit
 DISCARD_TIME = 300.0  # seconds
 
 
 class IncomingMessage:
-    """A message that a session is receiving: made by DATA or the first BDAT, and gone with the transaction.
+    """A message that a session is receiving: made by DATA or the first BDAT, until the end of the transaction.
 
     :param server: the protocol of the session, as users see it.
     """
@@ -109,11 +109,11 @@ class IncomingMessage:
         return self._header.write
 
     def _too_large(self) -> None:
-        """What still comes of the message is dropped, for a time."""
+        """Discard the rest of the message, for a limited time."""
         self._deadline = self._server.settings.clock().callLater(DISCARD_TIME, self._far_too_large)
 
     def _far_too_large(self) -> None:
-        """More than is worth reading just to be polite."""
+        """The message is so large that the rest is not read."""
         self._forget_deadline()
         dispatcher = self._server._dispatcher
         dispatcher.closes_after_reply = True
@@ -184,7 +184,7 @@ class IncomingMessage:
         return CHUNK_OK
 
     def refuse_chunks(self, reply: Reply) -> None:
-        """The message lacks a part: it must not go on, and each chunk that still comes gets the same reply."""
+        """Refuse the message because a part is missing. All further chunks get the same reply."""
         if self._refused is None:
             self._refused = reply
             self.abort(Refused(reply))
@@ -233,7 +233,7 @@ class IncomingMessage:
         return Reply(554, "5.6.0", f"The header of the message has more than {settings.header_field_limit} fields")
 
     def refuse(self, reply: Reply) -> Refused:
-        """The message is refused, and the transaction is over; what to raise."""
+        """Refuse the message and end the transaction. Return the exception to raise."""
         refused = Refused(reply)
         self.abort(refused)
         self._server._dispatcher.message_ended(self._server.envelope)
@@ -263,11 +263,11 @@ class IncomingMessage:
         return self.gathered(paths, replies)
 
     def recipients(self, envelope: Envelope) -> Sequence[str]:
-        """For whom a result for each recipient has statuses."""
+        """Return the recipients that a result with one status for each recipient refers to."""
         return envelope.rcpt_tos
 
     def gathered(self, paths: Sequence[str], replies: Sequence[Reply]) -> Any:
-        """The reply to a message that fared differently with each recipient."""
+        """Return the reply to a message with different replies for its recipients."""
         if len(set(replies)) > 1:
             what = in_one_line(Replies(paths, replies))
             self._server._dispatcher.log(events.FOLDED, replies=what)
@@ -340,7 +340,7 @@ class IncomingMessage:
 
 
 def _are_replies(lines: Sequence[str], count: int) -> bool:
-    """Whether lines are so many whole replies, as programs write them that have LMTP in mind."""
+    """Whether the lines are this number of complete replies, as some handlers return them for LMTP."""
     return len(lines) == count and all(line[:3].isdecimal() and line[3:4] == " " for line in lines)
 
 

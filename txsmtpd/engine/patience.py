@@ -1,7 +1,7 @@
-"""How long a client may take: for its next octet, for a whole command line, for the data of a message.
+"""Timeouts of clients: for the next octet, for a whole command line, and for the data of a message.
 
-Octets only note when they came. One timer looks at that when it goes off, and is rarely set: time costs nothing while a
-client talks. What becomes of a client that takes too long is the connection's business.
+Received octets only update a timestamp. A single timer, which is rarely set, checks it when it fires; so timeouts cost
+almost nothing for an active client. The connection handles clients that take too long.
 """
 
 from __future__ import annotations
