@@ -1,6 +1,6 @@
-"""Whether a client may go on, as the engine asks it, and what a client is told that may not.
+"""Checks limits for clients, and makes the reply to a client that exceeds one.
 
-The decision is in :mod:`txsmtpd.limits`; here it becomes a reply.
+:mod:`txsmtpd.limits` makes the decision; this module turns it into a reply.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _REFUSALS = {
 def require(server: Any, kind: str) -> Awaitable[None] | None:
     """Count something that the client does.
 
-    :return: None if it may do it; or what to wait for, if the limiter takes its time.
-    :raises Refused: if it may not do it now.
+    :return: None if it is allowed; or an awaitable, if the limiter needs time.
+    :raises Refused: if it is not allowed now.
     """
     admission = server.settings.admission
     answer = admission.admit(kind, server.session)
@@ -47,7 +47,7 @@ async def _required(admission: Any, kind: str, answer: Awaitable[Retry | None]) 
 
 
 def refusal(kind: str, retry: Retry) -> Reply:
-    """What a client is told that may not do something now."""
+    """Return the reply to a client that exceeds a limit."""
     code, status, text = _REFUSALS[kind]
     seconds = seconds_left(retry)
     return Reply(code, status, f"{text}, try again in {seconds} second{'' if seconds == 1 else 's'}")

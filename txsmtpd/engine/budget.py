@@ -1,4 +1,4 @@
-"""How often a client may do what brings no message nearer, until its session ends.
+"""Limits the errors and the junk commands of a session, after which it is closed.
 
 The counts are attributes of the session's dispatcher; the limits are options (:class:`~txsmtpd.settings.Settings`).
 """
@@ -40,7 +40,7 @@ def count_call(dispatcher: Any, verb: bytes) -> None:
 
 
 def count_junk(dispatcher: Any) -> None:
-    """Count a command that brings no message nearer (``junk_command_limit``).
+    """Count a junk command, which does not help to deliver mail (``junk_command_limit``).
 
     :raises Refused: 421, if it is one too many.
     """
@@ -62,9 +62,9 @@ def count_error(dispatcher: Any, reply: Reply, weight: float = 1) -> Reply:
 
 
 def delay_of_refusal(dispatcher: Any) -> float:
-    """Seconds that a refusal waits, since there were many errors before (``error_delay``).
+    """Return the delay of a refusal in seconds, which grows with the number of errors (``error_delay``).
 
-    Not for clients without limits, nor in stress mode, where waiting would cost places.
+    There is none for clients without limits, nor in stress mode, where it would keep connections open.
     """
     server = dispatcher.server
     first = server.settings.error_delay

@@ -1,4 +1,4 @@
-"""The end of a session: who is told that it is over, once each, whatever has ended it."""
+"""The end of a session: notifies every part that needs to know, once, whatever the cause."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from txsmtpd.engine.handshake import TLSSetupException
 from txsmtpd.log import events
 from txsmtpd.log.events import cause_text, client_text
 
-PROBES = frozenset([b"", b"QUIT"])  # commands after which a session without a message is nothing to tell of
+PROBES = frozenset([b"", b"QUIT"])  # last commands of sessions that are not logged if they had no message
 
 
 def session_ended(server: Any, cause: BaseException) -> None:
-    """Tell the observer, the factory, the message that was coming, the log, the hooks, and whoever has asked for it."""
+    """Notify the observer, the factory, an incomplete message, the log, the hooks, and the functions of at_end()."""
     dispatcher, observer = server._dispatcher, server._connection.observer
     if observer is not None:
         observer.closed(cause)
@@ -56,7 +56,7 @@ def _is_probe(server: Any) -> bool:
 
 
 def _tell(server: Any, name: str, *arguments: Any) -> None:
-    """Let a hook know; nobody waits for what it says."""
+    """Call a hook without waiting for its result."""
     if name in server.settings.hooks:
         Deferred.fromCoroutine(_told(server, server._dispatcher.log, name, *arguments))
 

@@ -1,7 +1,7 @@
 """TLS: begun by STARTTLS (RFC 3207), or with the first octet (RFC 8314). Both are one path.
 
-The handshake has a deadline of its own, and what is known of it afterwards lies in ``session.ssl``. The command is in
-:mod:`txsmtpd.extensions.starttls`. Certificates are no matter of this file: it is given what Twisted's TLS takes.
+The handshake has its own timeout, and ``session.ssl`` describes the result. The command is in
+:mod:`txsmtpd.extensions.starttls`. This module does not handle certificates: it uses a context for Twisted's TLS.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def is_wrapped(transport: Any) -> bool:
 
 
 async def start_tls(server: Any, begun: bytes = b"") -> None:
-    """Begin TLS as soon as what was sent has left, and ask the hook STARTTLS about it.
+    """Start TLS as soon as pending output was sent, and call the hook STARTTLS.
 
-    Input that was not looked at until now never will be: anybody may have sent it (RFC 3207 4.2). If the
+    Unprocessed input is discarded, because an attacker may have sent it (RFC 3207 4.2). If the
     handshake fails or takes too long, the turn is cancelled, and the connection is lost because of a
     :class:`TLSSetupException`.
 

@@ -47,7 +47,7 @@ class LineBuffer:
         return self.oversize is not None or self.offset < len(self.data)
 
     def clear(self) -> bytes:
-        """Forget what was not looked at; return it."""
+        """Discard the unprocessed input, and return it."""
         left = self.data[self.offset :]
         self.data = b""
         self.offset = 0
@@ -57,9 +57,9 @@ class LineBuffer:
     def next_line(self) -> bytes | BadLine | None:
         """Take the next line, without its CRLF; or what stands in its place. None: its end has not come.
 
-        LF is looked for, not CRLF: a line that ends in LF alone gets its answer at once, instead of silence. It is
-        never carried out. What follows it is a line of its own, so each LF costs a refusal: nobody can slip more
-        than one command past a client that guards itself against CRLF only.
+        It searches for LF, not CRLF, so that a line that ends in LF alone gets a reply at once. Such a line is never
+        executed. The text after it is a line of its own, so each LF causes a refusal: nobody can inject more than one
+        command through a client that only filters CRLF.
         """
         data, start = self.data, self.offset
         end = data.find(b"\n", start)

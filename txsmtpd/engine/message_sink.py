@@ -1,7 +1,7 @@
-"""Where the octets of a message go: into memory, for ``handle_DATA``, or to a receiver as they arrive.
+"""Destinations of the octets of a message: memory, for ``handle_DATA``, or a receiver as they arrive.
 
-An intake is made for each message when its data begin. It is told of each octet, and of the end, once: either
-:meth:`finish`, for its reply, or :meth:`abort`. Here that promise is kept; how octets come is not known here.
+A sink is made for each message when its data begin. It gets all octets, and then exactly one call of either
+:meth:`finish`, which returns the reply, or :meth:`abort`. This module guarantees that; it does not read the octets.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ NO_MEMORY = Reply(452, "4.3.1", "Too many messages are in memory, try again late
 class Buffered:
     """Collects the message and hands it over whole.
 
-    What it takes counts as memory until :meth:`close`. Where there is no room for more, no octets are taken for a
-    while; then the message is refused, and what still comes of it is dropped.
+    Its octets count as used memory until :meth:`close`. If the memory limit is reached, reading pauses for a while;
+    then the message is refused, and the rest of it is discarded.
 
-    :param deliver: is given the octets, and gives the reply.
-    :param share: the memory that it takes.
+    :param deliver: called with the octets; returns the reply.
+    :param share: its share of the memory.
     :param hold: called when no more octets are wanted for now.
     :param release: called when they are again.
     :param call_later: calls a function after so many seconds.
@@ -124,7 +124,7 @@ class Buffered:
 
 
 class Discarded:
-    """Where a message goes that nobody is to get."""
+    """Discards a message that no recipient gets."""
 
     def write(self, octets: bytes) -> None:
         """More of the message has come."""
@@ -144,8 +144,8 @@ class Discarded:
 class Streamed:
     """Passes the message on to an :class:`~txsmtpd.interfaces.IMessageReceiver` as it arrives.
 
-    The receiver may raise in any method: what it has not taken is not asked for again, it is told of the abort, and the
-    reply to the message is the one for an exception.
+    The receiver may raise in any method. Then it gets no more octets, its abort() is called, and the reply to the
+    message is the one for an exception.
 
     :param receiver: what the handler has opened for the message.
     :param hold: called when the receiver wants no more octets for now.

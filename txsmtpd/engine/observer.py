@@ -1,8 +1,8 @@
-"""What can be put beside a connection: observers, who are told of what passes, and interceptors, who may act instead.
+"""Observers, which are notified of the events of a connection, and interceptors, which can change what it does.
 
 Each line, reply, message and end passes one place in :mod:`txsmtpd.engine.connection` or
-:mod:`txsmtpd.engine.dispatcher`. There an observer is told of it, if there is one; without, each costs a comparison
-with None. Transcripts are observers, and so are metrics; faults on purpose are an interceptor.
+:mod:`txsmtpd.engine.dispatcher`, which notifies the observer if there is one. Without an observer this costs only a
+comparison with None. Transcripts and metrics are observers; fault injection is an interceptor.
 """
 
 from __future__ import annotations

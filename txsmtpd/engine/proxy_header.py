@@ -1,7 +1,7 @@
-"""Behind a proxy: the PROXY header, which comes before all else, and what follows from it.
+"""The PROXY header at the start of connections from a proxy.
 
-How a header reads is in :mod:`txsmtpd.wire.proxy`. Here is whose header is believed, how long it may take, and that a
-connection without a good one ends without a word: whoever sent it is no SMTP client.
+:mod:`txsmtpd.wire.proxy` parses the header. This module checks whether the peer is trusted, applies the timeout, and
+closes connections without a valid header silently, since their peers are not SMTP clients.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A turn that waits: for a hook, for the client's next line, or for a TLS handshake.
 
-Most turns do not wait, and never become an object. One that does has a deadline while the server works at it, and none
-while it is the client's turn to act.
+Most turns do not wait, and have no object. A turn that waits has a deadline while the server works on it, and none
+while it waits for the client.
 """
 
 from __future__ import annotations
