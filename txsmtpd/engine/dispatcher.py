@@ -63,7 +63,7 @@ class Dispatcher:
     """Commands by their verb, hooks by their name, and a reply to each line, for one session.
 
     :param server: the protocol, as users see it: its commands, settings, session and envelope.
-    :param interceptor: may act in place of commands; None: nobody does.
+    :param interceptor: may replace what commands do, or None.
     """
 
     __slots__ = (
@@ -95,9 +95,9 @@ class Dispatcher:
         self.commands = server.commands
         self.verb = b""  #: of the command whose turn it is
         self.pushed = False  #: that command has pushed a whole reply
-        #: What a command of ours has replied, which an override may have awaited and not passed on.
+        #: The reply of a built-in command, which an override may have awaited without returning it.
         self.last_reply: Reply | None = None
-        self.payload_due = 0  #: octets that follow that command and have not been taken
+        self.payload_due = 0  #: octets after that command that have not been read
         self.closes_after_reply = False
         self.refuse_all: Reply | None = None  #: the reply to all commands but QUIT
         self.draining: Reply | None = None  #: what the client is told once no transaction is open
@@ -126,8 +126,8 @@ class Dispatcher:
         word, _, rest = line.partition(b" ")
         verb = word.upper()
         command = self.commands.get(verb)
-        # What follows an AUTH that was refused may be the answer to it, from a client that did not wait. It is kept
-        # as secret as if it were; so is what looks like AUTH, and what follows that.
+        # A line after a refused AUTH may be a response to it, from a client that did not wait, so it is masked too. So
+        # are lines that look like AUTH, and the lines after them.
         hidden = command is None and self._may_be_secret(line)
         stray = hidden and (self.verb == b"AUTH" or begins_auth(line))
         if hidden:
@@ -215,9 +215,9 @@ class Dispatcher:
     async def ask(self, challenge: bytes) -> bytes:
         """Ask the client something within a command.
 
-        :param challenge: what stands behind 334 (RFC 4954 4).
-        :return: the line that the client answers, without its CRLF. Neither is ever logged.
-        :raises Refused: if it is no line.
+        :param challenge: the text after 334 (RFC 4954 4).
+        :return: the client's response, without its CRLF. Neither is ever logged.
+        :raises Refused: if it is not a valid line.
         :raises ValueError: if the challenge has a line end: what follows it would be a reply of its own.
         """
         if b"\r" in challenge or b"\n" in challenge:

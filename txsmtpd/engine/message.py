@@ -169,7 +169,7 @@ class IncomingMessage:
         if limit is not None and self._octets + size > limit:
             if size <= DISCARDED * limit:
                 raise Refused(TOO_LARGE)
-            # More than is worth reading just to be polite: the connection ends instead.
+            # It is too large to be read and discarded: the connection is closed instead.
             self._server._dispatcher.payload_due = 0
             self._server._dispatcher.closes_after_reply = True
             raise Refused(FAR_TOO_LARGE)
@@ -206,7 +206,7 @@ class IncomingMessage:
         return self._finish(octets)
 
     async def _finish(self, octets: int) -> Any:
-        """The message is complete: its reply. The transaction is over, whatever it is."""
+        """The message is complete: return its reply. This ends the transaction."""
         server, sink = self._server, self._sink
         envelope = server.envelope
         assert sink is not None
