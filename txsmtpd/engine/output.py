@@ -51,7 +51,7 @@ class Output:
         self.pending = b""
 
     def stop_waiting(self) -> None:
-        """Nothing that is still to be sent is worth waiting for."""
+        """Do not wait for pending output any more."""
 
     def may_close(self, close: Callable[[], None]) -> bool:
         """Whether the connection may be closed now; if not, *close* is called when it may."""
@@ -63,9 +63,9 @@ class Output:
 
 
 def way_to(transport: Any) -> Way:
-    """The best way to send over a transport as it is now: a function of the transport and the octets.
+    """Return the fastest function to send over a transport; it takes the transport and the octets.
 
-    It is right for as long as the transport exists, but there may be a better one once TLS has begun.
+    It stays valid as long as the transport exists, but there may be a faster one after TLS has started.
     """
     if not isinstance(transport, Connection):
         return _write
@@ -77,7 +77,7 @@ def way_to(transport: Any) -> Way:
 
 
 def closes_at_once(transport: Any) -> bool:
-    """Whether the transport, told to close, needs nobody else to do so: all was sent, and TLS has no farewell."""
+    """Whether the transport can close immediately: everything was sent, and TLS needs no closing message."""
     return isinstance(transport, Connection) and not (
         transport.TLS or transport.dataBuffer or transport._tempDataBuffer
     )

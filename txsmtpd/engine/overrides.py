@@ -1,4 +1,4 @@
-"""Tell the author of a protocol's subclass about overrides that would never be called, or would break the server."""
+"""Checks subclasses of the protocol for overrides that would never be called, or would break the server."""
 
 from __future__ import annotations
 

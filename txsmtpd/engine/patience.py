@@ -81,12 +81,12 @@ class Patience:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self.last_heard = 0.0  #: when the last octet came, or it became the client's turn
+        self.last_heard = 0.0  #: the time of the last octet, or of the beginning of the client's turn
         #: when the line began that is coming, or the data; what octets of data earn is added
         self.since = 0.0
         self.hurried = False  #: the server is in stress mode
         self._turn_began = 0.0  # when it became the client's turn
-        self._paused_at: float | None = None  # when whoever takes the data had enough
+        self._paused_at: float | None = None  # when the receiver of the data paused
         self._timer: Entry | None = None
         self._again = False  # it is looked at for the second time
         self._session_end: float | None = None  # when the session has lasted too long
@@ -147,7 +147,7 @@ class Patience:
         return max(0.0, self.last_heard - self.since)
 
     def pause_data(self) -> None:
-        """Whoever takes the data wants no more for now: until it does, no time passes."""
+        """The receiver of the data has paused: stop the clock until it resumes."""
         if self._paused_at is None:
             self._paused_at = self._connection.clock.seconds()
 
@@ -170,7 +170,7 @@ class Patience:
             self._schedule()
 
     def _schedule(self) -> None:
-        """Look again when the client may be late."""
+        """Set the timer for the next time at which the client may be late."""
         connection = self._connection
         now = connection.clock.seconds()
         moments = self._deadlines()
@@ -194,7 +194,7 @@ class Patience:
         self._again = False
 
     def look(self) -> None:
-        """The client may be late: called when the time has come for which the timer was set."""
+        """Check whether the client is late. Called when the timer fires."""
         connection = self._connection
         again, self._again, self._timer = self._again, False, None
         now = connection.clock.seconds()
@@ -211,7 +211,7 @@ class Patience:
         elif again:
             connection.server.timeoutConnection()
         else:
-            # The reactor may have been blocked: what lies in the socket is read before the client is called late.
+            # The reactor may have been blocked: read pending data from the socket first.
             self._again = True
             self._look_at(now)
 
@@ -243,7 +243,7 @@ class Patience:
         return STRESSED_TIMEOUT if seconds is None else min(seconds, STRESSED_TIMEOUT)
 
     def late(self) -> Late:
-        """For what the client took too long."""
+        """Return which timeout has expired."""
         timeout = self._hurried(self._connection.server.settings.timeout)
         if timeout is not None and self._connection.clock.seconds() - self.last_heard >= timeout:
             return Idle()

@@ -1,4 +1,4 @@
-"""What a connection does in place of commands, for a while: it awaits a PROXY header, or a TLS handshake."""
+"""Stages in which a connection does not process commands: waiting for a PROXY header or a TLS handshake."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Turn:
         self._deadline = None
 
     def _took_too_long(self) -> None:
-        """Cancel it; if it goes on regardless, end the connection, lest it answers twice."""
+        """Cancel it. If it continues anyway, close the connection, so that there is no second reply."""
         self._expired = True
         self._result.cancel()
         connection = self._connection
