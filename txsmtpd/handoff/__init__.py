@@ -1,7 +1,7 @@
-"""Hand-off: mail that goes on to another system, a broker or a web hook, before its client is told 250.
+"""Hand-off: passes mail to another system, such as a message broker or a web hook, before replying 250 to the client.
 
-:class:`Handoff` keeps the promise for every target; :class:`IHandoff` is what a target is. Built in are AMQP 0-9-1
-(RabbitMQ), Kafka and HTTP; their client libraries are imported when they are used.
+:class:`Handoff` is the handler for all targets; :class:`IHandoff` is the interface of a target. AMQP 0-9-1 (RabbitMQ),
+Kafka and HTTP are built in; their client libraries are imported only when used.
 """
 
 from txsmtpd.handoff.handlers import AMQPHandoff, KafkaHandoff, WebhookHandoff

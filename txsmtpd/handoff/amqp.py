@@ -1,6 +1,6 @@
-"""AMQP 0-9-1: messages go to a queue or an exchange of RabbitMQ, by pika on Twisted.
+"""AMQP 0-9-1: publishes messages to a queue or an exchange of RabbitMQ, with pika on Twisted.
 
-One connection, kept open: here it is made, checked, watched and made again. What goes over it is in
+This module opens, checks, monitors and reopens the one connection. Publishing on it is in
 :mod:`txsmtpd.handoff.amqp_channel`.
 """
 
@@ -30,13 +30,13 @@ from txsmtpd.handoff.outcome import UNAVAILABLE, NotTaken, Unroutable
 from txsmtpd.handoff.reasons import reason_of
 from txsmtpd.interfaces import IReadiness
 
-MAX_SIZE = 2**24  # octets; what RabbitMQ 4 takes by default. The protocol does not tell.
+MAX_SIZE = 2**24  # bytes; RabbitMQ 4's default. AMQP does not announce the limit.
 CONNECT_TIMEOUT = 10.0  # seconds for connection, TLS and login
-RETRY = 0.5  # seconds until the broker is tried again, give or take a fifth
-LONGEST_RETRY = 30.0  # seconds; after refused logins and missing queues
-HEARTBEAT = 10  # seconds; a silent broker is given up after two of these
-PROBE = 1.0  # seconds until it is looked whether messages can be routed again
-UNROUTABLE_FOR = 60.0  # seconds that an exchange without a queue makes the server unready; only mail could tell more
+RETRY = 0.5  # seconds until the next attempt to connect, plus or minus 20 %
+LONGEST_RETRY = 30.0  # seconds; after a rejected login or a missing queue
+HEARTBEAT = 10  # seconds; the connection to a silent broker is closed after two intervals
+PROBE = 1.0  # seconds between checks whether messages can be routed again
+UNROUTABLE_FOR = 60.0  # seconds for which an unroutable message makes the server not ready; only new mail can show more
 
 ACCESS_REFUSED = 403  # AMQP 0-9-1's reply code
 
@@ -46,7 +46,7 @@ log = Logger(namespace="txsmtpd.handoff")
 
 
 class Misconfigured(Exception):
-    """The broker is there, but refuses the login, or has no such queue."""
+    """The broker is running, but rejects the login, or the queue does not exist."""
 
 
 @implementer(IHandoff, IReadiness)
@@ -87,7 +87,7 @@ class AMQPTarget(Service):
         self.reactor = reactor
         self._channel: ConfirmedChannel | None = None
         self._connection: Any = None
-        self._gone: Deferred[str] = Deferred()  # fires when the connection is, with the reason
+        self._gone: Deferred[str] = Deferred()  # fires with the reason when the connection is lost
         self._loop: Deferred[None] | None = None
         self._first_attempt: Deferred[None] = Deferred()
         self._problem: str | None = "not connected yet"
@@ -129,7 +129,7 @@ class AMQPTarget(Service):
         return self._channel.blocked or self._unroutable
 
     async def check(self) -> None:
-        """Refuse messages before they are read while the broker is away or takes none."""
+        """Reject messages before they are read while the broker is unavailable or accepts none."""
         if not self.running:
             self.startService()
         if not self._first_attempt.called:
@@ -163,7 +163,7 @@ class AMQPTarget(Service):
     async def _keep_connected(self) -> None:
         delay = 0.0
         try:
-            while self.running:  # what is cancelled may fail in other ways, too
+            while self.running:  # on cancellation, other errors are possible too
                 try:
                     await self._connect()
                 except Misconfigured as error:
@@ -183,7 +183,7 @@ class AMQPTarget(Service):
             self._disconnect("the server stops")
 
     async def _until_gone(self) -> bool:
-        """Wait until the connection is lost; tell whether it has lasted too short to be tried again at once."""
+        """Wait until the connection is lost. Return whether it was too short to reconnect at once."""
         since = self.reactor.seconds()
         why = await self._gone
         self._disconnect(why)
@@ -272,11 +272,11 @@ class AMQPTarget(Service):
         if connection is not None:
             connection.transport.abortConnection()
 
-    # What has changed
+    # State changes
 
     def _is_back(self) -> None:
         self._problem = None
-        if self.queue is not None:  # it is there: that was checked
+        if self.queue is not None:  # the queue was checked to exist
             self._unroutable = None
         log.info("{target}: connected", target=str(self))
         if not self._first_attempt.called:
@@ -290,7 +290,7 @@ class AMQPTarget(Service):
             self._first_attempt.callback(None)
 
     def _cannot_route(self, why: str) -> None:
-        """Not ready, until a message is routed, or the queue is there again."""
+        """Report not ready until a message is routed, or the queue exists again."""
         self._unroutable = why
         if self._probe is None or not self._probe.active():
             wait = PROBE if self.queue is not None else UNROUTABLE_FOR
@@ -302,7 +302,7 @@ class AMQPTarget(Service):
         from pika.exceptions import AMQPError
 
         try:
-            # On a channel of its own: a queue that is missing closes it.
+            # On a separate channel, because a missing queue closes it.
             channel = await self._connection.channel()
             await self._check_topology(channel)
             channel.close()
@@ -313,8 +313,8 @@ class AMQPTarget(Service):
 
 
 def queue_arguments(dead_letters: str) -> dict[str, Any]:
-    """The arguments of a queue that loses nothing: replicated, full before anything is dropped, and with somewhere to
-    go for what no consumer can use."""
+    """Return the arguments of a queue that loses no messages: replicated, rejecting new messages when full, and with a
+    dead-letter exchange for messages that consumers reject."""
     return {
         "x-queue-type": "quorum",
         "x-dead-letter-exchange": dead_letters,
@@ -325,15 +325,15 @@ def queue_arguments(dead_letters: str) -> dict[str, Any]:
 
 
 def _make_protocol(address: Address, heartbeat: int, reactor: Any) -> Any:
-    """Pika's protocol. It is imported here, since it imports the reactor."""
+    """Make pika's protocol. Pika is imported here because it imports the reactor."""
     import pika
     from pika.adapters.twisted_connection import TwistedProtocolConnection
 
     class Protocol(TwistedProtocolConnection):  # type: ignore[misc]
-        said: Any = None  # why the connection is gone: what the broker has said, or what has happened to it
+        said: Any = None  # why the connection was lost: the broker's reason, or the error
 
         def connectionLost(self, reason: Any = None) -> None:
-            # Pika puts "closed cleanly" in its place.
+            # Pika replaces it with "closed cleanly".
             self.said = getattr(self._impl, "_error", None) or reason
             super().connectionLost(reason)
 
@@ -357,7 +357,7 @@ def _sleep(reactor: Any, seconds: float) -> Deferred[None]:
 
 
 class _NoMail(logging.Filter):
-    """Keeps what pika logs of returned messages, their first octets, out of logs."""
+    """Drops pika's log lines about returned messages, which contain their first bytes."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not str(record.msg).startswith("Published message was returned")
@@ -366,7 +366,7 @@ class _NoMail(logging.Filter):
 def _quiet_pika() -> None:
     logger = logging.getLogger("pika")
     if not logger.handlers:
-        # Without any handler of the program's, Python would print on stderr what is logged here already.
+        # Without a handler, Python would print to stderr what is already logged here.
         logger.addHandler(logging.NullHandler())
     returns = logging.getLogger("pika.adapters.twisted_connection")
     if not any(isinstance(each, _NoMail) for each in returns.filters):

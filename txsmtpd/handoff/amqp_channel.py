@@ -1,8 +1,8 @@
-"""Publishing on one AMQP channel: confirms, returns, and no more in the transport than it can send.
+"""Publishing on one AMQP channel, with confirms, returns and back-pressure.
 
-Publisher confirms tell that the broker is done with a message, returns that no queue has taken it. Both are needed, and
-each message's return is looked for when its own confirm comes. One connection, one channel; when either is gone this is
-over, and :mod:`txsmtpd.handoff.amqp` makes another.
+A publisher confirm means that the broker has handled a message; a return means that no queue took it. Both are needed:
+when a message is confirmed, it is checked whether it was returned. Each connection has one channel. When either is
+closed, this object is finished, and :mod:`txsmtpd.handoff.amqp` makes another.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from zope.interface import implementer
 
 from txsmtpd.handoff.outcome import UNAVAILABLE, NotTaken, OutcomeUnknown, Unroutable
 
-BLOCKED_GRACE = 1.0  # seconds in which confirms may still come after the broker has blocked the connection
+BLOCKED_GRACE = 1.0  # seconds to wait for confirms after the broker has blocked the connection
 
 
 @dataclass(eq=False)
 class Publication:
-    """One message, from the queue to its confirm."""
+    """One message, from the waiting queue to its confirm."""
 
     id: str
     exchange: str
@@ -45,9 +45,9 @@ class Publication:
 class ConfirmedChannel:
     """A channel in confirm mode.
 
-    :param channel: pika's ``TwistedChannel``, ``confirm_delivery`` done.
-    :param transport: of its connection.
-    :param reactor: what keeps the time.
+    :param channel: pika's ``TwistedChannel``, after ``confirm_delivery``.
+    :param transport: the transport of its connection.
+    :param reactor: provides the time (IReactorTime).
     """
 
     def __init__(self, channel: Any, transport: Any, reactor: Any) -> None:
@@ -56,20 +56,20 @@ class ConfirmedChannel:
         self._reactor = reactor
         self._waiting: deque[Publication] = deque()
         self._unconfirmed: set[Publication] = set()
-        self._returned: dict[str, str] = {}  # why, by the message's id
+        self._returned: dict[str, str] = {}  # the reason, by message id
         self._paused = False
         self._lost: str | None = None
-        self.blocked: str | None = None  #: why the broker takes nothing now
+        self.blocked: str | None = None  #: why the broker currently accepts nothing
         channel.add_on_return_callback(self._was_returned)
         channel.connection.add_on_connection_blocked_callback(self._was_blocked)
         channel.connection.add_on_connection_unblocked_callback(self._was_unblocked)
         transport.registerProducer(self, True)
 
     def publish(self, identifier: str, exchange: str, routing_key: str, body: bytes, properties: Any) -> Deferred[None]:
-        """Publish a persistent message to be confirmed. The Deferred fires once a queue has it.
+        """Publish a persistent message with a confirm. The Deferred fires once a queue has it.
 
-        It fails with :class:`NotTaken`, or with :class:`OutcomeUnknown`. Cancelling it takes a message that was not
-        written out of the queue.
+        It fails with :class:`NotTaken` or :class:`OutcomeUnknown`. Cancelling it removes the message if it was not written
+        yet.
         """
         done: Deferred[None] = Deferred(lambda _: self._cancelled(publication))
         publication = Publication(identifier, exchange, routing_key, body, properties, done)
@@ -83,7 +83,7 @@ class ConfirmedChannel:
         return done
 
     def lose(self, why: str) -> None:
-        """The channel or its connection is gone."""
+        """Handle the loss of the channel or its connection."""
         if self._lost is not None:
             return
         self._lost = why
@@ -109,8 +109,8 @@ class ConfirmedChannel:
         self._paused = True
 
     def _write(self) -> None:
-        # All of a message's frames are written at once; the next one follows when these are on their way. So the
-        # transport holds one message, and not all of them a second time.
+        # All frames of a message are written at once, and the next message once these were sent. So the transport
+        # buffers only one message.
         while self._waiting and not self._paused and self._lost is None:
             publication = self._waiting.popleft()
             self._unconfirmed.add(publication)
@@ -125,11 +125,11 @@ class ConfirmedChannel:
             self._waiting.remove(publication)
             publication.fail(NotTaken("the broker does not read", UNAVAILABLE))
         elif publication in self._unconfirmed:
-            # It has had a minute. A quorum queue that was not ready for one message may confirm none of those behind
-            # it either, for as long as the channel lives.
+            # No confirm came in time. A quorum queue that was not ready for one message may never confirm later ones on
+            # this channel either.
             self._transport.abortConnection()
 
-    # What the broker says
+    # Events from the broker
 
     def _was_confirmed(self, result: Any, publication: Publication) -> None:
         from pika import exceptions
@@ -138,7 +138,7 @@ class ConfirmedChannel:
         returned = self._returned.pop(publication.id, None)
         if returned is not None:
             publication.fail(Unroutable(returned))
-        # Pika keeps one returned message, whose confirm this need not be: who was returned is known here.
+        # Pika keeps only one returned message, not necessarily this one; `_returned` has them all.
         elif not isinstance(result, Failure) or result.check(exceptions.UnroutableError):
             publication.succeed()
         elif result.check(exceptions.NackError):

@@ -1,4 +1,4 @@
-"""Where an AMQP broker is: the URI that RabbitMQ's clients share, read into a value. Pure."""
+"""Parses the AMQP URIs of RabbitMQ's clients. No I/O."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PORTS = {"amqp": 5672, "amqps": 5671}
 
 @dataclass(frozen=True)
 class Address:
-    """A broker, and who logs in to it.
+    """The address of a broker, with credentials.
 
     >>> Address.parse("amqps://mail:secret@mq.example.com/prod")
     Address(host='mq.example.com', port=5671, virtual_host='prod', user='mail', tls=True)
@@ -25,9 +25,9 @@ class Address:
 
     @classmethod
     def parse(cls, url: str) -> Address:
-        """Read ``amqp[s]://[USER[:PASSWORD]@]HOST[:PORT][/VHOST]``. The user is guest by default, the virtual host /.
+        """Parse ``amqp[s]://[USER[:PASSWORD]@]HOST[:PORT][/VHOST]``. Default user: guest; default virtual host: /.
 
-        :raises ValueError: if it is none. The message does not hold the password.
+        :raises ValueError: if it is not an AMQP URI. The message does not contain the password.
         """
         try:
             parts = urlsplit(url)

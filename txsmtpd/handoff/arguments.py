@@ -1,4 +1,4 @@
-"""What stands behind ``--handler=NAME:`` of a hand-off: a URL with colons of its own, and options ``name=value``."""
+"""Parses hand-off arguments after ``--handler=NAME:``: a URL, which may have colons, and ``name=value`` options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OPTION = re.compile(r"([a-z][a-z_-]*)=(.*)", re.DOTALL)
 _SIZE = re.compile(r"([0-9]{1,15})(?:([kmg])(?:ib)?)?", re.IGNORECASE)
 _FACTORS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 
-# From words to values. They raise ValueError.
+# Converters from text to values. They raise ValueError.
 
 
 def text(value: str) -> str:
@@ -25,7 +25,7 @@ def text(value: str) -> str:
 
 
 def size(value: str) -> int:
-    """A number of octets, such as ``100000``, ``64k`` or ``16MiB``."""
+    """Parse a number of bytes, such as ``100000``, ``64k`` or ``16MiB``."""
     found = _SIZE.fullmatch(value)
     if found is None:
         raise ValueError("must be a number of octets, such as 64k or 16m")
@@ -55,7 +55,7 @@ def yes_or_no(value: str) -> bool:
 
 
 def secret(path: str) -> str:
-    """What a file says, without the line end."""
+    """Read a file, and remove the final line end."""
     try:
         return Path(path).read_text("utf-8").strip()
     except (OSError, ValueError) as error:
@@ -63,7 +63,7 @@ def secret(path: str) -> str:
 
 
 def properties_file(path: str) -> dict[str, str]:
-    """A file of lines ``name=value``, as Kafka's programs have them; lines with # are comments."""
+    """Read a file of ``name=value`` lines, as used by Kafka's tools. Lines that start with # are comments."""
     properties = {}
     for line in secret(path).splitlines():
         name, equals, value = line.partition("=")
@@ -75,7 +75,7 @@ def properties_file(path: str) -> dict[str, str]:
     return properties
 
 
-# (`store` is made into one by `txsmtpd.handoff.stores.make_store`, once all options are known.)
+# (`txsmtpd.handoff.stores.make_store` turns `store` into a store, once all options are known.)
 PROMISE: Mapping[str, Callable[[str], Any]] = {
     "inline": size,
     "store": text,
@@ -92,12 +92,12 @@ PROMISE: Mapping[str, Callable[[str], Any]] = {
 def parse_arguments(
     parser: Any, args: Sequence[str], options: Mapping[str, Callable[[str], Any]]
 ) -> tuple[str, dict[str, Any]]:
-    """Part what stood between colons into what comes before all options, and the options.
+    """Separate the arguments into the part before all options, and the options.
 
-    Whatever does not begin an option goes on with the word before it, since URLs have colons too.
+    A word that does not begin an option continues the previous one, since URLs contain colons too.
 
-    :param parser: ``parser.error(text)`` refuses the arguments.
-    :param options: how to read each option's value, by name; a hyphen in a name stands for an underscore.
+    :param parser: its ``parser.error(text)`` rejects the arguments.
+    :param options: functions that convert each option's value, by name. A hyphen in a name stands for an underscore.
     """
     first: list[str] = []
     words: list[list[str]] = []
@@ -110,7 +110,7 @@ def parse_arguments(
     for parts in words:
         name, _, value = ":".join(parts).partition("=")
         known = name.replace("-", "_")
-        if known not in options and "@" in value:  # what stands before it may be a part of a password
+        if known not in options and "@" in value:  # the part before it may belong to a password
             parser.error("in the credentials of a URL, write = as %3D")
         if known not in options:
             names = sorted(each.replace("_", "-") for each in options)
@@ -127,7 +127,7 @@ def parse_arguments(
 
 
 def url_of(parser: Any, given: str, options: dict[str, Any], variable: str) -> str:
-    """The URL: from the arguments, a file that they name (``url-file``), or the environment."""
+    """Return the URL from the arguments, from a file named by ``url-file``, or from the environment."""
     found = [each for each in (given, options.pop("url_file", "")) if each]
     if len(found) > 1:
         parser.error("the URL is given twice: here, and by url-file")
@@ -138,7 +138,7 @@ def url_of(parser: Any, given: str, options: dict[str, Any], variable: str) -> s
 
 
 def need(parser: Any, module: str, extra: str) -> None:
-    """Refuse the arguments if a library is not installed."""
+    """Reject the arguments if a library is not installed."""
     try:
         missing = importlib.util.find_spec(module) is None
     except ModuleNotFoundError:

@@ -1,8 +1,8 @@
-"""How a message and its envelope are written for each kind of target: AMQP 0-9-1, Kafka, NATS, HTTP.
+"""The formats of a message and its envelope for each kind of target: AMQP 0-9-1, Kafka, NATS, HTTP.
 
-The four say the same: the message (or a reference to it) is the body, the envelope a header of JSON, and what brokers
-and gateways choose by stands in headers of its own. CloudEvents 1.0 gives the names for Kafka and HTTP. Pure: octets
-and strings, no client library.
+All four have the same content: the message (or a reference to it) is the body, the envelope is a JSON header, and
+values that brokers and gateways route by have their own headers. The names for Kafka and HTTP are those of CloudEvents
+1.0. No I/O and no client library: only bytes and strings.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ _CE_PRINTABLE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not
 
 
 def with_reference(message: HandoffMessage, uri: str, size: int, sha256: str) -> HandoffMessage:
-    """The message with a reference in place of its octets (claim check).
+    """Return the message with a reference in place of its content (claim check).
 
-    :param uri: where the octets are.
-    :param size: how many there are.
-    :param sha256: their digest, in hexadecimal.
+    :param uri: where the content is stored.
+    :param size: its size in bytes.
+    :param sha256: its digest, in hexadecimal.
     """
     reference = json.dumps({"uri": uri, "size": size, "sha256": sha256}).encode("ascii")
     return replace(message, content=reference, content_type=REFERENCE)
 
 
 def domain_of(path: str) -> str:
-    """The domain of a forward-path in lower case; empty if it has none."""
+    """Return the domain of a forward-path in lower case, or ``""``."""
     return path.rpartition("@")[2].lower() if "@" in path else ""
 
 
 def routing_key(message: HandoffMessage) -> str:
-    """``mail.`` and the labels of the first recipient's domain, the top one first: ``mail.com.example.mx``.
+    """Return ``mail.`` and the labels of the first recipient's domain in reverse order: ``mail.com.example.mx``.
 
-    For topic exchanges; AMQP has room for 255 octets.
+    For topic exchanges. AMQP limits it to 255 bytes.
     """
     domain = domain_of(message.rcpt_tos[0]) if message.rcpt_tos else ""
     labels = domain.strip("[]").split(".") if domain else []
@@ -46,7 +46,7 @@ def routing_key(message: HandoffMessage) -> str:
 
 
 def amqp_properties(message: HandoffMessage) -> dict[str, Any]:
-    """The basic properties of AMQP 0-9-1, by name. Each message is persistent."""
+    """Return the basic properties of AMQP 0-9-1, by name. Messages are persistent."""
     return {
         "content_type": message.content_type,
         "delivery_mode": 2,
@@ -64,7 +64,7 @@ def amqp_properties(message: HandoffMessage) -> dict[str, Any]:
 
 
 def kafka_headers(message: HandoffMessage) -> list[tuple[str, bytes]]:
-    """The headers of a Kafka message: CloudEvents' binary mode, and the envelope."""
+    """Return the headers of a Kafka message: CloudEvents' binary mode, and the envelope."""
     return [
         *((f"ce_{name}", value.encode("utf-8")) for name, value in _cloud_event(message)),
         ("content-type", message.content_type.encode("ascii")),
@@ -74,7 +74,7 @@ def kafka_headers(message: HandoffMessage) -> list[tuple[str, bytes]]:
 
 
 def nats_headers(message: HandoffMessage) -> dict[str, str]:
-    """The headers of a NATS message. JetStream drops repeats by ``Nats-Msg-Id``."""
+    """Return the headers of a NATS message. JetStream deduplicates by ``Nats-Msg-Id``."""
     return {
         "Nats-Msg-Id": message.fingerprint,
         "Content-Type": message.content_type,
@@ -84,9 +84,9 @@ def nats_headers(message: HandoffMessage) -> dict[str, str]:
 
 
 def http_headers(message: HandoffMessage) -> list[tuple[str, str]]:
-    """The headers of an HTTP request: CloudEvents' binary mode, ``Mail-From``, and ``Mail-Rcpt`` for each recipient.
+    """Return the headers of an HTTP request: CloudEvents' binary mode, ``Mail-From``, one ``Mail-Rcpt`` per recipient.
 
-    What is not printable ASCII is percent-encoded, as CloudEvents has it.
+    Anything but printable ASCII is percent-encoded, as in CloudEvents.
     """
     return [
         ("Content-Type", message.content_type),
@@ -98,7 +98,7 @@ def http_headers(message: HandoffMessage) -> list[tuple[str, str]]:
 
 
 def percent_encoded(text: str) -> str:
-    """The text as the value of an HTTP header (CloudEvents' HTTP binding 3.1.3.2)."""
+    """Encode text as the value of an HTTP header (CloudEvents' HTTP binding 3.1.3.2)."""
     return quote(text, safe=_CE_PRINTABLE, errors="surrogateescape")
 
 
@@ -114,7 +114,7 @@ def _cloud_event(message: HandoffMessage) -> list[tuple[str, str]]:
 
 
 def _seconds(message: HandoffMessage) -> int:
-    """When the message came, in seconds since the epoch."""
+    """Return when the message arrived, in seconds since the epoch."""
     return int(datetime.fromisoformat(str(message.envelope["time"])).timestamp())
 
 

@@ -1,9 +1,9 @@
-"""How much memory messages may take before the target has confirmed them: a number of messages, and of octets.
+"""Limits the memory of messages that the target has not confirmed yet: a number of messages, and of bytes.
 
-A message takes a share before its first octet is read, and gives it back once the target has answered. One whose size
-was not declared grows its share while it arrives. So that messages which have all begun cannot wait for each other for
-ever, the octets of one largest message are kept in reserve: the message that draws on the reserve can always be read
-to its end. Nothing here knows messages or clients.
+A message takes a share before its first byte is read, and releases it once the target has answered. If its size was not
+declared, the share grows while the message arrives. To prevent a deadlock of messages that all wait for memory, enough
+for one message of the largest size is kept in reserve: the message that uses the reserve can always be read to its end.
+Nothing here depends on messages or clients.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ from twisted.internet.defer import Deferred, succeed
 
 
 class Share:
-    """What one message has taken of a :class:`Budget`."""
+    """The part of a :class:`Budget` that one message has taken."""
 
     __slots__ = ("_budget", "_released", "from_reserve", "octets")
 
     def __init__(self, budget: Budget, octets: int) -> None:
         self._budget = budget
         self._released = False
-        self.octets = octets  #: all that it may hold
+        self.octets = octets  #: bytes that the message may use
         self.from_reserve = 0  #: how much of that comes from the reserve
 
     def grow(self, octets: int) -> Deferred[None]:
-        """Take more. The Deferred fires once it may be held; it can be cancelled."""
+        """Take more bytes. The Deferred fires once they are available; it can be cancelled."""
         return self._budget._grow(self, octets)
 
     def release(self) -> None:
-        """Give all of it back. Once is enough."""
+        """Return all of it to the budget. Further calls do nothing."""
         if not self._released:
             self._released = True
             self._budget._release(self)
 
 
 class Budget:
-    """Limits what is held in memory.
+    """Limits what is kept in memory.
 
-    :param messages: how many at one time.
-    :param octets: how many of all messages together.
-    :param largest: the most that one message may hold.
+    :param messages: the maximum number of messages at one time.
+    :param octets: the maximum of all messages together, in bytes.
+    :param largest: the maximum of one message, in bytes.
     :raises ValueError: if *octets* is less than twice *largest*, or a number is less than 1.
     """
 
@@ -52,8 +52,8 @@ class Budget:
                 f"{octets} octets for all messages together are too few: one message may have {largest}, and twice as"
                 " many are needed"
             )
-        self.messages = 0  #: taken now
-        self.octets = 0  #: taken now, the reserve left out
+        self.messages = 0  #: currently taken
+        self.octets = 0  #: bytes currently taken, without the reserve
         self._most_messages = messages
         self._shared = octets - largest
         self._reserve_of: Share | None = None
@@ -61,9 +61,9 @@ class Budget:
         self._opening: deque[tuple[Deferred[Share], int]] = deque()
 
     def take(self, octets: int) -> Deferred[Share]:
-        """A share for a message. The Deferred fires with it once there is room; it can be cancelled.
+        """Take a share for a message. The Deferred fires with it once there is room; it can be cancelled.
 
-        :param octets: how many it will hold at least.
+        :param octets: the minimum that it will need, in bytes.
         """
         octets = min(octets, self._shared)
         if not self._growing and not self._opening and self._has_room(octets):
@@ -75,7 +75,7 @@ class Budget:
 
     @property
     def waiting(self) -> int:
-        """How many messages wait."""
+        """The number of waiting messages."""
         return len(self._growing) + len(self._opening)
 
     def _has_room(self, octets: int) -> bool:
@@ -113,7 +113,7 @@ class Budget:
         self._serve()
 
     def _serve(self) -> None:
-        """Give what has become free to those who wait: first to messages that have begun."""
+        """Give free memory to waiting messages, first to those that have begun."""
         while self._growing:
             grown, share, octets = self._growing[0]
             if not self._grown(share, octets):

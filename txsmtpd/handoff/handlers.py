@@ -1,4 +1,4 @@
-"""The hand-offs that are built in, as handlers, each with ``from_cli`` for the command line."""
+"""The built-in hand-off handlers, each with ``from_cli`` for the command line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from txsmtpd.handoff.webhook import REQUESTS, TIMEOUT, WebhookTarget
 from txsmtpd.reply import Refused, Reply
 from txsmtpd.session import Envelope, Session
 
-MOST_RECIPIENTS = 50  # of a message whose envelope is in header fields: servers take 8 to 64 KiB of these
+MOST_RECIPIENTS = 50  # when the envelope is in header fields: HTTP servers accept 8 to 64 KiB of these
 TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients")
 RECIPIENT_OK = Reply(250, "2.1.5", "OK")
 
@@ -41,20 +41,20 @@ RECIPIENT_OK = Reply(250, "2.1.5", "OK")
 class AMQPHandoff(Handoff):
     """Hand each message to RabbitMQ: AMQP 0-9-1 with publisher confirms. Needs the extra ``amqp``.
 
-    250 means that a queue has the message; for a quorum queue, that most of its members have it on disk.
+    250 means that a queue has the message; with a quorum queue, that a majority of its members have it on disk.
 
     :param url: ``amqp://USER:PASSWORD@HOST:PORT/VHOST``; ``amqps`` for TLS.
-    :param queue: the queue, by way of the default exchange.
-    :param exchange: the exchange, in place of a queue.
-    :param routing_key: for the exchange. Default: ``mail.`` and the labels of the first recipient's domain, the top one
-        first, such as ``mail.com.example``.
-    :param declare: make the queue, as a quorum queue with dead letters. Otherwise it must be there.
-    :param max_size: the most octets that the broker takes (``max_message_size``); it does not tell itself.
-    :param tls_context: for TLS, what ``twisted.internet.ssl.optionsForClientTLS`` gives. Default: the system's
-        authorities, and the host of the URL.
-    :param heartbeat: seconds; a broker that is silent for two of them is given up.
+    :param queue: the queue to publish to, through the default exchange.
+    :param exchange: the exchange to publish to, instead of a queue.
+    :param routing_key: for the exchange. Default: ``mail.`` and the labels of the first recipient's domain in reverse
+        order, such as ``mail.com.example``.
+    :param declare: create the queue, as a quorum queue with dead letters. Otherwise it must exist.
+    :param max_size: the broker's ``max_message_size``, in bytes. AMQP does not announce it.
+    :param tls_context: for TLS, the result of ``twisted.internet.ssl.optionsForClientTLS``. Default: the system's
+        certificate authorities, and the host of the URL.
+    :param heartbeat: seconds. The connection to a broker that is silent for two intervals is closed.
     :param options: see :class:`Handoff`.
-    :raises ValueError: for a URL that is none, or options that do not go together. It does not hold the password.
+    :raises ValueError: for an invalid URL, or conflicting options. The message does not contain the password.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class AMQPHandoff(Handoff):
 
     @classmethod
     def from_cli(cls, parser: Any, *args: str) -> Self:
-        """Make it on the command line: ``[URL:]queue=NAME[:OPTION...]``."""
+        """Make the handler from command line arguments: ``[URL:]queue=NAME[:OPTION...]``."""
         need(parser, "pika", "amqp")
         given, options = parse_arguments(
             parser,
@@ -117,16 +117,16 @@ class AMQPHandoff(Handoff):
 class KafkaHandoff(Handoff):
     """Hand each message to Kafka, with ``acks=all`` and an idempotent producer. Needs the extra ``kafka``.
 
-    250 means that all replicas that are in sync have the message; set the topic's ``min.insync.replicas`` to 2 or more.
+    250 means that all in-sync replicas have the message. Set the topic's ``min.insync.replicas`` to 2 or more.
 
     :param brokers: ``HOST:PORT``, separated by commas.
-    :param topic: it must be there, unless the brokers create topics.
-    :param key: ``domain``: that of the first recipient, so that its messages stay in order; ``none``: messages are
-        spread over all partitions.
-    :param config: more of librdkafka's configuration, such as credentials.
-    :param max_size: the most octets of a message; the brokers' ``message.max.bytes`` must be some more.
+    :param topic: the topic. It must exist, unless the brokers create topics.
+    :param key: ``domain``: the domain of the first recipient, so that its messages stay in order; ``none``: messages
+        are spread over all partitions.
+    :param config: further librdkafka configuration, such as credentials.
+    :param max_size: the maximum size of a message, in bytes. The brokers' ``message.max.bytes`` must be larger.
     :param options: see :class:`Handoff`.
-    :raises ValueError: for options that do not do.
+    :raises ValueError: for invalid options.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class KafkaHandoff(Handoff):
 
     @classmethod
     def from_cli(cls, parser: Any, *args: str) -> Self:
-        """Make it on the command line: ``BROKERS:topic=NAME[:OPTION...]``."""
+        """Make the handler from command line arguments: ``BROKERS:topic=NAME[:OPTION...]``."""
         need(parser, "confluent_kafka", "kafka")
         given, options = parse_arguments(
             parser, args, {**PROMISE, "topic": text, "key": text, "config": properties_file}
@@ -171,19 +171,19 @@ class KafkaHandoff(Handoff):
 
 
 class WebhookHandoff(Handoff):
-    """Hand each message to an application over HTTP: its answer is the verdict.
+    """Hand each message to an application over HTTP. Its response decides about the message.
 
-    :param url: where to post. Its user and password become Basic credentials. Redirects are not followed.
+    :param url: where to post. Its user and password are sent as Basic credentials. Redirects are not followed.
     :param format: ``raw``, ``json``, ``sendgrid`` or ``mailgun``; see "Hand-off" in the documentation.
-    :param secrets: what requests are signed with (Standard Webhooks); several while they are changed.
-    :param rcpt: a URL that is asked about each recipient before it is accepted.
-    :param timeout: seconds for a whole request.
-    :param requests: how many at one time.
-    :param max_size: the most octets that a message may have.
-    :param tls_context: for TLS, what ``twisted.internet.ssl.optionsForClientTLS`` gives. Default: the system's
-        authorities, and the host of the URL.
+    :param secrets: the keys to sign requests with (Standard Webhooks); several during key rotation.
+    :param rcpt: a URL to check each recipient with before it is accepted.
+    :param timeout: seconds for a complete request.
+    :param requests: the maximum number of concurrent requests.
+    :param max_size: the maximum size of a message, in bytes.
+    :param tls_context: for TLS, the result of ``twisted.internet.ssl.optionsForClientTLS``. Default: the system's
+        certificate authorities, and the host of the URL.
     :param options: see :class:`Handoff`.
-    :raises ValueError: for a URL that is none, or secrets that are none.
+    :raises ValueError: for an invalid URL or invalid secrets.
     """
 
     def __init__(
@@ -216,7 +216,7 @@ class WebhookHandoff(Handoff):
 
     @classmethod
     def from_cli(cls, parser: Any, *args: str) -> Self:
-        """Make it on the command line: ``URL[:OPTION...]``."""
+        """Make the handler from command line arguments: ``URL[:OPTION...]``."""
         given, options = parse_arguments(
             parser,
             args,
@@ -265,9 +265,9 @@ def _make_store(parser: Any, options: dict[str, Any]) -> None:
 
 
 def _tls_context(host: str, options: dict[str, Any]) -> Any:
-    """What ``ca``, ``certificate`` and ``key`` ask for; None: none of them is there.
+    """Make the TLS context for ``ca``, ``certificate`` and ``key``. Return None without them.
 
-    :raises ValueError: if they do not go together, or a file does not do.
+    :raises ValueError: if they do not go together, or a file is invalid.
     """
     authority, certificate, key = (options.pop(name, None) for name in ("ca", "certificate", "key"))
     if key is not None and certificate is None:
@@ -296,5 +296,5 @@ def _certificates(pem: bytes) -> list[bytes]:
 def _loaded(load: Any, pem: bytes, complaint: str) -> Any:
     try:
         return load(pem)
-    except Exception as error:  # what OpenSSL raises has many types
+    except Exception as error:  # OpenSSL raises many types
         raise ValueError(complaint) from error

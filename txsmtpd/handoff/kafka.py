@@ -1,7 +1,7 @@
-"""Kafka: messages go to a topic by confluent-kafka, acknowledged by all replicas that are in sync.
+"""Kafka: produces messages to a topic with confluent-kafka, acknowledged by all in-sync replicas.
 
-librdkafka has threads of its own, and tries again by itself without making repeats (idempotence). One more thread,
-ours, waits for its delivery reports and passes them on to the reactor.
+librdkafka has its own threads, and retries without duplicates (idempotence). One further thread of ours waits for its
+delivery reports and passes them to the reactor.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from txsmtpd.handoff.reasons import reason_of
 from txsmtpd.interfaces import IReadiness
 from txsmtpd.reply import Refused
 
-MAX_SIZE = 10**6  # octets; brokers take 1,048,588 with the envelope by default, topics may differ
-HEADERS = 2**16  # octets that the envelope may have besides
-DELIVERY_TIMEOUT = 55.0  # seconds; less than the promise waits, so that the report says why
+MAX_SIZE = 10**6  # bytes; by default, brokers accept 1,048,588 including the envelope; topics may differ
+HEADERS = 2**16  # bytes for the envelope, in addition
+DELIVERY_TIMEOUT = 55.0  # seconds; less than `confirm_timeout`, so that the report gives the reason
 POLL = 0.1  # seconds
-PROBE = 0.5  # seconds until it is looked again whether the brokers are there
+PROBE = 0.5  # seconds until the next check whether the brokers are available
 METADATA_TIMEOUT = 3.0  # seconds
-FLUSH = 10.0  # seconds at the end
+FLUSH = 10.0  # seconds to wait for pending messages when stopping
 
 OURS = {"acks", "request.required.acks", "enable.idempotence", "bootstrap.servers", "metadata.broker.list"}
 
@@ -41,7 +41,7 @@ log = Logger(namespace="txsmtpd.handoff")
 
 @implementer(IHandoff, IReadiness)
 class KafkaTarget(Service):
-    """Produces messages. See :class:`~txsmtpd.handoff.KafkaHandoff` for the parameters."""
+    """Produces messages to Kafka. See :class:`~txsmtpd.handoff.KafkaHandoff` for the parameters."""
 
     def __init__(
         self,
@@ -97,9 +97,9 @@ class KafkaTarget(Service):
         self._probe()
 
     def check_config(self) -> None:
-        """Let librdkafka read the configuration.
+        """Let librdkafka check the configuration.
 
-        :raises ValueError: if it refuses it.
+        :raises ValueError: if it is invalid.
         """
         from confluent_kafka import KafkaException, Producer
 
@@ -136,7 +136,7 @@ class KafkaTarget(Service):
         return self._problem
 
     async def check(self) -> None:
-        """Refuse messages before they are read while no broker is there."""
+        """Reject messages before they are read while no broker is available."""
         if not self.running:
             self.startService()
         if self._problem is not None and self._probing is not None:
@@ -172,7 +172,7 @@ class KafkaTarget(Service):
     def _reported(self, reported: Deferred[None], error: Any) -> None:
         if error is None:
             self._problem = None
-        if reported.called:  # it has taken too long
+        if reported.called:  # it has timed out
             return
         if error is None:
             reported.callback(None)
@@ -182,7 +182,7 @@ class KafkaTarget(Service):
                 self._is_away(str(outcome))
             reported.errback(outcome)
 
-    # Whether the brokers are there
+    # Availability of the brokers
 
     def _error_in_thread(self, error: Any) -> None:
         self.reactor.callFromThread(self._error, error)
@@ -198,7 +198,7 @@ class KafkaTarget(Service):
         elif error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTHENTICATION):
             self._is_away(error.str())
         elif error.code() == KafkaError._TRANSPORT:
-            # A broker is lost. The client does not tell that all are unless it had a connection to each.
+            # A broker is lost. librdkafka reports that all are down only if it had a connection to each.
             self._probe_later()
 
     def _is_away(self, why: str) -> None:
@@ -212,7 +212,7 @@ class KafkaTarget(Service):
             self._probe_call = self.reactor.callLater(PROBE, self._probe)
 
     def _probe(self) -> None:
-        """Ask whether the topic is there."""
+        """Check that the topic exists."""
         self._probing = call_in_pool(self._producer.list_topics, self.topic, METADATA_TIMEOUT)
         self._probing.addCallbacks(self._found, self._not_found)
 
@@ -232,7 +232,7 @@ class KafkaTarget(Service):
 
 
 def _outcome(error: Any) -> Exception:
-    """What an error of Kafka means for the message."""
+    """Return the exception for an error of Kafka."""
     from confluent_kafka import KafkaError
 
     code, text = error.code(), error.str()
@@ -267,13 +267,13 @@ def _finish(producer: Any, thread: threading.Thread | None, end: threading.Event
 
 
 def _finish_later(producer: Any, thread: threading.Thread | None, end: threading.Event) -> None:
-    """A producer that has failed for good: what it has reports its end."""
+    """Shut down a producer with a fatal error: its pending messages still get their reports."""
     producer.purge()
     call_in_pool(_finish, producer, thread, end)
 
 
 def _quiet_logger() -> logging.Logger:
-    """Where librdkafka's own lines go: to programs that configure logging, and not to stderr."""
+    """Return the logger for librdkafka's own lines: for programs that configure logging, not stderr."""
     logger = logging.getLogger("txsmtpd.handoff.kafka")
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())

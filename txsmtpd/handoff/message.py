@@ -1,7 +1,7 @@
-"""A message on its way to another system: its octets, and a dictionary that says everything else.
+"""A message for another system: its bytes, and a dictionary with everything else.
 
-The dictionary is the same for all targets; how it is written for each is in :mod:`txsmtpd.handoff.bindings`. It is
-versioned by its ``type``: names are added, never changed. Pure: no I/O.
+The dictionary is the same for all targets; :mod:`txsmtpd.handoff.bindings` formats it for each. Its version is its
+``type``: names are added, never changed. No I/O.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ REFERENCE = "application/vnd.txsmtpd.reference+json"
 
 @dataclass(frozen=True)
 class HandoffMessage:
-    """One message, as a target is given it.
+    """One message, as passed to a target.
 
-    :ivar envelope: everything but the message, in types that JSON has; see :func:`envelope_of`.
-    :ivar content: the message as octets with CRLF line ends, a Received field on top; or the reference to where it is
-        stored, as JSON.
+    :ivar envelope: everything except the message, in JSON types; see :func:`envelope_of`.
+    :ivar content: the message as bytes with CRLF line ends, with a Received field on top; or a reference to where it
+        is stored, as JSON.
     :ivar content_type: ``message/rfc822``, or the media type of a reference.
     """
 
@@ -41,12 +41,12 @@ class HandoffMessage:
 
     @property
     def id(self) -> str:
-        """Names the message. The same message, sent again by its client, has another."""
+        """Identifies the message. If the client sends the message again, the id is different."""
         return str(self.envelope["id"])
 
     @property
     def fingerprint(self) -> str:
-        """The same for a message that its client has sent again: what consumers find repeats by."""
+        """Identifies the content. The same if the client sends the message again, so consumers can deduplicate."""
         return str(self.envelope["fingerprint"])
 
     @property
@@ -77,7 +77,7 @@ class Fingerprint:
         self._hash = hashlib.sha256(f"{paths}\n".encode("utf-8", "surrogateescape"))
 
     def update(self, octets: bytes) -> None:
-        """More of the message."""
+        """Add bytes of the message."""
         self._hash.update(octets)
 
     def __str__(self) -> str:
@@ -87,14 +87,14 @@ class Fingerprint:
 def envelope_of(
     server: Any, session: Session, envelope: Envelope, identifier: str, *, now: float | None = None
 ) -> dict[str, Any]:
-    """The dictionary of a message, but for ``fingerprint`` and ``size``, which are known at its end.
+    """Return the dictionary of a message, without ``fingerprint`` and ``size``, which are known only at its end.
 
     ``id``, ``time`` (RFC 3339, UTC), ``source`` (``smtp://`` or ``lmtp://``, this server and its listener), ``type``,
     ``mail_from`` (``""`` for a bounce), ``rcpt_tos``, ``client`` (``address``, ``port``, ``name`` and ``tls``),
-    ``login``, ``body``, ``smtputf8``, ``require_tls``, ``dsn``, ``session``, ``received_by``. What was not said is
-    None. ``dsn`` has ``ret``, ``envid``, and ``recipients``, with ``notify`` and ``orcpt`` for each of *rcpt_tos*.
+    ``login``, ``body``, ``smtputf8``, ``require_tls``, ``dsn``, ``session``, ``received_by``. Missing values are None.
+    ``dsn`` has ``ret``, ``envid``, and ``recipients``, with ``notify`` and ``orcpt`` for each of *rcpt_tos*.
 
-    :param now: seconds since the epoch. Default: the present.
+    :param now: seconds since the epoch. Default: the current time.
     """
     hostname = getattr(server, "hostname", None) or "localhost"
     scheme = "lmtp" if getattr(server, "lmtp", False) else "smtp"
@@ -118,7 +118,7 @@ def envelope_of(
 
 
 def recipient_of(session: Session, envelope: Envelope, address: str) -> dict[str, Any]:
-    """What a question about one recipient says: ``mail_from``, ``rcpt_to``, ``client``, ``login`` and ``session``."""
+    """Return the query about one recipient: ``mail_from``, ``rcpt_to``, ``client``, ``login`` and ``session``."""
     return {
         "mail_from": envelope.mail_from or "",
         "rcpt_to": address,
@@ -129,7 +129,7 @@ def recipient_of(session: Session, envelope: Envelope, address: str) -> dict[str
 
 
 def declared_size(envelope: Envelope) -> int | None:
-    """The size that MAIL has declared (RFC 1870), or None."""
+    """Return the size that MAIL declared (RFC 1870), or None."""
     for option in envelope.mail_options:
         keyword, _, value = option.partition("=")
         if keyword.upper() == "SIZE" and value.isdecimal():
@@ -158,7 +158,7 @@ def _client(session: Session) -> dict[str, Any]:
 
 
 def _login(session: Session) -> str | None:
-    """Who the client has proved to be."""
+    """Return the authenticated login, or None."""
     if not session.authenticated:
         return None
     login = session.login_data
@@ -168,7 +168,7 @@ def _login(session: Session) -> str | None:
 
 
 def _dsn(envelope: Envelope) -> dict[str, Any] | None:
-    """What was asked for in RFC 3461's parameters; None: nothing."""
+    """Return the DSN parameters of RFC 3461, or None if there are none."""
     recipients = [_dsn_of(said) for said in envelope.recipients]
     if envelope.dsn_return is None and envelope.dsn_id is None and not any(map(any, map(dict.values, recipients))):
         return None

@@ -1,8 +1,8 @@
-"""What becomes of a message that is handed to another system, as exceptions and replies.
+"""The outcomes of handing a message to another system, as exceptions and replies.
 
-There are three outcomes. A target that returns has taken responsibility. One that raises
-:class:`~txsmtpd.reply.Refused`, of which :class:`NotTaken` is a kind, has certainly not. After any other exception
-nobody knows, and the client is told to send the message again: at least once is the promise.
+There are three outcomes. If the target returns, it has taken responsibility. If it raises
+:class:`~txsmtpd.reply.Refused` or its subclass :class:`NotTaken`, it certainly has not. After any other exception the
+outcome is unknown, and the client is told to send the message again: delivery is at least once.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ TOO_LARGE = Reply(552, "5.3.4", "The message is too large for the downstream sys
 class NotTaken(Refused):
     """The target has certainly not taken the message.
 
-    :param why: for the log; the client does not see it.
-    :param reply: what the client is told.
+    :param why: the reason for the log; not shown to the client.
+    :param reply: the reply to the client.
     """
 
-    outcome = "not_taken"  #: what metrics count it as
+    outcome = "not_taken"  #: the label value in metrics
 
     def __init__(self, why: str, reply: Reply = NOT_TAKEN) -> None:
         super().__init__(reply)
@@ -35,7 +35,7 @@ class NotTaken(Refused):
 
 
 class Unroutable(NotTaken):
-    """The target has nowhere to put the message: a fault of the configuration, not of the weather."""
+    """The target cannot route the message: a permanent configuration error, not a temporary failure."""
 
     outcome = "unroutable"
 
@@ -44,10 +44,10 @@ class Unroutable(NotTaken):
 
 
 class OutcomeUnknown(Exception):
-    """Nobody knows whether the target has taken the message.
+    """It is unknown whether the target has taken the message.
 
     :param why: for the log.
-    :param reply: what the client is told: 451, to send it again.
+    :param reply: the reply to the client: 451, so that it sends the message again.
     """
 
     def __init__(self, why: str, reply: Reply = UNKNOWN) -> None:

@@ -1,8 +1,8 @@
-"""The one promise of all hand-offs: 250 once the other system has taken responsibility for the message.
+"""The handler of all hand-offs. It replies 250 once the other system has taken responsibility for the message.
 
-Otherwise 451, and the client sends the message again; or 552 if it can never fit. Delivery is at least once. Memory is
-bounded: then clients wait, and after that they are told 451. What a target is, is in
-:mod:`txsmtpd.handoff.interfaces`; one message on its way is in :mod:`txsmtpd.handoff.receiver`.
+Otherwise it replies 451, and the client sends the message again; or 552 if the message is too large. Delivery is at
+least once. Memory is limited: clients wait for it, and get 451 after a timeout. The interface of a target is in
+:mod:`txsmtpd.handoff.interfaces`; :mod:`txsmtpd.handoff.receiver` receives one message.
 """
 
 from __future__ import annotations
@@ -29,37 +29,37 @@ from txsmtpd.log.changes import Trouble
 from txsmtpd.reply import Refused, Reply, parse_status
 from txsmtpd.session import Envelope, Session
 
-LARGEST = 2**25  # octets of a message, for targets that set no limit; what servers take by default
+LARGEST = 2**25  # bytes of a message, for targets without a limit; the default of servers
 IN_FLIGHT = 1000  # messages
-MEMORY = 2**26  # octets of all messages in flight together
-CONFIRM_TIMEOUT = 60.0  # seconds; less than a hook may take (300), and much less than clients wait (600)
-WAIT = 30.0  # seconds for memory
-INLINE = 2**20  # octets of a message that are handed to the target itself, where there is a store
-UNDECLARED = 2**14  # octets that a message is given at first if MAIL does not say its size
+MEMORY = 2**26  # bytes of all messages in flight together
+CONFIRM_TIMEOUT = 60.0  # seconds; less than the hook timeout (300), and much less than clients wait (600)
+WAIT = 30.0  # seconds to wait for memory
+INLINE = 2**20  # bytes; with a store, smaller messages are still passed to the target directly
+UNDECLARED = 2**14  # bytes initially reserved for a message if MAIL does not declare its size
 
 
 @implementer(IStreamingHandler, IReadiness)
 class Handoff(MultiService):
     """A handler that hands each message to another system.
 
-    It is a service: give it a parent, or start and stop it, for the target to be connected before the first message
-    comes, and to be left in order. The service of a listener must stop first. One that was not started starts with its
+    It is a service: give it a parent, or start and stop it, so that the target is connected before the first message
+    and disconnected cleanly. The service of a listener must stop before it. If it was not started, it starts with the
     first message.
 
     :param target: an :class:`~txsmtpd.handoff.IHandoff`.
-    :param store: an :class:`~txsmtpd.handoff.IMessageStore`; messages of more than *inline* octets go there while they
-        arrive, and the target is given a reference. None: all are handed to the target itself.
-    :param inline: octets; 0: all messages go to the store.
-    :param max_size: the most octets that a message may have for the target, the Received field included. Default: what
-        the target says, or 32 MiB.
-    :param in_flight: messages that are read or have not been confirmed, at one time.
-    :param memory: octets that these may take together; above it clients wait. Default: 64 MiB, or what two of the
-        largest messages take.
-    :param wait: seconds that a client may wait; after that it is told 451.
-    :param confirm_timeout: seconds that the target has to confirm a message.
-    :param received: put a Received field above each message (RFC 5321 4.4).
-    :param reactor: what keeps the time. Default: the global reactor.
-    :raises ValueError: if *memory* is less than two of the largest messages take.
+    :param store: an :class:`~txsmtpd.handoff.IMessageStore`. Messages of more than *inline* bytes are stored there
+        while they arrive, and the target gets a reference. None: the target gets all messages directly.
+    :param inline: bytes. 0: all messages go to the store.
+    :param max_size: the maximum size of a message for the target in bytes, including the Received field. Default: the
+        target's ``max_size``, or 32 MiB.
+    :param in_flight: the maximum number of messages that are being read or not yet confirmed.
+    :param memory: the maximum memory of these, in bytes; beyond it clients wait. Default: 64 MiB, or the size of two
+        largest messages.
+    :param wait: seconds that a client waits for memory before it gets 451.
+    :param confirm_timeout: seconds in which the target must confirm a message.
+    :param received: add a Received field to each message (RFC 5321 4.4).
+    :param reactor: provides the time. Default: the global reactor.
+    :raises ValueError: if *memory* is less than the size of two largest messages.
     """
 
     log = Logger(namespace="txsmtpd.handoff")
@@ -87,7 +87,7 @@ class Handoff(MultiService):
         self.wait = wait
         self.received = received
         self.reactor = reactor
-        self.descriptors = 1 if store is None else 2  #: that a client takes
+        self.descriptors = 1 if store is None else 2  #: file descriptors per client
         most = getattr(target, "max_size", None)
         if store is not None and most is not None and inline + STEP > most:
             raise ValueError(f"inline must be less than what the target takes, which is {most} octets")
@@ -106,7 +106,7 @@ class Handoff(MultiService):
     # The service
 
     def stopService(self) -> Deferred[None]:
-        """Wait for what is being handed over, then leave the target."""
+        """Wait for messages that are being handed over, then stop the target."""
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
@@ -115,7 +115,7 @@ class Handoff(MultiService):
         await MultiService.stopService(self)
 
     def not_ready(self) -> str | None:
-        """Why no mail can be taken now; None if it can. See :class:`~txsmtpd.interfaces.IReadiness`."""
+        """Return why no mail can be accepted now, or None. See :class:`~txsmtpd.interfaces.IReadiness`."""
         if IReadiness.providedBy(self.target):
             problem: str | None = self.target.not_ready()
             return problem
@@ -124,7 +124,7 @@ class Handoff(MultiService):
     # The handler
 
     async def open_message(self, server: Any, session: Session, envelope: Envelope) -> Receiver:
-        """Begin to take a message; see :class:`~txsmtpd.interfaces.IStreamingHandler`."""
+        """Start to receive a message; see :class:`~txsmtpd.interfaces.IStreamingHandler`."""
         if not self.running:
             self.startService()
         await self._check()
@@ -156,12 +156,12 @@ class Handoff(MultiService):
             if isinstance(answer, Awaitable):
                 await answer
         except NotTaken as problem:
-            if not IReadiness.providedBy(self.target):  # otherwise it has been logged when it began
+            if not IReadiness.providedBy(self.target):  # otherwise the start of the trouble was logged
                 self._note(problem)
             raise
 
     def _limit(self) -> int | None:
-        """The most octets of a message; None: what goes to the store may have any number."""
+        """Return the maximum size of a message in bytes. None: unlimited, because large messages go to the store."""
         if self.store is not None:
             return None
         most = getattr(self.target, "max_size", None) or LARGEST
@@ -190,9 +190,9 @@ class Handoff(MultiService):
     # Metrics
 
     def count_into(self, counters: Any) -> None:
-        """Count what becomes of messages.
+        """Count the outcomes of messages.
 
-        :param counters: :class:`~txsmtpd.observe.counters.Counters`; several listeners may have the same.
+        :param counters: a :class:`~txsmtpd.observe.counters.Counters`, which several listeners may share.
         """
         if counters is not self._counters:
             self._counters = counters
@@ -210,8 +210,8 @@ class Handoff(MultiService):
     # The promise
 
     async def _settle(self, message: HandoffMessage, upload: Any, share: Share) -> Any:
-        """The status of a complete message."""
-        # It goes on if the client leaves: the other system may have the message already.
+        """Return the status of a complete message."""
+        # Continue even if the client disconnects: the other system may already have the message.
         handing = Deferred.fromCoroutine(self._hand_over(message, upload, share))
         self._handing.add(handing)
         answer: Deferred[Any] = Deferred()
@@ -221,7 +221,7 @@ class Handoff(MultiService):
             if not answer.called:
                 answer.callback(result)
             elif isinstance(result, Failure):
-                result.trap(Refused)  # the client that would have been told is gone
+                result.trap(Refused)  # the client has disconnected
 
         handing.addBoth(over)
         return await answer
@@ -234,11 +234,11 @@ class Handoff(MultiService):
             self._count(refused.outcome if isinstance(refused, NotTaken) else "refused", began)
             if upload is not None:
                 await upload.abort()
-            if isinstance(refused, NotTaken):  # other refusals are verdicts about this message
+            if isinstance(refused, NotTaken):  # other refusals are decisions about this message
                 self._note(refused)
             raise
         except Exception as error:
-            # What is stored stays: the other system may have the reference to it.
+            # Keep what is stored: the other system may have the reference.
             self._count("timeout" if isinstance(error, DeferredTimeout) else "unknown", began)
             self._note(error)
             raise Refused(error.reply if isinstance(error, OutcomeUnknown) else UNKNOWN) from error
@@ -259,7 +259,7 @@ class Handoff(MultiService):
         return await waiting.addTimeout(self.confirm_timeout, self._clock(), _timed_out)
 
     def _note(self, error: Exception | None) -> None:
-        """Log what has changed, not each message."""
+        """Log changes, not each message."""
         self._unroutable = str(error) if isinstance(error, Unroutable) else None
         now = self._clock().seconds()
         if error is None:
@@ -299,5 +299,5 @@ def _positive(status: Any) -> bool:
     try:
         reply: Reply = parse_status(status)
     except (TypeError, ValueError):
-        return True  # nobody knows
+        return True  # unknown
     return reply.positive

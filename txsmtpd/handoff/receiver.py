@@ -1,6 +1,6 @@
-"""One message while it arrives: into memory within its share, or on into a store, with back-pressure for the client.
+"""Receives one message into memory, within its share, or into a store, with back-pressure for the client.
 
-What becomes of the message at its end is decided in :mod:`txsmtpd.handoff.promise`.
+:mod:`txsmtpd.handoff.promise` handles the complete message.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from txsmtpd.handoff.outcome import BUSY, TOO_LARGE, NotTaken
 from txsmtpd.interfaces import IMessageReceiver
 from txsmtpd.reply import Refused
 
-STEP = 2**16  # octets by which a share grows; messages are seldom larger
+STEP = 2**16  # bytes by which a share grows; messages are rarely larger
 
 
 @implementer(IMessageReceiver)
 class Receiver:
-    """Takes one message.
+    """Receives one message.
 
-    :param envelope: the dictionary that goes with it; see :func:`~txsmtpd.handoff.message.envelope_of`.
-    :param header: what is put above it.
-    :param share: how much memory it may take.
-    :param complain: is given what goes wrong before the message is complete and is not the client's fault.
-    :param settle: is given the complete message, what has been stored of it, and the share; gives the status.
-    :param limit: the most octets that it may have, the header included; None: any number.
-    :param store: where it goes when it has more than *inline* octets. None: it stays in memory.
-    :param wait: how many seconds it may wait for memory.
-    :param reactor: what keeps the time.
+    :param envelope: its dictionary; see :func:`~txsmtpd.handoff.message.envelope_of`.
+    :param header: bytes to put before it.
+    :param share: its share of the memory.
+    :param complain: called with errors that happen before the message is complete and are not the client's fault.
+    :param settle: called with the complete message, its upload, and the share. Returns the status.
+    :param limit: the maximum size in bytes, including *header*. None: unlimited.
+    :param store: where messages of more than *inline* bytes are stored. None: all stay in memory.
+    :param wait: seconds that it may wait for memory.
+    :param reactor: provides the time.
     """
 
     def __init__(
@@ -67,18 +67,18 @@ class Receiver:
         self._wait = wait
         self._reactor = reactor
         self._fingerprint = Fingerprint(envelope["mail_from"], envelope["rcpt_tos"])
-        self._size = 0  # of what the client has sent
+        self._size = 0  # bytes that the client has sent
         self._buffer = BytesIO()
         self._buffer.write(header)
         self._producer: Any = None
-        self._paused_for = 0  # reasons
+        self._paused_for = 0  # the number of reasons
         self._waiting: Deferred[None] | None = None  # for memory
         self._error: Exception | None = None
         self._upload: Any = None
         self._digest: Any = None  # of what is uploaded
         self._stored_octets = 0
         self._writing: Deferred[None] | None = None
-        self._in_flight = 0  # octets that are being written
+        self._in_flight = 0  # bytes being written
 
     # IMessageReceiver
 
@@ -92,7 +92,7 @@ class Receiver:
         if self._error is not None:
             raise self._error
         if not self._size and data[:1] in (b" ", b"\t"):
-            # It would continue our field. It is no header, so it is the body.
+            # This line would continue our field. It is not a header field, so it belongs to the body.
             self._buffer.write(b"\r\n")
         self._size += len(data)
         if self._limit is not None and self._buffer.tell() + len(data) > self._limit:
@@ -176,7 +176,7 @@ class Receiver:
         return writing
 
     def _taken(self) -> bytes:
-        """What is in memory, on its way to the store."""
+        """Return and clear what is in memory, for the store."""
         piece = self._buffer.getvalue()
         self._buffer = BytesIO()
         self._in_flight = len(piece)
@@ -194,7 +194,7 @@ class Receiver:
         self._fail(_refusal(failure))
 
     async def _complete(self) -> tuple[HandoffMessage, Any]:
-        """The message, and its upload if it is stored."""
+        """Return the message, and its upload if it is stored."""
         if self._upload is None:
             return self._message(self._buffer.getvalue()), None
         while self._writing is not None:
@@ -206,7 +206,7 @@ class Receiver:
         return reference, self._upload
 
     async def _through(self, work: Deferred[Any]) -> Any:
-        """The result of work of the store, which goes on, and is cleaned up after, if the client leaves."""
+        """Wait for the store. If the client disconnects, the work continues and is cleaned up afterwards."""
         results: list[Any] = []
         self._writing = work.addBoth(results.append)
         await when_done(work)
@@ -224,7 +224,7 @@ class Receiver:
         self._complain(error)
 
     def _give_up(self) -> None:
-        """Leave nothing of the message."""
+        """Discard the message."""
         self._buffer = BytesIO()
         Deferred.fromCoroutine(self._clean_up())
 
@@ -250,6 +250,6 @@ class Receiver:
 
 
 def _refusal(failure: Failure) -> Exception:
-    """Why a message was not stored, for its client."""
+    """Return the exception that tells the client why a message was not stored."""
     error = failure.value
     return error if isinstance(error, Refused) else NotTaken(f"the store failed: {failure.getErrorMessage()}")

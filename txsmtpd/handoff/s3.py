@@ -1,7 +1,7 @@
-"""S3, and object stores that speak its protocol: messages are uploaded in parts while they arrive.
+"""S3 and compatible object stores. Messages are uploaded in parts while they arrive.
 
-boto3 waits in threads. Credentials, region and endpoint are those that it finds itself: in the environment (such as
-``AWS_ENDPOINT_URL``), in its files, or from the machine.
+boto3 runs in threads. It finds credentials, region and endpoint itself: in the environment (such as
+``AWS_ENDPOINT_URL``), in its files, or from the instance.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from zope.interface import implementer
 from txsmtpd.bridges.reactors import call_in_pool
 from txsmtpd.handoff.interfaces import IMessageStore, IUpload
 
-PART = 5 * 2**20  # octets; the least that S3 takes, but for the last one
+PART = 5 * 2**20  # bytes; the minimum of S3, except for the last part
 CONNECT_TIMEOUT = 5  # seconds
 READ_TIMEOUT = 20  # seconds
-ATTEMPTS = 2  # of each request
+ATTEMPTS = 2  # per request
 
 
 @implementer(IMessageStore)
 class S3Store:
-    """Keeps messages as objects, named by day and id. Needs the extra ``s3``.
+    """Stores messages as objects, named by day and id. Needs the extra ``s3``.
 
-    :param bucket: it must be there.
+    :param bucket: the bucket, which must exist.
     :param prefix: what the names begin with.
-    :param client: a client of boto3. Default: one is made with the first message.
+    :param client: a boto3 client. Default: one is created with the first message.
     """
 
     part = PART
@@ -47,7 +47,7 @@ class S3Store:
         return S3Upload(self, f"{self.prefix}{when:%Y/%m/%d}/{name}")
 
     def client(self) -> Any:
-        """The client; called in threads."""
+        """Return the client. Called in threads."""
         with self._making:
             if self._client is None:
                 import boto3
@@ -66,7 +66,7 @@ class S3Store:
 
 @implementer(IUpload)
 class S3Upload:
-    """One object on its way: in one request if it has one part only, otherwise as a multipart upload."""
+    """The upload of one object: a single request for one part, otherwise a multipart upload."""
 
     def __init__(self, store: S3Store, key: str) -> None:
         self._store = store
@@ -97,7 +97,7 @@ class S3Upload:
 
     def _finish(self, octets: bytes) -> str:
         client = self._store.client()
-        self._stored = True  # perhaps, from now on
+        self._stored = True  # it may be stored from now on
         if self._upload is None:
             client.put_object(**self._where, Body=octets, ContentType="message/rfc822")
         else:
@@ -110,7 +110,7 @@ class S3Upload:
         return f"s3://{self._where['Bucket']}/{self._where['Key']}"
 
     def _abort(self) -> None:
-        # What cannot be removed now, the bucket's lifecycle rules remove.
+        # If it cannot be deleted now, the bucket's lifecycle rules delete it later.
         with suppress(Exception):
             if self._upload is not None:
                 self._store.client().abort_multipart_upload(**self._where, UploadId=self._upload)

@@ -1,7 +1,7 @@
-"""A message in ASCII: parts with other octets become base64 (RFC 2045 6.8). For ways that decode octets as text.
+"""Converts a message to ASCII: parts with other bytes become base64 (RFC 2045 6.8). For targets that decode it as text.
 
-Fields of a header that are not ASCII stay as they are: UTF-8 (RFC 6532) survives where text is UTF-8. Pure; it parses
-the message, which takes its time if it is large.
+Header fields that are not ASCII are unchanged: UTF-8 (RFC 6532) survives if text is UTF-8. No I/O. Parsing a large
+message takes some time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _AS_IT_IS = COMPATIBLE.clone(linesep="\r\n", max_line_length=0)
 
 
 def in_seven_bits(message: bytes) -> bytes:
-    """The message itself if it is ASCII; otherwise one that means the same, as far as MIME goes.
+    """Return the message itself if it is ASCII, otherwise an equivalent MIME message in ASCII.
 
     :raises TooComplex: if it cannot be parsed.
     """

@@ -1,4 +1,4 @@
-"""Signatures of web hooks, as in the Standard Webhooks specification: HMAC-SHA256 over id, time and body. Pure."""
+"""Web hook signatures as in the Standard Webhooks specification: HMAC-SHA256 over id, time and body. No I/O."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ PREFIX = "whsec_"
 
 
 class Secrets:
-    """The keys that requests are signed with; more than one while they are changed.
+    """The keys that requests are signed with; several during key rotation.
 
-    :param secrets: ``whsec_`` and the key in base64, or any text, whose octets are the key then.
+    :param secrets: ``whsec_`` and the key in base64, or any other text, whose bytes are the key.
     :raises ValueError: if there is none, or one is not base64.
     """
 
@@ -25,7 +25,7 @@ class Secrets:
         self.first = self._keys[0]
 
     def headers(self, identifier: str, timestamp: int, body: bytes) -> list[tuple[str, str]]:
-        """``webhook-id``, ``webhook-timestamp`` and ``webhook-signature``.
+        """Return ``webhook-id``, ``webhook-timestamp`` and ``webhook-signature``.
 
         :param timestamp: seconds since the epoch.
         """
@@ -41,13 +41,13 @@ class Secrets:
 
 
 def signed(key: bytes, identifier: str, timestamp: int, body: bytes) -> str:
-    """``v1,`` and the signature in base64."""
+    """Return ``v1,`` and the signature in base64."""
     digest = hmac.new(key, b"%s.%d.%s" % (identifier.encode("utf-8"), timestamp, body), hashlib.sha256).digest()
     return f"v1,{base64.b64encode(digest).decode('ascii')}"
 
 
 def lines_of(text: str) -> list[str]:
-    """The secrets in a file: one in each line; empty lines and comments (#) do not count."""
+    """Return the secrets in a file: one per line. Empty lines and comments (#) are ignored."""
     stripped = (line.strip() for line in text.splitlines())
     return [line for line in stripped if line and not line.startswith("#")]
 

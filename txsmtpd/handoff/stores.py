@@ -1,4 +1,4 @@
-"""Stores for large messages: a directory that consumers can read, and what ``store=`` of the command line asks for.
+"""Stores for large messages: a directory that consumers can read, and the ``store=`` option of the command line.
 
 The object store is in :mod:`txsmtpd.handoff.s3`.
 """
@@ -19,17 +19,17 @@ from txsmtpd.handlers.maildir import Draft, Maildir
 from txsmtpd.handoff.arguments import need
 from txsmtpd.handoff.interfaces import IMessageStore, IUpload
 
-PART = 2**18  # octets that are written at a time
+PART = 2**18  # bytes to write at a time
 
 
 @implementer(IMessageStore)
 class DirectoryStore:
-    """Keeps messages in a maildir: whole and on disk, or not at all. Consumers delete what they are done with.
+    """Stores messages in a maildir, atomically and durably. Consumers delete messages when they are done.
 
-    :param folder: it is made if it is missing, but not the one that it stands in. On shared storage, all servers and
-        consumers must know it by this path.
-    :param durable: False does not wait for the disk, for tests.
-    :raises OSError: if it does not do.
+    :param folder: the directory. Created if missing, but its parent must exist. On shared storage, all servers and
+        consumers must use the same path.
+    :param durable: False: do not wait for the disk, for tests.
+    :raises OSError: if it cannot be used.
     """
 
     part = PART
@@ -46,7 +46,7 @@ class DirectoryStore:
 
 @implementer(IUpload)
 class DirectoryUpload:
-    """One message on its way to the disk, in threads."""
+    """Writes one message to the disk, in threads."""
 
     def __init__(self, maildir: Maildir, name: str) -> None:
         self._maildir = maildir
@@ -86,9 +86,9 @@ class DirectoryUpload:
 
 
 def make_store(parser: Any, where: str) -> Any:
-    """The store of ``file:/FOLDER`` or ``s3://BUCKET[/PREFIX]``.
+    """Make the store for ``file:/FOLDER`` or ``s3://BUCKET[/PREFIX]``.
 
-    :param parser: ``parser.error(text)`` refuses it.
+    :param parser: its ``parser.error(text)`` rejects the argument.
     """
     scheme, _, rest = where.partition(":")
     if scheme == "s3" and rest.startswith("//") and rest.strip("/"):

@@ -1,7 +1,7 @@
-"""Web hooks: messages are posted over HTTP, and the answer is the verdict.
+"""Web hooks: posts messages over HTTP; the response decides about the message.
 
-What is posted is in :mod:`txsmtpd.handoff.webhook_formats`, what an answer means in
-:mod:`txsmtpd.handoff.webhook_answers`. Redirects are not followed, proxies of the environment are not used, and
+Request bodies are in :mod:`txsmtpd.handoff.webhook_formats`, the meaning of responses is in
+:mod:`txsmtpd.handoff.webhook_answers`. Redirects are not followed, proxies from the environment are not used, and
 certificates are verified.
 """
 
@@ -38,21 +38,21 @@ from txsmtpd.log.changes import Trouble
 from txsmtpd.mime.parsing import TooComplex
 from txsmtpd.reply import Refused, Reply
 
-TIMEOUT = 30.0  # seconds for a whole request
+TIMEOUT = 30.0  # seconds for a complete request
 CONNECT_TIMEOUT = 10.0  # seconds
-REQUESTS = 50  # at one time
+REQUESTS = 50  # concurrent requests
 MAX_SIZE = 2**25  # octets
-LONGEST_ANSWER = 2**16  # octets of an answer's body, which nobody reads
-REST = 5.0  # seconds that it may take
-SHORT = 2**13  # octets of a message that are put into a form without a thread
+LONGEST_ANSWER = 2**16  # bytes of a response body, which is ignored
+REST = 5.0  # seconds to wait for that body
+SHORT = 2**13  # bytes; smaller messages are encoded into a form without a thread
 
 log = Logger(namespace="txsmtpd.handoff")
 
 
 class Url:
-    """A URL to post to: what is asked for, and who asks. Its text holds no password.
+    """A URL to post to, with credentials. Its text does not contain the password.
 
-    :raises ValueError: if it is none. The message does not hold the password.
+    :raises ValueError: if it is not a URL. The message does not contain the password.
     """
 
     def __init__(self, url: str) -> None:
@@ -66,7 +66,7 @@ class Url:
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         netloc = host if port is None else f"{host}:{port}"
         self.bare = urlunsplit((parts.scheme, netloc, parts.path or "/", parts.query, ""))
-        self._shown = urlunsplit((parts.scheme, netloc, parts.path, "", ""))  # a query may hold a secret
+        self._shown = urlunsplit((parts.scheme, netloc, parts.path, "", ""))  # a query may contain a secret
         self.authorization: str | None = None
         if parts.username is not None:
             credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
@@ -107,9 +107,9 @@ class WebhookTarget(Service):
         self._semaphore = DeferredSemaphore(requests)
         self._agent: Any = None
         self._pool: Any = None
-        self._connections = 0  # that were made
+        self._connections = 0  # connections made so far
         self._misconfigured: str | None = None
-        self._trouble = Trouble()  # why recipients could not be asked about
+        self._trouble = Trouble()  # why recipients could not be checked
         self._why = "the receiver does not answer"
 
     def __str__(self) -> str:
@@ -128,7 +128,7 @@ class WebhookTarget(Service):
         return self._why if self.breaker.is_open(self._now()) else None
 
     def check(self) -> None:
-        """Refuse messages before they are read while the receiver is left alone."""
+        """Reject messages before they are read while the breaker is open."""
         if not self.breaker.allows(self._now()):
             raise NotTaken(self._why, UNAVAILABLE)
         self.breaker.gave_up()  # the message itself is the request
@@ -137,13 +137,13 @@ class WebhookTarget(Service):
         requests = await self._requests(message)
         if len(requests) == 1:
             return self._told(await self._posted(self.url, requests[0]))
-        # A verdict for each recipient.
+        # One decision for each recipient.
         return await gatherResults([Deferred.fromCoroutine(self._verdict(each)) for each in requests])
 
     async def ask_recipient(self, document: dict[str, Any]) -> Reply:
-        """Ask the URL for recipients about one.
+        """Check a recipient with the URL for recipients.
 
-        :raises Refused: if it is refused, or nobody can tell.
+        :raises Refused: if it is rejected, or the check fails.
         """
         assert self.rcpt is not None
         request = Request(new_id(), json.dumps(document).encode("ascii"), [("Content-Type", "application/json")])
@@ -156,7 +156,7 @@ class WebhookTarget(Service):
         return reply
 
     def _note_recipients(self, trouble: str | None) -> None:
-        """Log what has changed; what goes wrong with messages is logged by who hands them over."""
+        """Log changes. Errors with messages are logged by :class:`~txsmtpd.handoff.Handoff`."""
         now = time.monotonic()
         if trouble is None:
             self._trouble.worked(now)
@@ -183,7 +183,7 @@ class WebhookTarget(Service):
             return error.reply
 
     def _told(self, reply: Reply) -> Reply | None:
-        """The status: None for the usual one, which tells the id."""
+        """Return the status, or None for the usual one, which contains the id."""
         return None if reply.positive and reply.text == "OK" else reply
 
     async def _posted(self, url: Url, request: Request, refused: Reply = REFUSED) -> Reply:
@@ -235,15 +235,15 @@ class WebhookTarget(Service):
     async def _asked(self, url: Url, request: Request) -> Answer:
         kept, failure = await self._once(url, request)
         if isinstance(failure, Failure) and kept:
-            # The receiver has closed a connection that was kept for it, perhaps before it saw the request. It is the
-            # same request, by its id.
+            # The server has closed a persistent connection, perhaps before it saw the request. Send the same request
+            # again: it has the same id.
             _, failure = await self._once(url, request)
         if isinstance(failure, Answer):
             return failure
         raise _outcome(failure)
 
     async def _once(self, url: Url, request: Request) -> tuple[bool, Answer | Failure]:
-        """One attempt: whether it was made over a connection that was kept, and the answer or what went wrong."""
+        """Make one attempt. Return whether it used a persistent connection, and the response or the failure."""
         from twisted.web.http_headers import Headers
 
         agent = self._the_agent()
@@ -264,7 +264,7 @@ class WebhookTarget(Service):
             if any(each.check(CancelledError) for each in [Failure(), *getattr(error, "reasons", ())]):
                 raise CancelledError from error
             return kept, Failure()
-        # The header is the verdict.
+        # The status line and header are the decision; the body is ignored.
         response.deliverBody(_Ignored(self.reactor))
         return kept, _answer_of(response)
 
@@ -291,7 +291,7 @@ class WebhookTarget(Service):
 
 
 class _Endpoints:
-    """Makes endpoints for an Agent, and counts the connections that it makes."""
+    """Makes endpoints for an Agent, and counts its connections."""
 
     def __init__(self, target: WebhookTarget) -> None:
         self._target = target
@@ -300,7 +300,7 @@ class _Endpoints:
         from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
         from twisted.internet.ssl import optionsForClientTLS
 
-        # Called for each request, also for those that a kept connection serves: connecting is what counts.
+        # Called for each request, even on a persistent connection. So count when it connects.
         endpoint: Any = HostnameEndpoint(self._target.reactor, uri.host, uri.port, CONNECT_TIMEOUT)
         if uri.scheme == b"https":
             endpoint = wrapClientTLS(
@@ -310,7 +310,7 @@ class _Endpoints:
 
 
 class _Counted:
-    """An endpoint that tells when it connects."""
+    """An endpoint that counts when it connects."""
 
     def __init__(self, endpoint: Any, target: WebhookTarget) -> None:
         self._endpoint = endpoint
@@ -326,7 +326,7 @@ def _body(octets: bytes) -> Any:
 
     @implementer(IBodyProducer)
     class Body:
-        """Writes all of the body at once: it is in memory anyway, and an answer that comes early finds it written."""
+        """Writes the whole body at once: it is in memory anyway, and has been written if the response comes early."""
 
         length = len(octets)
 
@@ -335,7 +335,7 @@ def _body(octets: bytes) -> Any:
             return succeed(None)
 
         def pauseProducing(self) -> None:
-            """There is nothing left to pause."""
+            """Do nothing: everything was written."""
 
         resumeProducing = stopProducing = pauseProducing
 
@@ -343,7 +343,7 @@ def _body(octets: bytes) -> Any:
 
 
 class _Ignored(Protocol):
-    """Reads what follows the header of an answer, so that the connection can be kept; but neither much nor for long."""
+    """Reads and ignores a response body so that the connection can be reused, with limits for size and time."""
 
     def __init__(self, reactor: Any) -> None:
         self._octets = 0
@@ -372,7 +372,7 @@ def _answer_of(response: Any) -> Answer:
 
 
 def _outcome(failure: Failure) -> Exception:
-    """What a request without an answer means: certainly nothing if there was no connection, otherwise nobody knows."""
+    """Return the exception for a request without a response: not taken without a connection, otherwise unknown."""
     from twisted.internet.error import ConnectError, DNSLookupError
     from twisted.web._newclient import RequestNotSent
 

@@ -1,4 +1,4 @@
-"""What an answer of HTTP means for a message, in a table. Pure."""
+"""The meaning of HTTP responses for a message, as a table. No I/O."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ REFUSED = Reply(550, "5.7.1", "The message was refused")
 NO_RECIPIENT = Reply(550, "5.1.1", "There is no such recipient")
 
 FINAL = {406, 410, 422}
-OURS = {400, 401, 403, 404, 405, 415}  # faults of the configuration: mail must not bounce for them
+OURS = {400, 401, 403, 404, 405, 415}  # configuration errors: mail must not bounce because of them
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer: its status, and the header fields that matter."""
+    """A response: its status and the relevant header fields."""
 
     status: int
     smtp_reply: str | None = None
@@ -27,11 +27,11 @@ class Answer:
 
 
 def reply_to(answer: Answer, refused: Reply = REFUSED) -> Reply:
-    """The reply that an answer is: positive, or one of the receiver's own wording.
+    """Return the reply for a response: positive, or the application's own reply.
 
-    :param refused: what a refusal without words of its own is.
-    :raises NotTaken: if the receiver has certainly not taken the message.
-    :raises OutcomeUnknown: if it may have.
+    :param refused: the reply for a rejection without its own text.
+    :raises NotTaken: if the application has certainly not taken the message.
+    :raises OutcomeUnknown: if it may have taken it.
     """
     status = answer.status
     own = _own_reply(answer)
@@ -52,12 +52,12 @@ def reply_to(answer: Answer, refused: Reply = REFUSED) -> Reply:
 
 
 def is_failure(answer: Answer) -> bool:
-    """Whether the answer tells that the receiver does not work."""
+    """Whether the response means that the application does not work."""
     return answer.status >= 500 and _own_reply(answer) is None
 
 
 def pause_of(answer: Answer, now: float) -> float | None:
-    """How many seconds the receiver wants to be left alone; None: it does not say.
+    """Return the seconds until the application accepts requests again (``Retry-After``), or None.
 
     :param now: seconds since the epoch.
     """
@@ -74,7 +74,7 @@ def pause_of(answer: Answer, now: float) -> float | None:
 
 
 def _own_reply(answer: Answer) -> Reply | None:
-    """The reply that the receiver has worded (``Smtp-Reply``), if it is one: final, and no reason to hang up."""
+    """Return the application's own reply (``Smtp-Reply``), if it is a valid final reply other than 421."""
     if answer.smtp_reply is None:
         return None
     try:

@@ -1,8 +1,8 @@
-"""The bodies of web hooks: a message as the HTTP requests that receivers of mail in the field understand. Pure.
+"""The request bodies of web hooks, in formats that existing applications understand. No I/O.
 
-``raw`` is the message itself, and the envelope in header fields; ``json`` both in one document. ``sendgrid`` and
-``mailgun`` are the forms that those services post; frameworks decode their fields as text, so messages that are not
-ASCII are encoded again first.
+``raw`` is the message itself, with the envelope in header fields; ``json`` is one document with both. ``sendgrid`` and
+``mailgun`` are the forms that those services post. Frameworks decode form fields as text, so messages that are not
+ASCII are re-encoded first.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from txsmtpd.handoff.seven_bit import in_seven_bits
 
 @dataclass(frozen=True)
 class Request:
-    """What is posted.
+    """A request to post.
 
-    :ivar id: the same for a request that is made again.
+    :ivar id: the same if the request is sent again.
     """
 
     id: str
@@ -32,12 +32,12 @@ class Request:
 
 
 def raw(message: HandoffMessage, key: bytes | None, timestamp: int) -> list[Request]:
-    """The octets, and the envelope as header fields."""
+    """Post the message as it is, with the envelope as header fields."""
     return [Request(message.id, message.content, http_headers(message))]
 
 
 def json_document(message: HandoffMessage, key: bytes | None, timestamp: int) -> list[Request]:
-    """A document with the envelope, and the message in base64."""
+    """Post a JSON document with the envelope, and the message in base64."""
     document = {
         "envelope": message.envelope,
         "content_type": message.content_type,
@@ -47,7 +47,7 @@ def json_document(message: HandoffMessage, key: bytes | None, timestamp: int) ->
 
 
 def sendgrid(message: HandoffMessage, key: bytes | None, timestamp: int) -> list[Request]:
-    """The form of SendGrid's inbound parse with "send raw"."""
+    """Post the form of SendGrid's Inbound Parse with "send raw"."""
     envelope = message.envelope
     fields = [
         ("email", in_seven_bits(message.content)),
@@ -61,7 +61,7 @@ def sendgrid(message: HandoffMessage, key: bytes | None, timestamp: int) -> list
 
 
 def mailgun(message: HandoffMessage, key: bytes | None, timestamp: int) -> list[Request]:
-    """The form of a Mailgun route that forwards MIME, once for each recipient."""
+    """Post the form of a Mailgun route that forwards MIME, once for each recipient."""
     content = in_seven_bits(message.content)
     requests = []
     for number, path in enumerate(message.rcpt_tos):
@@ -82,15 +82,15 @@ def mailgun(message: HandoffMessage, key: bytes | None, timestamp: int) -> list[
 
 
 FORMATS = {"raw": raw, "json": json_document, "sendgrid": sendgrid, "mailgun": mailgun}
-"""By name. Each is given the message, the first secret or None, and the seconds since the epoch."""
+"""Formats by name. Each takes the message, the first secret or None, and the seconds since the epoch."""
 
 
 def _form(identifier: str, fields: Iterable[tuple[str, bytes]]) -> Request:
-    """A form as multipart/form-data (RFC 7578)."""
+    """Make a form as multipart/form-data (RFC 7578)."""
     fields = list(fields)
     digest = hashlib.sha256(identifier.encode("ascii"))
     boundary = f"txsmtpd-{digest.hexdigest()[:40]}".encode("ascii")
-    while any(boundary in value for _, value in fields):  # somebody has sent our message back to us
+    while any(boundary in value for _, value in fields):  # if the message contains an earlier request
         digest.update(b"again")
         boundary = f"txsmtpd-{digest.hexdigest()[:40]}".encode("ascii")
     pieces = [
