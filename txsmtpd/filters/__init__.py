@@ -1,7 +1,7 @@
-"""Filters: what looks at mail before a handler gets it.
+"""Filters examine mail before a handler gets it.
 
 ``SMTPFactory(handler, filters=[...])`` takes objects that provide :class:`~txsmtpd.filters.interfaces.IFilter`: those
-here, and others of your own. The engine knows none of them.
+in this package, or your own. The engine does not depend on any of them.
 """
 
 from txsmtpd.filters.interfaces import IFilter

@@ -1,6 +1,6 @@
-"""A breaker: after several failures in a row, do not try again for a while.
+"""A circuit breaker: after several consecutive failures, do not try again for a while.
 
-A filter that is down would otherwise cost each message the time it takes to find that out.
+Otherwise each message would have to wait until a filter that is down times out.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ PAUSE = 10.0  # seconds
 
 
 class Breaker:
-    """Counts failures, and says whether to try.
+    """Counts failures, and decides whether to try.
 
-    :param seconds: tells the time, in seconds.
-    :param failures: in a row, after which it opens.
-    :param pause: seconds for which it stays open; then one attempt tells whether it closes.
+    :param seconds: returns the time, in seconds.
+    :param failures: the number of consecutive failures after which it opens.
+    :param pause: seconds for which it stays open. Then one attempt decides whether it closes.
     """
 
     def __init__(self, seconds: Callable[[], float], failures: int = FAILURES, pause: float = PAUSE) -> None:
@@ -28,7 +28,7 @@ class Breaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether nothing is tried now. When the pause is over, this is False for one caller, then True again."""
+        """Whether attempts are currently blocked. After the pause, this is False for one caller, then True again."""
         if self._failures < self._limit:
             return False
         now = self._seconds()
@@ -38,11 +38,11 @@ class Breaker:
         return False
 
     def succeeded(self) -> None:
-        """It worked."""
+        """Record a success."""
         self._failures = 0
 
     def failed(self) -> None:
-        """It did not."""
+        """Record a failure."""
         self._failures += 1
         if self._failures >= self._limit:
             self._until = self._seconds() + self._pause

@@ -1,7 +1,7 @@
-"""The chain of filters in front of a handler: it is made of the handler's hooks, and takes their place.
+"""The chain of filters in front of a handler. It wraps the handler's hooks.
 
-A server without filters knows nothing of it, and a stage at which no filter looks costs nothing. How a message waits
-for its filters is in :mod:`txsmtpd.filters.receiver`.
+A server without filters does not use it, and a stage without filters costs nothing. :mod:`txsmtpd.filters.receiver`
+holds a message until its filters have decided.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ OF_CONNECTION = ("CONNECT", "HELO")
 ON_FAILURE = ("tempfail", "accept")
 COMMAND_TIMEOUT = 30.0  # seconds
 MESSAGE_TIMEOUT = 300.0
-SHARE = 0.9  # of the time that the server allows for a reply; the handler wants some of it, too
+SHARE = 0.9  # fraction of the server's time limit for a reply; the rest is for the handler
 UNAVAILABLE = Reply(451, "4.7.1", "A filter is not available, try again later")
 CLOSING = Reply(421, "4.7.1", "A filter is not available, try again later")
 
 
 class Link:
-    """A filter with what the chain must know of it.
+    """A filter, with what the chain needs to know about it.
 
-    :raises TypeError: if it is no filter.
-    :raises ValueError: if it has no such *on_failure*.
+    :raises TypeError: if it is not a filter.
+    :raises ValueError: if its *on_failure* is invalid.
     """
 
     def __init__(self, filter: Any, taken: Iterable[str], wrap: Callable[[Any], Any]) -> None:
@@ -70,11 +70,11 @@ class Link:
         self.command_timeout = getattr(filter, "command_timeout", COMMAND_TIMEOUT)
         self.message_timeout = getattr(filter, "message_timeout", MESSAGE_TIMEOUT)
         self.authserv_id = getattr(filter, "authserv_id", None)
-        self.trouble: str | None = None  # why it failed last, until it works again
-        self.trouble_at = ""  # and at which stage
+        self.trouble: str | None = None  # the last failure, until it works again
+        self.trouble_at = ""  # the stage of that failure
 
     def timeout(self, stage: str) -> float | None:
-        """Seconds that it has for a stage."""
+        """Return its time limit for a stage, in seconds."""
         return self.message_timeout if stage == "message" else self.command_timeout
 
 
@@ -86,7 +86,7 @@ def _check_parameters(filter: Any, name: str, method: Any) -> None:
     try:
         inspect.signature(method).bind(*declared.getSignatureInfo()["positional"])
     except ValueError:
-        return  # it does not tell
+        return  # its signature is unknown
     except TypeError as error:
         raise TypeError(f"{name} of {filter!r} must be {wanted}: {error}") from None
 
@@ -101,8 +101,8 @@ class Chain:
     """The filters of a server, in order.
 
     :param filters: providers of :class:`~txsmtpd.filters.interfaces.IFilter`.
-    :raises TypeError: if one is no filter.
-    :raises ValueError: if one has options that will not do.
+    :raises TypeError: if one is not a filter.
+    :raises ValueError: if one has invalid options.
     """
 
     def __init__(self, filters: Iterable[Any]) -> None:
@@ -120,12 +120,12 @@ class Chain:
         clock: Callable[[], Any],
         wrap: Callable[[Any], Any] = lambda hook: hook,
     ) -> tuple[Hooks, OpenMessage | None]:
-        """The hooks of the chain and a handler.
+        """Return the combined hooks of the chain and a handler.
 
-        :param hooks: the handler's.
-        :param open_message: that of the handler, if it takes messages as they arrive.
-        :param clock: gives what keeps the time.
-        :param wrap: gives what to call in place of a filter's method.
+        :param hooks: the handler's hooks.
+        :param open_message: the handler's ``open_message``, if it streams messages.
+        :param clock: returns the IReactorTime to use.
+        :param wrap: wraps a method of a filter.
         """
         self.links = []
         for filter in self._filters:
@@ -137,7 +137,7 @@ class Chain:
             ("CONNECT", ("CONNECT",), self._connect),
             ("HELO", ("HELO", "RSET"), self._helo),
             ("EHLO", ("HELO", "RSET"), self._ehlo),
-            ("MAIL", STAGES, self._mail),  # the verdicts begin with it
+            ("MAIL", STAGES, self._mail),  # creates the verdicts
             ("RCPT", ("RCPT",), self._rcpt),
             ("RSET", ("RSET",), self._rset),
             ("DISCONNECT", ("DISCONNECT",), self._disconnect),
@@ -149,7 +149,7 @@ class Chain:
     def _at(self, stage: str) -> list[Link]:
         return [link for link in self.links if stage in link.hooks]
 
-    # What the server calls
+    # Called by the server
 
     async def _connect(self, server: Any, session: Any, envelope: Any) -> Any:
         self._accepted.pop(server, None)
@@ -174,7 +174,7 @@ class Chain:
         return status
 
     def _begun_anew(self, status: Any, server: Any, session: Any, envelope: Any) -> None:
-        """A greeting that is accepted ends the transaction (RFC 5321 4.1.4)."""
+        """End the transaction after an accepted greeting (RFC 5321 4.1.4)."""
         if envelope.mail_from is not None and (isinstance(status, list) or _is_positive(status)):
             self.transaction_over(server, session, envelope)
 
@@ -204,7 +204,7 @@ class Chain:
         return status
 
     async def _rcpt(self, server: Any, session: Any, envelope: Any, address: str, rcpt_options: list[str]) -> Any:
-        # The handler first: a filter is told of recipients, not of whom the server does not know.
+        # Call the handler first, so that filters see only accepted recipients.
         if "RCPT" in self._hooks:
             status = await self._inner("RCPT", server, session, envelope, address, rcpt_options)
         else:
@@ -219,7 +219,7 @@ class Chain:
             await self.ask(link, stage, latest, server, session, envelope, *arguments)
 
     def _latest(self, server: Any) -> float | None:
-        """When all filters must have answered, lest the server gives up before them."""
+        """Return the time by which all filters must have answered, before the server's own time limit."""
         seconds = server.settings.hook_timeout
         return None if seconds is None else self.clock().seconds() + SHARE * seconds
 
@@ -233,7 +233,7 @@ class Chain:
         return None if hook is None else hook(server, session, envelope, cause)
 
     def transaction_over(self, server: Any, session: Any, envelope: Any) -> None:
-        """Let the filters know that the transaction is over."""
+        """Notify the filters that the transaction is over."""
         self._tell("RSET", server, session, envelope)
 
     def _tell(self, stage: str, *arguments: Any) -> None:
@@ -249,7 +249,7 @@ class Chain:
             log.failure("the filter {name} failed at {stage}", name=link.name, stage=stage)
 
     async def _inner(self, name: str, *arguments: Any) -> Any:
-        """What the handler's hook gives; None if it has none."""
+        """Return the result of the handler's hook, or None without one."""
         hook = self._hooks.get(name)
         result = None if hook is None else hook(*arguments)
         return await result if isinstance(result, Awaitable) else result
@@ -257,7 +257,7 @@ class Chain:
     # The message
 
     async def open_message(self, server: Any, session: Any, envelope: Any) -> Any:
-        """A message begins; see :class:`~txsmtpd.interfaces.IStreamingHandler`."""
+        """Start a message; see :class:`~txsmtpd.interfaces.IStreamingHandler`."""
         await self._of_transaction("DATA", server, session, envelope)
         verdicts = envelope.filters
         if verdicts.discarded:
@@ -269,9 +269,9 @@ class Chain:
         return await self.open_inner(server, session, envelope)
 
     async def filter_message(self, server: Any, session: Any, envelope: Any, message: FilteredMessage) -> None:
-        """Have all filters look at the message, one after the other; their changes are made.
+        """Pass the message through all filters in order, and apply their changes.
 
-        :raises Refused: if one refuses it.
+        :raises Refused: if a filter rejects it.
         """
         latest = self._latest(server)
         for link in self.links:
@@ -292,11 +292,11 @@ class Chain:
                 envelope.filters[link.name] = replace(verdict, headers=tuple(message.added[before:]))
 
     async def quarantine(self, server: Any, session: Any, envelope: Any, reason: str) -> Any:
-        """What the handler's ``handle_QUARANTINE`` says, if it has one."""
+        """Return the result of the handler's ``handle_QUARANTINE``, or None without one."""
         return await self._inner("QUARANTINE", server, session, envelope, reason)
 
     async def open_inner(self, server: Any, session: Any, envelope: Any) -> Any:
-        """The handler's receiver for the message."""
+        """Return the handler's receiver for the message."""
         if self._open_message is None:
             return WholeMessage(server._message)
         receiver = self._open_message(server, session, envelope)
@@ -314,10 +314,10 @@ class Chain:
         envelope: Any,
         *arguments: Any,
     ) -> Verdict | None:
-        """Ask a filter about a transaction, unless it need not see more of it.
+        """Ask a filter about a transaction, unless it has finished with it.
 
-        :param latest: when it must have answered.
-        :raises Refused: if it refuses.
+        :param latest: the time by which it must answer.
+        :raises Refused: if it rejects.
         """
         verdicts = envelope.filters
         if link.name in verdicts.finished or verdicts.discarded:
@@ -385,17 +385,17 @@ class Chain:
         return Verdict("failed", reason=why)
 
     def _works(self, link: Link, stage: str) -> None:
-        # At another stage, the filter may not have done what it failed to do.
+        # Success at another stage does not show that the failed stage works again.
         if link.trouble is not None and link.trouble_at == stage:
             link.trouble = None
             log.info("The filter {name} works again", name=link.name)
 
 
 def _decision(result: Any) -> Verdict | None:
-    """What a filter's result means.
+    """Convert the result of a filter.
 
-    :raises Refused: if it is a refusal.
-    :raises TypeError: if it is nothing that a filter may return.
+    :raises Refused: if it is a negative status.
+    :raises TypeError: if a filter must not return it.
     """
     if result is None or isinstance(result, Verdict):
         return result
@@ -414,4 +414,4 @@ def _is_positive(status: Any) -> bool:
     try:
         return parse_status(status).positive
     except (TypeError, ValueError):
-        return False  # the server says what is wrong with it
+        return False  # the server reports what is wrong with it

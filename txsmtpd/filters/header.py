@@ -1,6 +1,6 @@
-"""The header of a message as a list of fields (RFC 5322 2.2): found, changed and written, octet for octet.
+"""The header of a message as a list of fields (RFC 5322 2.2), to search and change.
 
-Fields that nobody changes stay as they came. Nothing here decodes a value.
+Unchanged fields keep their exact bytes. Values are not decoded.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-# A line ends at CR LF alone: where a message may have others, they are text.
+# Only CR LF ends a line. Where bare CR or LF are allowed, they are part of the text.
 _LINE = rb"[^\r]*+(?:\r(?!\n)[^\r]*+)*+\r\n"
 _FIELD = re.compile(rb"([!-9;-~]++)[ \t]*+:(" + _LINE + rb"(?:[ \t]" + _LINE + rb")*+)")
 _NAME = re.compile(r"[!-9;-~]+")
@@ -26,16 +26,16 @@ class Field:
 
     @property
     def value(self) -> bytes:
-        """What follows the colon, without the last line end. Folded lines are separated by CR LF."""
+        """The bytes after the colon, without the last line end. Folded lines are separated by CR LF."""
         return self.octets[self.octets.index(b":") + 1 : -2]
 
     @property
     def text(self) -> str:
-        """The value in one line, as a person reads it."""
+        """The value as text, in one line."""
         return " ".join(self.value.decode("utf-8", "replace").split())
 
 
-# Stands for the trace field that a handler puts above the message. Milters count it, as they count that of Postfix.
+# Stands for the trace field that a handler adds above the message. Milters include it in indexes, as with Postfix.
 TRACE_FIELD = Field(b"", b"")
 
 
@@ -51,10 +51,9 @@ class Header:
 
     @classmethod
     def parse(cls, octets: bytes) -> tuple[Header, bytes]:
-        """Read the header of a message.
+        """Parse the header of a message.
 
-        :return: the header, and what follows its fields: the empty line with what comes behind it, or a line that is
-            no field.
+        :return: the header, and what follows its fields: the empty line and the rest, or a line that is not a field.
         """
         fields = []
         end = 0
@@ -65,28 +64,28 @@ class Header:
 
     @property
     def octets(self) -> bytes:
-        """The header, without the empty line that ends it."""
+        """Return the header, without the empty line that ends it."""
         return b"".join(field.octets for field in self.fields)
 
     def __iter__(self) -> Iterator[Field]:
         return (field for field in self.fields if field is not TRACE_FIELD)
 
     def get(self, name: str) -> str | None:
-        """The value of the first field of this name, in one line; None if there is none."""
+        """Return the value of the first field with this name, in one line, or None."""
         return next((field.text for field in self.get_all(name)), None)
 
     def get_all(self, name: str) -> list[Field]:
-        """The fields of this name."""
+        """Return the fields with this name."""
         wanted = name.encode("ascii", "replace").lower()
         return [field for field in self.fields if field.name.lower() == wanted]
 
     def insert(self, index: int, name: str, value: str | bytes, space: bytes = b" ") -> Field:
         """Add a field.
 
-        :param index: its place: 0 is above all others; 1 is the same until something was added there, since the trace
-            field that the handler adds counts as one; more than there are is at the end.
-        :param space: what stands between the colon and the value.
-        :raises ValueError: if the name is none (RFC 5322 2.2).
+        :param index: its position. 0 is above all other fields. The trace field that the handler adds counts as one, so
+            1 is the same as 0 until a field was added there. A larger index than the number of fields is the end.
+        :param space: the bytes between the colon and the value.
+        :raises ValueError: if the name is invalid (RFC 5322 2.2).
         """
         added = make_field(name, value, space)
         self.fields.insert(index, added)
@@ -97,8 +96,8 @@ class Header:
         """Change a field, or remove it.
 
         :param value: the new value; None removes the field.
-        :param occurrence: which of those of this name, from 1 on; negative numbers count from the last.
-        :return: whether there is such a field.
+        :param occurrence: which of the fields with this name, starting at 1. Negative numbers count from the last.
+        :return: whether the field exists.
         """
         wanted = name.encode("ascii", "replace").lower()
         places = [place for place, field in enumerate(self.fields) if field.name.lower() == wanted]
@@ -114,7 +113,7 @@ class Header:
         return True
 
     def remove(self, name: str) -> int:
-        """Remove all fields of this name; return how many there were."""
+        """Remove all fields with this name. Return how many there were."""
         wanted = name.encode("ascii", "replace").lower()
         kept = [field for field in self.fields if field.name.lower() != wanted]
         removed = len(self.fields) - len(kept)
@@ -124,9 +123,9 @@ class Header:
 
 
 def make_field(name: str, value: str | bytes, space: bytes = b" ") -> Field:
-    """A field of this name and value. A value of several lines is folded: it cannot add fields of its own.
+    """Make a field. A value of several lines is folded, so that it cannot add further fields.
 
-    :raises ValueError: if the name is none (RFC 5322 2.2).
+    :raises ValueError: if the name is invalid (RFC 5322 2.2).
     """
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no name of a header field")

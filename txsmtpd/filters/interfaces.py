@@ -1,7 +1,6 @@
-"""What a filter is: the stages at which it may look at mail, each a method of its own.
+"""The interface of filters: one method for each stage.
 
-A filter provides as few of them as it likes; they are found by name, as the hooks of a handler are. Declaring the
-interface is never needed.
+All methods are optional and found by name, like the hooks of a handler. A filter need not declare the interface.
 """
 
 # The methods of interfaces have no self.
@@ -13,19 +12,19 @@ from zope.interface import Attribute, Interface
 
 
 class IFilter(Interface):
-    """Looks at mail before the handler gets it.
+    """Examines mail before the handler gets it.
 
     One object serves all connections. Each method may be a coroutine function, return a Deferred, or be a plain
     function, and returns
 
-    * None: go on;
-    * :data:`~txsmtpd.filters.ACCEPT`: this filter need not see more of the message (from ``filter_CONNECT`` and
-      ``filter_HELO``: of the connection);
-    * :data:`~txsmtpd.filters.DISCARD`: the client is told that the message was taken, and nobody gets it;
-    * a :class:`~txsmtpd.filters.Verdict` of its own, from ``filter_headers`` and ``filter_message``;
-    * a status, such as ``"550 5.7.1 Not here"``: refuse. It may raise :class:`~txsmtpd.reply.Refused` instead.
+    * None: continue;
+    * :data:`~txsmtpd.filters.ACCEPT`: do not call this filter again for the message (from ``filter_CONNECT`` and
+      ``filter_HELO``: for the connection);
+    * :data:`~txsmtpd.filters.DISCARD`: reply to the client that the message was accepted, but drop it;
+    * its own :class:`~txsmtpd.filters.Verdict`, from ``filter_headers`` and ``filter_message``;
+    * a status, such as ``"550 5.7.1 Not here"``: reject. It may raise :class:`~txsmtpd.reply.Refused` instead.
 
-    Any other exception, and an answer that takes too long, is a failure: see *on_failure*.
+    Any other exception, or a timeout, is a failure: see *on_failure*.
     """
 
     name: str = Attribute("What the filter is called in envelope.filters and in the log. Default: its class's name.")
@@ -44,25 +43,25 @@ class IFilter(Interface):
         """MAIL, before the handler is asked; *address* is the reverse-path."""
 
     def filter_RCPT(server, session, envelope, address, rcpt_options):
-        """RCPT, once the handler has accepted the recipient; what is refused here is no recipient."""
+        """RCPT, after the handler has accepted the recipient. If the filter rejects it, it is not added."""
 
     def filter_DATA(server, session, envelope):
-        """The message is going to come."""
+        """The message is about to be sent."""
 
     def filter_headers(server, session, envelope, message):
-        """The header has come.
+        """The header has arrived.
 
-        :param message: a :class:`~txsmtpd.filters.message.FilteredMessage`. If the body is there, too, is not said.
+        :param message: a :class:`~txsmtpd.filters.message.FilteredMessage`. Its body may or may not be available yet.
         """
 
     def filter_message(server, session, envelope, message):
-        """The message has come.
+        """The whole message has arrived.
 
         :param message: a :class:`~txsmtpd.filters.message.FilteredMessage`.
         """
 
     def filter_RSET(server, session, envelope):
-        """The transaction is over, for whatever reason. May be called without one; the result is ignored."""
+        """The transaction is over, for any reason. May be called outside a transaction. The result is ignored."""
 
     def filter_DISCONNECT(server, session, envelope, cause):
-        """The connection is gone; *cause* is the exception that tells why. The result is ignored."""
+        """The connection is closed. *cause* is the exception that describes why. The result is ignored."""

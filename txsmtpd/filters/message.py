@@ -1,6 +1,6 @@
-"""A message as filters see it: its header, its body, and what they may change.
+"""A message as passed to filters: they can read and change its header, body and envelope.
 
-Whatever one filter changes, the next one sees, and then the handler.
+Later filters and the handler see the changes.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ QUARANTINE = "X-Quarantine"
 class FilteredMessage:
     """A complete message on its way to the handler.
 
-    :param envelope: its envelope; changes of sender and recipients are made there.
+    :param envelope: its envelope. Changes to the sender and the recipients are made there.
     :param header: its header.
     :param separator: the empty line between header and body, if there is one.
-    :param body: the rest; None: it is not there yet.
-    :param make_spool: makes a spool for another body.
+    :param body: the body. None: not yet available.
+    :param make_spool: makes a spool for a new body.
     """
 
     def __init__(
@@ -37,25 +37,25 @@ class FilteredMessage:
     ) -> None:
         self.envelope = envelope
         self.header = header
-        self.quarantined: str | None = None  #: why the message shall be kept from its recipients, if it shall
+        self.quarantined: str | None = None  #: the reason for quarantine, or None
         self.recipients_changed = False
         self.added: list[tuple[str, str]] = []
         self._separator = separator
         self._body = body
         self._make_spool = make_spool
 
-    # To read it
+    # Reading
 
     @property
     def start(self) -> bytes:
-        """All that stands before the body: the header and the empty line."""
-        # Without an empty line, fields that were added would run into the text.
+        """Return everything before the body: the header and the empty line."""
+        # Without an empty line, added fields would run into the text.
         separator = self._separator or (END if self.header.changed else b"")
         return self.header.octets + separator
 
     @property
     def size(self) -> int:
-        """Octets of the whole message as it is now."""
+        """The current size of the whole message, in bytes."""
         return len(self.start) + self._spooled.size
 
     @property
@@ -65,56 +65,56 @@ class FilteredMessage:
         return self._body
 
     def body(self) -> AsyncIterator[bytes]:
-        """The body in pieces of some size; from its beginning each time."""
+        """Iterate over the body in chunks, each time from its beginning."""
         return self._spooled.pieces()
 
     async def content(self) -> AsyncIterator[bytes]:
-        """The whole message in pieces."""
+        """Iterate over the whole message in chunks."""
         yield self.start
         async for piece in self._spooled.pieces():
             yield piece
 
     async def read(self) -> bytes:
-        """The whole message at once."""
+        """Return the whole message."""
         return b"".join([piece async for piece in self.content()])
 
-    # To change it
+    # Changing
 
     def add_header(self, name: str, value: str | bytes, space: bytes = b" ") -> None:
-        """Add a field above all others.
+        """Add a field above all other fields.
 
-        :param value: may have several lines; they are folded.
-        :raises ValueError: if the name is none (RFC 5322 2.2).
+        :param value: several lines are folded.
+        :raises ValueError: if the name is invalid (RFC 5322 2.2).
         """
         self.insert_header(0, name, value, space)
 
     def append_header(self, name: str, value: str | bytes, space: bytes = b" ") -> None:
-        """Add a field below all others."""
+        """Add a field below all other fields."""
         self.insert_header(len(self.header.fields), name, value, space)
 
     def insert_header(self, index: int, name: str, value: str | bytes, space: bytes = b" ") -> None:
-        """Add a field at this place: 0 is above all others. The handler's trace field counts as one."""
+        """Add a field at this position: 0 is above all others. The handler's trace field counts as one."""
         field = self.header.insert(index, name, value, space)
         self.added.append((name, field.text))
 
     def change_header(self, name: str, value: str | bytes | None, occurrence: int = 1, space: bytes = b" ") -> None:
-        """Change a field, or with None remove it. If there is none, it is added at the end.
+        """Change a field, or remove it if *value* is None. A missing field is added at the end.
 
-        :param occurrence: which of those of this name, from 1 on; negative numbers count from the last.
+        :param occurrence: which of the fields with this name, starting at 1. Negative numbers count from the last.
         """
         if not self.header.replace(name, value, occurrence, space) and value is not None:
             self.append_header(name, value, space)
 
     def remove_header(self, name: str) -> None:
-        """Remove all fields of this name."""
+        """Remove all fields with this name."""
         self.header.remove(name)
 
     def new_body(self) -> Spool:
-        """An empty spool, to write another body to and give it to :meth:`replace_body`."""
+        """Return an empty spool for a new body, to be passed to :meth:`replace_body`."""
         return self._make_spool()
 
     def replace_body(self, body: bytes | Spool) -> None:
-        """Put another body in the place of this one; the header stays."""
+        """Replace the body. The header stays the same."""
         if isinstance(body, bytes):
             octets, body = body, self._make_spool()
             body.write(octets)
@@ -122,18 +122,18 @@ class FilteredMessage:
         before.close()
 
     def change_sender(self, reverse_path: str, parameters: Iterable[str] = ()) -> None:
-        """Change the reverse-path; ``""`` is the null one. Parameters are those of MAIL, ``KEYWORD=value``.
+        """Change the reverse-path; ``""`` is the null one. *parameters* are MAIL parameters, ``KEYWORD=value``.
 
-        :raises ValueError: if it is no address.
+        :raises ValueError: if it is not a valid address.
         """
         _check_address(grammar.parse_mail, "FROM", reverse_path)
         self.envelope.mail_from = reverse_path
         self.envelope.mail_options.extend(parameters)
 
     def add_recipient(self, forward_path: str, parameters: Iterable[str] = ()) -> None:
-        """Add a recipient, unless it is one already. Parameters are those of RCPT, ``KEYWORD=value``.
+        """Add a recipient, unless already present. *parameters* are RCPT parameters, ``KEYWORD=value``.
 
-        :raises ValueError: if it is no address.
+        :raises ValueError: if it is not a valid address.
         """
         _check_address(grammar.parse_rcpt, "TO", forward_path)
         if forward_path not in self.envelope.rcpt_tos:
@@ -142,7 +142,7 @@ class FilteredMessage:
             self.recipients_changed = True
 
     def remove_recipient(self, forward_path: str) -> None:
-        """Remove a recipient, if it is one. A message without recipients reaches nobody."""
+        """Remove a recipient, if present. A message without recipients is not delivered."""
         envelope = self.envelope
         said = list(zip(envelope.rcpt_tos, envelope.recipients, strict=True))
         kept = [(path, about) for path, about in said if path != forward_path]
@@ -155,15 +155,15 @@ class FilteredMessage:
         }
 
     def quarantine(self, reason: str) -> None:
-        """Have the message kept where its recipients do not see it. What that means, the application decides: it finds
-        a header field ``X-Quarantine``, and may have a hook ``handle_QUARANTINE``.
+        """Quarantine the message, so that its recipients do not see it. The application decides what that means: the
+        message gets an ``X-Quarantine`` header field, and the handler may have a ``handle_QUARANTINE`` hook.
         """
         if self.quarantined is None:
             self.quarantined = reason
             self.add_header(QUARANTINE, reason)
 
     def close(self) -> None:
-        """Forget the body."""
+        """Discard the body."""
         if self._body is not None:
             self._body.close()
 

@@ -1,6 +1,6 @@
-"""A message on its way through the filters: kept until they have decided, then passed on to the handler.
+"""Receives a message for the filters, keeps it until they have decided, then passes it to the handler.
 
-What no filter needs is not kept: if they look at headers only, the handler gets the body as it arrives.
+If the filters examine only headers, the body is not kept: the handler gets it as it arrives.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from txsmtpd.reply import OK, Refused, Reply
 
 log = Logger(namespace="txsmtpd.filters")
 
-LONGEST_HEADER = 2**18  # octets; what it takes to look through more would keep others waiting
+LONGEST_HEADER = 2**18  # bytes; parsing more would block other connections
 HEADER_TOO_LONG = Reply(552, "5.3.4", "The header of the message is too long")
 NO_ROOM = Reply(452, "4.3.1", "There is no room for the message, try again later")
 
-# The last line of a header, which has not ended.
+# The last, incomplete line of a header.
 _MAY_BE_FIELD = re.compile(rb"[!-9;-~]{0,1000}[ \t]*(?::[^\r]*+\Z|\Z)|[ \t][^\r]*+\Z")
 
 
 @implementer(IMessageReceiver)
 class DiscardedMessage:
-    """Takes a message that nobody gets."""
+    """Receives a message and discards it."""
 
     def __init__(self, chain: Any, *transaction: Any) -> None:
         self._over = lambda: chain.transaction_over(*transaction)
@@ -59,7 +59,7 @@ class DiscardedMessage:
 
 @implementer(IMessageReceiver)
 class FilteredReceiver:
-    """Takes one message for the filters, and for the handler behind them.
+    """Receives one message for the filters and the handler.
 
     :param chain: the :class:`~txsmtpd.filters.chain.Chain`.
     :param whole: whether a filter needs the whole message.
@@ -69,21 +69,21 @@ class FilteredReceiver:
         self._chain = chain
         self._transaction = (server, session, envelope)
         self._whole = whole
-        self._start = bytearray()  # the message, as long as its header has not ended
+        self._start = bytearray()  # the message, until its header is complete
         self._message: FilteredMessage | None = None
         self._body: Spool | None = None
-        self._late: list[bytes] = []  # what comes while the handler's receiver is being opened
+        self._late: list[bytes] = []  # what arrives while the handler's receiver is being opened
         self._opening: Deferred[None] | None = None
         self._receiver: Any = None  # in place of the handler's
-        self._target: Streamed | None = None  # where the message goes once it was filtered
+        self._target: Streamed | None = None  # the destination of the filtered message
         self._aborted: BaseException | None = None
         self._gate: Deferred[None] | None = None
-        self._held = False  # whether the handler wants no more for now
+        self._held = False  # whether the handler has paused
         self._error: Exception | None = None
         self._answer: Any = None  # in place of the handler's
         self._producer: Any = None
 
-    # What the connection calls
+    # Called by the connection
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         self._producer = producer
@@ -113,7 +113,7 @@ class FilteredReceiver:
             _, rest = Header.parse(bytes(start))
             if _MAY_BE_FIELD.match(rest):
                 raise Refused(HEADER_TOO_LONG)
-            self._header_is_here()  # it ended before, in a line that is no field
+            self._header_is_here()  # the header ended earlier, with a line that is not a field
 
     def _header_is_here(self) -> None:
         server, _, envelope = self._transaction
@@ -230,7 +230,7 @@ class FilteredReceiver:
             gate.callback(None)
 
     async def _filter(self, message: FilteredMessage) -> None:
-        """Have the filters decide; :attr:`_answer` is set if the handler does not get the message."""
+        """Let the filters decide. Sets :attr:`_answer` if the handler does not get the message."""
         _, session, envelope = self._transaction
         await self._chain.filter_message(*self._transaction, message)
         if envelope.filters.discarded or not envelope.rcpt_tos:
@@ -256,7 +256,7 @@ class FilteredReceiver:
         log.failure("{session} the receiver of a message failed", failure, session=self._transaction[1].id)
 
     def _for_all(self, status: Any) -> Any:
-        """The status for the recipients that the client has named, where the filters have changed them."""
+        """Return the status for the client's recipients, in case the filters changed the recipients."""
         assert self._message is not None
         if isinstance(status, FOR_EACH) and self._message.recipients_changed:
             replies, _ = replies_for(status, self._transaction[2].rcpt_tos)
@@ -286,7 +286,7 @@ class FilteredReceiver:
 
 @implementer(IMessageReceiver)
 class WholeMessage:
-    """Collects a message for a handler that takes it whole.
+    """Collects a message for a handler that does not stream.
 
     :param message: the :class:`~txsmtpd.engine.message.IncomingMessage`.
     """

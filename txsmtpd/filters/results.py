@@ -1,4 +1,4 @@
-"""Authentication-Results (RFC 8601): read into values, and removed where they claim to be ours and are not."""
+"""Authentication-Results fields (RFC 8601): parses them, and removes forged ones."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from txsmtpd.session import Envelope
 
 FIELD = "Authentication-Results"
 
-# Each octet is looked at once, whatever they are: the text may be a stranger's.
+# Linear time for any input, since the text may come from an attacker.
 _TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[;=]|[^\s;="]++')
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one method has found (RFC 8601 2.2)."""
+    """The result of one method (RFC 8601 2.2)."""
 
     method: str  #: such as ``"dkim"``, in lower case
     result: str  #: such as ``"pass"``, in lower case
     reason: str | None = None
     properties: Mapping[str, str] = field(default_factory=dict)
-    """What the result is about, such as ``{"header.d": "example.com"}``."""
+    """What the result refers to, such as ``{"header.d": "example.com"}``."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuthenticationResults:
     """One Authentication-Results field."""
 
-    authserv_id: str  #: who has found this
+    authserv_id: str  #: the server that produced the results
     results: tuple[Result, ...] = ()
 
 
 def parse_results(value: str) -> AuthenticationResults:
-    """Read the value of an Authentication-Results field. What does not fit the grammar is left out.
+    """Parse the value of an Authentication-Results field. What does not match the grammar is skipped.
 
     >>> parse_results("mx.example.com; dkim=pass (good) header.d=example.org; spf=none").results[0]
     Result(method='dkim', result='pass', reason=None, properties={'header.d': 'example.org'})
@@ -46,7 +46,7 @@ def parse_results(value: str) -> AuthenticationResults:
     for words in rest:
         pairs = list(_pairs(words))
         if not pairs or "." in pairs[0][0]:
-            continue  # "none", or nothing that can be told
+            continue  # "none", or not a result
         (method, result), *more = pairs
         reason = next((text for name, text in more if name == "reason"), None)
         properties = {name: text for name, text in more if "." in name}
@@ -55,7 +55,7 @@ def parse_results(value: str) -> AuthenticationResults:
 
 
 def _segments(value: str) -> list[list[str]]:
-    """The words between semicolons; a word is a quoted string, an equals sign, or anything without spaces."""
+    """Split into words between semicolons. A word is a quoted string, an equals sign, or anything without spaces."""
     segments: list[list[str]] = [[]]
     for word in _TOKEN.findall(_without_comments(value)):
         if word == ";":
@@ -66,7 +66,7 @@ def _segments(value: str) -> list[list[str]]:
 
 
 def _pairs(words: list[str]) -> Iterator[tuple[str, str]]:
-    """Names and values around equals signs. A name may have spaces around its dots and slashes."""
+    """Yield the names and values around equals signs. A name may have spaces around its dots and slashes."""
     name: list[str] = []
     is_value = False
     for word in words:
@@ -83,9 +83,9 @@ def _pairs(words: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def authentication_results(envelope: Envelope) -> list[Result]:
-    """What the filters have found about a message, from the fields that they have added to it.
+    """Return the results that the filters found, from the fields that they added to the message.
 
-    A handler asks this in place of reading the message: what a client has written there is never among it.
+    Handlers should use this instead of the message itself: it never includes fields that the client wrote.
     """
     return [
         result
@@ -97,7 +97,7 @@ def authentication_results(envelope: Envelope) -> list[Result]:
 
 
 def remove_forgeries(header: Header, authserv_ids: Iterable[str | None]) -> None:
-    """Remove what only this server may say: Authentication-Results under its own names (RFC 8601 5), X-Quarantine."""
+    """Remove fields that only this server may add: Authentication-Results with its names (RFC 8601 5), X-Quarantine."""
     header.remove(QUARANTINE)
     fields = header.get_all(FIELD)
     if not fields:
@@ -115,7 +115,7 @@ def _signed_by(value: str) -> str:
 
 
 def _without_comments(text: str) -> str:
-    """The text with a space in place of each comment (RFC 5322 3.2.2)."""
+    """Replace each comment (RFC 5322 3.2.2) with a space."""
     out = []
     depth = 0
     quoted = escaped = False

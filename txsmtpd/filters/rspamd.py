@@ -1,7 +1,8 @@
-"""The rspamd filter: each message is checked by rspamd over HTTP, and what rspamd wants done is done.
+"""The rspamd filter: checks each message with rspamd over HTTP, and applies rspamd's action.
 
-``POST /checkv2`` with all that is known of the client and the envelope; the answer is JSON. SPF, DKIM, DMARC, ARC, DNS
-lists, virus scanners and signing come with rspamd. What it wants of headers is in the ``milter`` block of its answer.
+It sends ``POST /checkv2`` with everything known about the client and the envelope; the response is JSON. rspamd
+provides SPF, DKIM, DMARC, ARC, DNS lists, virus scanners and signing. Header changes are in the ``milter`` block of its
+response.
 """
 
 from __future__ import annotations
@@ -43,25 +44,25 @@ SPAM_HEADER = "X-Spam"
 SPAM = Reply(554, "5.7.1", "Spam message rejected")
 LATER = Reply(451, "4.7.1", "Try again later")
 
-# What a connection that was kept does when the other side has closed it meanwhile.
+# The errors of a persistent connection that the server has closed meanwhile.
 _STALE = (RequestTransmissionFailed, ResponseNeverReceived, ConnectionClosed)
 
 
 class Rspamd:
-    """Have rspamd check the mail.
+    """Check mail with rspamd.
 
-    :param url: where its normal worker listens, or its proxy.
-    :param name: what it is called in ``envelope.filters`` and in the log.
-    :param on_failure: what becomes of mail while it is down: ``"tempfail"`` or ``"accept"``.
-    :param timeout: seconds for the answer to a message.
+    :param url: the URL of its normal worker or proxy.
+    :param name: its name in ``envelope.filters`` and in the log.
+    :param on_failure: what to do with mail while it is down: ``"tempfail"`` or ``"accept"``.
+    :param timeout: seconds for the response to a message.
     :param connect_timeout: seconds for a connection.
-    :param password: rspamd's, where it wants one.
-    :param authserv_id: by which it signs Authentication-Results. Default: the server's name, which it is told.
-    :param reactor: what connects and keeps the time. Default: the global reactor, imported with the first message.
-    :raises ValueError: for a URL that will not do.
+    :param password: rspamd's password, if it requires one.
+    :param authserv_id: the authserv-id of its Authentication-Results. Default: the server's name, which is sent to it.
+    :param reactor: connects and provides the time. Default: the global reactor, imported with the first message.
+    :raises ValueError: for an invalid URL.
     """
 
-    message_timeout = None  # the filter has a time limit of its own
+    message_timeout = None  # the filter has its own time limit
 
     def __init__(
         self,
@@ -91,7 +92,7 @@ class Rspamd:
         self._agent: Any = None
         self._breaker: Any = None
 
-    # Plain: coroutine functions are taken for asyncio's where those of handlers are.
+    # A plain function, because with asyncio handlers, coroutine functions are run as asyncio's.
     def filter_message(self, server: Any, session: Any, envelope: Any, message: FilteredMessage) -> Deferred[Any]:
         return Deferred.fromCoroutine(self._check(server, session, envelope, message))
 
@@ -119,9 +120,9 @@ class Rspamd:
         self._breaker = Breaker(self._reactor.seconds)
 
     def close(self) -> Deferred[Any]:
-        """Close the connections that are kept; the next message makes new ones.
+        """Close persistent connections. The next message opens new ones.
 
-        :return: fires when they are closed.
+        :return: a Deferred that fires when they are closed.
         """
         return succeed(None) if self._pool is None else self._pool.closeCachedConnections()
 
@@ -154,14 +155,14 @@ class Rspamd:
             except _STALE as error:
                 if _is_cancelled(error):
                     raise
-                # Perhaps the connection had been kept for too long. To check a message twice does no harm.
+                # The server may have closed an idle connection. Checking a message twice is harmless.
                 self._pool.closeCachedConnections()
                 response = await self._request(headers, message)
             octets = await _read(response)
         except (*_STALE, ResponseFailed, ConnectError, OSError, AttributeError) as error:
             if _is_cancelled(error):
                 raise CancelledError from error
-            # Twisted's client raises AttributeError if the answer comes before the question was sent.
+            # Twisted's client raises AttributeError if the response comes before the request was sent.
             raise FilterError(f"no answer from rspamd: {_reason(error)}") from error
         if response.code != 200:
             raise FilterError(f"rspamd answers {response.code} {octets[:200]!r}")
@@ -178,7 +179,7 @@ class Rspamd:
 
 
 class Answer:
-    """What rspamd says about a message. What it does not fit in is passed over: it has been checked already.
+    """rspamd's result for a message. Unexpected values are ignored, because the message has been checked.
 
     :param answer: the JSON.
     """
@@ -189,9 +190,9 @@ class Answer:
         self.milter: Mapping[str, Any] = milter if isinstance(milter, dict) else {}
 
     def apply(self, message: FilteredMessage) -> Verdict:
-        """Do what rspamd wants done to the message.
+        """Apply rspamd's action to the message.
 
-        :raises Refused: if it wants it refused.
+        :raises Refused: if the action is to reject it.
         """
         action = self.answer["action"]
         if self.milter.get("no_action"):
@@ -266,14 +267,14 @@ class Answer:
 
 
 def _items(found: Any) -> Iterator[tuple[str, Any]]:
-    """Names of header fields, and what is said of them."""
+    """Yield the names of header fields, and their changes."""
     for name, value in found.items() if isinstance(found, dict) else ():
         if name.isascii() and name.isprintable() and not set(name) & {":", " "} and name:
             yield name, value
 
 
 def _from_the_end(occurrence: Any) -> int:
-    """Sorts occurrences so that the removal of one does not move the others."""
+    """Sort key for occurrences, so that removing one does not renumber the others."""
     return -occurrence if isinstance(occurrence, int) else 0
 
 
@@ -343,7 +344,7 @@ class MessageProducer:
 
 
 class _Collector(Protocol):
-    """Collects an answer, up to a limit."""
+    """Collects a response, up to a limit."""
 
     def __init__(self, done: Deferred[bytes]) -> None:
         self._done = done

@@ -1,6 +1,6 @@
-"""Where a message waits for its filters: in memory while it is short, then in a file that nobody else can open.
+"""Stores a message for its filters: in memory while it is small, then in an unnamed temporary file.
 
-The disk is waited for in threads. What is not written yet is bounded: whoever writes is told to pause.
+Disk I/O is done in threads. The unwritten data is bounded: the writer is asked to pause.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-MEMORY = 2**20  # octets that are kept in memory
-PIECE = 2**18  # octets that are written or read at a time
+MEMORY = 2**20  # bytes to keep in memory
+PIECE = 2**18  # bytes to write or read at a time
 
 
 class Spool:
-    """Keeps octets until they are read, or closed.
+    """Stores bytes until it is closed.
 
-    :param in_thread: calls a function with arguments where waiting does no harm; returns a Deferred.
-    :param memory: octets above which a file is used.
-    :param directory: where the file is; it has no name there. Default: the system's for temporary files.
+    :param in_thread: calls a function in a thread; returns a Deferred.
+    :param memory: bytes; larger messages use a file.
+    :param directory: the directory of the unnamed file. Default: the system's directory for temporary files.
     """
 
     def __init__(
         self, in_thread: Callable[..., Deferred[Any]], memory: int = MEMORY, directory: str | None = None
     ) -> None:
-        self.size = 0  #: octets so far
+        self.size = 0  #: bytes so far
         self._in_thread = in_thread
         self._memory = memory
         self._directory = directory
-        self._tail: list[bytes] = []  # what is not in the file
-        self._gathered = 0  # how much that is
+        self._tail: list[bytes] = []  # what is not yet in the file
+        self._gathered = 0  # the size of that
         self._file: Any = None
         self._in_file = 0
         self._busy: Deferred[Any] | None = None  # the thread that works on the file
@@ -44,13 +44,13 @@ class Spool:
         self._paused = False
 
     def on_pressure(self, pause: Callable[[], object], resume: Callable[[], object]) -> None:
-        """Have functions called when no more octets are wanted for now, and when they are again."""
+        """Set functions to call when the writer should pause and resume."""
         self._pause, self._resume = pause, resume
 
     def write(self, data: bytes) -> None:
-        """Keep more octets.
+        """Add more bytes.
 
-        :raises OSError: if those before could not be written.
+        :raises OSError: if earlier ones could not be written.
         """
         if self._error is not None:
             raise self._error
@@ -97,8 +97,8 @@ class Spool:
             self._resume()
 
     def _work(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
-        """Call the function in a thread; the file is not closed before it has returned."""
-        # The work cannot be cancelled, so whoever waits gets a Deferred of its own that can.
+        """Call the function in a thread. The file stays open until it has returned."""
+        # The work cannot be cancelled, so each waiter gets its own Deferred, which can.
         result: Deferred[Any] = Deferred()
         busy: Deferred[Any] = Deferred()
         self._busy = busy
@@ -106,7 +106,7 @@ class Spool:
         def done(outcome: Any) -> None:
             self._busy = None
             if not result.called:
-                result.callback(outcome)  # which may start the next work
+                result.callback(outcome)  # this may start the next work
             busy.callback(None)
             if self._closed and self._busy is None:
                 self._close_file()
@@ -115,12 +115,12 @@ class Spool:
         return result
 
     async def room(self) -> None:
-        """Wait while more is to be written than should be kept in memory: for writers that nobody can pause."""
+        """Wait while too much unwritten data is in memory, for writers that cannot be paused."""
         while self._busy is not None and self._gathered >= 2 * PIECE:
             await self._work_done(self._busy)
 
     async def complete(self) -> None:
-        """Wait until all that was kept can be read.
+        """Wait until everything can be read.
 
         :raises OSError: if it could not be written.
         """
@@ -130,13 +130,13 @@ class Spool:
             raise self._error
 
     def _work_done(self, busy: Deferred[Any]) -> Deferred[None]:
-        # Who waits may be cancelled; the work goes on.
+        # The waiter may be cancelled; the work continues.
         waits: Deferred[None] = Deferred()
         busy.addCallback(_wake, waits)
         return waits
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """All octets from the first on, in pieces.
+        """Yield all bytes from the beginning, in chunks.
 
         :raises OSError: if the file cannot be written or read.
         """
@@ -152,7 +152,7 @@ class Spool:
             yield piece
 
     def close(self) -> None:
-        """Forget everything."""
+        """Discard everything."""
         self._closed = True
         self._tail.clear()
         self._gathered = 0

@@ -1,4 +1,4 @@
-"""Time for a filter's answer: whatever it does, there is an end to the waiting."""
+"""Time limits for filters."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from txsmtpd.filters.verdict import FilterError
 
 
 def within(clock: Any, seconds: float, awaitable: Awaitable[Any]) -> Deferred[Any]:
-    """The result of the awaitable, if it comes in time; it is cancelled otherwise.
+    """Wait for an awaitable, and cancel it after a timeout.
 
-    :param clock: what keeps the time (IReactorTime).
-    :return: fails with :class:`FilterError` when the time is over, also if the awaitable does not end then.
+    :param clock: provides the time (IReactorTime).
+    :return: a Deferred, which fails with :class:`FilterError` on timeout even if the awaitable ignores cancellation.
     """
     work: Deferred[Any] = ensureDeferred(awaitable)  # type: ignore[arg-type]
     result: Deferred[Any] = Deferred(lambda _: work.cancel())

@@ -1,4 +1,4 @@
-"""What a filter can say about a message, as values; and what it raises when it cannot say anything."""
+"""The verdicts of filters about messages, and the exceptions that filters raise when they fail."""
 
 from __future__ import annotations
 
@@ -11,53 +11,53 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class FilterError(Exception):
-    """A filter could not do its work: the program behind it is down, slow, or talks nonsense."""
+    """A filter has failed: the program behind it is down, slow, or sends invalid responses."""
 
 
 class StillDownError(FilterError):
-    """A filter failed a moment ago, and was not asked again."""
+    """A filter failed recently, and was not called again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a filter has decided about a message. Handlers find it in ``envelope.filters``, by the filter's name."""
+    """A filter's decision about a message. Handlers find it in ``envelope.filters``, by the filter's name."""
 
     action: str = "accept"
-    """``"accept"``, ``"discard"``, ``"quarantine"``, or ``"failed"``: the filter was down, and lets mail pass then."""
+    """``"accept"``, ``"discard"``, ``"quarantine"``, or ``"failed"`` (it was down; *on_failure* is ``"accept"``)."""
 
     reason: str = ""
     """Why the message was quarantined, or why the filter failed."""
 
     score: float | None = None
-    """How much the message looks like spam, where the filter tells."""
+    """The spam score, if the filter has one."""
 
     symbols: Mapping[str, float] = field(default_factory=dict)
-    """The tests that matched, each with its share of the score."""
+    """The tests that matched, with their scores."""
 
     headers: tuple[tuple[str, str], ...] = ()
-    """Name and value of each header field that the filter has added."""
+    """Names and values of the header fields that the filter added."""
 
     details: Any = None
-    """Whatever else the filter tells; of rspamd, its whole answer."""
+    """Further information from the filter; for rspamd, its whole response."""
 
 
 ACCEPT = Verdict()
-"""This filter need not see more of the message, or, from ``filter_CONNECT`` and ``filter_HELO``, of the connection."""
+"""Do not call this filter again for the message or, from ``filter_CONNECT`` and ``filter_HELO``, the connection."""
 
 DISCARD = Verdict("discard")
-"""Take the message from the client, and let nobody have it."""
+"""Accept the message from the client, but drop it."""
 
 
 class Verdicts(dict[str, Verdict]):
     """The verdicts about one message, by the names of the filters.
 
-    :param message_id: this server's name for the message, as filters are told it: the session's id, and a number.
+    :param message_id: the server's id of the message, as passed to filters: the session's id and a number.
     """
 
-    discarded = False  #: whether a filter wants nobody to have it
+    discarded = False  #: whether a filter discards the message
 
     def __init__(self, message_id: str) -> None:
         super().__init__()
         self.message_id = message_id
         self.finished: set[str] = set()
-        """The filters that need not see more of the message."""
+        """The filters that are not called again for the message."""

@@ -68,8 +68,8 @@ class ConfirmedChannel:
     def publish(self, identifier: str, exchange: str, routing_key: str, body: bytes, properties: Any) -> Deferred[None]:
         """Publish a persistent message with a confirm. The Deferred fires once a queue has it.
 
-        It fails with :class:`NotTaken` or :class:`OutcomeUnknown`. Cancelling it removes the message if it was not written
-        yet.
+        It fails with :class:`NotTaken` or :class:`OutcomeUnknown`. Cancelling it removes the message if it was not yet
+        written.
         """
         done: Deferred[None] = Deferred(lambda _: self._cancelled(publication))
         publication = Publication(identifier, exchange, routing_key, body, properties, done)

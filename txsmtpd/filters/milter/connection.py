@@ -1,6 +1,6 @@
-"""One connection to a milter: commands out, responses in, one at a time, each within its time.
+"""A connection to a milter: sends commands and reads responses, one at a time, each with a timeout.
 
-What is said when is in :mod:`txsmtpd.filters.milter`, the octets in :mod:`txsmtpd.wire.milter`.
+The order of commands is in :mod:`txsmtpd.filters.milter`, their encoding in :mod:`txsmtpd.wire.milter`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from txsmtpd.wire.milter import MilterError, Negotiation, PacketReader, Response
 
 T = TypeVar("T")
 
-LINGER = 10.0  # seconds that a milter has to take the goodbye
+LINGER = 10.0  # seconds until a connection is aborted after QUIT
 
 
 @implementer(IPushProducer)
 class MilterConnection(Protocol):
-    """Speaks with one milter.
+    """The protocol of a connection to a milter.
 
-    :param clock: what keeps the time (IReactorTime).
+    :param clock: provides the time (IReactorTime).
     """
 
     def __init__(self, clock: Any) -> None:
@@ -44,10 +44,10 @@ class MilterConnection(Protocol):
         self._lingers: Any = None
 
     def connectionMade(self) -> None:
-        # The transport tells when what was written piles up.
+        # The transport reports when written data piles up.
         self.transport.registerProducer(self, True)  # type: ignore[union-attr]
 
-    # What the milter says
+    # From the milter
 
     def dataReceived(self, data: bytes) -> None:
         try:
@@ -78,7 +78,7 @@ class MilterConnection(Protocol):
                 waiting.errback(self._error)
         self._waiting = self._drained = None
 
-    # What the transport says
+    # From the transport
 
     def pauseProducing(self) -> None:
         self._paused = True
@@ -90,14 +90,14 @@ class MilterConnection(Protocol):
             drained.callback(None)
 
     def stopProducing(self) -> None:
-        """The connection is lost, which :meth:`connectionLost` tells, too."""
+        """Do nothing: :meth:`connectionLost` is called too."""
 
-    # What is said to the milter
+    # To the milter
 
     async def negotiate(self, timeout: float) -> None:
-        """Agree on what is said, with the first packet.
+        """Negotiate the protocol options, with the first packet.
 
-        :raises FilterError: if the milter does not.
+        :raises FilterError: if the negotiation fails.
         """
         self.send(milter.negotiate())
         command, data = await self._next_packet(timeout)
@@ -109,9 +109,9 @@ class MilterConnection(Protocol):
             raise self._broken(error) from None
 
     def send(self, octets: bytes) -> None:
-        """Send commands that are not answered.
+        """Send commands without waiting for a response.
 
-        :raises FilterError: if the connection is gone, or the milter has said something that nobody asked for.
+        :raises FilterError: if the connection is closed, or the milter has sent something unexpected.
         """
         if self._error is not None:
             raise self._error
@@ -120,19 +120,19 @@ class MilterConnection(Protocol):
         self.transport.write(octets)  # type: ignore[union-attr]
 
     async def drain(self, timeout: float) -> None:
-        """Wait until what was sent does not pile up.
+        """Wait until the transport can accept more.
 
-        :raises FilterError: if that takes too long.
+        :raises FilterError: on timeout.
         """
         if self._paused and self._error is None:
             self._drained = Deferred()
             await self._within(self._drained, timeout)
 
     async def response(self, timeout: float) -> Response:
-        """The next response.
+        """Wait for the next response.
 
-        :param timeout: seconds until it is missed.
-        :raises FilterError: if there is none, or none that the milter may give.
+        :param timeout: seconds to wait.
+        :raises FilterError: if there is none, or an invalid one.
         """
         command, data = await self._next_packet(timeout)
         try:
@@ -173,7 +173,7 @@ class MilterConnection(Protocol):
         return error
 
     def quit(self) -> None:
-        """Say goodbye, and close."""
+        """Send QUIT and close."""
         if self.usable:
             self.usable = False
             self._error = FilterError("the connection to the milter is closed")
@@ -184,5 +184,5 @@ class MilterConnection(Protocol):
             self._lingers = self._clock.callLater(LINGER, self.transport.abortConnection)  # type: ignore[union-attr]
 
     def abort(self) -> None:
-        """Close at once: what the milter says next is none of anybody's business."""
+        """Close at once, ignoring further responses."""
         self._fail(FilterError("the connection to the milter was given up"))

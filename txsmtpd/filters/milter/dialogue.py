@@ -1,6 +1,6 @@
-"""What is said to a milter about one client, and in which order: as Postfix says it.
+"""The commands that are sent to a milter about one client, in the same order as by Postfix.
 
-The octets are in :mod:`txsmtpd.wire.milter`, the connection in :mod:`txsmtpd.filters.milter.connection`.
+Their encoding is in :mod:`txsmtpd.wire.milter`, the connection in :mod:`txsmtpd.filters.milter.connection`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MACROS_OF = {
     milter.BODY: Stage.END_OF_MESSAGE,
     milter.END_OF_MESSAGE: Stage.END_OF_MESSAGE,
 }
-# The step by which a milter says that it does not want a command, and the one by which it says that it will not answer.
+# The protocol flags by which a milter says that it does not want a command, and that it does not reply to it.
 STEPS_OF = {
     milter.CONNECT: (Steps.NO_CONNECT, Steps.SILENT_CONNECT),
     milter.HELO: (Steps.NO_HELO, Steps.SILENT_HELO),
@@ -46,20 +46,20 @@ STEPS_OF = {
     milter.BODY: (Steps.NO_BODY, Steps.SILENT_BODY),
     milter.END_OF_MESSAGE: (Steps(0), Steps(0)),
 }
-TIME_LIMIT = 600.0  # seconds for all that answers one command; a client need not wait longer
+TIME_LIMIT = 600.0  # seconds for all responses to one command, to limit how long a client waits
 OF_CONNECTION = (milter.CONNECT, milter.HELO)
 
 
 class Timeouts(NamedTuple):
-    """Seconds that a milter has."""
+    """Time limits for a milter, in seconds."""
 
     connect: float  #: to connect and to negotiate
-    command: float  #: to answer a command
-    content: float  #: to answer a part of a message, and to give a sign of life at its end
+    command: float  #: to respond to a command
+    content: float  #: to respond to a part of a message, and between progress responses at its end
 
 
 class Asks(Protocol):
-    """What a dialogue needs of its filter."""
+    """The interface of the filter that a dialogue uses."""
 
     name: str
     timeouts: Timeouts
@@ -67,14 +67,14 @@ class Asks(Protocol):
 
     @property
     def reactor(self) -> Any:
-        """What keeps the time."""
+        """The reactor, for timeouts."""
 
     async def connect(self) -> MilterConnection:
         """Connect, and negotiate."""
 
 
 class MilterDialogue:
-    """What is said to a milter about one client.
+    """The conversation with a milter about one client.
 
     :param filter: the filter.
     :param server: the client's protocol.
@@ -84,23 +84,23 @@ class MilterDialogue:
         self.filter = filter
         self.server = server
         self.connection: MilterConnection | None = None
-        self.quarantine: str | None = None  # why, if the message shall be
-        self._final: Verdict | Reply | None = None  # for all of the connection
+        self.quarantine: str | None = None  # the reason, if the message is to be quarantined
+        self._final: Verdict | Reply | None = None  # for the whole connection
         self._greeted_as: str | None = None
         self._in_message = False
-        self._skipped = b""  # the command of which the milter wants no more
+        self._skipped = b""  # the command that the milter does not want again
         self._known = Known(server, server.session)
 
     # One command
 
     @property
     def agreed(self) -> milter.Negotiation:
-        """What the milter has agreed to."""
+        """The options that were negotiated with the milter."""
         assert self.connection is not None
         return self.connection.agreed
 
     def wants(self, command: bytes) -> bool:
-        """Whether the milter wants this command, or more of its kind."""
+        """Whether the milter wants this command, or more of this kind."""
         return command != self._skipped and not STEPS_OF[command][0] & self.agreed.steps
 
     async def say(
@@ -110,12 +110,12 @@ class MilterDialogue:
         changes: Callable[[Response], Awaitable[None]] | None = None,
         timeout: float = 0,
     ) -> Verdict | None:
-        """Send a command with its macros; return what the milter has decided, None to go on.
+        """Send a command with its macros. Return the milter's decision, or None to continue.
 
-        :param changes: is given each change that the milter makes; None: it may make none now.
-        :param timeout: seconds for the answer. Default: those of a command.
-        :raises Refused: if the milter refuses.
-        :raises FilterError: if there is no good answer.
+        :param changes: called with each change that the milter makes. None: changes are not allowed now.
+        :param timeout: seconds to wait for the response. Default: the timeout for commands.
+        :raises Refused: if the milter rejects.
+        :raises FilterError: if there is no valid response.
         """
         if self._final is not None:
             return self._verdict()
@@ -124,12 +124,12 @@ class MilterDialogue:
             raise FilterError("there is no connection to the milter")
         unwanted, silent = STEPS_OF[command]
         if unwanted & ~milter.STEPS_OF_VERSION[self.agreed.version]:
-            return None  # the milter does not know the command
+            return None  # the milter does not support the command
         if command == self._skipped:
             return None
         self._skipped = b""
         timeout = timeout or self.filter.timeouts.command
-        # The macros are told even if the command is not: the milter may look at them later.
+        # Macros are sent even if the command is not, because the milter may use them later.
         wanted = not unwanted & self.agreed.steps
         connection.send(self._macros(command) + (octets if wanted else b""))
         if not wanted or silent & self.agreed.steps:
@@ -192,20 +192,20 @@ class MilterDialogue:
         raise FilterError(f"the milter says {response!r}")
 
     def _settle(self, decision: Verdict | Reply) -> None:
-        """Decide about the whole connection. A milter closes its side then."""
+        """Store a decision about the whole connection. The milter closes its side then."""
         self._final = decision
         self._drop()
 
     # The stages
 
     async def connected(self) -> Verdict | None:
-        """The client has connected."""
+        """Tell the milter that the client has connected."""
         self._known = Known(self.server, self.server.session)
         await self._open()
         return self._verdict()
 
     async def _open(self) -> None:
-        """Connect, and tell the milter what it has missed."""
+        """Connect, and send the milter the commands that it missed."""
         if self.connection is not None and self.connection.usable:
             return
         self._drop()
@@ -215,12 +215,12 @@ class MilterDialogue:
         await self.say(milter.CONNECT, milter.connect(self._known.client_name, address, port))
 
     async def greeted(self, hostname: str) -> Verdict | None:
-        """HELO, EHLO or LHLO has come."""
+        """Tell the milter about HELO, EHLO or LHLO."""
         if self._final is None and self.connection is not None and self.connection.usable:
             self._known = Known(self.server, self.server.session)
             self.abort_message()
             await self._greet(hostname)
-        return self._verdict()  # a milter that is not there is told with MAIL, if it is then
+        return self._verdict()  # if the milter is unavailable, it is tried again with MAIL
 
     async def _greet(self, hostname: str) -> None:
         self._greeted_as = None
@@ -233,9 +233,9 @@ class MilterDialogue:
         return self._final
 
     async def mail(self, message_id: str, address: str, options: list[str]) -> Verdict | None:
-        """A transaction begins.
+        """Tell the milter that a transaction begins.
 
-        :param message_id: the server's name for the message.
+        :param message_id: the server's id of the message.
         """
         self.abort_message()
         self.quarantine = None
@@ -256,17 +256,17 @@ class MilterDialogue:
             await self._greet(hostname)
 
     async def rcpt(self, address: str, options: list[str]) -> Verdict | None:
-        """A recipient was accepted by the server."""
+        """Tell the milter about a recipient that the server accepted."""
         self._known = Known(self.server, self.server.session, self._known.message_id, self._known.sender, address)
         return await self.say(milter.RCPT, milter.rcpt(address, options))
 
     async def data(self) -> Verdict | None:
-        """The message is going to come."""
+        """Tell the milter that the message follows."""
         self._known = Known(self.server, self.server.session, self._known.message_id, self._known.sender)
         return await self.say(milter.DATA, milter.packet(milter.DATA))
 
     def abort_message(self) -> None:
-        """The transaction, if there is one, is over."""
+        """End the transaction, if there is one."""
         if self._in_message:
             self._in_message = False
             self._skipped = b""
@@ -284,6 +284,6 @@ class MilterDialogue:
             connection.quit()
 
     def end(self) -> None:
-        """The client is gone."""
+        """End the conversation after the client has disconnected."""
         self.abort_message()
         self._drop()

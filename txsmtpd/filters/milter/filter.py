@@ -1,6 +1,6 @@
-"""The milter filter: any milter, such as OpenDKIM, OpenDMARC or clamav-milter, in front of any handler.
+"""The milter filter: uses any milter, such as OpenDKIM, OpenDMARC or clamav-milter, in front of any handler.
 
-One connection to the milter for each client, from the greeting on. What is said over it is in
+There is one connection to the milter for each client, starting with the greeting. The conversation is in
 :mod:`txsmtpd.filters.milter.dialogue`.
 """
 
@@ -22,21 +22,22 @@ from txsmtpd.filters.verdict import FilterError, StillDownError
 
 
 class Milter:
-    """Have a milter look at the mail.
+    """Check mail with a milter.
 
-    :param endpoint: where it listens: the description of a client endpoint, such as ``unix:/run/opendkim.sock`` or
+    :param endpoint: where it listens: a client endpoint description, such as ``unix:/run/opendkim.sock`` or
         ``tcp:127.0.0.1:8891``, or a provider of IStreamClientEndpoint.
-    :param name: what it is called in ``envelope.filters`` and in the log.
-    :param on_failure: what becomes of mail while it is down: ``"tempfail"`` or ``"accept"``.
-    :param macros: values of macros, by name without braces, in place of those that the server has.
+    :param name: its name in ``envelope.filters`` and in the log.
+    :param on_failure: what to do with mail while it is down: ``"tempfail"`` or ``"accept"``.
+    :param macros: values of macros, by name without braces, that override the server's.
     :param connect_timeout: seconds for the connection and the negotiation.
-    :param command_timeout: seconds for the answer to a command.
-    :param content_timeout: seconds for the answer to each part of the message, and for each sign of life at its end.
-    :param reactor: what connects and keeps the time. Default: the global reactor, imported with the first client.
-    :raises ValueError: for an endpoint that is none.
+    :param command_timeout: seconds for the response to a command.
+    :param content_timeout: seconds for the response to each part of the message, and between progress responses at
+        its end.
+    :param reactor: connects and provides the time. Default: the global reactor, imported with the first client.
+    :raises ValueError: for an invalid endpoint.
     """
 
-    command_timeout = message_timeout = None  # the filter has time limits of its own
+    command_timeout = message_timeout = None  # the filter has its own time limits
 
     def __init__(
         self,
@@ -65,7 +66,7 @@ class Milter:
 
     @property
     def reactor(self) -> Any:
-        """What connects, and keeps the time."""
+        """The reactor, for connections and timeouts."""
         if self._reactor is None:
             self._reactor = current_reactor()
         return self._reactor
@@ -73,7 +74,7 @@ class Milter:
     async def connect(self) -> MilterConnection:
         """Connect, and negotiate.
 
-        :raises FilterError: if there is nobody to talk to.
+        :raises FilterError: if the milter is unavailable.
         """
         if self._breaker is None:
             self._breaker = Breaker(self.reactor.seconds)
@@ -123,11 +124,11 @@ class Milter:
             found = self._dialogues[server] = MilterDialogue(self, server)
         return found
 
-    # The stages. Plain functions that return Deferreds: coroutine functions are taken for asyncio's where those of
-    # handlers are.
+    # The stages. Plain functions that return Deferreds, because with asyncio handlers, coroutine functions are run
+    # as asyncio's.
 
     def filter_CONNECT(self, server: Any, session: Any, envelope: Any) -> Deferred[Any]:
-        self.filter_DISCONNECT(server, session, envelope, None)  # XCLIENT begins anew
+        self.filter_DISCONNECT(server, session, envelope, None)  # XCLIENT starts a new session
         return Deferred.fromCoroutine(self._dialogue(server).connected())
 
     def filter_HELO(self, server: Any, session: Any, envelope: Any, hostname: str) -> Deferred[Any]:
@@ -150,7 +151,7 @@ class Milter:
         return Deferred.fromCoroutine(send_message(self._dialogue(server), message))
 
     def filter_RSET(self, server: Any, session: Any, envelope: Any) -> None:
-        dialogue = self._dialogues.get(server)  # the client may be gone
+        dialogue = self._dialogues.get(server)  # the client may have disconnected
         if dialogue is not None:
             dialogue.abort_message()
 
@@ -161,12 +162,12 @@ class Milter:
 
 
 def check_client_endpoint(description: str) -> None:
-    """:raises ValueError: if the description is none of a client endpoint."""
+    """:raises ValueError: if the description is not a client endpoint."""
     from twisted.internet.endpoints import clientFromString
     from twisted.internet.task import Clock
 
     try:
-        # The endpoint is made again with the reactor that is used: to import that one now would choose it.
+        # The endpoint is made again later with the real reactor. Importing that now would install it.
         clientFromString(Clock(), description)
     except Exception as error:
         raise ValueError(

@@ -1,6 +1,6 @@
-"""The macros that milters are told: the names that Sendmail and Postfix give them, by stage, and their values.
+"""The macros that are sent to milters: their names as in Sendmail and Postfix, by stage, and their values.
 
-A macro that has no value is not sent.
+Macros without a value are not sent.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from txsmtpd.wire.grammar import local_part
 from txsmtpd.wire.milter import Stage
 
-# Those that Postfix sends, and of Sendmail's what filters ask for besides.
+# The macros that Postfix sends, and those of Sendmail that milters also request.
 DEFAULTS: Mapping[Stage, tuple[str, ...]] = {
     Stage.CONNECT: ("j", "{daemon_name}", "{daemon_addr}", "v", "_"),
     Stage.HELO: ("{tls_version}", "{cipher}", "{cipher_bits}", "{cert_subject}", "{cert_issuer}"),
@@ -36,30 +36,30 @@ MAILER = "smtp"
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the values of macros are made of."""
+    """The data for the values of macros."""
 
     server: Any
     session: Any
-    message_id: str = ""  #: the server's name for the message
+    message_id: str = ""  #: the server's id of the message
     sender: str | None = None
     recipient: str | None = None
 
     @property
     def client(self) -> tuple[str | None, int]:
-        """Address and port of the client; of one on a Unix socket ``""``, None if the address is not known."""
+        """Return the address and port of the client. The address is ``""`` for a Unix socket, and None if unknown."""
         peer = self.session.peer
         return (str(peer[0]) or None, int(peer[1])) if isinstance(peer, tuple | list) else ("", 0)
 
     @property
     def client_name(self) -> str:
-        """The client's name if XCLIENT has told it, else its address in brackets: nobody asks the DNS."""
+        """Return the client's name if known from XCLIENT, otherwise its address in brackets: there is no DNS lookup."""
         name = getattr(self.session.xclient, "name", None)
         host = self.client[0]
         return name or (f"[{host}]" if host else "unknown" if host is None else "localhost")
 
     @property
     def own(self) -> tuple[str, int]:
-        """Address and port that the client has connected to."""
+        """Return the address and port that the client connected to."""
         address = self.server.transport.getHost()
         return str(getattr(address, "host", "") or ""), int(getattr(address, "port", 0) or 0)
 
@@ -122,9 +122,9 @@ VALUES: Mapping[str, Callable[[Known], Any]] = {
 
 
 def values_of(names: Iterable[str], known: Known, more: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Name and value of each macro that has one.
+    """Return the name and value of each macro that has one.
 
-    :param more: values of the application's own, which come before those here.
+    :param more: the application's values, which take precedence.
     """
     found = []
     for name in names:

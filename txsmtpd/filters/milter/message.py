@@ -1,4 +1,4 @@
-"""How a message goes to a milter, and how the milter's changes come back."""
+"""Sends a message to a milter, and applies the milter's changes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from txsmtpd.filters.verdict import FilterError, Verdict
 from txsmtpd.wire import milter
 from txsmtpd.wire.milter import Response, Steps
 
-CHANGES_LIMIT = 2**20  # octets of all changes but those of the body
+CHANGES_LIMIT = 2**20  # bytes of all changes except to the body
 NUMBER_LIMIT = 1_000  # changes
-BODY_LIMIT = 2**28  # octets of a new body; they wait in a file
+BODY_LIMIT = 2**28  # bytes of a new body, which is spooled to a file
 
 
 async def send_message(dialogue: MilterDialogue, message: FilteredMessage) -> Verdict | None:
-    """Send header, body and end; make the changes that the milter wants.
+    """Send the message, and make the changes that the milter requests.
 
-    :raises Refused: if the milter refuses the message.
-    :raises FilterError: if there is no good answer.
+    :raises Refused: if the milter rejects the message.
+    :raises FilterError: if there is no valid response.
     """
     try:
         decision = await _send_content(dialogue, message)
@@ -60,7 +60,7 @@ async def _send_content(dialogue: MilterDialogue, message: FilteredMessage) -> V
 
 
 async def chunks(pieces: AsyncIterator[bytes], size: int) -> AsyncIterator[bytes]:
-    """The octets of the pieces in chunks of *size*; only the last may be shorter."""
+    """Yield the bytes in chunks of *size*; only the last may be shorter."""
     buffer = bytearray()
     async for piece in pieces:
         buffer += piece
@@ -86,7 +86,7 @@ async def _end(dialogue: MilterDialogue, message: FilteredMessage) -> Verdict | 
 
 
 class Changes:
-    """The changes that a milter asks for at the end of a message. They are made once it has decided."""
+    """The changes that a milter requests at the end of a message. They are applied after its decision."""
 
     def __init__(self, dialogue: MilterDialogue, message: FilteredMessage) -> None:
         self._dialogue = dialogue
@@ -97,9 +97,9 @@ class Changes:
         self._space = b"" if dialogue.agreed.steps & Steps.LEADING_SPACE else b" "
 
     async def __call__(self, response: Response) -> None:
-        """Note a change; wait while the disk has enough to do with a new body.
+        """Record a change. Wait while a new body is being written to disk.
 
-        :raises FilterError: if it is too much.
+        :raises FilterError: if there are too many changes, or they are too large.
         """
         if isinstance(response, milter.ReplaceBody):
             if self._body is None:
@@ -121,13 +121,13 @@ class Changes:
         raise FilterError("the milter changes more than a message can be")
 
     def discard(self) -> None:
-        """Make none of the changes."""
+        """Discard the changes."""
         if self._body is not None:
             self._body.close()
             self._body = None
 
     def apply(self) -> None:
-        """Make the changes, in order."""
+        """Apply the changes, in order."""
         for change in self._changes:
             self._apply(change)
         if self._body is not None:
