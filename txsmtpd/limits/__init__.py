@@ -1,8 +1,8 @@
-"""Decisions about how much a client may do, as values.
+"""Limits on what a client may do.
 
-What lives here: rates, tables of bounded size, the network that a client belongs to, the pace of a slow client, the
-memory of messages, and stress mode. All but :mod:`~txsmtpd.limits.shared` needs the standard library only. No
-transport, no reply and no option: the engine asks, and says what a client is told.
+Contains rates, tables of bounded size, the network that a client belongs to, the pace of a slow client, the memory of
+messages, and stress mode. Only :mod:`~txsmtpd.limits.shared` needs more than the standard library. There are no
+transports, replies or options here: the engine asks for decisions, and makes the replies.
 """
 
 from txsmtpd.limits.limiter import KINDS, Limits

@@ -1,7 +1,7 @@
-"""Whether a client may go on: who it is counted as, and what the limiter says. No reply is made here.
+"""Decides whether a client may continue: the key it is counted under, and the limiter's decision. Makes no replies.
 
-Clients in *unlimited* networks are asked about nothing. Others are counted by their network, or, once they have
-authenticated, by their login.
+Clients in *unlimited* networks have no limits. Others are counted by their network or, once authenticated, by their
+login.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from txsmtpd.session import Session
 from txsmtpd.wire.networks import UNIX, Network, Networks
 
 UNLIMITED = ("127.0.0.0/8", "::1", UNIX)
-REMEMBERED = 4096  # clients whose network is not worked out anew
+REMEMBERED = 4096  # clients whose network is cached
 
 
 class Admission:
-    """Asks a limiter about clients.
+    """Asks a limiter for decisions about clients.
 
     :param limiter: an :class:`~txsmtpd.interfaces.ILimiter`.
-    :param unlimited: networks that have no limits, as :class:`~txsmtpd.wire.networks.Networks` takes them.
-    :param prefixes: how many bits of an IPv4 and of an IPv6 address are the network's.
+    :param unlimited: networks without limits, in the form that :class:`~txsmtpd.wire.networks.Networks` takes.
+    :param prefixes: the prefix lengths of networks, for IPv4 and IPv6.
     """
 
     def __init__(
@@ -36,21 +36,21 @@ class Admission:
         self.unlimited = Networks("unlimited_networks", unlimited)
         self._network_of = networks_of(prefixes)
         self._key_of: Callable[[Any], str | None] = lru_cache(maxsize=REMEMBERED)(self._key_of_host)
-        # What has no rate is not even asked about. Another limiter may have one for everything.
+        # Kinds without a rate are skipped. A custom limiter without `kinds` may limit all of them.
         self.kinds = frozenset(getattr(limiter, "kinds", [*KINDS, AUTH]))
         self.decisions: Counter[tuple[str, str]] = Counter()  #: by kind, and "admitted" or "refused"
 
     def network(self, peer: Any) -> str | None:
-        """The network that a client is counted as; None: it has no limits.
+        """Return the network that a client is counted under, or None if it has no limits.
 
         :param peer: as :attr:`~txsmtpd.session.Session.peer`.
         """
         return self._key_of(peer[0]) if type(peer) is tuple else None
 
     def admit(self, kind: str, session: Session) -> Any:
-        """Whether the client may do what is of this kind once more. ``"auth"`` only asks whether it may try to log in.
+        """Ask whether the client may do something of this kind again. ``"auth"`` only asks whether it may try to log in.
 
-        :return: None for yes, or a :class:`~txsmtpd.limits.Retry`; or an awaitable of one of them.
+        :return: None for yes, or a :class:`~txsmtpd.limits.Retry`; or an awaitable of either.
         """
         if kind not in self.kinds:
             return None
@@ -69,9 +69,9 @@ class Admission:
         self.decisions[kind, "admitted" if answer is None else "refused"] += 1
 
     def auth_failed(self, session: Session, name: str) -> Any:
-        """The client has failed to log in with the name.
+        """Record a failed login with this name.
 
-        :return: how often the name has failed of late, or an awaitable of it; 1 if nobody counts.
+        :return: how often the name failed recently, or an awaitable of that; 1 if failures are not counted.
         """
         key = self.network(session.peer) if AUTH in self.kinds else None
         return 1 if key is None else self.limiter.auth_failed(key, name)
@@ -81,5 +81,5 @@ class Admission:
 
 
 def seconds_left(retry: Retry) -> int:
-    """The whole seconds after which to try again."""
+    """Return the seconds until a retry, as an integer."""
     return max(1, -int(-retry.seconds // 1))

@@ -1,13 +1,13 @@
-"""A breaker: what has failed several times in a row is not asked for a while. Pure; time is an argument."""
+"""A circuit breaker: after several consecutive failures, pauses for a while. No I/O; time is an argument."""
 
 from __future__ import annotations
 
 
 class Breaker:
-    """Counts failures in a row.
+    """Counts consecutive failures.
 
-    :param failures: after how many the pause begins.
-    :param pause: its length in seconds. After it, one may try; if that fails, the pause begins anew.
+    :param failures: the number of failures after which the pause begins.
+    :param pause: its length in seconds. After it, one attempt is allowed; if it fails, the pause begins again.
     """
 
     def __init__(self, failures: int = 3, pause: float = 5.0) -> None:
@@ -22,17 +22,17 @@ class Breaker:
             return True
         if now < self._closed_at:
             return False
-        self._closed_at = now + self._pause  # for all others, while one tries
+        self._closed_at = now + self._pause  # for all others, during the attempt
         return True
 
     def failed(self, now: float) -> bool:
-        """It has failed. Whether a pause begins that was none before."""
+        """Record a failure. Return whether a new pause begins."""
         self._failures += 1
         self._closed_at = now + self._pause
         return self._failures == self._most
 
     def succeeded(self) -> bool:
-        """It has worked. Whether that ends a pause."""
+        """Record a success. Return whether that ends a pause."""
         ended = self._failures >= self._most
         self._failures = 0
         return ended

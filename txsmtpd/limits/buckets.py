@@ -1,8 +1,8 @@
-"""The generic cell rate algorithm (GCRA) over many keys, in a table of bounded size. Pure; time is an argument.
+"""The generic cell rate algorithm (GCRA) for many keys, in a table of bounded size. No I/O; time is an argument.
 
-For each key there is one number: the time at which it will have paid for all that it was allowed. A key whose time is
-past says nothing and may be forgotten. The rule is that of a leaky bucket, without a timer and without a list of
-events: it has no window at whose edge twice as much would pass.
+For each key, one number is stored: the time at which its allowance will be full again. A key whose time has passed
+needs no entry. The result is the same as with a leaky bucket, but without a timer or a list of events. Unlike a fixed
+window, it never allows twice the rate at a window boundary.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from collections import OrderedDict
 
 from txsmtpd.limits.rate import Rate, Retry
 
-TABLE_SIZE = 100_000  # keys; some 25 MB if all are in use
-ROUNDING = 1e-9  # seconds: who waits as long as told is let in
+TABLE_SIZE = 100_000  # keys; about 25 MB when full
+ROUNDING = 1e-9  # seconds: a client that waits exactly as long as told is admitted
 
 
 class Buckets:
-    """A rate, applied to each key by itself.
+    """A rate, applied to each key separately.
 
-    :param rate: what each key may do.
-    :param size: how many keys are remembered. When there are more, the one that was admitted longest ago is forgotten,
-        and may do all its burst again.
+    :param rate: the rate for each key.
+    :param size: the maximum number of keys. Beyond it, the key admitted longest ago is forgotten, and gets a full burst
+        again.
     """
 
     def __init__(self, rate: Rate, size: int = TABLE_SIZE) -> None:
         self.rate = rate
         self.size = size
-        self.forgotten = 0  #: keys that were forgotten although they still had to wait
+        self.forgotten = 0  #: keys that were forgotten too early because the table was full
         self._interval = rate.period / rate.number
         self._window = rate.burst * self._interval
         self._paid: OrderedDict[str, float] = OrderedDict()  # in the order of the last admission
@@ -35,10 +35,10 @@ class Buckets:
         return len(self._paid)
 
     def admit(self, key: str, now: float) -> Retry | None:
-        """Whether the key may do it once more.
+        """Decide whether the key is admitted.
 
-        :param now: the time in seconds, which never goes back.
-        :return: None for yes; a key that is refused is charged nothing.
+        :param now: monotonic time in seconds.
+        :return: None for yes. A rejected attempt is not counted.
         """
         table = self._paid
         before = table.get(key)
@@ -55,7 +55,7 @@ class Buckets:
 
     def _make_room(self, now: float) -> None:
         table = self._paid
-        # Two for each that comes: the table shrinks again after a flood, and no single decision takes long.
+        # Remove up to two old keys for each decision: the table shrinks after a flood, and no decision takes long.
         for _ in range(2):
             key = next(iter(table))
             if table[key] > now:

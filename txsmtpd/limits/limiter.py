@@ -11,16 +11,16 @@ from txsmtpd.limits.rate import Rate, Retry, check_kind
 
 KINDS = ("connections", "messages", "recipients", "tls")
 AUTH = "auth"
-LOGIN = "login:"  # what the key of a client begins with that has authenticated
+LOGIN = "login:"  # prefix of the keys of authenticated clients
 
 
 class Limits:
-    """Decides from what this process has seen: an :class:`~txsmtpd.interfaces.ILimiter`.
+    """An :class:`~txsmtpd.interfaces.ILimiter` for one process.
 
-    :param rates: a :class:`~txsmtpd.limits.Rate`, or the text of one, for kinds of :data:`KINDS`.
-    :param auth_failures: how many distinct names a network may fail to log in with; None: no limit.
-    :param table_size: keys that are remembered for each rate.
-    :param clock: what tells the time, in seconds that never go back.
+    :param rates: a :class:`~txsmtpd.limits.Rate`, or its text, for kinds in :data:`KINDS`.
+    :param auth_failures: how many distinct names a network may fail to log in with. None: no limit.
+    :param table_size: the maximum number of keys for each rate.
+    :param clock: returns monotonic time in seconds.
     :raises ValueError: for an unknown kind, or a text that is not a rate.
 
     >>> limits = Limits({"messages": "2/min"}, clock=lambda: 0.0)
@@ -44,26 +44,26 @@ class Limits:
 
     @property
     def kinds(self) -> frozenset[str]:
-        """What has a limit."""
+        """The kinds that have a limit."""
         return frozenset([*self.buckets, *([] if self.failures is None else [AUTH])])
 
     def admit(self, kind: str, key: str) -> Retry | None:
-        """Whether the key may do what is of this kind once more. A kind without a rate always may."""
+        """Decide whether the key is admitted. A kind without a rate always is."""
         if kind == AUTH:
             return None if self.failures is None else self.failures.admit(key, self._clock())
         buckets = self.buckets.get(kind)
         return None if buckets is None else buckets.admit(key, self._clock())
 
     def auth_failed(self, network: str, name: str) -> int:
-        """A client of the network has failed to log in with the name.
+        """Record a failed login of a client in the network.
 
-        :return: how often the name has failed of late, this time included.
+        :return: how often the name failed recently, including this time.
         """
         return 1 if self.failures is None else self.failures.failed(network, name, self._clock())
 
     @property
     def forgotten(self) -> int:
-        """Keys that were forgotten although they still had to wait, since a table was full."""
+        """The number of keys that were forgotten too early because a table was full."""
         forgotten = sum(table.forgotten for table in self.buckets.values())
         return forgotten if self.failures is None else forgotten + self.failures.forgotten
 

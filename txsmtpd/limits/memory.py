@@ -1,9 +1,9 @@
-"""How much memory messages may take together, in one process.
+"""Limits the memory of all messages together, in one process.
 
-A message has a :class:`Share` of the :class:`Memory`. It adds what has come, and is told whether more may come now. A
-quarter of the limit is a reserve for one message at a time, so that messages which have all begun cannot wait for each
-other for ever. What somebody has in hand when told to wait is counted, and may be beyond the limit. Nothing here knows
-messages, clients or time.
+A message has a :class:`Share` of the :class:`Memory`. It adds what has arrived, and is told whether it may receive
+more. A quarter of the limit is reserved for one message at a time, to prevent a deadlock of messages that all wait.
+Data that has already arrived when a message is told to wait is counted, and may exceed the limit. Nothing here depends
+on messages, clients or time.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ from pathlib import Path
 
 RESERVE = 4  # the limit is divided by this
 PART_OF_THE_MACHINE = 4  # likewise
-FALLBACK = 2**29  # octets of memory, where the machine does not tell
+FALLBACK = 2**29  # bytes, if the machine's memory is unknown
 
 CGROUP = Path("/sys/fs/cgroup")
 LIMITS_OF_CGROUPS = ("memory.max", "memory.high")
 
 
 class Memory:
-    """The memory for messages. Several factories may have one in common.
+    """The memory for messages. Several factories may share one.
 
     :param limit: bytes for all messages together. None: no limit.
     """
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = sys.maxsize if limit is None else limit  #: bytes
-        self.used = 0  #: bytes, now
-        self.refused = 0  #: messages that there was no room for
-        self.room = self.limit - self.limit // RESERVE  #: bytes that anybody may use
+        self.used = 0  #: bytes currently used
+        self.refused = 0  #: number of messages rejected for lack of memory
+        self.room = self.limit - self.limit // RESERVE  #: bytes available without the reserve
         self._reserve_of: Share | None = None
-        self._reserve_from = 0  # what that share had before it drew on the reserve
+        self._reserve_from = 0  # bytes of that share before it used the reserve
         self._waiting: dict[Share, Callable[[], object]] = {}
         self._numbers = count()
         self._waking = False
 
     @property
     def waiting(self) -> int:
-        """How many messages wait."""
+        """The number of waiting messages."""
         return len(self._waiting)
 
     def share(self) -> Share:
-        """The share of a message that begins."""
+        """Make the share of a new message."""
         return Share(self, next(self._numbers))
 
     def _may_go_on(self, share: Share) -> bool:
@@ -55,12 +55,12 @@ class Memory:
         if self._reserve_of is None:
             self._reserve_of = share
             self._reserve_from = share.octets
-        # What others had in hand when they were told to wait is not taken from the reserve.
+        # Data that other messages already had when they were told to wait does not count against the reserve.
         return self._reserve_of is share and share.octets - self._reserve_from <= self.limit - self.room
 
     def _wake(self) -> None:
-        """Let those go on that there is room for now: the messages first that began first."""
-        if self._waking:  # whoever was woken has given something back: the loop below sees it
+        """Let waiting messages continue if there is room, oldest first."""
+        if self._waking:  # called by a woken message that released memory: the loop below continues
             return
         self._waking = True
         try:
@@ -74,19 +74,19 @@ class Memory:
 
 
 class Share:
-    """What one message takes of a :class:`Memory`."""
+    """The part of a :class:`Memory` that one message uses."""
 
     __slots__ = ("_memory", "number", "octets")
 
     def __init__(self, memory: Memory, number: int) -> None:
         self._memory = memory
-        self.number = number  #: a lower one has begun earlier
+        self.number = number  #: lower numbers began earlier
         self.octets = 0  #: bytes
 
     def add(self, octets: int) -> bool:
-        """More of the message is in memory.
+        """Count more bytes of the message.
 
-        :return: whether still more may come now; if not, :meth:`wait`.
+        :return: whether the message may receive more now. If not, call :meth:`wait`.
         """
         memory = self._memory
         self.octets += octets
@@ -94,19 +94,19 @@ class Share:
         return memory.used <= memory.room or memory._may_go_on(self)
 
     def wait(self, on_room: Callable[[], object]) -> None:
-        """Have a function called, once, when more may come."""
+        """Call a function, once, when the message may receive more."""
         self._memory._waiting[self] = on_room
 
     def stop_waiting(self) -> None:
-        """What was to be called is not called any more."""
+        """Cancel :meth:`wait`."""
         self._memory._waiting.pop(self, None)
 
     def count_refusal(self) -> None:
-        """There was no room for the message."""
+        """Count a message that was rejected for lack of memory."""
         self._memory.refused += 1
 
     def release(self) -> None:
-        """The message is in memory no more. Once is enough."""
+        """Release the memory of the message. Further calls do nothing."""
         memory, octets = self._memory, self.octets
         memory.used -= octets
         self.octets = 0
@@ -118,13 +118,13 @@ class Share:
 
 
 def default_limit() -> int:
-    """A quarter of the memory of the machine, or of the process's control group if that has less; in bytes."""
+    """Return a quarter of the memory of the machine, or of the process's control group if smaller, in bytes."""
     return memory_of_machine() // PART_OF_THE_MACHINE
 
 
 @cache
 def memory_of_machine() -> int:
-    """Bytes of memory that this process can have at most."""
+    """Return the maximum memory of this process, in bytes."""
     try:
         found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     except (ValueError, OSError, AttributeError):  # not on Windows
@@ -133,7 +133,7 @@ def memory_of_machine() -> int:
 
 
 def _own_cgroup() -> Path:
-    """The folder of the control group (version 2) that this process is in."""
+    """Return the folder of this process's control group (version 2)."""
     try:
         lines = Path("/proc/self/cgroup").read_text("ascii", "replace").splitlines()
     except OSError:
@@ -143,7 +143,7 @@ def _own_cgroup() -> Path:
 
 
 def _limits_of_cgroups(folder: Path) -> list[int]:
-    """The limits of a control group and of those that it is in."""
+    """Return the limits of a control group and its parents."""
     found = []
     for each in (folder, *folder.parents):
         if CGROUP not in (each, *each.parents):

@@ -1,8 +1,8 @@
-"""Failed logins: how many distinct names a network has tried, and how often a name was tried.
+"""Failed logins: how many distinct names a network has tried, and how often each name was tried.
 
-A telephone with an old password fails with one name, over and over; whoever guesses tries many. So a network is judged
-by the number of names. A name is never locked, since whoever knows it could lock its owner out; it is slowed down. Both
-tables are bounded. Names are kept as hashes. Pure; time is an argument.
+A phone with an outdated password fails repeatedly with one name; an attacker who guesses tries many. So networks are
+limited by the number of distinct names. A name is never locked, because anyone could lock out its owner that way; its
+logins are delayed instead. Both tables are bounded. Names are stored as hashes. No I/O; time is an argument.
 """
 
 from __future__ import annotations
@@ -12,21 +12,20 @@ from collections import OrderedDict
 
 from txsmtpd.limits.rate import Rate, Retry
 
-TABLE_SIZE = 10_000  # networks, and names
+TABLE_SIZE = 10_000  # networks, and as many names
 
 
 class Failures:
     """Counts failed logins.
 
-    :param rate: how many distinct names a network may fail with, and in which time; its burst is not looked at.
-    :param size: how many networks and how many names are remembered. When there are more, the one that failed longest
-        ago is forgotten.
+    :param rate: how many distinct names a network may fail with in a period. The burst is ignored.
+    :param size: the maximum number of networks and of names. Beyond it, the one that failed longest ago is forgotten.
     """
 
     def __init__(self, rate: Rate, size: int = TABLE_SIZE) -> None:
         self.rate = rate
         self.size = size
-        self.forgotten = 0  #: networks that were forgotten before their time
+        self.forgotten = 0  #: networks that were forgotten too early because the table was full
         self._networks: OrderedDict[str, dict[int, float]] = OrderedDict()
         self._names: OrderedDict[int, tuple[int, float]] = OrderedDict()
 
@@ -34,7 +33,7 @@ class Failures:
         return len(self._networks)
 
     def admit(self, network: str, now: float) -> Retry | None:
-        """Whether the network may try another name."""
+        """Decide whether the network may try another name."""
         tried = self._networks.get(network)
         if tried is None or len(tried) < self.rate.number:
             return None
@@ -44,9 +43,9 @@ class Failures:
         return None if len(tried) < self.rate.number else Retry(min(tried.values()) - since)
 
     def failed(self, network: str, name: str, now: float) -> int:
-        """A login has failed.
+        """Record a failed login.
 
-        :return: how often the name has failed of late, this time included.
+        :return: how often the name failed recently, including this time.
         """
         self._note_network(network, hash(name), now)
         return self._note_name(hash(name), now)
@@ -60,13 +59,13 @@ class Failures:
             tried = table[network] = {}
         else:
             table.move_to_end(network)
-        if name in tried or len(tried) < self.rate.number:  # beyond the number, it is refused anyway
+        if name in tried or len(tried) < self.rate.number:  # beyond this number, it is rejected anyway
             tried[name] = now
 
     def _make_room(self, now: float) -> None:
-        """Forget the network that failed longest ago, if that is too long ago or the table is full."""
+        """Forget the network that failed longest ago, if it has expired or the table is full."""
         network, tried = next(iter(self._networks.items()))
-        recent = max(tried.values(), default=-math.inf) > now - self.rate.period  # `admit` may have taken all
+        recent = max(tried.values(), default=-math.inf) > now - self.rate.period  # `admit` may have removed all names
         if not recent or len(self._networks) >= self.size:
             del self._networks[network]
             self.forgotten += recent

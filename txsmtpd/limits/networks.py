@@ -1,6 +1,7 @@
-"""The network that a client is counted as.
+"""The network that a client is counted under.
 
-One customer has an IPv4 address, but a /64 of IPv6 addresses: who counts single addresses there counts nothing.
+A customer typically has a single IPv4 address, but a /64 of IPv6 addresses, so counting single IPv6 addresses is
+useless.
 """
 
 from __future__ import annotations
@@ -9,17 +10,17 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-PREFIXES = (32, 64)  # bits of an IPv4 and of an IPv6 address
-_MAPPED = bytes(10) + b"\xff\xff"  # what an IPv4 address in an IPv6 one begins with (RFC 4291 2.5.5.2)
+PREFIXES = (32, 64)  # prefix lengths for IPv4 and IPv6
+_MAPPED = bytes(10) + b"\xff\xff"  # prefix of IPv4-mapped IPv6 addresses (RFC 4291 2.5.5.2)
 
 
 def networks_of(prefixes: tuple[int, int] = PREFIXES) -> Callable[[Any], str | None]:
-    """A function that tells the network of a client.
+    """Make a function that returns the network of a client.
 
-    :param prefixes: how many bits of an IPv4 and of an IPv6 address are the network's.
-    :return: takes a host, and returns the network as text; None for what is no IP address, such as the peer of a Unix
-        socket. An IPv4 address that is written as IPv6 is the IPv4 address.
-    :raises ValueError: for prefixes that an address does not have.
+    :param prefixes: the prefix lengths of networks, for IPv4 and IPv6.
+    :return: a function that takes a host and returns its network as text, or None if the host is not an IP address,
+        such as the peer of a Unix socket. IPv4-mapped IPv6 addresses count as IPv4.
+    :raises ValueError: for an invalid prefix length.
 
     >>> network_of = networks_of((24, 64))
     >>> network_of("192.0.2.7"), network_of("::ffff:192.0.2.7"), network_of("2001:db8::1"), network_of(None)
@@ -38,7 +39,7 @@ def networks_of(prefixes: tuple[int, int] = PREFIXES) -> Callable[[Any], str | N
             if ":" not in host:
                 return _text4(socket.inet_pton(socket.AF_INET, host))
             octets = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
-        except (OSError, ValueError):  # ValueError: a NUL, or what is not ASCII
+        except (OSError, ValueError):  # ValueError: a NUL, or not ASCII
             return None
         if octets.startswith(_MAPPED):
             return _text4(octets[12:])

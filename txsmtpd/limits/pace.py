@@ -1,16 +1,16 @@
-"""Slow clients, and clients that are slowed down. Pure functions of time and numbers."""
+"""Pure functions for slow clients, and for delaying clients."""
 
 from __future__ import annotations
 
 
 def heard_at(heard: float, now: float, octets: int, rate: float) -> float:
-    """The budget of a client that sends message data.
+    """Return the new start of the idle time of a client that sends message data.
 
-    The budget starts at the time-out, loses the time that passes, earns the octets that come at a rate of *rate* octets
-    a second, and never exceeds the time-out. It is kept as the time from which silence counts: the client has used its
-    budget up once ``now - heard`` is the time-out.
+    The client has a time budget. It starts at the timeout, decreases as time passes, increases by ``octets / rate``
+    seconds for received data, and never exceeds the timeout. It is stored as the time since which the client counts as
+    idle: the budget is used up once ``now - heard`` reaches the timeout.
 
-    :param heard: that time before the octets came.
+    :param heard: that time before the data arrived.
     :return: that time now.
     """
     earned = heard + octets / rate
@@ -18,7 +18,7 @@ def heard_at(heard: float, now: float, octets: int, rate: float) -> float:
 
 
 def growing_delay(count: int, first: float, longest: float) -> float:
-    """Seconds to wait at the *count*-th time, from 1 on: *first*, then twice as long each time, up to *longest*.
+    """Return the delay for the *count*-th time, starting at 1: *first* seconds, doubled each time, up to *longest*.
 
     >>> [growing_delay(count, 1.0, 10.0) for count in (0, 1, 2, 3, 4, 5, 1000)]
     [0.0, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0]

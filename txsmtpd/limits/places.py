@@ -1,4 +1,4 @@
-"""How many connections each network has open, and may have."""
+"""Limits the open connections of each network."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from typing import Any, Protocol
 
 
 class Shared(Protocol):
-    """The numbers of other processes."""
+    """The connection counts of other processes."""
 
     def elsewhere(self, network: str) -> int:
-        """How many connections the network has there."""
+        """Return how many connections the network has in other processes."""
 
     def add(self, network: str, number: int) -> None:
-        """Tell them of connections here."""
+        """Report connections in this process to the others."""
 
 
 class Places:
-    """Places for connections, by network. Nothing is remembered of a network without connections.
+    """Places for connections, by network. Networks without connections are not stored.
 
-    :param limit: how many each may have.
-    :param network_of: tells the network of a client; None: it has no limit.
+    :param limit: the maximum for each network.
+    :param network_of: returns the network of a client, or None if it has no limit.
     """
 
     def __init__(self, limit: int, network_of: Callable[[Any], str | None]) -> None:
         self.limit = limit
         self.taken: Counter[str] = Counter()
-        self.shared: Shared | None = None  #: tells of other processes that serve the same clients
+        self.shared: Shared | None = None  #: the counts of other processes that serve the same clients
         self._network_of = network_of
         self._of: dict[Any, str] = {}
 
     def take(self, owner: Any, peer: Any) -> bool:
-        """Take a place for a client; False if its network has none left.
+        """Take a place for a client. Return False if its network has none left.
 
-        :param owner: what :meth:`leave` is told.
+        :param owner: to be passed to :meth:`leave`.
         """
         network = self._network_of(peer)
         if network is None:
@@ -57,7 +57,7 @@ class Places:
         return own if self.shared is None else own + self.shared.elsewhere(network)
 
     def leave(self, owner: Any) -> None:
-        """The owner's place, if it has one, is free again."""
+        """Release the owner's place, if it has one."""
         network = self._of.pop(owner, None)
         if network is not None:
             self.taken[network] -= 1

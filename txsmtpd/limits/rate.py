@@ -1,4 +1,4 @@
-"""Rates: how they are written, and the answer to whoever exceeds one."""
+"""Rates, their text form, and the result when one is exceeded."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _RATE = re.compile(r"([0-9]{1,9})/([0-9]{1,6})?([a-z]+)(?:,burst=([0-9]{1,9}))?"
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """No, not now.
+    """The result of a decision: rejected for now.
 
-    :param seconds: how long until the same question may be answered with yes.
+    :param seconds: the time after which the same request may be admitted.
     """
 
     seconds: float
@@ -31,7 +31,7 @@ class Retry:
 class Rate:
     """How often something may happen: *number* times in *period* seconds, and *burst* times at once.
 
-    In any time of *t* seconds, it happens at most ``number / period * t + burst`` times.
+    In any interval of *t* seconds, it happens at most ``number / period * t + burst`` times.
 
     :raises ValueError: if one of them is not positive.
 
@@ -49,9 +49,9 @@ class Rate:
 
     @classmethod
     def parse(cls, text: str) -> Rate:
-        """The rate that the text describes. Without a burst, all *number* may come at once.
+        """Parse a rate. The default burst is *number*.
 
-        :raises ValueError: if it is not written as a rate.
+        :raises ValueError: if the text is not a rate.
         """
         found = _RATE.fullmatch(text.strip().lower())
         unit = found and _UNITS.get(found[3])
@@ -65,10 +65,10 @@ class Rate:
 
 
 def parse_rate_of(text: str, kinds: Iterable[str]) -> tuple[str, Rate]:
-    """Read ``KIND:N/PERIOD[,burst=N]``.
+    """Parse ``KIND:N/PERIOD[,burst=N]``.
 
-    :param kinds: the kinds that there are.
-    :raises ValueError: for another kind, or for what is not a rate.
+    :param kinds: the valid kinds.
+    :raises ValueError: for an unknown kind, or an invalid rate.
     """
     kind, colon, rate = text.partition(":")
     if not colon:
@@ -78,9 +78,9 @@ def parse_rate_of(text: str, kinds: Iterable[str]) -> tuple[str, Rate]:
 
 
 def check_kind(kind: str, kinds: Iterable[str]) -> None:
-    """Refuse a kind that is not among *kinds*.
+    """Check that a kind is one of *kinds*.
 
-    :raises ValueError: with the nearest that is.
+    :raises ValueError: if not. The message suggests the closest one.
     """
     known = list(kinds)
     if kind not in known:

@@ -1,8 +1,8 @@
-"""Limits that several hosts share, in Redis (the extra ``redis``).
+"""Limits shared by several hosts, in Redis (the extra ``redis``).
 
-What is shared is what follows an account: the rates of clients that have authenticated, and failed logins. Networks are
-counted by each host for itself. A decision is one script in Redis, and takes 50 ms at most; then, and whenever Redis
-is not there, the limits of this process decide. Redis being away refuses nobody.
+Limits per account are shared: the rates of authenticated clients, and failed logins. Each host counts networks for
+itself. A decision is one script in Redis. If Redis is unavailable or takes more than 50 ms, the limits of this process
+decide instead, so no client is rejected because Redis is down.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = Logger(namespace="txsmtpd")
 PREFIX = "txsmtpd:"
 PATIENCE = 0.05  # seconds for a decision
 
-# The rule of `buckets`. Times are Redis' own, so that the clocks of the hosts do not matter.
+# The algorithm of `buckets`, with the time of Redis, so that the hosts' clocks do not matter.
 _RATE = """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
@@ -41,7 +41,7 @@ redis.call('SET', KEYS[1], string.format('%.6f', paid), 'PX', math.ceil((paid - 
 return false
 """
 
-# The rules of `names`. A network's names are a sorted set, by the time of their last failure.
+# The algorithm of `names`. The names of a network are a sorted set, by the time of their last failure.
 _MAY_TRY = """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
@@ -65,13 +65,13 @@ return count
 
 
 class SharedLimits:
-    """An :class:`~txsmtpd.interfaces.ILimiter` that shares what follows an account with other hosts.
+    """An :class:`~txsmtpd.interfaces.ILimiter` that shares the limits of accounts with other hosts.
 
-    :param local: the limits of this process: its rates are the shared ones, too; it decides about networks, and about
+    :param local: the limits of this process. Its rates are also the shared ones. It decides about networks, and about
         everything while Redis does not answer.
-    :param connect: makes a connection of ``txredisapi``, when the first decision is asked for; see :func:`connect`.
-    :param clock: what keeps the time (IReactorTime).
-    :param prefix: what the keys in Redis begin with.
+    :param connect: makes a ``txredisapi`` connection for the first decision; see :func:`connect`.
+    :param clock: provides the time (IReactorTime).
+    :param prefix: the prefix of the keys in Redis.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class SharedLimits:
         seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         self.local = local
-        self.errors = 0  #: decisions that Redis did not take
+        self.errors = 0  #: number of decisions without Redis, because of errors
         self._connect = connect
         self._connection: Any = None
         self._clock = clock
@@ -94,16 +94,16 @@ class SharedLimits:
 
     @property
     def kinds(self) -> frozenset[str]:
-        """What has a limit."""
+        """The kinds that have a limit."""
         return self.local.kinds
 
     @property
     def forgotten(self) -> int:
-        """As that of the limits of this process."""
+        """The same as for the limits of this process."""
         return self.local.forgotten
 
     def admit(self, kind: str, key: str) -> Retry | Awaitable[Retry | None] | None:
-        """Whether the key may do what is of this kind once more."""
+        """Decide whether the key is admitted."""
         if kind == AUTH:
             if self.local.failures is None:
                 return None
@@ -120,7 +120,7 @@ class SharedLimits:
         return answer.addCallbacks(_retry, lambda failure: self.local.admit(kind, key))
 
     def auth_failed(self, network: str, name: str) -> int | Awaitable[int]:
-        """A client of the network has failed to log in with the name."""
+        """Record a failed login of a client in the network."""
         if self.local.failures is None:
             return 1
         rate = self.local.failures.rate
@@ -131,7 +131,7 @@ class SharedLimits:
         return answer.addCallbacks(int, lambda failure: self.local.auth_failed(network, name))
 
     def _ask(self, script: str, keys: list[str], arguments: list[object]) -> Deferred[Any] | None:
-        """Run a script; None if Redis is not to be asked now."""
+        """Run a script. Return None while Redis must not be called."""
         if not self._breaker.allows(self._seconds()):
             self.errors += 1
             return None
@@ -161,10 +161,10 @@ def _retry(seconds: Any) -> Retry | None:
 
 
 def connect(url: str) -> Any:
-    """A connection to Redis that is made when it can be, and made again when it is lost.
+    """Make a connection to Redis that connects in the background, and reconnects when lost.
 
     :param url: ``redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]``.
-    :raises ValueError: if it is none.
+    :raises ValueError: if it is not such a URL.
     """
     options = connection_options(url)
     import txredisapi  # type: ignore[import-untyped]  # it imports the reactor
@@ -173,9 +173,9 @@ def connect(url: str) -> Any:
 
 
 def connection_options(url: str) -> dict[str, Any]:
-    """What ``txredisapi`` is given for a URL.
+    """Return the arguments of ``txredisapi`` for a URL.
 
-    :raises ValueError: if it is none.
+    :raises ValueError: if it is not a Redis URL.
     """
     found = urlsplit(url)
     database = found.path.strip("/")

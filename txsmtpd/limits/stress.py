@@ -1,4 +1,4 @@
-"""Stress mode: whether the server has so much to do that it must be less patient. A value with hysteresis."""
+"""Stress mode: whether the server is so busy that it must shorten timeouts. A state with hysteresis."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from __future__ import annotations
 class Stress:
     """Whether the server is under stress.
 
-    It is, from the moment at which the connections, or the delay of the reactor, reach *enter*; until both are below
-    *leave* again. Between the two it stays as it was, so that it does not change with each connection.
+    Stress begins when the number of connections, or the reactor's lag, reaches *enter*, and ends when both are below
+    *leave*. In between, the state does not change, so that it does not flip with each connection.
 
-    :param lag_limit: seconds of delay of the reactor that mean stress.
-    :param enter: the share of the limit of connections that means stress.
-    :param leave: the share of both limits below which it ends.
+    :param lag_limit: the reactor lag, in seconds, at which stress begins.
+    :param enter: the fraction of the connection limit at which stress begins.
+    :param leave: the fraction of both limits below which it ends.
     """
 
     def __init__(self, lag_limit: float = 0.25, enter: float = 0.8, leave: float = 0.6) -> None:
         self.active = False
-        self.lag = 0.0  #: seconds by which the reactor was late when it was last looked at
-        self.cause = ""  #: what the last change was due to, in words
+        self.lag = 0.0  #: the last measured reactor lag, in seconds
+        self.cause = ""  #: the reason for the last change, as text
         self.lag_limit = lag_limit
         self.enter = enter
         self.leave = leave
 
     def update(self, connections: int, limit: int | None) -> bool:
-        """Look at the connections.
+        """Update the state for a number of connections.
 
-        :param limit: how many there may be; None: no limit.
+        :param limit: the connection limit. None: no limit.
         :return: whether :attr:`active` has changed.
         """
         used = connections / limit if limit else 0.0
