@@ -1,1 +1,1 @@
-"""Observation of sessions: transcripts, and the journal that writes them to a file."""
+"""Observing sessions: transcripts, the journal that writes them to a file, metrics and health checks."""

@@ -1,7 +1,7 @@
-"""Counters: plain numbers by name and labels, which are added to where something happens, and read as a whole.
+"""Counters: plain numbers by name and labels, incremented where something happens, and read as a whole.
 
-No format and no server: :mod:`txsmtpd.observe.metrics` gives them to Prometheus. The label values of a family come from
-a closed set, so that a client can never make a series.
+No output format and no server: :mod:`txsmtpd.observe.prometheus` exports them. The label values of a family come from a
+fixed set, so that clients cannot create new series.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0)  # seconds
 
 Labels = tuple[str, ...]
 Snapshot = dict[str, list[tuple[list[str], Any]]]
-"""The values of each family by its name, with their labels; of JSON's types, so that a process can send it to another.
-A counter or gauge is a number; a histogram is a list: how many fell into each bucket, into none, and their sum."""
+"""The values of each family by name, with their labels, in JSON types, so that it can be sent to another process. A
+counter or gauge is a number; a histogram is a list: the count of each bucket, the count above all, and the sum."""
 
 
 class Family(NamedTuple):
-    """What is counted under one name."""
+    """A metric family."""
 
     name: str  #: without the prefix ``txsmtpd_``
     kind: str  #: ``"counter"``, ``"gauge"`` or ``"histogram"`` (of seconds)
@@ -33,7 +33,7 @@ class Family(NamedTuple):
     help: str
 
     def zero(self) -> Any:
-        """The value of a series to which nothing was added."""
+        """Return the initial value of a series."""
         return [0] * (len(BUCKETS) + 1) + [0.0] if self.kind == "histogram" else 0
 
 
@@ -71,29 +71,29 @@ FAMILIES = (
 
 
 class Counters(dict[str, "defaultdict[Labels, Any]"]):
-    """The values of some families: ``counters["refusals_total"]["RCPT", "hook"] += 1``.
+    """The values of metric families: ``counters["refusals_total"]["RCPT", "hook"] += 1``.
 
     A family without labels has one series, ``()``.
 
-    :param families: which there are.
+    :param families: the families.
     """
 
     def __init__(self, families: Iterable[Family] = FAMILIES) -> None:
         super().__init__((family.name, defaultdict(family.zero)) for family in families)
         self.families = {family.name: family for family in families}
-        #: called before the values are read, to bring them up to date
+        #: called before the values are read, to update them
         self.before_reading: list[Callable[[], object]] = []
         if "build_info" in self:
             self["build_info"][__version__, twisted.__version__, platform.python_version()] = 1
 
     def observe(self, name: str, seconds: float, *labels: str) -> None:
-        """Add a time to a histogram."""
+        """Add a duration to a histogram."""
         values = self[name][labels]
         values[bisect_left(BUCKETS, seconds)] += 1
         values[-1] += seconds
 
     def snapshot(self) -> Snapshot:
-        """The values now."""
+        """Return the current values."""
         for update in self.before_reading:
             update()
         return {
@@ -102,7 +102,7 @@ class Counters(dict[str, "defaultdict[Labels, Any]"]):
         }
 
     def add(self, snapshot: Mapping[str, Iterable[tuple[Iterable[str], Any]]]) -> None:
-        """Add what another process has counted. A family that is not known here is left out."""
+        """Add the values of another process. Unknown families are ignored."""
         for name, series in snapshot.items():
             values = self.get(name)
             if values is None:

@@ -1,4 +1,4 @@
-"""Whether the server is ready for clients, as a load balancer or a supervisor asks."""
+"""Readiness of the server, for load balancers and supervisors."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from txsmtpd.interfaces import IReadiness
 
 
 class Health:
-    """What speaks against sending clients here.
+    """Collects the reasons why the server is not ready.
 
-    :param checks: objects that provide :class:`~txsmtpd.interfaces.IReadiness`; others are left out.
+    :param checks: objects that provide :class:`~txsmtpd.interfaces.IReadiness`. Other objects are ignored.
     """
 
     def __init__(self, *checks: Any) -> None:
         self._checks = [check for check in checks if is_readiness(check)]
-        self.draining = False  #: the server is about to end; never undone
-        self.starting = True  #: not all addresses are listened on yet
+        self.draining = False  #: the server is shutting down; never reset
+        self.starting = True  #: the server is not yet listening on all addresses
 
     def problems(self) -> Iterator[str]:
-        """Why the server is not ready, one line each; nothing if it is."""
+        """Yield the reasons why the server is not ready, as lines; none if it is ready."""
         if self.draining:
             yield "the server is shutting down"
         elif self.starting:
@@ -35,5 +35,5 @@ class Health:
 
 
 def is_readiness(candidate: Any) -> bool:
-    """Whether the object can tell whether it is ready, declared or not."""
+    """Whether the object provides IReadiness, declared or not."""
     return IReadiness.providedBy(candidate) or callable(getattr(candidate, "not_ready", None))

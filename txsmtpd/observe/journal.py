@@ -1,4 +1,4 @@
-"""Transcripts in a file, as JSON lines: each record is a line, written as it happens."""
+"""Writes transcripts to a file, as JSON lines. Each record is written immediately."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from txsmtpd.observe.transcript import Record, Transcript
 
 
 class Journal:
-    """A file that records are appended to. It is made if need be, and only its owner can read it.
+    """A file that records are appended to. It is created if missing, readable only by its owner.
 
     :param path: the file.
     :raises OSError: if it cannot be opened.
@@ -24,7 +24,7 @@ class Journal:
     def __init__(self, path: str) -> None:
         self.path = path
         self._file = _opened(path)
-        self._torn = False  # whether the last line in the file has no end
+        self._torn = False  # whether the last line in the file is incomplete
         self._complained = False
 
     def __call__(self, transcript: Transcript, record: Record) -> None:
@@ -48,9 +48,9 @@ class Journal:
             octets = octets[written:]
 
     def reopen(self) -> None:
-        """Open the file again, by its name, since somebody has renamed it.
+        """Reopen the file by its name, after log rotation.
 
-        :raises OSError: if it cannot be opened; then all stays as it was.
+        :raises OSError: if it cannot be opened; the old file stays open then.
         """
         file = _opened(self.path)
         os.close(self._file)
@@ -62,7 +62,7 @@ class Journal:
 
 
 def _opened(path: str) -> int:
-    # A pipe that nobody reads is an error, not something to wait for.
+    # With O_NONBLOCK, opening a pipe without a reader fails instead of blocking.
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     file = os.open(path, flags, 0o600)
     if hasattr(os, "O_NONBLOCK"):
@@ -71,7 +71,7 @@ def _opened(path: str) -> int:
 
 
 def json_line(transcript: Transcript, record: Record, now: datetime) -> bytes:
-    """A record as a line of JSON: when, in which session, its kind, and its fields."""
+    """Return a record as a line of JSON: time, session, kind, and its fields."""
     return (
         json.dumps(
             {

@@ -1,4 +1,4 @@
-"""How late the reactor is: the number that shows a hook which blocks, or a machine with too much to do."""
+"""Measures the reactor's lag, which shows blocking hooks and overloaded machines."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ INTERVAL = 0.25  # seconds
 
 
 class ReactorLag:
-    """Asks the reactor for a call, again and again, and tells how much later than asked it came.
+    """Repeatedly schedules a call, and reports how late it was.
 
-    :param tell: called with the seconds.
-    :param clock: what makes the calls (IReactorTime).
-    :param seconds: what tells the time; it must not go back.
+    :param tell: called with the lag, in seconds.
+    :param clock: schedules the calls (IReactorTime).
+    :param seconds: returns monotonic time.
     """
 
     def __init__(
@@ -32,12 +32,12 @@ class ReactorLag:
         self._due = 0.0
 
     def start(self) -> None:
-        """Begin to measure."""
+        """Start measuring."""
         self._due = self._seconds() + self._interval
         self._call = self._clock.callLater(self._interval, self._tick)
 
     def stop(self) -> None:
-        """Measure no more."""
+        """Stop measuring."""
         if self._call is not None and self._call.active():
             self._call.cancel()
         self._call = None

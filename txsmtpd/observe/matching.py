@@ -1,4 +1,4 @@
-"""Whether a reply is the one that a test expects."""
+"""Compares replies with expected ones, for tests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def reply_fits(expected: str, lines: Iterable[str]) -> bool:
-    """Whether a reply is as expected: one of its lines begins so, be it the last (``250 ``) or another (``250-``).
+    """Whether one line of a reply begins as expected, whether it is the last line (``250 ``) or another (``250-``).
 
     >>> reply_fits("250 SIZE", ["250-mx.test", "250-SIZE 1000", "250 HELP"])
     True

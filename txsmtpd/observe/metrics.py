@@ -1,8 +1,8 @@
-"""Metrics of a server: what its sessions did, who decided about what was refused, and how long hooks took.
+"""Metrics of a server: what its sessions did, what rejected commands, and how long hooks took.
 
-Counting is here, in plain numbers (:mod:`txsmtpd.observe.counters`); the form of Prometheus is in
-:mod:`txsmtpd.observe.prometheus`. All labels are from closed sets: those in this file, the commands and mechanisms of
-the server, the names of hooks, the versions of TLS.
+This module counts in plain numbers (:mod:`txsmtpd.observe.counters`); :mod:`txsmtpd.observe.prometheus` exports them.
+All label values come from fixed sets: those in this file, the server's commands and mechanisms, hook names, and TLS
+versions.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from txsmtpd.session import TLSInfo
 
 UNKNOWN = "unknown"
 HOOK = "hook"
-GREETING = "greeting"  # the command that the reply to nothing counts for
-MORE_TO_COUNT = frozenset([b"AUTH", b"BDAT", b"QUIT"])  # commands of which more is counted than a positive reply
-NO_HOOKS = ("exception", "process_message")  # which are not given the server, or are no part of a command
-OPEN, FINISH = "open_message", "finish"  # what streaming handlers have in place of DATA; timed as hooks
+GREETING = "greeting"  # the command label for the greeting
+MORE_TO_COUNT = frozenset([b"AUTH", b"BDAT", b"QUIT"])  # commands with further counters for positive replies
+NO_HOOKS = ("exception", "process_message")  # hooks without a server argument, or not part of a command
+OPEN, FINISH = "open_message", "finish"  # the counterparts of DATA in streaming handlers; timed like hooks
 
-# Who has decided about a refusal that no hook made, by code and enhanced status code; then by the code alone.
+# The `decided_by` label for rejections not made by a hook, by code and enhanced status code; then by code alone.
 _BY_STATUS = {
     (421, "4.3.2"): "shutdown",
     (421, "4.7.0"): "junk",
@@ -71,7 +71,7 @@ _BY_CODE = {
     553: "address",
     555: "syntax",
 }
-# Some codes have several reasons. These are what the replies begin with.
+# Some codes have several reasons. These are the beginnings of the replies.
 _BY_TEXT = (
     ("Too many errors", "errors"),
     ("Too many commands", "junk"),
@@ -99,7 +99,7 @@ _CAUSES: tuple[tuple[type[BaseException], str], ...] = (
 
 @lru_cache(maxsize=1024)
 def decided_by(reply: Reply) -> str:
-    """Who has decided about a refusal that is the server's own."""
+    """Return the label for a rejection by the server itself."""
     if reply in (FAILED, FAILED_TWICE):
         return "failure"
     if reply == TAKES_TOO_LONG or (reply.code, reply.status) == (421, "4.3.0"):
@@ -118,48 +118,48 @@ class Metrics:
         factory = SMTPFactory(handler, metrics=metrics)
         metrics.register(prometheus_client.REGISTRY)
 
-    :param listener: what the label ``listener`` is.
-    :param counters: where to count; several factories may have them in common.
+    :param listener: the value of the label ``listener``.
+    :param counters: where to count. Several factories may share it.
     """
 
     def __init__(self, listener: str = "", counters: Counters | None = None) -> None:
         self.listener = listener
         self.counters = Counters() if counters is None else counters
         self.counters.before_reading.append(self._update)
-        self.commands: dict[bytes, list[int]] = {}  #: by verb, for each first digit of a code
+        self.commands: dict[bytes, list[int]] = {}  #: counts by verb, for each first digit of a reply code
         self.unknown = [0] * 6
-        self.accepted = 0  #: messages, and their octets
+        self.accepted = 0  #: messages, and their size
         self.accepted_octets = 0
         self.data_seconds = self.counters["data_seconds"][()]
         self._factories: list[Any] = []
 
     def register(self, registry: Any) -> None:
-        """Register with a ``prometheus_client.CollectorRegistry`` of the program's own."""
+        """Register with the program's ``prometheus_client.CollectorRegistry``."""
         from txsmtpd.observe.prometheus import SnapshotCollector
 
         registry.register(SnapshotCollector(self.counters.snapshot, self.counters.families))
 
-    # What a factory calls
+    # Called by the factory
 
     def meter(self, server: Any) -> Meter:
-        """The meter of a session that begins."""
+        """Return the meter of a new session."""
         return SessionMeter(self, server)
 
     def timed(self, name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
-        """What to call in place of a hook: it measures how long the hook takes, and sees what it decides."""
+        """Wrap a hook to measure how long it takes, and to see its decision."""
         if name in NO_HOOKS:
             return hook
         return self._opened(self._timed(name, hook)) if name == OPEN else self._timed(name, hook)
 
     def _opened(self, open_message: Callable[..., Any]) -> Callable[..., Any]:
-        """An ``open_message`` whose receivers are measured, too."""
+        """Wrap ``open_message`` so that its receivers are measured too."""
         finish = self._timed(FINISH, lambda server, function: function())
 
         async def call(server: Any, *arguments: Any) -> Any:
             receiver = await open_message(server, *arguments)
             if all(callable(getattr(receiver, name, None)) for name in RECEIVER_METHODS):
                 return MeasuredReceiver(receiver, server, finish)
-            return receiver  # the engine says what is wrong with it
+            return receiver  # the engine reports what is wrong with it
 
         return call
 
@@ -194,14 +194,14 @@ class Metrics:
         return call
 
     def watch(self, factory: Any) -> None:
-        """Read from this factory what meters are not told: decisions about limits, and connections that it refuses."""
+        """Read values from this factory that meters do not get: limit decisions and rejected connections."""
         self._factories.append(factory)
         count_into = getattr(factory.handler, "count_into", None)
-        if callable(count_into):  # the handler has numbers of its own
+        if callable(count_into):  # the handler has its own counters
             count_into(self.counters)
 
     def _update(self) -> None:
-        """Bring those counters up to date that are kept elsewhere."""
+        """Update the counters that are kept elsewhere."""
         counters = self.counters
         verbs = [*((verb.decode("ascii"), counts) for verb, counts in self.commands.items()), (UNKNOWN, self.unknown)]
         for verb, counts in verbs:
@@ -251,9 +251,9 @@ class SessionMeter(Meter):
         self._metrics = metrics
         self._commands = metrics.commands
         self._server = server
-        self._decided_by: str | None = None  # who has refused what is being done, if it was not the server
+        self._decided_by: str | None = None  # what rejected the current command, if not the server
         self._began = self._data_began = time.monotonic()
-        self._message = False  # a message has begun, and has no reply yet
+        self._message = False  # a message has begun and not been replied to
         self._octets = 0
         self._taken = 0
         self._last: Reply | None = None
@@ -267,7 +267,7 @@ class SessionMeter(Meter):
             self._commands[verb][code // 100] += 1
         except KeyError:
             self._counts_of(verb)[code // 100] += 1
-        # What most replies are comes first: this is called four times for a message.
+        # The most common replies come first: this is called four times per message.
         if code == 354:
             self._message = True
             self._data_began = time.monotonic()
@@ -301,7 +301,7 @@ class SessionMeter(Meter):
 
     def _refused(self, verb: bytes, reply: Reply) -> None:
         stage = verb.decode("ascii") if verb in self._server.commands else UNKNOWN if verb else GREETING
-        # What a hook raises is answered by the server.
+        # Exceptions in hooks are replied to by the server.
         by = None if reply in (FAILED, FAILED_TWICE) else self._decided_by
         by = by or decided_by(reply)
         self._metrics.counters["refusals_total"][stage, by] += 1
@@ -366,9 +366,9 @@ class SessionMeter(Meter):
 
 @implementer(IMessageReceiver)
 class MeasuredReceiver:
-    """The receiver of a streaming handler. Its end is timed as a hook is, and what it refuses is the handler's.
+    """Wraps the receiver of a streaming handler. Its ``finish`` is timed like a hook, and counted as the handler's.
 
-    :param timed: calls a function of the server's: it is given both.
+    :param timed: wraps a function, like :meth:`Metrics.timed`.
     """
 
     __slots__ = ("_finish", "_server", "_timed", "_write", "abort", "registerProducer", "unregisterProducer")
@@ -398,7 +398,7 @@ def _outcome(digit: int) -> str:
 
 
 def _refuses(status: Any) -> bool:
-    """Whether a hook's status refuses something."""
+    """Whether a hook's status is negative."""
     if type(status) is str:
         return status[:1] in ("4", "5")
     if type(status) is Reply:

@@ -1,6 +1,6 @@
-"""Counters in the form of Prometheus, made by the package ``prometheus-client`` (the extra ``metrics``).
+"""Exports counters to Prometheus, with the package ``prometheus-client`` (the extra ``metrics``).
 
-Its own counters are not used, which take a lock for each addition: a collector reads ours when somebody asks.
+Its own counters are not used, because they take a lock for each increment. A collector reads ours on each scrape.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ PLAIN_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class SnapshotCollector(Collector):
-    """A collector of Prometheus over our counters.
+    """A Prometheus collector for our counters.
 
-    :param snapshot: gives the values now: :meth:`~txsmtpd.observe.counters.Counters.snapshot`.
-    :param families: what they mean.
+    :param snapshot: returns the current values, like :meth:`~txsmtpd.observe.counters.Counters.snapshot`.
+    :param families: their families.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ def _metric(family: Family, series: Iterable[tuple[list[str], Any]]) -> Metric:
 
 
 def registry_of(snapshot: Callable[[], Snapshot]) -> CollectorRegistry:
-    """A registry with our counters and those of the process: memory, processor time, descriptors."""
+    """Make a registry with our counters and those of the process: memory, CPU time, file descriptors."""
     registry = CollectorRegistry()
     registry.register(SnapshotCollector(snapshot))
     registry.register(ProcessCollector(registry=None))
@@ -66,13 +66,13 @@ def registry_of(snapshot: Callable[[], Snapshot]) -> CollectorRegistry:
 
 
 def rendered(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
-    """All metrics of a registry, as text or as OpenMetrics.
+    """Format all metrics of a registry as text or OpenMetrics.
 
-    :param accept: the header field Accept of who asks.
+    :param accept: the request's Accept header.
     :return: the text and its content type.
     """
     try:
         render, content_type = choose_encoder(accept)
-    except (TypeError, ValueError):  # a version that is no number
+    except (TypeError, ValueError):  # a version that is not a number
         render, content_type = generate_latest, PLAIN_TEXT
     return render(registry), content_type

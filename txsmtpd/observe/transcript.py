@@ -1,11 +1,11 @@
-"""What was said in each session, as data: typed records with their times, credentials masked, in a bounded ring.
+"""Transcripts of sessions: typed records with times, with credentials masked, in a bounded ring buffer.
 
 A :class:`Transcript` is the conversation of one session; :class:`Transcripts` keep those of a factory::
 
     transcripts = Transcripts()
     factory = SMTPFactory(handler, transcript=transcripts)
 
-They are taken by an observer of each session (:mod:`txsmtpd.engine.observer`); a factory without them has none.
+An observer records each session (:mod:`txsmtpd.engine.observer`). A factory without transcripts has no observers.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from txsmtpd.observe.matching import reply_fits
 from txsmtpd.session import TLSInfo
 from txsmtpd.wire.proxy import ProxyData
 
-RECORD = 150  # octets that a record takes besides its text, roughly
-LONGEST = 1000  # octets of a line that are kept
+RECORD = 150  # bytes that a record needs in addition to its text, approximately
+LONGEST = 1000  # bytes to keep of a line
 
 _REFUSED_LINES = {
     "long": "a line that is too long",
@@ -35,15 +35,15 @@ _REFUSED_LINES = {
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Something that happened in a session."""
+    """An event in a session."""
 
-    kind: ClassVar[str]  #: what happened, in one word
-    mark: ClassVar[str] = "*"  #: what stands before its text: who or what it tells of
+    kind: ClassVar[str]  #: the kind of event, as one word
+    mark: ClassVar[str] = "*"  #: the mark before its text, for the source of the event
     at: float  #: seconds since the session began
 
     @property
     def text(self) -> str:
-        """What happened, in words."""
+        """A description of the event."""
         raise NotImplementedError
 
     def __str__(self) -> str:
@@ -90,13 +90,13 @@ class Replied(Record):
 
 @dataclass(frozen=True, slots=True)
 class MailData(Record):
-    """Octets of a message have come: all that followed DATA, or a chunk."""
+    """Message data has arrived: everything after DATA, or a chunk."""
 
     kind: ClassVar[str] = "data"
     mark: ClassVar[str] = "D:"
-    octets: int  #: as they came, with dots doubled, without the line that ends them
-    complete: bool  #: whether their end has come, too
-    bare_newlines: bool = False  #: whether there are CR or LF alone among them
+    octets: int  #: number of octets as received, with dot-stuffing, without the final line
+    complete: bool  #: whether their end has arrived
+    bare_newlines: bool = False  #: whether they contain bare CR or LF
 
     @property
     def text(self) -> str:
@@ -106,7 +106,7 @@ class MailData(Record):
 
 @dataclass(frozen=True, slots=True)
 class TLSBegun(Record):
-    """TLS has begun."""
+    """TLS was started."""
 
     kind: ClassVar[str] = "tls"
     protocol: str
@@ -119,7 +119,7 @@ class TLSBegun(Record):
 
 @dataclass(frozen=True, slots=True)
 class Failed(Record):
-    """Something has raised an exception. The log has its traceback."""
+    """An exception was raised. The log has its traceback."""
 
     kind: ClassVar[str] = "failure"
     what: str  #: the verb of a command, or the name of a hook
@@ -132,12 +132,12 @@ class Failed(Record):
 
 @dataclass(frozen=True, slots=True)
 class Faulted(Record):
-    """A fault was made on purpose."""
+    """A fault was injected."""
 
     kind: ClassVar[str] = "fault"
     mark: ClassVar[str] = "F:"
-    rule: str  #: why
-    effect: str  #: what
+    rule: str  #: the rule
+    effect: str  #: its effect
 
     @property
     def text(self) -> str:
@@ -146,10 +146,10 @@ class Faulted(Record):
 
 @dataclass(frozen=True, slots=True)
 class Closed(Record):
-    """The connection is gone."""
+    """The connection was closed."""
 
     kind: ClassVar[str] = "closed"
-    cause: str  #: the type of the exception that tells why
+    cause: str  #: the type of the exception that describes why
     detail: str  #: its text
 
     @property
@@ -160,17 +160,17 @@ class Closed(Record):
 class Transcript:
     """The conversation of one session.
 
-    It prints as people write conversations down. It is equal to a list of lines, of which those of the server need only
-    begin as the replies do::
+    It prints as a readable dialogue. It compares equal to a list of lines, where server lines need only be prefixes of
+    the replies::
 
         self.assertEqual(transcript, ["S: 220", "C: EHLO a", "S: 250", "C: QUIT", "S: 221"])
 
-    A line of the server fits a reply if any line of that reply begins with it; so ``"S: 250 SIZE"`` asks whether EHLO
-    was answered with SIZE among others.
-    Lines that begin with ``*`` (connected, TLS, closed) count only if the list has such lines.
+    A server line matches a reply if any line of that reply begins with it; so ``"S: 250 SIZE"`` checks that the reply
+    to EHLO contains SIZE.
+    Lines that begin with ``*`` (connected, TLS, closed) are compared only if the list has such lines.
 
     :param session: the session's id.
-    :param peer: the client's address, in words.
+    :param peer: the client's address, as text.
     """
 
     __hash__ = None  # type: ignore[assignment]
@@ -179,24 +179,24 @@ class Transcript:
         self.session = session
         self.peer = peer
         self.began = time.time()  #: seconds since the epoch
-        self.forgotten = 0  #: how many records are gone, because the ring was full
+        self.forgotten = 0  #: the number of records dropped because the ring buffer was full
         self._records: deque[Record] = deque()
         self._is_kept = False
 
     @property
     def records(self) -> tuple[Record, ...]:
-        """What has happened, in order."""
+        """The events, in order."""
         return tuple(self._records)
 
     @property
     def lines(self) -> list[str]:
-        """The records as lines: ``C:`` from the client, ``S:`` from the server, ``D:`` octets of a message, ``F:`` a
-        fault made on purpose, ``*`` all else."""
+        """Return the records as lines: ``C:`` from the client, ``S:`` from the server, ``D:`` message data, ``F:`` an
+        injected fault, ``*`` anything else."""
         return [str(record) for record in self.records]
 
     @property
     def closed(self) -> bool:
-        """Whether the connection is gone."""
+        """Whether the connection was closed."""
         return bool(self._records) and isinstance(self._records[-1], Closed)
 
     def __iter__(self) -> Iterator[Record]:
@@ -226,7 +226,7 @@ class Transcript:
         return NotImplemented
 
     def difference(self, expected: Iterable[str]) -> str:
-        """Where the conversation and the expected lines part, in words. Empty: they do not."""
+        """Describe where the transcript differs from the expected lines; ``""`` if it does not."""
         wanted = list(expected)
         with_notes = any(line.startswith("*") for line in wanted)
         seen = [record for record in self.records if with_notes or record.mark != "*"]
@@ -240,9 +240,9 @@ class Transcript:
         return ""
 
     def check(self, expected: Iterable[str]) -> None:
-        """As a comparison with a list, but in words.
+        """Compare with a list of lines.
 
-        :raises AssertionError: if the conversation is another; it tells where they part, and has the whole transcript.
+        :raises AssertionError: if the transcript differs. The message says where, and has the whole transcript.
         """
         difference = self.difference(expected)
         if difference:
@@ -259,12 +259,12 @@ def _fits(line: str, record: Record) -> bool:
 
 
 class Transcripts:
-    """The conversations of a factory's last sessions, those that go on included.
+    """The transcripts of a factory's recent sessions, including open ones.
 
-    :param sessions: how many are kept.
-    :param octets: how large they may be together, roughly; beyond it the oldest records are forgotten.
-    :param tell: called with each transcript and its newest record, as it happens.
-    :raises ValueError: if there is nothing to keep nor to tell.
+    :param sessions: how many to keep.
+    :param octets: the maximum size of all together in bytes, approximately. Beyond it the oldest records are dropped.
+    :param tell: called with each transcript and its newest record, immediately.
+    :raises ValueError: if *sessions* is 0 and there is no *tell*.
     """
 
     def __init__(
@@ -285,7 +285,7 @@ class Transcripts:
 
     @property
     def sessions(self) -> tuple[Transcript, ...]:
-        """The transcripts that are kept, the oldest first."""
+        """The stored transcripts, oldest first."""
         return tuple(self._kept)
 
     def __len__(self) -> int:
@@ -307,27 +307,27 @@ class Transcripts:
         return f"<Transcripts of {len(self)} sessions>"
 
     def of(self, session: str) -> Transcript | None:
-        """The transcript of the session with this id, if it is kept."""
+        """Return the transcript of the session with this id, or None."""
         return next((each for each in self.sessions if each.session == session), None)
 
     def clear(self) -> None:
-        """Forget all. Sessions that go on are kept from here on."""
+        """Remove all transcripts. Open sessions are recorded again from now on."""
         while self._kept:
             self._let_go()
         self._octets = 0
 
-    # What the protocols do
+    # Called by the protocols
 
     def observe(self, server: Any) -> Recorder:
-        """Keep the conversation of a session that begins. Called by the factory."""
+        """Start to record a new session. Called by the factory."""
         return Recorder(self, server)
 
     def begin(self, session: str, peer: str) -> Transcript:
-        """A session has begun."""
+        """Add a new session."""
         return Transcript(session, peer)
 
     def add(self, transcript: Transcript, record: Record) -> None:
-        """Something has happened in a session."""
+        """Add a record to a session."""
         if self._limit:
             if not transcript._is_kept:
                 self._keep(transcript)
@@ -339,7 +339,7 @@ class Transcripts:
             self.tell(transcript, record)
 
     def _keep(self, transcript: Transcript) -> None:
-        # It is a new one; or one that goes on, after it was silent for so long that it had to go.
+        # A new session; or an open one whose transcript was dropped after it had been idle for long.
         transcript.forgotten += len(transcript._records)
         transcript._records.clear()
         if len(self._kept) >= self._limit:
@@ -365,9 +365,9 @@ def _size(record: Record) -> int:
 
 
 class Recorder(Observer):
-    """Keeps the conversation of one session.
+    """Records one session.
 
-    :param transcripts: what keeps it.
+    :param transcripts: where to record.
     :param server: the protocol of the session.
     """
 
@@ -422,7 +422,7 @@ class Recorder(Observer):
 
 
 def text_of(octets: bytes) -> str:
-    """Octets as a person can read them; line ends part lines, all else that cannot be printed is escaped."""
+    """Return bytes as readable text. Line ends separate lines; everything else that is unprintable is escaped."""
     text = octets[:LONGEST].decode("utf-8", "backslashreplace").replace("\r\n", "\n")
     if len(octets) > LONGEST:
         text += "..."
@@ -432,7 +432,7 @@ def text_of(octets: bytes) -> str:
 
 
 def peer_text(peer: Any) -> str:
-    """The client's address, in words."""
+    """Return the client's address as text."""
     if not isinstance(peer, tuple):
         return "a local client"
     host, port = peer[:2]

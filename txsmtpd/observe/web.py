@@ -1,4 +1,4 @@
-"""The pages for machines: ``/metrics``, ``/livez`` and ``/readyz``, by :mod:`twisted.web`."""
+"""The monitoring pages ``/metrics``, ``/livez`` and ``/readyz``, with :mod:`twisted.web`."""
 
 from __future__ import annotations
 
@@ -15,21 +15,20 @@ TEXT = "text/plain; charset=utf-8"
 TIMEOUT = 30  # seconds for a request, and for the next one on the same connection
 
 Page = Callable[[str], tuple[int, bytes, str]]
-"""Takes the header field Accept; returns the status, the text and its content type."""
+"""Takes the Accept header; returns the status, the body and its content type."""
 
 
 def monitoring_site(
     health: Health, metrics: Callable[[str], tuple[bytes, str]] | None = None, *, reactor: Any = None
 ) -> Site:
-    """The site.
+    """Make the site.
 
-    :param metrics: takes the header field Accept, and returns all metrics as text and their content type. None: there
-        is no such page.
-    :param reactor: what keeps the time (IReactorTime). Default: the global reactor.
+    :param metrics: takes the Accept header, and returns all metrics and their content type. None: no ``/metrics`` page.
+    :param reactor: provides the time (IReactorTime). Default: the global reactor.
     """
 
     def livez(accept: str) -> tuple[int, bytes, str]:
-        # That the reactor comes to this line is the answer.
+        # The reactor runs, otherwise this line would not be reached.
         return 200, b"ok\n", TEXT
 
     def readyz(accept: str) -> tuple[int, bytes, str]:
@@ -53,7 +52,7 @@ class _Page(Resource):
         self._page = page
 
     def render_GET(self, request: Any) -> bytes:
-        # Twisted makes the answer to HEAD of it, too.
+        # Twisted uses it for HEAD requests too.
         status, text, content_type = self._page(request.getHeader("Accept") or "")
         request.setResponseCode(status)
         request.setHeader("Content-Type", content_type)
@@ -62,7 +61,7 @@ class _Page(Resource):
 
 
 class _QuietSite(Site):
-    """A site that writes no line for each request: probes come every few seconds."""
+    """A site that does not log each request, because probes come every few seconds."""
 
     noisy = False
     displayTracebacks = False
