@@ -1,6 +1,6 @@
-"""The log: what is told of connections and messages, and how it gets there.
+"""The log: events about connections and messages, and their output.
 
-The engine tells a :class:`~txsmtpd.log.session.SessionLog` of an event of :mod:`txsmtpd.log.events`. It hands the event
-to a sink: :class:`~txsmtpd.log.sinks.TwistedSink` makes an event of :mod:`twisted.logger` of it, for programs that have
-the factory in them; :class:`~txsmtpd.log.lines.Lines` makes a line of it, which costs a tenth of that, for the command.
+The engine passes events of :mod:`txsmtpd.log.events` to a :class:`~txsmtpd.log.session.SessionLog`, which passes them
+to a sink. :class:`~txsmtpd.log.sinks.TwistedSink` makes :mod:`twisted.logger` events, for programs that embed the
+factory. :class:`~txsmtpd.log.lines.Lines` writes lines, at a tenth of the cost, for the command line.
 """

@@ -1,31 +1,31 @@
-"""Whether the log is told of trouble and of its end, once each and not for each message. Standard library only."""
+"""Logs the beginning and the end of trouble once, instead of with each message. Standard library only."""
 
 from __future__ import annotations
 
-QUIET = 60.0  # seconds without trouble, after which it is over
+QUIET = 60.0  # seconds without trouble after which it is over
 
 
 class Trouble:
-    """The trouble that something has, which may come and go with each message."""
+    """Tracks trouble that may come and go with each message."""
 
     def __init__(self) -> None:
-        self.told: str | None = None  #: the trouble that was told, and is not over
-        self._last = 0.0  # when it was seen
+        self.told: str | None = None  #: the current trouble that was logged, or None
+        self._last = 0.0  # when it last occurred
 
     def seen(self, trouble: str, now: float) -> bool:
-        """It has failed.
+        """Record a failure.
 
         :param now: the time, in seconds.
-        :return: whether to tell it: it is another trouble than the one before.
+        :return: whether to log it, because it differs from the last one.
         """
         self._last = now
         told, self.told = self.told, trouble
         return told != trouble
 
     def worked(self, now: float) -> bool:
-        """It has worked.
+        """Record a success.
 
-        :return: whether to tell it: there was trouble, and none for a minute.
+        :return: whether to log the end of the trouble: there was some, but none for a minute.
         """
         if self.told is None or now - self._last < QUIET:
             return False

@@ -1,6 +1,6 @@
 """The events of the log: their names, levels, fields and texts. No output.
 
-Names and fields are stable: ``docs/log.rst`` lists them, and programs read them. A text may change.
+Names and fields are stable, because programs read them; ``docs/log.rst`` lists them. Texts may change.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ LISTED = 100  # recipients in a field
 
 @dataclass(frozen=True, eq=False)
 class Event:
-    """A kind of event in a session."""
+    """A kind of log event."""
 
     name: str
     level: int
     text: str
-    """In the format of :meth:`str.format`, with the fields' names."""
+    """A template for :meth:`str.format`, with the names of the fields."""
 
     always: bool = False
-    """Whether it is logged whatever the session has logged before."""
+    """Whether it is logged even if the session has exceeded its limit."""
 
     fields: tuple[str, ...] = field(init=False)
 
@@ -37,7 +37,7 @@ class Event:
 
 
 class Recipients(tuple[str, ...]):
-    """Forward-paths: a list to programs, and to people the first few."""
+    """Forward-paths: a list in structured logs; only the first few in text."""
 
     total: int
 
@@ -55,7 +55,7 @@ class Recipients(tuple[str, ...]):
 
 
 def client_text(peer: object) -> str:
-    """A client's address as people write it: ``192.0.2.7:4321``, ``[2001:db8::1]:4321``."""
+    """Format a client's address: ``192.0.2.7:4321``, ``[2001:db8::1]:4321``."""
     if isinstance(peer, tuple) and len(peer) >= 2:
         host, port = peer[0], peer[1]
         return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
@@ -75,7 +75,7 @@ _CAUSES = {
 
 
 def cause_text(cause: BaseException) -> str:
-    """Why a connection has ended."""
+    """Describe why a connection ended."""
     name = type(cause).__name__
     return _CAUSES.get(name, name)
 
@@ -86,14 +86,14 @@ MESSAGE = Event(
     "message from <{sender}> to {recipients}, {octets} octets, client {client}: {reply}",
     always=True,
 )
-# A refusal outside a transaction, of MAIL or before RCPT, and of a recipient or a message.
+# Rejections outside a transaction, of MAIL or before RCPT, and of a recipient or a message.
 REFUSED = Event("refused", INFO, "{command} refused, client {client}: {reply}")
 REFUSED_SENDER = Event("refused", INFO, "{command} refused, client {client}, from <{sender}>: {reply}")
 REFUSED_RECIPIENTS = Event(
     "refused", INFO, "{command} refused, client {client}, from <{sender}> to {recipients}: {reply}"
 )
 ENDED = Event("ended", INFO, "client {client} left, {cause}; messages: {messages}", always=True)
-# Of a client without limits (see Settings.unlimited_networks) that came and left: mostly somebody's probe.
+# A client without limits (see Settings.unlimited_networks) that connected and left, typically a health check.
 PROBED = Event("probed", DEBUG, ENDED.text, always=True)
 FAILED = Event("failed", CRITICAL, "{where} failed{why}")
 NO_REPLY = Event("no-reply", ERROR, '{source} returned {value}, not a reply such as "250 OK"{hint}')
@@ -112,7 +112,7 @@ TLS_FAILED = Event("tls-failed", INFO, "client {client}: {reason}")
 TLS_STARTED = Event("tls-started", DEBUG, "{protocol} with {cipher}")
 RECEIVED = Event("received", DEBUG, "C: {line}", always=True)
 SENT = Event("sent", DEBUG, "S: {line}", always=True)
-# These two are about no session.
+# These two have no session.
 CONNECTION_REFUSED = Event("connection-refused", INFO, "connection refused, client {client}: {reply}; {reason}")
 STRESS = Event("stress", WARN, "stress mode {change}: {reason}")
 LEFT_OUT = Event("left-out", WARN, "{count} more lines of this session were left out, client {client}", always=True)

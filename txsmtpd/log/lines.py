@@ -1,7 +1,7 @@
-"""The log of the command: a line for each event, as text for people or as JSON for programs.
+"""The log of the command line: a line for each event, as text or JSON.
 
-It takes the events of sessions, and those of :mod:`twisted.logger` that everything else makes. No line has a character
-that is not printable, whoever chose it; a traceback is shown once in a while for each place that raises it.
+It takes the events of sessions, and :mod:`twisted.logger` events from everything else. Unprintable characters are
+always escaped. Tracebacks are rate-limited for each place that raises.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from txsmtpd.log.events import DEBUG, INFO, LEVEL_NAMES, LEVELS, Event
 from txsmtpd.log.printable import printable
 
 LONGEST = 4000  # characters of a text
-INTERVAL = 60.0  # seconds in which a traceback is shown once for each place
-PLACES = 200  # that are remembered
+INTERVAL = 60.0  # seconds in which each place's traceback is logged once
+PLACES = 200  # places to remember
 FRAMES = 100  # of a traceback
 CONTINUED = "    | "
 
-# What Twisted says of its ports and its reactor, by the namespace of its loggers. The server says where it listens, and
-# when it stops, in lines of its own; these are for debugging.
+# Twisted's events about ports and the reactor, by logger namespace. The server logs where it listens and when it stops
+# itself, so these are for debugging.
 _SAID_BETTER = {
     "log_legacy": re.compile(r"\S+ starting on (\d+|[bu]?'.*')|\(\w+ Port \S+ Closed\)"),
     "twisted.application.runner._runner.Runner": re.compile(r"Starting reactor\.\.\."),
@@ -38,12 +38,12 @@ _SAID_BETTER = {
 
 @implementer(ILogObserver)
 class Lines:
-    """Makes lines of events.
+    """Formats events as lines.
 
-    :param write: takes each line.
-    :param as_json: whether they are objects of JSON.
-    :param level: the lowest level that is logged.
-    :param now: the time in seconds since 1970.
+    :param write: called with each line.
+    :param as_json: whether lines are JSON objects.
+    :param level: the lowest level to log.
+    :param now: returns the time in seconds since 1970.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Lines:
             self._write(self._line(self._time(), level, event.name, text, session, fields, shown))
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        """Log an event of :mod:`twisted.logger`."""
+        """Log a :mod:`twisted.logger` event."""
         level = getattr(event.get("log_level"), "name", "info")
         if LEVELS.get(level, INFO) < self.level:
             return
@@ -105,7 +105,7 @@ class Lines:
         self._write(self._line(self._time(), level, "log", template, None, fields, shown))
 
     def lost(self, count: int, reason: str) -> str:
-        """The line that tells of lines that could not be written."""
+        """Return the line that reports lines that could not be written."""
         fields = {"count": count, "reason": reason}
         return self._line(
             self._time(), "error", "lost", "{count} lines of the log were lost: {reason}", None, fields, None
@@ -148,16 +148,16 @@ def _line_of_json(
 
 
 class Tracebacks:
-    """Tracebacks that are worth showing: the first of each place, and one in a while after that."""
+    """Selects the tracebacks to log: the first of each place, and then one per interval."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        self._places: dict[tuple[Any, ...], tuple[float, int]] = {}  # when it was shown last, and how often it was not
+        self._places: dict[tuple[Any, ...], tuple[float, int]] = {}  # when last shown, and how often omitted since
 
     def of(self, error: BaseException, full: Callable[[], str] | None = None) -> str | None:
-        """The traceback of an exception; None: the same was shown a moment ago.
+        """Return the traceback of an exception, or None if the same was logged recently.
 
-        :param full: makes the text.
+        :param full: returns the text.
         """
         place = _place_of(error)
         now = self._now()
@@ -173,7 +173,7 @@ class Tracebacks:
 
 
 def _place_of(error: BaseException) -> tuple[Any, ...]:
-    """What raised it: the type, and the innermost line of code."""
+    """Return what identifies where it was raised: the type, and the innermost line of code."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -181,7 +181,7 @@ def _place_of(error: BaseException) -> tuple[Any, ...]:
 
 
 def named(error: BaseException) -> str:
-    """An exception in a line: its type and text."""
+    """Format an exception in one line: its type and text."""
     try:
         text = " ".join(str(error).split())
     except Exception:
@@ -194,5 +194,5 @@ def _without_text(error: BaseException) -> str:
 
 
 def continued(lines: Iterable[str]) -> str:
-    """Lines that belong to the one before, marked as such."""
+    """Mark lines as continuation lines."""
     return "".join(f"{CONTINUED}{printable(line)}\n" for line in lines)

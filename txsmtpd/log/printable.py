@@ -1,4 +1,4 @@
-"""Text that somebody else has chosen, made fit for a line of a log or a terminal. Standard library only."""
+"""Escapes untrusted text for log lines and terminals. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _NOT_ASCII_IN_LINES = re.compile(r"[^\n\t -~]+")
 
 
 def printable(text: str) -> str:
-    """The text with what is not printable escaped, as Python writes it.
+    """Escape unprintable characters, in Python's notation.
 
-    That is what :meth:`str.isprintable` refuses: control characters, marks that change the direction of text,
-    separators of lines and paragraphs, surrogates, and characters without a meaning.
+    These are the ones that :meth:`str.isprintable` rejects: control characters, marks that change the direction of
+    text, line and paragraph separators, surrogates, and unassigned characters.
 
     >>> printable("a\\x1b[2J\\u202eb")
     'a\\\\x1b[2J\\\\u202eb'
@@ -21,14 +21,14 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """The same, with line feeds and tabs kept."""
+    """Like :func:`printable`, but keep line feeds and tabs."""
     if text.replace("\n", " ").replace("\t", " ").isprintable():
         return text
     return _NOT_ASCII_IN_LINES.sub(_escaped, text)
 
 
 def one_line(text: str) -> str:
-    """The text with each line break or run of blanks made one space, and what is not printable escaped."""
+    """Replace each line break or run of blanks with one space, and escape unprintable characters."""
     return printable(" ".join(text.split()))
 
 

@@ -1,4 +1,4 @@
-"""What one session logs, and how much of it. No formats: a sink takes what is left."""
+"""Limits how much one session logs, and passes events to a sink. No formatting."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 from txsmtpd.log.events import LEFT_OUT, Event
 
-LINES = 100  # of one session at once, and then as many again in a minute
+LINES = 100  # per session at once, and then per minute
 
 
 class Sink(Protocol):
-    """Takes the events of all sessions."""
+    """Receives the events of all sessions."""
 
     def emit(
         self,
@@ -24,22 +24,21 @@ class Sink(Protocol):
     ) -> None:
         """Log an event.
 
-        :param session: the session's id; None: it is about none.
+        :param session: the session's id, or None.
         :param fields: the event's fields by name.
-        :param error: the exception that it is about, with its traceback.
-        :param secret: whether its text may hold a password, and must not be shown.
+        :param error: the exception to log, with its traceback.
+        :param secret: whether the exception's text may contain a password and must not be logged.
         """
 
 
 class SessionLog:
     """The log of one session.
 
-    No client can fill a disk by what it makes the server log: a session may log *limit* lines at once, and as many
-    again in each minute. What is more is counted, and :meth:`close` tells the number. Accepted messages are always
-    logged.
+    To keep clients from filling the disk with logs, a session may log *limit* lines at once, and as many again each
+    minute. Further lines are counted, and :meth:`close` logs their number. Accepted messages are always logged.
 
-    :param limit: None: no limit.
-    :param now: the time in seconds, which never goes back.
+    :param limit: the number of lines. None: no limit.
+    :param now: returns monotonic time in seconds.
     """
 
     __slots__ = ("_allowance", "_left_out", "_limit", "_now", "_session", "_sink", "_updated")
@@ -52,7 +51,7 @@ class SessionLog:
         self._limit = limit
         self._now = now
         self._allowance = float(limit or 0)
-        self._updated = 0.0  # when that was true; the first time, the allowance is full whatever this is
+        self._updated = 0.0  # when the allowance was last updated; initially it is full, whatever this is
         self._left_out = 0
 
     def __call__(self, event: Event, **fields: Any) -> None:
@@ -61,15 +60,15 @@ class SessionLog:
             self._sink.emit(event, self._session, fields)
 
     def failure(self, event: Event, error: BaseException, secret: bool = False, **fields: Any) -> None:
-        """Log an event that is about an exception.
+        """Log an event with an exception.
 
-        :param secret: whether the exception's text may hold a password.
+        :param secret: whether the exception's text may contain a password.
         """
         if self._limit is None or self._may(self._limit):
             self._sink.emit(event, self._session, fields, error, secret)
 
     def close(self, client: str) -> None:
-        """Tell how much was left out, if anything was."""
+        """Log how many lines were omitted, if any."""
         if self._left_out:
             self._sink.emit(LEFT_OUT, self._session, {"count": self._left_out, "client": client})
             self._left_out = 0

@@ -1,4 +1,4 @@
-"""Where events go in programs that have a log of their own: :mod:`twisted.logger`."""
+"""The sink for programs with their own logging: :mod:`twisted.logger`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LEVELS = {level: LogLevel.levelWithName(name) for level, name in LEVEL_NAMES.it
 
 
 class TwistedSink:
-    """Makes an event of :mod:`twisted.logger`: the fields by their names, and ``event`` and ``session``."""
+    """Makes :mod:`twisted.logger` events, with the fields by name, and ``event`` and ``session``."""
 
     def emit(
         self,
@@ -27,7 +27,7 @@ class TwistedSink:
         secret: bool = False,
     ) -> None:
         text = event.text if session is None else "{session} " + event.text
-        fields = {name: _printable(value) for name, value in fields.items()}  # whoever made them
+        fields = {name: _printable(value) for name, value in fields.items()}  # they may be untrusted
         if error is None:
             LOGGER.emit(_LEVELS[event.level], text, event=event.name, session=session, **fields)
         elif secret:

@@ -1,7 +1,7 @@
-"""Lines to a file that may be slow, full or not read by anybody, without waiting for it.
+"""Writes lines to a file without blocking, even if the file is slow, full, or a pipe without a reader.
 
-A thread writes what was collected, every few milliseconds, so that a line costs the reactor's thread next to nothing.
-What nobody reads is dropped with a count, lest the process waits, or grows.
+A thread writes the collected lines every few milliseconds, so that a line costs the reactor's thread almost nothing. If
+the file does not accept lines, they are dropped and counted, so that the process neither blocks nor grows.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TextIO
 
-BUFFER = 4 * 2**20  # characters that wait to be written; above that, lines are dropped
-BATCH = 0.01  # seconds in which lines are collected
-PAUSE = 0.1  # seconds after a line could not be written
-PATIENCE = 2.0  # seconds that the last lines may take
+BUFFER = 4 * 2**20  # characters to buffer; beyond that, lines are dropped
+BATCH = 0.01  # seconds to collect lines
+PAUSE = 0.1  # seconds to wait after a failed write
+PATIENCE = 2.0  # seconds to wait for the last lines
 
 
 def told(count: int, reason: str) -> str:
-    """The line that tells of lines that were dropped."""
+    """Return the line that reports dropped lines."""
     return f"({count} lines were lost: {reason})\n"
 
 
 class Writer:
     """Writes lines to a file.
 
-    :param path: the file, which is opened now and appended to; or a descriptor, which stays open.
-    :param lost: makes the line that tells how many lines were dropped, and why; called in any thread.
+    :param path: the file, which is opened now for appending; or a file descriptor, which is not closed.
+    :param lost: returns the line that reports how many lines were dropped, and why. Called in any thread.
     :raises OSError: if the file cannot be opened.
     """
 
@@ -43,10 +43,10 @@ class Writer:
         self._lock = threading.Lock()
         self._lines: list[str | bytes] = []
         self._size = 0
-        self._dropped = 0  # since the buffer is full
-        self._failed = 0  # that could not be written
+        self._dropped = 0  # lines dropped since the buffer has been full
+        self._failed = 0  # lines that could not be written
         self._reason = ""
-        self._torn = False  # whether the last line in the file has no end
+        self._torn = False  # whether the last line in the file is incomplete
         self._reopens = False
         self._closing = False
         self._stuck = False
@@ -56,8 +56,8 @@ class Writer:
         self._thread: threading.Thread | None = None
 
     def write(self, line: str | bytes) -> None:
-        """Write a line, which has its line feed, as soon as can be. Does not wait for it."""
-        if sys.is_finalizing():  # the thread is gone, and starting another one would never return
+        """Queue a line, including its line feed, to be written soon. Does not block."""
+        if sys.is_finalizing():  # the thread has ended, and starting another one would hang
             _write_now(self._descriptor, line)
             return
         with self._lock:
@@ -75,17 +75,17 @@ class Writer:
             self._stuck = not self._idle.wait(PATIENCE)
 
     def reopen(self) -> None:
-        """Open the file again, by its name, since somebody has renamed it."""
+        """Reopen the file by its name, after log rotation."""
         if isinstance(self.path, str):
             with self._lock:
                 self._reopens = True
                 self._start()
 
     def close(self, patience: float = PATIENCE) -> bool:
-        """Write what is there. A line that comes later is waited for.
+        """Write all queued lines. Afterwards, :meth:`write` waits until a line is in the file.
 
-        :param patience: how many seconds that may take; what is left then is lost.
-        :return: whether all of it was written.
+        :param patience: the maximum time in seconds. What is not written by then is lost.
+        :return: whether everything was written.
         """
         self._closing = True
         self._stuck = not self._idle.wait(patience)
@@ -94,7 +94,7 @@ class Writer:
     def _start(self) -> None:
         self._idle.clear()
         if self._thread is None or not self._thread.is_alive():
-            # A daemon: a file that nobody reads must not keep the process.
+            # A daemon thread: a file that blocks must not keep the process alive.
             self._thread = threading.Thread(target=self._run, name="txsmtpd log", daemon=True)
             self._thread.start()
         self._wake.set()
@@ -111,7 +111,7 @@ class Writer:
                 pass
 
     def _write_some(self) -> bool:
-        """Write what has come; whether there may be more."""
+        """Write queued lines. Return whether there may be more."""
         with self._lock:
             lines, self._lines, self._size = self._lines, [], 0
             reopens, self._reopens = self._reopens, False
@@ -122,7 +122,7 @@ class Writer:
             self._open_again()
         octets = b"".join(line if isinstance(line, bytes) else line.encode("utf-8", "replace") for line in lines)
         try:
-            if self._failed:  # told of with the next line that can be written
+            if self._failed:  # reported with the next line that can be written
                 self._write_all(self.lost(self._failed, self._reason).encode())
                 self._failed = 0
             self._write_all(octets)
@@ -140,7 +140,7 @@ class Writer:
         while octets:
             try:
                 written = os.write(self._descriptor, octets)
-            except BlockingIOError:  # somebody has made a shared descriptor non-blocking
+            except BlockingIOError:  # another program made a shared descriptor non-blocking
                 select.select([], [self._descriptor], [])
                 continue
             octets = octets[written:]
@@ -157,7 +157,7 @@ class Writer:
         self._descriptor = descriptor
 
     def _complain(self, reason: str) -> None:
-        """Tell of a file's trouble on standard error, if there is one."""
+        """Report problems with the file on standard error, if available."""
         if isinstance(self.path, str) and sys.__stderr__ is not None:
             with suppress(OSError, ValueError):
                 print(f"smtpd: {self.path}: {reason}", file=sys.__stderr__, flush=True)
@@ -173,7 +173,7 @@ def _opened(path: str) -> int:
 
 
 def stream_of(writer: Writer, original: TextIO) -> TextIO:
-    """A stream in place of standard output or error, which nobody who prints has to wait for.
+    """Make a non-blocking replacement for standard output or error.
 
     :param writer: writes to its descriptor.
     """
