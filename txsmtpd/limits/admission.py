@@ -48,7 +48,7 @@ class Admission:
         return self._key_of(peer[0]) if type(peer) is tuple else None
 
     def admit(self, kind: str, session: Session) -> Any:
-        """Ask whether the client may do something of this kind again. ``"auth"`` only asks whether it may try to log in.
+        """Ask whether the client may do something of this kind again. ``"auth"`` asks whether it may try to log in.
 
         :return: None for yes, or a :class:`~txsmtpd.limits.Retry`; or an awaitable of either.
         """
