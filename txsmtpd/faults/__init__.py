@@ -1,1 +1,1 @@
-"""Fault injection: rules that make a server delay, refuse, garble or drop on purpose, to test how clients cope."""
+"""Fault injection: rules that make a server delay, reject, garble or drop deliberately, to test how clients cope."""

@@ -1,7 +1,7 @@
-"""How faults are done: what becomes of a command, a message or a connection that a rule strikes at.
+"""The effects of faults: what happens to a command, a message or a connection that matches a rule.
 
-An interceptor does it, which sessions have only where the factory was given faults. Commands are intercepted where the
-dispatcher has found them in order; connections, greetings and messages where their turn is.
+They are applied by an interceptor, which sessions have only if the factory has faults. Commands are intercepted after
+the dispatcher has accepted them; connections, greetings and messages at their turn.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from txsmtpd.engine.output import Output
 from txsmtpd.recipient_replies import Replies
 from txsmtpd.reply import BAD_SEQUENCE, FAILED, Reply
 
-GARBAGE = 64  # octets
-TICK = 0.05  # seconds between two pieces of a slow reply, unless a single octet takes longer
+GARBAGE = 64  # bytes
+TICK = 0.05  # seconds between two pieces of a slow reply, unless a single byte takes longer
 
 
 class Effect(Action):
-    """What takes the place of what would have happened. It is the result of a turn."""
+    """Replaces what would have happened. It is the result of a turn."""
 
 
 @dataclass(frozen=True)
 class Replaced(Effect):
-    """Another reply."""
+    """Send a different reply."""
 
     reply: Reply
 
@@ -41,7 +41,7 @@ class Replaced(Effect):
 
 
 class Drop(Effect):
-    """The connection is closed."""
+    """Close the connection."""
 
     closes = True
 
@@ -53,7 +53,7 @@ class Drop(Effect):
 
 
 class Reset(Effect):
-    """The connection is reset."""
+    """Reset the connection."""
 
     closes = True
 
@@ -65,7 +65,7 @@ class Reset(Effect):
 
 
 class HalfClose(Effect):
-    """The server's side is closed; what comes is lost."""
+    """Close the server's side; discard received data."""
 
     closes = True
 
@@ -75,7 +75,7 @@ class HalfClose(Effect):
     def act(self, server: Any) -> None:
         connection = server._connection
         close = getattr(server.transport, "loseWriteConnection", None)
-        if close is None or server.session.ssl is not None:  # TLS has no sides to close
+        if close is None or server.session.ssl is not None:  # TLS cannot be half-closed
             connection.close()
             return
         _mute(connection)
@@ -84,7 +84,7 @@ class HalfClose(Effect):
 
 
 class StopReading(Effect):
-    """Nothing more is read."""
+    """Stop reading."""
 
     closes = True
 
@@ -100,7 +100,7 @@ class StopReading(Effect):
 
 @dataclass(frozen=True)
 class Garbage(Effect):
-    """Octets that are no reply."""
+    """Send bytes that are not a reply."""
 
     random: Random
     octets: bytes | None
@@ -115,7 +115,7 @@ class Garbage(Effect):
 
 @dataclass(frozen=True)
 class Certificate(Effect):
-    """Another certificate. It takes the place of nothing else."""
+    """Use another certificate. Everything else is unchanged."""
 
     tls_context: Any
     called: str
@@ -126,7 +126,7 @@ class Certificate(Effect):
 
 @dataclass(frozen=True)
 class Slowly(Effect):
-    """A result whose reply is sent bit by bit."""
+    """A result whose reply is sent slowly."""
 
     result: Any
     rate: float
@@ -144,9 +144,9 @@ class Slowly(Effect):
 
 
 class SlowOutput(Output):
-    """Sends one reply at so many octets a second. Nothing that comes is looked at until that is done.
+    """Sends one reply at a limited rate. Received data is not processed until that is done.
 
-    :param connection: the connection, which has this output until then.
+    :param connection: the connection, which uses this output until then.
     """
 
     __slots__ = ("_call", "_closes", "_connection", "_left", "_plain", "_rate")
@@ -185,7 +185,7 @@ class SlowOutput(Output):
             self._connection.release()
 
     def end_if_done(self) -> None:
-        """Let the connection have its own output again, unless there is more to send."""
+        """Restore the connection's own output, unless there is more to send."""
         if not self._left and self._connection.output is self:
             self._connection.output = self._plain
 
@@ -216,43 +216,43 @@ class MutedOutput(Output):
     muted = True
 
     def flush(self) -> None:
-        self.pending = b""  # nobody shall hear it
+        self.pending = b""  # must not be sent
 
 
 def _mute(connection: Any) -> None:
-    """Say nothing more."""
+    """Send nothing more."""
     connection.output.flush()
     connection.output = MutedOutput(connection.transport)
 
 
 class _Lost:
-    """Takes octets without end."""
+    """Receives and discards data."""
 
     def feed(self, data: bytes, start: int) -> int:
         return -1
 
 
 class FaultInterceptor(Interceptor):
-    """Does in one session what the rules say.
+    """Applies the rules in one session.
 
-    :param strike: finds the rule that strikes.
+    :param strike: returns the rule that applies.
     :param server: the protocol of the session.
     """
 
     def __init__(self, strike: Callable[..., Any], server: Any) -> None:
         self._find = strike
         self._server = server
-        self._context: Any = None  # of TLS, in place of the server's
+        self._context: Any = None  # the TLS context to use instead of the server's
 
     def _strike(self, stage: str, **what: Any) -> Any:
-        """The rule that strikes now, written down; or None."""
+        """Return the rule that applies now, and record it; or None."""
         rule = self._find(stage, self._server, **what)
         observer = self._server._connection.observer
         if rule is not None and observer is not None:
             observer.fault_injected(str(rule), rule.effect)
         return rule
 
-    # Where rules strike
+    # Where rules apply
 
     def connect(self, go_on: Callable[[], Any]) -> Any:
         return self._before_greeting("connect", go_on)
@@ -292,10 +292,10 @@ class FaultInterceptor(Interceptor):
     def tls_context(self, context: Any) -> Any:
         return context if self._context is None else self._context
 
-    # What becomes of it
+    # Applying a rule
 
     async def _suffer(self, rule: Any, go_on: Callable[[], Any]) -> Any:
-        """What the rule makes of a turn that would otherwise go on."""
+        """Apply the rule to a turn that would otherwise continue."""
         server = self._server
         if rule._delay:
             await deferLater(server._connection.clock, rule._delay)
@@ -313,15 +313,15 @@ class FaultInterceptor(Interceptor):
         return result if result is ANSWERED_LATER or result is None else Slowly(result, rule._slow)
 
     async def _suffer_whole(self, rule: Any, finish: Callable[[], Any]) -> Any:
-        """What the rule makes of a message as a whole."""
+        """Apply the rule to a whole message."""
         message = self._server._message
         try:
             return await self._suffer(rule, finish)
         finally:
-            message.refuse(FAILED)  # unless the handler has it
+            message.refuse(FAILED)  # unless the handler has taken it
 
     async def _finish_for_each(self, octets: int, finish: Callable[[], Any]) -> Any:
-        """In LMTP: the message's end for those recipients at whom no rule strikes, and the replies to all."""
+        """Finish the message in LMTP for the recipients without a matching rule, and return the replies to all."""
         owed: Sequence[Sequence[str]] = self._server._dispatcher.owed
         struck: dict[int, Reply] = {}
         for number, path in ((number, path) for number, paths in enumerate(owed) for path in paths):
@@ -338,7 +338,7 @@ class FaultInterceptor(Interceptor):
         return Replies(names, [struck.get(number) or next(replies) for number in range(len(owed))])
 
     async def _finish_for(self, owed: Sequence[Sequence[str]], finish: Callable[[], Any]) -> Any:
-        """In LMTP: the message's end, for these recipients alone; its reply, or one for each."""
+        """Finish the message in LMTP for these recipients only. Return its reply, or one for each."""
         server, dispatcher = self._server, self._server._dispatcher
         if not owed:
             server._message.refuse(FAILED)

@@ -1,4 +1,4 @@
-"""Read replies as a client does, and strictly: whatever RFC 5321 4.2 does not allow fails the test that reads it."""
+"""Parses replies strictly, for tests: anything that RFC 5321 4.2 does not allow raises AssertionError."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _LONGEST = 510  # octets of a line without its CRLF (RFC 5321 4.5.3.1.5)
 
 
 def reply_lines(octets: bytes) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """The code and the lines of each reply that the octets are made of.
+    """Yield the code and the lines of each reply.
 
-    :raises AssertionError: if they are anything but complete replies.
+    :raises AssertionError: if the octets are not a sequence of complete replies.
     """
     lines: list[str] = []
     code = 0
@@ -37,9 +37,9 @@ def reply_lines(octets: bytes) -> Iterator[tuple[int, tuple[str, ...]]]:
 
 
 def read_replies(octets: bytes) -> list[Reply]:
-    """The replies that the octets are made of.
+    """Parse replies.
 
-    :raises AssertionError: if they are anything but complete replies.
+    :raises AssertionError: if the octets are not a sequence of complete replies.
 
     >>> read_replies(b"250 2.1.0 OK\\r\\n354 Go on\\r\\n")
     [Reply(250, '2.1.0', 'OK'), Reply(354, None, 'Go on')]

@@ -1,4 +1,4 @@
-"""Faults on purpose: what servers out there do to clients, done to those under test, on the occasions that a test says.
+"""Fault rules: make a server misbehave as real servers do, at moments that a test chooses.
 
 ::
 
@@ -6,9 +6,9 @@
     faults.on("rcpt", to="*@example.com").first(2).reply("451 4.7.1 Try again later")
     factory = SMTPFactory(handler, faults=faults)
 
-A rule has a stage, matches, schedules and effects. It strikes in place of a command that is in order: one that the
-server would refuse anyway is refused as ever, and does not count. How an effect is done is in
-:mod:`txsmtpd.faults.effects`, when a rule strikes in :mod:`txsmtpd.faults.schedules`.
+A rule has a stage, matches, schedules and effects. It applies only to valid commands: a command that the server would
+reject anyway is rejected as usual, and does not count. Effects are implemented in :mod:`txsmtpd.faults.effects`,
+schedules in :mod:`txsmtpd.faults.schedules`.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ from txsmtpd.tls.authority import authority
 from txsmtpd.wire import grammar
 
 ANY = "any"
-MOMENTS = ("connect", "greeting", "message", "accepted")  # stages that are no commands
+MOMENTS = ("connect", "greeting", "message", "accepted")  # stages that are not commands
 COMMANDS = tuple(sorted(verb.decode("ascii").lower() for verb in {*SMTP.commands, *LMTP.commands}))
 STAGES = (ANY, *MOMENTS, *COMMANDS)
-KEPT = 1000  # of what has happened
-DIGITS = 20  # of SIZE (RFC 1870 3)
+KEPT = 1000  # events to keep
+DIGITS = 20  # maximum digits of SIZE (RFC 1870 3)
 
 
 @dataclass(frozen=True, slots=True)
 class Occasion:
-    """A moment at which a rule may strike."""
+    """A moment at which a rule may apply."""
 
     stage: str
     server: SMTP  #: the protocol of the connection
     envelope: Envelope
     argument: str | None = None  #: of the command
-    address: str | None = None  #: of MAIL or RCPT; in LMTP, the recipient that this is about
-    size: int | None = None  #: octets of the message, or what MAIL says of them
+    address: str | None = None  #: of MAIL or RCPT; in LMTP, the current recipient
+    size: int | None = None  #: bytes of the message, or as declared by MAIL
 
     @property
     def session(self) -> Session:
@@ -67,22 +67,22 @@ class Occasion:
 
 @dataclass(frozen=True, slots=True)
 class Struck:
-    """A rule has struck."""
+    """A record of a rule that was applied."""
 
-    at: float  #: when, by the factory's clock
-    session: str  #: in which session
+    at: float  #: when, in the time of the factory's clock
+    session: str  #: the session's id
     stage: str
-    rule: str  #: why
-    effect: str  #: what
+    rule: str  #: the rule
+    effect: str  #: its effect
 
 
 class Rule:
-    """What is to happen, and when. Made by :meth:`Faults.on`; each method adds something and returns the rule."""
+    """What should happen, and when. Made by :meth:`Faults.on`. Each method adds to the rule and returns it."""
 
     def __init__(self, stages: tuple[str, ...], matches: dict[str, Any], random: Random, number: int = 0) -> None:
-        self.number = number  #: which rule of its faults it is, from 1
-        self.hits = 0  #: how often it has struck
-        self.when: Callable[[Occasion], object] | None = matches.get("when")  #: the condition that is a function
+        self.number = number  #: the number of the rule, starting at 1
+        self.hits = 0  #: how often it was applied
+        self.when: Callable[[Occasion], object] | None = matches.get("when")  #: the custom condition
         self._stages = stages
         self._tests = [_test(name, value) for name, value in matches.items() if value is not None]
         self._by_recipient = matches.get("to") is not None
@@ -105,7 +105,7 @@ class Rule:
 
     @property
     def effect(self) -> str:
-        """What the rule does, in words."""
+        """A description of the effect."""
         parts = [
             f"after {self._delay:g} s" * bool(self._delay),
             str(self._effect or ""),
@@ -115,30 +115,30 @@ class Rule:
 
     @property
     def left(self) -> int | None:
-        """How often it may still strike, or None if there is no end to it."""
+        """How often it can still apply, or None if unlimited."""
         found = [left for each in self._schedules if (left := getattr(each, "left", None)) is not None]
         return min(found, default=None)
 
     # When
 
     def first(self, number: int) -> Rule:
-        """The first so many times."""
+        """Apply the first *number* times."""
         return self._when(First(number))
 
     def nth(self, number: int) -> Rule:
-        """Once: the first time is 1."""
+        """Apply once, at the *number*-th time, starting at 1."""
         return self._when(Nth(number))
 
     def every(self, number: int) -> Rule:
-        """Every so many times: with 3, the third, the sixth, and so on."""
+        """Apply every *number*-th time: with 3, the third time, the sixth, and so on."""
         return self._when(Every(number))
 
     def share(self, share: float) -> Rule:
-        """In a share of all times, from 0 to 1, by chance. With the same seed, at the same ones."""
+        """Apply randomly in a share of all times, from 0 to 1. The same seed selects the same times."""
         return self._when(Share(share))
 
     def rate(self, number: int, *, per: float) -> Rule:
-        """Whenever there are more than so many within so many seconds (a token bucket), by the factory's clock."""
+        """Apply beyond *number* times in *per* seconds (a token bucket), in the time of the factory's clock."""
         return self._when(Rate(number, per))
 
     def _when(self, schedule: Schedule) -> Rule:
@@ -148,9 +148,9 @@ class Rule:
     # What
 
     def reply(self, status: str | Reply) -> Rule:
-        """This reply instead of doing anything. 421 closes the connection.
+        """Send this reply instead of executing the command. 421 closes the connection.
 
-        :raises ValueError: if it is no final reply.
+        :raises ValueError: if it is not a final reply.
         """
         reply = parse_status(status)
         if reply.code // 100 == 3:
@@ -162,31 +162,31 @@ class Rule:
         return self._do(Drop())
 
     def reset(self) -> Rule:
-        """Reset the connection: what the client sees is an error, not an end."""
+        """Reset the connection, so that the client sees an error instead of a normal close."""
         return self._do(Reset())
 
     def half_close(self) -> Rule:
-        """Close this side of the connection: the client reads an end, and whatever it still sends is taken and lost.
+        """Close this side of the connection: the client reads EOF, and whatever it still sends is discarded.
 
-        In TLS, which has no such thing, it is a drop.
+        In TLS, which cannot be half-closed, it is the same as :meth:`drop`.
         """
         return self._do(HalfClose())
 
     def stop_reading(self) -> Rule:
-        """Say nothing more, and read nothing more, until the client has enough of it, or ``hook_timeout`` is over."""
+        """Stop sending and reading until the client disconnects, or ``hook_timeout`` is over."""
         return self._do(StopReading())
 
     def garbage(self, octets: bytes | None = None) -> Rule:
-        """Octets that are no reply, instead of one.
+        """Send bytes that are not a reply, instead of one.
 
-        :param octets: which; None: a line of any.
+        :param octets: the bytes. None: a random line.
         """
         return self._do(Garbage(self._random, octets))
 
     def certificate(self, tls_context: Any) -> Rule:
-        """Another certificate, for the TLS that begins now. For the stages ``starttls`` and ``connect`` alone.
+        """Use another certificate when TLS starts. Only for the stages ``starttls`` and ``connect``.
 
-        :param tls_context: as for the option of that name; or what is wrong with it, such as ``"expired"``: see
+        :param tls_context: as for the option of that name; or the certificate's defect, such as ``"expired"``: see
             :meth:`Authority.wrong() <txsmtpd.tls.authority.Authority.wrong>`.
         """
         if not set(self._stages) <= {"starttls", "connect"}:
@@ -196,15 +196,15 @@ class Rule:
         return self._do(Certificate(tls_context, "another certificate"))
 
     def delay(self, seconds: float) -> Rule:
-        """Wait before anything else. If there is no other effect, all then goes on as ever.
+        """Wait before anything else. Without another effect, the server then continues as usual.
 
-        It counts as work of the server: above ``hook_timeout``, the reply is 451.
+        It counts as processing time: beyond ``hook_timeout``, the reply is 451.
         """
         self._delay += _positive("delay", seconds)
         return self
 
     def slow(self, rate: float) -> Rule:
-        """Send the reply, of the server or of the rule, at so many octets a second."""
+        """Send the reply, whether the server's or the rule's, at *rate* bytes per second."""
         self._slow = _positive("slow", rate)
         return self
 
@@ -229,9 +229,9 @@ class Rule:
 
 
 class Faults:
-    """The faults of a factory, or of several.
+    """The faults of one or more factories.
 
-    :param seed: what all chance comes from. The same seed, the same rules and the same clients give the same run.
+    :param seed: the seed for random faults. The same seed, rules and clients give the same run.
     """
 
     def __init__(self, seed: int | str = 0) -> None:
@@ -248,7 +248,7 @@ class Faults:
 
     @property
     def fired(self) -> list[Struck]:
-        """What has happened, the last thousand times."""
+        """The last thousand faults that were injected."""
         return list(self._struck)
 
     def on(
@@ -261,18 +261,18 @@ class Faults:
         size: int | None = None,
         when: Callable[[Occasion], object] | None = None,
     ) -> Rule:
-        """A new rule. Rules are asked in the order in which they were made; the first that strikes is the only one.
+        """Make a new rule. Rules are tried in the order in which they were made, and only the first match is applied.
 
-        :param stages: where it strikes: a command (``"rcpt"``), ``"connect"``, ``"greeting"``, ``"message"`` (a message
-            is complete, and the handler has not seen it), ``"accepted"`` (the handler has taken it, and the client does
-            not know), or ``"any"`` (each command).
-        :param to: a forward-path, with ``*`` for anything: that of RCPT; later, of one of the recipients.
+        :param stages: where it applies: a command (``"rcpt"``), ``"connect"``, ``"greeting"``, ``"message"`` (the
+            message is complete, and the handler has not seen it), ``"accepted"`` (the handler has accepted it, and the
+            client does not know yet), or ``"any"`` (each command).
+        :param to: a forward-path, with ``*`` as a wildcard: that of RCPT; in later stages, of one of the recipients.
         :param mail_from: the reverse-path.
-        :param helo: what the client has called itself.
-        :param peer: the client's address, or its network.
-        :param size: octets that the message has, or MAIL announces, at least.
-        :param when: decides about all that the others cannot; it is given an :class:`Occasion`.
-        :raises ValueError: for a stage that does not exist, with the nearest that does.
+        :param helo: the argument of HELO or EHLO.
+        :param peer: the client's address or network.
+        :param size: the minimum size of the message, or as declared by MAIL, in bytes.
+        :param when: a custom condition, called with an :class:`Occasion`.
+        :raises ValueError: for an unknown stage. The message suggests the closest one.
         """
         if not stages:
             raise ValueError(f"a rule needs a stage: {', '.join(STAGES)}")
@@ -282,37 +282,37 @@ class Faults:
                 hint = f"is {near[0]} meant?" if near else f"there are {', '.join(STAGES)}"
                 raise ValueError(f"there is no stage {stage!r}; {hint}")
         matches = {"to": to, "mail_from": mail_from, "helo": helo, "peer": peer, "size": size, "when": when}
-        # A source of its own for each rule: what one does must not change what another will.
+        # Each rule has its own random generator, so that rules do not influence each other.
         self._made += 1
         rule = Rule(stages, matches, Random(f"{self.seed} {self._made}"), self._made)
         self._rules += (rule,)
         return rule
 
     def remove(self, rule: Rule) -> None:
-        """Forget a rule. Connections that are open are rid of it, too.
+        """Remove a rule. It no longer applies to open connections either.
 
-        :raises ValueError: if it is not one of these.
+        :raises ValueError: if it is not a rule of these faults.
         """
         if rule not in self._rules:
             raise ValueError(f"{rule!r} is not in force")
         self._rules = tuple(each for each in self._rules if each is not rule)
 
     def clear(self) -> None:
-        """Forget all rules, and what has happened. Rules made from now on are the first again."""
+        """Remove all rules and records. New rules are numbered from 1 again."""
         self._rules = ()
         self._struck.clear()
         self._made = 0
 
-    # What the protocols do
+    # Called by the protocols
 
     def intercept(self, server: SMTP) -> FaultInterceptor:
-        """Act in a session that begins. Called by the factory."""
+        """Return the interceptor of a new session. Called by the factory."""
         return FaultInterceptor(self.strike, server)
 
     def strike(self, stage: str, server: SMTP, by_recipient: bool | None = None, **what: Any) -> Rule | None:
-        """The rule that strikes on this occasion, if one does.
+        """Return the rule that applies now, or None.
 
-        :param by_recipient: whether only rules with ``to`` are asked, or only those without. None: all are.
+        :param by_recipient: True: only try rules with ``to``. False: only those without. None: all.
         """
         occasion = _occasion(stage, server, **what) if self._rules else None
         if occasion is None:
@@ -334,7 +334,7 @@ def _occasion(
     address: str | None = None,
     size: int | None = None,
 ) -> Occasion | None:
-    """What rules are asked about. None: a command that is malformed, and will be refused."""
+    """Make the occasion that rules are tried with. None: a malformed command, which will be rejected."""
     if stage in ("mail", "rcpt"):
         try:
             address, parameters = (grammar.parse_mail if stage == "mail" else grammar.parse_rcpt)(argument)

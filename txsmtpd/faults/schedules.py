@@ -1,5 +1,5 @@
-"""When a rule strikes: of the occasions that fit it, the first, every third, a share that a seed decides, those beyond
-a rate. A schedule is asked once for each occasion, in order, and says yes or no.
+"""Schedules decide when a rule applies: the first times it matches, every third time, at random with a seed, or
+beyond a rate. A schedule is called once for each match, in order.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Protocol
 
 
 class Schedule(Protocol):
-    """Says of each occasion whether it is one to strike at."""
+    """Decides for each match whether the rule applies."""
 
     def strikes(self, now: float, random: Random) -> bool:
-        """Whether to strike now.
+        """Whether the rule applies now.
 
         :param now: the time, in seconds.
-        :param random: what chance is taken from.
+        :param random: the random generator.
         """
 
 
@@ -30,7 +30,7 @@ def _want_count(name: str, number: object) -> None:
 
 @dataclass(slots=True)
 class First:
-    """The first so many."""
+    """The first *number* times."""
 
     number: int
     _seen: int = field(default=0, init=False)
@@ -44,7 +44,7 @@ class First:
 
     @property
     def left(self) -> int:
-        """How many are left."""
+        """How many times are left."""
         return max(0, self.number - self._seen)
 
     def __str__(self) -> str:
@@ -53,7 +53,7 @@ class First:
 
 @dataclass(slots=True)
 class Nth:
-    """One of them, counted from 1."""
+    """Once, counted from 1."""
 
     number: int
     _seen: int = field(default=0, init=False)
@@ -67,7 +67,7 @@ class Nth:
 
     @property
     def left(self) -> int:
-        """Whether it is still to come: 1 or 0."""
+        """1 until it has happened, then 0."""
         return int(self._seen < self.number)
 
     def __str__(self) -> str:
@@ -76,7 +76,7 @@ class Nth:
 
 @dataclass(slots=True)
 class Every:
-    """One in so many: with 3, the third, the sixth, and so on."""
+    """Every *number*-th time: with 3, the third, the sixth, and so on."""
 
     number: int
     _seen: int = field(default=0, init=False)
@@ -94,7 +94,7 @@ class Every:
 
 @dataclass(slots=True)
 class Share:
-    """A share of them, such as 0.3, by chance."""
+    """A random share of all times, such as 0.3."""
 
     share: float
 
@@ -113,10 +113,10 @@ class Share:
 
 @dataclass(slots=True)
 class Rate:
-    """Those that find a bucket of tokens empty: each occasion takes a token, and they come back in time.
+    """Applies when a token bucket is empty. Each match takes a token, and tokens are refilled over time.
 
-    :param number: how many tokens there are, and how many come back.
-    :param per: within how many seconds.
+    :param number: the size of the bucket, and the number of tokens refilled in *per* seconds.
+    :param per: seconds.
     """
 
     number: int
@@ -137,7 +137,7 @@ class Rate:
         else:
             self._tokens = min(self.number, self._tokens + (now - self._then) * self.number / self.per)
         self._then = now
-        # Sums of binary fractions miss what they should make by very little.
+        # Tolerate rounding errors.
         if self._tokens < 1 - 1e-9:
             return True
         self._tokens -= 1

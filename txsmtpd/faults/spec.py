@@ -1,7 +1,7 @@
-"""Faults on the command line: from the words of ``--fault`` to a rule.
+"""Parses the rules of ``--fault`` on the command line.
 
-``STAGE[,STAGE] [MATCH=VALUE]... [SCHEDULE]... EFFECT...``, in this order or another; a reply is the last, since it has
-blanks itself: ``rcpt to=*@example.com first=2 reply=451 4.7.1 Try again later``.
+``STAGE[,STAGE] [MATCH=VALUE]... [SCHEDULE]... EFFECT...``, in any order. A reply must be last, because it contains
+spaces: ``rcpt to=*@example.com first=2 reply=451 4.7.1 Try again later``.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ ALONE: dict[str, Callable[[Rule], Rule]] = {
 
 
 def add_fault(faults: Faults, spec: str, when: Callable[[Occasion], object] | None = None) -> Rule:
-    """Add the rule that the words describe.
+    """Parse a rule and add it.
 
-    :param when: a condition besides those that the words have.
-    :raises ValueError: if they describe none, or one that does nothing.
+    :param when: an additional condition.
+    :raises ValueError: if *spec* is not a valid rule, or has no effect.
     """
     words, reply = spec, None
     found = _REPLY.search(spec)
