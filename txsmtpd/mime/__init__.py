@@ -1,8 +1,7 @@
-"""Read a message as people see it: fields, text, HTML, attachments, links (RFC 2045, 2047, 2231, 5322).
+"""Parses messages into header fields, text, HTML, attachments and links (RFC 2045, 2047, 2231, 5322).
 
-Whatever the octets are, reading them raises nothing, and takes time and memory in proportion to their number. Python's
-:mod:`email` gives up on some malformed messages; here, what is malformed is read as far as it goes. Pure: the standard
-library only.
+Parsing never raises, whatever the bytes are, and takes time and memory proportional to the size. Python's :mod:`email`
+fails for some malformed messages; here, malformed parts are parsed as far as possible. Only needs the standard library.
 """
 
 from txsmtpd.mime.message import Address, Attachment, Headers, ParsedMessage, parse_message

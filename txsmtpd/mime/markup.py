@@ -1,6 +1,6 @@
-"""What HTML says in plain text, and which links a text holds. Simple scans in linear time; nothing is trusted to them.
+"""Converts HTML to plain text, and finds links. Simple scans in linear time, not meant for security.
 
-What keeps a browser from acting on a mail is the policy that the mail is served with, not anything in this module.
+Browsers are protected by the content security policy that mail is served with, not by this module.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 import re
 
-LONGEST = 2**18  # characters of HTML that are read
+LONGEST = 2**18  # characters of HTML to read
 MAX_LINKS = 1000
 
 _HIDDEN = ("script", "style", "title", "head", "template")
@@ -30,7 +30,7 @@ _CODE = re.compile(r"(?<![\w.,:/@#&=?%+-])(\d{3}[ -]\d{3}|\d{4}[ -]\d{4}|[A-Z0-9
 
 
 def plain_text(markup: str) -> str:
-    """The text of HTML, with line breaks where blocks begin and end."""
+    """Return the text of HTML, with line breaks where blocks begin and end."""
     markup = _without_comments(markup[:LONGEST])
     pieces: list[str] = []
     position = 0
@@ -67,7 +67,7 @@ def _without_comments(markup: str) -> str:
 
 
 def links(markup: str, text: str) -> list[str]:
-    """The addresses that HTML links to, and those in a text, each once, in their order."""
+    """Return the URLs that HTML links to, and those in a text, without duplicates, in order."""
     found: dict[str, None] = {}
     for match in _HREF.finditer(markup[: 8 * LONGEST]):
         url = html.unescape(match[1] or match[2] or match[3] or "").strip()
@@ -79,9 +79,9 @@ def links(markup: str, text: str) -> list[str]:
 
 
 def codes(text: str, shortest: int = 4, longest: int = 10) -> list[str]:
-    """What looks like a one-time code: digits, or capitals with at least one digit, each once, in their order.
+    """Return what looks like one-time codes: digits, or capitals with a digit, without duplicates, in order.
 
-    :param shortest: characters of a code, at least. Blanks and hyphens between digits do not count.
+    :param shortest: the minimum length of a code. Blanks and hyphens between digits do not count.
     """
     found: dict[str, None] = {}
     for match in _CODE.finditer(text[:LONGEST]):

@@ -1,4 +1,4 @@
-"""A message as people see it, from its octets: header fields, addresses, text, HTML, attachments and links."""
+"""A parsed message: header fields, addresses, text, HTML, attachments and links."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from txsmtpd.mime import markup
 from txsmtpd.mime.structure import Entity, Fields, structure
 from txsmtpd.mime.text import decoded, in_charset, without_encoded_words
 
-MAX_TEXT = 2**22  # octets of one text part that are decoded
-MAX_VALUE = 2**16  # octets of one field's value that are decoded
-MAX_ADDRESSES = 1000  # of one message's fields of one name
+MAX_TEXT = 2**22  # bytes of one text part to decode
+MAX_VALUE = 2**16  # bytes of one field's value to decode
+MAX_ADDRESSES = 1000  # in all fields with the same name
 LONGEST_NAME = 1000  # characters of a file name
 
-# Newer Pythons discard all addresses of a field if they find one of them odd, unless they are told not to.
+# By default, newer Pythons discard all addresses of a field if one of them is malformed.
 _LENIENT = {"strict": False} if "strict" in inspect.signature(getaddresses).parameters else {}
 _ADDRESS = re.compile(r'[^\s<>,;:"()@]{1,320}@[^\s<>,;:"()@]{1,255}')
 
@@ -38,10 +38,10 @@ class Address:
 class Attachment:
     """A part of a message that is neither its text nor its HTML.
 
-    :param name: the file name; ``""`` without one. The sender chose it: never use it as a path.
-    :param type: such as ``application/pdf``, in lower case.
-    :param content: the octets, decoded.
-    :param content_id: by which HTML refers to it (``cid:``), without angle brackets; ``""`` without one.
+    :param name: the file name; ``""`` without one. It is chosen by the sender: never use it as a path.
+    :param type: the content type, such as ``application/pdf``, in lower case.
+    :param content: the decoded bytes.
+    :param content_id: the id that HTML refers to (``cid:``), without angle brackets; ``""`` without one.
     """
 
     name: str
@@ -51,8 +51,8 @@ class Attachment:
 
 
 class Headers(Mapping[str, str]):
-    """The header fields of a message, by name, in upper or lower case: ``headers["Subject"]`` is the value of the
-    first one, decoded, in one line.
+    """The header fields of a message by case-insensitive name: ``headers["Subject"]`` is the value of the first one,
+    decoded, in one line.
 
     :raises KeyError: if there is no such field; ``headers.get("X-Test")`` is None then.
     """
@@ -71,7 +71,7 @@ class Headers(Mapping[str, str]):
             raise KeyError(f"there is no field {name}; there are {', '.join(self) or 'none'}") from None
 
     def get_all(self, name: str) -> list[str]:
-        """The values of all fields of this name, in their order."""
+        """Return the values of all fields with this name, in order."""
         return list(self._values.get(name.lower(), ()))
 
     def __contains__(self, name: object) -> bool:
@@ -88,9 +88,9 @@ class Headers(Mapping[str, str]):
 
 
 class ParsedMessage:
-    """A message that was read by :func:`parse_message`.
+    """A message parsed by :func:`parse_message`.
 
-    :ivar root: its structure.
+    :ivar root: its MIME structure.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -108,7 +108,7 @@ class ParsedMessage:
         return self.headers.get("subject", "")
 
     def addresses(self, name: str) -> list[Address]:
-        """The mailboxes in all fields of this name, such as ``To``."""
+        """Return the mailboxes in all fields with this name, such as ``To``."""
         return addresses_in(value for each, value in self.root.fields if each.lower() == name.lower())
 
     @cached_property
@@ -117,7 +117,7 @@ class ParsedMessage:
 
     @property
     def text(self) -> str:
-        """The plain text, or what the HTML says if there is none; ``""`` without either. Lines end in LF."""
+        """The plain text, or the text of the HTML if there is none; ``""`` without either. Lines end in LF."""
         texts = [self._text_of(entity) for kind, entity in self._leaves if kind == "text"]
         return "\n".join(texts) if texts else markup.plain_text(self.html)
 
@@ -128,7 +128,7 @@ class ParsedMessage:
 
     @property
     def attachments(self) -> list[Attachment]:
-        """All parts that are neither text nor HTML, the images that HTML shows included."""
+        """All parts that are neither text nor HTML, including images embedded in the HTML."""
         return [
             Attachment(file_name(entity), entity.content_type, self._octets_of(entity), content_id(entity))
             for kind, entity in self._leaves
@@ -137,7 +137,7 @@ class ParsedMessage:
 
     @property
     def links(self) -> list[str]:
-        """The addresses that the HTML links to, and those in the text, each once, in their order."""
+        """The URLs that the HTML links to, and those in the text, without duplicates, in order."""
         return markup.links(self.html, self.text)
 
     def _octets_of(self, entity: Entity) -> bytes:
@@ -150,34 +150,34 @@ class ParsedMessage:
 
 
 def parse_message(content: bytes) -> ParsedMessage:
-    """Read a message. Whatever the octets are, this raises nothing, and neither do the attributes of the result."""
+    """Parse a message. Never raises, whatever the bytes are; neither do the attributes of the result."""
     return ParsedMessage(content)
 
 
-# What a header says
+# Headers
 
 
 def decoded_fields(fields: Fields) -> list[tuple[str, str]]:
-    """The fields of a header as text, in one line each, encoded words decoded."""
+    """Return the fields of a header as text, one line each, with encoded words decoded."""
     return [(name, without_encoded_words(in_charset(value[:MAX_VALUE]))) for name, value in fields]
 
 
 def addresses_in(values: Iterable[bytes]) -> list[Address]:
-    """The mailboxes in the values of fields such as To; of malformed values, as many as can be found."""
+    """Return the mailboxes in fields such as To; in malformed values, as many as can be found."""
     texts = [in_charset(value[:MAX_VALUE]) for value in values]
     try:
         found = getaddresses(texts, **_LENIENT)
-    except Exception:  # it has raised errors of several types on malformed values
+    except Exception:  # malformed values raise several types of errors
         found = [("", address) for text in texts for address in _ADDRESS.findall(text)]
     pairs = [(without_encoded_words(name), address) for name, address in found if name or address]
     return [Address(name, address) for name, address in pairs[:MAX_ADDRESSES]]
 
 
-# What a part says of itself
+# Properties of a part
 
 
 def kind_of(entity: Entity) -> str:
-    """``text``, ``html``, ``inline`` (shown in its place) or ``attachment``."""
+    """Return ``text``, ``html``, ``inline`` (displayed in place) or ``attachment``."""
     disposition = str(entity.parameters.get("Content-Disposition", "")).partition(";")[0].strip().lower()
     if disposition == "attachment":
         return "attachment"
@@ -188,17 +188,17 @@ def kind_of(entity: Entity) -> str:
 
 
 def transfer_encoding(entity: Entity) -> str:
-    """The Content-Transfer-Encoding in lower case, such as ``base64``."""
+    """Return the Content-Transfer-Encoding in lower case, such as ``base64``."""
     return str(entity.parameters.get("Content-Transfer-Encoding", "")).strip().lower()[:40]
 
 
 def content_id(entity: Entity) -> str:
-    """The Content-ID without angle brackets; ``""`` without one."""
+    """Return the Content-ID without angle brackets; ``""`` without one."""
     return str(entity.parameters.get("Content-ID", "")).strip().removeprefix("<").removesuffix(">")[:LONGEST_NAME]
 
 
 def file_name(entity: Entity) -> str:
-    """The file name; ``""`` without one."""
+    """Return the file name; ``""`` without one."""
     try:
         name = entity.parameters.get_filename("")
     except Exception:  # the parser of parameters raises errors of several types on malformed ones
@@ -207,7 +207,7 @@ def file_name(entity: Entity) -> str:
 
 
 def charset_of(entity: Entity) -> str:
-    """The charset, as the message names it; ``""`` without one."""
+    """Return the charset as given in the message; ``""`` without one."""
     try:
         return str(entity.parameters.get_content_charset("") or "")[:100]
     except Exception:  # as above

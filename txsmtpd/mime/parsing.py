@@ -1,6 +1,6 @@
 """Parse a message with Python's :mod:`email`, in bounded time and memory.
 
-The time that the parser of the standard library takes is that of its lines, times the levels at which parts are nested;
+The time of the standard library's parser is proportional to the number of lines times the nesting depth of parts, and
 it keeps an object for each line.
 """
 
@@ -12,24 +12,24 @@ from typing import Any
 
 from txsmtpd.mime.policy import COMPATIBLE, TOLERANT
 
-MAX_DEPTH = 50  # levels of parts within each other
+MAX_DEPTH = 50  # nesting levels of parts
 MAX_PARTS = 1000
 MAX_LINES = 10**6  # 32 MiB in base64 are 440,000
 MAX_WORK = 5 * 10**6  # lines times levels
 
 
 class TooComplex(Exception):
-    """A message is not parsed; the text says why."""
+    """A message was not parsed. The text says why."""
 
 
 def parse_bounded(content: object, message_class: type[Message] = Message) -> Message:
-    """Parse a message. Malformed fields raise nothing, then or later.
+    """Parse a message. Malformed fields do not raise, neither now nor when they are read.
 
     :param content: bytes, bytearray or str.
-    :param message_class: what to make of it. A subclass of :class:`email.message.EmailMessage` gets the policy
+    :param message_class: the class of the result. A subclass of :class:`email.message.EmailMessage` gets the policy
         :data:`~txsmtpd.mime.policy.TOLERANT`, others get :data:`~txsmtpd.mime.policy.COMPATIBLE`.
     :raises TooComplex: if it has too many lines or parts, or parts are nested too deeply.
-    :raises TypeError: if the content is neither octets nor text.
+    :raises TypeError: if the content is neither bytes nor str.
     """
     if isinstance(content, bytes | bytearray):
         lines = max(content.count(b"\n"), content.count(b"\r"))
@@ -52,7 +52,7 @@ def parse_bounded(content: object, message_class: type[Message] = Message) -> Me
             raise TooComplex("The parts of the message are nested too deeply")
         try:
             return message_class(policy=policy)
-        except TypeError:  # a class of one's own may know no policies
+        except TypeError:  # a custom class may not accept a policy
             return message_class()
 
     parser: Any = None

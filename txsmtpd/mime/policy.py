@@ -1,8 +1,7 @@
-"""Python's :mod:`email` for mail that anybody may have written: a policy under which malformed fields raise nothing.
+"""Policies of Python's :mod:`email` for untrusted mail, under which malformed fields do not raise.
 
-The parser of fields in the standard library raises IndexError, AttributeError, ValueError, RecursionError and others
-for some of them, some when the message is parsed, some only when a field is read; and its time grows with the square
-of a field's length.
+The standard library's field parser raises IndexError, AttributeError, ValueError, RecursionError and others for some
+malformed fields, either when the message is parsed or when a field is read. Its time is quadratic in a field's length.
 """
 
 from __future__ import annotations
@@ -16,19 +15,19 @@ from email.policy import Compat32, EmailPolicy, Policy
 from types import MappingProxyType
 from typing import Any, Self
 
-MAX_STRUCTURED = 2**14  # characters of a field that are parsed; at 16 KiB that takes some 10 ms
+MAX_STRUCTURED = 2**14  # characters of a field to parse; 16 KiB take about 10 ms
 FOLD_ABOVE = 78  # RFC 5322 2.1.1
 
-_REPLACED = str.maketrans({"\0": "\ufffd"})  # a NUL in the name of a charset raises ValueError far away
+_REPLACED = str.maketrans({"\0": "\ufffd"})  # a NUL in the name of a charset raises ValueError elsewhere
 
 
 class Verbatim(str):
-    """The value of a field that is not parsed, and in which no encoded words are decoded.
+    """The unparsed value of a field, with encoded words not decoded.
 
-    It has the attributes that :mod:`email.headerregistry` gives to the values of all kinds of fields, without content.
+    It has the attributes of all value classes in :mod:`email.headerregistry`, but they are empty.
 
-    :param name: of the field.
-    :param value: in one line.
+    :param name: the name of the field.
+    :param value: the value, in one line.
     """
 
     __slots__ = ("name",)
@@ -50,13 +49,13 @@ class Verbatim(str):
 
     @property
     def content_type(self) -> str:
-        """What stands before the first semicolon, in lower case."""
+        """The text before the first semicolon, in lower case."""
         return self.partition(";")[0].strip().lower()
 
     content_disposition = content_type
 
     def fold(self, *, policy: Policy) -> str:
-        """The field as it is written: whoever decodes it gets this value again."""
+        """Format the field so that decoding it returns this value."""
         charset = "us-ascii" if self.isascii() and "=?" not in self else "utf-8"
         width = policy.max_line_length or FOLD_ABOVE
         value = Header(str(self), charset, width, self.name).encode(linesep=policy.linesep)
@@ -64,13 +63,13 @@ class Verbatim(str):
 
 
 class _Registry(HeaderRegistry):
-    """Makes the objects that stand for the values of fields."""
+    """Makes the values of fields."""
 
     def __call__(self, name: str, value: Any) -> Any:
         try:
             if len(value) <= MAX_STRUCTURED:
                 header = super().__call__(name, value)
-                for address in getattr(header, "addresses", ()):  # computed late, and it may raise, too
+                for address in getattr(header, "addresses", ()):  # computed lazily, and may raise too
                     address.addr_spec  # noqa: B018
                 return header
         except Exception:
@@ -80,7 +79,7 @@ class _Registry(HeaderRegistry):
 
 
 class TolerantPolicy(EmailPolicy):
-    """:data:`email.policy.default`, but malformed fields raise nothing."""
+    """:data:`email.policy.default`, but malformed fields do not raise."""
 
     def header_source_parse(self, sourcelines: list[str]) -> tuple[str, str]:
         name, value = super().header_source_parse(sourcelines)
@@ -93,8 +92,8 @@ TOLERANT = TolerantPolicy(header_factory=_Registry())
 
 
 class CompatiblePolicy(Compat32):
-    """:data:`email.policy.compat32`, but values that are :class:`Verbatim` are written so that they can be read back,
-    and malformed fields raise nothing."""
+    """:data:`email.policy.compat32`, but :class:`Verbatim` values are written so that they can be read back, and
+    malformed fields do not raise."""
 
     def header_source_parse(self, sourcelines: list[str]) -> tuple[str, str]:
         name, value = super().header_source_parse(sourcelines)
@@ -114,9 +113,9 @@ COMPATIBLE = CompatiblePolicy()
 
 
 def email_message(content: bytes) -> EmailMessage:
-    """The message, parsed by Python's :mod:`email`, whatever the octets are.
+    """Parse any bytes as a message with Python's :mod:`email`.
 
-    A message whose parts are nested so deeply that they cannot be parsed has only its header, and the rest as its body.
+    If the parts are nested too deeply, only the header is parsed, and the rest is the body.
     """
     try:
         parsed: Any = BytesParser(policy=TOLERANT).parsebytes(content)

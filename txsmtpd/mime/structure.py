@@ -1,7 +1,7 @@
-"""The MIME structure of a message as places in its octets (RFC 2045, RFC 2046 5.1). No text is decoded here.
+"""The MIME structure of a message as offsets into its bytes (RFC 2045, RFC 2046 5.1). Text is not decoded here.
 
-Only places are kept, so that a part can be read from a store without parsing the message again. Whatever the octets
-are, the result is a tree within bounds; nothing is raised.
+Only offsets are stored, so that a part can be read from a store without parsing the message again. Whatever the bytes
+are, the result is a tree of bounded size, and nothing is raised.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 from email.message import Message
 from email.utils import collapse_rfc2231_value
 
-MAX_DEPTH = 50  # multiparts within each other
+MAX_DEPTH = 50  # nesting levels of multiparts
 MAX_PARTS = 1000
-MAX_HEADER = 2**18  # octets of one header
-MAX_FIELDS = 2000  # of one header
-MAX_PARAMETERS = 2**12  # octets of one Content field; the parser of parameters is slow
-ALL_PARAMETERS = 2**17  # octets of the Content fields of a message; of each that comes later, FEW
+MAX_HEADER = 2**18  # bytes of one header
+MAX_FIELDS = 2000  # fields of one header
+MAX_PARAMETERS = 2**12  # bytes of one Content field; parsing parameters is slow
+ALL_PARAMETERS = 2**17  # bytes of all Content fields of a message; of each later one, FEW
 FEW = 2**8
-SCANS = 8  # how often each octet may be searched for a boundary, on average
-MAX_MARKS = 10**5  # what looks like a boundary in one message
-LONGEST_TAIL = 100  # octets after a boundary on its line; white space, in theory
+SCANS = 8  # how often each byte may be searched for a boundary, on average
+MAX_MARKS = 10**5  # potential boundaries in one message
+LONGEST_TAIL = 100  # bytes after a boundary on its line; should be white space
 
 _NAME = re.compile(rb"[!-9;-~]+")
 _NO_PARAMETERS = re.compile(r";[;\s]*;")
@@ -31,9 +31,9 @@ Fields = list[tuple[str, bytes]]
 
 @dataclass(slots=True)
 class Entity:
-    """A message or a part of one: a header, and a body that may have parts itself."""
+    """A message or a part of one: a header, and a body, which may have parts."""
 
-    fields: Fields  #: names as they were sent, values unfolded
+    fields: Fields  #: names as sent, values unfolded
     start: int  #: where its header begins
     body: int  #: where its body begins
     end: int  #: where its body ends
@@ -43,7 +43,7 @@ class Entity:
 
     @property
     def content_type(self) -> str:
-        """Such as ``text/plain``, in lower case."""
+        """The content type, such as ``text/plain``, in lower case."""
         return self.parameters.get_content_type()
 
     @property
@@ -51,18 +51,18 @@ class Entity:
         return bool(self.parts)
 
     def first(self, name: str) -> bytes | None:
-        """The value of the first field of this name (in lower case), or None."""
+        """Return the value of the first field with this name (in lower case), or None."""
         return next((value for each, value in self.fields if each.lower() == name), None)
 
     def walk(self) -> Iterator[Entity]:
-        """The entity and all its parts, in their order."""
+        """Yield the entity and all its parts, in order."""
         yield self
         for part in self.parts:
             yield from part.walk()
 
 
 def structure(content: bytes) -> Entity:
-    """The message in these octets."""
+    """Parse the structure of a message."""
     message = _Scan(content).entity(0, len(content), 0, "text/plain")
     for number, part in enumerate(message.parts, 1):
         _name(part, str(number))
@@ -121,7 +121,7 @@ class _Scan:
                 continue
             tail = content[position:after].strip()
             if tail not in (b"", b"--"):
-                continue  # a boundary that begins with this one
+                continue  # a longer boundary that begins with this one
             if begun is not None:
                 # The line end before a delimiter belongs to it (RFC 2046 5.1.1).
                 yield begun, max(begun, at - (2 if content[at - 2 : at] == b"\r\n" else 1))
@@ -140,9 +140,9 @@ def _name(entity: Entity, part_id: str) -> None:
 
 
 def read_header(content: bytes, start: int, end: int) -> tuple[Fields, int]:
-    """The fields of the header that begins here, and where the body begins.
+    """Return the fields of the header at *start*, and the start of the body.
 
-    A line that is no field ends the header, and belongs to the body.
+    A line that is not a field ends the header, and belongs to the body.
     """
     fields: list[tuple[str, list[bytes]]] = []
     limit = min(end, start + MAX_HEADER)
@@ -166,7 +166,7 @@ def read_header(content: bytes, start: int, end: int) -> tuple[Fields, int]:
 
 
 def _safe(value: bytes) -> str:
-    """A value for a Message, which refuses line breaks, and whose parser of parameters raises on some NULs."""
+    """Return a value for a Message, which rejects line breaks, and whose parameter parser raises for some NULs."""
     text = value.decode("utf-8", "replace").replace("\r", " ").replace("\n", " ").replace("\0", "\ufffd")
     return _NO_PARAMETERS.sub(";", text)
 
@@ -177,6 +177,6 @@ def _boundary(parameters: Message) -> bytes | None:
         if boundary is None:
             return None
         text = collapse_rfc2231_value(boundary).rstrip()
-    except Exception:  # the parser of parameters raises errors of several types on malformed ones
+    except Exception:  # malformed parameters raise several types of errors
         return None
     return text.encode("utf-8", "replace") if text else None

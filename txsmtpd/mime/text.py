@@ -1,6 +1,6 @@
-"""Octets of a message as text: charsets, Content-Transfer-Encoding (RFC 2045 6) and encoded words (RFC 2047).
+"""Decodes bytes of a message: charsets, Content-Transfer-Encoding (RFC 2045 6) and encoded words (RFC 2047).
 
-What is malformed is decoded as far as it goes. Nothing here raises.
+Malformed input is decoded as far as possible. Nothing here raises.
 """
 
 from __future__ import annotations
@@ -9,23 +9,23 @@ import binascii
 import codecs
 import re
 
-# Codecs of Python that are no charsets, or take time that grows with the square of the text.
+# Python codecs that are not charsets, or take quadratic time.
 _NO_CHARSETS = {"punycode", "idna", "unicode_escape", "raw_unicode_escape", "undefined", "mbcs", "oem"}
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]+")
 _ENCODED_WORD = re.compile(r"=\?([^?\s]{1,80})\?([bBqQ])\?([^?\r\n]*)\?=")
 
 
 def in_charset(octets: bytes, charset: str = "") -> str:
-    """Octets as text.
+    """Decode bytes to text.
 
-    A charset that Python does not know is read as UTF-8. Without one, text is UTF-8, or Latin-1 if it is not UTF-8.
+    An unknown charset is treated as UTF-8. Without a charset, text is decoded as UTF-8, or as Latin-1 if that fails.
     """
     if charset:
         try:
             codec = codecs.lookup(charset)
             if codec.name not in _NO_CHARSETS:
                 return octets.decode(codec.name, "replace")
-        except (LookupError, ValueError):  # ValueError: a NUL in the name; a UnicodeError is one, too
+        except (LookupError, ValueError):  # ValueError: a NUL in the name; UnicodeError is a ValueError too
             pass
         return octets.decode("utf-8", "replace")
     try:
@@ -35,9 +35,9 @@ def in_charset(octets: bytes, charset: str = "") -> str:
 
 
 def decoded(octets: bytes, encoding: str) -> bytes:
-    """Octets without their Content-Transfer-Encoding.
+    """Decode a Content-Transfer-Encoding.
 
-    :param encoding: its name in lower case; of an unknown one, the octets are returned as they are.
+    :param encoding: its name in lower case. For an unknown one, the bytes are returned unchanged.
     """
     if encoding == "base64":
         return _from_base64(octets)
@@ -56,11 +56,11 @@ def _from_base64(octets: bytes) -> bytes:
 
 
 def without_encoded_words(text: str) -> str:
-    """The value of a header field with its encoded words decoded (RFC 2047), in one line."""
+    """Return the value of a header field with encoded words decoded (RFC 2047), in one line."""
     if "=?" not in text:
         return text
     pieces: list[str] = []
-    octets: list[bytes] = []  # of words that follow each other; a character may be split between two
+    octets: list[bytes] = []  # of adjacent words; a character may be split between two
     charset = ""
     position = 0
     for word in _ENCODED_WORD.finditer(text):
@@ -69,7 +69,7 @@ def without_encoded_words(text: str) -> str:
         if octets and (words_charset != charset or (between and not between.isspace())):
             pieces.append(in_charset(b"".join(octets), charset))
             octets.clear()
-        if not position or (between and not between.isspace()):  # RFC 2047 6.2: blanks between words are not shown
+        if not position or (between and not between.isspace()):  # RFC 2047 6.2: ignore blanks between encoded words
             pieces.append(between)
         octets.append(_word_octets(word[2], word[3]))
         charset = words_charset
