@@ -1,4 +1,4 @@
-"""What type checkers and editors are told: options by name, and the hooks of a handler. Nothing here does anything."""
+"""Definitions for type checkers and editors: options by name, and the hooks of a handler. No run-time behaviour."""
 
 from txsmtpd.typed.handler import Handler, HookResult, Status
 from txsmtpd.typed.options import ControllerOptions, FactoryOptions, Options, UnixSocketControllerOptions

@@ -1,4 +1,4 @@
-"""A base class by which type checkers verify a handler's hooks, and editors complete them."""
+"""A base class that lets type checkers verify a handler's hooks, and editors complete them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ Status = str | Reply
 """What a hook returns: a string such as ``"250 2.0.0 OK"``, or a :class:`~txsmtpd.reply.Reply`."""
 
 HookResult = Status | Awaitable[Status]
-"""The same, of a plain function, of a coroutine function, or as a Deferred."""
+"""The same from a plain function or a coroutine function, or as a Deferred."""
 
 MessageResult = Status | Sequence[Status] | Mapping[str, Status]
 """What ``handle_DATA`` returns: one status, or one for each recipient."""
 
 
 class Handler:
-    """A base class for handlers, of no effect when a program runs: type checkers verify parameters and results of the
-    hooks that a subclass has, and editors complete them. See :mod:`txsmtpd.interfaces` for what each hook means.
+    """A base class for handlers without run-time effect: type checkers verify the parameters and results of a
+    subclass's hooks, and editors complete them. See :mod:`txsmtpd.interfaces` for the meaning of each hook.
 
     >>> class Printer(Handler):
     ...     async def handle_DATA(self, server, session, envelope):
@@ -37,7 +37,7 @@ class Handler:
             """A client has connected."""
 
         def handle_DISCONNECT(self, server: Any, session: Session, envelope: Envelope, cause: BaseException) -> Any:
-            """The connection is gone."""
+            """The connection is closed."""
 
         def handle_HELO(self, server: Any, session: Session, envelope: Envelope, hostname: str) -> HookResult:
             """HELO."""
@@ -80,25 +80,25 @@ class Handler:
         def handle_DATA(
             self, server: Any, session: Session, envelope: Envelope
         ) -> MessageResult | Awaitable[MessageResult]:
-            """The message is here."""
+            """The message has arrived."""
             raise NotImplementedError
 
         def handle_exception(self, error: BaseException) -> HookResult:
-            """A command or a hook has raised."""
+            """A command or a hook has raised an exception."""
             raise NotImplementedError
 
         def handle_AUTH(self, server: Any, session: Session, envelope: Envelope, args: list[str]) -> Any:
-            """AUTH, in place of the mechanisms."""
+            """AUTH, instead of the mechanisms."""
 
         def handle_STARTTLS(self, server: Any, session: Session, envelope: Envelope) -> bool | Awaitable[bool]:
-            """TLS has begun."""
+            """TLS was started."""
             raise NotImplementedError
 
         def handle_PROXY(
             self, server: Any, session: Session, envelope: Envelope, proxy_data: ProxyData
         ) -> bool | Awaitable[bool]:
-            """A PROXY header has come."""
+            """A PROXY header was received."""
             raise NotImplementedError
 
         def handle_QUARANTINE(self, server: Any, session: Session, envelope: Envelope, reason: str) -> Any:
-            """A filter wants the message in quarantine."""
+            """A filter quarantines the message."""

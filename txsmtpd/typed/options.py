@@ -1,6 +1,6 @@
 """The options of a server, by name, for type checkers: ``SMTPFactory(handler, data_size_limit=10**7)``.
 
-What they mean, and their defaults, is in :class:`~txsmtpd.settings.Settings`; a test holds the two lists together.
+Their meanings and defaults are in :class:`~txsmtpd.settings.Settings`; a test checks that the two lists agree.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from txsmtpd.wire.networks import Network
 
 
 class Common(TypedDict, total=False):
-    """The options of each connection, but for the server's name, which controllers call otherwise."""
+    """The options of each connection, except the server's name, which has another name in controllers."""
 
     ident: str | None
     data_size_limit: int | None
@@ -79,7 +79,7 @@ class Options(Common, total=False):
 
 
 class OfFactory(TypedDict, total=False):
-    """The options of a factory alone."""
+    """The options of a factory only."""
 
     protocol: type
     connection_limit: int | None
