@@ -1,6 +1,6 @@
-"""The servers of the standard library's ``smtpd``, which Python 3.12 has no more, with their names and their dialogue.
+"""The servers of the standard library's ``smtpd``, which Python 3.12 removed, with the same names and replies.
 
-``from txsmtpd import smtpd`` takes the place of ``import smtpd``, and ``smtpd.loop()`` that of ``asyncore.loop()``. The
+``from txsmtpd import smtpd`` replaces ``import smtpd``, and ``smtpd.loop()`` replaces ``asyncore.loop()``. The
 conversation itself is txsmtpd's own: see :mod:`txsmtpd.smtpd.connection`.
 """
 
@@ -14,7 +14,7 @@ __version__ = (
 
 
 class Devnull:
-    """A stream that forgets."""
+    """A stream that discards everything."""
 
     def write(self, msg: Any) -> None:
         """Take a text."""

@@ -1,7 +1,7 @@
-"""SMTPChannel: the commands of one connection, in the words and with the names of the old module.
+"""SMTPChannel: the commands of one connection, with the names and replies of the old module.
 
-A subclass overrides ``smtp_VERB(arg)`` methods, which push their replies. What is known of the client and of its
-transaction lies in the connection beneath; the old names for it are properties here.
+Subclasses override ``smtp_VERB(arg)`` methods, which push their replies. The state of the client and the transaction is
+in the underlying connection; its old names are properties here.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ NEVER_CALLED = {
 
 
 def _of_envelope(name: str, meaning: str) -> Any:
-    """An attribute that lies in the envelope of the connection beneath."""
+    """An attribute of the underlying connection's envelope."""
 
     def get(channel: SMTPChannel) -> Any:
         return getattr(channel._connection.envelope, name)
@@ -123,7 +123,7 @@ class SMTPChannel:
                 " methods; for TLS and AUTH give the server tls_context= and authenticator="
             )
 
-    # What is known
+    # State
 
     @property
     def session(self) -> Session:
@@ -167,7 +167,7 @@ class SMTPChannel:
     def smtp_state(self) -> int:
         """:attr:`COMMAND`, or :attr:`DATA` from the reply 354 until the message has its own.
 
-        To set it to DATA begins a message. It ends where the message does: to set COMMAND changes nothing.
+        Setting it to DATA begins a message, which ends with its final dot. Setting COMMAND has no effect.
         """
         return self.DATA if self._connection.reads_data else self.COMMAND
 
@@ -203,7 +203,7 @@ class SMTPChannel:
         if (limit or None) != self._connection.data_size_limit:
             self._connection.data_size_limit = limit or None
 
-    # What methods do
+    # Methods for commands
 
     def push(self, msg: str) -> None:
         """Send one line of a reply, without its CRLF.
@@ -221,11 +221,11 @@ class SMTPChannel:
         self._connection.close()
 
     def handle_close(self) -> None:
-        """Called when the connection is gone."""
+        """Called when the connection is closed."""
         self.close()
 
     def set_terminator(self, term: bytes | int | None) -> None:
-        """Nothing: where lines and messages end is known beneath. Old versions of ``smtp_DATA`` call it."""
+        """Do nothing. Old versions of ``smtp_DATA`` call it; the underlying connection finds the ends of messages."""
 
     def _set_post_data_state(self) -> None:
         """End the transaction."""
@@ -353,7 +353,7 @@ class SMTPChannel:
         return f"Syntax: {SYNTAX[verb]}{MAIL_PARAMETERS if extended else ''}"
 
     def _refuse(self, verb: str, reply: Reply) -> None:
-        """Push a refusal of MAIL or RCPT in the old words, if there were any for it."""
+        """Push a rejection of MAIL or RCPT with the old module's text, if it had one."""
         if reply in REFUSALS:
             self.push(REFUSALS[reply])
         elif reply.code in (501, 553) and not self._needs_utf8(reply):

@@ -1,4 +1,4 @@
-"""``--handler=smtpd:CLASS[:HOST:PORT]``: servers of the old kind on the command line, which listens for them."""
+"""``--handler=smtpd:CLASS[:HOST:PORT]``: runs ``smtpd`` servers on the endpoints of the command line."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ REMOTE = ("localhost", "25")
 
 @implementer(IFactoryMaker)
 class Served:
-    """What the command line takes for a handler.
+    """Wraps a server as a handler for the command line.
 
-    :param server: a server that listens nowhere.
+    :param server: a server that does not listen itself.
     """
 
     def __init__(self, server: SMTPServer) -> None:

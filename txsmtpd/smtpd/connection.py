@@ -1,7 +1,7 @@
-"""The connection beneath a channel: the conversation is :class:`~txsmtpd.smtp.SMTP`'s, the commands are the channel's.
+"""The connection under a channel: an :class:`~txsmtpd.smtp.SMTP` protocol whose commands are those of the channel.
 
-Lines, order, limits, mail data, TLS and AUTH are as everywhere else in txsmtpd. What a command does, and in which
-words, says the channel; the old words for what the conversation itself refuses are here.
+Lines, ordering, limits, mail data, TLS and AUTH work as in the rest of txsmtpd. The channel implements the commands and
+their replies; this module has the old texts of replies that the protocol itself sends.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from txsmtpd.smtp import SMTP
 from txsmtpd.smtpd.looping import driver
 from txsmtpd.wire import grammar
 
-# What would move a terminal's cursor, or do worse; the old module printed it as it came.
+# Control characters that could manipulate a terminal; the old module printed them unchanged.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 OK = Reply(250, None, "OK")
@@ -41,7 +41,7 @@ OLD_WORDS = {
 
 
 class Withdrawn(Extension):
-    """Takes the place of an extension that is not offered."""
+    """Replaces an extension that is not offered."""
 
     def __init__(self, keyword: str) -> None:
         self.keyword = keyword
@@ -51,7 +51,7 @@ class Withdrawn(Extension):
 
 
 class NoBinaryMIME(EightBitMIME):
-    """Takes the place of BINARYMIME, which needs BDAT."""
+    """Replaces BINARYMIME, which needs BDAT."""
 
     keyword = "BINARYMIME"
     mail_growth = 0
@@ -61,7 +61,7 @@ class NoBinaryMIME(EightBitMIME):
 
 
 class ChannelFactory(SMTPFactory):
-    """Makes connections for a server of the old kind.
+    """Makes connections for an ``smtpd`` server.
 
     :param server: a :class:`~txsmtpd.smtpd.SMTPServer`.
     :param options: see :class:`~txsmtpd.factory.SMTPFactory`. The size of a command line is the channel class's.
@@ -80,7 +80,7 @@ class ChannelFactory(SMTPFactory):
 
 
 class ChannelDispatcher(Dispatcher):
-    """What is refused is refused in the old words."""
+    """Sends rejections with the old texts."""
 
     __slots__ = ()
 
@@ -102,7 +102,7 @@ class ChannelDispatcher(Dispatcher):
 
 
 class ChannelMessage(IncomingMessage):
-    """A message that a server's ``process_message`` takes."""
+    """A message that is passed to a server's ``process_message``."""
 
     __slots__ = ()
 
@@ -172,9 +172,9 @@ class ChannelProtocol(SMTP):
         self._dispatcher.closes_after_reply = False
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call code of the server's author.
+        """Call code of the server's subclass.
 
-        :raises Refused: 451, if it raises what ends a program.
+        :raises Refused: 451, if it raises an exception that ends a program.
         """
         try:
             with driver.code_of_a_server():
@@ -196,15 +196,15 @@ class ChannelProtocol(SMTP):
         return parse_path(grammar.parse_rcpt, "TO", arg)
 
     def begin_mail(self, arg: str | None) -> Reply:
-        """What MAIL does, without a word."""
+        """Execute MAIL without pushing a reply."""
         return _settled(SMTP.smtp_MAIL(self, arg))
 
     def add_rcpt(self, arg: str | None) -> Reply:
-        """What RCPT does, without a word."""
+        """Execute RCPT without pushing a reply."""
         return _settled(SMTP.smtp_RCPT(self, arg))
 
     def extension_lines(self) -> list[str]:
-        """What the answer to EHLO says of extensions."""
+        """Return the lines of the EHLO reply for extensions."""
         offered = ((each.keyword, each.parameter(self)) for each in self.settings.offered)
         return [f"{keyword} {parameter}".rstrip() for keyword, parameter in offered if parameter is not None]
 
@@ -233,7 +233,7 @@ class ChannelProtocol(SMTP):
         return getattr(self._connection.reader, "size", 0)
 
     def read_message(self) -> None:
-        """What follows is a message."""
+        """Read a message next."""
         message = self._begin_message()
         message.read_into(message.whole())
 
@@ -246,7 +246,7 @@ class ChannelProtocol(SMTP):
             self._connection.close()
 
     def close(self) -> None:
-        """Close at once, as a socket does; what was said before is sent."""
+        """Close at once, like a socket; what was written before is still sent."""
         self._connection.close()
 
     def _ended(self, cause: BaseException) -> None:

@@ -1,8 +1,7 @@
-"""Serve in programs that run no reactor of their own: the counterpart of ``asyncore.loop()``.
+"""Serves in programs that do not run a reactor: the counterpart of ``asyncore.loop()``.
 
-Whoever calls :func:`loop` lends its thread to the reactor until the servers are closed, so that their code runs in the
-thread where it always ran. In a program whose reactor runs already, servers need no loop; one that is called from
-another thread waits.
+:func:`loop` runs the reactor in the calling thread until the servers are closed, so that their code runs in the same
+thread as before. If the program already runs the reactor, no loop is needed; calling it from another thread waits.
 """
 
 from __future__ import annotations
@@ -101,7 +100,7 @@ class Driver:
 
     @contextmanager
     def code_of_a_server(self) -> Iterator[None]:
-        """Around each call of a server's own code, which may be interrupted."""
+        """A context for each call of a server's own code, which may be interrupted."""
         self._calls += 1
         try:
             yield
@@ -177,7 +176,7 @@ class Driver:
 
     @contextmanager
     def _interruptible(self, reactor: Any) -> Iterator[None]:
-        """Let what the handlers of signals raise end the loop; a reactor would log it, and go on."""
+        """Let exceptions of signal handlers end the loop; a reactor would log them and continue."""
         wrapped = {}
         in_main_thread = threading.current_thread() is threading.main_thread()
         if in_main_thread:

@@ -1,4 +1,4 @@
-"""PureProxy and MailmanProxy: servers that pass each message on to another, while the client waits for the verdict."""
+"""PureProxy and MailmanProxy: servers that relay each message while the client waits for the result."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ _current: ContextVar[Message | None] = ContextVar("message", default=None)
 
 
 class PureProxy(SMTPServer):
-    """Passes each message on to the remote server, whose verdict is the reply.
+    """Relays each message to the remote server, whose reply is sent to the client.
 
-    A subclass may look at the message in a ``process_message`` of its own, and call this one with what is to be passed
-    on. Whatever it returns, the client is not told 250 unless the remote server has taken the message.
+    A subclass may examine the message in its own ``process_message``, and call this one with the message to relay.
+    Whatever it returns, the client gets 250 only if the remote server has accepted the message.
 
     :param localaddr: where to listen.
     :param remoteaddr: host and port of the remote server.
@@ -58,7 +58,7 @@ class PureProxy(SMTPServer):
     :raises ValueError: if there is neither a remote server nor a proxy.
     """
 
-    descriptors = 2  #: that a client takes: its connection, and the one to the remote server
+    descriptors = 2  #: per client: its connection, and the one to the remote server
 
     def __init__(self, localaddr: Any, remoteaddr: Any, *args: Any, proxy: Proxy | None = None, **options: Any) -> None:
         if proxy is None:

@@ -1,4 +1,4 @@
-"""SMTPServer, which listens and is given the messages, and the one that prints them."""
+"""SMTPServer, which listens and receives messages, and DebuggingServer, which prints them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 class SMTPServer:
     """A server that hands each message to :meth:`process_message`; subclass it for that.
 
-    It listens once it is made. It serves while :func:`~txsmtpd.smtpd.loop` runs, or the program's own reactor.
+    It listens as soon as it is created. It serves while :func:`~txsmtpd.smtpd.loop` or the program's own reactor runs.
 
     :param localaddr: address or name of a host, and port, to listen on. None: it listens nowhere; hand its
         :attr:`factory` to an endpoint instead.
@@ -44,7 +44,7 @@ class SMTPServer:
         for all.
     :param enable_SMTPUTF8: whether addresses and headers may be UTF-8 (RFC 6531).
     :param decode_data: whether messages are str, decoded as UTF-8, instead of bytes.
-    :param reactor: what listens, and keeps the time. Default: the global reactor.
+    :param reactor: listens, and provides the time. Default: the global reactor.
     :param options: any other of :class:`~txsmtpd.factory.SMTPFactory`, such as ``tls_context`` or ``hostname``.
     :raises OSError: if it cannot listen there.
     :raises TypeError: for an unknown option, or one of a wrong type.
@@ -190,7 +190,7 @@ class SMTPServer:
         return arrived
 
     def handle_accepted(self, conn: Any, addr: tuple[str, int]) -> None:
-        """Make the channel of a connection. One that gets none is closed."""
+        """Make the channel of a connection. A connection without a channel is closed."""
         debug("Incoming connection from", addr)
         self.channel_class(self, conn, addr, self.data_size_limit, self._map, self.enable_SMTPUTF8, self._decode_data)
 
@@ -206,7 +206,7 @@ class SMTPServer:
         return self.process_message(channel.peer, channel.mailfrom, channel.rcpttos, channel.received_data, **keywords)
 
     def process_message(self, peer: Any, mailfrom: Any, rcpttos: Any, data: Any, **kwargs: Any) -> Any:
-        """Override it: a message has come.
+        """Called with each message. Override it.
 
         It runs in the thread of the loop, or of the program's reactor, where nothing else is served meanwhile. Where it
         is a coroutine function or returns a Deferred, others are.
