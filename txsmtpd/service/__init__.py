@@ -1,8 +1,8 @@
-"""What runs the server: the command line, its handlers, and services that listen and drain.
+"""Runs the server: the command line, its handlers, and services that listen and drain.
 
-``twist smtpd`` asks this package for :class:`Options` and :func:`makeService`. An application with services of its own
-takes :class:`SMTPService` from here, or :class:`WorkerService` for several processes. Nothing here imports the reactor
-before it is needed, so that whoever starts the program chooses it.
+``twist smtpd`` uses :class:`Options` and :func:`makeService` from this package. Applications can use
+:class:`SMTPService`, or :class:`WorkerService` for several processes. Nothing here imports the reactor before it is
+needed, so that the program can choose it.
 """
 
 from txsmtpd.service.listening import SMTPService

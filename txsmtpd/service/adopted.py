@@ -1,7 +1,7 @@
-"""Sockets that somebody else has opened and keeps, such as systemd: they are listened on, and otherwise left alone.
+"""Listens on sockets opened by another process, such as systemd, without changing or removing them.
 
 Twisted's port for an adopted Unix socket changes the mode of its path, shuts the socket down for all processes that
-have it, and removes the path when it stops. That is right for a socket of one's own only.
+share it, and removes the path when it stops. That is right only for a socket that the process has created itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The log of a process that the command line runs, and its standard streams: none of them can stop the server."""
+"""The log and the standard streams of the command line's process. Neither can block the server."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class CommandLog:
 
     @property
     def on_terminal(self) -> bool:
-        """Whether a person watches it."""
+        """Whether the log goes to a terminal."""
         return isinstance(self.writer.path, int) and os.isatty(self.writer.path)
 
     def take_standard_streams(self) -> None:
-        """Let what is printed go where it went before logging began, but without waiting for whoever reads it."""
+        """Make standard output and error non-blocking. Output still goes to the same place as before logging."""
         writers = {self.writer.path: self.writer}
         for number, name in (STDOUT, "stdout"), (STDERR, "stderr"):
             original = getattr(sys, f"__{name}__")
@@ -51,11 +51,11 @@ class CommandLog:
         self._streams = tuple(writer for writer in writers.values() if writer is not self.writer)
 
     def reopen(self) -> None:
-        """Open its file again, after somebody has renamed it."""
+        """Reopen its file, after log rotation."""
         self.writer.reopen()
 
     def close(self) -> None:
-        """Write what was logged and printed, within a moment."""
+        """Write what was logged and printed, with a short timeout."""
         for stream in sys.stdout, sys.stderr:
             if stream is not None:
                 stream.flush()

@@ -1,4 +1,4 @@
-"""A service that listens, and that lets its connections end when it stops. No options: an endpoint and a factory."""
+"""A service that listens, and drains its connections when it stops."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from twisted.python.failure import Failure
 
 from txsmtpd.factory import SMTPFactory
 
-GRACE = 30.0  # seconds; what supervisors allow before they kill is seldom less
+GRACE = 30.0  # seconds; supervisors rarely kill sooner
 
 
 class SMTPService(Service):
     """Listens while it runs, and drains when it stops.
 
     :param endpoint: where to listen.
-    :param factory: makes the protocols. Give each service a factory of its own.
-    :param grace: how many seconds open transactions have to end, once the service stops; then they are aborted.
-    :param reactor: what keeps the time (IReactorTime). Default: the global reactor.
+    :param factory: makes the protocols. Each service needs its own factory.
+    :param grace: seconds that open transactions have to finish when the service stops; then they are aborted.
+    :param reactor: provides the time (IReactorTime). Default: the global reactor.
 
     Starting the service binds the address, in ``privilegedStartService`` if that is called, and raises what the
     endpoint says if it cannot: a server that does not listen is none. Stopping it closes the port, tells idle clients
@@ -61,9 +61,9 @@ class SMTPService(Service):
             raise
 
     def stopService(self) -> Deferred[None]:
-        """Stop listening, and let all connections end.
+        """Stop listening, and drain all connections.
 
-        :return: fires when the last one is gone.
+        :return: a Deferred that fires when the last one is closed.
         """
         super().stopService()
         return Deferred.fromCoroutine(self._stop())

@@ -1,4 +1,4 @@
-"""What stands around the listeners of the command line: pages for machines, systemd, and the order of the end.
+"""Monitoring pages, systemd notifications, and the shutdown order of the command line's listeners.
 
 The service that serves ``/metrics``, ``/livez`` and ``/readyz``, and the :class:`Server`, which tells a load balancer
 and systemd when the server starts and when it ends. What is served is in :mod:`txsmtpd.observe`.
@@ -48,18 +48,18 @@ def local_endpoint(description: str) -> str:
 
 
 class Server(MultiService):
-    """The listeners, started and stopped in an order that their surroundings can follow.
+    """The listeners, started and stopped in an order that load balancers and supervisors can follow.
 
-    It is ready once they all listen. When it stops, it is unready at once, stops listening after *drain_delay*, and
-    stops answering for its health last.
+    It is ready once all of them listen. When it stops, it reports not ready at once, stops listening after
+    *drain_delay*, and stops the health checks last.
 
-    :param grace: how many seconds open transactions have to end.
-    :param drain_delay: seconds between the moment from which it is not ready and the one from which it does not listen.
-    :param monitoring: serves the pages for machines; None: there are none.
-    :param before: what the listeners need: started before them, and stopped after them.
-    :param late: is told, again and again, how many seconds the reactor is late; None: nobody is.
-    :param connections: tells how many connections are open.
-    :param when_ready: tells once clients are served, if that is after the start: a Deferred.
+    :param grace: seconds that open transactions have to finish.
+    :param drain_delay: seconds between reporting not ready and closing the listeners.
+    :param monitoring: serves the monitoring pages, or None.
+    :param before: the service that the listeners need. It is started before them, and stopped after them.
+    :param late: called regularly with the reactor's lag in seconds, or None.
+    :param connections: returns the number of open connections.
+    :param when_ready: returns a Deferred that fires once clients are served, if that is after the start.
     """
 
     def __init__(

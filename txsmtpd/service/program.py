@@ -1,4 +1,4 @@
-"""``run``: a server as a whole program, for those who have nothing else to do."""
+"""``run``: runs a server as a complete program."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def run(
     :param handler: the object whose hooks decide; see :mod:`txsmtpd.interfaces`.
     :param endpoints: where to listen: ``"localhost:1025"``, or endpoints of Twisted's such as ``"tcp:25"``. Default:
         port 8025 of this machine only.
-    :param grace: how many seconds open transactions have to end, once the program is told to.
+    :param grace: seconds that open transactions have to finish when the program is stopped.
     :param workers: how many processes serve. With more than one, *handler* is ``"module:callable"``, which each of them
         calls to make the handler or the :class:`~txsmtpd.factory.SMTPFactory`, and there are no options here: see
         :class:`~txsmtpd.service.WorkerService`. SIGHUP replaces them all.
     :param options: those of :class:`~txsmtpd.factory.SMTPFactory`.
-    :raises TypeError: for an unknown option, one of a wrong type, or what is no handler.
-    :raises ValueError: for an option with an invalid value, or what is no endpoint.
+    :raises TypeError: for an unknown option, one of a wrong type, or an object that is not a handler.
+    :raises ValueError: for an option with an invalid value, or an invalid endpoint.
     :raises SystemExit: with status 71, after one line on standard error, if an endpoint cannot be listened on.
     """
     from twisted.internet import reactor as installed

@@ -1,7 +1,7 @@
-"""Signals: SIGHUP reloads, SIGTERM and SIGINT end the server, a second one hurries, and no other ends it by accident.
+"""Signals: SIGHUP reloads, SIGTERM and SIGINT stop the server, a second one stops it at once, and others are ignored.
 
-Also the deadline of the end: what does not come to an end within its grace, such as a write to a disk that does not
-answer, does not keep the process.
+Also a deadline for stopping: work that does not finish within the grace period, such as a hanging disk write, does not
+keep the process alive.
 """
 
 from __future__ import annotations

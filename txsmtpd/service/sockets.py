@@ -1,4 +1,4 @@
-"""Unix sockets that a dead server has left behind: they would keep the next one from listening."""
+"""Removes stale Unix sockets of dead servers, which would prevent the next server from listening."""
 
 from __future__ import annotations
 

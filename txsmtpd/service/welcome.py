@@ -1,4 +1,4 @@
-"""Two lines for a person at a terminal: where the server listens, and how to try it."""
+"""Prints two lines on a terminal: where the server listens, and how to try it."""
 
 from __future__ import annotations
 

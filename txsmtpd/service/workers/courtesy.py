@@ -1,4 +1,4 @@
-"""How a worker accepts: one connection at a time, and after the workers that have fewer or have waited longer.
+"""How workers accept connections: one at a time, and after workers with fewer connections or a longer wait.
 
 All workers are woken by each connection. Without more, the one that waited last is mostly the first, and takes them all
 (measured by several servers: 70 to 97 of 100). SMTP clients keep their connections, so that lasts. A worker with more
@@ -15,7 +15,7 @@ MOMENT = 0.002  # seconds; a worker that is idle accepts much sooner
 
 
 class Courtesy:
-    """Makes a port of Twisted's polite.
+    """Makes a Twisted port leave connections to other processes.
 
     :param port: whose ``doRead`` accepts (:class:`twisted.internet.tcp.Port`, or that of a Unix socket).
     :param comes_after: whether another process should take the next connection.

@@ -1,4 +1,4 @@
-"""The worker's own side: what it has inherited, and the service that answers to the master."""
+"""The worker's side: what it inherits, and the service that follows the master's commands."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ class _WorkersEnd(Channel):
 
 
 class Link(Service):
-    """Tells the master that this worker lives, and does what the master says.
+    """Reports to the master that this worker is alive, and executes the master's commands.
 
     :param listeners: the services that listen, in the order of the sockets.
     :param snapshot: tells what was counted; None: nothing is.
@@ -278,7 +278,7 @@ class Link(Service):
         self._hurry()
 
     def master_gone(self) -> None:
-        """There is no master any more: nobody would replace us, so end."""
+        """Stop, because the master is gone and cannot replace this worker."""
         if not self._is_ending:
             log.error("the master is gone; this worker ends")
             self._stop()
