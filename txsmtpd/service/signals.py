@@ -1,4 +1,4 @@
-"""Signals: SIGHUP reloads, SIGTERM and SIGINT stop the server, a second one stops it at once, and others are ignored.
+"""Signals: SIGHUP reloads, SIGTERM and SIGINT stop the server, a second one hurries, SIGUSR1 and the like are ignored.
 
 Also a deadline for stopping: work that does not finish within the grace period, such as a hanging disk write, does not
 keep the process alive.

@@ -1,7 +1,7 @@
-"""The options of the command line: from words and the environment to checked values.
+"""The options of the command line: parses the arguments and the environment into checked values.
 
-Each option can be given as ``TXSMTPD_<OPTION>`` in the environment; the command line wins, and an empty variable counts
-as none. Whatever is wrong ends the process with one line and status 64 before anything listens.
+Each option can be set as ``TXSMTPD_<OPTION>`` in the environment. The command line takes precedence, and an empty
+variable is ignored. Any error ends the process with one line and status 64 before anything listens.
 """
 
 from txsmtpd.service.options.parser import Options

@@ -1,4 +1,4 @@
-"""Options of AUTH: who knows the users, and who must be one."""
+"""Options of AUTH: password checkers, and whether authentication is required."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of filters: what looks at mail before the handler gets it."""
+"""Options of filters, which examine mail before the handler gets it."""
 
 from __future__ import annotations
 

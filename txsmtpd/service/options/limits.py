@@ -1,4 +1,4 @@
-"""Options that bound what a client may do: sizes, numbers and times. Each is one of Settings, or of the factory."""
+"""Options that limit clients: sizes, numbers and times. Each is an option of Settings or of the factory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that tell where the server listens, and whom it believes about a client's address."""
+"""Options for where the server listens, and which proxies it trusts about a client's address."""
 
 from __future__ import annotations
 

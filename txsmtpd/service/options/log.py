@@ -1,4 +1,4 @@
-"""Options of the log: where it goes, in which form, and how much of it."""
+"""Options of the log: destination, format and level."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that tell where mail goes, and how the server introduces itself."""
+"""Options for the handler of mail, and for the server's name."""
 
 from __future__ import annotations
 

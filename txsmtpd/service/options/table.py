@@ -1,4 +1,4 @@
-"""How options are declared: a row for each, in groups; and what a group may ask of the command line.
+"""Declarations of options, one row for each, in groups; and the interface of the command line for groups.
 
 A new group of options is a new module with a :class:`Group`, and its name in ``GROUPS`` (in ``parser``). What an option
 is called, how its value is read, where it goes and what ``--help`` says of it stand in one row.
@@ -20,7 +20,7 @@ from txsmtpd.settings import Settings
 
 
 class Asked(NamedTuple):
-    """A value that somebody gave for an option."""
+    """A value given for an option."""
 
     where: str
     text: str
@@ -36,7 +36,7 @@ class Option:
     name: str
     help: str
     metavar: str | None = None
-    """What stands for the value in the help. None: a flag, which takes no value."""
+    """The placeholder of the value in the help. None: a flag without a value."""
 
     short: str | None = None
     """A letter."""
@@ -51,7 +51,7 @@ class Option:
     """The option of :class:`~txsmtpd.settings.Settings` that it is."""
 
     read: Callable[[str], Any] = text
-    """From its text to the value. Raises ValueError."""
+    """Converts the text to the value. Raises ValueError."""
 
     action: Callable[[], None] | None = None
     """What it does at once, such as to print a list; then the process ends."""
@@ -147,7 +147,7 @@ def refusing(asked: Asked) -> Iterator[None]:
 
 
 def need_extra(extra: str, module: str) -> None:
-    """Refuse an option whose optional dependency is missing.
+    """Reject an option whose optional dependency is missing.
 
     :raises ValueError: with what to install.
     """

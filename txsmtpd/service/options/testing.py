@@ -1,4 +1,4 @@
-"""Options for testing clients: faults on purpose, and transcripts."""
+"""Options for testing clients: fault injection and transcripts."""
 
 from __future__ import annotations
 
