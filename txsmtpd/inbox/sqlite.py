@@ -334,7 +334,7 @@ _OF_THE_DISK = {
 
 
 def _explain(failure: Failure) -> Failure:
-    """Tell trouble with the file, which is no fault of the program, from other errors."""
+    """Distinguish problems with the file, which are not bugs in the program, from other errors."""
     code = getattr(failure.value, "sqlite_errorcode", 0) & 0xFF
     if code not in _OF_THE_DISK:
         return failure

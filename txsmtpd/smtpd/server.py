@@ -24,10 +24,10 @@ from txsmtpd.smtpd.connection import ChannelFactory, ChannelProtocol, debug
 from txsmtpd.smtpd.looping import ReactorThreadError, driver, socket_map
 
 BACKLOG = 50  # connections that wait to be accepted
-TURNS = 100  # of a reactor that does not run, to close a port; one or two are enough
+TURNS = 100  # iterations of a reactor that is not running, to close a port; one or two are enough
 
 _numbers = itertools.count(1)
-# What would move a terminal's cursor, or do worse. Tabs are harmless.
+# Control characters that could manipulate a terminal. Tabs are harmless.
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 
 
@@ -39,9 +39,9 @@ class SMTPServer:
     :param localaddr: address or name of a host, and port, to listen on. None: it listens nowhere; hand its
         :attr:`factory` to an endpoint instead.
     :param remoteaddr: address or name of a host, and port, for servers that pass mail on.
-    :param data_size_limit: octets that a message may have. 0 or None: no limit.
-    :param map: the dictionary in which the server is as long as it is open, for ``loop(map=...)``. Default: one
-        for all.
+    :param data_size_limit: the maximum size of a message, in bytes. 0 or None: no limit.
+    :param map: the dictionary that contains the server while it is open, for ``loop(map=...)``. Default: a global
+        one.
     :param enable_SMTPUTF8: whether addresses and headers may be UTF-8 (RFC 6531).
     :param decode_data: whether messages are str, decoded as UTF-8, instead of bytes.
     :param reactor: listens, and provides the time. Default: the global reactor.
