@@ -1,4 +1,4 @@
-"""Servers for programs that do not use Twisted, with methods to start and stop them. They are in one module, as in
+"""Servers for programs that do not use Twisted, with methods to start and stop them. They are in one file, as in
 aiosmtpd, and share most of their code.
 
 Each :class:`Controller` has an event loop, a reactor on it, and a thread that runs them; its hooks run there as asyncio

@@ -1,5 +1,5 @@
 """Connections in memory: no ports, no threads, no waiting. A test sends the octets and advances the clock. Both ends of
-a connection are in this file, since they are one class.
+a connection are in one file, since they are one class.
 
 In a :class:`MemorySession` the test is the client and sends and receives octets. In a :class:`MemoryConnection` the
 client is any protocol of Twisted. Both ends behave like sockets where it matters: they do not read while they are

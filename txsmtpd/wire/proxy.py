@@ -1,5 +1,5 @@
 """Parse the PROXY header, in which a proxy names the client of a connection (the PROXY protocol, versions 1 and 2).
-One reader handles both versions.
+Both versions are in one file, since one reader handles both.
 
 Octets only: trust and timeouts are handled elsewhere. "The spec" is HAProxy's ``doc/proxy-protocol.txt``; numbers in
 comments are its sections.
