@@ -7,6 +7,7 @@ import smtplib
 import socket
 import ssl
 import threading
+import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
@@ -467,6 +469,9 @@ class ThreadTests(SynchronousTestCase):
                 port = wait_for_reactor(reactor, reactor.listenTCP, 0, factory, interface="127.0.0.1")
                 try:
                     heard = converse(port.getHost().port, octets, trusted)
+                    deadline = time.monotonic() + 60  # the last hook is called after the client has left
+                    while not noted and time.monotonic() < deadline:
+                        wait_for_reactor(reactor, deferLater, reactor, 0.01)
                 finally:
                     wait_for_reactor(reactor, port.stopListening)
                     wait_for_reactor(reactor, factory.abort)
