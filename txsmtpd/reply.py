@@ -186,6 +186,7 @@ class Refused(Exception):
 
 OK = Reply(250, "2.0.0", "OK")
 GOODBYE = Reply(221, "2.0.0", "Goodbye")
+HEADER_TOO_LONG = Reply(552, "5.3.4", "The header of the message is too long")
 FAILED = Reply(451, "4.3.0", "The server failed to do this; try again later")
 FAILED_TWICE = Reply(500, "5.3.0", "The server failed, and failed to say why")
 TAKES_TOO_LONG = Reply(451, "4.3.0", "The server took too long to do this; try again later")

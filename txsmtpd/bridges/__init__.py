@@ -1,1 +1,1 @@
-"""Bridges between event loops: coroutines written for asyncio, and threads without a reactor."""
+"""Bridges between event loops: coroutines written for asyncio, threads without a reactor, and flow control."""

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from txsmtpd.bridges.flow_control import FlowControl
 from txsmtpd.engine.message_sink import Streamed
 from txsmtpd.filters.header import END, Header
 from txsmtpd.filters.message import QUARANTINE, FilteredMessage
@@ -24,12 +25,11 @@ from txsmtpd.filters.results import remove_forgeries
 from txsmtpd.filters.spool import Spool
 from txsmtpd.interfaces import IMessageReceiver
 from txsmtpd.recipient_replies import FOR_EACH, folded, replies_for
-from txsmtpd.reply import OK, Refused, Reply
+from txsmtpd.reply import HEADER_TOO_LONG, OK, Refused, Reply
 
 log = Logger(namespace="txsmtpd.filters")
 
 LONGEST_HEADER = 2**18  # bytes; parsing more would block other connections
-HEADER_TOO_LONG = Reply(552, "5.3.4", "The header of the message is too long")
 NO_ROOM = Reply(452, "4.3.1", "There is no room for the message, try again later")
 
 # The last, incomplete line of a header.
@@ -58,7 +58,7 @@ class DiscardedMessage:
 
 
 @implementer(IMessageReceiver)
-class FilteredReceiver:
+class FilteredReceiver(FlowControl):
     """Receives one message for the filters and the handler.
 
     :param chain: the :class:`~txsmtpd.filters.chain.Chain`.
@@ -81,15 +81,8 @@ class FilteredReceiver:
         self._held = False  # whether the handler has paused
         self._error: Exception | None = None
         self._answer: Any = None  # in place of the handler's
-        self._producer: Any = None
 
     # Called by the connection
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        self._producer = producer
-
-    def unregisterProducer(self) -> None:
-        self._producer = None
 
     def write(self, data: bytes) -> None:
         if self._error is not None:
@@ -138,14 +131,6 @@ class FilteredReceiver:
             self._body.write(data)
         except OSError as error:
             raise _no_room(error) from error
-
-    def _pause(self) -> None:
-        if self._producer is not None:
-            self._producer.pauseProducing()
-
-    def _resume(self) -> None:
-        if self._producer is not None:
-            self._producer.resumeProducing()
 
     def _make_spool(self) -> Spool:
         reactor = self._chain.clock()
@@ -285,31 +270,16 @@ class FilteredReceiver:
 
 
 @implementer(IMessageReceiver)
-class WholeMessage:
+class WholeMessage(FlowControl):
     """Collects a message for a handler that does not stream.
 
     :param message: the :class:`~txsmtpd.engine.message.IncomingMessage`.
     """
 
     def __init__(self, message: Any) -> None:
-        self._producer: Any = None
         self._collected = message.whole(self._pause, self._resume)
         self.write = self._collected.write
         self.abort = self._collected.abort
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        self._producer = producer
-
-    def unregisterProducer(self) -> None:
-        self._producer = None
-
-    def _pause(self) -> None:
-        if self._producer is not None:
-            self._producer.pauseProducing()
-
-    def _resume(self) -> None:
-        if self._producer is not None:
-            self._producer.resumeProducing()
 
     async def finish(self) -> Any:
         try:

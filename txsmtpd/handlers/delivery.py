@@ -15,6 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionAborted
 from zope.interface import implementer
 
+from txsmtpd.bridges.flow_control import FlowControl
 from txsmtpd.handlers import trace_header
 from txsmtpd.handlers.maildir import Draft, Maildir
 from txsmtpd.interfaces import IMessageReceiver
@@ -31,7 +32,7 @@ def with_lf(octets: bytes) -> bytes:
 
 
 @implementer(IMessageReceiver)
-class Delivery:
+class Delivery(FlowControl):
     """A message that is being stored.
 
     :param maildir: where to store it.
@@ -67,13 +68,6 @@ class Delivery:
         self._writing: Deferred[None] | None = None
         self._error: Exception | None = None
         self._committing = False
-        self._producer: Any = None
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        self._producer = producer
-
-    def unregisterProducer(self) -> None:
-        self._producer = None
 
     def write(self, data: bytes) -> None:
         if self._error is not None:
@@ -83,8 +77,8 @@ class Delivery:
         if self._octets >= PIECE:
             if self._writing is None:
                 self._write_in_thread()
-            elif self._producer is not None:
-                self._producer.pauseProducing()
+            else:
+                self._pause()
 
     async def finish(self) -> Any:
         try:
@@ -139,8 +133,7 @@ class Delivery:
         self._writing = None
         if self._octets >= PIECE and self._error is None:
             self._write_in_thread()
-        if self._producer is not None:
-            self._producer.resumeProducing()
+        self._resume()
 
     # In threads, one call at a time
 

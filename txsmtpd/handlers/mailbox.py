@@ -34,7 +34,7 @@ from txsmtpd.handlers.maildir import Maildir
 from txsmtpd.handlers.message import Message
 from txsmtpd.handlers.off_thread import reactor_with_threads
 from txsmtpd.interfaces import IStreamingHandler
-from txsmtpd.log.changes import Trouble
+from txsmtpd.log.trouble import Trouble
 from txsmtpd.reply import Refused, Reply
 from txsmtpd.session import Envelope, Session
 from txsmtpd.wire.grammar import own_host_name

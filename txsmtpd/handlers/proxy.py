@@ -1,7 +1,7 @@
 """Proxy: forwards mail to another server while the client waits, so that the client gets that server's replies.
 
-Large messages are forwarded while they arrive (:mod:`txsmtpd.handlers.passing`). There is no queue: the client keeps a
-message that the next server has not accepted. :mod:`txsmtpd.handlers.upstream` is the SMTP client.
+Large messages are forwarded while they arrive (:mod:`txsmtpd.handlers.proxy_stream`). There is no queue: the client
+keeps a message that the next server has not accepted. :mod:`txsmtpd.handlers.upstream` is the SMTP client.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from twisted.logger import Logger
 from zope.interface import alsoProvides
 
 from txsmtpd.handlers import trace_header
-from txsmtpd.handlers.passing import PassedOn
-from txsmtpd.handlers.transaction import Transaction
+from txsmtpd.handlers.proxy_stream import StreamedMessage
+from txsmtpd.handlers.relay_message import parted
+from txsmtpd.handlers.transaction import Transaction, in_short
 from txsmtpd.handlers.upstream import TLS_MODES, Upstream
 from txsmtpd.interfaces import IStreamingHandler
 from txsmtpd.reply import Refused, Reply
@@ -30,14 +31,11 @@ log = Logger(namespace="txsmtpd.relay")
 HOPS = 100  # Received fields from which on a message counts as looping (RFC 5321 6.3)
 ITSELF = Reply(451, "4.4.6", "The next server is this server itself; try again later")
 LOOP = Reply(554, "5.4.6", "The message has passed too many servers; it goes in circles")
-HEADER_TOO_LONG = Reply(552, "5.3.4", "The header of the message is too long")
 OK = Reply(250, "2.0.0", "OK")
 RECIPIENT_OK = Reply(250, "2.1.5", "OK")
 
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 _X_PEER = re.compile(rb"(?im)^x-peer[ \t]*:[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*")
-_FIELDS = re.compile(rb"(?:[!-9;-~]+[ \t]*:[^\n]*\n|[ \t][^\n]*\n)*")
-_MAY_BE_FIELD = re.compile(rb"[!-9;-~]{0,1000}[ \t]*(?::[^\n]*+\Z|\Z)|[ \t][^\n]*+\Z")  # an incomplete line
 _RECEIVED = re.compile(rb"(?im)^received[ \t]*:")
 
 
@@ -114,9 +112,9 @@ class Proxy:
             envelope.rcpt_options.extend(rcpt_options)
         return reply
 
-    def open_message(self, server: Any, session: Session, envelope: Envelope) -> PassedOn:
+    def open_message(self, server: Any, session: Session, envelope: Envelope) -> StreamedMessage:
         """Start to forward a message; see :class:`~txsmtpd.interfaces.IStreamingHandler`."""
-        return PassedOn(self, server, session, envelope)
+        return StreamedMessage(self, server, session, envelope)
 
     async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> Any:
         transaction = self._open.pop(session.id, None)
@@ -197,7 +195,7 @@ class Proxy:
         content = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else bytes(content)
         if envelope.body != "BINARYMIME":
             content = with_crlf(content)
-        return b"".join(self.with_fields(server, session, envelope, *_parted(content)))
+        return b"".join(self.with_fields(server, session, envelope, *parted(content)))
 
     def with_fields(
         self, server: Any, session: Session, envelope: Envelope, header: bytes, body: bytes
@@ -229,38 +227,6 @@ class Proxy:
                 upstream=repr(self.upstream),
                 host=host,
             )
-
-
-def _parted(content: bytes) -> tuple[bytes, bytes]:
-    """Split a message into the header, including its last line end, and the rest."""
-    if content.startswith((b" ", b"\t")):  # not a header but the body; it would continue our field
-        content = b"\r\n" + content
-    if content.startswith(b"\r\n"):
-        return b"", content
-    end = content.find(b"\r\n\r\n") + 2
-    if end > 1:
-        return content[:end], content[end:]
-    return (content if content.endswith(b"\r\n") or not content else content + b"\r\n"), b""
-
-
-def parted_early(start: bytes) -> tuple[bytes, bytes]:
-    """The same for the beginning of a large message.
-
-    :raises Refused: if its header is too long to be scanned.
-    """
-    if start.startswith((b" ", b"\t", b"\r\n")) or b"\r\n\r\n" in start:
-        return _parted(start)
-    fields = _FIELDS.match(start)
-    assert fields is not None
-    if _MAY_BE_FIELD.match(start, fields.end()):
-        raise Refused(HEADER_TOO_LONG)
-    # For readers, a line that is not a field ends the header.
-    return start[: fields.end()], b"\r\n" + start[fields.end() :]
-
-
-def in_short(replies: Sequence[Reply]) -> Any:
-    """Return a single reply if all are the same."""
-    return replies[0] if len(set(replies)) == 1 else replies
 
 
 def _x_peer(session: Session) -> bytes:

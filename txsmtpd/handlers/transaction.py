@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
@@ -181,6 +181,11 @@ class Transaction:
             self._upstream.give_back(connection)
         else:
             connection.quit()
+
+
+def in_short(replies: Sequence[Reply]) -> Any:
+    """Return a single reply if all are the same."""
+    return replies[0] if len(set(replies)) == 1 else replies
 
 
 def check_path(path: str, parse: Callable[[str], tuple[str, Any]], keyword: str, status: str) -> None:

@@ -25,7 +25,7 @@ from txsmtpd.handoff.message import HandoffMessage, declared_size, envelope_of, 
 from txsmtpd.handoff.outcome import BUSY, TOO_LARGE, UNKNOWN, NotTaken, OutcomeUnknown, Unroutable
 from txsmtpd.handoff.receiver import STEP, Receiver
 from txsmtpd.interfaces import IReadiness, IStreamingHandler
-from txsmtpd.log.changes import Trouble
+from txsmtpd.log.trouble import Trouble
 from txsmtpd.reply import Refused, Reply, parse_status
 from txsmtpd.session import Envelope, Session
 

@@ -17,6 +17,7 @@ from twisted.internet.error import ConnectionAborted
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from txsmtpd.bridges.flow_control import FlowControl
 from txsmtpd.handlers.delivery import when_done
 from txsmtpd.handoff.bindings import with_reference
 from txsmtpd.handoff.budget import Share
@@ -29,7 +30,7 @@ STEP = 2**16  # bytes by which a share grows; messages are rarely larger
 
 
 @implementer(IMessageReceiver)
-class Receiver:
+class Receiver(FlowControl):
     """Receives one message.
 
     :param envelope: its dictionary; see :func:`~txsmtpd.handoff.message.envelope_of`.
@@ -70,7 +71,6 @@ class Receiver:
         self._size = 0  # bytes that the client has sent
         self._buffer = BytesIO()
         self._buffer.write(header)
-        self._producer: Any = None
         self._paused_for = 0  # the number of reasons
         self._waiting: Deferred[None] | None = None  # for memory
         self._error: Exception | None = None
@@ -81,12 +81,6 @@ class Receiver:
         self._in_flight = 0  # bytes being written
 
     # IMessageReceiver
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        self._producer = producer
-
-    def unregisterProducer(self) -> None:
-        self._producer = None
 
     def write(self, data: bytes) -> None:
         if self._error is not None:
@@ -240,13 +234,13 @@ class Receiver:
 
     def _pause(self) -> None:
         self._paused_for += 1
-        if self._paused_for == 1 and self._producer is not None:
-            self._producer.pauseProducing()
+        if self._paused_for == 1:
+            super()._pause()
 
     def _resume(self) -> None:
         self._paused_for -= 1
-        if self._paused_for == 0 and self._producer is not None:
-            self._producer.resumeProducing()
+        if self._paused_for == 0:
+            super()._resume()
 
 
 def _refusal(failure: Failure) -> Exception:

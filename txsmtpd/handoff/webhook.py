@@ -34,7 +34,7 @@ from txsmtpd.handoff.signature import Secrets
 from txsmtpd.handoff.webhook_answers import NO_RECIPIENT, REFUSED, Answer, is_failure, pause_of, reply_to
 from txsmtpd.handoff.webhook_formats import FORMATS, Request
 from txsmtpd.interfaces import IReadiness
-from txsmtpd.log.changes import Trouble
+from txsmtpd.log.trouble import Trouble
 from txsmtpd.mime.parsing import TooComplex
 from txsmtpd.reply import Refused, Reply
 

@@ -21,7 +21,7 @@ from txsmtpd.service.exit_status import EX_USAGE, complain, described
 from txsmtpd.service.listening import SMTPService
 from txsmtpd.service.monitoring import Server
 from txsmtpd.service.signals import Signals
-from txsmtpd.service.workers.places import make_factory
+from txsmtpd.service.workers.callables import make_factory
 from txsmtpd.service.workers.service import counters_of, total_of
 from txsmtpd.service.workers.sockets import InheritedSocket
 from txsmtpd.service.workers.worker import FIRST, Inherited, Link, inherited

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from txsmtpd.log.changes import QUIET, Trouble
+from txsmtpd.log.trouble import QUIET, Trouble
 
 
 class TroubleTests(SynchronousTestCase):

@@ -12,6 +12,9 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from txsmtpd.bridges.flow_control import FlowControl
+from txsmtpd.handlers.relay_message import parted_early
+from txsmtpd.handlers.transaction import Transaction, in_short
 from txsmtpd.interfaces import IMessageReceiver
 from txsmtpd.reply import Refused, Reply
 from txsmtpd.session import Envelope, Session
@@ -19,14 +22,13 @@ from txsmtpd.wire.outgoing import LineEnds
 
 if TYPE_CHECKING:
     from txsmtpd.handlers.proxy import Proxy
-    from txsmtpd.handlers.transaction import Transaction
 
 WHOLE = 2**18  # octets up to which a message is collected
 PIECE = 2**16  # octets waiting for the next server above which the client is paused
 
 
 @implementer(IMessageReceiver)
-class PassedOn:
+class StreamedMessage(FlowControl):
     """Receives one message.
 
     :param proxy: the handler.
@@ -44,15 +46,8 @@ class PassedOn:
         self._ended = False
         self._more: Deferred[None] | None = None  # fires with the next piece
         self._paused = False
-        self._producer: Any = None
 
     # Called by the connection
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        self._producer = producer
-
-    def unregisterProducer(self) -> None:
-        self._producer = None
 
     def write(self, data: bytes) -> None:
         if self._ended:  # the next server has refused the message
@@ -115,21 +110,19 @@ class PassedOn:
             more.callback(None)
 
     def _pause(self) -> None:
-        if not self._paused and self._producer is not None:
+        if not self._paused:
             self._paused = True
-            self._producer.pauseProducing()
+            super()._pause()
 
     def _resume(self) -> None:
-        if self._paused and self._producer is not None:
-            self._producer.resumeProducing()
-        self._paused = False
+        if self._paused:
+            self._paused = False
+            super()._resume()
 
     # To the next server
 
     async def _pass_on(self) -> Any:
         """Forward the whole message and return its status."""
-        from txsmtpd.handlers.proxy import in_short, parted_early
-
         start = self._taken()
         start = b"".join(self._proxy.with_fields(*self._about, *parted_early(start)))
         try:

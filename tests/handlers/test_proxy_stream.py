@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.relay import CLOSE, OFFERS, SILENT, Relayed, Script
-from txsmtpd.handlers.passing import WHOLE
+from txsmtpd.handlers.proxy_stream import WHOLE
 from txsmtpd.lmtp import LMTP
 from txsmtpd.wire.outgoing import LineEnds, Stuffer, stuffed, with_crlf
 
