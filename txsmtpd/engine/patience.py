@@ -193,7 +193,7 @@ class Patience:
             self._timer = None
         self._again = False
 
-    def look(self) -> None:
+    def on_timer(self) -> None:
         """Check whether the client is late. Called when the timer fires."""
         connection = self._connection
         again, self._again, self._timer = self._again, False, None

@@ -1,7 +1,7 @@
-"""One timer of the reactor for all connections: it is set for the first of them that has to be looked at.
+"""Timers of all connections on a single delayed call of the reactor, which is set for the earliest of them.
 
-A delayed call of Twisted takes about 450 bytes, an entry here a third of that; and most connections come and go without
-a look at the reactor's own timers. What is late, and what becomes of it, is decided in :mod:`txsmtpd.engine.patience`.
+A delayed call of Twisted takes about 450 bytes, an entry here a third of that, and most connections end without
+touching the delayed call. :mod:`txsmtpd.engine.patience` decides what is late.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from typing import Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall
 
-CANCELLED = 50  # entries that may be kept before they are looked for
+CANCELLED = 50  # cancelled entries that may stay in the heap before it is cleaned up
 NEVER, ALWAYS = math.inf, -math.inf
-RESOLUTION = 1e-6  # seconds; a sum of floats may be a little less than it should be
+RESOLUTION = 1e-6  # seconds; tolerates the rounding of floats
 
-Entry = list[Any]  # when, a number that tells entries of one moment apart, and who is looked at; None: nobody any more
+Entry = list[Any]  # the time, a number that orders entries of the same time, and the object to call, or None
 
 
-class Watched(Protocol):
-    """Who is looked at when its time has come."""
+class Timed(Protocol):
+    """An object with a timer."""
 
-    def look(self) -> None:
-        """The moment has come."""
+    def on_timer(self) -> None:
+        """Called at the time that was set."""
 
 
 class Timers:
-    """What is to be looked at later, by one clock.
+    """The timers of one clock.
 
-    :param clock: what keeps the time (IReactorTime).
+    :param clock: the clock (IReactorTime).
     """
 
     __slots__ = ("_call", "_cancelled", "_clock", "_entries", "_moment", "_number")
@@ -40,19 +40,19 @@ class Timers:
         self._number = 0
         self._cancelled = 0
         self._call: IDelayedCall | None = None
-        self._moment = NEVER  # for which that is set; always, while entries are looked at
+        self._moment = NEVER  # the time of the delayed call; ALWAYS while timers are being called
 
-    def add(self, moment: float, watched: Watched) -> Entry:
-        """Look at it at a moment, or in the next turn of the reactor if that has passed."""
+    def add(self, moment: float, timed: Timed) -> Entry:
+        """Call *timed* at a time, or in the next iteration of the reactor if that has passed."""
         self._number += 1
-        entry = [moment, self._number, watched]
+        entry = [moment, self._number, timed]
         heappush(self._entries, entry)
         if moment < self._moment:
             self._set()
         return entry
 
     def cancel(self, entry: Entry) -> None:
-        """Look at it no more. An entry that was looked at may be given, too."""
+        """Cancel a timer. Does nothing if it was called or cancelled before."""
         if entry[2] is None:
             return
         entry[2] = None
@@ -67,7 +67,7 @@ class Timers:
             self._cancelled = 0
 
     def _set(self) -> None:
-        """Set the reactor's timer for the first entry, if any is left."""
+        """Set the delayed call for the earliest entry, if there is one."""
         if self._call is not None:
             self._call.cancel()
             self._call = None
@@ -84,20 +84,20 @@ class Timers:
         self._moment = ALWAYS
         entries, last, now = self._entries, self._number, self._clock.seconds() + RESOLUTION
         try:
-            # What is added meanwhile waits for the next turn.
+            # Timers that are added meanwhile are called in the next iteration.
             while entries and entries[0][0] <= now and entries[0][1] <= last:
                 entry = heappop(entries)
-                watched, entry[2] = entry[2], None
-                if watched is None:
+                timed, entry[2] = entry[2], None
+                if timed is None:
                     self._cancelled -= 1
                 else:
-                    watched.look()
+                    timed.on_timer()
         finally:
             self._set()
 
 
 def timers_of(clock: Any) -> Timers:
-    """The timers of a clock."""
+    """Return the timers of a clock. They are created on first use."""
     found: Timers | None = getattr(clock, "_txsmtpd_timers", None)
     if found is None:
         found = clock._txsmtpd_timers = Timers(clock)

@@ -76,14 +76,14 @@ def run(
 
 
 def _run_workers(
-    reactor: Any, place: Any, endpoints: Sequence[str], workers: int, grace: float, options: Mapping[str, Any]
+    reactor: Any, factory: Any, endpoints: Sequence[str], workers: int, grace: float, options: Mapping[str, Any]
 ) -> None:
     if options:
         raise TypeError(
             f"with workers, each process makes its own factory: give {', '.join(sorted(options))} to the SMTPFactory"
             " that the callable returns"
         )
-    server = WorkerService(place, *endpoints, workers=workers, grace=grace, logs=False, end_process=stop_with)
+    server = WorkerService(factory, *endpoints, workers=workers, grace=grace, logs=False, end_process=stop_with)
     log = CommandLog.open()
     globalLogBeginner.beginLoggingTo([log.lines], redirectStandardIO=False)
     signals = Signals(reload=[server.reload], hurry=server.hurry, grace=grace + 1, flush=log.close)

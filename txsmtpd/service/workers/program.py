@@ -1,4 +1,4 @@
-"""What a worker of a :class:`~txsmtpd.service.workers.service.WorkerService` runs, as a process of its own."""
+"""The program that the workers of a :class:`~txsmtpd.service.workers.service.WorkerService` run."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ log = Logger(namespace="txsmtpd")
 
 
 def main(words: Sequence[str]) -> None:
-    """Serve until the master says so.
+    """Serve until the master stops this process.
 
-    :param words: the module of the reactor, the place of the callable, the grace, and the time without a heartbeat.
+    :param words: the module of the reactor, the name of the callable, the grace, and the time without a heartbeat.
     """
-    module, place, grace, silence = words
+    module, reference, grace, silence = words
     install = getattr(import_module(module), "install", None)
     if install is not None:
         install()
@@ -50,13 +50,13 @@ def main(words: Sequence[str]) -> None:
     globalLogBeginner.beginLoggingTo([lines.lines], redirectStandardIO=False)
     options = {"log": lines.lines, "log_messages": True, "asyncio": has_asyncio_reactor()}
     try:
-        factories = [make_factory(place, **options) for _ in range(found.sockets)]
+        factories = [make_factory(reference, **options) for _ in range(found.sockets)]
         if len({*map(id, factories)}) < len(factories):
             raise ValueError("it returned the same factory for two endpoints; make one each time")
     except (Exception, SystemExit) as error:
-        log.failure("{place} failed", place=place)
+        log.failure("{callable} failed", callable=reference)
         lines.close()
-        complain(f"{place}: {described(error)}")
+        complain(f"{reference}: {described(error)}")
         sys.exit(EX_USAGE)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the master tells the workers
     service = _service(found, factories, lines, float(grace), float(silence))
@@ -73,7 +73,7 @@ def _service(
     from twisted.internet import reactor
 
     listeners = [
-        SMTPService(InheritedSocket(reactor, FIRST + place), factory, grace) for place, factory in enumerate(factories)
+        SMTPService(InheritedSocket(reactor, FIRST + index), factory, grace) for index, factory in enumerate(factories)
     ]
     all_counters = counters_of(factories)
 

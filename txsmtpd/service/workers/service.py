@@ -1,6 +1,6 @@
-"""``WorkerService``: the master and its workers as a service of a program of one's own.
+"""``WorkerService``: the master and its workers as a service for other programs.
 
-What a worker of such a program runs is in :mod:`.program`. Signals are the program's.
+The workers run :mod:`.program`. The program that uses the service handles signals.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ class WorkerService(MultiService):
         service = WorkerService("mail.server:make_factory", "tcp:25", workers=4)
         service.setServiceParent(application)
 
-    :param place: ``"module:callable"``. Each worker imports the module, and calls the callable without arguments, once
-        for each endpoint; it returns an :class:`~txsmtpd.factory.SMTPFactory`, or a handler. This process imports it
-        too, but does not call it.
+    :param factory: ``"module:callable"``. Each worker imports the module, and calls the callable without arguments
+        once for each endpoint. It returns an :class:`~txsmtpd.factory.SMTPFactory` or a handler. This process imports
+        the module too, but does not call the callable.
     :param endpoints: where to listen, such as ``"tcp:25"`` or ``"unix:/run/lmtp:mode=660"``.
-    :param workers: how many processes serve, from 1 to 256. With 1 it is this process, and none is started.
-    :param grace: how many seconds open transactions have to end, once the service stops.
+    :param workers: the number of processes, from 1 to 256. With 1, this process serves, and no other is started.
+    :param grace: seconds that open transactions have to finish when the service stops.
     :param worker_timeout: seconds without a heartbeat after which a worker is aborted and replaced; 0: never.
-    :raises TypeError: if *place* is no string or what is there cannot be called; for an argument of a wrong type.
-    :raises ValueError: for a place with nothing there, an argument out of range, or an endpoint that cannot be shared.
+    :raises TypeError: if *factory* is not a string or does not name a callable; for an argument of a wrong type.
+    :raises ValueError: if *factory* names nothing, for an argument out of range, or an endpoint that cannot be shared.
 
     Starting it binds the addresses, and raises SystemExit with status 71 if one cannot be bound. Stopping it ends all
     workers: open transactions have the time of *grace*. What workers log and print goes into the log of the program.
@@ -50,7 +50,7 @@ class WorkerService(MultiService):
 
     def __init__(
         self,
-        place: str,
+        factory: str,
         *endpoints: str,
         workers: int,
         grace: float = GRACE,
@@ -66,19 +66,19 @@ class WorkerService(MultiService):
             raise ValueError(f"workers must be from 1 to {MOST}, not {workers}")
         if not endpoints:
             raise TypeError('give an endpoint, such as "tcp:25"')
-        find_callable(place)
+        find_callable(factory)
         self.workers = workers
         self.master: Master | None = None
         if workers == 1:
             for each in endpoints:
-                self.addService(SMTPService(make_endpoint(each), make_factory(place), grace))
+                self.addService(SMTPService(make_endpoint(each), make_factory(factory), grace))
             return
         if not hasattr(os, "memfd_create"):
             raise ValueError("workers need Linux: this system has no memory that processes share by a descriptor")
         self.master = Master(
             workers,
             [KeptSocket(each, _shared(each)) for each in endpoints],
-            _command(place, grace, worker_timeout),
+            _command(factory, grace, worker_timeout),
             Errand(),
             grace=grace,
             silence=worker_timeout,
@@ -88,7 +88,7 @@ class WorkerService(MultiService):
         self.addService(self.master)
 
     def when_ready(self) -> Deferred[None]:
-        """A Deferred that fires once a worker serves."""
+        """Return a Deferred that fires when the first worker serves clients."""
         return succeed(None) if self.master is None else self.master.when_ready()
 
     def reload(self) -> Deferred[bool]:
@@ -113,20 +113,21 @@ class WorkerService(MultiService):
                 each.factory.abort()
 
     def snapshot(self) -> Snapshot:
-        """What all processes have counted, also those that have ended; of factories that have ``metrics``."""
+        """Return the sum of the counters of all processes, including those that have ended, for factories with
+        ``metrics``."""
         if self.master is not None:
             return self.master.snapshot()
         return total_of(counters_of(each.factory for each in self if isinstance(each, SMTPService)))
 
 
 def counters_of(factories: Iterable[Any]) -> list[Counters]:
-    """The counters of these factories, each of them once."""
+    """Return the counters of these factories, without duplicates."""
     found = [each.metrics.counters for each in factories if hasattr(each.metrics, "counters")]
     return list({id(each): each for each in found}.values())
 
 
 def total_of(parts: Iterable[Counters]) -> Snapshot:
-    """What several counters have counted."""
+    """Return the sum of several counters."""
     total = Counters()
     for each in parts:
         total.add(each.snapshot())
@@ -143,8 +144,8 @@ def _shared(endpoint: str) -> Any:
     return make_endpoint(endpoint)
 
 
-def _command(place: str, grace: float, silence: float) -> list[str]:
+def _command(factory: str, grace: float, silence: float) -> list[str]:
     from twisted.internet import reactor
 
     module = type(reactor).__module__
-    return [sys.executable, "-m", "txsmtpd.service.workers.program", module, place, str(grace), str(silence)]
+    return [sys.executable, "-m", "txsmtpd.service.workers.program", module, factory, str(grace), str(silence)]
