@@ -68,6 +68,19 @@ class LiveTestCase(SiteTestCase):
         while self.web.live:
             await deferLater(reactor, 0.005)
 
+    async def check_dropped(self, client: Any) -> None:
+        """A client that does not read is dropped, and nothing more is kept for it."""
+        client.transport.pauseProducing()
+        (message,) = await self.add(mail("x" * 900))
+        for _ in range(200):
+            for _ in range(100):
+                self.store.hub.publish("new", message)
+            await deferLater(reactor, 0)
+            if not len(self.store.hub):
+                break
+        self.assertEqual(len(self.store.hub), 0)
+        await self.nobody_listens()
+
 
 class StreamTests(LiveTestCase):
     """Server-sent events."""
@@ -123,16 +136,7 @@ class StreamTests(LiveTestCase):
         """A client that does not read is dropped, and nothing is kept for it."""
         client = await self.connect(self.path)
         await client.until(b"event: hello")
-        client.transport.pauseProducing()
-        (message,) = await self.add(mail("x" * 900))
-        for _ in range(200):
-            for _ in range(100):
-                self.store.hub.publish("new", message)
-            await deferLater(reactor, 0)
-            if not len(self.store.hub):
-                break
-        self.assertEqual(len(self.store.hub), 0)
-        await self.nobody_listens()
+        await self.check_dropped(client)
 
     async def test_end(self) -> None:
         """When the server stops, clients are let go."""
@@ -196,16 +200,7 @@ class SocketTests(LiveTestCase):
         """A client that does not read is dropped, and nothing more is kept for it."""
         client = await self.open()
         await client.until(b"101 ")
-        client.transport.pauseProducing()
-        (message,) = await self.add(mail("x" * 900))
-        for _ in range(200):
-            for _ in range(100):
-                self.store.hub.publish("new", message)
-            await deferLater(reactor, 0)
-            if not len(self.store.hub):
-                break
-        self.assertEqual(len(self.store.hub), 0)
-        await self.nobody_listens()
+        await self.check_dropped(client)
 
     async def test_noSocket(self) -> None:
         """A request that is none for a WebSocket is told so."""

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from tests.service.test_commandline import LOOPBACK, PATIENCE, TWIST, Client, CommandLineTestCase, Process
@@ -18,14 +18,10 @@ class DescriptorsTests(CommandLineTestCase):
 
     def test_moreClientsThanDescriptors(self) -> None:
         """Some are turned away, the others are served, the processor rests, and room is made again."""
-        words = [sys.executable, *TWIST, "smtpd", LOOPBACK, "--handler=own_module.Prints"]
-        process = Process(["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", *words], self.folder, {})
-        self.addCleanup(process.close)
+        process = self.with_few_descriptors("--handler=own_module.Prints")
         port = process.port()
         with ExitStack() as held:
-            clients = [Client(port) for _ in range(100)]
-            for client in clients:
-                held.callback(client.close)
+            clients = [held.enter_context(closing(Client(port))) for _ in range(100)]
             greetings = [client.reply()[:3] for client in clients]
             self.assertEqual(set(greetings), {"220", "421"})  # nobody is closed without a word
             self.assertEqual(greetings.count("220"), 32)
@@ -39,14 +35,10 @@ class DescriptorsTests(CommandLineTestCase):
     def test_enoughForMessages(self) -> None:
         """Of 400 clients at once, each is served or told 421, and what the served ones send is stored, all of it."""
         once()
-        words = [sys.executable, *TWIST, "smtpd", LOOPBACK, "--handler=mailbox:mails"]
-        process = Process(["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", *words], self.folder, {})
-        self.addCleanup(process.close)
+        process = self.with_few_descriptors("--handler=mailbox:mails")
         port = process.port()
         with ExitStack() as held:
-            clients = [Client(port) for _ in range(400)]
-            for client in clients:
-                held.callback(client.close)
+            clients = [held.enter_context(closing(Client(port))) for _ in range(400)]
             greetings = [client.reply()[:3] for client in clients]
             self.assertEqual((greetings.count("220"), greetings.count("421")), (16, 384))
             served = [client for client, greeting in zip(clients, greetings, strict=True) if greeting == "220"]
@@ -58,6 +50,13 @@ class DescriptorsTests(CommandLineTestCase):
             self.assertEqual({client.say(".")[:3] for client in served}, {"250"})
         self.assertEqual(len(os.listdir(Path(self.folder, "mails", "new"))), 16)
         self.assertEqual(process.errors, [])
+
+    def with_few_descriptors(self, option: str) -> Process:
+        """The command in a process that may have 64 descriptors."""
+        words = [sys.executable, *TWIST, "smtpd", LOOPBACK, option]
+        process = Process(["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", *words], self.folder, {})
+        self.addCleanup(process.close)
+        return process
 
     def _deliver_when_possible(self, port: int) -> str:
         """Deliver as soon as the server has noticed that the others are gone."""
