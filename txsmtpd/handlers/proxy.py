@@ -117,42 +117,26 @@ class Proxy:
         return StreamedMessage(self, server, session, envelope)
 
     async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> Any:
-        transaction = self._open.pop(session.id, None)
         try:
             content = self.prepare_content(server, session, envelope)
-            if transaction is not None and self._is_of(transaction, envelope):
-                replies = await transaction.data(content)
-            else:
-                # The envelope was changed, or the next server closed before the message: start again with the current
-                # envelope.
-                options: dict[str, list[str]] = {}
-                if transaction is not None:
-                    options = transaction.options
-                    await transaction.end()
-                replies = await self.upstream.send(
-                    envelope.mail_from or "",
-                    envelope.rcpt_tos,
-                    content,
-                    envelope.mail_options,
-                    [options.get(path, ()) for path in envelope.rcpt_tos],
-                    getattr(server, "hostname", None),
-                )
+            transaction, refusals = await self.transaction_for(server, session, envelope, content)
         finally:
-            if transaction is not None:
-                transaction.end()
-        return in_short(replies)
+            self._end(session)  # does nothing unless the message was refused
+        return in_short(await transaction.deliver(content, refusals))
 
     async def transaction_for(
         self, server: Any, session: Session, envelope: Envelope, start: bytes
     ) -> tuple[Transaction, Sequence[Reply | None]]:
-        """Return the transaction for a message that is sent in parts.
+        """Return the transaction for a message.
 
-        :param start: the beginning of the message.
+        :param start: the message, or its beginning.
         :return: the transaction, and for each recipient the refusal, or None if it was accepted.
+        :raises Refused: if the next server accepts no transaction.
         """
         transaction = self._open.pop(session.id, None)
         if transaction is not None and self._is_of(transaction, envelope):
             return transaction, [None] * len(envelope.rcpt_tos)
+        # The envelope was changed, or the next server closed before the message: start again with the current envelope.
         options = {} if transaction is None else transaction.options
         if transaction is not None:
             await transaction.end()

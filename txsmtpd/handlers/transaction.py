@@ -78,6 +78,18 @@ class Transaction:
         except Refused as refused:
             return [refused.reply] * len(self.accepted)
 
+    async def deliver(self, content: bytes, refusals: Iterable[Reply | None]) -> list[Reply]:
+        """Send the message to those recipients that were accepted, and end the transaction.
+
+        :param refusals: for each recipient the refusal, or None if it was accepted.
+        :return: the reply for each recipient.
+        """
+        try:
+            verdicts = iter(await self.data(content) if self.accepted else ())
+            return [reply or next(verdicts) for reply in refusals]
+        finally:
+            self.end()
+
     async def _ask_for_data(self, connection: Connection) -> None:
         reply = await connection.command("DATA")
         if reply.code != 354:

@@ -176,11 +176,7 @@ class Upstream:
             )
         except Refused as refused:
             return [refused.reply] * len(rcpt_tos)
-        try:
-            verdicts = iter(await transaction.data(content) if transaction.accepted else ())
-            return [reply or next(verdicts) for reply in refusals]
-        finally:
-            transaction.end()
+        return await transaction.deliver(content, refusals)
 
     async def begin_all(
         self,
