@@ -51,7 +51,7 @@ def seconds(factory: SMTPFactory) -> float:
     """Processor seconds of one message, in a session of many."""
     protocol: Any = factory.buildProtocol(CLIENT)
     transport = StringTransport(peerAddress=CLIENT)
-    transport.abortConnection = transport.loseConnection  # type: ignore[method-assign]
+    transport.abortConnection = transport.loseConnection  # type: ignore[method-assign]  # tells the protocol
     protocol.makeConnection(transport)
     protocol.dataReceived(b"EHLO client.test\r\n")
     transport.clear()

@@ -316,7 +316,7 @@ def memory(seconds: float) -> None:
     with serving(2, "sink") as server:
         for name, pid in (("master", server.process.pid), ("worker", server.pids()[0])):
             pages = Path(f"/proc/{pid}/smaps_rollup").read_text()
-            rss, pss = (int(re.search(rf"{key}:\s+(\d+)", pages)[1]) / 1024 for key in ("Rss", "Pss"))  # type: ignore[index]
+            rss, pss = (int(re.findall(rf"{key}:\s+(\d+)", pages)[0]) / 1024 for key in ("Rss", "Pss"))
             bar = "<= 35" if name == "master" else "<= 45"
             tell(f"{name}: MB resident, proportional", f"{rss:.0f}, {pss:.0f}", bar)
 

@@ -84,7 +84,7 @@ class Session:
         return f"<Session {self.id} peer={self.peer!r}>"
 
 
-class _MadeWhenAsked:
+class _LazyList:
     """An attribute whose empty list is created on first access, since most transactions do not need it."""
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -98,12 +98,16 @@ class _MadeWhenAsked:
         return made
 
 
+def _lazy_list() -> Any:  # Any, so that the attribute can be declared as the list that it gives
+    return _LazyList()
+
+
 class Envelope:
     """One mail transaction. It is open while :attr:`mail_from` is not None."""
 
     mail_from: str | None  #: the reverse-path; ``""`` is the null reverse-path (a bounce), None no transaction
     #: the parameters of MAIL: ``KEYWORD`` or ``KEYWORD=value``, with the keyword in upper case
-    mail_options: list[str] = _MadeWhenAsked()  # type: ignore[assignment]
+    mail_options: list[str] = _lazy_list()
     smtp_utf8: bool  #: whether MAIL had the parameter SMTPUTF8 (RFC 6531)
     body: str | None = None  #: the parameter BODY of MAIL: ``7BIT``, ``8BITMIME`` or ``BINARYMIME``, or None
     dsn_return: Return | None = None  #: how much to return with a failure report (RFC 3461 RET)
@@ -117,7 +121,7 @@ class Envelope:
     filters: Mapping[str, Any] = MappingProxyType({})  #: the results of filters, by filter name
     dropped: tuple[str, ...] = ()  #: accepted recipients that get no message; see :meth:`drop`
     rcpt_tos: list[str]  #: the forward-paths of the accepted recipients, in order
-    rcpt_options: list[str] = _MadeWhenAsked()  # type: ignore[assignment] #: parameters of RCPT, as for MAIL
+    rcpt_options: list[str] = _lazy_list()  #: parameters of RCPT, as for MAIL
     content: bytes | str | None = None  #: the message; str only with ``decode_data``
     original_content: bytes | None = None  #: the message as received, without dot-stuffing
 

@@ -48,7 +48,7 @@ class RateTests(LoggingTestCase):
         class Own(SMTP):
             def __init__(self, *args: Any, **options: Any) -> None:
                 super().__init__(*args, **options)
-                self.smtp_MAIL = super().smtp_MAIL  # type: ignore[method-assign]
+                self.smtp_MAIL = super().smtp_MAIL  # type: ignore[method-assign]  # what is tested
 
         for rates, last in (({"messages": "60/min,burst=1"}, 450), (None, 250)):
             client = Client(SMTPFactory(rates=rates, protocol=Own))

@@ -150,7 +150,7 @@ class _Lines(list[bytes]):
     def __ne__(self, other: object) -> bool:
         return not self.__eq__(other)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # unhashable, as Python spells it
 
 
 class _Reply(bytes):

@@ -77,7 +77,7 @@ class SMTPChannel(ours.SMTPChannel):
     def smtp_state(self, state: int) -> None:
         self._asks = state if state not in (self.COMMAND, self.DATA) else 0
         if not self._asks:
-            ours.SMTPChannel.smtp_state.fset(self, state)  # type: ignore[attr-defined]
+            ours.SMTPChannel.smtp_state.fset(self, state)  # type: ignore[attr-defined]  # the property below ours
 
 
 def _handle_read(channel: SMTPChannel) -> None:
@@ -88,6 +88,7 @@ def _found_terminator(channel: SMTPChannel) -> None:
     raise AssertionError("commands are read beneath the channel")
 
 
+# Methods of asyncore and asynchat, which the tests call and ours does not have.
 SMTPChannel.handle_read = _handle_read  # type: ignore[attr-defined]
 SMTPChannel.found_terminator = _found_terminator  # type: ignore[attr-defined]
 
@@ -103,8 +104,8 @@ class Server(ours.SMTPServer):
     def accept(self) -> Any:
         arrived = super().accept()
         if arrived is None:
-            conn = self.factory.buildProtocol(IPv4Address("TCP", *PEER))  # type: ignore[arg-type]
-            arrived = conn, "c"  # type: ignore[assignment]
+            conn = self.factory.buildProtocol(IPv4Address("TCP", *PEER))  # type: ignore[arg-type]  # a port as the tests have it
+            arrived = conn, "c"  # type: ignore[assignment]  # an address as mock sockets give it
         return arrived
 
 
@@ -127,7 +128,7 @@ def _on_line(dispatcher: Any, line: bytes) -> Any:
 
 
 on_line = ChannelDispatcher.on_line
-ChannelDispatcher.on_line = _on_line  # type: ignore[method-assign]
+ChannelDispatcher.on_line = _on_line  # type: ignore[method-assign]  # sees each line first
 
 
 class _Module(types.ModuleType):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.inbox.support import SiteTestCase, mail
 
 
@@ -24,7 +26,8 @@ class FullTests(SiteTestCase):
     async def test_change(self) -> None:
         """A change that finds no room is answered with 507, and what is there can be read."""
         (message,) = await self.add(mail())
-        await self.store._write(lambda connection: connection.execute("PRAGMA max_page_count = 1"))  # type: ignore[attr-defined]
+        store: Any = self.store
+        await store._write(lambda connection: connection.execute("PRAGMA max_page_count = 1"))  # as a full disk
         tags = [f"{number} {'x' * 90}" for number in range(5000)]
         answer = await self.ask("PUT", "/api/v1/tags", {"IDs": [message.id], "Tags": tags})
         self.assertEqual((answer.status, answer.text), (507, "database or disk is full\n"))

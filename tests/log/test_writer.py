@@ -113,7 +113,7 @@ class WriterTests(SynchronousTestCase):
             writer.write("x\n")
             writer.close(PATIENCE)
         self.assertEqual(
-            sys.__stderr__.getvalue(),  # type: ignore[union-attr]
+            sys.__stderr__.getvalue(),  # type: ignore[union-attr]  # the test's own StringIO
             "smtpd: /dev/full: No space left on device; lines of the log are lost\n",
         )
 

@@ -254,7 +254,7 @@ class SessionTests(MetricsTestCase):
         class Writing(StreamingKeeper):
             def open_message(self, *arguments: Any) -> Any:
                 receiver = super().open_message(*arguments)
-                receiver.write = self.refuse  # type: ignore[method-assign]
+                receiver.write = self.refuse  # type: ignore[method-assign]  # a receiver that fails
                 return receiver
 
             def refuse(self, octets: bytes) -> None:

@@ -464,7 +464,7 @@ class ServiceTests(SynchronousTestCase):
         protocol = self.factory.buildProtocol(None)
         transport = StringTransportWithDisconnection()
         transport.protocol = protocol
-        transport.abortConnection = transport.loseConnection  # type: ignore[method-assign]
+        transport.abortConnection = transport.loseConnection  # type: ignore[method-assign]  # tells the protocol
         protocol.makeConnection(transport)
         protocol.dataReceived(said)
         return transport

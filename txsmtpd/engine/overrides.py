@@ -72,6 +72,6 @@ def check_overrides(cls: type, base: type) -> None:
                     " STARTTLS is used instead",
                     stacklevel=4,
                 )
-                cls.smtp_STARTTLS = base.smtp_STARTTLS  # type: ignore[attr-defined]
+                cls.smtp_STARTTLS = base.smtp_STARTTLS  # type: ignore[attr-defined]  # any protocol class
             if name in PLAIN and inspect.iscoroutinefunction(value):
                 raise TypeError(f"{cls.__name__}.{name} must be a plain method, without async: nobody would await it")

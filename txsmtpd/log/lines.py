@@ -88,7 +88,7 @@ class Lines:
         if LEVELS.get(level, INFO) < self.level:
             return
         source = str(event.get("log_namespace") or "-")
-        text = formatEvent(event)  # type: ignore[arg-type]
+        text = formatEvent(event)  # type: ignore[arg-type]  # Twisted's LogEvent is a dict of any values
         if (said := _SAID_BETTER.get(source)) and level == "info" and said.fullmatch(text):
             if self.level > DEBUG:
                 return

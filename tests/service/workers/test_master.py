@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -161,8 +162,12 @@ class MasterTests(SynchronousTestCase):
         done: list[str] = []
         self.master.reload(lambda succeeded: done.append(f"first {succeeded}"))
         between = next(each for each in self.master.workers if not each.is_ready)
+
+        def note(name: str, succeeded: bool) -> None:
+            done.append(f"{name} {succeeded}")
+
         for name in ("second", "third"):
-            self.master.reload(lambda succeeded, name=name: done.append(f"{name} {succeeded}"))  # type: ignore[misc]
+            self.master.reload(partial(note, name))
         before = self.master.rows
         last = self.ready()
         self.assertEqual(done, ["first True", "second True", "third True"])

@@ -120,7 +120,7 @@ class WorkerServiceTests(SynchronousTestCase):
             (ValueError, "not an endpoint", (place, "nonsense:1"), 2),
         ]:
             with self.assertRaisesRegex(error, reason):
-                WorkerService(*arguments, workers=number)  # type: ignore[arg-type]
+                WorkerService(*arguments, workers=number)  # type: ignore[arg-type]  # what is tested
 
     def test_runWithOptions(self) -> None:
         """Options of a factory that other processes make are refused, by name."""
