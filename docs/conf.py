@@ -27,5 +27,9 @@ toc_object_entries_show_parents = "hide"
 
 doctest_test_doctest_blocks = ""  # what is in docstrings, the tests run
 doctest_global_setup = """
+from hypothesis import HealthCheck, settings
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")  # examples pass on a busy machine, too
+del HealthCheck, settings
 import quiet_log
 """
