@@ -9,7 +9,7 @@ import base64
 import struct
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as some
 from twisted.internet.task import Clock, deferLater
 from zope.interface import implementer
@@ -156,6 +156,15 @@ class Streaming(Base):
         return Receiver(self.fails or "")
 
 
+# Reaches all that may fail in a handler.
+FAILING = [
+    b"EHLO a.test\r\n",
+    b"MAIL FROM:<a@x.test>\r\n",
+    b"RCPT TO:<fails@y.test>\r\n",
+    b"RCPT TO:<b@y.test>\r\n",
+    b"DATA\r\n",
+    b"Subject: x\r\n\r\ntext\r\n",
+]
 FAILURES = some.sampled_from([None, "", "open_message", "registerProducer", "write", "finish", "abort"])
 
 
@@ -194,10 +203,15 @@ class HostileTests(LoggingTestCase):
         self.assertEqual(clock.getDelayedCalls(), [])
         failures = [event["log_failure"] for event in self.events if "log_failure" in event]
         self.assertEqual([failure for failure in failures if not failure.check(Broken)], [])
+        self.flushLoggedErrors(Broken)
         return said
 
     @settings(deadline=None, max_examples=80)
     @given(some.lists(PARTS, max_size=14), cuts(), some.sampled_from([0, 0, 2]), FAILURES)
+    @example(FAILING, [], 2, None)
+    @example(FAILING, [], 0, "open_message")
+    @example(FAILING, [], 0, "write")
+    @example(FAILING, [], 0, "finish")
     def test_dialogs(self, parts: list[bytes], places: list[int], delay: float, fails: str | None) -> None:
         """Each dialog gets well-formed replies, the same ones however it is cut and long its hooks take, and the server
         listens afterwards or has closed the connection. Nothing fails but what the handler raises."""
