@@ -13,7 +13,13 @@ from txsmtpd import LMTP, Envelope, Refused
 from txsmtpd.testing.strategies import Block, body_lines, cuts, lines, octets, sessions
 
 # Nothing here ends a session but what the client says.
-UNLIMITED: dict[str, Any] = {"junk_command_limit": None, "error_limit": None, "timeout": None, "hook_timeout": None}
+UNLIMITED: dict[str, Any] = {
+    "junk_command_limit": None,
+    "error_limit": None,
+    "error_delay": 0,  # replies would wait for the clock
+    "timeout": None,
+    "hook_timeout": None,
+}
 
 
 class Delayed:

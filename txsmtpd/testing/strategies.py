@@ -1,11 +1,12 @@
 """Hypothesis strategies for SMTP sessions: commands, messages, mistakes, and arbitrary octets.
 
-For property tests of handlers and servers. Only this module needs hypothesis::
+For property tests of handlers and servers. Only this module needs hypothesis. The number of replies is that of a server
+without limits and delays for errors::
 
     @given(sessions(), cuts())
     def test_anySession(self, session, cuts):
-        client = MemorySession(MyHandler())
-        replies = read_replies(client.talk(session.octets, cuts))
+        client = MemorySession(SMTPFactory(MyHandler(), error_limit=None, error_delay=0, junk_command_limit=None))
+        replies = read_replies(client.welcome + client.talk(session.octets, cuts))
         finals = [reply for reply in replies if reply.code // 100 != 3]
         self.assertEqual(len(finals), session.replies)
 """
