@@ -265,6 +265,17 @@ class RenewalTests(StoreTestCase):
             served(store)
         self.assertEqual(len(self.logged("error")), 3)
 
+    def test_reload(self) -> None:
+        """A reload tells whether all files are served, and says each time why not."""
+        store = self.store()
+        self.assertTrue(store.reload())
+        write(self.path, b"no certificate")
+        for times in (1, 2):
+            self.assertFalse(store.reload())
+            self.assertEqual(len(self.logged("error")), times)
+        write(self.path, combined(self.leaf))
+        self.assertTrue(store.reload())
+
     def test_stamp(self) -> None:
         """A file that is written over within its size and time counts as changed."""
         before = self.path.stat()

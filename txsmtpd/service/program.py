@@ -87,7 +87,7 @@ def _run_workers(
     log = CommandLog.open()
     globalLogBeginner.beginLoggingTo([log.lines], redirectStandardIO=False)
     signals = Signals(reload=[server.reload], hurry=server.hurry, grace=grace + 1, flush=log.close)
-    _serve(reactor, log, [server, signals])
+    _serve(reactor, log, [signals, server])
 
 
 def _serve(reactor: Any, log: CommandLog, services: Sequence[IService]) -> None:

@@ -145,14 +145,10 @@ def _master(options: Options, endpoints: list[tuple[str, IStreamServerEndpoint]]
         server.hurry()
         master.hurry()
 
-    def reload() -> None:
-        server.reload_begins()
-        master.reload(lambda succeeded: server.reload_ends())
-
     log: CommandLog | None = options["log"]
-    reopen = [] if log is None else [log.reopen]
     flush = log.close if log else sys.stdout.flush
-    signals = Signals(reload=[*reopen, reload], hurry=hurry, grace=options["grace"] + 1, flush=flush)
+    reload = [server.reload_begins, *options["reopen"], master.reopen, master.reload, server.reload_ends]
+    signals = Signals(reload=reload, hurry=hurry, grace=options["grace"] + 1, flush=flush)
     signals.setServiceParent(server)
     return server
 
@@ -176,6 +172,7 @@ def _before(options: Options, listeners: list[Listener], counters: Counters | No
         hurry=hurry,
         grace=options["grace"],
         silence=options["worker_timeout"],
+        reopen=options["reopen"],
     )
     both = MultiService()
     for each in filter(None, (link, needed)):
@@ -206,7 +203,7 @@ def _for_the_process(options: Options, server: Server, listeners: list[Listener]
             each.factory.abort()
 
     log: CommandLog | None = options["log"]
-    reload = [server.reload_begins, *options["reload"], server.reload_ends]
+    reload = [server.reload_begins, *options["reopen"], *options["reload"], server.reload_ends]
     yield Signals(
         reload=reload,
         hurry=hurry,

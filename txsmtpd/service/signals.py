@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 
@@ -31,7 +31,8 @@ IGNORED = tuple(name for name in ("SIGUSR1", "SIGUSR2", "SIGALRM") if hasattr(si
 class Signals(Service):
     """Handles the signals of a process while it serves.
 
-    :param reload: what to do at SIGHUP, one after the other.
+    :param reload: what to do at SIGHUP, one after the other. A function that cannot do it logs why and returns False;
+        it may return a Deferred.
     :param hurry: ends all connections at once.
     :param grace: seconds that the end may take.
     :param flush: called before the process is ended by force.
@@ -42,7 +43,7 @@ class Signals(Service):
     def __init__(
         self,
         *,
-        reload: Sequence[Callable[[], object]],
+        reload: Sequence[Callable[[], Any]],
         hurry: Callable[[], object],
         grace: float,
         flush: Callable[[], object] = lambda: None,
@@ -113,14 +114,26 @@ class Signals(Service):
         else:
             self.reload()
 
-    def reload(self) -> None:
+    def reload(self) -> Deferred[None]:
         """Do what SIGHUP asks for."""
+        return Deferred.fromCoroutine(self._reload_all())
+
+    async def _reload_all(self) -> None:
+        log.info("reloading")
+        succeeded = True
         for each in self._reload:
             try:
-                each()
+                succeeded = await maybeDeferred(each) is not False and succeeded
+            except OSError as error:
+                log.error("cannot reload: {file}: {error}", file=error.filename, error=error.strerror)
+                succeeded = False
             except Exception:
-                log.failure("reloading failed")
-        log.info("reloaded")
+                log.failure("cannot reload")
+                succeeded = False
+        if succeeded:
+            log.info("reloaded")
+        elif self.running:  # the end of the server ends a reload, too
+            log.error("the reload has failed")
 
     def _end_now(self, name: str) -> None:
         log.warn("{signal} again: connections are ended now", signal=name)

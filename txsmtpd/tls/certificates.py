@@ -73,6 +73,7 @@ class _Entry:
         self.signature = signature
         self.loaded = loaded
         self.told: set[str] = set()  # the errors logged since it was last good
+        self.is_bad = False  # whether the files are not what is served
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -138,17 +139,25 @@ class Certificates:
     def __repr__(self) -> str:
         return f"<Certificates of {self._path}>"
 
-    def reload(self) -> None:
-        """Check the files now."""
-        self._look_again = self._clock() + LOOK_AGAIN
+    def reload(self) -> bool:
+        """Read the files now. What cannot be used is logged again.
+
+        :return: whether all of them are served now.
+        """
+        self._cannot_list.clear()
+        for entry in self._entries.values():
+            if entry.is_bad:
+                entry.signature = ()
+                entry.told.clear()
         self._look()
+        return not self._cannot_list and not any(entry.is_bad for entry in self._entries.values())
 
     # Called by Twisted and OpenSSL
 
     def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
         """Return the connection for the next handshake, with the current certificates."""
         if self._clock() >= self._look_again:
-            self.reload()
+            self._look()
         return SSL.Connection(self._default.getContext())
 
     def _context_for(self, server_name: bytes | None) -> SSL.Context | None:
@@ -185,6 +194,7 @@ class Certificates:
         return found, unreadable
 
     def _look(self) -> None:
+        self._look_again = self._clock() + LOOK_AGAIN
         found, unreadable = self._list_files()
         for reason in sorted(set(unreadable.values()) - self._cannot_list):
             log.error("{error}; the certificates there are kept as they were", error=reason)
@@ -222,12 +232,15 @@ class Certificates:
             if str(error) not in entry.told:
                 log.error("{error}; what was served before is kept", error=str(error))
             entry.told.add(str(error))
+            entry.is_bad = True
             return False
         except BadCertificate as error:
             entry.signature = signature  # do not read them again before they change
+            entry.is_bad = True
             log.error("{error}; what was served before is kept", error=str(error))
             return False
         entry.signature = signature
+        entry.is_bad = False
         entry.told.clear()
         log.info("{path} is served from now on", path=str(files.certificate))
         return True

@@ -12,7 +12,8 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -112,6 +113,25 @@ class Master:
                 if self._ended or not self._changed.wait(deadline - time.monotonic()):
                     raise AssertionError(f"no line {pattern!r} ({len(found)} of {times}) in:\n{''.join(self.lines)}")
 
+    def wait_for_log(self, pattern: str, times: int = 1) -> list[re.Match[str]]:
+        """The same for the lines of ``--log-file=log``."""
+        log = self.folder / "log"
+        found: list[re.Match[str]] = []
+
+        def is_there() -> bool:
+            found[:] = re.finditer(pattern, log.read_text()) if log.exists() else ()
+            return len(found) >= times
+
+        eventually(is_there, pattern)
+        return found
+
+    def open_files(self) -> Iterator[str]:
+        """The names of the files that the master and its workers have open."""
+        for pid in (self.process.pid, *children(self.process.pid)):
+            for each in Path(f"/proc/{pid}/fd").iterdir():
+                with suppress(FileNotFoundError):
+                    yield os.path.basename(os.readlink(each))
+
     def port(self) -> int:
         """Wait until all workers serve; the port."""
         self.wait_for("is ready", self.workers)
@@ -194,11 +214,16 @@ def counted(port: int, name: str) -> float:
     return sum(float(line.split()[-1]) for line in lines if re.match(name + r"[{ ]", line))
 
 
-def eventually(is_so: Callable[[], bool]) -> None:
+def children(pid: int) -> list[int]:
+    """The processes that a process has started, and that are there."""
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def eventually(is_so: Callable[[], bool], what: str = "it") -> None:
     """Wait until it is so."""
     deadline = time.monotonic() + PATIENCE
     while not is_so():
-        assert time.monotonic() < deadline, "it has not come to be so"
+        assert time.monotonic() < deadline, f"{what} has not come to be so"
         time.sleep(0.05)
 
 

@@ -118,12 +118,12 @@ class MasterTests(SynchronousTestCase):
     def test_reload(self) -> None:
         """A reload replaces one slot after the other: each old one goes on until its successor is ready."""
         old = self.ready()
-        done: list[bool] = []
-        self.master.reload(done.append)
+        reloaded = self.master.reload()
         self.assertEqual([each.is_draining for each in old], [False, False])
         new = self.ready()
         self.assertEqual([each.is_draining for each in old], [True, True])
-        self.assertEqual((done, self.slots(), set(new) & set(old)), ([True], [0, 1], set()))
+        self.assertTrue(self.successResultOf(reloaded))
+        self.assertEqual((self.slots(), set(new) & set(old)), ([0, 1], set()))
 
     def test_oldDiesDuringReload(self) -> None:
         """An old worker that dies before it is its slot's turn gets one successor, not two."""
@@ -137,37 +137,38 @@ class MasterTests(SynchronousTestCase):
     def test_failedReloadFills(self) -> None:
         """If the reload fails then, the slot gets a worker all the same."""
         old = self.ready()
-        done: list[bool] = []
-        self.master.reload(done.append)
+        reloaded = self.master.reload()
         self.end(old[1], number=signal.SIGKILL)
         self.end(next(each for each in self.master.workers if not each.is_ready), status=64)
-        self.assertEqual((done, self.slots()), ([False], [0, 1]))
+        self.assertFalse(self.successResultOf(reloaded))
+        self.assertEqual(self.slots(), [0, 1])
         self.assertFalse(old[0].is_draining)
 
     def test_tooLate(self) -> None:
         """A new worker that does not become ready in time is killed, and the old ones go on."""
         old = self.ready()
-        done: list[bool] = []
-        self.master.reload(done.append)
+        reloaded = self.master.reload()
         new = next(each for each in self.master.workers if not each.is_ready)
         self.clock.advance(READY_WITHIN)
         self.assertEqual(new.heard_of, [signal.SIGKILL])
         self.end(new, number=signal.SIGKILL)
-        self.assertEqual((done, [each.is_draining for each in old]), ([False], [False, False]))
+        self.assertFalse(self.successResultOf(reloaded))
+        self.assertEqual([each.is_draining for each in old], [False, False])
 
     def test_reloadDuringReload(self) -> None:
         """A reload that is asked for while one is going on follows it: not even the newest worker stays, which may have
         started before the last change. Any number of them are one."""
         self.ready()
         done: list[str] = []
-        self.master.reload(lambda succeeded: done.append(f"first {succeeded}"))
-        between = next(each for each in self.master.workers if not each.is_ready)
 
         def note(name: str, succeeded: bool) -> None:
             done.append(f"{name} {succeeded}")
 
+        self.master.reload().addCallback(partial(note, "first"))
+        between = next(each for each in self.master.workers if not each.is_ready)
+
         for name in ("second", "third"):
-            self.master.reload(partial(note, name))
+            self.master.reload().addCallback(partial(note, name))
         before = self.master.rows
         last = self.ready()
         self.assertEqual(done, ["first True", "second True", "third True"])

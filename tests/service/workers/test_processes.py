@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import smtplib
 import socket
@@ -81,13 +80,9 @@ class ServingTests(SynchronousTestCase):
         format, and replaced; the other one serves meanwhile."""
         master = Master(self, "--handler=naming.naming", "--worker-timeout=6", "--log-file=log", "--log-format=json")
         log = master.folder / "log"
-
-        def logged(pattern: str, times: int = 1) -> list[str]:
-            eventually(lambda: log.exists() and len(re.findall(pattern, log.read_text())) >= times)
-            return re.findall(pattern, log.read_text())
-
-        logged("is ready", 2)
-        [port] = map(int, logged(r"listen on 127\.0\.0\.1:(\d+)"))
+        master.wait_for_log("is ready", 2)
+        [found] = master.wait_for_log(r"listen on 127\.0\.0\.1:(\d+)")
+        port = int(found[1])
         client = connect(port)
         client.putcmd("mail", "FROM:<hang+100@example.com>")
         # Those that come while it hangs are the other one's, which does not wait for it.
@@ -95,8 +90,8 @@ class ServingTests(SynchronousTestCase):
         self.assertEqual(len({*map(process_of, others)}), 1)
         self.assertNotIn("SIGABRT", log.read_text())
         for line in ("has not been heard of", "handle_MAIL", "was ended by SIGABRT"):
-            logged(line)
-        logged("is ready", 3)
+            master.wait_for_log(line)
+        master.wait_for_log("is ready", 3)
         for text in log.read_text().splitlines():
             json.loads(text)
         for each in (client, *others):
@@ -206,6 +201,28 @@ class ReloadTests(SynchronousTestCase):
         self.assertEqual(process_of(client), before)
         self.assertLessEqual({process_of(connect(port)) for _ in range(4)}, set(master.pids()))
         client.close()
+
+    def test_failedReloadReopens(self) -> None:
+        """A reload that fails reopens the log and the transcript all the same: the old workers go on, and write no more
+        to the files that were renamed. The log says why the reload failed."""
+        master = Master(self, "--handler=naming.naming", "--log-file=log", "--transcript=sessions")
+        master.wait_for_log("is ready", 2)
+        [found] = master.wait_for_log(r"listen on 127\.0\.0\.1:(\d+)")
+        clients = [connect(int(found[1])) for _ in range(2)]
+        for name in ("log", "sessions"):
+            os.rename(master.folder / name, master.folder / f"{name}.1")
+        (master.folder / "naming.py").write_text("syntax error")
+        master.signal(signal.SIGHUP)
+        master.wait_for_log("naming: .*SyntaxError")
+        master.wait_for_log("ended before it was ready; the other workers continue")
+        master.wait_for_log("error the reload has failed")
+        self.assertNotIn("info  reloaded", (master.folder / "log").read_text())
+        eventually(lambda: not {"log.1", "sessions.1"} & {*master.open_files()})
+        for client in clients:
+            client.sendmail("a@example.com", "b@example.com", LETTER)
+            client.close()
+        master.wait_for_log("message from <a@example.com>", 2)
+        self.assertIn("a@example.com", (master.folder / "sessions").read_text())
 
     def test_drain(self) -> None:
         """SIGTERM lets open transactions end; then all processes are gone."""

@@ -106,7 +106,7 @@ def finish(chosen: Chosen) -> None:
     launcher["logLevel"] = LogLevel.levelWithName(level)
     from twisted.internet import reactor
 
-    chosen["reload"].append(log.reopen)
+    chosen["reopen"].append(log.reopen)
     reactor.addSystemEventTrigger("after", "shutdown", log.close)
     reactor.callWhenRunning(log.take_standard_streams)
 

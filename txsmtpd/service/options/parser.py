@@ -134,6 +134,7 @@ class Options(Chosen, AuthOptionMixin):
             # The help that twist would print instead fills a screen, and hides what is wrong.
             reason = self._explained(str(error))
             complain(reason, sys.stderr)
+            workers.tell_master(reason, self.environ)
             raise Exit(EX_USAGE, reason) from None
 
     def _check_environment(self) -> None:
@@ -154,7 +155,8 @@ class Options(Chosen, AuthOptionMixin):
 
     def postOptions(self) -> None:
         self["settings"] = {"log_messages": True}
-        self["reload"] = []  # what SIGHUP asks for
+        self["reopen"] = []  # what SIGHUP asks for: files that were renamed
+        self["reload"] = []  # and those that were changed
         for group in GROUPS:
             read_settings(self, group.options)
             group.read(self)

@@ -61,7 +61,7 @@ def finish(chosen: Chosen) -> None:
         except OSError as error:
             raise ValueError(error.strerror or described(error)) from error
     chosen["transcript"] = Transcripts(sessions=0, tell=journal)
-    chosen["reload"].append(journal.reopen)
+    chosen["reopen"].append(journal.reopen)
 
 
 GROUP = Group(title="Testing clients", options=OPTIONS, read=read, finish=finish)

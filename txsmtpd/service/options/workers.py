@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Mapping
 
 from twisted.python.usage import UsageError
 
+from txsmtpd.log.printable import one_line
 from txsmtpd.service.options.table import Chosen, Group, Option, refusing
 from txsmtpd.service.options.values import seconds
 from txsmtpd.service.workers.worker import inherited
@@ -76,6 +78,13 @@ def read(chosen: Chosen) -> None:
                     f"{each}: an endpoint {wrapped[1]}: cannot be shared by --workers;"
                     " use --listen-tls for TLS, and --proxy-from for PROXY headers"
                 )
+
+
+def tell_master(reason: str, environ: Mapping[str, str]) -> None:
+    """Let the master log why this worker cannot start: it may have a log where standard error has no reader."""
+    found = inherited(environ)
+    if found is not None:
+        os.write(found.report, one_line(reason).encode())
 
 
 GROUP = Group(title="Processes", options=OPTIONS, read=read)

@@ -86,7 +86,7 @@ class Master(Service):
         self._watch: LoopingCall | None = None
         self._has_served = False  # a worker has been ready
         self._reloading: _Reload | None = None
-        self._again: list[Callable[[bool], object]] = []  # a reload that was asked for during a reload
+        self._again: list[Deferred[bool]] = []  # who waits for a reload that follows the one going on
         self._served: list[Deferred[None]] = []  # who waits for the first worker
         self._stopped: Deferred[None] | None = None
         self._delayed: set[Any] = set()
@@ -304,33 +304,46 @@ class Master(Service):
 
     # Reload
 
-    def reload(self, done: Callable[[bool], object] = lambda succeeded: None) -> None:
+    def reopen(self) -> None:
+        """Let all workers reopen the log and the transcript, also those that drain, and those that a reload that fails
+        leaves in place."""
+        for worker in self.workers:
+            worker.reopen()
+
+    def reload(self) -> Deferred[bool]:
         """Replace all workers, one slot after the other: the new one first, then the old one retires.
 
         A new worker that does not become ready ends the reload; the old ones stay. If a reload is going on, another one
         follows it, since what has changed may have changed after the first workers had started.
 
-        :param done: is called at the end, with whether all were replaced.
+        :return: fires at the end, with whether all were replaced. If not, the log says why.
         """
         if not self.running:
-            done(False)
-            return
+            return succeed(False)
+        done: Deferred[bool] = Deferred()
         if self._reloading is not None:
             log.info("a reload is going on; another one follows it")
             self._again.append(done)
-            return
+        else:
+            self._reload([done])
+        return done
 
-        def finish(succeeded: bool) -> None:
+    def _reload(self, waiting: list[Deferred[bool]]) -> None:
+        def finish(problem: str | None) -> None:
             self._reloading = None
-            if succeeded:
+            if problem is None:
                 log.info("all workers were replaced")
             elif self.running:
-                log.error("the reload has failed: the workers that there are go on")
+                log.error("{problem}; the other workers continue", problem=problem)
             self._fill()
-            done(succeeded)
             again, self._again = self._again, []
-            if again:
-                self.reload(lambda succeeded: [each(succeeded) for each in again])
+            for each in waiting:
+                each.callback(problem is None)
+            if again and self.running:
+                self._reload(again)
+            else:
+                for each in again:
+                    each.callback(False)
 
         self._reloading = _Reload(self, finish)
         self._backoffs = [Backoff() for _ in range(self.count)]  # what kept workers from working may be gone
@@ -373,9 +386,12 @@ class Master(Service):
 
 
 class _Reload:
-    """A reload that is going on: one slot at a time."""
+    """A reload that is going on: one slot at a time.
 
-    def __init__(self, master: Master, finish: Callable[[bool], object]) -> None:
+    :param finish: is called once, with what kept it from replacing all workers, or None.
+    """
+
+    def __init__(self, master: Master, finish: Callable[[str | None], object]) -> None:
         self._master = master
         self._finish = finish
         self._old = sorted((each for each in master.workers if not each.is_draining), key=lambda each: each.slot)
@@ -384,7 +400,7 @@ class _Reload:
 
     def next(self) -> None:
         if not self._old:
-            self._finish(True)
+            self._finish(None)
             return
         self._new = self._master._spawn(self._old[0].slot)
         if self._new is None:  # there is no room yet
@@ -405,7 +421,7 @@ class _Reload:
         """Whether the end of a worker is this reload's affair."""
         if worker is self._new:
             self._stop_waiting()
-            self._finish(False)
+            self._finish(f"{worker} ended before it was ready")
             return True
         return worker in self._old  # which gets a successor when it is its slot's turn
 
@@ -414,11 +430,11 @@ class _Reload:
         self._old.clear()
         if self._new is not None:
             self._stop_waiting()
-        self._finish(False)
+        self._finish("the server ends")
 
     def _too_late(self) -> None:
         assert self._new is not None
-        log.error("{worker} has not become ready", worker=str(self._new))
+        log.error("{worker} was not ready within {time:g} seconds", worker=str(self._new), time=READY_WITHIN)
         self._new.signal(signal.SIGKILL)
 
     def _stop_waiting(self) -> None:

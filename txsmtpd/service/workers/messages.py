@@ -66,6 +66,12 @@ class Retire(amp.Command):
     requiresAnswer = False
 
 
+class Reopen(amp.Command):
+    """Reopen the log and the transcript, which may have been renamed."""
+
+    requiresAnswer = False
+
+
 class Hurry(amp.Command):
     """End all connections now, and exit."""
 

@@ -14,7 +14,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 
 from txsmtpd.observe.counters import Snapshot
-from txsmtpd.service.workers.messages import Beat, Channel, Drain, Farewell, Hurry, Peers, Ready, Retire, adopt
+from txsmtpd.service.workers.messages import Beat, Channel, Drain, Farewell, Hurry, Peers, Ready, Reopen, Retire, adopt
 
 log = Logger(namespace="txsmtpd")
 
@@ -144,6 +144,10 @@ class Worker(ProcessProtocol):
         """Let it end when its clients have left: another one has taken over."""
         self.is_draining = True
         self._tell(Retire)
+
+    def reopen(self) -> None:
+        """Let it reopen the log and the transcript."""
+        self._tell(Reopen)
 
     def hurry(self) -> None:
         """Let it end now."""

@@ -100,9 +100,7 @@ class WorkerService(MultiService):
         """
         if self.master is None:
             return succeed(False)
-        done: Deferred[bool] = Deferred()
-        self.master.reload(done.callback)
-        return done
+        return self.master.reload()
 
     def hurry(self) -> None:
         """End all connections now, if the service stops."""

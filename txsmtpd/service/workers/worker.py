@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 
 from txsmtpd.observe.counters import Snapshot
 from txsmtpd.service.workers.courtesy import Courtesy
-from txsmtpd.service.workers.messages import Beat, Channel, Drain, Farewell, Hurry, Peers, Ready, Retire, adopt
+from txsmtpd.service.workers.messages import Beat, Channel, Drain, Farewell, Hurry, Peers, Ready, Reopen, Retire, adopt
 from txsmtpd.service.workers.page import Page
 from txsmtpd.service.workers.sketch import Sketch
 from txsmtpd.service.workers.sockets import InheritedSocket
@@ -146,6 +146,11 @@ class _WorkersEnd(Channel):
         self.link.retire()
         return {}
 
+    @Reopen.responder
+    def reopen(self) -> dict[str, Any]:
+        self.link.reopen()
+        return {}
+
     @Hurry.responder
     def hurry(self) -> dict[str, Any]:
         self.link.hurry()
@@ -170,6 +175,7 @@ class Link(Service):
     :param hurry: ends all connections now.
     :param grace: seconds that clients have to leave, if another worker has taken over.
     :param silence: seconds without a beat after which the master aborts this process; 0: never.
+    :param reopen: what reopens the files that may have been renamed.
     """
 
     def __init__(
@@ -182,6 +188,7 @@ class Link(Service):
         hurry: Callable[[], object],
         grace: float,
         silence: float = 0.0,
+        reopen: Sequence[Callable[[], object]] = (),
         reactor: Any = None,
     ) -> None:
         self.peers: list[int] = []  #: rows of the other workers that accept
@@ -199,6 +206,7 @@ class Link(Service):
         self._retires_at = 0.0
         self._grace = grace
         self._silence = silence
+        self._reopen = reopen
         self._is_ending = False
 
     def startService(self) -> None:
@@ -271,6 +279,14 @@ class Link(Service):
         if not has_clients or self._reactor.seconds() >= self._retires_at:
             self._clients.stop()
             self._stop()
+
+    def reopen(self) -> None:
+        """Reopen the files that may have been renamed. This worker writes to them until it ends."""
+        for each in self._reopen:
+            try:
+                each()
+            except OSError as error:
+                log.error("cannot reopen {file}: {error}", file=error.filename, error=error.strerror)
 
     def hurry(self) -> None:
         """End now."""
