@@ -279,8 +279,9 @@ class Settings:
 
     asyncio: Any = False
     """Run coroutine functions as asyncio tasks: hooks, ``open_message``, ``finish`` of receivers, ``auth_MECHANISM``
-    methods, authenticators, mechanisms, and commands of extensions. They run in the reactor's loop if it is an asyncio
-    reactor, else in a thread. The value may be a loop that runs in another thread."""
+    methods, authenticators, mechanisms, filters, targets of a hand-off, and commands of extensions. They run in the
+    reactor's loop if it is an asyncio reactor, else in a thread. The value may be a loop
+    that runs in another thread."""
 
     reactor: Any = None
     """The clock (IReactorTime). Default: the reactor that runs when a connection is made; that is the global reactor,

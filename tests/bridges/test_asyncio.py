@@ -25,11 +25,14 @@ from tests.compatibility.test_controller import send
 from tests.support import GREETING, MESSAGE, TRANSACTION, Client, LoggingTestCase, handler
 from txsmtpd import SMTP, Extension, SMTPFactory, syntax
 from txsmtpd.auth import AuthResult
+from txsmtpd.auth.oauth import XOAuth2
 from txsmtpd.auth.scram import Scram
 from txsmtpd.bridges.asyncio_bridge import in_asyncio, loop_in_thread
 from txsmtpd.bridges.reactor_thread import ReactorThread, spare_trial_worker, wait_for_reactor
 from txsmtpd.controller import Controller
+from txsmtpd.filters.interfaces import IFilter
 from txsmtpd.handlers import AsyncMessage, Sink
+from txsmtpd.handoff import Handoff
 from txsmtpd.interfaces import HOOKS, IStreamingHandler
 from txsmtpd.tls.authority import authority
 
@@ -288,6 +291,14 @@ def of_scram(note: Note) -> dict[str, Any]:
     return {"auth_mechanisms": [Scram("SHA-256", lookup)], "octets": octets}
 
 
+def of_own_authenticator(note: Note) -> dict[str, Any]:
+    async def decide(*arguments: Any) -> Any:
+        return await note(True)
+
+    octets = b"EHLO x\r\nAUTH XOAUTH2 " + b64encode(b"user=u\x01auth=Bearer t\x01\x01") + b"\r\nQUIT\r\n"
+    return {"auth_mechanisms": [XOAuth2(decide)], "octets": octets}
+
+
 def of_extension(note: Note) -> dict[str, Any]:
     class Ping(Extension):
         keyword = "PING"
@@ -299,28 +310,45 @@ def of_extension(note: Note) -> dict[str, Any]:
     return {"extensions": [Ping()], "octets": b"EHLO x\r\nPING\r\nQUIT\r\n"}
 
 
-def of_filter(stage: str) -> Callable[[Note], dict[str, Any]]:
+def of_filter(method: str) -> Callable[[Note], dict[str, Any]]:
     def make(note: Note) -> dict[str, Any]:
-        class Filter:
-            name = "test"
+        async def notes(*arguments: Any) -> None:
+            await note(None)
 
-            async def filter_MAIL(self, *arguments: Any) -> None:
-                return await note(None) if stage == "mail" else None
+        return {"filters": [SimpleNamespace(name="test", **{method: notes})], "octets": MESSAGE_SENT}
 
-            async def filter_message(self, *arguments: Any) -> None:
-                if stage == "message":
-                    await note(None)
-                else:
-                    arguments[-1].quarantine("odd")
+    return make
 
-        class Handler:
-            async def handle_QUARANTINE(self, *arguments: Any) -> Any:
-                return await note("250 2.0.0 OK") if stage == "quarantine" else "250 2.0.0 OK"
 
-            def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
-                return "250 2.0.0 OK"
+def of_quarantine(note: Note) -> dict[str, Any]:
+    class Filter:
+        def filter_message(self, server: Any, session: Any, envelope: Any, message: Any) -> None:
+            message.quarantine("odd")
 
-        return {"handler": Handler(), "filters": [Filter()], "octets": MESSAGE_SENT}
+    class Handler:
+        async def handle_QUARANTINE(self, *arguments: Any) -> Any:
+            return await note("250 2.0.0 OK")
+
+        def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+            return "250 2.0.0 OK"
+
+    return {"handler": Handler(), "filters": [Filter()], "octets": MESSAGE_SENT}
+
+
+def behind_a_filter(make: Callable[[Note], dict[str, Any]]) -> Callable[[Note], dict[str, Any]]:
+    def make_both(note: Note) -> dict[str, Any]:
+        return {"filters": [SimpleNamespace(filter_message=lambda *arguments: None)], **make(note)}
+
+    return make_both
+
+
+def of_target(method: str) -> Callable[[Note], dict[str, Any]]:
+    def make(note: Note) -> dict[str, Any]:
+        async def notes(*arguments: Any) -> None:
+            await note(None)
+
+        target = SimpleNamespace(**{"hand_off": lambda message: None, method: notes})
+        return {"handler": Handoff(target), "octets": MESSAGE_SENT}
 
     return make
 
@@ -361,19 +389,23 @@ PLACES: dict[str, Callable[[Note], dict[str, Any]]] = {
     "handle_PROXY": a_hook(
         "handle_PROXY", b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nQUIT\r\n", True, proxy_from=["127.0.0.1"]
     ),
-    "handle_QUARANTINE": of_filter("quarantine"),
-    "mail of a filter": of_filter("mail"),
-    "message of a filter": of_filter("message"),
+    "handle_QUARANTINE": of_quarantine,
     "process_message": a_hook("process_message", MESSAGE_SENT, None),
     "auth_MECHANISM": of_method,
     "authenticator": of_authenticator("authenticator"),
     "auth_callback": of_authenticator("auth_callback"),
     "mechanism": of_mechanism,
     "mechanism with a lookup": of_scram,
+    "mechanism with its own authenticator": of_own_authenticator,
     "open_message": of_streaming("open_message"),
+    "open_message behind a filter": behind_a_filter(of_streaming("open_message")),
     "finish of a receiver": of_streaming("finish"),
+    "finish of a receiver behind a filter": behind_a_filter(of_streaming("finish")),
     "command of an extension": of_extension,
     "handle_message of AsyncMessage": of_async_message,
+    "hand_off of a target": of_target("hand_off"),
+    "check of a target": of_target("check"),
+    **{f"{method} of a filter": of_filter(method) for method in IFilter.names() if method.startswith("filter_")},
 }
 
 
@@ -481,8 +513,9 @@ class ThreadTests(SynchronousTestCase):
         self.flushLoggedErrors(LookupError)
 
     def test_places(self) -> None:
-        """The list of these places has every hook."""
-        self.assertEqual(set(HOOKS) - {place.partition(" ")[0] for place in PLACES}, set())
+        """The list of these places has every hook, and every method of a filter and of a target."""
+        names = [*HOOKS, "open_message", *(name for name in IFilter.names() if name.startswith("filter_")), "hand_off"]
+        self.assertEqual(set(names) - {place.partition(" ")[0] for place in PLACES}, set())
 
     def test_timeout(self) -> None:
         """A hook that takes too long is cancelled where it runs, and the client is told 451; the session goes on."""

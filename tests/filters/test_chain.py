@@ -204,6 +204,20 @@ class StageTests(FilterTests):
         client.vanish(ConnectionDone())
         self.assertEqual(calls, ["RSET", "RSET", "DISCONNECT"])
 
+    def test_endOfMessage(self) -> None:
+        """The end of a message ends the transaction for each filter, whatever stages it has."""
+        for stage in "MAIL", "RCPT", "DATA", "headers", "message":
+            for handler in Keeper(), StreamingKeeper():
+                calls: list[str] = []
+                client = self.client(
+                    Filter(**{stage: says(None), "RSET": lambda *more, calls=calls: calls.append("RSET")}),
+                    handler=handler,
+                )
+                client.send_message()
+                self.assertEqual(calls, ["RSET"], stage)
+                client.talk(TRANSACTION + b"DATA\r\n" + MESSAGE + b"." * 2000 + b"\r\n.\r\n")
+                self.assertEqual(calls, ["RSET"] * 2, (stage, "refused"))
+
     def test_greetedAgain(self) -> None:
         """A new greeting ends the transaction, of which the filters are told."""
         calls: list[str] = []

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from txsmtpd.engine.observer import tell_decider
 from txsmtpd.filters.interfaces import IFilter
 from txsmtpd.filters.message import FilteredMessage
-from txsmtpd.filters.receiver import DiscardedMessage, FilteredReceiver, WholeMessage
+from txsmtpd.filters.receiver import DiscardedMessage, FilteredReceiver, UnfilteredReceiver, WholeMessage
 from txsmtpd.filters.timing import within
 from txsmtpd.filters.verdict import ACCEPT, FilterError, StillDownError, Verdict, Verdicts
 from txsmtpd.reply import OK, Refused, Reply, parse_status
@@ -143,7 +143,7 @@ class Chain:
             ("DISCONNECT", ("DISCONNECT",), self._disconnect),
         )
         composed = {**hooks, **{name: hook for name, stages, hook in ours if any(map(self._at, stages))}}
-        opens = any(self._at(stage) for stage in ("MAIL", "RCPT", "DATA", "headers", "message"))
+        opens = any(self._at(stage) for stage in ("MAIL", "RCPT", "DATA", "headers", "message", "RSET"))
         return composed, self.open_message if opens else open_message
 
     def _at(self, stage: str) -> list[Link]:
@@ -266,7 +266,8 @@ class Chain:
         whole = any("message" in link.hooks for link in waiting)
         if whole or any("headers" in link.hooks for link in waiting):
             return FilteredReceiver(self, server, session, envelope, whole)
-        return await self.open_inner(server, session, envelope)
+        receiver = await self.open_inner(server, session, envelope)
+        return UnfilteredReceiver(self, receiver, server, session, envelope) if self._at("RSET") else receiver
 
     async def filter_message(self, server: Any, session: Any, envelope: Any, message: FilteredMessage) -> None:
         """Pass the message through all filters in order, and apply their changes.

@@ -6,7 +6,7 @@ If the filters examine only headers, the body is not kept: the handler gets it a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, execute
@@ -55,6 +55,36 @@ class DiscardedMessage:
 
     def abort(self, reason: BaseException) -> None:
         self._over()
+
+
+@implementer(IMessageReceiver)
+class UnfilteredReceiver:
+    """Passes a message to the handler's receiver, and notifies the filters when it is over.
+
+    :param chain: the :class:`~txsmtpd.filters.chain.Chain`.
+    :param receiver: the handler's.
+    """
+
+    def __init__(self, chain: Any, receiver: Any, *transaction: Any) -> None:
+        self._over = lambda: chain.transaction_over(*transaction)
+        self._abort = receiver.abort
+        self._finish = transaction[0].settings.in_asyncio(receiver.finish)
+        self.registerProducer = receiver.registerProducer
+        self.unregisterProducer = receiver.unregisterProducer
+        self.write = receiver.write
+
+    async def finish(self) -> Any:
+        try:
+            status = self._finish()
+            return await status if isinstance(status, Awaitable) else status
+        finally:
+            self._over()
+
+    def abort(self, reason: BaseException) -> None:
+        try:
+            self._abort(reason)
+        finally:
+            self._over()
 
 
 @implementer(IMessageReceiver)

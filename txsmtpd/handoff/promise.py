@@ -7,7 +7,8 @@ least once. Memory is limited: clients wait for it, and get 451 after a timeout.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from twisted.application.service import IService, MultiService
@@ -36,6 +37,8 @@ CONFIRM_TIMEOUT = 60.0  # seconds; less than the hook timeout (300), and much le
 WAIT = 30.0  # seconds to wait for memory
 INLINE = 2**20  # bytes; with a store, smaller messages are still passed to the target directly
 UNDECLARED = 2**14  # bytes initially reserved for a message if MAIL does not declare its size
+
+HandOff = Callable[[HandoffMessage], Any]
 
 
 @implementer(IStreamingHandler, IReadiness)
@@ -127,7 +130,8 @@ class Handoff(MultiService):
         """Start to receive a message; see :class:`~txsmtpd.interfaces.IStreamingHandler`."""
         if not self.running:
             self.startService()
-        await self._check()
+        in_asyncio = server.settings.in_asyncio  # a target of the application's own may need it
+        await self._check(in_asyncio)
         limit, declared = self._limit(), declared_size(envelope)
         if limit is not None and declared is not None and declared > limit:
             raise Refused(TOO_LARGE)
@@ -138,7 +142,7 @@ class Handoff(MultiService):
             described,
             header,
             share,
-            self._settle,
+            partial(self._settle, in_asyncio(self.target.hand_off)),
             complain=self._note,
             limit=limit,
             store=self.store,
@@ -147,12 +151,12 @@ class Handoff(MultiService):
             reactor=self._clock(),
         )
 
-    async def _check(self) -> None:
+    async def _check(self, in_asyncio: Callable[[Any], Any]) -> None:
         check = getattr(self.target, "check", None)
         if check is None:
             return
         try:
-            answer = check()
+            answer = in_asyncio(check)()
             if isinstance(answer, Awaitable):
                 await answer
         except NotTaken as problem:
@@ -209,10 +213,10 @@ class Handoff(MultiService):
 
     # The promise
 
-    async def _settle(self, message: HandoffMessage, upload: Any, share: Share) -> Any:
+    async def _settle(self, hand_off: HandOff, message: HandoffMessage, upload: Any, share: Share) -> Any:
         """Return the status of a complete message."""
         # Continue even if the client disconnects: the other system may already have the message.
-        handing = Deferred.fromCoroutine(self._hand_over(message, upload, share))
+        handing = Deferred.fromCoroutine(self._hand_over(hand_off, message, upload, share))
         self._handing.add(handing)
         answer: Deferred[Any] = Deferred()
 
@@ -226,10 +230,10 @@ class Handoff(MultiService):
         handing.addBoth(over)
         return await answer
 
-    async def _hand_over(self, message: HandoffMessage, upload: Any, share: Share) -> Any:
+    async def _hand_over(self, hand_off: HandOff, message: HandoffMessage, upload: Any, share: Share) -> Any:
         began = self._clock().seconds()
         try:
-            status = await self._call_target(message)
+            status = await self._call_target(hand_off, message)
         except Refused as refused:
             self._count(refused.outcome if isinstance(refused, NotTaken) else "refused", began)
             if upload is not None:
@@ -251,8 +255,8 @@ class Handoff(MultiService):
         self._note(None)
         return f"250 2.0.0 OK, handed off as {message.id}" if status is None else status
 
-    async def _call_target(self, message: HandoffMessage) -> Any:
-        answer = self.target.hand_off(message)
+    async def _call_target(self, hand_off: HandOff, message: HandoffMessage) -> Any:
+        answer = hand_off(message)
         if not isinstance(answer, Awaitable):
             return answer
         waiting = Deferred.fromCoroutine(_awaited(answer))
