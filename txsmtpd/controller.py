@@ -33,7 +33,7 @@ from txsmtpd.bridges.reactors import (
     runs_here,
 )
 from txsmtpd.factory import SMTPFactory
-from txsmtpd.service.sockets import in_place_of_the_dead
+from txsmtpd.service.sockets import replace_stale_socket
 from txsmtpd.smtp import SMTP
 from txsmtpd.typed import ControllerOptions, FactoryOptions, UnixSocketControllerOptions
 
@@ -449,7 +449,7 @@ class UnixSocketMixin(BaseController):
 
     def _bind(self, reactor: Any, factory: SMTPFactory) -> list[Any]:
         ports: list[Any] = []
-        in_place_of_the_dead(
+        replace_stale_socket(
             lambda: ports.append(reactor.listenUNIX(self.unix_socket, factory, mode=self.mode)),
         )
         return ports

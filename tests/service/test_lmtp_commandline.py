@@ -17,7 +17,7 @@ from tests.service.test_commandline import LOOPBACK, PATIENCE, TWISTD, Client, C
 from tests.service.test_service import parse, refusal
 from tests.support.tls import combined, issue, write
 from txsmtpd.service import makeService
-from txsmtpd.service.sockets import in_place_of_the_dead
+from txsmtpd.service.sockets import replace_stale_socket
 
 
 class UnixClient(Client):
@@ -96,14 +96,14 @@ class DeadTests(SynchronousTestCase):
     def test_notYet(self) -> None:
         """One that is made, and not listened on before a moment later, is none."""
         self.assertRaises(
-            CannotListenError, in_place_of_the_dead, self.listen, sleep=lambda moment: self.socket.listen()
+            CannotListenError, replace_stale_socket, self.listen, sleep=lambda moment: self.socket.listen()
         )
         self.assertTrue(os.path.exists(self.path))
         self.assertEqual(self.tried, 1)
 
     def test_dead(self) -> None:
         """One that nobody listens on then either is."""
-        in_place_of_the_dead(self.listen, sleep=lambda moment: None)
+        replace_stale_socket(self.listen, sleep=lambda moment: None)
         self.assertEqual(self.tried, 2)
 
 

@@ -21,9 +21,9 @@ DOMAINS = ("INET", "INET6", "UNIX")
 
 
 def systemd_endpoint(reactor: Any, description: str, environ: Mapping[str, str] = os.environ) -> IStreamServerEndpoint:
-    """The endpoint for a description such as ``systemd:domain=UNIX:name=lmtp``.
+    """Return the endpoint for a description such as ``systemd:domain=UNIX:name=lmtp``.
 
-    :raises ValueError: if it names no socket that systemd has passed to this process, or one of another domain.
+    :raises ValueError: if systemd has passed no such socket to this process, or one of another domain.
     """
     from twisted.internet.endpoints import serverFromString
 
@@ -67,9 +67,9 @@ def _family_of(descriptor: int) -> socket.AddressFamily | None:
 
 @implementer(IStreamServerEndpoint)
 class AdoptedUnixSocket:
-    """Listens on a Unix socket that is open. Its mode and its path stay as they are, also when it stops.
+    """Listens on an open Unix socket. The mode and the path of the socket do not change, even when the port stops.
 
-    :param fileno: its descriptor, which is closed once the endpoint listens; the port has a duplicate.
+    :param fileno: the descriptor of the socket. It is closed when the endpoint listens; the port has a duplicate.
     """
 
     def __init__(self, reactor: Any, fileno: int) -> None:
@@ -92,15 +92,15 @@ class AdoptedUnixSocket:
 
 
 def _port_class() -> Any:
-    from twisted.internet import unix  # which Windows has not
+    from twisted.internet import unix  # not available on Windows
 
     class AdoptedPort(unix.Port):
-        _shouldShutdown = False  # other processes listen on the socket, too
+        _shouldShutdown = False  # other processes may listen on the socket, too
 
         def startListening(self) -> None:
-            # The path of an abstract socket, which has no file: so nobody changes a mode, or removes anything.
+            # Make it look like an abstract socket, so that Twisted neither changes its mode nor removes its file.
             self._bindPath = b"\0" + self._bindPath
-            self.backlog = socket.SOMAXCONN  # that of systemd, which the smaller one of Twisted would replace
+            self.backlog = socket.SOMAXCONN  # as systemd sets it; Twisted's default would reduce it
             super().startListening()
 
     return AdoptedPort

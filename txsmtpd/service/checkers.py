@@ -1,4 +1,4 @@
-"""The users of the command line: from ``--auth=file:/path`` to a portal, by Twisted's own plugins."""
+"""Makes a portal from values of ``--auth`` such as ``file:/path``, with Twisted's strcred plugins."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from twisted.cred.strcred import InvalidAuthType, makeChecker
 from txsmtpd.auth import FirstOf, InThread, NameRealm
 
 INTERFACES = (IUsernamePassword,)
-BLOCKING = ("file", "unix")  # they read files, and hash passwords
+BLOCKING = ("file", "unix")  # these checkers read files and hash passwords, so they run in a thread
 
 
 def make_checker(description: str) -> ICredentialsChecker:
-    """The checker of this description.
+    """Return the checker of this description.
 
-    :raises ValueError: if it is none, or not one for passwords. The text does not quote what may be a password.
+    :raises ValueError: if there is no such checker, or it does not check passwords. The text quotes no password.
     """
     kind, _, rest = description.partition(":")
     if kind == "file":
@@ -35,7 +35,7 @@ def make_checker(description: str) -> ICredentialsChecker:
     if isinstance(checker, InMemoryUsernamePasswordDatabaseDontUse):
         if not checker.users:
             raise ValueError("no users; write memory:NAME:PASSWORD")
-        # Those of the command line are strings, and clients send octets.
+        # Clients send octets, so that the names and passwords must be bytes, too.
         checker.users = {_octets(name): _octets(password) for name, password in checker.users.items()}
         return checker
     return InThread(checker) if kind in BLOCKING else checker
@@ -54,5 +54,5 @@ def _octets(text: str | bytes) -> bytes:
 
 
 def portal_of(checkers: Sequence[ICredentialsChecker]) -> Portal:
-    """A portal that asks the checkers in turn; its avatars are names."""
+    """Return a portal that asks the checkers in turn. Its avatars are user names."""
     return Portal(NameRealm(), [FirstOf(checkers)])

@@ -1,4 +1,4 @@
-"""The log and the standard streams of the command line's process. Neither can block the server."""
+"""The log and the standard streams of the server's process. Writing to them never blocks the server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAMES = {"-": STDOUT, "+": STDERR}
 
 @dataclass(eq=False)
 class CommandLog:
-    """Where the lines of a log go."""
+    """The log of a process: formats events as lines, and writes them to a file or a standard stream."""
 
     lines: Lines
     writer: Writer
@@ -27,8 +27,10 @@ class CommandLog:
     def open(cls, path: str = "+", *, as_json: bool = False, level: int = INFO) -> Self:
         """Open a log.
 
-        :param path: a file; ``-`` is standard output, ``+`` standard error.
-        :raises OSError: if it cannot be opened.
+        :param path: of a file; ``-`` is standard output, ``+`` standard error.
+        :param as_json: write each event as a JSON object, not as text.
+        :param level: the lowest level that is written.
+        :raises OSError: if the file cannot be opened.
         """
         writer = Writer(NAMES.get(path) or os.path.abspath(path))
         lines = Lines(writer.write, as_json=as_json, level=level)
@@ -37,11 +39,11 @@ class CommandLog:
 
     @property
     def on_terminal(self) -> bool:
-        """Whether the log goes to a terminal."""
+        """True if the log is written to a terminal."""
         return isinstance(self.writer.path, int) and os.isatty(self.writer.path)
 
     def take_standard_streams(self) -> None:
-        """Make standard output and error non-blocking. Output still goes to the same place as before logging."""
+        """Make ``sys.stdout`` and ``sys.stderr`` non-blocking. Their output goes to the same place as before."""
         writers = {self.writer.path: self.writer}
         for number, name in (STDOUT, "stdout"), (STDERR, "stderr"):
             original = getattr(sys, f"__{name}__")
@@ -51,11 +53,11 @@ class CommandLog:
         self._streams = tuple(writer for writer in writers.values() if writer is not self.writer)
 
     def reopen(self) -> None:
-        """Reopen its file, after log rotation."""
+        """Reopen the file, after log rotation."""
         self.writer.reopen()
 
     def close(self) -> None:
-        """Write what was logged and printed, with a short timeout."""
+        """Write the remaining log and output, with a short timeout."""
         for stream in sys.stdout, sys.stderr:
             if stream is not None:
                 stream.flush()

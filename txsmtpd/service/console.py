@@ -1,4 +1,4 @@
-"""The program ``txsmtpd``: ``twist smtpd`` by a name of its own, with the same options."""
+"""The program ``txsmtpd``: the same as ``twist smtpd``, with the same options."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the server until it is told to stop.
+    """Run the server until a signal stops it.
 
-    :param args: the options. Default: those of the process.
+    :param args: the options. Default: the arguments of the process.
     """
     from twisted.application.twist._twist import Twist
 

@@ -1,4 +1,4 @@
-"""From the text of an endpoint to the endpoint: Twisted's descriptions, and ``HOST:PORT``."""
+"""Makes endpoints from text: Twisted's endpoint descriptions, and ``HOST:PORT``."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ _TCP_HOST_AND_PORT = re.compile(r"tcp:(?P<rest>(?:localhost|[A-Za-z0-9.-]*\.[A-Z
 
 
 def make_endpoint(description: str) -> IStreamServerEndpoint:
-    """The endpoint of this description.
+    """Return the endpoint of this description.
 
-    :raises ValueError: if it is none.
+    :raises ValueError: if the description is invalid.
     """
     from twisted.internet import reactor
     from twisted.internet.endpoints import serverFromString
 
     description = description_of(description)
     if re.match(r"unix:(?:address=)?(?::|$)", description):
-        raise ValueError("a Unix socket needs a path, such as unix:/run/mail.sock")  # Linux would choose one itself
+        raise ValueError(
+            "a Unix socket needs a path, such as unix:/run/mail.sock"
+        )  # Linux would choose an abstract address
     mode = re.match(r"unix:(?:.*:)?mode=([^:]*)", description)
     if mode is not None and not re.fullmatch("(?:0o?)?[0-7]{3}", mode[1]):
         raise ValueError("mode must be three octal digits, such as mode=660")
     if description.startswith("unix:") and ":lockfile=" not in description:
-        # Twisted's lock takes any process with the number of a dead one for its owner, and once it is stale, it removes
-        # a socket that lives. What is in the way is looked at more closely when it is: see `sockets`.
+        # Do not use Twisted's lock file: it mistakes any process with the PID of a dead server for that server, and
+        # once it is stale, Twisted removes even a live socket. The module `sockets` replaces stale sockets instead.
         description += ":lockfile=0"
     port = re.match(r"(?:tcp6?|ssl|tls):(?:port=)?(-?[0-9]+)(?::|$)", description)
     if port is not None and not 0 <= int(port[1]) <= 65535:
@@ -48,7 +50,7 @@ def make_endpoint(description: str) -> IStreamServerEndpoint:
 
 
 def description_of(text: str) -> str:
-    """Twisted's description of the endpoint; ``HOST:PORT`` becomes ``tcp:PORT:interface=HOST``.
+    """Return Twisted's description of an endpoint. ``HOST:PORT`` becomes ``tcp:PORT:interface=HOST``.
 
     >>> description_of("localhost:1025")
     'tcp:1025:interface=localhost'
@@ -57,8 +59,7 @@ def description_of(text: str) -> str:
     >>> description_of("unix:/run/smtp.sock")
     'unix:/run/smtp.sock'
 
-    :raises ValueError: for a port alone, which does not tell whether it is meant for this machine only; and for a word
-        that may be a misspelt ``tcp``.
+    :raises ValueError: for a port or a host alone, and for a prefix that may be a misspelt ``tcp``.
     """
     if re.fullmatch("[0-9]{1,5}", text):
         raise ValueError(

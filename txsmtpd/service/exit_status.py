@@ -1,4 +1,4 @@
-"""How the command line ends when it cannot do what it was told: one line on stderr, and a status of sysexits.h."""
+"""Errors of the command line: one line on standard error, and an exit status from sysexits.h."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ EX_OSERR = 71
 
 
 class Exit(SystemExit, Exception):
-    """Ends the process with a status.
+    """Ends the process with an exit status.
 
-    An Exception too: only when it catches one does twistd remove its PID file, and tell the shell that waits for its
-    daemon.
+    It is also an Exception, because twistd removes its PID file and reports the failure of its daemon to the shell only
+    if it catches an Exception.
     """
 
     def __init__(self, status: int, reason: str) -> None:
@@ -33,32 +33,32 @@ class Exit(SystemExit, Exception):
 
 
 def complain(reason: str, file: TextIO | None = None) -> None:
-    """Write one line to *file*, which is stderr by default."""
-    # twistd has turned sys.stderr into a part of the log by the time that addresses are bound.
+    """Write one line to *file*. Default: standard error."""
+    # When addresses are bound, twistd has already redirected sys.stderr to the log.
     print(f"smtpd: {one_line(reason)}", file=file or sys.__stderr__ or sys.stderr, flush=True)
 
 
 def described(error: BaseException) -> str:
-    """An exception's type and text."""
+    """Return the type and the text of an exception."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def cannot_listen(label: str, error: BaseException | None) -> Exit:
-    """Say that an endpoint cannot be listened on, on stderr and in the log.
+    """Report on standard error and in the log that the server cannot listen on an endpoint.
 
-    :param label: the option that asks for it.
-    :return: what to raise.
+    :param label: the name of the endpoint, such as ``--listen=tcp:25``.
+    :return: the exception to raise.
     """
     cause: Any = error.socketError if isinstance(error, CannotListenError) else error
     reason = f"{label}: cannot listen: {getattr(cause, 'strerror', None) or str(cause) or type(cause).__name__}"
     reason += _advice(cause, error.port if isinstance(error, CannotListenError) else None)
-    log.error("{reason}", reason=reason)  # a daemon has no stderr
+    log.error("{reason}", reason=reason)  # a daemon has no standard error
     complain(reason)
     return Exit(EX_OSERR, reason)
 
 
 def _advice(cause: BaseException | None, port: object) -> str:
-    """What helps."""
+    """Return what to do about the error, as the end of the line."""
     if not isinstance(cause, OSError):
         return ""
     if cause.errno == errno.EADDRINUSE and isinstance(port, int):

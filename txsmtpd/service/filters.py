@@ -1,7 +1,7 @@
-"""From ``--filter=NAME[:WHERE][,OPTION=VALUE...]`` to a filter.
+"""Makes filters from values of ``--filter``: ``NAME[:WHERE][,OPTION=VALUE...]``.
 
-A name is ``rspamd``, ``milter``, or the dotted name of a class. What follows the first colon is taken as it is up to
-the first comma: URLs and endpoints have colons themselves. Whatever goes wrong is a ``ValueError`` or a
+``NAME`` is ``rspamd``, ``milter``, or the dotted name of a class. ``WHERE`` extends from the first colon to the first
+comma, so that it may be a URL or an endpoint, which have colons themselves. Each error is a ``ValueError`` or a
 :class:`~twisted.python.usage.UsageError`.
 """
 
@@ -41,15 +41,15 @@ def _secret(path: str) -> str:
 
 
 class BuiltIn(NamedTuple):
-    """A filter that comes with the server."""
+    """A built-in filter."""
 
     usage: str
     description: str
     make: Callable[..., Any]
     options: Mapping[str, tuple[str, Callable[[str], Any]]]
-    """Those of the command line: their names for the filter's class, and how to read their values."""
+    """The options of the command line; for each, its parameter of *make*, and a function that parses its value."""
 
-    where: str | None  #: what stands for the place that is not given; None: it must be
+    where: str | None  #: the default of ``WHERE``; None: it is required
 
 
 def _rspamd(url: str, **options: Any) -> Any:
@@ -90,7 +90,7 @@ BUILT_IN: Mapping[str, BuiltIn] = {
 
 
 def make_filter(spec: str) -> Any:
-    """The filter that a value of ``--filter`` describes."""
+    """Return the filter that a value of ``--filter`` describes."""
     name, colon, rest = spec.partition(":")
     if not colon:
         name, comma, more = name.partition(",")
@@ -144,7 +144,7 @@ def _make_dotted(spec: str) -> Any:
 
 
 def _checked(filter: Any) -> Any:
-    """The filter, if it is one."""
+    """Return *filter*, if it is a filter."""
     from txsmtpd.filters.chain import Link
 
     Link(filter, (), lambda hook: hook)
@@ -152,7 +152,7 @@ def _checked(filter: Any) -> Any:
 
 
 def describe_filters() -> str:
-    """The text of --help-filters."""
+    """Return the text of ``--help-filters``."""
     width = max(len(each.usage) for each in BUILT_IN.values()) + 1
     dotted = f"{'package.Class[:ARG...]':{width}}"
     return "\n".join(

@@ -1,8 +1,8 @@
-"""From ``--handler=NAME:ARG:ARG`` to a handler.
+"""Makes handlers from values of ``--handler``: ``NAME[:ARG...]``.
 
-A name is one of the built-in handlers', or a third party's (a plugin that provides
-:class:`~txsmtpd.interfaces.IHandlerMaker`), or the dotted name of a class. Colons part the arguments; a backslash
-takes the next character as it is. Whatever goes wrong is a :class:`~twisted.python.usage.UsageError`.
+``NAME`` is a built-in handler, a plugin (:class:`~txsmtpd.interfaces.IHandlerMaker`), or the dotted name of a class.
+Colons separate the arguments; a backslash escapes the next character. Each error is a
+:class:`~twisted.python.usage.UsageError`.
 """
 
 from __future__ import annotations
@@ -26,23 +26,26 @@ from txsmtpd.interfaces import IHandlerMaker, IStreamingHandler
 from txsmtpd.service.exit_status import described
 from txsmtpd.settings import find_hooks
 
-# What the code of others raises while it is imported or called. SystemExit: some modules are programs.
+# Exceptions of foreign code while it is imported or called. SystemExit: the module may be a program.
 Raised = (Exception, SystemExit)
 
 
 class HandlerParser:
-    """What a handler's ``from_cli`` is given to refuse its arguments."""
+    """The first argument of a handler's ``from_cli``, through which it rejects the others."""
 
     def error(self, message: str) -> NoReturn:
-        """Refuse the arguments."""
+        """Reject the arguments.
+
+        :raises UsageError: always.
+        """
         raise UsageError(message)
 
 
 def make_handler(spec: str, rights: AbstractContextManager[None] | None = None) -> object:
-    """The handler that a value of ``--handler`` describes.
+    """Return the handler that a value of ``--handler`` describes.
 
-    :param rights: entered to make it, once what is needed for that has been imported.
-    :raises UsageError: if there is none, or it does not want to be made like this.
+    :param rights: a context manager, entered to make the handler, after its module has been imported.
+    :raises UsageError: if there is no such handler, or it rejects the arguments.
     """
     name, arguments = parse_spec(spec)
     maker = find_maker(name)
@@ -61,7 +64,7 @@ def make_handler(spec: str, rights: AbstractContextManager[None] | None = None) 
 
 
 def parse_spec(spec: str) -> tuple[str, list[str]]:
-    """Part ``NAME:ARG:ARG`` into the name and its arguments."""
+    """Split ``NAME:ARG:ARG`` into the name and the arguments."""
     fields = [""]
     characters = iter(spec)
     for character in characters:
@@ -81,7 +84,7 @@ def _escaped(characters: Iterator[str]) -> str:
 
 
 def quote_argument(argument: str) -> str:
-    """The argument with the backslashes that it needs in ``NAME:ARG:ARG``."""
+    """Return an argument with the backslashes that it needs in ``NAME:ARG:ARG``."""
     return argument.replace("\\", "\\\\").replace(":", "\\:")
 
 
@@ -91,17 +94,17 @@ def quote_argument(argument: str) -> str:
 @implementer(IHandlerMaker)
 @dataclass(frozen=True)
 class Dotted:
-    """Makes the handler with a dotted name, which is imported when it is made."""
+    """Makes a handler from a dotted name, which it imports only then."""
 
     name: str
     usage: str = ""
     description: str = ""
     path: str = ""
-    variable: str = ""  # of the environment, that it takes an argument from
-    listen: str = ""
+    variable: str = ""  # the environment variable that may give an argument
+    listen: str = ""  # the default of --listen
 
     def find(self) -> Any:
-        """What the name stands for."""
+        """Import the object that the name refers to."""
         return find_object(self.path or self.name)
 
     def make_handler(self, parser: HandlerParser, *args: str) -> object:
@@ -115,9 +118,8 @@ class Dotted:
         if isinstance(maker, ModuleType):
             raise UsageError(f"{self.name} is a module; name the class in it")
         handler = maker() if callable(maker) else maker
-        if not find_hooks(handler) and not IStreamingHandler.providedBy(
-            handler
-        ):  # it would accept all mail and drop it
+        # Without hooks, it would accept all mail and drop it.
+        if not find_hooks(handler) and not IStreamingHandler.providedBy(handler):
             raise UsageError(f"{self.name} is no handler: it has no method such as handle_DATA")
         return handler
 
@@ -178,20 +180,20 @@ VARIABLES = {maker.variable for maker in BUILT_IN if maker.variable}
 
 
 def makers() -> dict[str, Any]:
-    """The makers of handlers by name: the built-in ones, and those found as plugins."""
-    # A plugin cannot take the place of a built-in handler: mail would go elsewhere once a package is installed.
+    """Return the makers of handlers by name: the built-in ones and plugins."""
+    # A plugin cannot replace a built-in handler: otherwise installing a package could redirect mail.
     found = {plugin.name: plugin for plugin in getPlugins(IHandlerMaker)}
     return {**found, **{maker.name: maker for maker in BUILT_IN}}
 
 
 def default_listen(spec: str) -> str:
-    """Where a built-in handler listens unless it is told otherwise; ``""`` if it does not say."""
+    """Return where a built-in handler listens by default, or ``""`` if it has no default of its own."""
     name = spec.partition(":")[0]
     return next((maker.listen for maker in BUILT_IN if maker.name == name), "")
 
 
 def find_maker(name: str) -> Any:
-    """The maker of the handlers of this name."""
+    """Return the maker of the handler with this name."""
     known = makers()
     if name in known:
         return known[name]
@@ -203,7 +205,7 @@ def find_maker(name: str) -> Any:
 
 
 def describe_handlers() -> str:
-    """The text of --help-handlers."""
+    """Return the text of ``--help-handlers``."""
     known = sorted(makers().values(), key=lambda maker: str(maker.name))
     width = max(len(maker.usage) for maker in known)
     dotted = f"{'package.Class[:ARG...]':{width}}"
@@ -221,7 +223,7 @@ def describe_handlers() -> str:
 
 
 def find_object(path: str) -> Any:
-    """What a dotted name stands for; modules on the way are imported."""
+    """Return the object that a dotted name refers to, and import the modules that it names."""
     parts = path.split(".")
     if not all(part.isidentifier() for part in parts):
         raise UsageError(f"{path!r} is no dotted name")
@@ -246,7 +248,7 @@ def _member(owner: Any, path: str, name: str) -> Any:
 
 
 def _import(path: str) -> ModuleType | None:
-    """The module; None if there is none of this name."""
+    """Import a module. Return None if there is no module of this name."""
     try:
         return import_module(path)
     except Raised as error:
@@ -256,7 +258,7 @@ def _import(path: str) -> ModuleType | None:
 
 
 def _hint_at_folder(module: str) -> str:
-    """What to say if the module lies where twist, unlike python, does not look."""
+    """Return a hint if the module is in the current folder, which ``twist``, unlike ``python``, does not search."""
     here = os.getcwd()
     if here not in sys.path and (os.path.exists(f"{module}.py") or os.path.isdir(module)):
         return "; for modules in the current folder, set PYTHONPATH=."
@@ -266,7 +268,7 @@ def _hint_at_folder(module: str) -> str:
 def _check_arguments(from_cli: Any, parser: HandlerParser, arguments: Sequence[str]) -> None:
     try:
         signature = inspect.signature(from_cli)
-    except (TypeError, ValueError):  # it does not tell; calling it will
+    except (TypeError, ValueError):  # it has no signature; the call will show
         return
     try:
         signature.bind(parser, *arguments)

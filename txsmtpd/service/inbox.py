@@ -19,13 +19,13 @@ log = Logger(namespace="txsmtpd.inbox")
 
 
 class InboxService(SiteService):
-    """The store of the inbox and its site. Mail can come once it is started, and until it is stopped.
+    """Serves the site of the inbox, and opens and closes its store. Start it before the listeners of SMTP.
 
-    :param label: what the endpoint is called in messages: the option that asks for it.
-    :param endpoint: where the site is served.
-    :param store: the mail.
+    :param label: the name of the endpoint in messages, such as ``--web=tcp:8080``.
+    :param endpoint: where to serve the site.
+    :param store: where the handler stores the mail.
     :param settings: of the site.
-    :param smtp_addresses: tells where the server takes mail, for who started it on a terminal.
+    :param smtp_addresses: returns the addresses of the SMTP listeners, which are printed on a terminal.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class InboxService(SiteService):
 
     @property
     def url(self) -> str:
-        """Where a browser finds it."""
+        """The address of the site for a browser; empty before it listens."""
         if self.port is None:
             return ""
         return f"http://{address_text(self.port.getHost())}{self.settings.path}/"

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 
 from txsmtpd.factory import SMTPFactory
 
-GRACE = 30.0  # seconds; supervisors rarely kill sooner
+GRACE = 30.0  # seconds; supervisors rarely kill a process sooner
 
 
 class SMTPService(Service):
@@ -23,9 +23,9 @@ class SMTPService(Service):
     :param grace: seconds that open transactions have to finish when the service stops; then they are aborted.
     :param reactor: provides the time (IReactorTime). Default: the global reactor.
 
-    Starting the service binds the address, in ``privilegedStartService`` if that is called, and raises what the
-    endpoint says if it cannot: a server that does not listen is none. Stopping it closes the port, tells idle clients
-    421 (RFC 5321 3.8), and waits for the others::
+    Starting the service binds the address, in ``privilegedStartService`` if that is called. If the endpoint fails, the
+    service raises its exception. Stopping the service closes the port, sends 421 to idle clients (RFC 5321 3.8), and
+    waits for the others::
 
         service = SMTPService(serverFromString(reactor, "tcp:8025"), SMTPFactory(handler))
         service.setServiceParent(application)
@@ -46,7 +46,7 @@ class SMTPService(Service):
         self.grace = grace
         self.reactor = reactor
         self.port: IListeningPort | None = None
-        self._binding: Deferred[Any] | None = None  # while the endpoint has not answered
+        self._binding: Deferred[Any] | None = None  # until the endpoint has answered
 
     def privilegedStartService(self) -> None:
         super().privilegedStartService()
@@ -63,7 +63,7 @@ class SMTPService(Service):
     def stopService(self) -> Deferred[None]:
         """Stop listening, and drain all connections.
 
-        :return: a Deferred that fires when the last one is closed.
+        :return: a Deferred that fires when the last connection is closed.
         """
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
@@ -79,7 +79,7 @@ class SMTPService(Service):
         if problems:
             self._binding = None
             problems[0].raiseException()
-        # Nearly every endpoint has answered by now. One that has not gets its errors reported as they come.
+        # Nearly all endpoints have answered by now. Errors of the others are reported when they occur.
         answer.addCallback(lambda _: self._not_bound(problems[0]) if problems else None)
 
     def _bound(self, port: IListeningPort) -> None:
@@ -94,7 +94,7 @@ class SMTPService(Service):
             self.cannot_listen(failure)
 
     def cannot_listen(self, failure: Failure) -> None:
-        """The endpoint has failed, but not before the service had started: log it. Override it to do more."""
+        """Log that the endpoint failed after the start of the service. Subclasses may do more."""
         self.log.failure("cannot listen", failure)
 
     # Stopping
@@ -115,7 +115,7 @@ class SMTPService(Service):
             deadline.cancel()
 
     async def stop_listening(self) -> None:
-        """Close the port; connections stay."""
+        """Close the port, but no connections."""
         if self._binding is not None:
             binding, self._binding = self._binding, None
             binding.cancel()
@@ -147,10 +147,10 @@ class SMTPService(Service):
 
 
 def _accept_carefully(port: Any, factory: SMTPFactory) -> None:
-    """Have a port accept one connection in a turn of the reactor while the factory is nearly full.
+    """Make a port accept only one connection in each iteration of the reactor while the factory is nearly full.
 
-    A connection that is rejected has its descriptor until its 421 has left, in a later turn. A hundred at once would
-    take those that messages need, and some would be closed without a word.
+    A rejected connection keeps its descriptor until its 421 is sent, in a later iteration. A hundred rejected
+    connections at once could take the descriptors that messages need, and some would be closed without a reply.
     """
     accept = getattr(port, "doRead", None)
     if accept is None or not hasattr(port, "numberAccepts"):
@@ -165,7 +165,7 @@ def _accept_carefully(port: Any, factory: SMTPFactory) -> None:
 
 
 def address_text(address: IAddress) -> str:
-    """An address as people write it: ``127.0.0.1:25``, ``[::1]:25``, ``/run/smtp.sock``."""
+    """Return an address as text: ``127.0.0.1:25``, ``[::1]:25`` or ``/run/smtp.sock``."""
     host = getattr(address, "host", None)
     if host is not None:
         return f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"  # type: ignore[attr-defined]

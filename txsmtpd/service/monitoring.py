@@ -1,7 +1,7 @@
-"""Monitoring pages, systemd notifications, and the shutdown order of the command line's listeners.
+"""Monitoring pages, systemd notifications, and the order in which the command line's services start and stop.
 
-The service that serves ``/metrics``, ``/livez`` and ``/readyz``, and the :class:`Server`, which tells a load balancer
-and systemd when the server starts and when it ends. What is served is in :mod:`txsmtpd.observe`.
+:class:`Monitoring` serves ``/metrics``, ``/livez`` and ``/readyz``; their contents are in :mod:`txsmtpd.observe`.
+:class:`Server` tells a load balancer and systemd when the server is ready and when it stops.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from txsmtpd.observe.lag import ReactorLag
 from txsmtpd.service.exit_status import cannot_listen
 from txsmtpd.service.listening import GRACE, address_text
 from txsmtpd.service.notify import Notifier
-from txsmtpd.service.sockets import in_place_of_the_dead
+from txsmtpd.service.sockets import replace_stale_socket
 
 log = Logger(namespace="txsmtpd")
 
 STATUS_PERIOD = 10.0  # seconds between lines for `systemctl status`
-MARGIN = 10.0  # seconds that the end may take besides the delay and the grace
+MARGIN = 10.0  # seconds that stopping may take besides the drain delay and the grace period
 
 
 def local_endpoint(description: str) -> str:
-    """The description of an endpoint, on loopback unless it says where.
+    """Return the description of an endpoint, which is on loopback if the text names no interface.
 
     >>> local_endpoint("9125"), local_endpoint("tcp:9125:interface=192.0.2.1"), local_endpoint("unix:/run/metrics")
     ('tcp:9125:interface=127.0.0.1', 'tcp:9125:interface=192.0.2.1', 'unix:/run/metrics')
@@ -86,7 +86,7 @@ class Server(MultiService):
         self._late = late
         self._connections = connections
         self._when_ready = when_ready
-        self._reloads = 0  # that are going on, or about to
+        self._reloads = 0  # the number of reloads in progress
         self._reactor = reactor
         self._environ = environ
         self._calls: list[LoopingCall] = []
@@ -147,18 +147,18 @@ class Server(MultiService):
             self._lag.stop()
 
     def hurry(self) -> None:
-        """Stop listening now, if it is to stop."""
+        """End the drain delay now, if the server is stopping."""
         if self._delay is not None:
             self._delay.cancel()
 
     def reload_begins(self) -> None:
-        """Certificates and the like are about to be read again."""
+        """Notify systemd that a reload begins."""
         self._reloads += 1
         if self.notifier is not None:
             self.notifier.reloading()
 
     def reload_ends(self) -> None:
-        """They have been."""
+        """Notify systemd that a reload has ended."""
         self._reloads -= 1
         if self.notifier is not None and not self._reloads and not self.health.draining:
             self.notifier.ready(self._status())
@@ -188,11 +188,11 @@ class Server(MultiService):
 
 @implementer(IService)
 class SiteService(Service):
-    """Serves a site. If it cannot listen, the process ends.
+    """Serves a web site. If it cannot listen, the process ends.
 
-    :param label: what the endpoint is called in messages: the option that asks for it.
+    :param label: the name of the endpoint in messages, such as ``--web=tcp:8080``.
     :param endpoint: where to listen.
-    :param site: the factory of the pages.
+    :param site: the factory of the HTTP protocol.
     """
 
     def __init__(self, label: str, endpoint: IStreamServerEndpoint, site: Any) -> None:
@@ -214,7 +214,7 @@ class SiteService(Service):
         if not self._asked:
             self._asked = True
             try:
-                in_place_of_the_dead(self._bind)
+                replace_stale_socket(self._bind)
             except Exception as error:
                 raise cannot_listen(self.label, error) from None
 
@@ -229,7 +229,7 @@ class SiteService(Service):
         self.bound(port)
 
     def bound(self, port: IListeningPort) -> None:
-        """It listens."""
+        """Called when the service listens. Override it."""
 
     def stopService(self) -> Deferred[Any]:
         super().stopService()
@@ -238,7 +238,7 @@ class SiteService(Service):
 
 
 class Monitoring(SiteService):
-    """Serves the pages for machines."""
+    """Serves the monitoring pages."""
 
     def bound(self, port: IListeningPort) -> None:
         log.info("metrics and health on {address}", address=address_text(port.getHost()))

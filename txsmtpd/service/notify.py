@@ -1,6 +1,6 @@
-"""What systemd is told about the service, and expects to be told (sd_notify, systemd.service ``Type=notify``).
+"""Notifies systemd of the state of the service (sd_notify(3), ``Type=notify`` in systemd.service(5)).
 
-One datagram a message to the socket that ``NOTIFY_SOCKET`` names. No library is needed.
+Each notification is one datagram to the socket that ``NOTIFY_SOCKET`` names. No library is needed.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ log = Logger(namespace="txsmtpd")
 
 
 class Notifier:
-    """Tells systemd what the service does.
+    """Sends notifications to systemd.
 
-    :param address: the path of systemd's socket; ``@`` stands for the NUL of an abstract one.
-    :param watchdog: seconds within which :meth:`watchdog` must be called, again and again; None: it need not.
+    :param address: the path of systemd's socket; a leading ``@`` stands for the NUL of an abstract socket.
+    :param watchdog: the longest time in seconds between two calls of :meth:`watchdog`. None: there is no watchdog.
     """
 
     def __init__(self, address: str, watchdog: float | None = None) -> None:
@@ -29,10 +29,10 @@ class Notifier:
 
     @classmethod
     def of(cls, environ: MutableMapping[str, str], pid: int) -> Notifier | None:
-        """The one that the environment asks for, or None. It is taken out of the environment: processes that this one
-        starts have nothing to tell.
+        """Return the notifier that the environment asks for, or None.
 
-        :param pid: the process that systemd wants to hear of, if it says so.
+        :param environ: its variables are removed, since child processes must not send notifications.
+        :param pid: the ID of this process. The watchdog is off if systemd names another one.
         """
         address = environ.pop("NOTIFY_SOCKET", "")
         period = environ.pop("WATCHDOG_USEC", "")
@@ -43,26 +43,26 @@ class Notifier:
         return cls(address, watchdog)
 
     def ready(self, status: str = "") -> None:
-        """All addresses are listened on; after a reload: it is done."""
+        """Report that the server listens on all addresses, or that a reload has ended."""
         self._send("READY=1", f"MAINPID={os.getpid()}", status=status)
 
     def reloading(self) -> None:
-        """A reload begins. ``Type=notify-reload`` needs the time to tell it from an earlier one."""
+        """Report that a reload begins, with its time, which ``Type=notify-reload`` requires."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def stopping(self, seconds: float, status: str = "") -> None:
-        """The service ends.
+        """Report that the service stops.
 
-        :param seconds: how long that may take, whatever ``TimeoutStopSec`` is.
+        :param seconds: the time that this may take, even if ``TimeoutStopSec`` is shorter.
         """
         self._send("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}", status=status)
 
     def status(self, status: str) -> None:
-        """What ``systemctl status`` shows, in one line."""
+        """Set the line that ``systemctl status`` shows."""
         self._send(status=status)
 
     def watchdog(self) -> None:
-        """The service lives."""
+        """Report that the service is alive."""
         self._send("WATCHDOG=1")
 
     def _send(self, *lines: str, status: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Whose rights the server will have: ``twistd --uid --gid`` gives up root's only after the options were read."""
+"""The privileges of the server: ``twistd --uid --gid`` drops those of root only after the options were read."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 
 
 @contextmanager
-def of_the_server(launcher: Mapping[str, Any] | None) -> Iterator[None]:
-    """Act with the rights that the server will have, so that what is made belongs to it, and what fails fails now.
+def server_privileges(launcher: Mapping[str, Any] | None) -> Iterator[None]:
+    """Run a block with the user and group that the server will have, so that it owns the files that the block creates,
+    and missing permissions are found at once.
 
-    :param launcher: the options of twist or twistd; those of twistd may have a uid and a gid.
+    :param launcher: the options of twist or twistd; those of twistd may have ``uid`` and ``gid``.
     """
     uid, gid = (launcher or {}).get("uid"), (launcher or {}).get("gid")
     if os.geteuid() != 0 or (uid is None and gid is None):

@@ -37,12 +37,12 @@ def run(
         txsmtpd.run(Printer(), "tcp:8025")
 
     :param handler: the object whose hooks decide; see :mod:`txsmtpd.interfaces`.
-    :param endpoints: where to listen: ``"localhost:1025"``, or endpoints of Twisted's such as ``"tcp:25"``. Default:
-        port 8025 of this machine only.
+    :param endpoints: where to listen: ``"localhost:1025"``, or Twisted's endpoint descriptions such as ``"tcp:25"``.
+        Default: port 8025 of this machine only.
     :param grace: seconds that open transactions have to finish when the program is stopped.
-    :param workers: how many processes serve. With more than one, *handler* is ``"module:callable"``, which each of them
-        calls to make the handler or the :class:`~txsmtpd.factory.SMTPFactory`, and there are no options here: see
-        :class:`~txsmtpd.service.WorkerService`. SIGHUP replaces them all.
+    :param workers: the number of processes. With more than one, *handler* is a string ``"module:callable"``, which each
+        process calls to make the handler or the :class:`~txsmtpd.factory.SMTPFactory`, and *options* must be empty: see
+        :class:`~txsmtpd.service.WorkerService`. SIGHUP replaces all processes.
     :param options: those of :class:`~txsmtpd.factory.SMTPFactory`.
     :raises TypeError: for an unknown option, one of a wrong type, or an object that is not a handler.
     :raises ValueError: for an option with an invalid value, or an invalid endpoint.
@@ -91,7 +91,7 @@ def _run_workers(
 
 
 def _serve(reactor: Any, log: CommandLog, services: Sequence[IService]) -> None:
-    """Run the reactor with these services, until somebody stops it."""
+    """Run the reactor with these services until it stops."""
     reactor.addSystemEventTrigger("after", "shutdown", log.close)
     try:
         for service in services:

@@ -1,4 +1,4 @@
-"""From the options of the command line to the service that it runs."""
+"""Makes the service of the command line from its options."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from txsmtpd.service.listening import SMTPService, address_text
 from txsmtpd.service.monitoring import Monitoring, Server
 from txsmtpd.service.options import Options
 from txsmtpd.service.signals import Signals
-from txsmtpd.service.sockets import in_place_of_the_dead
+from txsmtpd.service.sockets import replace_stale_socket
 from txsmtpd.service.welcome import Welcome
 from txsmtpd.smtp import SMTP
 
@@ -41,11 +41,11 @@ if TYPE_CHECKING:
 
 DESCRIPTORS_KEPT = 32  # for the reactor, the log, the handler's files, and clients that are rejected
 FEWEST_CONNECTIONS = 8
-MOST_FOR_NETWORK = 50  # connections at one time, unless somebody says otherwise
+MOST_FOR_NETWORK = 50  # connections at one time; the default
 
 
 def makeService(options: Options) -> MultiService:
-    """The service that the command line asks for: a listener for each endpoint."""
+    """Return the service that the options ask for: a listener for each endpoint, and what they need."""
     from twisted.internet import reactor
 
     use_monotonic_clock(reactor)
@@ -60,9 +60,9 @@ def makeService(options: Options) -> MultiService:
     ]
     if options["workers"] > 1 and options["worker"] is None:
         return _master(options, [(label, endpoint) for label, endpoint, _, _ in listeners])
-    # A message that is stored while it arrives has a descriptor too, or is passed on over one.
+    # A connection has a descriptor, and so has the file or the relay connection of a message that arrives on it.
     each = getattr(options["handler"], "descriptors", 2 if IStreamingHandler.providedBy(options["handler"]) else 1)
-    if options["filters"]:  # a connection to each of them, and a file for a message that waits for them
+    if options["filters"]:  # a connection to each filter, and a file for the message
         each += len(options["filters"]) + 1
     limit: int | None = options["connection_limit"]
     if limit is False:
@@ -92,12 +92,12 @@ def makeService(options: Options) -> MultiService:
 
 
 def _with_warnings(told: set[str], make: Callable[..., SMTPFactory], **options: Any) -> SMTPFactory:
-    """Make a factory. What it warns of is a line on standard error, once, without a place in the code.
+    """Make a factory, and print each of its warnings as one line on standard error.
 
-    :param told: what has been told before.
+    :param told: the warnings that were printed before.
     """
     with warnings.catch_warnings(record=True) as caught:
-        warnings.filterwarnings("always", category=UserWarning, append=True)  # what was to be ignored still is
+        warnings.filterwarnings("always", category=UserWarning, append=True)  # after the user's own filters
         factory = make(**options)
     for text in (str(each.message) for each in caught):
         if text not in told:
@@ -119,14 +119,14 @@ def _server(options: Options, listeners: list[Listener], counters: Counters | No
     )
     for listener in listeners:
         listener.setServiceParent(server)
-    if options.parent is not None:  # the process is the server's
+    if options.parent is not None:  # not in a program that embeds the server
         for service in _for_the_process(options, server, listeners):
             service.setServiceParent(server)
     return server
 
 
 def _master(options: Options, endpoints: list[tuple[str, IStreamServerEndpoint]]) -> Server:
-    """The service of a process whose workers serve."""
+    """Return the service of the master process."""
     from txsmtpd.service.workers.command import make_master
 
     master = make_master(options, endpoints)
@@ -154,7 +154,7 @@ def _master(options: Options, endpoints: list[tuple[str, IStreamServerEndpoint]]
 
 
 def _before(options: Options, listeners: list[Listener], counters: Counters | None, health: Health) -> IService | None:
-    """What the listeners need: started before them, and stopped after them."""
+    """Return the service that the listeners need, which starts before them and stops after them."""
     needed: IService | None = _inbox(options, listeners) or _service(options["handler"])
     if options["worker"] is None:
         return needed
@@ -192,7 +192,7 @@ def _inbox(options: Options, listeners: list[Listener]) -> InboxService | None:
 
 
 def _service(handler: Any) -> IService | None:
-    """The handler, if it has to be started and stopped."""
+    """Return the handler if it is a service, else None."""
     return handler if IService.providedBy(handler) else None
 
 
@@ -211,10 +211,10 @@ def _for_the_process(options: Options, server: Server, listeners: list[Listener]
         flush=log.close if log else sys.stdout.flush,
         ends=("SIGTERM", "SIGINT") if options["worker"] is None else ("SIGTERM",),
     )
-    if options["worker"] is not None:  # Ctrl-C reaches all processes; the master tells the workers
+    if options["worker"] is not None:  # Ctrl-C reaches all processes, but the master stops the workers
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         return
-    if log is not None and log.on_terminal and options["inbox"] is None:  # which has lines of its own
+    if log is not None and log.on_terminal and options["inbox"] is None:  # the inbox prints its own lines
         yield Welcome(listeners, options["handler_name"], log.writer.write)
 
 
@@ -238,7 +238,7 @@ def _monitoring(
 
 
 def factory_maker(handler: Any, protocol: type[SMTP]) -> Callable[..., SMTPFactory]:
-    """What makes the factory for a handler, once it is given the options."""
+    """Return the callable that takes options and makes the factory for a handler."""
     if IFactoryMaker.providedBy(handler):
         maker: Callable[..., SMTPFactory] = handler.make_factory
         return maker
@@ -246,12 +246,12 @@ def factory_maker(handler: Any, protocol: type[SMTP]) -> Callable[..., SMTPFacto
 
 
 def connection_limit(shares: int) -> int | None:
-    """How many connections each listener may have. None: as many as it likes.
+    """Return the highest number of connections of each listener, or None without a limit.
 
-    :param shares: into how many the descriptors are divided.
+    A process without a free descriptor can neither accept a connection, nor reject it with a reply, nor store a
+    message. Therefore clients get 421 before that, and each listener has its own share of the descriptors.
 
-    A process without a free descriptor can neither accept nor store, and can tell nobody why. So clients are turned
-    away with 421 before that; and no listener takes the descriptors of another.
+    :param shares: the number of descriptors that one connection of each listener needs in total.
     """
     try:
         import resource
@@ -265,9 +265,9 @@ def connection_limit(shares: int) -> int | None:
 
 @implementer(IService)
 class Listener(SMTPService):
-    """A listener without which the server shall not run: if it cannot listen, the process ends.
+    """A listener of the command line. If it cannot listen, the process ends with status 71.
 
-    :param label: what the endpoint is called in messages: the option that asks for it.
+    :param label: the name of the endpoint in messages, such as ``--listen=tcp:25``.
     """
 
     def __init__(self, label: str, endpoint: IStreamServerEndpoint, factory: SMTPFactory, grace: float) -> None:
@@ -276,24 +276,24 @@ class Listener(SMTPService):
 
     def _listen(self) -> None:
         try:
-            in_place_of_the_dead(super()._listen)
+            replace_stale_socket(super()._listen)
         except Exception as error:
             raise cannot_listen(self.label, error) from None
 
     def not_ready(self) -> str | None:
-        """Why there are no clients yet; see :class:`~txsmtpd.interfaces.IReadiness`."""
+        """Return why the listener cannot serve clients, or None; see :class:`~txsmtpd.interfaces.IReadiness`."""
         return f"not listening on {self.label.partition('=')[2]}" if self.running and self.port is None else None
 
     def cannot_listen(self, failure: Failure) -> None:
         cannot_listen(self.label, failure.value)
         reactor = self._reactor()
-        # What a reactor's run() leaves to a process is status 0, whatever has happened.
+        # After the reactor's run(), the launcher would end the process with status 0.
         reactor.addSystemEventTrigger("after", "shutdown", _end_process, EX_OSERR)
         reactor.callWhenRunning(_stop, reactor)
 
 
 def _stop(reactor: Any) -> None:
-    with suppress(ReactorNotRunning):  # it stops already
+    with suppress(ReactorNotRunning):  # it is stopping already
         reactor.stop()
 
 

@@ -1,7 +1,7 @@
-"""Signals: SIGHUP reloads, SIGTERM and SIGINT stop the server, a second one hurries, SIGUSR1 and the like are ignored.
+"""Signals: SIGHUP reloads, SIGTERM and SIGINT stop the server, a second one closes all connections at once.
 
-Also a deadline for stopping: work that does not finish within the grace period, such as a hanging disk write, does not
-keep the process alive.
+Other signals, such as SIGUSR1, are ignored. Stopping has a deadline: work that does not finish within the grace period,
+such as a hanging disk write, does not keep the process alive.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from txsmtpd.service.exit_status import EX_OSERR
 
 log = Logger(namespace="txsmtpd")
 
-MARGIN = 5.0  # seconds beyond the grace, for what is no transaction
+MARGIN = 5.0  # seconds after the grace period, for services that stop after the transactions
 HURRIED = 2.0  # seconds after a second SIGTERM
 IGNORED = tuple(name for name in ("SIGUSR1", "SIGUSR2", "SIGALRM") if hasattr(signal, name))
 
@@ -31,13 +31,13 @@ IGNORED = tuple(name for name in ("SIGUSR1", "SIGUSR2", "SIGALRM") if hasattr(si
 class Signals(Service):
     """Handles the signals of a process while it serves.
 
-    :param reload: what to do at SIGHUP, one after the other. A function that cannot do it logs why and returns False;
-        it may return a Deferred.
-    :param hurry: ends all connections at once.
-    :param grace: seconds that the end may take.
+    :param reload: functions to call one after another on SIGHUP. One that fails logs the reason and returns False. They
+        may return Deferreds.
+    :param hurry: closes all connections at once.
+    :param grace: seconds that stopping may take.
     :param flush: called before the process is ended by force.
     :param ends: the signals that end the server.
-    :param reactor: Default: the global reactor.
+    :param reactor: provides the time (IReactorTime). Default: the global reactor.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Signals(Service):
         self._reactor = reactor
         self._terminal = _terminal()
         self._endings = 0
-        self._before: dict[int, Any] = {}  # the reactor's handlers
+        self._before: dict[int, Any] = {}  # the previous handlers, which are those of the reactor
 
     def startService(self) -> None:
         super().startService()
@@ -79,14 +79,14 @@ class Signals(Service):
         return None
 
     def _take_over(self) -> None:
-        """Stand before the handlers that the reactor has installed by now."""
+        """Install handlers that call those of the reactor. The reactor has installed its own by now."""
         for number in self._ends:
             before = signal.getsignal(number)
             if callable(before):
                 self._before[number] = before
                 signal.signal(number, self._on_end)
 
-    # Handlers. They are called between any two instructions, so they leave all work to the reactor.
+    # Handlers. Python calls them between any two instructions, so they leave all work to the reactor.
 
     def _on_hangup(self, number: int, frame: FrameType | None) -> None:
         self._reactor.callFromThread(self._stop_or_reload)
@@ -102,7 +102,7 @@ class Signals(Service):
         else:
             self._reactor.callFromThread(self._end_now, signal.Signals(number).name)
 
-    # In the reactor
+    # Called by the reactor
 
     def _stop_or_reload(self) -> None:
         if self._terminal is not None and _is_gone(self._terminal):
@@ -115,7 +115,10 @@ class Signals(Service):
             self.reload()
 
     def reload(self) -> Deferred[None]:
-        """Do what SIGHUP asks for."""
+        """Reload, as on SIGHUP.
+
+        :return: a Deferred that fires at the end.
+        """
         return Deferred.fromCoroutine(self._reload_all())
 
     async def _reload_all(self) -> None:
@@ -142,7 +145,7 @@ class Signals(Service):
 
 
 def _terminal() -> int | None:
-    """The descriptor of the terminal that the process was started on, if it is one."""
+    """Return a descriptor of the terminal that the process was started on, or None."""
     return next((number for number in (0, 1, 2) if os.isatty(number)), None)
 
 
@@ -155,7 +158,7 @@ def _is_gone(terminal: int) -> bool:
 
 
 class Deadline:
-    """Ends the process by force when its time is up, whatever the reactor's thread is waiting for.
+    """Ends the process by force at a given time, even if the reactor's thread is blocked.
 
     :param flush: called before that.
     """
@@ -168,7 +171,7 @@ class Deadline:
         self._thread: threading.Thread | None = None
 
     def within(self, seconds: float) -> None:
-        """So many seconds are left, unless it were fewer already."""
+        """Set the deadline to so many seconds from now, unless it is earlier already."""
         with self._changed:
             self._at = min(self._at, time.monotonic() + seconds)
             self._changed.notify()

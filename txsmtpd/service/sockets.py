@@ -1,4 +1,4 @@
-"""Removes stale Unix sockets of dead servers, which would prevent the next server from listening."""
+"""Removes the stale Unix socket of a dead server, which would prevent the next server from listening."""
 
 from __future__ import annotations
 
@@ -11,39 +11,40 @@ from contextlib import contextmanager
 
 from twisted.internet.error import CannotListenError
 
-MOMENT = 0.1  # seconds; a server that has made its socket listens much sooner
+MOMENT = 0.1  # seconds; a server that has bound its socket listens much sooner
 
 
-def in_place_of_the_dead(listen: Callable[[], None], sleep: Callable[[float], object] = time.sleep) -> None:
-    """Listen; where a Unix socket is in the way that nobody listens on, remove it and try again.
+def replace_stale_socket(listen: Callable[[], None], sleep: Callable[[float], object] = time.sleep) -> None:
+    """Call *listen*. If a stale Unix socket prevents it from listening, remove the socket and call it again.
 
-    :param sleep: waits so many seconds.
-    :raises CannotListenError: as *listen* does; also if a server lives behind the socket, or nobody can tell.
+    :param listen: raises :class:`~twisted.internet.error.CannotListenError` with the path of the socket.
+    :param sleep: waits for the given number of seconds.
+    :raises CannotListenError: as *listen* does, if a server listens on the socket, or that cannot be determined.
     """
     try:
         listen()
     except CannotListenError as error:
         path = error.port
-        if not isinstance(path, bytes) or path.startswith(b"\0"):  # no Unix socket, or one without a file
+        if not isinstance(path, bytes) or path.startswith(b"\0"):  # not a Unix socket, or an abstract one
             raise
-        # Two servers that start at once must not take each other's new socket for the old one.
-        with _alone_in(os.path.dirname(path) or b"."):
-            if not _is_dead(path):
+        # Lock the folder: two servers that start at once must not mistake each other's new socket for the stale one.
+        with _locked(os.path.dirname(path) or b"."):
+            if not _is_stale(path):
                 raise
-            sleep(MOMENT)  # one that was made just now may not be listened on yet
-            if not _is_dead(path):
+            sleep(MOMENT)  # its server may have bound it just now, and not listen yet
+            if not _is_stale(path):
                 raise
             os.unlink(path)
             listen()
 
 
 @contextmanager
-def _alone_in(folder: bytes) -> Iterator[None]:
-    import fcntl  # which Windows has not, as it has no such sockets
+def _locked(folder: bytes) -> Iterator[None]:
+    import fcntl  # not available on Windows, which has no such sockets
 
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # no such folder, or none of ours: there is nothing to remove either
+    except OSError:  # the folder is missing or not readable, so that there is nothing to remove
         yield
         return
     try:
@@ -53,8 +54,8 @@ def _alone_in(folder: bytes) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _is_dead(path: bytes) -> bool:
-    """Whether this is a socket that nobody listens on."""
+def _is_stale(path: bytes) -> bool:
+    """Return True if this is a Unix socket on which no process listens."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             return False

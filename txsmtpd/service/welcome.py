@@ -1,4 +1,4 @@
-"""Prints two lines on a terminal: where the server listens, and how to try it."""
+"""Prints two lines on a terminal: the server's addresses, and a command to try it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Listens(Protocol):
 
 
 class Welcome(Service):
-    """Writes the lines once the server listens.
+    """Writes the lines when the server listens.
 
-    :param listeners: where it does. The first one is for SMTP.
-    :param handler: what stands for the handler on the command line.
-    :param write: takes the lines.
+    :param listeners: the services that listen. The first one is for SMTP.
+    :param handler: the handler, as given on the command line.
+    :param write: called with the lines.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Welcome(Service):
 
 
 def lines_for(hosts: Sequence[Any], handler: str) -> list[str]:
-    """The lines for the addresses that the server listens on."""
+    """Return the lines for the addresses that the server listens on."""
     where = ", ".join(map(address_text, hosts))
     lines = [f"txsmtpd listens on {where} (--handler={handler}). Ctrl-C stops it; --help lists the options."]
     first = hosts[0]

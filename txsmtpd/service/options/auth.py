@@ -1,4 +1,4 @@
-"""Options of AUTH: password checkers, and whether authentication is required."""
+"""Options of AUTH: password checkers and required authentication."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ OPTIONS = (
 
 
 def read(chosen: Chosen) -> None:
-    """Make the portal of all checkers."""
+    """Make a portal of all checkers."""
     checkers = chosen.all("auth")
     required, without_tls = chosen.flag("require-auth"), chosen.flag("auth-without-tls")
     if not checkers:
@@ -54,7 +54,7 @@ def read(chosen: Chosen) -> None:
         return
     found = []
     for asked in checkers:
-        # The rest of the text may hold passwords, and nobody wants those on the screen.
+        # Error messages must not quote the rest of the text, which may contain passwords.
         with refusing(Asked(asked.where, asked.text.partition(":")[0])):
             found.append(make_checker(asked.text))
     if without_tls is None and "tls_context" not in chosen.settings:
@@ -62,8 +62,8 @@ def read(chosen: Chosen) -> None:
             f"{checkers[0].where}: passwords would be sent without TLS; add --tls, or --auth-without-tls to allow it"
         )
     if without_tls is not None:
-        # The warning is for programs. Who gives the option has just allowed it; and all that this process has of
-        # settings are those of its command line.
+        # This warning is for programs. Users of the command line have given the option that allows it, and the process
+        # has no other settings.
         warnings.filterwarnings("ignore", "Requiring AUTH while not requiring TLS", UserWarning)
     chosen.settings.update(
         portal=portal_of(found), auth_required=required is not None, auth_require_tls=without_tls is None

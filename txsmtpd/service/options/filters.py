@@ -1,4 +1,4 @@
-"""Options of filters, which examine mail before the handler gets it."""
+"""Options of filters, which check mail before the handler gets it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text of ``--help``, and what is said of options that do not exist."""
+"""The text of ``--help``, and suggestions for unknown options and variables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from txsmtpd.service.handlers import VARIABLES
 from txsmtpd.service.options.table import Group, Option, variable_of
 
-# What other servers call it.
+# Names of options of other servers, and the option to use here.
 _ELSEWHERE = {
     "port": "--listen=tcp:PORT",
     "p": "--listen=tcp:PORT",
@@ -37,13 +37,13 @@ _ELSEWHERE = {
     "verbose": "--log-level=debug",
     "debug": "--log-level=debug",
 }
-# What Kubernetes and Docker set for a service of this name.
+# Variables that Kubernetes and Docker set for a service named "txsmtpd".
 _OF_THE_CLUSTER = re.compile(r"TXSMTPD_(?:SERVICE_(?:HOST|PORT)|PORT|NAME|ENV)(?:_.*)?")
 COLUMN = 32
 
 
 def describe(groups: Iterable[Group], intro: str) -> str:
-    """The text of ``--help``: the options in their groups."""
+    """Return the text of ``--help``: the options in their groups."""
     width = min(max(shutil.get_terminal_size().columns, 60), 110)
     lines = ["Usage: txsmtpd [options]", "       twist smtpd [options]", "", *textwrap.wrap(intro, width)]
     for group in groups:
@@ -69,7 +69,7 @@ def _described(option: Option, width: int) -> list[str]:
 
 
 def unknown_option(word: str, known: Iterable[str]) -> str:
-    """What to say of an option that does not exist."""
+    """Return the error message for an unknown option."""
     near = difflib.get_close_matches(word, list(known), 1)
     meant = _ELSEWHERE.get(word) or (f"--{near[0]}" if near else None)
     dashes = "-" if len(word) == 1 else "--"
@@ -77,9 +77,10 @@ def unknown_option(word: str, known: Iterable[str]) -> str:
 
 
 def unknown_variables(environ: Mapping[str, str], known: Iterable[str]) -> tuple[list[str], list[str]]:
-    """What is wrong with the variables that begin with ``TXSMTPD_``, and what is odd about them.
+    """Check the variables that begin with ``TXSMTPD_``, and return errors and warnings.
 
-    One that is nearly an option's is wrong: without its value, mail might go elsewhere. Others may be somebody else's.
+    A name that is nearly that of an option is an error: without its value, mail might go elsewhere. Other unknown names
+    may belong to other programs.
     """
     names = {variable_of(option) for option in known} | VARIABLES
     wrong, odd = [], []

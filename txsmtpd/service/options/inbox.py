@@ -1,5 +1,4 @@
-"""Options of the inbox: where its pages are served, to whom, and how much mail it keeps. Only ``--handler=inbox``
-has them."""
+"""Options of the inbox: its address, who may read it, and how much mail it keeps. They need ``--handler=inbox``."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ DEFAULT_WEB = "tcp:8025:interface=127.0.0.1"
 
 
 def path(text: str) -> str:
-    """A path without a slash at its end; that of the root is empty."""
+    """Parse a URL path. Return it without a trailing slash; the root is empty."""
     found = "/" + text.strip("/")
     words = found.split("/")[1:]
     if not all(re.fullmatch("[A-Za-z0-9._~-]*", word) for word in words) or {".", "..", "in"} & set(words):
@@ -29,21 +28,21 @@ def path(text: str) -> str:
 
 
 def host(text: str) -> str:
-    """A name of this server."""
+    """Parse a host name of this server."""
     from txsmtpd.inbox.web.gate import make_host
 
     return make_host(text)
 
 
 def origin(text: str) -> str:
-    """An origin of the web."""
+    """Parse the origin of a web page."""
     from txsmtpd.inbox.web.gate import make_origin
 
     return make_origin(text)
 
 
 def relay(text: str) -> Any:
-    """The next server, as the proxy handler has it."""
+    """Parse a next server in the syntax of the proxy handler."""
     from txsmtpd.handlers import Proxy
 
     _, arguments = parse_spec(f"relay:{text}")
@@ -112,7 +111,7 @@ OPTIONS = (
 
 
 def read(chosen: Chosen) -> None:
-    """Refuse the options where there is no inbox."""
+    """Reject these options if the handler is not an inbox."""
     handler = chosen.one("handler")
     if handler is not None and handler.text.partition(":")[0] == "inbox":
         return
@@ -123,8 +122,7 @@ def read(chosen: Chosen) -> None:
 
 
 def finish(chosen: Chosen) -> None:
-    """Make the settings of the site; and let the listeners have what an inbox shows besides mail: sessions, and faults
-    that can be switched."""
+    """Make the settings of the site, and enable what it shows besides mail: sessions, and faults that it can change."""
     chosen["inbox"] = None
     handler: Any = chosen["handler"]
     if not getattr(handler, "has_inbox", False):
@@ -144,7 +142,7 @@ def finish(chosen: Chosen) -> None:
         chosen["faults"] = Faults(chosen.value("fault-seed", "0"))
     chosen.settings.setdefault("enable_SMTPUTF8", True)
     if "portal" not in chosen.settings:
-        # Programs that log in before they send are to work without an account.
+        # Programs that log in before they send should work without an account.
         chosen.settings.update(authenticator=accept_anyone, auth_require_tls=False)
     asked = chosen.one("web") or Asked("--web", DEFAULT_WEB)
     with refusing(asked):
@@ -157,7 +155,7 @@ def _site(chosen: Chosen) -> Any:
 
     checkers = []
     for asked in chosen.all("web-auth"):
-        # The rest of the text may hold passwords.
+        # Error messages must not quote the rest of the text, which may contain passwords.
         with refusing(asked._replace(text=asked.text.partition(":")[0])):
             checkers.append(make_checker(asked.text))
     relay = chosen.one("web-relay")

@@ -1,4 +1,4 @@
-"""Options that limit clients: sizes, numbers and times. Each is an option of Settings or of the factory."""
+"""Options that limit clients: sizes, numbers and times. Each sets an option of Settings or of the factory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from txsmtpd.settings import DATA_SIZE_DEFAULT, Settings
 
 
 def limit(name: str, metavar: str, read: Callable[[str], Any], help: str, default: str = "") -> Option:
-    """An option that has the name of a setting, with hyphens."""
+    """Return an option with the name of a setting, with hyphens in place of underscores."""
     return Option(
         name=name, metavar=metavar, read=read, help=help, default=default, setting=name.replace("-", "_").lower()
     )
@@ -121,15 +121,15 @@ LENIENCE = (
 
 
 def read(chosen: Chosen) -> None:
-    """Read the limits that are the factory's."""
-    chosen["connection_limit"] = chosen.value("connection-limit", False)  # False: nothing was said; None: no limit
+    """Read the limits that the factory enforces."""
+    chosen["connection_limit"] = chosen.value("connection-limit", False)  # False: the default; None: no limit
     chosen["connection_limit_per_network"] = chosen.value("connection-limit-per-network", False)
     chosen.settings["memory_limit"] = _memory(chosen)
     chosen["connection_limit_per_host"] = chosen.value("connection-limit-per-host")
 
 
 def _memory(chosen: Chosen) -> Memory:
-    """The memory of all listeners together."""
+    """Return the memory for messages that all listeners share."""
     largest = chosen.settings.get("data_size_limit", DATA_SIZE_DEFAULT)
     asked = chosen.one("memory-limit")
     if asked is None:

@@ -1,4 +1,4 @@
-"""Options for where the server listens, and which proxies it trusts about a client's address."""
+"""Options for where the server listens, and which proxies may tell it a client's address."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def read(chosen: Chosen) -> None:
     handler = chosen.one("handler")
     default = default_listen("" if handler is None else handler.text) or DEFAULT_LISTEN
     make: Callable[[str], IStreamServerEndpoint] = make_endpoint
-    if chosen["worker"] is not None:  # which has the sockets of its master, in this order
+    if chosen["worker"] is not None:  # it inherits the sockets of its master in this order
         make = chosen["worker"].take_endpoint
     for kind, wanted in (
         ("endpoints", chosen.all("listen", None if others else default)),

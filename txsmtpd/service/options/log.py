@@ -19,7 +19,7 @@ FORMATS = ("text", "json")
 
 
 def level_of(value: str) -> str:
-    """The name of a level."""
+    """Parse the name of a level."""
     level = {"warning": "warn"}.get(value.lower(), value.lower())
     if level not in LEVELS:
         raise ValueError(f"must be one of {', '.join(LEVELS)}")
@@ -27,7 +27,7 @@ def level_of(value: str) -> str:
 
 
 def format_of(value: str) -> str:
-    """The name of a format."""
+    """Parse the name of a format."""
     if value.lower() not in FORMATS:
         raise ValueError("must be text, for people, or json, for programs")
     return value.lower()
@@ -67,7 +67,7 @@ OPTIONS = (
 
 
 def read(chosen: Chosen) -> None:
-    """Check the options, and let the launcher's have their say."""
+    """Check the options, and reject those that conflict with options of the launcher."""
     launcher: Any = chosen.parent or {}
     level = chosen.value("log-level") or launcher.get("logLevel", LogLevel.info).name
     chosen.settings["log_dialogue"] = level == "debug"
@@ -86,7 +86,7 @@ def read(chosen: Chosen) -> None:
 
 
 def finish(chosen: Chosen) -> None:
-    """Open the file, and give the log to twist, which would make another."""
+    """Open the log, and make twist use it instead of a log of its own."""
     chosen["log"] = None
     launcher: Any = chosen.parent
     if chosen["log_plan"] is None or launcher is None:
@@ -121,12 +121,12 @@ def _file_of_twist(launcher: Any) -> str:
 
 
 def _format_of_twist(launcher: Any) -> str:
-    # Where the log is no terminal, twist's own default is JSON, which nobody has asked for.
+    # Ignore twist's own default, which is JSON if the log is not a terminal.
     return str(launcher.get("logFormat")) if _twist_was_told("--log-format", sys.argv) else "text"
 
 
 def _twist_was_told(option: str, words: Sequence[str]) -> bool:
-    """Whether an option of twist's, which keeps no record of that, stands before the subcommand."""
+    """Return True if *words* has this option before the subcommand. Twist itself does not record that."""
     before = words[: words.index("smtpd")] if "smtpd" in words else ()
     return any(word.partition("=")[0] == option for word in before)
 

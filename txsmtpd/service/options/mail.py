@@ -1,4 +1,4 @@
-"""Options for the handler of mail, and for the server's name."""
+"""Options for the handler and for the server's name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from txsmtpd.service.handlers import describe_handlers, make_handler
 from txsmtpd.service.listening import GRACE
 from txsmtpd.service.options.table import Asked, Chosen, Group, Option, refusing
 from txsmtpd.service.options.values import name, seconds, text, yes_or_no
-from txsmtpd.service.privileges import of_the_server
+from txsmtpd.service.privileges import server_privileges
 from txsmtpd.settings import Settings
 
 DEFAULT_HANDLER = "debugging"
@@ -57,16 +57,16 @@ OPTIONS = (
 
 
 def read(chosen: Chosen) -> None:
-    """Read what concerns the whole process."""
+    """Read the options of the whole process."""
     chosen["grace"] = chosen.value("grace", GRACE)
 
 
 def finish(chosen: Chosen) -> None:
-    """Make the handler, with the rights that the server will have."""
+    """Make the handler with the privileges that the server will have."""
     asked = chosen.one("handler") or Asked("--handler", DEFAULT_HANDLER)
-    # A URL may hold a password, and nobody wants that on the screen.
+    # Error messages must not quote the password of a URL.
     with refusing(Asked(asked.where, re.sub(r"(?<=://)[^/@]*@", "***@", asked.text))):
-        handler = make_handler(asked.text, of_the_server(getattr(chosen, "parent", None)))
+        handler = make_handler(asked.text, server_privileges(getattr(chosen, "parent", None)))
         Settings.make(handler, chosen.settings)  # finds hooks that cannot be called
         if IFactoryMaker.providedBy(handler) and chosen["lmtp_endpoints"]:
             raise ValueError("it speaks SMTP only, and cannot serve --listen-lmtp")

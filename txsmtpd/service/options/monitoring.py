@@ -1,4 +1,4 @@
-"""Options for load balancers and monitoring: metrics, health, and the time between not ready and not listening."""
+"""Options for monitoring and load balancers: metrics, health checks, and the drain delay."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read(chosen: Chosen) -> None:
     chosen["monitoring"] = None
     asked = chosen.one("metrics")
     chosen["is_counting"] = asked is not None
-    if chosen["worker"] is not None:  # whose master serves the pages, and has waited before it tells the worker to end
+    if chosen["worker"] is not None:  # the master serves the pages, and waits for the delay before it stops the worker
         chosen["drain_delay"] = 0.0
         return
     if asked is None:

@@ -1,4 +1,4 @@
-"""``Options``: what ``twist smtpd``, ``twistd smtpd`` and ``txsmtpd`` parse. The options are in ``GROUPS``."""
+"""``Options``: the parser of ``twist smtpd``, ``twistd smtpd`` and ``txsmtpd``. ``GROUPS`` declares the options."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _print_version() -> None:
     print(f"txsmtpd {__version__}")
 
 
-# These options have methods of their own; they stand here for --help.
+# These options have methods below; they are declared here for --help.
 _METHODS = (
     Option(name="help-auth", help="List the checkers and exit."),
     Option(name="help-auth-type", metavar="TYPE", help="Describe a checker and exit."),
@@ -66,18 +66,19 @@ GROUPS: tuple[Group, ...] = (
     inbox.GROUP,
     _GENERAL,
 )
-"""All options. A group may use what those before it have read."""
+"""All options. A group may use the values of the groups before it."""
 
 TABLE: Mapping[str, Option] = {option.name: option for group in GROUPS for option in group.options}
-# --tls=auto and transcripts write files; that comes after the handler has been made.
+# The handler is made first: --tls=auto and transcripts write files, which should not remain if it fails.
 FINISHING_ORDER = (mail.GROUP, *(group for group in GROUPS if group not in (mail.GROUP, tls.GROUP)), tls.GROUP)
 
 
 class Options(Chosen, AuthOptionMixin):
-    """What was asked for.
+    """The parsed options.
 
-    Once parsed, it has what :func:`~txsmtpd.service.makeService` needs: ``handler``, ``settings``, ``endpoints``,
-    ``tls_endpoints`` and ``lmtp_endpoints`` (each with its label), ``faults``, ``transcript`` and ``grace``.
+    After parsing, it has the items that :func:`~txsmtpd.service.makeService` needs, such as ``handler``, ``settings``,
+    ``endpoints``, ``tls_endpoints`` and ``lmtp_endpoints`` (pairs of a label and an endpoint), ``faults``,
+    ``transcript`` and ``grace``.
     """
 
     synopsis = "[options]"
@@ -109,7 +110,7 @@ class Options(Chosen, AuthOptionMixin):
         self.authOutput = sys.stdout
 
     def opt_reactor(self, name: str) -> None:
-        """The reactor of Twisted; at once, before anything imports another."""
+        """Install a reactor at once, before anything imports the default one."""
         launcher: Any = self.parent
         if not hasattr(launcher, "installReactor"):
             raise usage.UsageError("--reactor: give it to twistd, before smtpd")
@@ -123,7 +124,7 @@ class Options(Chosen, AuthOptionMixin):
         launcher["reactorName"] = name
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        self["words"] = [*(options or ())]  # for processes that serve with the same options
+        self["words"] = [*(options or ())]  # for workers, which serve with the same options
         try:
             self._check_environment()
             reactor = self.environ.get("TXSMTPD_REACTOR")
@@ -131,7 +132,7 @@ class Options(Chosen, AuthOptionMixin):
                 self.opt_reactor(reactor)
             super().parseOptions(options)
         except usage.UsageError as error:
-            # The help that twist would print instead fills a screen, and hides what is wrong.
+            # Otherwise twist would print the whole help before the error.
             reason = self._explained(str(error))
             complain(reason, sys.stderr)
             workers.tell_master(reason, self.environ)
@@ -145,7 +146,7 @@ class Options(Chosen, AuthOptionMixin):
             complain(each, sys.stderr)
 
     def _explained(self, reason: str) -> str:
-        """What getopt says, in more helpful words."""
+        """Return a more helpful text for an error of getopt."""
         unknown = re.fullmatch(r"option -(?:-(?P<long>.*)|(?P<short>.)) not recognized", reason)
         return unknown_option(unknown["long"] or unknown["short"], TABLE) if unknown else reason
 
@@ -155,8 +156,8 @@ class Options(Chosen, AuthOptionMixin):
 
     def postOptions(self) -> None:
         self["settings"] = {"log_messages": True}
-        self["reopen"] = []  # what SIGHUP asks for: files that were renamed
-        self["reload"] = []  # and those that were changed
+        self["reopen"] = []  # functions to call on SIGHUP that reopen files, which may have been renamed
+        self["reload"] = []  # functions to call on SIGHUP that read changed files
         for group in GROUPS:
             read_settings(self, group.options)
             group.read(self)
@@ -168,7 +169,7 @@ class Options(Chosen, AuthOptionMixin):
 
 
 def _method_of(option: Option) -> Callable[..., None]:
-    """The method through which :class:`~twisted.python.usage.Options` takes an option that is more than a value."""
+    """Return the method by which :class:`~twisted.python.usage.Options` handles an option that is not a plain value."""
     if option.action is not None:
 
         def act(self: Options) -> None:

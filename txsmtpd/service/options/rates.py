@@ -1,4 +1,4 @@
-"""Options that bound what the clients of one network, or of one login, may do together, over all listeners."""
+"""Options that limit the rates of all clients of one network, or of one login, over all listeners."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from txsmtpd.settings import AUTH_FAILURES
 
 
 def prefixes(value: str) -> tuple[int, int]:
-    """How many bits are the network's: ``24,48``."""
+    """Parse the prefix lengths of IPv4 and IPv6 networks: ``24,48``."""
     found = re.fullmatch(r"([0-9]{1,3}),([0-9]{1,3})", value)
     if found is None:
         raise ValueError("must be bits of IPv4 and of IPv6, such as 32,64")
@@ -60,7 +60,7 @@ OPTIONS = (
 
 
 def read(chosen: Chosen) -> None:
-    """Make what decides, for all listeners together."""
+    """Make the limiter that all listeners share."""
     rates: dict[str, Rate] = {}
     for asked in chosen.all("rate"):
         with refusing(asked):
@@ -86,7 +86,7 @@ def read(chosen: Chosen) -> None:
 
 
 def _shared(limits: Limits, asked: Asked) -> SharedLimits:
-    # The rest of the URL may hold a password, and nobody wants that on the screen.
+    # Error messages must not quote the rest of the URL, which may contain a password.
     with refusing(Asked(asked.where, asked.text.partition(":")[0] + ":...")):
         connection_options(asked.text)
         need_extra("redis", "txredisapi")

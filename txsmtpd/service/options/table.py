@@ -1,7 +1,7 @@
-"""Declarations of options, one row for each, in groups; and the interface of the command line for groups.
+"""The declaration of options in groups, and the interface through which groups read their options.
 
-A new group of options is a new module with a :class:`Group`, and its name in ``GROUPS`` (in ``parser``). What an option
-is called, how its value is read, where it goes and what ``--help`` says of it stand in one row.
+To add a group, write a module with a :class:`Group`, and add it to ``GROUPS`` in ``parser``. An :class:`Option` holds
+everything about one option: its name, its converter, the setting that it sets, and its help.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ class Option:
     """The placeholder of the value in the help. None: a flag without a value."""
 
     short: str | None = None
-    """A letter."""
+    """The one-letter form."""
 
     many: bool = False
-    """Whether it may be given several times."""
+    """True if it may be given several times."""
 
     separator: str | None = None
     """What separates the values of a repeatable option in the environment. None: white space."""
 
     setting: str | None = None
-    """The option of :class:`~txsmtpd.settings.Settings` that it is."""
+    """The option of :class:`~txsmtpd.settings.Settings` that it sets."""
 
     read: Callable[[str], Any] = text
     """Converts the text to the value. Raises ValueError."""
 
     action: Callable[[], None] | None = None
-    """What it does at once, such as to print a list; then the process ends."""
+    """A function that is called at once, for example to print a list; then the process ends."""
 
     default: str = ""
-    """What the help calls the default."""
+    """The default, as ``--help`` shows it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,26 +67,26 @@ class Group:
     title: str
     options: tuple[Option, ...]
     read: Callable[[Chosen], None] = lambda chosen: None
-    """Checks what was chosen, and puts it where the server looks. Groups are read in their order."""
+    """Checks the options of the group, and stores their values. Groups are read in their order."""
 
     finish: Callable[[Chosen], None] = lambda chosen: None
-    """Does what has effects, such as to open a file, once nothing is wrong with any group."""
+    """Does what has side effects, such as opening a file, after all groups have been read without an error."""
 
 
 class Chosen(usage.Options):
-    """What the command line and the environment chose. The command line wins; an empty variable counts as none."""
+    """The values from the command line and the environment. The command line wins; an empty variable is ignored."""
 
     environ: Mapping[str, str]
     table: Mapping[str, Option]
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The options of :class:`~txsmtpd.settings.Settings` so far."""
+        """The options of :class:`~txsmtpd.settings.Settings` that were set so far."""
         settings: dict[str, Any] = self["settings"]
         return settings
 
     def one(self, option: str) -> Asked | None:
-        """The value of an option; None: nobody gave one."""
+        """Return the value of an option, or None."""
         if self[option] is not None:
             return Asked(f"--{option}", self[option])
         variable = variable_of(option)
@@ -94,7 +94,7 @@ class Chosen(usage.Options):
         return Asked(variable, value) if value else None
 
     def all(self, option: str, default: str | None = None) -> list[Asked]:
-        """The values of an option that may be repeated."""
+        """Return the values of an option that may be repeated."""
         if self[option]:
             return [Asked(f"--{option}", value) for value in self[option]]
         variable = variable_of(option)
@@ -103,7 +103,7 @@ class Chosen(usage.Options):
         return found or ([] if default is None else [Asked(f"--{option}", default)])
 
     def flag(self, option: str) -> Asked | None:
-        """What asked for an option that takes no value; None: nothing did."""
+        """Return where an option without a value was given, or None."""
         asked = self.one(option)
         if asked is None:
             return None
@@ -111,7 +111,7 @@ class Chosen(usage.Options):
             return asked if yes_or_no(asked.text) else None
 
     def value(self, option: str, default: Any = None) -> Any:
-        """The value of an option as its row reads it."""
+        """Return the converted value of an option, or *default*."""
         asked = self.one(option)
         if asked is None:
             return default
@@ -120,7 +120,7 @@ class Chosen(usage.Options):
 
 
 def read_settings(chosen: Chosen, options: tuple[Option, ...]) -> None:
-    """Read those options that are options of Settings."""
+    """Read the options that set options of Settings."""
     for option in options:
         asked = chosen.one(option.name) if option.setting is not None else None
         if option.setting is not None and asked is not None:
@@ -131,13 +131,13 @@ def read_settings(chosen: Chosen, options: tuple[Option, ...]) -> None:
 
 
 def variable_of(option: str) -> str:
-    """The option's name in the environment."""
+    """Return the name of an option's environment variable."""
     return f"TXSMTPD_{option.upper().replace('-', '_')}"
 
 
 @contextmanager
 def refusing(asked: Asked) -> Iterator[None]:
-    """Whatever is raised in here is the fault of this value."""
+    """Turn exceptions of the block into a UsageError that names this value."""
     try:
         yield
     except (usage.UsageError, TypeError, ValueError) as error:
@@ -149,16 +149,16 @@ def refusing(asked: Asked) -> Iterator[None]:
 def need_extra(extra: str, module: str) -> None:
     """Reject an option whose optional dependency is missing.
 
-    :raises ValueError: with what to install.
+    :raises ValueError: with the command that installs it.
     """
     if importlib.util.find_spec(module) is None:
         raise ValueError(f"{module} is missing; install it by: pip install 'txsmtpd[{extra}]'")
 
 
 def check_setting(keyword: str, value: object) -> None:
-    """Let Settings check one value.
+    """Check one value as Settings does.
 
-    :raises ValueError: with its words, but without its name for the option, which the user does not know.
+    :raises ValueError: with the text of Settings, but without the keyword, which users of the command line do not know.
     """
     try:
         Settings.make(None, {keyword: value})

@@ -31,7 +31,7 @@ OPTIONS = (
 
 
 def read(chosen: Chosen) -> None:
-    """Read the rules."""
+    """Read the rules of faults."""
     seed = chosen.value("fault-seed", "0")
     chosen["faults"] = None
     wanted = chosen.all("fault")
@@ -47,7 +47,7 @@ def read(chosen: Chosen) -> None:
 
 
 def finish(chosen: Chosen) -> None:
-    """Open the file of the transcripts."""
+    """Open the file for transcripts."""
     asked = chosen.one("transcript")
     chosen["transcript"] = None
     if asked is None:

@@ -1,4 +1,4 @@
-"""Options of TLS: the server's certificate, and those of its clients."""
+"""Options of TLS: the server's certificate and client certificates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from txsmtpd.service.options.values import name, some_seconds
 from txsmtpd.settings import Settings
 from txsmtpd.tls.certificates import Certificates, load_authorities
 
-AUTO = "auto"  # in place of a certificate
+AUTO = "auto"  # instead of a path: make a certificate
 
 OPTIONS = (
     Option(
@@ -83,10 +83,10 @@ def read(chosen: Chosen) -> None:
 
 
 def _own_certificate(chosen: Chosen) -> Any:
-    """A certificate made in memory, for the names of this host."""
+    """Return a certificate for the names of this host, made in memory."""
     from txsmtpd.tls.authority import LOCAL_NAMES, Authority, share_certificate, shared_certificate
 
-    if chosen["worker"] is not None:  # all workers have one certificate, of one authority
+    if chosen["worker"] is not None:  # all workers use the certificate that the master has made
         return shared_certificate(chosen["worker"].certificate)
     authority = Authority("txsmtpd --tls=auto")
     hostname = (Settings.make(None, {"hostname": chosen.settings.get("hostname")}).hostname or "localhost").strip("[]")
@@ -99,7 +99,7 @@ def _own_certificate(chosen: Chosen) -> Any:
 
 
 def finish(chosen: Chosen) -> None:
-    """Let clients know whom to trust, once nothing is wrong with the other options."""
+    """Write the file of the certificate authority, which clients must trust, after all options have been checked."""
     if chosen["authority"] is None:
         return
     authority, names = chosen["authority"]
@@ -117,7 +117,7 @@ def finish(chosen: Chosen) -> None:
 
 
 def certificate_files(text: str) -> tuple[str, str | None]:
-    """The file or directory of a certificate, and the file of its key if it is told: ``CERT[:KEY]``.
+    """Split ``CERT[:KEY]`` into the file or directory of the certificate, and the file of the key or None.
 
     :raises ValueError: if one of them is empty.
     """

@@ -1,4 +1,4 @@
-"""From words of the command line to values. Each function raises ValueError, whose text completes "it ..."."""
+"""Converters of option values. Each raises ValueError with a text that completes the sentence "it ..."."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-# As dd and most servers have them: K, M and G, with or without iB, are powers of 1024; kB, MB and GB of 1000.
+# As in dd and most servers: K, M and G, with or without iB, are powers of 1024; kB, MB and GB are powers of 1000.
 _SIZES: dict[str, int] = {"": 1, "b": 1} | {
     letter.lower() + suffix: int(base**power)
     for power, letter in enumerate("KMGT", 1)
@@ -18,29 +18,29 @@ NO_LIMIT = ("none", "unlimited", "off")
 
 
 def text(value: str) -> str:
-    """Any text."""
+    """Accept any text."""
     return value
 
 
 def name(value: str) -> str:
-    """A text that must not be empty."""
+    """Accept a text that is not empty."""
     if not value:
         raise ValueError("a value is needed")
     return value
 
 
 def octets(value: str) -> int:
-    """A number of octets, such as ``1000000``, ``10MB`` or ``32MiB``."""
+    """Parse a number of octets, such as ``1000000``, ``10MB`` or ``32MiB``."""
     found = re.fullmatch(r"([0-9]{1,20}(?:\.[0-9]{1,3})?) ?([a-z]*)", value, re.ASCII | re.IGNORECASE)
     unit = found and _SIZES.get(found[2].lower())
-    # RFC 1870 3: up to 20 digits. A fraction needs a unit that makes octets of it.
+    # RFC 1870 3: up to 20 digits. A fraction needs a unit.
     if not found or not unit or ("." in found[1] and unit == 1):
         raise ValueError("must be a number of octets, such as 1000000, 10MB or 32MiB")
     return round(float(found[1]) * unit) if "." in found[1] else int(found[1]) * unit
 
 
 def seconds(value: str) -> float:
-    """A time that may be zero, such as ``30``, ``1.5``, ``5min`` or ``1h``."""
+    """Parse a time in seconds or with a unit, such as ``30``, ``1.5``, ``5min`` or ``1h``. It may be zero."""
     found = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?) ?([a-z]*)", value, re.ASCII | re.IGNORECASE)
     try:
         number = float(found[1]) * _TIMES[found[2].lower()] if found else math.nan
@@ -52,7 +52,7 @@ def seconds(value: str) -> float:
 
 
 def some_seconds(value: str) -> float:
-    """A time above zero."""
+    """Parse a time above zero."""
     number = seconds(value)
     if not number:
         raise ValueError("must be more than 0 seconds")
@@ -60,14 +60,14 @@ def some_seconds(value: str) -> float:
 
 
 def count(value: str) -> int:
-    """A number from 0 on."""
+    """Parse an integer of at least 0."""
     if not re.fullmatch("[0-9]{1,18}", value, re.ASCII):
         raise ValueError("must be a number")
     return int(value)
 
 
 def or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """The same, where ``none`` means that there is no limit."""
+    """Return a converter that also accepts ``none``, for no limit."""
 
     def read_or_none(value: str) -> Any:
         if value.lower() in NO_LIMIT:
@@ -81,7 +81,7 @@ def or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def yes_or_no(value: str) -> bool:
-    """A word for True or False."""
+    """Parse a word for True or False."""
     word = value.lower()
     if word in ("1", "yes", "true", "on"):
         return True

@@ -18,7 +18,7 @@ MOST = 256
 
 
 def number_of_workers(text: str) -> int:
-    """How many.
+    """Parse the number of workers.
 
     >>> number_of_workers("4")
     4
@@ -49,7 +49,7 @@ OPTIONS = (
 
 
 def read(chosen: Chosen) -> None:
-    """Check the number, and what processes cannot share."""
+    """Check the number, and reject options that processes cannot share."""
     chosen["worker"] = inherited(chosen.environ)
     chosen["workers"] = chosen.value("workers", 1)
     chosen["worker_timeout"] = chosen.value("worker-timeout", 60.0)

@@ -4,9 +4,12 @@ The *master* binds all addresses, keeps the sockets as long as it runs, and acce
 processes that it spawns. They adopt the sockets, accept and serve. A worker that dies is replaced; SIGHUP replaces all
 of them, new ones first.
 
-* :mod:`.master` decides; :mod:`.process` is a worker as the master sees it; :mod:`.worker` is the worker's own side;
-* :mod:`.messages` is what they tell each other; :mod:`.page` is the memory that they share; :mod:`.sockets` what is
-  listened on; :mod:`.courtesy` how a worker accepts; :mod:`.backoff` when the next one starts.
+* :mod:`.master` starts and replaces workers; :mod:`.process` is a worker as the master sees it; :mod:`.worker` is the
+  worker's own side; :mod:`.messages` defines the messages between them;
+* :mod:`.page` and :mod:`.sketch` are shared memory; :mod:`.sockets` has the listening sockets; :mod:`.courtesy`
+  balances connections; :mod:`.backoff` delays restarts;
+* :mod:`.command` makes the master of the command line; :mod:`.service` makes that of other programs, whose workers run
+  :mod:`.program` and find their factories by :mod:`.callables`.
 
 Not available on Windows.
 """

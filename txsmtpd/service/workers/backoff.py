@@ -1,10 +1,10 @@
-"""How long to wait before a worker that died is replaced: at once at first, then longer and longer. Pure."""
+"""The delay before a worker that died is replaced. It doubles while workers die soon after their start. Pure."""
 
 from __future__ import annotations
 
 FIRST = 1.0  # seconds
-LONGEST = 60.0
-HEALTHY = 60.0  # seconds after which a worker counts as one that works
+LONGEST = 60.0  # seconds
+HEALTHY = 60.0  # seconds that a worker must live for the delay to start over
 
 
 class Backoff:
@@ -21,7 +21,7 @@ class Backoff:
         self._next = FIRST
 
     def after(self, lifetime: float) -> float:
-        """The seconds to wait after a worker that lived for *lifetime* seconds."""
+        """Return the seconds to wait after a worker that lived for *lifetime* seconds."""
         if lifetime >= HEALTHY:
             self._next = FIRST
         delay, self._next = self._next, min(2 * self._next, LONGEST)

@@ -1,4 +1,4 @@
-"""Object references such as ``"module:callable"``, by which each process makes its own factory."""
+"""Object references such as ``"module:callable"``, from which each process makes its own factory."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ EXAMPLE = 'the name of a callable that returns the handler or the SMTPFactory, s
 def find_callable(reference: str) -> Callable[[], Any]:
     """Import the callable that a reference names.
 
-    :raises TypeError: if it cannot be called, or *reference* is not a string.
-    :raises ValueError: if there is nothing of this name, or other processes would not find it.
-    :raises Exception: what the import of the module raises.
+    :raises TypeError: if *reference* is not a string, or names something that cannot be called.
+    :raises ValueError: if it names nothing, or other processes could not import it.
+    :raises Exception: as raised by the import of the module.
     """
     if not isinstance(reference, str):
         raise TypeError(f"each worker makes its own handler: give {EXAMPLE}, not {reference!r}")
@@ -37,7 +37,7 @@ def find_callable(reference: str) -> Callable[[], Any]:
 
 
 def make_factory(reference: str, **options: Any) -> SMTPFactory:
-    """Call what a reference names, and return the factory that it makes.
+    """Call the callable that a reference names, and return its factory, or a factory for its handler.
 
     :param options: options of the factory, if the callable returns a handler.
     """

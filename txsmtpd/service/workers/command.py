@@ -1,4 +1,4 @@
-"""From the options of the command line to the master, and to what a worker needs besides a server."""
+"""Makes the master and the command of its workers from the options of the command line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = Logger(namespace="txsmtpd")
 
 
 def make_master(options: Any, endpoints: Sequence[tuple[str, Any]]) -> Master:
-    """The master.
+    """Return the master.
 
     :param options: those of the command line.
     :param endpoints: where to listen, each with its label.
@@ -36,14 +36,14 @@ def make_master(options: Any, endpoints: Sequence[tuple[str, Any]]) -> Master:
 
 
 def command_words(options: Any) -> list[str]:
-    """The command that starts a worker: the same options, whatever this process was started by."""
+    """Return the command that starts a worker: the program of this process, with the same options."""
     launcher: Any = options.parent or {}
     words = [sys.executable, "-m", "twisted"]
     reactor = launcher.get("reactorName") or launcher.get("reactor")
     if isinstance(reactor, str) and reactor != "default":
         words.append(f"--reactor={reactor}")
     words += ["smtpd", *options["words"]]
-    if options["log_plan"] is None:  # twistd has the log; what a worker prints comes back to it
+    if options["log_plan"] is None:  # under twistd, whose log receives the output of workers
         return [*words, "--log-file=+"]
     path, as_json, level = options["log_plan"]
     return [*words, f"--log-file={path}", f"--log-format={'json' if as_json else 'text'}", f"--log-level={level}"]

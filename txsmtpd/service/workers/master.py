@@ -1,4 +1,4 @@
-"""The master: it keeps the sockets and the number of workers, replaces those that die, and all of them at SIGHUP."""
+"""The master process: binds the sockets, starts the workers, replaces those that die, and all of them on SIGHUP."""
 
 from __future__ import annotations
 
@@ -30,28 +30,25 @@ from txsmtpd.service.workers.worker import Errand
 log = Logger(namespace="txsmtpd")
 
 READY_WITHIN = 30.0  # seconds that a worker may take to start
-SILENCE = 60.0  # seconds without a beat after which a worker counts as hung
-MARGIN = 5.0  # seconds beyond the grace, until a worker is killed
-BEAT = 1.0  # seconds
-LATE = 5.0  # seconds without a beat after which other workers do not leave connections to a worker
-AT_ONCE = max(2, os.cpu_count() or 1)  # workers that start at the same time: each needs a processor for that
+SILENCE = 60.0  # seconds without a heartbeat after which a worker counts as hung
+MARGIN = 5.0  # seconds after the grace period until a worker is killed
+BEAT = 1.0  # seconds between checks of the heartbeats
+LATE = 5.0  # seconds without a heartbeat after which other workers no longer leave connections to a worker
+AT_ONCE = max(2, os.cpu_count() or 1)  # workers that start at the same time; each keeps one processor busy
 
 
 class Master(Service):
-    """The service of the master.
+    """The service of the master process. It is ready (:class:`~txsmtpd.interfaces.IReadiness`) while a worker is.
 
-    :param count: how many workers serve.
-    :param sockets: what they serve on.
+    :param count: the number of workers.
+    :param sockets: the sockets that the workers serve.
     :param words: the command that starts a worker.
-    :param errand: what else a worker has to know.
-    :param grace: seconds that open transactions have to end.
-    :param silence: seconds after which a worker that is not heard of is aborted; 0: never.
-    :param logs: whether what workers print comes back here, since this process has no standard streams.
-    :param end_process: ends this process with a status, once the reactor has stopped. None: the process is not ended;
-        workers that cannot start are tried again and again.
-    :param reactor: Default: the global one.
-
-    As :class:`~txsmtpd.interfaces.IReadiness` says, it is ready while a worker is.
+    :param errand: what workers inherit besides the sockets.
+    :param grace: seconds that open transactions have to finish when the service stops.
+    :param silence: seconds without a heartbeat after which a worker is aborted; 0: never.
+    :param logs: log the standard output and error of workers here, for a master without standard streams of its own.
+    :param end_process: called with the reactor and an exit status if no worker can start. None: keep trying.
+    :param reactor: Default: the global reactor.
     """
 
     def __init__(
@@ -70,8 +67,8 @@ class Master(Service):
         self.count = count
         self.sockets = list(sockets)
         self.grace = grace
-        self.workers: list[Worker] = []  #: all processes, also those that drain
-        self.restarts = 0  #: workers that were replaced because they had died
+        self.workers: list[Worker] = []  #: all processes, including those that drain
+        self.restarts = 0  #: the number of workers that died and were replaced
         self._words = [*words]
         self._errand = errand
         self._silence = silence
@@ -82,15 +79,15 @@ class Master(Service):
         self._page: Page | None = None
         self._sketch: Sketch | None = None
         self._backoffs = [Backoff() for _ in range(count)]
-        self._gone = Counters()  # what workers counted that have ended
+        self._gone = Counters()  # the sum of the workers that have ended
         self._watch: LoopingCall | None = None
         self._has_served = False  # a worker has been ready
         self._reloading: _Reload | None = None
-        self._again: list[Deferred[bool]] = []  # who waits for a reload that follows the one going on
-        self._served: list[Deferred[None]] = []  # who waits for the first worker
+        self._again: list[Deferred[bool]] = []  # results of the reload that follows the current one
+        self._served: list[Deferred[None]] = []  # results of when_ready() until a worker is ready
         self._stopped: Deferred[None] | None = None
         self._delayed: set[Any] = set()
-        self._wanted: deque[int] = deque()  # slots for which a worker is to start as soon as others have
+        self._wanted: deque[int] = deque()  # slots that wait until fewer workers are starting
         self._responsive: list[Worker] = []
 
     # Start and stop
@@ -123,7 +120,7 @@ class Master(Service):
             self._watch.start(BEAT, now=False)
 
     def when_ready(self) -> Deferred[None]:
-        """A Deferred that fires once a worker serves."""
+        """Return a Deferred that fires when the first worker is ready."""
         if self._has_served:
             return succeed(None)
         waiting: Deferred[None] = Deferred()
@@ -143,7 +140,7 @@ class Master(Service):
             delayed.cancel()
         self._delayed.clear()
         self._wanted.clear()
-        # First of all: else clients would wait in a queue that nobody reads any more.
+        # Close the sockets first: otherwise clients would wait in a backlog that no process accepts from.
         for each in self.sockets:
             await maybeDeferred(each.close)
         if self.workers:
@@ -167,7 +164,7 @@ class Master(Service):
             worker.signal(signal.SIGKILL)
 
     def hurry(self) -> None:
-        """End all connections now, if the server is to end."""
+        """Close all connections now. The workers stop, too."""
         for worker in self.workers:
             worker.hurry()
 
@@ -177,13 +174,13 @@ class Master(Service):
         return [worker for worker in self.workers if worker.is_ready and not worker.is_draining]
 
     def _spawn(self, slot: int) -> Worker | None:
-        """Spawn a worker; None: there is no room now, or no need."""
+        """Spawn a worker. Return None if the system or the page has no room, or if the service stops."""
         page, sketch = self._page, self._sketch
         if not self.running or page is None or sketch is None:
             return None
         taken = {worker.row for worker in self.workers}
         row = next((row for row in range(page.rows) if row not in taken), None)
-        if row is None:  # twice as many processes as there are slots: the longest at it must go
+        if row is None:  # there are two processes for each slot: end the oldest that drains
             oldest = min(self.workers, key=lambda worker: (not worker.is_draining, worker.started))
             log.warn("{worker} still drains, and is ended: there are too many processes", worker=str(oldest))
             oldest.hurry()
@@ -196,11 +193,11 @@ class Master(Service):
         describe = self._errand.describer(slot, row, page.rows, len(self.sockets))
         try:
             worker.spawn(self._words, inherited_environment(os.environ, sys.path), descriptors, describe, self._logs)
-        except OSError as error:  # no room for a process or for its descriptors
+        except OSError as error:  # the limit of processes or descriptors is reached
             reason = f"cannot start worker {slot}: {self._words[0]}: {error.strerror or error}"
             log.error("{reason}", reason=reason)
             if not self._has_served and self._end_process is not None:
-                complain(reason)  # a daemon has a log only, a command standard error
+                complain(reason)  # on standard error, for a user who may not see the log
                 self._wanted.clear()
                 self._end_process(self._reactor, EX_OSERR)
             return None
@@ -209,12 +206,12 @@ class Master(Service):
         return worker
 
     def _start_worker(self, slot: int) -> None:
-        """Start a worker, as soon as there is room, unless the slot has one."""
+        """Start a worker as soon as fewer than AT_ONCE are starting, unless the slot has one by then."""
         self._wanted.append(slot)
         self._start_wanted()
 
     def _start_wanted(self) -> None:
-        # Until one has served, one at a time: a mistake that none of them survives is told once.
+        # Start one at a time until one is ready: a mistake that stops every worker is then reported once.
         most = AT_ONCE if self._has_served else 1
         while self.running and self._wanted and sum(not each.is_ready for each in self.workers) < most:
             slot = self._wanted.popleft()
@@ -231,7 +228,7 @@ class Master(Service):
         self._delayed.add(delayed)
 
     def worker_ready(self, worker: Worker) -> None:
-        """A worker listens."""
+        """Handle the message of a worker that it listens."""
         self._has_served = True
         log.info("{worker} is ready", worker=str(worker))
         self._introduce()
@@ -243,18 +240,18 @@ class Master(Service):
         self._start_wanted()
 
     def _introduce(self) -> None:
-        """Tell all workers who else accepts connections."""
+        """Tell each worker which other workers accept connections."""
         self._responsive = self._heard_of()
         for worker in self._serving():
             worker.meet([other.row for other in self._responsive if other is not worker])
 
     def _heard_of(self) -> list[Worker]:
-        """The workers that would accept a connection now, as far as one can tell."""
+        """Return the workers whose last heartbeat is recent, so that they probably accept connections."""
         now = self.seconds()
         return [worker for worker in self._serving() if now - worker.heard < LATE]
 
     def worker_ended(self, worker: Worker, status: int | None, signal: int | None) -> None:
-        """A worker is gone."""
+        """Handle the end of a worker's process."""
         self.workers.remove(worker)
         if worker.counted is not None:
             self._gone.add(without_gauges(worker.counted))
@@ -273,9 +270,9 @@ class Master(Service):
         self._start_wanted()
 
     def _replace(self, worker: Worker, status: int | None) -> None:
-        """Start another one in place of a worker that has ended."""
+        """Start a new worker in place of one that has ended."""
         if status in (EX_USAGE, EX_OSERR) and not self._has_served and self._end_process is not None:
-            # What no worker can do, none will be able to: it has said why.
+            # The next worker would fail in the same way. This one has printed the reason.
             self._wanted.clear()
             self._end_process(self._reactor, status)
             return
@@ -286,7 +283,7 @@ class Master(Service):
             self._later(delay, self._start_worker, worker.slot)
 
     def _look(self) -> None:
-        """Look after workers that hang."""
+        """Abort workers that hang."""
         now = self.seconds()
         if self._heard_of() != self._responsive:
             self._introduce()
@@ -299,7 +296,7 @@ class Master(Service):
 
     def _abort(self, worker: Worker, why: str) -> None:
         log.error("{worker} {why}, and is aborted", worker=str(worker), why=why)
-        worker.heard = self.seconds()  # once is enough
+        worker.heard = self.seconds()  # do not abort it again in the next second
         worker.abort()
 
     # Reload
@@ -313,10 +310,11 @@ class Master(Service):
     def reload(self) -> Deferred[bool]:
         """Replace all workers, one slot after the other: the new one first, then the old one retires.
 
-        A new worker that does not become ready ends the reload; the old ones stay. If a reload is going on, another one
-        follows it, since what has changed may have changed after the first workers had started.
+        If a new worker does not become ready, the reload fails and the remaining old workers stay. During a reload,
+        this schedules another one: workers that have been replaced already may have read the old configuration.
 
-        :return: fires at the end, with whether all were replaced. If not, the log says why.
+        :return: a Deferred that fires at the end with True if all workers were replaced. Otherwise it fires with False,
+            and the log has the reason.
         """
         if not self.running:
             return succeed(False)
@@ -346,23 +344,23 @@ class Master(Service):
                     each.callback(False)
 
         self._reloading = _Reload(self, finish)
-        self._backoffs = [Backoff() for _ in range(self.count)]  # what kept workers from working may be gone
+        self._backoffs = [Backoff() for _ in range(self.count)]  # the reload may have fixed what made workers die
         self._reloading.next()
 
     def _fill(self) -> None:
-        """Start workers for slots that have none: theirs ended while a reload was to replace it, or waits."""
+        """Start workers for slots that have none, such as those whose worker died during a reload."""
         for slot in range(self.count):
             self._start_worker(slot)
 
-    # What others ask
+    # State of all workers
 
     def connections(self) -> int:
-        """How many connections are open, on all workers."""
+        """Return the number of open connections of all workers."""
         page = self._page
         return 0 if page is None else sum(map(page.row, range(page.rows)))
 
     def not_ready(self) -> str | None:
-        """Why there are no clients yet; see :class:`~txsmtpd.interfaces.IReadiness`."""
+        """Return why the workers cannot serve clients, or None; see :class:`~txsmtpd.interfaces.IReadiness`."""
         serving = self._serving()
         if not serving:
             return "no worker is ready" if self.running else None
@@ -370,13 +368,13 @@ class Master(Service):
         return problems[0][0] if all(problems) else None
 
     def snapshot(self) -> Snapshot:
-        """What all workers have counted, with those that have ended."""
+        """Return the sum of the counters of all workers, including those that have ended."""
         total = Counters()
         total.add(self._gone.snapshot())
         for worker in self.workers:
             if worker.counted is not None:
                 total.add(worker.counted)
-        # Of these each process has its own, and the sum says nothing.
+        # These are 0 or 1 in each process; their sum would mean nothing.
         for name in ("build_info", "stress"):
             total[name].update({labels: min(1, value) for labels, value in total[name].items()})
         total["worker_restarts_total"][()] = self.restarts
@@ -386,7 +384,7 @@ class Master(Service):
 
 
 class _Reload:
-    """A reload that is going on: one slot at a time.
+    """A reload in progress. It replaces one worker at a time.
 
     :param finish: is called once, with what kept it from replacing all workers, or None.
     """
@@ -403,7 +401,7 @@ class _Reload:
             self._finish(None)
             return
         self._new = self._master._spawn(self._old[0].slot)
-        if self._new is None:  # there is no room yet
+        if self._new is None:  # there is no room for another process yet
             self._master._later(BEAT, self.next)
             return
         self._deadline = self._master._reactor.callLater(READY_WITHIN, self._too_late)
@@ -418,15 +416,15 @@ class _Reload:
             self.next()
 
     def worker_ended(self, worker: Worker) -> bool:
-        """Whether the end of a worker is this reload's affair."""
+        """Handle the end of a worker. Return False if it is not part of this reload."""
         if worker is self._new:
             self._stop_waiting()
             self._finish(f"{worker} ended before it was ready")
             return True
-        return worker in self._old  # which gets a successor when it is its slot's turn
+        return worker in self._old  # it is replaced when the reload reaches its slot
 
     def give_up(self) -> None:
-        """The server ends."""
+        """End the reload, because the server stops."""
         self._old.clear()
         if self._new is not None:
             self._stop_waiting()
@@ -444,13 +442,13 @@ class _Reload:
 
 
 def without_gauges(snapshot: Snapshot) -> Snapshot:
-    """What stays of the numbers of a worker that has ended: what it has counted, not what was so at the moment."""
+    """Return the counters and histograms of a snapshot: gauges of a worker that has ended have no meaning."""
     families = Counters().families
     return {name: series for name, series in snapshot.items() if name in families and families[name].kind != "gauge"}
 
 
 def stop_with(reactor: Any, status: int) -> None:
-    """Stop the reactor, and end the process with a status."""
+    """Stop the reactor, then end the process with this exit status."""
     reactor.addSystemEventTrigger("after", "shutdown", os._exit, status)
     with suppress(ReactorNotRunning):
         reactor.stop()

@@ -1,6 +1,6 @@
-"""What the master and a worker tell each other, over a socket pair, in AMP.
+"""The messages between the master and a worker: AMP over a socket pair.
 
-Values that grow with what is counted go as compressed JSON, since AMP's are limited to 64 KiB.
+Values that can grow, such as counters, are sent as compressed JSON, because AMP limits a value to 64 KiB.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 
 class JSON(amp.Argument):
-    """A value of JSON's types."""
+    """A value that JSON can represent, compressed."""
 
     def toString(self, inObject: Any) -> bytes:
         return zlib.compress(json.dumps(inObject, separators=(",", ":")).encode("utf-8"), 1)
@@ -25,7 +25,7 @@ class JSON(amp.Argument):
         return json.loads(zlib.decompress(inString))
 
 
-# From a worker
+# From a worker to the master
 
 
 class Ready(amp.Command):
@@ -35,10 +35,10 @@ class Ready(amp.Command):
 
 
 class Beat(amp.Command):
-    """The worker's reactor turns: sent each second.
+    """A heartbeat, sent each second by the worker's reactor.
 
-    *counted* is what :meth:`~txsmtpd.observe.counters.Counters.snapshot` returns, or None; *problems* say why the
-    worker is not ready for clients.
+    *counted* is the result of :meth:`~txsmtpd.observe.counters.Counters.snapshot`, or None without metrics. *problems*
+    lists why the worker cannot serve clients; it is empty if it can.
     """
 
     arguments = [(b"counted", JSON()), (b"problems", JSON())]
@@ -46,22 +46,23 @@ class Beat(amp.Command):
 
 
 class Farewell(amp.Command):
-    """The worker has ended its last connection; this is what it has counted."""
+    """The worker has closed its last connection. *counted* has its final counters."""
 
     arguments = [(b"counted", JSON())]
 
 
-# To a worker
+# From the master to a worker
 
 
 class Drain(amp.Command):
-    """Stop listening, let open transactions end, and exit."""
+    """Stop listening, let open transactions finish within the grace period, and exit."""
 
     requiresAnswer = False
 
 
 class Retire(amp.Command):
-    """Stop listening, since another worker has taken over; exit when the clients have left, or within the grace."""
+    """Stop listening, because a new worker has taken over, and exit when the clients have left or the grace period is
+    over."""
 
     requiresAnswer = False
 
@@ -73,22 +74,22 @@ class Reopen(amp.Command):
 
 
 class Hurry(amp.Command):
-    """End all connections now, and exit."""
+    """Close all connections now, and exit."""
 
     requiresAnswer = False
 
 
 class Peers(amp.Command):
-    """The rows of the page of those workers that accept connections, besides this one."""
+    """The other workers that accept connections, by their rows of the page."""
 
     arguments = [(b"rows", JSON())]
     requiresAnswer = False
 
 
 class Channel(amp.AMP):
-    """One end of the channel. A subclass has the responders."""
+    """One end of the channel. Subclasses define the responders."""
 
-    # Those of AMP log each connection, at a level that people see.
+    # Skip AMP's own methods, which log each connection at the level "info".
 
     def makeConnection(self, transport: Any) -> None:
         amp.BinaryBoxProtocol.makeConnection(self, transport)
@@ -98,16 +99,16 @@ class Channel(amp.AMP):
         self.transport = None
 
     def tell(self, command: Any, **arguments: Any) -> Any:
-        """Send a command; nothing, if the other end is gone.
+        """Send a command, unless the other end is gone.
 
-        :return: a Deferred of the answer, if the command has one.
+        :return: a Deferred that fires with the answer; None if the command has no answer or was not sent.
         """
         transport: Any = self.transport
         return self.callRemote(command, **arguments) if transport is not None and transport.connected else None
 
 
 class _One(Factory):
-    """Makes the one protocol that there is already."""
+    """Returns an existing protocol."""
 
     noisy = False
 
@@ -119,5 +120,5 @@ class _One(Factory):
 
 
 def adopt(reactor: Any, descriptor: int, channel: Channel) -> None:
-    """Let the channel talk over this end of a socket pair. The descriptor is duplicated."""
+    """Connect the channel to one end of a socket pair. The descriptor is duplicated."""
     reactor.adoptStreamConnection(descriptor, socket.AF_UNIX, _One(channel))

@@ -1,4 +1,4 @@
-"""A worker as the master sees it: a process, the channel to it, and what it has told last."""
+"""A worker as the master sees it: its process, the channel to it, and its last report."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from txsmtpd.service.workers.messages import Beat, Channel, Drain, Farewell, Hur
 
 log = Logger(namespace="txsmtpd")
 
-LAST_WORDS = 1.0  # seconds that what a process has printed last may take to come
-LONGEST_REPORT = 2**16  # octets
+LAST_OUTPUT = 1.0  # seconds after the exit of a process in which its last output may arrive
+LONGEST_REPORT = 2**16  # bytes
 
 
 class Watcher(Protocol):
-    """What is told of a worker."""
+    """Is notified when a worker becomes ready or ends."""
 
     def worker_ready(self, worker: Worker) -> None: ...
 
     def worker_ended(self, worker: Worker, status: int | None, signal: int | None) -> None: ...
 
 
-class _MastersEnd(Channel):
+class _MasterChannel(Channel):
     """The master's end of the channel."""
 
     def __init__(self, worker: Worker) -> None:
@@ -54,31 +54,31 @@ class _MastersEnd(Channel):
 
 
 class Worker(ProcessProtocol):
-    """A process that serves.
+    """A process that serves clients.
 
-    :param slot: which of the N it is.
-    :param row: its row of the page.
-    :param watcher: is told what becomes of it.
+    :param slot: the number of the worker, from 0. Its successor has the same number.
+    :param row: its row of the page and of the sketch. No other process has it while this one runs.
+    :param watcher: is notified when the worker becomes ready or ends.
     :param reactor: IReactorProcess, IReactorTime, IReactorSocket.
-    :param seconds: the time, by a clock that is never set.
+    :param seconds: returns the time of a monotonic clock.
     """
 
     def __init__(self, slot: int, row: int, watcher: Watcher, reactor: Any, seconds: Callable[[], float]) -> None:
         self.slot = slot
         self.row = row
         self.started = seconds()
-        self.heard = self.started  #: when the worker has last been heard of
+        self.heard = self.started  #: the time of its last message
         self.is_ready = False
         self.is_draining = False
-        self.counted: Snapshot | None = None  #: by the worker so far
+        self.counted: Snapshot | None = None  #: its counters as last reported
         self.problems: list[str] = ["it is starting"]
         self._watcher = watcher
         self._reactor = reactor
         self._seconds = seconds
-        self.pid = 0  #: the process
+        self.pid = 0  #: the process ID; 0 before the start
         self._channel: Channel | None = None
-        self._report: int | None = None  # descriptor of the memory into which a crash writes its traceback
-        self._words: Any = None  # waits for the last words
+        self._report: int | None = None  # descriptor of the memory file that receives the traceback of a crash
+        self._last_output: Any = None  # delayed call that stops waiting for output of a process that has exited
 
     def __str__(self) -> str:
         return f"worker {self.slot} (process {self.pid})"
@@ -97,11 +97,12 @@ class Worker(ProcessProtocol):
     ) -> None:
         """Start the process.
 
-        :param words: the command.
-        :param descriptors: what it inherits, as 3, 4, ...; the channel comes after them, then the report.
-        :param describe: the value of the variable that tells the worker what it is, from the channel's descriptor.
-        :param logs: whether its standard output and error come back here, to be logged.
-        :raises OSError: if the system has no room for another process, or for its descriptors.
+        :param words: the command and its arguments.
+        :param descriptors: inherited as 3, 4, ...; the channel follows them, then the report.
+        :param describe: called with the channel's descriptor; returns the value of the environment variable that
+            describes the worker to itself.
+        :param logs: log its standard output and error in this process. Otherwise it inherits those of this process.
+        :raises OSError: if the limit of processes or of descriptors is reached.
         """
         ours, theirs = socket.socketpair()
         with ours, theirs, open(os.devnull, "rb") as nothing:
@@ -110,7 +111,7 @@ class Worker(ProcessProtocol):
             children: dict[int, Any] = {0: nothing.fileno(), **({1: "r", 2: "r"} if logs else {1: 1, 2: 2})}
             children.update(enumerate([*descriptors, theirs.fileno(), self._report], 3))
             ours.setblocking(False)
-            self._channel = _MastersEnd(self)
+            self._channel = _MasterChannel(self)
             try:
                 adopt(self._reactor, ours.fileno(), self._channel)
                 self._reactor.spawnProcess(
@@ -120,7 +121,7 @@ class Worker(ProcessProtocol):
                 self._close()
                 raise
 
-    # What the worker tells
+    # Messages from the worker
 
     def _ready(self) -> None:
         self.is_ready = True
@@ -133,15 +134,15 @@ class Worker(ProcessProtocol):
         self.counted = counted
         self.problems = problems
 
-    # What it is told
+    # Commands to the worker
 
     def drain(self) -> None:
-        """Let it end, in its own time."""
+        """Stop the worker; its open transactions have the grace period to finish."""
         self.is_draining = True
         self._tell(Drain)
 
     def retire(self) -> None:
-        """Let it end when its clients have left: another one has taken over."""
+        """Stop the worker when its clients have left, because a new one has replaced it."""
         self.is_draining = True
         self._tell(Retire)
 
@@ -150,11 +151,11 @@ class Worker(ProcessProtocol):
         self._tell(Reopen)
 
     def hurry(self) -> None:
-        """Let it end now."""
+        """Stop the worker now."""
         self._tell(Hurry)
 
     def meet(self, rows: Sequence[int]) -> None:
-        """Tell it who else accepts."""
+        """Tell the worker the rows of the others that accept connections."""
         self._tell(Peers, rows=[*rows])
 
     def _tell(self, command: Any, **arguments: Any) -> None:
@@ -162,17 +163,17 @@ class Worker(ProcessProtocol):
             self._channel.tell(command, **arguments)
 
     def signal(self, number: int) -> None:
-        """Send it a signal."""
+        """Send a signal to the process."""
         if self.transport is not None:
             with suppress(ProcessExitedAlready):
                 self.transport.signalProcess(number)
 
     def abort(self) -> None:
-        """End a process that does not answer. The traceback of what it is doing comes into the log."""
+        """End a process that hangs. The log then has the traceback of what it was doing."""
         self.signal(signal.SIGABRT)
         self._reactor.callLater(2.0, self.signal, signal.SIGKILL)
 
-    # What becomes of it
+    # Output and end of the process
 
     def outReceived(self, data: bytes) -> None:
         for line in data.decode("utf-8", "replace").splitlines():
@@ -181,12 +182,12 @@ class Worker(ProcessProtocol):
     errReceived = outReceived
 
     def processExited(self, reason: Any) -> None:
-        # A process that it has started may keep its standard output open, for ever.
-        self._words = self._reactor.callLater(LAST_WORDS, self._ended, reason)
+        # Do not wait for processEnded: a child of the worker may keep its standard output open.
+        self._last_output = self._reactor.callLater(LAST_OUTPUT, self._ended, reason)
 
     def processEnded(self, reason: Any) -> None:
-        if self._words is not None and self._words.active():
-            self._words.cancel()
+        if self._last_output is not None and self._last_output.active():
+            self._last_output.cancel()
             self._ended(reason)
 
     def _ended(self, reason: Any) -> None:
@@ -206,7 +207,7 @@ class Worker(ProcessProtocol):
         self._watcher.worker_ended(self, value.exitCode, number)
 
     def _reported(self) -> str:
-        """The traceback of a crash; empty if there was none."""
+        """Return the traceback of a crash, or an empty string."""
         return "" if self._report is None else os.pread(self._report, LONGEST_REPORT, 0).decode("utf-8", "replace")
 
     def _close(self) -> None:
@@ -218,9 +219,10 @@ class Worker(ProcessProtocol):
 
 
 def inherited_environment(environ: Mapping[str, str], path: Sequence[str]) -> dict[str, str]:
-    """The environment of a worker: it finds the modules that the master finds, and is none that systemd has started.
+    """Return the environment of a worker: it imports modules from the same places, and does not notify systemd.
 
-    :param path: of modules.
+    :param environ: the environment of the master.
+    :param path: ``sys.path`` of the master.
     """
     kept = {name: value for name, value in environ.items() if name not in SYSTEMD}
     return {**kept, "PYTHONPATH": os.pathsep.join(each or os.curdir for each in path)}

@@ -32,7 +32,8 @@ log = Logger(namespace="txsmtpd")
 def main(words: Sequence[str]) -> None:
     """Serve until the master stops this process.
 
-    :param words: the module of the reactor, the name of the callable, the grace, and the time without a heartbeat.
+    :param words: the reactor's module, the reference of the callable, the grace period in seconds, and the seconds
+        without a heartbeat after which the master aborts this process.
     """
     module, reference, grace, silence = words
     install = getattr(import_module(module), "install", None)

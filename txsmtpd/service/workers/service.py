@@ -35,8 +35,8 @@ class WorkerService(MultiService):
         service.setServiceParent(application)
 
     :param factory: ``"module:callable"``. Each worker imports the module, and calls the callable without arguments
-        once for each endpoint. It returns an :class:`~txsmtpd.factory.SMTPFactory` or a handler. This process imports
-        the module too, but does not call the callable.
+        once for each endpoint. It returns an :class:`~txsmtpd.factory.SMTPFactory` or a handler. This process also
+        imports the module, to check the name.
     :param endpoints: where to listen, such as ``"tcp:25"`` or ``"unix:/run/lmtp:mode=660"``.
     :param workers: the number of processes, from 1 to 256. With 1, this process serves, and no other is started.
     :param grace: seconds that open transactions have to finish when the service stops.
@@ -44,8 +44,8 @@ class WorkerService(MultiService):
     :raises TypeError: if *factory* is not a string or does not name a callable; for an argument of a wrong type.
     :raises ValueError: if *factory* names nothing, for an argument out of range, or an endpoint that cannot be shared.
 
-    Starting it binds the addresses, and raises SystemExit with status 71 if one cannot be bound. Stopping it ends all
-    workers: open transactions have the time of *grace*. What workers log and print goes into the log of the program.
+    Starting the service binds the addresses, and raises SystemExit with status 71 if one cannot be bound. Stopping it
+    stops all workers. The log and the output of workers go into the log of this program.
     """
 
     def __init__(
@@ -92,18 +92,18 @@ class WorkerService(MultiService):
         return succeed(None) if self.master is None else self.master.when_ready()
 
     def reload(self) -> Deferred[bool]:
-        """Replace all workers: for each of them a new one first, with the current modules; then the old one ends when
-        its clients have left.
+        """Replace all workers, one at a time. Each new worker imports the current code; when it is ready, the old one
+        stops listening, and ends when its clients have left.
 
-        :return: fires with whether all were replaced. If a new one does not become ready, the old ones stay, and the
-            log says why. False with a single process, which cannot be replaced.
+        :return: a Deferred that fires with True if all were replaced. If a new worker does not become ready, it fires
+            with False, the old ones stay, and the log has the reason. False if there is only this process.
         """
         if self.master is None:
             return succeed(False)
         return self.master.reload()
 
     def hurry(self) -> None:
-        """End all connections now, if the service stops."""
+        """Close all connections now, while the service stops."""
         if self.master is not None:
             self.master.hurry()
         for each in self:

@@ -1,9 +1,8 @@
-"""Memory that all processes share: how many connections each network has, on all of them.
+"""Shared memory with the number of connections of each client network, over all processes: a count-min sketch.
 
-A table cannot be shared without locks, and the networks are not known beforehand. So each process has a row of small
-numbers that it alone writes, and each network two places in it, found by a hash (a count-min sketch). The number of a
-network is the smaller one of the sums over all rows. It is never too small; too large only where two other networks
-happen to have both places, which with thousands of them is rare.
+A shared dictionary would need locks. Instead, each process has a row of small numbers that only it writes, and a hash
+maps each network to two places in a row. The result for a network is the smaller of the two sums over all rows. It is
+never too low. It is too high only if other networks share both places, which is rare even with thousands of networks.
 """
 
 from __future__ import annotations
@@ -13,15 +12,15 @@ import os
 from hashlib import blake2b
 
 WIDTH = 2**14  # places in a row, for each of two hashes
-SIZE = 2  # octets of a number
+SIZE = 2  # bytes of a number
 HIGHEST = 2**16 - 1
 
 
 class Sketch:
-    """The numbers.
+    """The table of these numbers.
 
-    :param rows: how many processes there may be at a time.
-    :param descriptor: of the memory; None: make it.
+    :param rows: the highest number of processes at one time.
+    :param descriptor: of the shared memory. Default: create it.
     """
 
     def __init__(self, rows: int, descriptor: int | None = None) -> None:
@@ -35,24 +34,24 @@ class Sketch:
         self._numbers = memoryview(self._memory).cast("H")
 
     def add(self, row: int, key: str, number: int) -> None:
-        """Add to what a process has of a network."""
+        """Add to the number of connections from a network to one process."""
         for place in _places(key):
             at = row * 2 * WIDTH + place
             self._numbers[at] = min(max(self._numbers[at] + number, 0), HIGHEST)
 
     def elsewhere(self, row: int, key: str) -> int:
-        """What all other processes have of a network."""
+        """Return the number of connections from a network to all other processes."""
         numbers = self._numbers
         others = [other * 2 * WIDTH for other in range(self.rows) if other != row]
         return min(sum(numbers[start + place] for start in others) for place in _places(key))
 
     def clear(self, row: int) -> None:
-        """A process is gone, or is about to begin."""
+        """Set a row to zero, when its process has ended or is about to start."""
         start = row * 2 * WIDTH
         self._numbers[start : start + 2 * WIDTH] = memoryview(bytes(2 * WIDTH * SIZE)).cast("H")
 
     def close(self) -> None:
-        """Forget the memory."""
+        """Unmap the memory and close its descriptor."""
         self._numbers.release()
         self._memory.close()
         os.close(self.descriptor)

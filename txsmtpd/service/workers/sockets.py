@@ -1,4 +1,4 @@
-"""The sockets that a server listens on: the master binds and keeps them, and the workers adopt them."""
+"""Listening sockets that processes share: the master binds and keeps them, and the workers adopt them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from zope.interface import implementer
 from txsmtpd.service.adopted import AdoptedUnixSocket
 from txsmtpd.service.exit_status import cannot_listen
 from txsmtpd.service.listening import address_text
-from txsmtpd.service.sockets import in_place_of_the_dead
+from txsmtpd.service.sockets import replace_stale_socket
 
-BACKLOG = 1024  # connections that wait to be accepted; the system may allow fewer
+BACKLOG = 1024  # connections that may wait to be accepted; the system may allow fewer
 
 
 class KeptSocket:
-    """A socket that is bound and kept, and on which this process accepts nothing.
+    """A listening socket of which this process accepts no connections.
 
-    :param label: what the endpoint is called in messages: the option that asks for it.
+    :param label: the name of the endpoint in messages, such as ``--listen=tcp:25``.
     :param endpoint: where to listen.
     """
 
@@ -35,26 +35,26 @@ class KeptSocket:
         self.port: Any = None
 
     def bind(self) -> None:
-        """Bind it.
+        """Bind the socket.
 
-        :raises SystemExit: with status 71, if it cannot be bound, or is none that can be shared.
+        :raises SystemExit: with status 71, if it cannot be bound, or if processes cannot share it.
         """
         if self.port is not None:
             return
         try:
-            in_place_of_the_dead(self._listen)
+            replace_stale_socket(self._listen)
         except Exception as error:
             raise cannot_listen(self.label, error) from None
 
     def _listen(self) -> None:
         found: list[Any] = []
-        self.endpoint.listen(_Nobody()).addBoth(found.append)
+        self.endpoint.listen(_NoProtocol()).addBoth(found.append)
         if isinstance(found[0], Failure):
             found[0].raiseException()
         port = found[0]
-        port.stopReading()  # before the reactor has turned: nothing has been accepted
+        port.stopReading()  # at once, so that this process accepts no connection
         port.socket.listen(BACKLOG)
-        port._shouldShutdown = False  # else closing it here would shut it down for the workers, too
+        port._shouldShutdown = False  # closing it here must not shut it down for the workers
         self.port = port
 
     @property
@@ -64,7 +64,7 @@ class KeptSocket:
 
     @property
     def address(self) -> str:
-        """The address, as people write it."""
+        """The address as text, such as ``127.0.0.1:25``."""
         return address_text(self.port.getHost())
 
     @property
@@ -72,22 +72,25 @@ class KeptSocket:
         return isinstance(self.port.getHost(), UNIXAddress)
 
     def close(self) -> Any:
-        """Close it: clients are refused from now on, once the workers have closed it, too."""
+        """Close the socket in this process. Clients are refused when the workers have closed it, too.
+
+        :return: a Deferred or None.
+        """
         port, self.port = self.port, None
         return None if port is None else port.stopListening()
 
 
-class _Nobody(Factory):
-    """What the master listens with: it accepts nothing."""
+class _NoProtocol(Factory):
+    """The factory of the master's ports, which never accept a connection."""
 
     noisy = False
 
 
 @implementer(IStreamServerEndpoint)
 class InheritedSocket:
-    """Listens on a socket that this process has got from its parent.
+    """Listens on a socket that this process has inherited.
 
-    :param descriptor: of the socket; it is closed once the endpoint listens.
+    :param descriptor: of the socket. It is closed when the endpoint listens.
     """
 
     def __init__(self, reactor: Any, descriptor: int) -> None:

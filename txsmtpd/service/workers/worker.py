@@ -28,24 +28,24 @@ from txsmtpd.service.workers.sockets import InheritedSocket
 VARIABLE = "_TXSMTPD_WORKER"
 FIRST = 3  # the first descriptor that is inherited
 BEAT = 1.0  # seconds
-LOOK = 0.25  # seconds between two looks whether clients are left
-ORPHANED = 6.0  # seconds beyond those after which the master would have aborted this process
+LOOK = 0.25  # seconds between checks for remaining clients
+ORPHANED = 6.0  # seconds after the time at which the master would have aborted this process
 
 log = Logger(namespace="txsmtpd")
 
 
 @dataclass(frozen=True)
 class Inherited:
-    """What a worker has from its master."""
+    """What a worker inherits from its master."""
 
-    slot: int  #: which of the workers it is, from 0
-    row: int  #: of the page
-    rows: int
-    sockets: int  #: how many; their descriptors are the first
+    slot: int  #: the number of the worker, from 0
+    row: int  #: its row of the page and of the sketch
+    rows: int  #: the number of rows
+    sockets: int  #: the number of listening sockets; they are the first inherited descriptors
     channel: int  #: descriptor of the channel to the master
-    certificate: int | None = None  #: descriptor of the certificate that --tls=auto has made
+    certificate: int | None = None  #: descriptor of the certificate of --tls=auto
 
-    taken: list[int] = field(default_factory=list, compare=False)  #: sockets that an endpoint was made for
+    taken: list[int] = field(default_factory=list, compare=False)  #: the sockets that have an endpoint
 
     @property
     def page(self) -> int:
@@ -59,11 +59,11 @@ class Inherited:
 
     @property
     def report(self) -> int:
-        """The descriptor of the memory that a crash writes its traceback into; the master logs it."""
+        """The descriptor of the memory file for the traceback of a crash. The master logs it."""
         return self.channel + 1
 
     def take_endpoint(self, description: str) -> InheritedSocket:
-        """The endpoint of the next socket; the master has bound them in the order of the options.
+        """Return the endpoint of the next socket. The master binds the sockets in the order of the options.
 
         :raises ValueError: if there are no more.
         """
@@ -77,22 +77,22 @@ class Inherited:
 
 
 def inherited(environ: Mapping[str, str] = os.environ) -> Inherited | None:
-    """What this process has from a master; None: it is no worker."""
+    """Return what this process inherits from a master, or None if it is not a worker."""
     value = environ.get(VARIABLE)
     if value is None:
         return None
     found = Inherited(**json.loads(value))
     for descriptor in range(FIRST, found.report + 1):
-        with suppress(OSError):  # it was taken over already
-            os.set_inheritable(descriptor, False)  # a process that a handler starts must not keep an address
+        with suppress(OSError):  # it is closed already
+            os.set_inheritable(descriptor, False)  # a child process of a handler must not keep the address in use
     return found
 
 
 @dataclass
 class Errand:
-    """What the master hands to each worker besides the sockets.
+    """What workers inherit besides the sockets.
 
-    :ivar certificate: descriptor of the certificate that ``--tls=auto`` has made.
+    :ivar certificate: descriptor of the certificate of ``--tls=auto``, or None.
     """
 
     certificate: int | None = None
@@ -102,7 +102,7 @@ class Errand:
         self.descriptors = [] if self.certificate is None else [self.certificate]
 
     def describer(self, slot: int, row: int, rows: int, sockets: int) -> Callable[[int], str]:
-        """What makes the text that :func:`inherited` reads, from the channel's descriptor."""
+        """Return a function that takes the channel's descriptor and returns the text that :func:`inherited` reads."""
         certificate = None if self.certificate is None else FIRST + sockets + 2
 
         def describe(channel: int) -> str:
@@ -112,9 +112,9 @@ class Errand:
 
 
 class SharedPlaces:
-    """The connections that networks have on all workers.
+    """The numbers of connections of client networks over all workers.
 
-    :param prefix: tells these places from others.
+    :param prefix: distinguishes these numbers from those of other listeners and limits in the same sketch.
     """
 
     def __init__(self, sketch: Sketch, row: int, prefix: str) -> None:
@@ -129,7 +129,7 @@ class SharedPlaces:
         self._sketch.add(self._row, self._prefix + network, number)
 
 
-class _WorkersEnd(Channel):
+class _WorkerChannel(Channel):
     """The worker's end of the channel."""
 
     def __init__(self, link: Link) -> None:
@@ -167,15 +167,15 @@ class _WorkersEnd(Channel):
 
 
 class Link(Service):
-    """Reports to the master that this worker is alive, and executes the master's commands.
+    """Sends heartbeats to the master, and executes the master's commands.
 
     :param listeners: the services that listen, in the order of the sockets.
-    :param snapshot: tells what was counted; None: nothing is.
-    :param problems: why this worker is not ready for clients.
-    :param hurry: ends all connections now.
-    :param grace: seconds that clients have to leave, if another worker has taken over.
-    :param silence: seconds without a beat after which the master aborts this process; 0: never.
-    :param reopen: what reopens the files that may have been renamed.
+    :param snapshot: returns the counters. None: there are no metrics.
+    :param problems: returns why this worker cannot serve clients.
+    :param hurry: closes all connections now.
+    :param grace: seconds that clients have to leave when a new worker has taken over.
+    :param silence: seconds without a heartbeat after which the master aborts this process; 0: never.
+    :param reopen: reopens files that may have been renamed.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class Link(Service):
         reopen: Sequence[Callable[[], object]] = (),
         reactor: Any = None,
     ) -> None:
-        self.peers: list[int] = []  #: rows of the other workers that accept
+        self.peers: list[int] = []  #: rows of the other workers that accept connections
         self._found = found
         self._listeners = listeners
         self._snapshot = snapshot
@@ -215,14 +215,14 @@ class Link(Service):
             from twisted.internet import reactor
 
             self._reactor = reactor
-        faulthandler.enable(self._found.report)  # the master aborts a worker that hangs
+        faulthandler.enable(self._found.report)  # writes a traceback when the master aborts this process
         self._reactor.callWhenRunning(self._begin)
 
     def _begin(self) -> None:
         for column, listener in enumerate(self._listeners):
             self._watch(column, listener)
         os.set_blocking(self._found.channel, False)
-        self._channel = _WorkersEnd(self)
+        self._channel = _WorkerChannel(self)
         adopt(self._reactor, self._found.channel, self._channel)
         os.close(self._found.channel)
         self._channel.tell(Ready)
@@ -251,7 +251,7 @@ class Link(Service):
         return self._page.comes_after(self._found.row, self.peers)
 
     def _beat(self) -> None:
-        if self._silence:  # a worker that hangs and has no master any more ends itself: it would keep the addresses
+        if self._silence:  # without a master, a worker that hangs must end itself: it would keep the addresses in use
             faulthandler.dump_traceback_later(self._silence + ORPHANED, exit=True, file=self._found.report)
         if self._channel is not None:
             self._channel.tell(Beat, counted=self._counted(), problems=[*self._problems()])
@@ -259,14 +259,14 @@ class Link(Service):
     def _counted(self) -> Any:
         return None if self._snapshot is None else self._snapshot()
 
-    # What the master says
+    # Commands of the master
 
     def drain(self) -> None:
-        """End, in our own time."""
+        """Stop; open transactions have the grace period to finish."""
         self._stop()
 
     def retire(self) -> None:
-        """End when the clients have left. Who is still there at the end of the grace is told 421, as at any end."""
+        """Stop when the clients have left, or at the end of the grace period: then the others get 421."""
         for each in self._listeners:
             Deferred.fromCoroutine(each.stop_listening())
         self._retires_at = self._reactor.seconds() + self._grace
@@ -289,7 +289,7 @@ class Link(Service):
                 log.error("cannot reopen {file}: {error}", file=error.filename, error=error.strerror)
 
     def hurry(self) -> None:
-        """End now."""
+        """Stop now."""
         self._stop()
         self._hurry()
 
@@ -306,7 +306,10 @@ class Link(Service):
                 self._reactor.stop()
 
     def stopService(self) -> Deferred[Any] | None:
-        """Tell the master the last numbers: no connection is left."""
+        """Send the final counters to the master, when no connection is left.
+
+        :return: a Deferred that fires when the master has them, or after a second.
+        """
         super().stopService()
         self._is_ending = True
         if self._beats.running:
@@ -317,5 +320,5 @@ class Link(Service):
             told = self._channel.tell(Farewell, counted=self._counted())
         if told is not None:
             told.addTimeout(1.0, self._reactor)
-            told.addErrback(lambda failure: None)  # the master may be gone, which changes nothing
+            told.addErrback(lambda failure: None)  # the master may be gone
         return told
