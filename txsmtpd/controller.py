@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 
-from txsmtpd.bridges.asyncio_bridge import for_whoever_awaits
+from txsmtpd.bridges.asyncio_bridge import to_awaitable
 from txsmtpd.bridges.loop_reactor import LoopReactor
 from txsmtpd.bridges.reactor_thread import ReactorThread, ReactorThreadError
 from txsmtpd.bridges.reactors import (
@@ -109,7 +109,7 @@ class Server:
         return loop_of_reactor(self._reactor)
 
     def is_serving(self) -> bool:
-        """Whether it is listening."""
+        """Return True if the server is listening."""
         return bool(self.ports)
 
     async def start_serving(self) -> None:
@@ -130,7 +130,7 @@ class Server:
     def wait_closed(self) -> Any:
         """Return an awaitable that is done when the ports are free."""
         closings, self._closings = self._closings, []
-        return for_whoever_awaits(DeferredList(closings))
+        return to_awaitable(DeferredList(closings))
 
     def close_clients(self) -> None:
         """Close all connections with 421: idle ones now, the others when their transaction is over."""
@@ -146,7 +146,7 @@ class Server:
 
         :return: an awaitable.
         """
-        return for_whoever_awaits(Deferred.fromCoroutine(self._end()))
+        return to_awaitable(Deferred.fromCoroutine(self._end()))
 
     async def _end(self) -> None:
         self.close()
@@ -333,7 +333,7 @@ class BaseController:
     def cancel_tasks(self, stop_loop: bool = True) -> None:
         """Cancel all tasks of the loop. Call it in its thread: ``loop.call_soon_threadsafe(c.cancel_tasks)``.
 
-        :param stop_loop: whether to stop the loop too, which stops the server.
+        :param stop_loop: also stop the loop, which stops the server.
         """
         if stop_loop:
             self.loop.stop()
@@ -523,7 +523,7 @@ class BaseThreadedController(BaseController):
     def stop(self, no_assert: bool = False) -> None:
         """Stop listening, and close all connections. When it returns, they are closed and the port is free.
 
-        :param no_assert: whether the server may already be stopped.
+        :param no_assert: allow the server to be stopped already.
         :raises AssertionError: if it is already stopped, unless :meth:`start` has failed.
         :raises ReactorThreadError: if called in the server's own thread, which cannot wait for itself.
         """
@@ -606,7 +606,7 @@ class BaseUnthreadedController(BaseController):
         else:
             ended = Deferred.fromFuture(asyncio.ensure_future(_end(server), loop=self.loop))
         ended.addBoth(self._set_ended)
-        return for_whoever_awaits(ended)
+        return to_awaitable(ended)
 
     def end(self) -> None:
         """Do the same as :meth:`finalize`: now if the loop is not running, else in the background."""

@@ -162,7 +162,7 @@ class SMTPFactory(ServerFactory):
 
     @property
     def is_nearly_full(self) -> bool:
-        """Whether one iteration of the reactor could accept more connections than the limit allows."""
+        """Return True if one iteration of the reactor could accept more connections than the limit allows."""
         limit = self.connection_limit
         return limit is not None and len(self.connections) + ACCEPTED_AT_ONCE > limit
 

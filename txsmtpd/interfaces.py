@@ -304,7 +304,7 @@ class InvalidHandler(Invalid):
 
 
 def takes_responses(hook: Any) -> bool:
-    """Whether a handle_EHLO has the parameter *responses*."""
+    """Return True if a handle_EHLO has the parameter *responses*."""
     try:
         inspect.signature(hook).bind(*("server", "session", "envelope", "hostname", "responses"))
     except TypeError:
@@ -438,7 +438,7 @@ def _nearly_a_hook(name: str) -> str | None:
 
 
 def _is_ours(method: object) -> bool:
-    """Whether a method belongs to a built-in handler: a subclass of a streaming handler need not be streaming."""
+    """Return True for a method of a built-in handler: a subclass of a streaming handler need not be streaming."""
     return str(getattr(method, "__module__", "")).startswith("txsmtpd.")
 
 

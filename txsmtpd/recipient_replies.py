@@ -61,7 +61,7 @@ class Replies:
 
     @property
     def positive(self) -> bool:
-        """Whether at least one recipient gets the message."""
+        """Return True if at least one recipient gets the message."""
         return any(reply.positive for reply in self.replies)
 
     def by_reply(self) -> dict[Reply, list[str]]:

@@ -164,7 +164,7 @@ def hint_for(what: object) -> str:
 
 
 def is_part(status: Reply | str | bytes) -> bool:
-    """Whether more lines follow a pushed status: its last line has a hyphen after the code."""
+    """Return True if more lines follow a pushed status: its last line has a hyphen after the code."""
     if isinstance(status, Reply):
         return False
     text = status if isinstance(status, str) else status.decode("latin-1")

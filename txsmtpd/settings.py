@@ -1,7 +1,7 @@
-"""What a server was told to do: its options, checked once, and the tables that follow from them. They are
-in one file because they are one class.
+"""The options of a server, checked once, and the tables derived from them. They are in one file because they are one
+class.
 
-A :class:`Settings` is made by the factory and shared by all its connections, so nothing in it changes.
+The factory makes one :class:`Settings`, which all its connections share, so nothing in it changes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from twisted.internet.interfaces import IOpenSSLContextFactory, IOpenSSLServerConnectionCreator
 
 from txsmtpd.auth.cred import PortalAuthenticator
-from txsmtpd.auth.decision import of_callback
+from txsmtpd.auth.decision import authenticator_from_callback
 from txsmtpd.auth.login import Login
 from txsmtpd.auth.methods import methods_of_handler
 from txsmtpd.auth.plain import Plain
@@ -54,7 +54,7 @@ from txsmtpd.log.session import LINES
 from txsmtpd.log.sinks import TWISTED
 from txsmtpd.reply import Reply
 from txsmtpd.session import Envelope
-from txsmtpd.tls.sslcontext import OfSSLContext as of_ssl
+from txsmtpd.tls.sslcontext import SSLContextAdapter
 from txsmtpd.wire import grammar
 from txsmtpd.wire.networks import UNIX, Network, Networks
 
@@ -63,12 +63,12 @@ CALL_LIMIT_DEFAULT = 20
 ERROR_LIMIT = 20
 _KEYWORD = re.compile("[A-Za-z0-9][A-Za-z0-9-]*")
 AUTH_LINE = 12288  # octets (RFC 4954 4)
-# Options that a class of protocols may have of its own: limits, since old programs set them there, and what it speaks.
+# Options that may also be attributes of the protocol's class, where programs for older versions of aiosmtpd set them.
 CLASS_OPTIONS = ("command_size_limit", "line_length_limit", "local_part_limit", "ident")
 PROXY_TIMEOUT = 5.0  # seconds
-EVERYBODY = ("0.0.0.0/0", "::/0", UNIX)
+ALL_CLIENTS = ("0.0.0.0/0", "::/0", UNIX)
 AUTH_FAILURES = "20/10min"
-IDENT = "ESMTP txsmtpd"  # no version: it would help only those who look for a weak one
+IDENT = "ESMTP txsmtpd"  # without the version, which would mostly help attackers
 
 F = TypeVar("F")
 
@@ -78,7 +78,7 @@ Check = Callable[[Any, str], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Settings:
-    """The options of a server. Every limit that is None is off, unless it says otherwise."""
+    """The options of a server. A limit of None means no limit, unless stated otherwise."""
 
     handler: Any
     """The object whose hooks are called."""
@@ -191,10 +191,11 @@ class Settings:
     """Number of octets that are read ahead while a hook runs. When the buffer is full, the server stops reading."""
 
     memory_limit: int | str | Memory | None = "auto"
-    """Octets in memory that all messages may have together which are handed over whole, from the first octet until the
-    handler is done with the message. Above it, clients are not read; after 60 seconds of that a message is refused with
-    452. ``"auto"``: a quarter of the machine's memory, or of the control group's if that is less, but at least four
-    times *data_size_limit*. A :class:`~txsmtpd.limits.Memory` can be given to several factories."""
+    """Maximum number of octets in memory for all messages that handlers receive whole. A message counts from its first
+    octet until the handler is done with it. Above the limit, the server stops reading from clients; a message that
+    waits for more than 60 seconds is refused with 452. ``"auto"``: a quarter of the memory of the machine or of the
+    control group, but at least four times *data_size_limit*. A :class:`~txsmtpd.limits.Memory` can be passed to several
+    factories."""
 
     log: Any = None
     """A :class:`~txsmtpd.log.session.Sink` that receives the events of connections. Default: :mod:`twisted.logger`."""
@@ -297,13 +298,13 @@ class Settings:
     """The handler's ``open_message``, or None if it receives whole messages."""
 
     streams: bool = field(init=False, repr=False)
-    """Whether the handler receives messages in pieces."""
+    """True if the handler receives messages in pieces."""
 
     discards: bool = field(init=False, repr=False)
-    """Whether nobody looks at messages, so that they need not be kept."""
+    """True if the handler ignores the contents of messages, so that they are not kept."""
 
     memory: Memory = field(init=False, repr=False)
-    """What messages take of *memory_limit*."""
+    """Counts the octets of messages against *memory_limit*."""
 
     ehlo_takes_responses: bool = field(init=False, repr=False)
     offered: tuple[Extension, ...] = field(init=False, repr=False)
@@ -369,7 +370,7 @@ class Settings:
             "discards": _discards(self, hooks),
             "memory": _memory(self),
             "ehlo_takes_responses": ehlo_takes_responses,
-            "tls_context": of_ssl(self.tls_context)
+            "tls_context": SSLContextAdapter(self.tls_context)
             if isinstance(self.tls_context, ssl.SSLContext)
             else self.tls_context,
             "extensions": tuple(self.extensions),
@@ -398,18 +399,18 @@ class Settings:
             object.__setattr__(self, name, value)
 
     def in_asyncio(self, function: F) -> F | Callable[..., Any]:
-        """What to call in place of a function of the handler's: with the option *asyncio*, one that makes coroutines
-        runs as an asyncio task."""
+        """Return the function to call instead of a function of the handler: with the option *asyncio*, coroutine
+        functions run as asyncio tasks."""
         return _in_asyncio(self, function)
 
     def clock(self) -> Any:
-        """What keeps the time (IReactorTime)."""
+        """Return the clock (IReactorTime)."""
         return clock_of(current_reactor() if self.reactor is None else self.reactor)
 
     def wrap_hooks(self, wrap: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> None:
-        """Call something in place of each hook, and of ``open_message``, before the first connection comes.
+        """Replace each hook and ``open_message``. Call it before the first connection.
 
-        :param wrap: takes a hook's name and the hook, and returns what is called.
+        :param wrap: called with a hook's name and the hook; returns the function to call instead.
         """
         hooks = {name: wrap(name, hook) for name, hook in self.hooks.items()}
         object.__setattr__(self, "hooks", MappingProxyType(hooks))
@@ -417,27 +418,29 @@ class Settings:
             object.__setattr__(self, "open_message", wrap("open_message", self.open_message))
 
     def commands_of(self, protocol: Any) -> Mapping[bytes, Command]:
-        """The commands of a class of protocols, and those that extensions bring; put together once."""
+        """Return the commands of a protocol class, and those of extensions. The result is kept."""
         known = self._all_commands.get(protocol)
-        if known is None or known[0] is not protocol.commands:  # its own may have been replaced since
+        if known is None or known[0] is not protocol.commands:  # faults may have replaced the commands of the class
             found = {**protocol.commands, **self.commands}
-            if not self.auth_required:  # a rule that always holds need not be asked
+            if not self.auth_required:  # do not check a rule that always holds
                 found = {verb: command.without(authorized) for verb, command in found.items()}
             for verb, command in found.items():
-                if command.rate is not None and command.rate not in self.admission.kinds:  # nobody counts it
+                if (
+                    command.rate is not None and command.rate not in self.admission.kinds
+                ):  # there is no limit of this kind
                     found[verb] = replace(command, rate=None)
             known = self._all_commands[protocol] = protocol.commands, found
         return known[1]
 
     @classmethod
     def make(cls, handler: object, options: Mapping[str, Any], protocol: type | None = None) -> Settings:
-        """The settings for a handler.
+        """Make the settings for a handler.
 
-        :param protocol: the class of the protocol, whose methods may be mechanisms, and whose attributes may be
-            options: one that is not given takes its value from the attribute of its name, if it is in `CLASS_OPTIONS`.
-        :raises TypeError: for an option that does not exist, with the nearest that does, and for a value of a wrong
-            type.
-        :raises ValueError: for a value that will not do.
+        :param options: by name.
+        :param protocol: the protocol's class. Its methods may be mechanisms. The options in `CLASS_OPTIONS` default to
+            its attributes with the same names.
+        :raises TypeError: for an unknown option, with the most similar name, and for a value of a wrong type.
+        :raises ValueError: for an invalid value.
         """
         known = [each.name for each in fields(cls) if each.init and each.name not in ("handler", "protocol_mechanisms")]
         for name in options:
@@ -452,15 +455,15 @@ class Settings:
 
 
 class WrongHook(TypeError, RuntimeError):
-    """A hook does not take what it would be given."""
+    """A hook does not accept the arguments that it would be called with."""
 
 
 def find_hooks(handler: object) -> dict[str, Callable[..., Any]]:
-    """The hooks of a handler: what is called ``handle_NAME``, by NAME; ``process_message`` by its own name.
+    """Return the hooks of a handler: methods ``handle_NAME`` by NAME, and ``process_message`` by its own name.
 
-    :raises TypeError: if one is not callable, or the handler is a class where an object was meant.
+    :raises TypeError: if one is not callable, or the handler is a class instead of an object.
     """
-    # Names are filtered before getattr: some attributes that dir tells of raise when they are asked for.
+    # Filter the names before getattr, which raises for some of the attributes that dir lists.
     names = [
         name
         for name in dir(handler)
@@ -500,22 +503,22 @@ def _ehlo_takes_responses(hook: Callable[..., Any]) -> bool:
 
 
 def _authenticator(settings: Settings) -> Callable[..., Any] | None:
-    """Who decides about credentials, if anybody does."""
+    """Return the authenticator, or None if there is none."""
     if settings.portal is not None:
-        if isinstance(settings.authenticator, PortalAuthenticator):  # these settings are made of others
+        if isinstance(settings.authenticator, PortalAuthenticator):  # these settings were copied from others
             return settings.authenticator
         if settings.authenticator is not None:
             raise TypeError("portal and authenticator exclude each other: one of them decides")
         return PortalAuthenticator(settings.portal)
     if settings.authenticator is None and settings.auth_callback is not None:
-        return of_callback(_in_asyncio(settings, settings.auth_callback))
+        return authenticator_from_callback(_in_asyncio(settings, settings.auth_callback))
     return _in_asyncio(settings, settings.authenticator) if callable(settings.authenticator) else None
 
 
 def _in_asyncio(settings: Settings, function: F) -> F | Callable[..., Any]:
-    """What is called in place of a function, which runs in asyncio if it makes coroutines.
+    """Return the function to call instead of *function*: with the option *asyncio*, coroutine functions run as tasks.
 
-    Those of built-in handlers, mechanisms and extensions are the reactor's.
+    Functions of this package are not changed, since their coroutines await Deferreds.
     """
     if not settings.asyncio or not callable(function) or not is_coroutine_function(function):
         return function
@@ -527,13 +530,13 @@ def _in_asyncio(settings: Settings, function: F) -> F | Callable[..., Any]:
 def _mechanisms(
     settings: Settings, authenticator: Callable[..., Any] | None, hooks: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The mechanisms that somebody can decide about."""
+    """Return the mechanisms whose credentials can be checked."""
     mechanisms: dict[str, Any] = {each.name: each for each in (Login(), Plain())}
     for mechanism in settings.auth_mechanisms:
         if not callable(getattr(mechanism, "authenticate", None)):
             raise TypeError(f"auth_mechanisms must provide IAuthMechanism; {mechanism!r} does not")
         mechanisms[mechanism_name(mechanism.name)] = _mechanism_in_asyncio(settings, mechanism)
-    if "AUTH" not in hooks:  # which may decide about anything
+    if "AUTH" not in hooks:  # the hook may check the credentials of any mechanism
         mechanisms = {name: each for name, each in mechanisms.items() if _has_decider(each, authenticator)}
     mechanisms |= settings.protocol_mechanisms
     mechanisms |= methods_of_handler(settings.handler, partial(_in_asyncio, settings))
@@ -542,7 +545,7 @@ def _mechanisms(
 
 
 class _MechanismInAsyncio:
-    """A mechanism whose coroutine runs in asyncio."""
+    """A mechanism whose coroutine runs as an asyncio task."""
 
     def __init__(self, mechanism: Any, authenticate: Callable[..., Any]) -> None:
         self._mechanism = mechanism
@@ -558,7 +561,7 @@ def _mechanism_in_asyncio(settings: Settings, mechanism: Any) -> Any:
 
 
 def _has_decider(mechanism: Any, authenticator: Callable[..., Any] | None) -> bool:
-    """Whether anybody can decide about the mechanism's credentials, if it says of which class they are."""
+    """Return False if nothing can check credentials of the class that the mechanism declares."""
     credentials = getattr(mechanism, "credentials", None)
     if credentials is None or getattr(mechanism, "authenticator", None) is not None:
         return True
@@ -572,7 +575,7 @@ def _offered(settings: Settings, mechanisms: Mapping[str, Any]) -> tuple[Extensi
     built_in: list[Extension] = []
     if settings.data_size_limit:
         built_in.append(Size(settings.data_size_limit))
-    if not settings.decode_data or settings.enable_SMTPUTF8:  # RFC 6531 3.1, item 8: SMTPUTF8 brings 8BITMIME along
+    if not settings.decode_data or settings.enable_SMTPUTF8:  # RFC 6531 3.1, item 8: SMTPUTF8 requires 8BITMIME
         built_in.append(EightBitMIME())
     if not settings.decode_data:
         built_in.append(BinaryMIME())
@@ -610,7 +613,7 @@ def _admission(settings: Settings) -> Admission:
 
 
 def _discards(settings: Settings, hooks: Mapping[str, Any]) -> bool:
-    if settings.decode_data:  # which refuses some messages
+    if settings.decode_data:  # messages that cannot be decoded are refused
         return False
     return IDiscardingHandler.providedBy(settings.handler) and not {"DATA", "process_message"} & set(hooks)
 
@@ -640,7 +643,7 @@ def _proxies(settings: Settings, hooks: Mapping[str, Any]) -> Networks | None:
             "proxy_protocol_timeout alone lets everybody say who they are:"
             " give proxy_from too, or a handler with handle_PROXY"
         )
-    return Networks("proxy_from", EVERYBODY)
+    return Networks("proxy_from", ALL_CLIENTS)
 
 
 def _claimed(extensions: Iterable[Extension], which: str) -> Parameters:
@@ -652,7 +655,7 @@ def _claimed(extensions: Iterable[Extension], which: str) -> Parameters:
 
 
 def _checks(extensions: Iterable[Extension], which: str) -> tuple[Check, ...]:
-    """The checks of those extensions that have one of their own."""
+    """Return the checks of the extensions that override this method."""
     return tuple(
         getattr(each, which) for each in extensions if getattr(type(each), which) is not getattr(Extension, which)
     )
@@ -670,9 +673,9 @@ def _call_limits(limit: int | Mapping[str, int] | None) -> tuple[Mapping[str, in
 
 
 def want_number(name: str, value: object, kind: type[int] | type[float]) -> None:
-    """Refuse the value of an option unless it is a number from 0 on.
+    """Check that the value of an option is a number of at least 0.
 
-    :raises TypeError: if it is no number, or no int where *kind* is int.
+    :raises TypeError: if it is not a number, or not an int and *kind* is int.
     :raises ValueError: if it is negative, infinite or NaN.
     """
     if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
@@ -733,7 +736,7 @@ _DECIDERS = ("authenticator", "auth_callback")
 
 
 def _without_port(hostname: str) -> str:
-    """The name of a host, for programs that give their address: ``127.0.0.1:8025``."""
+    """Return the host of ``host:port``, which some programs pass as *hostname*."""
     host, _, port = hostname.rpartition(":")
     return host if port.isdecimal() else hostname
 
@@ -767,7 +770,7 @@ def _check(settings: Settings) -> None:
     for name in _DECIDERS:
         if getattr(settings, name) is not None and not callable(getattr(settings, name)):
             if name == "authenticator" and methods_of_handler(settings.handler):
-                continue  # its own methods know what to do with it
+                continue  # the handler's own auth_MECHANISM methods may use it
             raise TypeError(f"{name} must be callable, not {getattr(settings, name)!r}")
     if isinstance(settings.auth_exclude_mechanism, str):
         raise TypeError(f"auth_exclude_mechanism must be a list of names, not {settings.auth_exclude_mechanism!r}")
@@ -797,6 +800,6 @@ def _check_tls(settings: Settings) -> None:
         )
     if makes_contexts:
         try:
-            context.getContext()  # a key that does not fit its certificate shows now, not with the first client
+            context.getContext()  # raises now, not at the first connection, if the key does not match the certificate
         except Exception as error:
             raise ValueError(f"tls_context does not work: {error}") from error

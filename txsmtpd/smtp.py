@@ -212,9 +212,9 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     local_part_limit = setting("local_part_limit", "Characters before the @ of an address; 0: no limit.")
     line_length_limit = setting("line_length_limit", "Octets of a line of a message; None: no limit.")
     command_size_limit = setting("command_size_limit", "Octets of a command line, apart from those of extensions.")
-    enable_SMTPUTF8 = setting("enable_SMTPUTF8", "Whether SMTPUTF8 (RFC 6531) is offered.")
-    require_starttls = setting("require_starttls", "Whether a client must begin TLS before it sends mail.")
-    auth_required = setting("auth_required", "Whether a client must authenticate before it sends mail.")
+    enable_SMTPUTF8 = setting("enable_SMTPUTF8", "True if SMTPUTF8 (RFC 6531) is offered.")
+    require_starttls = setting("require_starttls", "True if a client must start TLS before it sends mail.")
+    auth_required = setting("auth_required", "True if a client must authenticate before it sends mail.")
     _authenticator = Readable("authenticator")  # used by methods auth_MECHANISM of programs
     _proxy_timeout = Readable("proxy_protocol_timeout")  # used by tests of programs
     _call_limit_default = Readable("call_limit_default")
@@ -622,7 +622,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         self.envelope = self._create_envelope()
 
     def _has_recipients(self) -> bool:
-        """Whether the message has recipients."""
+        """Return True if the message has recipients."""
         return bool(self.envelope.rcpt_tos or self.envelope.dropped)
 
     def _begin_message(self) -> IncomingMessage:

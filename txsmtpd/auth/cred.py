@@ -33,7 +33,7 @@ class PortalAuthenticator:
         self.interfaces = interfaces or (Interface,)
 
     def takes(self, credentials: type) -> bool:
-        """Whether the portal has a checker for credentials of this class."""
+        """Return True if the portal has a checker for credentials of this class."""
         return any(each.implementedBy(credentials) for each in self.portal.listCredentialsInterfaces())
 
     async def __call__(self, server: Any, session: Any, envelope: Any, mechanism: str, auth_data: Any) -> AuthResult:
@@ -44,7 +44,7 @@ class PortalAuthenticator:
             else:
                 found = await self.portal.login(auth_data, None, *self.interfaces)
         except UnhandledCredentials:
-            raise  # a LoginFailed too, but not the client's fault
+            raise  # also a LoginFailed, but caused by the server
         except LoginFailed:
             return AuthResult(success=False)
         _, avatar, logout = found
@@ -91,7 +91,7 @@ class InThread:
         self.credentialInterfaces = checker.credentialInterfaces
 
     def requestAvatarId(self, credentials: Any) -> Deferred[Any]:
-        """The name of the user."""
+        """Return a Deferred of the name of the user."""
         return call_in_pool(self._ask, credentials)
 
     def _ask(self, credentials: Any) -> Any:

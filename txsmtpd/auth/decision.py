@@ -47,7 +47,7 @@ def undecided(server: Any, source: str, result: object) -> Refused:
     return Refused(UNDECIDED)
 
 
-def of_callback(callback: Callable[..., Any]) -> Callable[..., Any]:
+def authenticator_from_callback(callback: Callable[..., Any]) -> Callable[..., Any]:
     """Make an authenticator of a deprecated ``auth_callback``: ``f(mechanism, login, password)`` returns True or
     False."""
 

@@ -36,7 +36,7 @@ class External:
         self.authenticator = authenticator
 
     def available(self, session: Any) -> bool:
-        """Whether the client has a certificate."""
+        """Return True if the client has a certificate."""
         return getattr(session.ssl, "peer_certificate", None) is not None
 
     async def authenticate(self, exchange: Exchange) -> AuthResult:

@@ -45,7 +45,7 @@ cancelled, and has got a reply. Returned by ``handle_AUTH``: continue with the m
 class AuthResult:
     """The result of an authentication.
 
-    :param success: whether the client is authenticated.
+    :param success: True if the client is authenticated.
     :param handled: kept for compatibility, without effect: the server replies unless a reply was pushed.
     :param message: the status to reply; None: the usual 235 or 535.
     :param auth_data: data about the user, for ``session.auth_data``.
@@ -70,11 +70,11 @@ class LoginPassword(NamedTuple):
 
     @property
     def username(self) -> bytes:
-        """The login, by the name that twisted.cred has for it."""
+        """The login, under its name in twisted.cred."""
         return self.login
 
     def checkPassword(self, password: bytes) -> bool:
-        """Whether this is the password, in constant time."""
+        """Compare the password in constant time."""
         return hmac.compare_digest(self.password, password)
 
     def __repr__(self) -> str:
@@ -95,11 +95,11 @@ class ChallengeResponse:
 
     @property
     def username(self) -> bytes:
-        """The login, by the name that twisted.cred has for it."""
+        """The login, under its name in twisted.cred."""
         return self.login
 
     def checkPassword(self, password: bytes) -> bool:
-        """Whether the client has proved to know this password."""
+        """Return True if the client's proof matches this password."""
         return hmac.compare_digest(hmac.new(password, self.challenge, "md5").hexdigest().encode(), self.response)
 
 

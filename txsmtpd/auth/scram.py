@@ -84,7 +84,7 @@ class Scram:
 
     :param hash_name: ``"SHA-1"``, ``"SHA-256"`` or ``"SHA-512"``.
     :param lookup: returns the :class:`ScramKeys` of a user name, or None; directly, as a coroutine or as a Deferred.
-    :param plus: whether it is the -PLUS variant, which needs TLS 1.3.
+    :param plus: True for the -PLUS variant, which needs TLS 1.3.
     :param authenticator: makes the final decision about the :class:`~txsmtpd.auth.ProvedLogin`; None: the proof is
         enough.
     :param iterations: the number of iterations that most users have, sent for users that do not exist.
@@ -116,7 +116,7 @@ class Scram:
         self._secret = _SECRET if secret is None else secret
 
     def available(self, session: Any) -> bool:
-        """Whether the client's connection has what the -PLUS variant needs."""
+        """Return True if the client's connection meets the requirements of the -PLUS variant."""
         return not self.plus or getattr(session.ssl, "binds", False)
 
     async def authenticate(self, exchange: Exchange) -> AuthResult:
@@ -127,7 +127,7 @@ class Scram:
             keys = await keys
         known = keys is not None
         if keys is None:
-            keys = self._keys_of_nobody(first.login)
+            keys = self._fake_keys(first.login)
         nonce = first.nonce + self.make_nonce()
         server_first = f"r={nonce},s={b64encode(keys.salt).decode()},i={keys.iterations}"
 
@@ -170,7 +170,7 @@ class Scram:
             raise Refused(INVALID)
         return _First(found["header"], found["bare"], flag, login, found["nonce"])
 
-    def _keys_of_nobody(self, login: str) -> ScramKeys:
+    def _fake_keys(self, login: str) -> ScramKeys:
         """Return keys that match no password, with a constant salt, so that they do not reveal which users exist."""
         salt = hmac.digest(self._secret, f"{self.digest} {login}".encode(), "sha256")[:16]
         size = hashlib.new(self.digest).digest_size

@@ -34,7 +34,7 @@ _COMPLAINTS = (
 
 
 def asks_for_asyncio(error: BaseException) -> bool:
-    """Whether an exception means that a coroutine needs asyncio, but was run without it."""
+    """Return True if an exception means that a coroutine needs asyncio, but was run without it."""
     if not isinstance(error, RuntimeError):
         return False
     text = repr(error.args).lower()  # str() may be overridden, and may raise
@@ -45,9 +45,9 @@ def asks_for_asyncio(error: BaseException) -> bool:
 
 
 def go_on(turn: Coroutine[Any, Any, Any], awaited: Any) -> Deferred[Any]:
-    """Run a coroutine to its end that was stepped once and now waits for something.
+    """Run a coroutine that was stepped once to its end.
 
-    :param awaited: what it has yielded: a Deferred, or a future of the running loop.
+    :param awaited: the object that it waits for: a Deferred, or a future of the running loop.
     """
     if asyncio._get_running_loop() is None and type(awaited) is Deferred:
         # A coroutine that awaits a Deferred which has not fired just yields it again when it is stepped again.
@@ -125,7 +125,7 @@ def in_asyncio(function: Callable[..., Any], loop: asyncio.AbstractEventLoop | N
 
 
 def is_coroutine_function(function: object) -> bool:
-    """Whether a function or another callable returns coroutines."""
+    """Return True if a function or another callable returns coroutines."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
@@ -251,7 +251,7 @@ class _FromThread:
         return self._call(self._server.push, status)
 
     def challenge_auth(self, *args: Any, **kwargs: Any) -> Any:
-        """Ask the client something."""
+        """Send a challenge and wait for the response."""
         return self._call(self._server.challenge_auth, *args, **kwargs)
 
     def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -262,7 +262,7 @@ class _ExchangeFromThread(_FromThread):
     """An AUTH exchange, for use in threads other than the reactor's."""
 
     def challenge(self, *args: Any) -> Any:
-        """Ask the client something."""
+        """Send a challenge and wait for the response."""
         return self._call(self._server.challenge, *args)
 
     def decide(self, *args: Any) -> Any:
@@ -282,7 +282,7 @@ def _from_thread(argument: Any, reactor: Any) -> Any:
     return argument
 
 
-def for_whoever_awaits(deferred: Deferred[Any]) -> Any:
+def to_awaitable(deferred: Deferred[Any]) -> Any:
     """Return the Deferred in a form that the calling code can await: a future in an asyncio task, else the Deferred."""
     try:
         task = asyncio.current_task()

@@ -58,7 +58,7 @@ class LoopTimer:
         return self._handle.when()
 
     def active(self) -> bool:
-        """Whether the call is still pending."""
+        """Return True if the call is still pending."""
         return self._call is not None and not self._handle.cancelled()
 
     def cancel(self) -> None:

@@ -24,7 +24,7 @@ _reactors: WeakValueDictionary[int, LoopReactor] = WeakValueDictionary()
 
 
 def has_reactor() -> bool:
-    """Whether the program has chosen a global reactor."""
+    """Return True if the program has chosen a global reactor."""
     return "twisted.internet.reactor" in sys.modules
 
 
@@ -44,7 +44,7 @@ def loop_of_reactor(reactor: Any) -> asyncio.AbstractEventLoop | None:
 
 
 def has_asyncio_reactor() -> bool:
-    """Whether the program has chosen a global reactor that uses an asyncio loop."""
+    """Return True if the program has chosen a global reactor that uses an asyncio loop."""
     return has_reactor() and loop_of_reactor(global_reactor()) is not None
 
 
@@ -76,7 +76,7 @@ def clock_of(reactor: Any) -> Any:
 
 
 def runs_here(reactor: Any) -> bool:
-    """Whether the reactor is running in this thread."""
+    """Return True if the reactor is running in this thread."""
     if isinstance(reactor, LoopReactor):
         return asyncio._get_running_loop() is loop_of_reactor(reactor)
     # Check in this order: the id of a reactor's thread that has ended may have been reused. And in trial the reactor's

@@ -56,11 +56,11 @@ class Attempts:
         self.commands = 0  #: AUTH commands, whatever their result
         self.failures = 0  #: credentials that were refused
         self.mechanism = ""  #: the last one used
-        self.gave_up = False  #: whether this attempt is over and the client has got a reply
+        self.gave_up = False  #: True if this attempt is over and the client has got a reply
 
 
 def offers_auth(server: Any) -> bool:
-    """Whether AUTH is offered to this client now."""
+    """Return True if AUTH is offered to this client now."""
     return not server.session.authenticated and bool(offered_mechanisms(server))
 
 
@@ -237,7 +237,7 @@ class Auth(Extension):
         return value if self.trusts(envelope, decode_xtext(value)) else "<>"
 
     def trusts(self, envelope: Envelope, mailbox: str) -> bool:
-        """Whether the client is trusted to state that this mailbox submitted the message. Default: False."""
+        """Return True if the client is trusted to state that this mailbox submitted the message. Default: False."""
         return False
 
     mail_parameters = {"AUTH": submitter}

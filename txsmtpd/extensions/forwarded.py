@@ -36,7 +36,7 @@ class FromTrusted(Extension):
         return " ".join(self.attributes) if self.trusts(server) else None
 
     def trusts(self, server: Any) -> bool:
-        """Whether the client may use this. The peer of the connection counts, regardless of XCLIENT."""
+        """Return True if the client may use the command. The peer of the connection counts, regardless of XCLIENT."""
         session = server.session
         if session.connection_peer == "" and session.proxy_peer:  # a Unix socket, but on the host of the proxy
             return False

@@ -15,7 +15,7 @@ READY_FOR_TLS = Reply(220, "2.0.0", "Ready to start TLS")
 
 
 def can_start_tls(server: Any) -> bool:
-    """Whether STARTTLS is offered now."""
+    """Return True if STARTTLS is offered now."""
     return server.tls_context is not None and server.session.ssl is None and hasattr(server.transport, "startTLS")
 
 

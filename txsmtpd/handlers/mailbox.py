@@ -25,7 +25,7 @@ from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 from zope.interface import alsoProvides
 
-from txsmtpd.bridges.asyncio_bridge import for_whoever_awaits
+from txsmtpd.bridges.asyncio_bridge import to_awaitable
 from txsmtpd.bridges.loop_reactor import daemon_thread
 from txsmtpd.bridges.reactors import current_reactor
 from txsmtpd.handlers import trace_header
@@ -164,7 +164,7 @@ class Mailbox(Message):
 
     async def _store_in_thread(self, pieces: Iterable[bytes], name: str) -> str:
         try:
-            name = await for_whoever_awaits(self._in_thread(self._maildir.deliver, pieces, name))
+            name = await to_awaitable(self._in_thread(self._maildir.deliver, pieces, name))
         except OSError as error:
             raise self._refusal(error) from error
         return self._stored(name)

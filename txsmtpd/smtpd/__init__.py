@@ -9,7 +9,7 @@ from typing import Any
 
 program = sys.argv[0] if sys.argv else ""
 __version__ = (
-    "Python SMTP proxy version 0.3"  #: what greets clients behind the server's name; a program may set its own
+    "Python SMTP proxy version 0.3"  #: the text after the server's name in the greeting; a program may change it
 )
 
 
@@ -17,13 +17,13 @@ class Devnull:
     """A stream that discards everything."""
 
     def write(self, msg: Any) -> None:
-        """Take a text."""
+        """Discard a text."""
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing."""
 
 
-DEBUGSTREAM: Any = Devnull()  #: where channels print what is said, once it is set to another stream
+DEBUGSTREAM: Any = Devnull()  #: the stream to which channels print debugging output
 EMPTYSTRING = ""
 NEWLINE = "\n"
 COMMASPACE = ", "

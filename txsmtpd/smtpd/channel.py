@@ -32,7 +32,7 @@ SYNTAX = {
 }
 COMMANDS = f"Supported commands: {' '.join(SYNTAX)}"
 
-# The old words for what MAIL and RCPT refuse; what else is a 501 or a 553 is told the syntax.
+# The old texts of refusals of MAIL and RCPT. For other 501 and 553 replies, the text is the syntax.
 BODY = Reply(501, "5.5.4", "BODY must be one of 7BIT, 8BITMIME")
 REFUSALS: Mapping[Reply, str] = {
     BODY: "501 Error: BODY can only be one of 7BIT, 8BITMIME",
@@ -42,7 +42,7 @@ REFUSALS: Mapping[Reply, str] = {
     ),
 }
 
-# Methods of asyncore and asynchat by which channels took part in reading. An override would never be called.
+# Methods of asyncore and asynchat for reading. An override would never be called here.
 NEVER_CALLED = {
     *("collect_incoming_data", "found_terminator", "initiate_send", "refill_buffer"),
     *("handle_expt", "handle_read", "handle_write", "readable", "recv", "send", "writable"),
@@ -50,7 +50,7 @@ NEVER_CALLED = {
 
 
 def _of_envelope(name: str, meaning: str) -> Any:
-    """An attribute of the underlying connection's envelope."""
+    """Return a property for an attribute of the underlying connection's envelope."""
 
     def get(channel: SMTPChannel) -> Any:
         return getattr(channel._connection.envelope, name)
@@ -65,25 +65,27 @@ class SMTPChannel:
     """One connection of a :class:`~txsmtpd.smtpd.SMTPServer`.
 
     :param server: the server.
-    :param conn: the connection, as ``handle_accepted`` was given it.
+    :param conn: the connection, as passed to ``handle_accepted``.
     :param addr: the client's address and port.
-    :param data_size_limit: octets that a message may have on this connection. What follows is kept for methods that
-        want to know; the connection has it from the server.
+    :param data_size_limit: maximum size of a message in octets, on this connection. The parameters after it are only
+        stored; the connection has the values of the server.
     :raises TypeError: if *conn* is something else, such as a socket.
     """
 
     COMMAND: ClassVar[int] = 0
     DATA: ClassVar[int] = 1
 
-    command_size_limit: ClassVar[int] = 512  #: octets of a command line, CRLF not counted; a subclass may have another
+    command_size_limit: ClassVar[int] = (
+        512  #: maximum length of a command line in octets, without CRLF; subclasses may change it
+    )
 
     smtp_server: Any  #: the server
     conn: Any  #: the connection; it has ``getpeername()``, ``getsockname()`` and ``close()``
     addr: tuple[str, int]  #: the client's address and port
     peer: tuple[str, int]  #: the same
-    fqdn: str  #: the server's name, as the client is told
-    received_lines: list[bytes]  #: empty: a line is complete before a method sees it
-    received_data: bytes | str  #: the message that has come last, as ``process_message`` got it
+    fqdn: str  #: the server's name in the greeting
+    received_lines: list[bytes]  #: always empty: methods are called with complete lines
+    received_data: bytes | str  #: the last message, as passed to ``process_message``
 
     def __init__(
         self,
@@ -127,12 +129,12 @@ class SMTPChannel:
 
     @property
     def session(self) -> Session:
-        """What is known of the client, such as ``session.ssl`` and ``session.authenticated``."""
+        """The client's session, with attributes such as ``session.ssl`` and ``session.authenticated``."""
         return self._connection.session
 
     @property
     def seen_greeting(self) -> str:
-        """The argument of HELO or EHLO; empty before."""
+        """The argument of HELO or EHLO; empty before them."""
         return self._connection.session.host_name or ""
 
     @seen_greeting.setter
@@ -141,7 +143,7 @@ class SMTPChannel:
 
     @property
     def extended_smtp(self) -> bool:
-        """Whether the client greeted with EHLO."""
+        """True if the client has sent EHLO."""
         return self._connection.session.extended_smtp
 
     @extended_smtp.setter
@@ -150,7 +152,7 @@ class SMTPChannel:
 
     @property
     def mailfrom(self) -> str | None:
-        """The reverse-path, ``<>`` for the null one; None: no transaction is open."""
+        """The reverse-path, ``<>`` if it is null. None: no transaction is open."""
         path = self._connection.envelope.mail_from
         return "<>" if path == "" else path
 
@@ -165,9 +167,9 @@ class SMTPChannel:
 
     @property
     def smtp_state(self) -> int:
-        """:attr:`COMMAND`, or :attr:`DATA` from the reply 354 until the message has its own.
+        """:attr:`DATA` from the reply 354 until the reply to the message, else :attr:`COMMAND`.
 
-        Setting it to DATA begins a message, which ends with its final dot. Setting COMMAND has no effect.
+        Setting it to DATA starts reading a message, which ends with the final dot. Setting it to COMMAND has no effect.
         """
         return self.DATA if self._connection.reads_data else self.COMMAND
 
@@ -178,23 +180,23 @@ class SMTPChannel:
 
     @property
     def num_bytes(self) -> int:
-        """Octets of the message so far."""
+        """The number of octets of the message so far."""
         return self._connection.octets_read
 
     @property
     def command_size_limits(self) -> Mapping[str, int]:
-        """Octets of a command line by verb, where it differs from :attr:`command_size_limit`. It is only to be read."""
+        """Maximum length of command lines in octets by verb, if not :attr:`command_size_limit`. Read-only."""
         limits = self._connection.settings.line_limits
         return MappingProxyType({verb.decode("ascii"): limit for verb, limit in limits.items()})
 
     @property
     def max_command_size_limit(self) -> int:
-        """The longest command line."""
+        """The highest of these limits."""
         return self._connection.settings.longest_line
 
     @property
     def data_size_limit(self) -> int | None:
-        """Octets that a message may have; None: no limit. To set it counts from the next message on."""
+        """Maximum size of a message in octets; None: no limit. A new value applies to the next message."""
         limit: int | None = self._connection.data_size_limit
         return limit
 
@@ -213,7 +215,7 @@ class SMTPChannel:
         self._connection.push(msg)
 
     def close_when_done(self) -> None:
-        """Close the connection once the reply is sent."""
+        """Close the connection after the reply."""
         self._connection.close_when_done()
 
     def close(self) -> None:
@@ -296,7 +298,7 @@ class SMTPChannel:
             return
         debug("===> MAIL", arg)
         try:
-            self._connection.parse_mail(arg)  # what is wrong with it comes before all else
+            self._connection.parse_mail(arg)  # as in the old module, syntax errors are reported before others
             if self.mailfrom is not None:
                 self.push("503 Error: nested MAIL command")
                 return
@@ -370,7 +372,7 @@ class SMTPChannel:
 
 
 def _deprecated(old: str, name: str) -> property:
-    """An attribute by the name that it had when it was private; code of those days says ``_SMTPChannel__line``."""
+    """Return a property with the attribute's old private name, such as ``_SMTPChannel__line``."""
 
     def get(channel: SMTPChannel) -> Any:
         warn(f"{old} of an SMTPChannel is called {name}", DeprecationWarning, stacklevel=2)

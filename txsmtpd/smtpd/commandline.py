@@ -28,8 +28,8 @@ class Served:
 
     @classmethod
     def from_cli(cls, parser: Any, *args: str) -> Self:
-        """Make the server, from the name of its class and what its ``from_cli`` wants; or else host and port of the
-        remote server.
+        """Make the server from the name of its class and the arguments of its ``from_cli``. If it has none, the
+        arguments are the host and the port of the remote server.
         """
         if not args or not args[0]:
             parser.error("which class? Give its dotted name, as in smtpd:mypackage.MyServer")

@@ -35,7 +35,7 @@ OK = Reply(250, None, "OK")
 NOT_UTF8 = Reply(554, "5.6.1", "The message must be UTF-8")
 OLD_WORDS = {
     LINE_TOO_LONG: Reply(500, None, "Error: line too long"),
-    NOT_RECOGNIZED: Reply(500, None, 'Error: command "AUTH" not recognized'),  # what looks like it, too
+    NOT_RECOGNIZED: Reply(500, None, 'Error: command "AUTH" not recognized'),  # also the text for unknown commands
     TOO_LARGE: Reply(552, None, "Error: Too much mail data"),
 }
 
@@ -64,7 +64,8 @@ class ChannelFactory(SMTPFactory):
     """Makes connections for an ``smtpd`` server.
 
     :param server: a :class:`~txsmtpd.smtpd.SMTPServer`.
-    :param options: see :class:`~txsmtpd.factory.SMTPFactory`. The size of a command line is the channel class's.
+    :param options: see :class:`~txsmtpd.factory.SMTPFactory`. The maximum length of a command line is that of the
+        channel class.
     """
 
     def __init__(self, server: Any, *, extensions: Iterable[Extension] = (), **options: Any) -> None:
@@ -112,7 +113,7 @@ class ChannelMessage(IncomingMessage):
     async def _hand_over(self, message: bytes) -> Any:
         server = self._server
         channel = server.channel
-        # The way that messages were handed over: no line end at the end, and LF for the others.
+        # As in the old module: lines are separated by LF, and the last line has no line end.
         octets = message.removesuffix(b"\r\n").replace(b"\r\n", b"\n")
         channel.received_data = self.decoded(octets) if server.settings.decode_data else octets
         debug("Data:", channel.received_data)
@@ -136,14 +137,14 @@ class ChannelProtocol(SMTP):
     _dispatcher_class = ChannelDispatcher
     _message_class = ChannelMessage
 
-    # What a socket has been asked for
+    # Methods of a socket
 
     def getpeername(self) -> tuple[str, int]:
-        """Address and port of the client."""
+        """Return the address and port of the client."""
         return self.session.peer or ("", 0)
 
     def getsockname(self) -> tuple[str, int]:
-        """Address and port of this side."""
+        """Return the local address and port."""
         host = self.transport.getHost()
         return getattr(host, "host", ""), getattr(host, "port", 0)
 
@@ -151,17 +152,17 @@ class ChannelProtocol(SMTP):
 
     async def _greet(self) -> None:
         dispatcher = self._dispatcher
-        dispatcher.closes_after_reply = True  # unless somebody makes a channel for the connection
+        dispatcher.closes_after_reply = True  # unless the server makes a channel
         try:
             self.call(self.factory.server.connected_by, self)
         except BaseException:
             dispatcher.closes_after_reply = True
             raise
         if self.channel is None:
-            dispatcher.pushed = True  # there is nobody who could say more
+            dispatcher.pushed = True  # without a channel, there is no reply
 
     def attach(self, channel: Any) -> None:
-        """The channel of this connection is made."""
+        """Use this channel for the connection."""
         self.channel = channel
         offered = tuple(
             verb
@@ -172,12 +173,12 @@ class ChannelProtocol(SMTP):
         self._dispatcher.closes_after_reply = False
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call code of the server's subclass.
+        """Call code of the program.
 
-        :raises Refused: 451, if it raises an exception that ends a program.
+        :raises Refused: with 451, if it raises an exception that would end the program, such as SystemExit.
         """
         try:
-            with driver.code_of_a_server():
+            with driver.server_code():
                 return function(*args, **kwargs)
         except Exception:
             raise
@@ -217,36 +218,36 @@ class ChannelProtocol(SMTP):
         if reply.code == 421:
             self._dispatcher.closes_after_reply = True
         pushed = super().push(reply)
-        self._dispatcher.pushed = True  # 3yz too: what follows is read by whoever has asked for it
+        self._dispatcher.pushed = True  # also after 3yz: the code that pushed it reads the response
         return pushed
 
     # The message
 
     @property
     def reads_data(self) -> bool:
-        """Whether a message is coming, or is being processed."""
+        """True while a message is being received or processed."""
         return self._message is not None
 
     @property
     def octets_read(self) -> int:
-        """Octets of the message so far."""
+        """The number of octets of the message so far."""
         return getattr(self._connection.reader, "size", 0)
 
     def read_message(self) -> None:
-        """Read a message next."""
+        """Read a message instead of the next command."""
         message = self._begin_message()
         message.read_into(message.whole())
 
     # The end
 
     def close_when_done(self) -> None:
-        """Close once the command that is carried out has its reply."""
+        """Close the connection after the reply to the current command."""
         self._dispatcher.closes_after_reply = True
         if not self._connection.is_busy:
             self._connection.close()
 
     def close(self) -> None:
-        """Close at once, like a socket; what was written before is still sent."""
+        """Close the connection. Replies that were written before are still sent."""
         self._connection.close()
 
     def _ended(self, cause: BaseException) -> None:
@@ -259,9 +260,9 @@ class ChannelProtocol(SMTP):
 
 
 def debug(*words: Any, of: Callable[[Any], Any] | None = None) -> None:
-    """Print to ``DEBUGSTREAM``, whatever it is at the moment.
+    """Print to the current ``DEBUGSTREAM``.
 
-    :param of: makes of the last word what is printed.
+    :param of: called with the last word; returns the bytes to print instead.
     """
     stream = txsmtpd.smtpd.DEBUGSTREAM
     if isinstance(stream, txsmtpd.smtpd.Devnull):
@@ -277,7 +278,7 @@ def debug(*words: Any, of: Callable[[Any], Any] | None = None) -> None:
 def parse_path(
     parse: Callable[[str | None], tuple[str, grammar.Parameters]], keyword: str, arg: str | None
 ) -> tuple[str, grammar.Parameters]:
-    """Read the argument of MAIL or RCPT; an address without a domain will do, as it always did."""
+    """Parse the argument of MAIL or RCPT. As in the old module, an address may be without a domain."""
     try:
         return parse(arg)
     except Refused:
@@ -296,11 +297,11 @@ def parse_path(
 
 @lru_cache(maxsize=256)
 def commands_of_channel(cls: type, offered: tuple[bytes, ...]) -> dict[bytes, Command]:
-    """The commands of a class of channels: its methods ``smtp_VERB``.
+    """Return the commands of a channel class: its methods ``smtp_VERB``.
 
-    They check for themselves whether their time has come; only what ``auth_required`` asks for is not theirs to forget.
+    The methods check the order of commands themselves. Only the rule of ``auth_required`` is checked before them.
 
-    :param offered: commands of :class:`~txsmtpd.smtp.SMTP` that are there besides, unless the channel has them.
+    :param offered: further commands, of :class:`~txsmtpd.smtp.SMTP`, unless the channel defines them.
     """
     commands = {verb: SMTP.commands[verb] for verb in offered}
     for name in dir(cls):
@@ -322,7 +323,7 @@ def _caller(name: str) -> Callable[[ChannelProtocol, str | None], Any]:
 
 
 def _settled(work: Any) -> Reply:
-    """The result of a coroutine that has nothing to wait for."""
+    """Return the result of a coroutine that does not wait for anything."""
     try:
         work.send(None)
     except StopIteration as end:

@@ -19,9 +19,9 @@ from twisted.python import threadable
 from txsmtpd.bridges.loop_reactor import daemon_thread
 from txsmtpd.bridges.reactor_thread import ReactorThreadError, wait_for_reactor
 
-LOOK_AGAIN = 0.5  # seconds between looks at a reactor that another thread runs, and that may end without a word
+LOOK_AGAIN = 0.5  # seconds between checks of a reactor in another thread, which may end without notice
 
-#: The servers that are open, by a number of their own; :func:`loop` returns when none is left.
+#: The open servers, by an arbitrary number; :func:`loop` returns when none is left.
 socket_map: dict[int, Any] = {}
 
 
@@ -33,14 +33,14 @@ def loop(
 ) -> None:
     """Serve until all servers are closed.
 
-    What interrupts it leaves it as an exception, after which it may be called again: KeyboardInterrupt for Ctrl-C,
-    and whatever else is no ``Exception`` and leaves the code of a server or of a signal's handler.
+    An exception of a signal handler, such as KeyboardInterrupt, ends the loop, which raises it. So does an exception of
+    a server's code if it is not an ``Exception``. After that, the loop may be called again.
 
-    :param timeout: with *count*, the seconds of each turn.
-    :param use_poll: taken for the sake of old programs; nothing is done with it.
-    :param map: the servers to wait for, which were given the same map. Default: those without one of their own.
-    :param count: return after so many turns in any case.
-    :raises RuntimeError: in the thread of a reactor that runs already: it serves without this.
+    :param timeout: with *count*, the duration of an iteration in seconds.
+    :param use_poll: ignored.
+    :param map: the servers to wait for, which were made with the same map. Default: those made without a map.
+    :param count: return after so many iterations in any case.
+    :raises RuntimeError: in the thread of a running reactor, which serves without a loop.
     """
     driver.loop(socket_map if map is None else map, None if count is None else timeout * count)
 
@@ -52,21 +52,21 @@ def close_all(map: MutableMapping[int, Any] | None = None) -> None:
 
 
 class Driver:
-    """Knows which thread runs the reactor for the servers, if one does."""
+    """Runs the reactor for the servers, and calls their functions in the thread that runs it."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._thread: int | None = None  # the one that runs the reactor in `loop`
-        self._servers: MutableMapping[int, Any] = {}  # for which it does
-        self._error: BaseException | None = None  # why it stops, if it is not for their end
-        self._calls = 0  # of the servers' own code that have not returned
+        self._thread: int | None = None  # the thread that runs the reactor in `loop`
+        self._servers: MutableMapping[int, Any] = {}  # the servers that this loop waits for
+        self._error: BaseException | None = None  # the exception that the loop will raise
+        self._calls = 0  # calls of the program's code in progress
 
     # For servers
 
     def call(self, function: Callable[[Any], Any]) -> Any:
-        """Call the function with the reactor, where nothing of the reactor runs at the same time; return its result.
+        """Call a function with the reactor, in the reactor's thread if it runs, and return the result.
 
-        :param function: may return a Deferred, which is waited for in another thread than the reactor's.
+        :param function: if it returns a Deferred, and the caller is in another thread, this waits for its result.
         """
         from twisted.internet import reactor
 
@@ -81,17 +81,17 @@ class Driver:
         return self._thread is not None or bool(reactor.running)
 
     def is_here(self, reactor: Any) -> bool:
-        """Whether this is the thread that runs the reactor."""
+        """Return True if this is the thread that runs the reactor."""
         return self._thread == threading.get_ident() or (bool(reactor.running) and threadable.isInIOThread())
 
     def is_elsewhere(self) -> bool:
-        """Whether another thread than this runs the reactor."""
+        """Return True if another thread runs the reactor."""
         from twisted.internet import reactor
 
         return self._runs(reactor) and not self.is_here(reactor)
 
     def forget(self, servers: MutableMapping[int, Any], number: int) -> None:
-        """A server has ended."""
+        """Remove a server that is closed."""
         with self._changed:
             servers.pop(number, None)
             self._changed.notify_all()
@@ -99,8 +99,8 @@ class Driver:
             self._stop_if_done()
 
     @contextmanager
-    def code_of_a_server(self) -> Iterator[None]:
-        """A context for each call of a server's own code, which may be interrupted."""
+    def server_code(self) -> Iterator[None]:
+        """Enter this context for each call of the program's code, whose exceptions may end the loop."""
         self._calls += 1
         try:
             yield
@@ -132,7 +132,8 @@ class Driver:
                 return
 
     def _begin(self, reactor: Any, seconds: float) -> bool:
-        """Claim the reactor for this thread; where another has it, wait so many seconds for a change instead."""
+        """Claim the reactor for this thread, and return True. If another thread runs it, wait for a change, for at most
+        so many seconds, and return False."""
         with self._changed:
             if not self._runs(reactor):
                 self._thread = threading.get_ident()
@@ -147,7 +148,7 @@ class Driver:
     def _run(self, reactor: Any, servers: MutableMapping[int, Any], seconds: float | None) -> None:
         self._servers = servers
         self._error = None
-        # The pool resolves names. Nobody stops it before the program ends, so it must not keep the program alive.
+        # The pool resolves names. It is never stopped, so its threads must not keep the program alive.
         reactor.getThreadPool().threadFactory = daemon_thread
         reactor.callWhenRunning(self._stop_if_done)
         end = None if seconds is None else reactor.callLater(seconds, self._stop, None)
@@ -164,14 +165,14 @@ class Driver:
             self._stop(None)
 
     def _stop(self, error: BaseException | None) -> None:
-        """Let the loop return, or raise the error, once what the reactor does just now is done."""
+        """Make the loop return, or raise the error, after the current call of the reactor."""
         from twisted.internet import reactor
 
         if self._thread is None:
             return
         self._error = error or self._error
         loop: Any = reactor
-        # Not stop(), after which no reactor runs again; and by way of the queue, which wakes the reactor up.
+        # A reactor cannot run again after stop(). callFromThread wakes the reactor up.
         loop.callFromThread(type(loop).crash, loop)
 
     @contextmanager
@@ -180,8 +181,8 @@ class Driver:
         wrapped = {}
         in_main_thread = threading.current_thread() is threading.main_thread()
         if in_main_thread:
-            # Python calls a handler between two of its own instructions: a signal that comes just before the reactor
-            # waits would not be seen until something else wakes the reactor up.
+            # Python calls a handler between two of its own instructions. Without the wakeup descriptor, a signal just
+            # before the reactor waits would not be handled until something else wakes the reactor up.
             wakeup = signal.set_wakeup_fd(reactor.waker.o, warn_on_full_buffer=False)
             for number in signal.valid_signals():
                 handler = signal.getsignal(number)
@@ -204,7 +205,7 @@ class Driver:
                 handler(number, frame)
             except BaseException as error:
                 if self._calls:
-                    raise  # in a server's own code, which may know what to do
+                    raise  # through the program's code, which may handle it
                 self._stop(error)
 
         return handle

@@ -24,19 +24,19 @@ from txsmtpd.smtpd.server import SMTPServer, keywords_of
 NOT_TAKEN = Reply(451, "4.3.0", "The next server has not taken the message; try again later")
 MAILMAN_MAP = "/var/lib/mailman3/data/postfix_lmtp"
 MAILMAN_LMTP = ("localhost", 8024)
-# What Mailman 3 appends to the name of a list, for its other addresses.
+# Suffixes of the further addresses of a list in Mailman 3.
 LIST_SUFFIXES = ("-bounces", "-confirm", "-join", "-leave", "-owner", "-request", "-subscribe", "-unsubscribe")
 
 
 class Message:
-    """A message while its process_message runs, and what was begun for it."""
+    """A message while its process_message runs, and its deliveries."""
 
     def __init__(self, channel: Any) -> None:
         self.channel = channel
         self.deliveries: list[Deferred[Reply]] = []
 
     def stop(self) -> None:
-        """Let nothing be delivered any more."""
+        """Cancel all deliveries."""
         for delivery in self.deliveries:
             delivery.addErrback(lambda failure: failure.trap(CancelledError))
             delivery.cancel()
@@ -53,7 +53,7 @@ class PureProxy(SMTPServer):
 
     :param localaddr: where to listen.
     :param remoteaddr: host and port of the remote server.
-    :param proxy: what passes mail on, in place of one for *remoteaddr* without TLS of its own or AUTH.
+    :param proxy: the handler that relays mail. Default: one for *remoteaddr* without further options.
     :param options: see :class:`SMTPServer`.
     :raises ValueError: if there is neither a remote server nor a proxy.
     """
@@ -75,7 +75,7 @@ class PureProxy(SMTPServer):
         return factory
 
     def upstreams(self) -> list[Upstream]:
-        """The servers that mail is passed on to."""
+        """Return the servers to which mail is relayed."""
         return [self.proxy.upstream]
 
     async def ended(self) -> None:
@@ -100,7 +100,8 @@ class PureProxy(SMTPServer):
         return self._verdict(message, status)
 
     async def _verdict(self, message: Message, status: Any) -> Any:
-        """The reply to a message: what process_message has said of it, unless that is 250 and not true."""
+        """Return the reply to a message: that of the remote server if it refuses the message or process_message returns
+        nothing, else the result of process_message."""
         if isinstance(status, Awaitable):
             try:
                 status = await status
@@ -115,15 +116,16 @@ class PureProxy(SMTPServer):
         return status
 
     def process_message(self, peer: Any, mailfrom: Any, rcpttos: Any, data: Any, **kwargs: Any) -> Any:
-        """Pass a message on.
+        """Relay a message.
 
-        :return: None while a message is taken, which waits for the verdict; at other times a Deferred of it.
+        :return: None while the server processes a message, whose reply waits for the remote server. If called at
+            another time, a Deferred of the reply.
         """
         content = self.prepared(peer, mailfrom, rcpttos, data)
         return self._begin(rcpttos, self._passed_on(self._deliver, mailfrom, rcpttos, content, **kwargs))
 
     def prepared(self, peer: Any, mailfrom: Any, rcpttos: Any, data: Any) -> bytes:
-        """The message as it is passed on: with a Received field, and X-Peer with the client's address."""
+        """Return the message to relay: with a Received field, and X-Peer with the client's address."""
         message = _current.get()
         envelope = Envelope()
         envelope.mail_from = mailfrom
@@ -138,9 +140,10 @@ class PureProxy(SMTPServer):
         return self.proxy.prepare_content(conn, session, envelope)
 
     def _begin(self, rcpttos: Sequence[str], delivery: Any) -> Any:
-        """Begin a delivery, which is a coroutine for the replies of its recipients.
+        """Begin a delivery.
 
-        :raises RuntimeError: in another thread than the reactor's: the verdict would get lost.
+        :param delivery: a coroutine that returns the replies of the recipients.
+        :raises RuntimeError: in another thread than the reactor's, where the reply could not be waited for.
         """
         if driver.is_elsewhere():
             delivery.close()
@@ -173,10 +176,10 @@ class PureProxy(SMTPServer):
         return [_refusal((outcome or {}).get(each)) for each in rcpttos]
 
     def _deliver(self, mailfrom: Any, rcpttos: Any, data: Any, mail_options: Any = ()) -> Any:
-        """Send the message. A subclass may do so in its own way.
+        """Send the message. Subclasses may override it.
 
-        :return: a list with a reply for each recipient; or the refusals by recipient, code and text, as smtplib has
-            them. Or a Deferred or coroutine for one of these.
+        :return: a list with a reply for each recipient; or the refused recipients in a dictionary of pairs of code and
+            text, like the result of ``smtplib.SMTP.sendmail``. Or a Deferred or coroutine of one of these.
         """
         return send(self.proxy.upstream, mailfrom, rcpttos, data, mail_options)
 
@@ -184,16 +187,16 @@ class PureProxy(SMTPServer):
 async def send(
     upstream: Upstream, mailfrom: str, rcpttos: Sequence[str], data: bytes, mail_options: Sequence[str]
 ) -> list[Reply]:
-    """Pass a message on; return the reply for each recipient."""
+    """Relay a message, and return the reply for each recipient."""
     if not rcpttos:
         return []
-    # The size that the client declared is not the one of the message with its new fields.
+    # The client's SIZE is too small for the message with its new fields.
     options = [each for each in mail_options if not each.upper().startswith("SIZE")]
     return await upstream.send("" if mailfrom == "<>" else mailfrom, rcpttos, data, options)
 
 
 def _refusal(refused: Any) -> Reply:
-    """A refusal as smtplib has it, as a reply; None is none."""
+    """Convert a refusal of smtplib to a reply; None means 250."""
     if refused is None:
         return OK
     try:
@@ -206,11 +209,10 @@ def _refusal(refused: Any) -> Reply:
 
 
 class MailmanProxy(PureProxy):
-    """Passes messages for mailing lists on to a Mailman 3 core, by LMTP, and all others to the remote server.
+    """Relays messages for mailing lists to a Mailman 3 core, by LMTP, and all others to the remote server.
 
-    :param lists: the path of the file of lists that Mailman keeps for Postfix, which is read again when it has changed;
-        or a container of their posting addresses, in lower case, such as a set. Default: the file where Debian's
-        packages have it.
+    :param lists: the path of the file of lists that Mailman writes for Postfix, which is reread when it changes; or a
+        container of posting addresses in lower case, such as a set. Default: the path in Debian's packages.
     :param lmtp: host and port of Mailman's LMTP server.
     :param options: see :class:`PureProxy`.
     :raises OSError: if the file cannot be read.
@@ -235,8 +237,8 @@ class MailmanProxy(PureProxy):
 
     @classmethod
     def from_cli(cls, parser: Any, *args: str) -> Self:
-        """Make it on the command line: host and port of the remote server, the file of the lists, and host and port of
-        Mailman's LMTP server."""
+        """Make it from arguments of the command line: the host and the port of the remote server, the file of lists,
+        and the host and the port of Mailman's LMTP server."""
         defaults = ("localhost", "25", MAILMAN_MAP, MAILMAN_LMTP[0], str(MAILMAN_LMTP[1]))
         if len(args) > len(defaults):
             parser.error(f"too many arguments; there are {cls.__name__}:HOST:PORT:LISTS:LMTP-HOST:LMTP-PORT")
@@ -266,17 +268,17 @@ class MailmanProxy(PureProxy):
         return send(self.mailman, mailfrom, rcpttos, data, mail_options)
 
     def is_list(self, address: str) -> bool:
-        """Whether an address is one of a list's: where to post, or where its owners and its commands are."""
+        """Return True if an address belongs to a list: its posting address, or one for its owners or for commands."""
         local, at, domain = address.lower().rpartition("@")
-        names = {local, local.partition("+")[0]}  # what follows a plus tells whose bounce it is, or what is confirmed
+        names = {local, local.partition("+")[0]}  # a plus precedes the bounced recipient or a token
         names |= {name.removesuffix(suffix) for name in list(names) for suffix in LIST_SUFFIXES}
         return any(f"{name}{at}{domain}" in self.lists for name in names)
 
 
 class MailmanMap(Container[str]):
-    """The addresses in the file that Mailman writes whenever a list is made or removed: a transport map of Postfix's.
+    """The posting addresses in Mailman's transport map for Postfix, which Mailman updates when lists change.
 
-    :param path: of ``postfix_lmtp``, in Mailman's data directory; of the type hash or regex.
+    :param path: of ``postfix_lmtp`` in Mailman's data directory; its type may be hash or regex.
     :raises OSError: if it cannot be read.
     """
 
@@ -301,7 +303,7 @@ class MailmanMap(Container[str]):
 
 
 def _address(key: str) -> str:
-    """The address that a key of the map is for."""
+    """Return the address in a key of the map."""
     if key.startswith("/^"):
         key = key.removeprefix("/^").removesuffix("$/").replace(r"(\+.*)?", "").replace("\\.", ".")
     return key.lower()

@@ -23,7 +23,7 @@ from txsmtpd.smtpd.channel import DATA_SIZE_DEFAULT, SMTPChannel
 from txsmtpd.smtpd.connection import ChannelFactory, ChannelProtocol, debug
 from txsmtpd.smtpd.looping import ReactorThreadError, driver, socket_map
 
-BACKLOG = 50  # connections that wait to be accepted
+BACKLOG = 50  # connections that may wait to be accepted
 TURNS = 100  # iterations of a reactor that is not running, to close a port; one or two are enough
 
 _numbers = itertools.count(1)
@@ -32,29 +32,29 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 
 
 class SMTPServer:
-    """A server that hands each message to :meth:`process_message`; subclass it for that.
+    """A server that passes each message to :meth:`process_message`, which subclasses override.
 
     It listens as soon as it is created. It serves while :func:`~txsmtpd.smtpd.loop` or the program's own reactor runs.
 
-    :param localaddr: address or name of a host, and port, to listen on. None: it listens nowhere; hand its
-        :attr:`factory` to an endpoint instead.
-    :param remoteaddr: address or name of a host, and port, for servers that pass mail on.
+    :param localaddr: the address or host name, and the port to listen on. None: do not listen; pass :attr:`factory` to
+        an endpoint instead.
+    :param remoteaddr: the address or host name, and the port of the remote server, for servers that relay mail.
     :param data_size_limit: the maximum size of a message, in bytes. 0 or None: no limit.
     :param map: the dictionary that contains the server while it is open, for ``loop(map=...)``. Default: a global
         one.
-    :param enable_SMTPUTF8: whether addresses and headers may be UTF-8 (RFC 6531).
-    :param decode_data: whether messages are str, decoded as UTF-8, instead of bytes.
+    :param enable_SMTPUTF8: allow UTF-8 in addresses and header fields (RFC 6531).
+    :param decode_data: pass messages as str, decoded as UTF-8, instead of bytes.
     :param reactor: listens, and provides the time. Default: the global reactor.
-    :param options: any other of :class:`~txsmtpd.factory.SMTPFactory`, such as ``tls_context`` or ``hostname``.
-    :raises OSError: if it cannot listen there.
-    :raises TypeError: for an unknown option, or one of a wrong type.
-    :raises ValueError: for an option with an invalid value, and for two that exclude each other.
+    :param options: other options of :class:`~txsmtpd.factory.SMTPFactory`, such as ``tls_context`` or ``hostname``.
+    :raises OSError: if it cannot listen on the address.
+    :raises TypeError: for an unknown option, or a value of a wrong type.
+    :raises ValueError: for an invalid value, and for two options that exclude each other.
     """
 
     channel_class: ClassVar[Any] = SMTPChannel  #: makes the channel of each connection
 
     factory: SMTPFactory  #: makes the connections
-    socket: Any  #: the socket that listens: ``server.socket.getsockname()`` tells the port that 0 has become
+    socket: Any  #: the listening socket; ``server.socket.getsockname()`` returns the port chosen for port 0
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class SMTPServer:
         self._number = next(_numbers)
         self._reactor = reactor
         self._service: SMTPService | None = None
-        self._free: Deferred[None] | None = None  # fires when the port is, once the server is being closed
+        self._free: Deferred[None] | None = None  # while closing: fires when the port is free
         self._closed: Deferred[None] | None = None
         self._arrived: tuple[ChannelProtocol, tuple[str, int]] | None = None
         self.socket = None
@@ -90,9 +90,9 @@ class SMTPServer:
             self._call(lambda reactor: self._listen(reactor, localaddr))
 
     def make_factory(self, **options: Any) -> SMTPFactory:
-        """A factory for the server's connections.
+        """Make the factory for the server's connections.
 
-        :param options: what counts in place of options that the server was made with.
+        :param options: override those that the server was made with.
         """
         options = {**self._options, **options}
         if options["enable_SMTPUTF8"] and options["decode_data"]:
@@ -122,13 +122,12 @@ class SMTPServer:
         debug(f"{type(self).__name__} started at {time.ctime()}\n\t{where}")
 
     def close(self, *, abort: bool = False) -> Deferred[None] | None:
-        """Stop listening, and let the connections end: 421 to the idle ones; the others have half a minute for their
-        message.
+        """Stop listening, and close the connections: idle ones get 421, the others have 30 seconds for their message.
 
-        The port is free when this returns, unless it is called by the server's own code; then it is a moment later.
+        The port is free when this returns. If the code of the server calls it, the port is free a moment later.
 
-        :param abort: close the connections at once instead.
-        :return: in the thread of the loop or reactor, a Deferred that fires when all is closed.
+        :param abort: close all connections at once instead.
+        :return: in the thread of the loop or reactor, a Deferred that fires when all connections are closed.
         """
 
         def begin(reactor: Any) -> Deferred[None]:
@@ -141,7 +140,7 @@ class SMTPServer:
 
         try:
             result = self._call(begin)
-        except ReactorThreadError:  # who ran the reactor has left it just now
+        except ReactorThreadError:  # the thread has just stopped running the reactor
             result = self._call(begin)
         return None if result is None else self._closed
 
@@ -161,7 +160,7 @@ class SMTPServer:
         log.failure("{server} is not closed in good order", failure, server=type(self).__name__)
 
     def _turn_until(self, reactor: Any, free: Deferred[None]) -> Deferred[None]:
-        """Let a reactor that nobody runs free a port: it takes a turn or two."""
+        """Run iterations of a reactor that is not running, until it has freed the port."""
         for _ in range(TURNS):
             if free.called or reactor.running or self._reactor is not None:
                 break
@@ -174,7 +173,7 @@ class SMTPServer:
     # Connections
 
     def connected_by(self, conn: ChannelProtocol) -> None:
-        """A client has connected."""
+        """Handle a new connection."""
         self._arrived = conn, conn.getpeername()
         self.handle_accept()
 
@@ -185,7 +184,7 @@ class SMTPServer:
             self.handle_accepted(*pair)
 
     def accept(self) -> tuple[Any, tuple[str, int]] | None:
-        """The connection that has just come, and the client's address; None: there is none."""
+        """Return the new connection and the client's address, or None."""
         arrived, self._arrived = self._arrived, None
         return arrived
 
@@ -197,7 +196,7 @@ class SMTPServer:
     # Messages
 
     def take_message(self, channel: Any) -> Any:
-        """Give :meth:`process_message` the message that has come on a channel; return what it returns."""
+        """Call :meth:`process_message` with the message of a channel, and return the result."""
         keywords = {}
         if not self._decode_data:
             given = {"mail_options": channel.mail_options, "rcpt_options": channel.rcpt_options}
@@ -208,15 +207,15 @@ class SMTPServer:
     def process_message(self, peer: Any, mailfrom: Any, rcpttos: Any, data: Any, **kwargs: Any) -> Any:
         """Called with each message. Override it.
 
-        It runs in the thread of the loop, or of the program's reactor, where nothing else is served meanwhile. Where it
-        is a coroutine function or returns a Deferred, others are.
+        It runs in the thread of the loop or of the program's reactor, and blocks all other connections until it
+        returns. It may be a coroutine function or return a Deferred; then it does not block them.
 
         :param peer: the client's address and port.
-        :param mailfrom: the reverse-path; ``<>`` is the null one.
+        :param mailfrom: the reverse-path, ``<>`` if it is null.
         :param rcpttos: the recipients.
         :param data: the message: bytes, or str with *decode_data*. Lines are separated by LF; the last has none.
-        :param kwargs: without *decode_data*, as far as the method takes them: ``mail_options`` and ``rcpt_options``,
-            the parameters of MAIL and RCPT in upper case.
+        :param kwargs: ``mail_options`` and ``rcpt_options``, the parameters of MAIL and RCPT in upper case; without
+            *decode_data*, and if the method accepts them.
         :return: None for 250, or another reply, such as ``"550 5.7.1 No spam"``.
         """
         raise NotImplementedError(f"{type(self).__name__} has no process_message of its own")
@@ -224,7 +223,7 @@ class SMTPServer:
 
 @lru_cache(maxsize=256)
 def keywords_of(function: Callable[..., Any]) -> frozenset[str] | None:
-    """The names of the arguments that a function takes; None: any."""
+    """Return the names of the arguments that a function accepts by keyword, or None if it accepts all."""
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
@@ -249,7 +248,7 @@ class DebuggingServer(SMTPServer):
 
 
 def _shown(data: bytes | str, last_field: str) -> list[str]:
-    """The lines of a message as they are printed, with one more field at the end of its header."""
+    """Return the lines of a message for printing, with another field at the end of its header."""
     if isinstance(data, str):
         lines = data.splitlines()
         shown = [_CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", line) for line in lines]

@@ -21,7 +21,7 @@ from typing import Any, Literal, Self, Unpack
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 
-from txsmtpd.bridges.asyncio_bridge import for_whoever_awaits
+from txsmtpd.bridges.asyncio_bridge import to_awaitable
 from txsmtpd.bridges.loop_reactor import LoopReactor
 from txsmtpd.bridges.reactor_thread import ReactorThread
 from txsmtpd.bridges.reactors import current_reactor, runs_here
@@ -308,7 +308,7 @@ class MailCatcher(Reachable, Inbox):
         for connection in list(self.factory.connections):
             connection.transport.abortConnection()
         ends.append(self.factory.drain())
-        return for_whoever_awaits(gatherResults(ends).addCallback(self._stopped))
+        return to_awaitable(gatherResults(ends).addCallback(self._stopped))
 
     def _stopped(self, result: Any) -> None:
         reactor, self._listening = self._listening, None

@@ -26,7 +26,7 @@ from zope.interface import implementer
 
 log = Logger(namespace="txsmtpd")
 
-LOOK_AGAIN = 1.0  # seconds between checks of the files, so that a flood of clients does not cause more of them
+LOOK_AGAIN = 1.0  # minimum seconds between checks of the files, however many clients connect
 DEFAULT = "default"  # the certificate in a directory for clients that request no name or an unknown one
 
 Stamp = tuple[int, int, int, int]
@@ -91,7 +91,7 @@ class Certificates:
         ``privkey.pem`` itself is one certificate.
     :param key: the PEM file of the key, if it is not in the certificate's file.
     :param client_ca: a PEM file with the authorities for clients' certificates.
-    :param require_client_certificate: whether the handshake fails if the client has no certificate.
+    :param require_client_certificate: True: the handshake fails if the client has no certificate.
     :param clock: returns the time in seconds.
     :raises BadCertificate: if a file is not usable.
     :raises ValueError: if the parameters contradict each other.
@@ -210,7 +210,8 @@ class Certificates:
                 self._arrange()
 
     def _drop_all_but(self, there: set[Path]) -> bool:
-        """Drop the certificates whose files are gone, unless no good one would be left. Return whether any was."""
+        """Drop the certificates whose files are gone, unless no good one would be left. Return True if one was
+        dropped."""
         gone = self._entries.keys() - there
         if not gone or all(entry.loaded is None for path, entry in self._entries.items() if path in there):
             return False
@@ -219,7 +220,7 @@ class Certificates:
         return True
 
     def _look_at(self, files: Files) -> bool:
-        """Read the files if they have changed. Return whether there is a new certificate."""
+        """Read the files if they have changed. Return True if there is a new certificate."""
         signature = files.signature()
         entry = self._entries.setdefault(files.certificate, _Entry((), None))
         if entry.signature == signature:

@@ -1,4 +1,4 @@
-"""TLS with an :class:`ssl.SSLContext`, for Twisted's TLS, which needs connections of pyOpenSSL.
+"""Lets Twisted's TLS, which uses pyOpenSSL, work with an :class:`ssl.SSLContext`.
 
 The key of an :class:`ssl.SSLContext` cannot be read, so it cannot be converted to a context of pyOpenSSL. Instead, its
 connections are wrapped in an object with pyOpenSSL's interface; both encrypt from memory to memory.
@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 
 @implementer(IOpenSSLServerConnectionCreator)
-class OfSSLContext:
+class SSLContextAdapter:
     """Makes the TLS connections of a server from an :class:`ssl.SSLContext`.
 
     :param context: a server context (``ssl.Purpose.CLIENT_AUTH``) with a certificate.
@@ -81,7 +81,7 @@ class MemoryConnection:
             _translate(error)
 
     def shutdown(self) -> bool:
-        """End TLS. Return whether the client has ended it too."""
+        """End TLS. Return True if the client has ended it too."""
         try:
             self._tls.unwrap()
         except ssl.SSLWantReadError:

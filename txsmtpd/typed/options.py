@@ -15,7 +15,7 @@ from txsmtpd.wire.networks import Network
 
 
 class Common(TypedDict, total=False):
-    """The options of each connection, except the server's name, which has another name in controllers."""
+    """The options of each connection, except the server's name, which is a different argument in controllers."""
 
     ident: str | None
     data_size_limit: int | None

@@ -16,7 +16,7 @@ class Chunk(NamedTuple):
     """The argument of BDAT."""
 
     size: int  #: octets that follow the command
-    last: bool  #: whether they are the message's last
+    last: bool  #: True for the last chunk of the message
 
 
 def parse_bdat(arg: bytes) -> Chunk:

@@ -31,7 +31,7 @@ class DataReader:
     :param size_limit: maximum size of the message in octets, without dot-stuffing (RFC 1870 5); None: no limit.
     :param line_limit: maximum length of a line in octets, with CRLF but without a stuffed dot (RFC 5321 4.5.3.1.6);
         None: no limit.
-    :param bare_newlines: whether bare CR and LF are ordinary octets instead of a fault.
+    :param bare_newlines: treat bare CR and LF as ordinary octets, not as a fault.
     :param discarded: how much of a too large message is read and discarded: this many times *size_limit*, plus a
         mebibyte.
     :param on_too_large: called once if the data are too large.
@@ -70,9 +70,9 @@ class DataReader:
         self._discarded = discarded
         self._on_too_large = on_too_large
         self._on_excess = on_excess
-        self._come = 0  # octets so far, with dot-stuffing; counted even after a fault
+        self._come = 0  # received octets, with dot-stuffing; counted even after a fault
         self._line_limit = line_limit
-        # It finds CRLF, CR and LF in one pass in C; two counts and a search would take three times as long.
+        # The decoder finds CRLF, CR and LF in one pass in C; two counts and a search would take three times as long.
         self._newlines = None if bare_newlines else IncrementalNewlineDecoder(None, translate=False)
         self._faults: set[Fault] | None = None
         # Octets that may be the beginning of the end are held back. It starts with a CRLF that is assumed before the
@@ -96,8 +96,8 @@ class DataReader:
         """
         held = self._held
         text = held + (data[start:] if start else data)
-        # rfind is several times as fast as find, and in most chunks finds nothing; a search for a single octet is
-        # nearly free.
+        # For three octets, rfind is several times as fast as find. Most chunks do not contain them; a search for a
+        # single octet is nearly free.
         dot = text.rfind(b"\r\n.") if b"." in text else -1
         end = -1
         if dot >= 0:

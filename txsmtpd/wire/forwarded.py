@@ -26,10 +26,10 @@ _PORT = re.compile(r"0|[1-9][0-9]{0,4}")
 class XClientData:
     """The client as described by XCLIENT. Attributes that are missing or unknown are None."""
 
-    said_by: Any = None  #: the sender of the command: the former ``session.peer``
+    said_by: Any = None  #: the ``session.peer`` before the command, which is the proxy or filter that sent it
     peer: Any = None  #: the new ``session.peer``: ``("", 0)`` if the client's address is not known
     name: str | None = None  #: the client's name in the DNS
-    name_failed: bool = False  #: whether the name is missing only because the DNS did not answer
+    name_failed: bool = False  #: True if the name is missing because of a temporary DNS error
     addr: str | None = None  #: the client's address
     port: int | None = None
     proto: str | None = None  #: ``SMTP`` or ``ESMTP``
@@ -143,7 +143,7 @@ def _one_of(*words: str) -> Callable[[str], str]:
     return read
 
 
-# Attribute -> the field that it becomes, and how its value reads. In the order in which EHLO names them.
+# Attribute -> the field of XClientData and the parser of the value; in the order of EHLO.
 _XCLIENT: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "NAME": ("name", _name),
     "ADDR": ("addr", _address),

@@ -16,8 +16,8 @@ from ipaddress import IPv4Address, IPv6Address
 
 from txsmtpd.reply import Refused, Reply
 
-# The parts of RFC 5321 4.1.2, each with what RFC 6531 3.3 adds (any character beyond ASCII). Control characters are
-# gone before these are asked: see `decode`. Atomic groups keep a failing match linear.
+# The rules of RFC 5321 4.1.2, extended by RFC 6531 3.3 to all characters beyond ASCII. `decode` has rejected control
+# characters before. Atomic groups keep a failing match linear.
 _ATOM = r'(?>[^\x00-\x20"(),.:;<>@\[\\\]\x7f]+)'
 _DOT_STRING = rf"{_ATOM}(?>\.{_ATOM})*"
 _QUOTED_STRING = r'"(?>[^\x00-\x1f"\\\x7f]+|\\[\x20-\x7e])*"'
@@ -28,8 +28,8 @@ _DOMAIN = rf"{_LABEL}(?>\.{_LABEL})*"
 _LITERAL = r"\[[A-Za-z0-9:.\-]+\]"
 _MAILBOX = rf"{_LOCAL_PART}@(?:{_DOMAIN}|{_LITERAL})"
 _SOURCE_ROUTE = rf"@{_DOMAIN}(?:,@{_DOMAIN})*:"  # RFC 5321 appendix C: accepted and ignored
-# Only keywords are matched without regard to case, and only as ASCII, or the Kelvin sign would be a K. Patterns that
-# ignore case as a whole take forty times as long to compile, with ranges as wide as these.
+# Only keywords ignore case, and only that of ASCII: otherwise the Kelvin sign would match K. With ranges as wide as
+# these, a pattern that ignores case as a whole takes forty times as long to compile.
 
 
 def _command(keyword: str, in_brackets: str, bare: str) -> re.Pattern[str]:
@@ -37,7 +37,7 @@ def _command(keyword: str, in_brackets: str, bare: str) -> re.Pattern[str]:
     return re.compile(rf"(?ai:{keyword}): *(?:{path})(?: +(?P<rest>.*))?")
 
 
-_HALF = re.compile(r" *(?:@[^@]*|[^@]*@) *")  # an address of nobody, or of nowhere
+_HALF = re.compile(r" *(?:@[^@]*|[^@]*@) *")  # without a local part or without a domain
 
 _RECIPIENT = rf"{_MAILBOX}|(?ai:postmaster)"  # RFC 5321 4.1.1.3: <Postmaster> needs no domain
 _MAIL = _command("FROM", rf"{_MAILBOX}|", _MAILBOX)
@@ -48,7 +48,7 @@ _HOST = re.compile(rf"{_DOMAIN}|{_LITERAL}")
 _PARAMETER = re.compile(r"(?P<keyword>[A-Za-z0-9][A-Za-z0-9-]*)(?:=(?P<value>[^\x00-\x20=\x7f]+))?")
 _XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*")  # RFC 3461 4
 _XTEXT_ENCODED = re.compile(r"[^!-*,-<>-~]")
-# RFC 6533 3: what is no character of an address in DSN, as its number.
+# RFC 6533 3: an address in DSN, in which some characters are replaced by their code point.
 _UTF8_ADDRESS = re.compile(r"(?:[!-*,-<>-\[\]-~\x80-\U0010ffff]|\\x\{[0-9A-F]{2,6}\})+")
 _EMBEDDED = re.compile(r"\\x\{([0-9A-F]+)\}")
 _DATE_TIME = re.compile(  # RFC 3339 5.6, profiled as in RFC 4865 3 and RFC 7293 3
@@ -65,15 +65,15 @@ _CONTROL = Reply(500, "5.5.2", "Control characters are not allowed in commands")
 def decode(octets: bytes, errors: str = "strict") -> str:
     """Decode a command.
 
-    :param errors: ``"replace"`` to take octets that are not UTF-8, as U+FFFD.
+    :param errors: ``"replace"`` to decode invalid UTF-8 as U+FFFD.
     :raises Refused: 500 if it is not UTF-8, or holds a control character, a line separator or a NUL (RFC 5321 4.1.2).
     """
     try:
         text = octets.decode("utf-8", errors)
     except UnicodeDecodeError:
         raise Refused(_NOT_UTF8) from None
-    # str.isprintable is one look at each character in C; what it doubts beyond ASCII is looked at again, since
-    # it doubts joiners and rare spaces as well, which addresses may hold.
+    # str.isprintable is one pass in C. It also rejects joiners and rare spaces beyond ASCII, which addresses may
+    # contain, so only then the characters are checked again.
     if not text.isprintable() and (
         text.isascii() or any(unicodedata.category(letter) in ("Cc", "Zl", "Zp", "Cs") for letter in text)
     ):
@@ -82,9 +82,9 @@ def decode(octets: bytes, errors: str = "strict") -> str:
 
 
 def parse_mail(arg: str | None) -> tuple[str, Parameters]:
-    """The reverse-path and the parameters of MAIL (RFC 5321 4.1.1.2). The null path ``<>`` is ``""``.
+    """Parse the argument of MAIL (RFC 5321 4.1.1.2). Return the reverse-path, ``""`` for ``<>``, and the parameters.
 
-    :raises Refused: 501 for the form of the command, 553 for the address.
+    :raises Refused: with 501 if the syntax of the command is wrong, with 553 if that of the address is.
     """
     found = _MAIL.fullmatch(arg or "")
     if found is None:
@@ -93,9 +93,10 @@ def parse_mail(arg: str | None) -> tuple[str, Parameters]:
 
 
 def parse_rcpt(arg: str | None) -> tuple[str, Parameters]:
-    """The forward-path and the parameters of RCPT (RFC 5321 4.1.1.3). ``<Postmaster>`` has no domain.
+    """Parse the argument of RCPT (RFC 5321 4.1.1.3). Return the forward-path and the parameters. Only ``<Postmaster>``
+    may be without a domain.
 
-    :raises Refused: 501 for the form of the command, 553 for the address.
+    :raises Refused: with 501 if the syntax of the command is wrong, with 553 if that of the address is.
     """
     found = _RCPT.fullmatch(arg or "")
     if found is None:
@@ -104,10 +105,10 @@ def parse_rcpt(arg: str | None) -> tuple[str, Parameters]:
 
 
 def parse_mail_leniently(arg: str | None) -> tuple[str, Parameters]:
-    """As :func:`parse_mail`, but addresses that are no mailboxes are taken as they are written, such as
-    ``<webmaster>``, ``<DOMAIN\\user>`` or ``<a..b@example.com>``. Blanks around an address are dropped.
+    """As :func:`parse_mail`, but return invalid addresses unchanged, such as ``<webmaster>``, ``<DOMAIN\\user>`` or
+    ``<a..b@example.com>``. Spaces around an address are removed.
 
-    :raises Refused: 501 for the form of the command, 553 for an address with nothing before or after its ``@``.
+    :raises Refused: with 501 if the syntax of the command is wrong, with 553 if nothing is before or after the ``@``.
     """
     try:
         return parse_mail(arg)
@@ -116,9 +117,9 @@ def parse_mail_leniently(arg: str | None) -> tuple[str, Parameters]:
 
 
 def parse_rcpt_leniently(arg: str | None) -> tuple[str, Parameters]:
-    """As :func:`parse_rcpt`, but addresses that are no mailboxes are taken; see :func:`parse_mail_leniently`.
+    """As :func:`parse_rcpt`, but return invalid addresses unchanged; see :func:`parse_mail_leniently`.
 
-    :raises Refused: 501 for the form of the command, 553 for the null path.
+    :raises Refused: as there, and with 553 for the null path.
     """
     try:
         return parse_rcpt(arg)
@@ -164,7 +165,7 @@ def _check_literal(mailbox: str, status: str) -> None:
 
 
 def _is_address(literal: str) -> bool:
-    """Whether an address literal (RFC 5321 4.1.3, without its brackets) is an IPv4 or an IPv6 address."""
+    """Return True if an address literal (RFC 5321 4.1.3), without its brackets, is an IPv4 or IPv6 address."""
     try:
         if literal[:5].upper() == "IPV6:":
             IPv6Address(literal[5:])
@@ -213,7 +214,7 @@ def _end_of_path(path: str) -> int | None:
 
 
 def _has_bracket(path: str) -> bool:
-    """Whether there is a "<" or a ">" outside of quoted strings."""
+    """Return True if there is a "<" or ">" outside of quoted strings."""
     if "<" not in path and ">" not in path:
         return False
     quoted = escaped = False
@@ -230,8 +231,8 @@ def _has_bracket(path: str) -> bool:
 
 
 def _end_of_bare(path: str) -> int:
-    """Where an address without brackets ends: at the first space that is not in a quoted string, a quoted pair or a
-    comment (RFC 5322 3.2); or, if one of these has no end, at the first space."""
+    """Return the index of the end of an address without brackets: the first space that is not in a quoted string, a
+    quoted pair or a comment (RFC 5322 3.2); if one of these has no end, the first space."""
     quoted = escaped = False
     comments = 0
     for place, letter in enumerate(path):
@@ -266,9 +267,9 @@ def _wrong_mailbox(path: str, status: str) -> Reply:
 
 
 def parse_parameters(text: str) -> Parameters:
-    """The parameters behind an address: ``KEYWORD`` or ``KEYWORD=value``, separated by spaces (RFC 5321 4.1.2).
+    """Parse the parameters after an address: ``KEYWORD`` or ``KEYWORD=value``, separated by spaces (RFC 5321 4.1.2).
 
-    :raises Refused: 501 if one is malformed, or given twice with different values.
+    :raises Refused: with 501 if one is malformed, or given twice with different values.
     """
     parameters: Parameters = {}
     for word in text.split(" "):
@@ -285,9 +286,9 @@ def parse_parameters(text: str) -> Parameters:
 
 
 def parse_size(value: str | None) -> int:
-    """The octets that a SIZE parameter declares (RFC 1870 3).
+    """Parse the value of a SIZE parameter, in octets (RFC 1870 3).
 
-    :raises Refused: 501 unless it is one to twenty digits.
+    :raises Refused: with 501 unless it has one to twenty digits.
     """
     if value is None or not _NUMBER.fullmatch(value):
         raise Refused(Reply(501, "5.5.4", "SIZE takes a number of octets, as in SIZE=1000"))
@@ -295,9 +296,9 @@ def parse_size(value: str | None) -> int:
 
 
 def parse_vrfy(arg: str) -> str:
-    """The user name or the mailbox that VRFY asks for (RFC 5321 3.5.1), without brackets.
+    """Parse the argument of VRFY (RFC 5321 3.5.1): a user name or a mailbox. Return it without brackets.
 
-    :raises Refused: 502 if it is neither.
+    :raises Refused: with 502 if it is neither.
     """
     path = arg[1:-1] if arg.startswith("<") and arg.endswith(">") else arg
     if not (is_mailbox(path) or _USER_NAME.fullmatch(path)):
@@ -306,14 +307,14 @@ def parse_vrfy(arg: str) -> str:
 
 
 def is_mailbox(text: str) -> bool:
-    """Whether the text is an address as RFC 5321 4.1.2 has it (``user@domain``), without brackets."""
+    """Return True if the text is a mailbox (RFC 5321 4.1.2): ``user@domain``, without brackets."""
     if not _WHOLE_MAILBOX.fullmatch(text):
         return False
     return not text.endswith("]") or _is_address(text[text.rindex("[") + 1 : -1])
 
 
 def is_host(text: str) -> bool:
-    """Whether the text can name a host: a domain or an address literal (RFC 5321 4.1.2, 4.1.3)."""
+    """Return True if the text is a domain or an address literal (RFC 5321 4.1.2, 4.1.3)."""
     return _HOST.fullmatch(text) is not None and (not text.startswith("[") or _is_address(text[1:-1]))
 
 
@@ -329,9 +330,9 @@ def local_part(mailbox: str) -> str:
 
 
 def decode_xtext(text: str) -> str:
-    """Undo xtext (RFC 3461 4): ``+3D`` is ``=``. What it hides is UTF-8, as RFC 6533 has it.
+    """Decode xtext (RFC 3461 4), such as ``+3D`` for ``=``, and then UTF-8 (RFC 6533).
 
-    :raises Refused: 501 if it is not xtext, or hides a control character.
+    :raises Refused: with 501 if it is not xtext, or encodes a control character.
     """
     if not _XTEXT.fullmatch(text):
         raise Refused(Reply(501, "5.5.4", "That is not xtext (RFC 3461 4)"))
@@ -344,7 +345,7 @@ def decode_xtext(text: str) -> str:
 
 
 def encode_xtext(text: str) -> str:
-    """The text as xtext (RFC 3461 4)."""
+    """Encode a text as xtext (RFC 3461 4)."""
 
     def hexadecimal(found: re.Match[str]) -> str:
         return "".join(f"+{octet:02X}" for octet in found[0].encode("utf-8"))
@@ -353,10 +354,10 @@ def encode_xtext(text: str) -> str:
 
 
 def decode_utf8_address(text: str, raw: bool) -> str:
-    r"""Undo what RFC 6533 3 makes of an address of type utf-8: ``\x{E9}`` is ``é``.
+    r"""Decode an address of type utf-8 (RFC 6533 3), such as ``\x{E9}`` for ``é``.
 
-    :param raw: whether it may have characters beyond ASCII as they are (utf-8-addr-unitext).
-    :raises Refused: 501 if it has what it must not have.
+    :param raw: allow characters beyond ASCII that are not encoded (utf-8-addr-unitext).
+    :raises Refused: with 501 if it is not valid.
     """
     if _UTF8_ADDRESS.fullmatch(text) and (raw or text.isascii()):
         address = _EMBEDDED.sub(_embedded, text)

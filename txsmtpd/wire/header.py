@@ -6,11 +6,11 @@ import re
 import sys
 from collections.abc import Callable
 
-# A header as parsers see one, up to the first line that is neither a field nor folded.
+# A header ends before the first line that is neither a field nor the continuation of one.
 _FIELDS = re.compile(rb"(?:[!-9;-~]+[ \t]*:[^\n]*(?:\n|\Z)|[ \t][^\n]*(?:\n|\Z))*")
 _FIELD = re.compile(rb"^[^ \t]", re.MULTILINE)
 _BEGINNING_OF_FIELD = re.compile(rb"[!-9;-~]{0,1000}\Z")
-SHORTEST_FIELD = 3  # octets, a colon and its line end included
+SHORTEST_FIELD = 3  # octets, including the colon and the line end
 _END = re.compile(rb"\A\r?\n|(?<=\n)\r?\n")
 
 
@@ -20,8 +20,8 @@ class HeaderMeter:
     The message is not examined while its whole size is within the limits.
 
     :param write: called with each piece.
-    :param size_limit: octets of the header; None: no limit.
-    :param field_limit: fields of the header; None: no limit.
+    :param size_limit: maximum size of the header in octets; None: no limit.
+    :param field_limit: maximum number of fields; None: no limit.
     """
 
     __slots__ = ("_check_at", "_excess", "_field_limit", "_lines", "_pieces", "_size", "_size_limit", "_write")
@@ -30,15 +30,15 @@ class HeaderMeter:
         self._write = write
         self._size_limit = sys.maxsize if size_limit is None else size_limit
         self._field_limit = sys.maxsize if field_limit is None else field_limit
-        self._pieces: list[bytes] | None = []  # of the message, as long as its header may go on
+        self._pieces: list[bytes] | None = []  # of the message, until the end of the header is found
         self._size = 0  # octets of the pieces
         self._lines = 0
-        self._check_at = 0  # octets of the pieces from which on they are looked at, if they are beyond a limit
+        self._check_at = 0  # total size of the pieces at which the header is measured next
         self._excess: str | None = None
 
     @property
     def excess(self) -> str | None:
-        """``"octets"`` or ``"fields"``, of which the header has too many; None: it is within the limits."""
+        """The limit that the header exceeds: ``"octets"``, ``"fields"``, or None."""
         if self._pieces is not None and self._is_beyond():
             self._look(self._pieces)
         return self._excess
@@ -80,7 +80,7 @@ class HeaderMeter:
 
 
 def _is_short(octets: bytes, size_limit: int, field_limit: int) -> bool:
-    """Whether a header ends so early that it is within the limits, as nearly all do."""
+    """Return True if the header ends so early that it must be within the limits, as nearly all do."""
     return octets.find(b"\r\n\r\n", 0, min(size_limit, SHORTEST_FIELD * field_limit)) >= 0
 
 

@@ -1,4 +1,4 @@
-"""Sets of networks, to test whether a client is in one of them. Addresses only, no names."""
+"""Sets of networks, to test if a client is in one of them. Addresses only, no names."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Networks:
         """:param peer: the client, as in :attr:`Session.peer <txsmtpd.session.Session.peer>`."""
         if peer == "":
             return self._unix
-        if not isinstance(peer, tuple):  # what a hook has put there names nobody
+        if not isinstance(peer, tuple):  # a hook may have set session.peer to another object
             return False
         try:
             address: IPv4Address | IPv6Address = ip_address(peer[0])
@@ -53,7 +53,7 @@ class Networks:
 
 
 def _network(option: str, network: Network) -> IPv4Network | IPv6Network | None:
-    """The network; None for Unix sockets."""
+    """Return the network, or None for Unix sockets."""
     if network == UNIX:
         return None
     if not isinstance(network, Network):
@@ -71,6 +71,6 @@ def _network(option: str, network: Network) -> IPv4Network | IPv6Network | None:
 
 
 def _unmapped(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
-    """The network; one of IPv4 that is written as a part of IPv6, as IPv4. So the addresses of clients are, too."""
+    """Convert an IPv4-mapped IPv6 network to IPv4, as is done for the addresses of clients."""
     mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
     return network if mapped is None else IPv4Network((mapped, network.prefixlen - 96))

@@ -6,7 +6,7 @@ import re
 
 from txsmtpd.reply import Reply, parse_status
 
-LONGEST_LINE = 4096  # octets; RFC 5321 4.5.3.1.5 allows 512, but servers quote what they were told
+LONGEST_LINE = 4096  # octets; RFC 5321 4.5.3.1.5 allows 512, but some servers quote long commands
 LONGEST_REPLY = 16384  # octets
 END = b".\r\n"
 
@@ -33,13 +33,13 @@ def stuffed(message: bytes) -> tuple[bytes, ...]:
 
 
 class LineEnds:
-    """:func:`with_crlf` for a message that comes in pieces."""
+    """:func:`with_crlf` for a message in pieces."""
 
     def __init__(self) -> None:
-        self._held = b""  # a CR that may have an LF behind it
+        self._held = b""  # a CR that an LF may follow
 
     def feed(self, piece: bytes) -> bytes:
-        """What is known of the message with this piece."""
+        """Return the converted octets that are known with this piece."""
         piece = self._held + piece
         self._held = b""
         if piece.endswith(b"\r"):
@@ -48,25 +48,25 @@ class LineEnds:
         return with_crlf(piece)
 
     def end(self) -> bytes:
-        """What was held back."""
+        """Return the octets that were held back."""
         return with_crlf(self._held)
 
 
 class Stuffer:
-    """:func:`stuffed` for a message that comes in pieces."""
+    """:func:`stuffed` for a message in pieces."""
 
     def __init__(self) -> None:
-        self._tail = b"\r\n"  # of what was fed, as if a line had gone before it
+        self._tail = b"\r\n"  # the last octets fed; at first, as if a line had ended
 
     def feed(self, piece: bytes) -> bytes:
-        """The piece as it is sent."""
+        """Return the piece in the form to send."""
         text = self._tail + piece
         kept = len(self._tail)
         self._tail = text[-2:]
         return text.replace(b"\r\n.", b"\r\n..")[kept:]
 
     def end(self) -> bytes:
-        """What is sent behind the last piece."""
+        """Return the octets to send after the last piece."""
         return END if self._tail == b"\r\n" else b"\r\n" + END
 
 
@@ -84,14 +84,14 @@ class ReplyReader:
 
     @property
     def begun(self) -> bool:
-        """Whether a reply has begun and has not ended."""
+        """True if a reply has begun and has not ended."""
         return bool(self._lines)
 
     def feed(self, line: bytes) -> Reply | None:
-        """Take a line, without its CRLF.
+        """Process a line, without its CRLF.
 
-        :return: the reply that it ends, if it ends one.
-        :raises NoReply: if it belongs to none.
+        :return: the reply, if this is its last line, else None.
+        :raises NoReply: if the line is not part of a reply.
         """
         found = _REPLY_LINE.fullmatch(line)
         self._octets += len(line) + 2
@@ -107,4 +107,4 @@ class ReplyReader:
         return parse_status(text)
 
 
-_LINE_END = re.compile(r"[\r\n]")  # on their own within a line
+_LINE_END = re.compile(r"[\r\n]")  # bare ones within a line

@@ -14,17 +14,17 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any, ClassVar
 
 V1_LIMIT = 107  # octets with the CRLF: the longest line that can be written (2.1)
-V2_LIMIT = 16384  # octets: the most that fits into a buffer of HAProxy. The field would allow 65,551 (2.2)
+V2_LIMIT = 16384  # octets: the size of HAProxy's buffer. The length field would allow 65,551 (2.2)
 V1_SIGNATURE = b"PROXY"
 V2_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 V2_FIXED = 16  # octets up to the addresses
 
 _PORT = re.compile(rb"0|[1-9][0-9]{0,4}")
-_ADDRESS = re.compile(rb"[0-9A-Fa-f:.]{1,45}")  # no zones, which ipaddress would take
+_ADDRESS = re.compile(rb"[0-9A-Fa-f:.]{1,45}")  # without a zone, which ipaddress would accept
 
 
 class V2_CMD(IntEnum):
-    """What the connection is for (2.2): the proxy itself, or a client."""
+    """The purpose of the connection (2.2): for the proxy itself, or for a client."""
 
     LOCAL = 0
     PROXY = 1
@@ -42,7 +42,7 @@ class AF(IntEnum):
 
 
 class PROTO(IntEnum):
-    """The transport that the client has used (2.2)."""
+    """The transport protocol of the client (2.2)."""
 
     UNSPEC = 0
     STREAM = 1
@@ -54,7 +54,7 @@ PORT_OCTETS = {AF.INET: 2, AF.INET6: 2, AF.UNIX: 0}
 
 
 class MalformedTLV(RuntimeError):
-    """A TLV does not end where its length says."""
+    """The length of a TLV is not valid."""
 
 
 class UnknownTypeTLV(KeyError):
@@ -77,11 +77,11 @@ def _same(found: Any, name: str, expected: object, raises: bool) -> bool:
 
 
 class ProxyTLV(dict[str, Any]):
-    """What a version 2 header says besides the addresses (2.2.1 to 2.2.7): octets by the name of their type.
+    """The additional values (TLVs) in a version 2 header (2.2.1 to 2.2.7): bytes by the name of their type.
 
-    Each is an attribute too, None where it is missing. Types without a name are called ``xNN``, in hexadecimal. Of
-    ``SSL``, the parts stand beside it: ``SSL_CLIENT`` and ``SSL_VERIFY`` are numbers, ``SSL_VERSION`` and its like
-    octets, and ``SSL`` itself tells whether all of them could be read.
+    Each is an attribute too, which is None if the value is missing. Types without a name are called ``xNN``, in
+    hexadecimal. The parts of ``SSL`` are separate items: ``SSL_CLIENT`` and ``SSL_VERIFY`` are numbers, ``SSL_VERSION``
+    and the others are bytes. ``SSL`` itself is True if all parts could be parsed.
     """
 
     __slots__ = ("tlv_loc",)
@@ -101,7 +101,7 @@ class ProxyTLV(dict[str, Any]):
         0x30: "NETNS",
     }
 
-    tlv_loc: dict[str, int]  #: where each begins, its type and length included, from the first one on
+    tlv_loc: dict[str, int]  #: the offset of each TLV, including its type and length, from the first TLV
 
     def __init__(self, *args: Any, _tlv_loc: dict[str, int], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -111,7 +111,7 @@ class ProxyTLV(dict[str, Any]):
         return self.get(name)
 
     def same_attribs(self, _raises: bool = False, **kwargs: object) -> bool:
-        """Whether each of these is there and has this value.
+        """Return True if all these values are present and equal.
 
         :param _raises: raise KeyError or ValueError instead of returning False.
         """
@@ -121,13 +121,13 @@ class ProxyTLV(dict[str, Any]):
     def parse(
         cls, data: bytes | bytearray, partial_ok: bool = True, strict: bool = False
     ) -> tuple[dict[str, Any], dict[str, int]]:
-        """Read TLVs.
+        """Parse TLVs.
 
-        :param partial_ok: return those before the first that is malformed, instead of raising.
-        :param strict: whether a type that has no name is an error.
-        :return: the values, and the places where they begin, by name.
-        :raises MalformedTLV: if one does not end where it says.
-        :raises UnknownTypeTLV: for a type that has no name.
+        :param partial_ok: return the TLVs before the first malformed one instead of raising.
+        :param strict: raise UnknownTypeTLV for a type without a name.
+        :return: the values by name, and their offsets by name.
+        :raises MalformedTLV: if the length of one is not valid.
+        :raises UnknownTypeTLV: if *strict*.
         """
         values: dict[str, Any] = {}
         places: dict[str, int] = {}
@@ -172,11 +172,12 @@ class ProxyTLV(dict[str, Any]):
 
     @classmethod
     def from_raw(cls, raw: bytes | bytearray, strict: bool = False) -> ProxyTLV | None:
-        """Read TLVs, all of them.
+        """Parse all TLVs.
 
+        :param strict: raise UnknownTypeTLV for a type without a name.
         :return: None if there are none.
-        :raises MalformedTLV: if one does not end where it says.
-        :raises UnknownTypeTLV: for a type that has no name, if *strict*.
+        :raises MalformedTLV: if the length of one is not valid.
+        :raises UnknownTypeTLV: if *strict*.
         """
         if not raw:
             return None
@@ -185,7 +186,7 @@ class ProxyTLV(dict[str, Any]):
 
     @classmethod
     def name_to_num(cls, name: str) -> int | None:
-        """The number of the type with this name."""
+        """Return the number of the type with this name, or None."""
         return next((number for number, each in cls.PP2_TYPENAME.items() if each == name), None)
 
 
@@ -208,17 +209,19 @@ class ProxyData:
         "whole_raw",
     )
 
-    version: int | None  #: 1 or 2; None: it is no PROXY header
-    command: V2_CMD | None  #: of version 2
+    version: int | None  #: 1 or 2; None if the data are not a PROXY header
+    command: V2_CMD | None  #: the command of version 2
     family: AF | None
     protocol: PROTO | None
-    src_addr: IPv4Address | IPv6Address | bytes | None  #: the client's; of a Unix socket, the 108 octets of its path
-    dst_addr: IPv4Address | IPv6Address | bytes | None  #: the one that the client has connected to
+    src_addr: (
+        IPv4Address | IPv6Address | bytes | None
+    )  #: the client's address; for a Unix socket, the 108 octets of its path
+    dst_addr: IPv4Address | IPv6Address | bytes | None  #: the address that the client has connected to
     src_port: int | None
     dst_port: int | None
-    rest: bytes  #: what follows the addresses; all behind the fixed part, or behind ``UNKNOWN``, where there are none
-    whole_raw: bytearray  #: the header as it came
-    tlv_start: int | None  #: where in *whole_raw* the TLVs begin; None: there are none
+    rest: bytes  #: the octets after the addresses; without addresses, those after the fixed part or ``UNKNOWN``
+    whole_raw: bytearray  #: the header as received
+    tlv_start: int | None  #: the offset of the TLVs in *whole_raw*, or None
     error: str  #: why the header is not valid
 
     def __init__(self, version: int | None = None) -> None:
@@ -233,7 +236,7 @@ class ProxyData:
 
     @property
     def valid(self) -> bool:
-        """Whether the header is valid."""
+        """True if the header is valid."""
         return not self.error and self.version is not None and self.protocol is not None
 
     def __bool__(self) -> bool:
@@ -241,7 +244,7 @@ class ProxyData:
 
     @property
     def tlv(self) -> ProxyTLV | None:
-        """The additional values in the header; None if there are none, or they are malformed."""
+        """The additional values in the header, or None if there are none or they are malformed."""
         if self._tlv is _NOTHING:
             try:
                 self._tlv = ProxyTLV.from_raw(self.rest) if self.version == 2 else None
@@ -270,7 +273,7 @@ class ProxyData:
         return self
 
     def same_attribs(self, _raises: bool = False, **kwargs: object) -> bool:
-        """Whether each of these attributes is there and has this value.
+        """Return True if all these attributes are present and equal.
 
         :param _raises: raise KeyError or ValueError instead of returning False.
         """
@@ -283,11 +286,11 @@ class ProxyData:
 
 
 class ProxyReader:
-    """Reads one header and nothing after it, whole or in pieces."""
+    """Reads one header, and nothing after it. It may arrive in pieces."""
 
     __slots__ = ("_raw", "result")
 
-    result: ProxyData | None  #: what the header says; None while it is not complete. Once there, feed no more.
+    result: ProxyData | None  #: the parsed header; None until it is complete. Do not call feed after that.
 
     def __init__(self) -> None:
         self._raw = bytearray()
@@ -327,7 +330,7 @@ class ProxyReader:
         return V2_FIXED + _length(raw) - len(raw)
 
     def _is_line(self) -> bool:
-        """Whether this is version 1, where only the end of the line tells how long it is."""
+        """Return True for version 1, whose length is known only at the end of the line."""
         return self._raw.startswith(V1_SIGNATURE)
 
     def end(self) -> ProxyData:
@@ -351,7 +354,7 @@ class ProxyReader:
         self.result.whole_raw = self._raw
 
     def _look(self) -> None:
-        """Check what the octets received so far are, or can still become."""
+        """Check if the octets received so far are a header, or may be the beginning of one."""
         raw = self._raw
         known = bytes(raw[: len(V2_SIGNATURE)])
         if V2_SIGNATURE.startswith(known):
@@ -385,9 +388,9 @@ def _length(fixed: bytearray) -> int:
 
 
 def parse_v1(line: bytes) -> ProxyData:
-    """What a header of version 1 says (2.1).
+    """Parse a header of version 1 (2.1).
 
-    :param line: the whole header, up to and with its line feed.
+    :param line: the whole header, including its LF.
     """
     data = ProxyData(version=1)
     data.whole_raw = bytearray(line)
@@ -431,9 +434,9 @@ def _port(word: bytes) -> int:
 
 
 def parse_v2(header: bytes) -> ProxyData:
-    """What a header of version 2 says (2.2).
+    """Parse a header of version 2 (2.2).
 
-    :param header: the whole header, its signature checked and its length right.
+    :param header: the whole header, with a valid signature and the right length.
     """
     data = ProxyData(version=2)
     data.whole_raw = bytearray(header)
@@ -483,10 +486,10 @@ def _read_addresses(data: ProxyData, family: AF, octets: bytes) -> None:
 
 
 def _is_intact(data: ProxyData) -> bool:
-    """Whether the checksum is right, if there is one (2.2.3)."""
+    """Return True unless there is a checksum and it is wrong (2.2.3)."""
     assert data.family is not None
     if data.family is AF.UNSPEC or data.protocol is PROTO.UNSPEC:
-        # These may be addresses of an unknown family instead of TLVs.
+        # The octets may be addresses of an unknown family instead of TLVs.
         tlv = data.tlv
         values, places = (tlv, tlv.tlv_loc) if tlv is not None else ({}, {})
     else:
@@ -502,7 +505,7 @@ def _is_intact(data: ProxyData) -> bool:
 
 
 def crc32c(octets: bytes | bytearray) -> int:
-    """The checksum of RFC 4960 appendix B.
+    """Return the CRC32c checksum (RFC 4960 appendix B).
 
     >>> hex(crc32c(b"123456789"))
     '0xe3069283'

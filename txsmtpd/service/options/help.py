@@ -38,7 +38,7 @@ _ELSEWHERE = {
     "debug": "--log-level=debug",
 }
 # Variables that Kubernetes and Docker set for a service named "txsmtpd".
-_OF_THE_CLUSTER = re.compile(r"TXSMTPD_(?:SERVICE_(?:HOST|PORT)|PORT|NAME|ENV)(?:_.*)?")
+_CLUSTER_VARIABLES = re.compile(r"TXSMTPD_(?:SERVICE_(?:HOST|PORT)|PORT|NAME|ENV)(?:_.*)?")
 COLUMN = 32
 
 
@@ -85,7 +85,7 @@ def unknown_variables(environ: Mapping[str, str], known: Iterable[str]) -> tuple
     names = {variable_of(option) for option in known} | VARIABLES
     wrong, odd = [], []
     for variable in sorted(environ):
-        if not variable.startswith("TXSMTPD_") or variable in names or _OF_THE_CLUSTER.fullmatch(variable):
+        if not variable.startswith("TXSMTPD_") or variable in names or _CLUSTER_VARIABLES.fullmatch(variable):
             continue
         near = difflib.get_close_matches(variable, names, 1, 0.85)
         if near:

@@ -1,10 +1,10 @@
-"""The milter protocol, version 6, as the mail server speaks it: packets and what they mean.
+"""Encode commands and parse responses of the milter protocol, version 6, on the side of the mail server.
 
-Sendmail's libmilter defines the protocol; there is no RFC. A packet is a length of four octets in network order, one
-octet that names the command or the response, and its data. Connections, time and the order of commands are in
+Sendmail's libmilter defines the protocol; there is no RFC. A packet consists of its length in four octets in network
+order, one octet for the command or the response, and data. Connections, timeouts and the order of commands are in
 :mod:`txsmtpd.filters.milter`.
 
-Whatever a filter sends ends in a value or in :class:`MilterError`.
+Any input from a filter is parsed, or raises :class:`MilterError`.
 """
 
 from txsmtpd.wire.milter.commands import (

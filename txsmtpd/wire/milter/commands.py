@@ -1,4 +1,4 @@
-"""Packets, the commands of the server, and the negotiation with which a connection begins."""
+"""Packets, the commands of the server, and the negotiation at the start of a connection."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 
 VERSION = 6
 OLDEST_VERSION = 2
-MAX_CHUNK = 65535  # octets of the body in one packet, as libmilter sends and takes them
+MAX_CHUNK = 65535  # octets of the body in one packet, as in libmilter
 MAX_PACKET = 2**20 + 1  # octets; libmilter sends no body larger than MAX_CHUNK, and a header field may be longer
 
 LENGTH = struct.Struct("!I")
@@ -18,11 +18,11 @@ NEGOTIATION = struct.Struct("!III")
 
 
 class MilterError(ValueError):
-    """A filter has broken the protocol."""
+    """A filter has violated the protocol."""
 
 
 class Actions(IntFlag):
-    """What a filter may do to a message."""
+    """Changes that a filter may make to a message."""
 
     ADD_HEADERS = 0x01
     CHANGE_BODY = 0x02
@@ -36,7 +36,7 @@ class Actions(IntFlag):
 
 
 class Steps(IntFlag):
-    """Which commands a filter does not want (NO), which it does not answer (SILENT), and what else it agrees to."""
+    """Commands that a filter does not want (NO) or does not answer (SILENT), and other options of the protocol."""
 
     NO_CONNECT = 0x01
     NO_HELO = 0x02
@@ -63,7 +63,7 @@ class Steps(IntFlag):
 
 ALL_ACTIONS = Actions(0x1FF)
 ALL_STEPS = Steps(0x1FFFFF)
-OFFERED_STEPS = ALL_STEPS & ~Steps.REJECTED_RCPT  # filters are told of recipients that the server has accepted
+OFFERED_STEPS = ALL_STEPS & ~Steps.REJECTED_RCPT  # filters see only recipients that the server has accepted
 STEPS_OF_VERSION: Mapping[int, Steps] = {
     2: Steps(0x7F),
     3: Steps(0x17F),
@@ -71,11 +71,11 @@ STEPS_OF_VERSION: Mapping[int, Steps] = {
     5: Steps(0x37F),
     6: ALL_STEPS,
 }
-"""The steps that each version of the protocol knows. A command that a version has no step for must not be sent."""
+"""The steps in each version of the protocol. Commands whose step is not in the negotiated version must not be sent."""
 
 
 class Stage(IntEnum):
-    """The stages for which a filter can choose the macros that it wants."""
+    """The stages for which a filter can request macros."""
 
     CONNECT = 0
     HELO = 1
@@ -106,28 +106,29 @@ UNKNOWN: Final = b"U"
 
 
 def packet(command: bytes, data: bytes = b"") -> bytes:
-    """The octets of a packet."""
+    """Return the octets of a packet."""
     return LENGTH.pack(1 + len(data)) + command + data
 
 
 def negotiate(actions: Actions = ALL_ACTIONS, steps: Steps = OFFERED_STEPS, version: int = VERSION) -> bytes:
-    """Offer a version, actions and steps; the first packet of a connection."""
+    """Offer a version, actions and steps, in the first packet of a connection."""
     return packet(NEGOTIATE, NEGOTIATION.pack(version, actions, steps))
 
 
 def macros(command: bytes, values: Iterable[tuple[str, str]]) -> bytes:
-    """Tell the macros for the command that follows.
+    """Send macros, before the command that they belong to.
 
-    :param values: name and value of each; a name of more than one letter is put into braces.
+    :param command: that command.
+    :param values: the name and value of each macro. Braces are added to names of more than one letter.
     """
     return packet(MACROS, command + b"".join(_string(_macro_name(name)) + _string(value) for name, value in values))
 
 
 def connect(hostname: str, host: str | None, port: int = 0) -> bytes:
-    """A client has connected.
+    """Report a new client.
 
     :param hostname: its name in the DNS, or its address in brackets.
-    :param host: its IPv4 or IPv6 address, or the path of a Unix socket (which may be empty); None: unknown.
+    :param host: its IPv4 or IPv6 address, or the path of a Unix socket, which may be empty; None: unknown.
     """
     if host is None:
         return packet(CONNECT, _string(hostname) + b"U")
@@ -136,35 +137,35 @@ def connect(hostname: str, host: str | None, port: int = 0) -> bytes:
 
 
 def helo(hostname: str) -> bytes:
-    """HELO, EHLO or LHLO."""
+    """Report HELO, EHLO or LHLO."""
     return packet(HELO, _string(hostname))
 
 
 def mail(reverse_path: str, parameters: Iterable[str] = ()) -> bytes:
-    """MAIL; the path without its angle brackets."""
+    """Report MAIL. The path has no angle brackets."""
     return packet(MAIL, b"".join(map(_string, (f"<{reverse_path}>", *parameters))))
 
 
 def rcpt(forward_path: str, parameters: Iterable[str] = ()) -> bytes:
-    """RCPT; the path without its angle brackets."""
+    """Report RCPT. The path has no angle brackets."""
     return packet(RCPT, b"".join(map(_string, (f"<{forward_path}>", *parameters))))
 
 
 def header(name: bytes, value: bytes) -> bytes:
-    """A header field.
+    """Send a header field.
 
-    :param value: its lines separated by CRLF or LF. A filter is given them separated by LF.
+    :param value: its lines may be separated by CRLF or LF. They are sent with LF.
     """
     return packet(HEADER, _octets(name) + _octets(value.replace(b"\r\n", b"\n")))
 
 
 def body(chunk: bytes) -> bytes:
-    """A part of the body, of at most `MAX_CHUNK` octets."""
+    """Send a part of the body, of at most `MAX_CHUNK` octets."""
     return packet(BODY, chunk)
 
 
 def unknown(line: bytes) -> bytes:
-    """A command line that the server does not know."""
+    """Report an unknown command line."""
     return packet(UNKNOWN, _octets(line))
 
 
@@ -177,7 +178,7 @@ def _string(text: str) -> bytes:
 
 
 def _octets(octets: bytes) -> bytes:
-    # A NUL would end the string, and what follows would be read as the next one.
+    # A NUL would end the string, and the rest would be read as the next string.
     return octets.replace(b"\0", b"") + b"\0"
 
 
@@ -185,9 +186,9 @@ def _octets(octets: bytes) -> bytes:
 
 
 class PacketReader:
-    """Cuts what a filter sends into packets. Holds at most one packet that is not complete.
+    """Splits the octets from a filter into packets. Buffers at most one incomplete packet.
 
-    :param limit: octets that a packet may have.
+    :param limit: maximum size of a packet in octets.
     """
 
     def __init__(self, limit: int = MAX_PACKET) -> None:
@@ -195,9 +196,9 @@ class PacketReader:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[tuple[bytes, bytes]]:
-        """Take octets; return command and data of each packet that is complete now.
+        """Process received octets, and return the command and the data of each complete packet.
 
-        :raises MilterError: if a packet is empty or too long. The reader must not be used any more.
+        :raises MilterError: if a packet is empty or too long. Do not use the reader after that.
         """
         buffer = self._buffer
         buffer += data
@@ -219,23 +220,24 @@ class PacketReader:
 
 @dataclass(frozen=True, slots=True)
 class Negotiation:
-    """What a filter has agreed to."""
+    """The result of a negotiation."""
 
     version: int
     actions: Actions
     steps: Steps
     macros: Mapping[Stage, tuple[str, ...]] = field(default_factory=dict)
-    """The names of the macros that it wants at a stage, where it has chosen them. One letter, or in braces."""
+    """The names of the macros that the filter requests at a stage: one letter, or a name in braces. Stages without a
+    request are missing."""
 
 
 def parse_negotiation(
     data: bytes, offered: Actions = ALL_ACTIONS, offered_steps: Steps = OFFERED_STEPS, version: int = VERSION
 ) -> Negotiation:
-    """Read the filter's answer to :func:`negotiate`.
+    """Parse the filter's answer to :func:`negotiate`.
 
-    Steps that were not offered are left out, as Postfix does: some filters ask for all that they know.
+    Steps that were not offered are ignored, as in Postfix: some filters request all steps that they know.
 
-    :raises MilterError: if it is malformed, or the filter wants to do what was not offered.
+    :raises MilterError: if it is malformed, or requests an action that was not offered.
     """
     if len(data) < NEGOTIATION.size:
         raise MilterError("a negotiation that is too short")
@@ -256,6 +258,6 @@ def _chosen_macros(data: bytes) -> dict[Stage, tuple[str, ...]]:
         names, nul, data = data[LENGTH.size :].partition(b"\0")
         if not nul:
             raise MilterError("a list of macros without its end")
-        if stage in Stage.__members__.values():  # others are of versions that do not exist yet
+        if stage in Stage.__members__.values():  # ignore the stages of later versions
             chosen[Stage(stage)] = tuple(names.decode("ascii", "replace").replace(",", " ").split())
     return chosen

@@ -1,4 +1,4 @@
-"""What a filter answers: a value for each response, read from its packet."""
+"""The responses of a filter: a class for each, and the parser of their packets."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from txsmtpd.reply import Refused, Reply, parse_status
 from txsmtpd.wire import grammar
 from txsmtpd.wire.milter.commands import LENGTH, Actions, MilterError
 
-# What a filter answers. Each is a value; those without data are one object each.
+# Responses. Those without data are members of Decision.
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """An answer without data."""
+    """A response without data."""
 
     name: str
 
@@ -35,14 +35,14 @@ CONNECTION_FAILED = Decision("connection failed")
 
 @dataclass(frozen=True, slots=True)
 class ReplyCode:
-    """Refuse with this reply."""
+    """Reject with this reply."""
 
     reply: Reply
 
 
 @dataclass(frozen=True, slots=True)
 class AddHeader:
-    """Add a field at the end of the header."""
+    """Append a field to the header."""
 
     name: bytes
     value: bytes
@@ -50,10 +50,10 @@ class AddHeader:
 
 @dataclass(frozen=True, slots=True)
 class InsertHeader:
-    """Add a field at a place in the header: 0 is above all others.
+    """Insert a field into the header at an index; 0 is above all other fields.
 
-    The places count the fields that were added before, and the trace field that the server puts on top, as Postfix has
-    it: with nothing added yet, 1 is above the client's first field.
+    As in Postfix, the index counts the fields that were added before and the trace field that the server adds on top.
+    If no other field was added, index 1 is above the client's first field.
     """
 
     index: int
@@ -63,7 +63,7 @@ class InsertHeader:
 
 @dataclass(frozen=True, slots=True)
 class ChangeHeader:
-    """Change, or with an empty value remove, the field that is the *index*-th of its name now, from 1 on."""
+    """Change the *index*-th field with this name, counted from 1. An empty value removes it."""
 
     index: int
     name: bytes
@@ -72,14 +72,14 @@ class ChangeHeader:
 
 @dataclass(frozen=True, slots=True)
 class ReplaceBody:
-    """The next part of the body that takes the place of the message's."""
+    """The next part of the new body."""
 
     chunk: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeSender:
-    """Change the reverse-path; without angle brackets."""
+    """Change the reverse-path. It has no angle brackets."""
 
     path: str
     parameters: tuple[str, ...] = ()
@@ -87,7 +87,7 @@ class ChangeSender:
 
 @dataclass(frozen=True, slots=True)
 class AddRecipient:
-    """Add a recipient; the forward-path without angle brackets."""
+    """Add a recipient. The forward-path has no angle brackets."""
 
     path: str
     parameters: tuple[str, ...] = ()
@@ -95,14 +95,14 @@ class AddRecipient:
 
 @dataclass(frozen=True, slots=True)
 class RemoveRecipient:
-    """Remove a recipient; the forward-path without angle brackets."""
+    """Remove a recipient. The forward-path has no angle brackets."""
 
     path: str
 
 
 @dataclass(frozen=True, slots=True)
 class Quarantine:
-    """Keep the message where its recipients do not see it."""
+    """Quarantine the message."""
 
     reason: str
 
@@ -145,20 +145,20 @@ _NEEDS: Mapping[type, Actions] = {
 
 
 def is_change(response: Response) -> bool:
-    """Whether the response changes the message, and more responses follow it."""
+    """Return True if the response changes the message, so that more responses follow it."""
     return type(response) in _NEEDS
 
 
 def is_allowed(response: Response, actions: Actions) -> bool:
-    """Whether a filter that has agreed to these actions may do this."""
+    """Return True if a filter that has negotiated these actions may send this response."""
     needed = _NEEDS.get(type(response))
     return needed is None or bool(needed & actions)
 
 
 def parse_response(command: bytes, data: bytes) -> Response:
-    """Read a packet of the filter.
+    """Parse a packet of the filter.
 
-    :raises MilterError: if there is no such response, or its data are malformed.
+    :raises MilterError: if the response is unknown, or its data are malformed.
     """
     decision = _DECISIONS.get(command)
     if decision is not None:
@@ -172,7 +172,9 @@ def parse_response(command: bytes, data: bytes) -> Response:
 
 
 def _parse_reply_code(data: bytes) -> ReplyCode:
-    text = _one_string(data).replace(b"%%", b"%").decode("utf-8", "replace")  # libmilter wants each % twice
+    text = (
+        _one_string(data).replace(b"%%", b"%").decode("utf-8", "replace")
+    )  # libmilter requires filters to double each %
     try:
         reply = parse_status(text)
     except ValueError as error:
