@@ -1,13 +1,20 @@
 """Kill a server again and again while clients send, and look for messages that had their 250 and are gone.
 
-``python benchmarks/kills.py --kills=100``. Half of the kills hit a server that stores messages in a maildir, half one
-that passes them on to another server (which is not killed). Messages are short, or large enough to be passed on while
-they arrive. The process is killed with SIGKILL, so this is about the process, not about the disk.
+``python benchmarks/kills.py --kills=100``. The kills are shared by three servers:
+
+* ``mailbox`` stores messages in a maildir
+* ``proxy`` passes them on to another server, which is not killed
+* ``filtered`` keeps them for a filter until it has read them, large ones in a file, and stores them in a maildir
+
+Messages are short, or so large that they are passed on, or spooled to a file, while they arrive. A message that was
+accepted must be there to its last line. The process is killed with SIGKILL, so this is about the process, not about the
+disk.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import re
 import shutil
@@ -21,23 +28,41 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 CLIENTS = 4
-SIZES = (200, 5_000, 600_000)  # octets; the last is passed on in parts
+SIZES = (200, 5_000, 600_000, 1_600_000)  # octets; the last two are passed on in parts, the last is spooled to a file
 PATIENCE = 60.0  # seconds for a server to start
 NUMBER = re.compile(rb"^X-Number: (\S+)", re.MULTILINE)
+END = b"end of the message"
+TAIL = 64  # octets at the end of a file that have the end of its message
+
+
+class Reads:
+    """A filter that reads whole messages and adds their size."""
+
+    async def filter_message(self, server: Any, session: Any, envelope: Any, message: Any) -> None:
+        size = 0
+        async for piece in message.content():
+            size += len(piece)
+        message.add_header("X-Size", str(size))
 
 
 class Server:
     """A server in a process of its own."""
 
-    def __init__(self, handler: str) -> None:
+    def __init__(self, handler: str, *words: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
         listen = f"--listen=tcp:{self.port}:interface=127.0.0.1"
         command = [sys.executable, "-m", "txsmtpd", listen, f"--handler={handler}", "--hostname=mx.example.com"]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            [*command, *words],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        )
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
@@ -77,7 +102,7 @@ class Round:
                 number += 1
                 name = f"{self._name}.{client}.{number}"
                 body = "x" * 70 + "\r\n"
-                text = f"X-Number: {name}\r\n\r\n{body * (random.choice(SIZES) // len(body))}"
+                text = f"X-Number: {name}\r\n\r\n{body * (random.choice(SIZES) // len(body))}{END.decode()}\r\n"
                 self.partly += 1
                 connection.sendmail("a@example.com", ["b@example.com"], text)
                 self.partly -= 1
@@ -85,24 +110,26 @@ class Round:
 
 
 def stored(folder: Path) -> set[str]:
-    """The numbers of the messages in a maildir."""
+    """The numbers of the messages in a maildir that are there to their last line."""
     found = set()
     for path in (folder / "new").iterdir():
         with path.open("rb") as file:
             number = NUMBER.search(file.read(4096))
-        if number is not None:
+            file.seek(max(path.stat().st_size - TAIL, 0))
+            whole = file.read().rstrip().endswith(END)
+        if number is not None and whole:
             found.add(number[1].decode())
     return found
 
 
-def kills(handler: str, folder: Path, times: int) -> tuple[int, int, int]:
-    """Kill servers with this handler; return how many messages had their 250, how many were cut off, and how many of
-    the first are not in the maildir."""
+def kills(what: str, folder: Path, times: int, *words: str) -> tuple[int, int, int]:
+    """Kill servers with these words of a command line; return how many messages had their 250, how many were cut off,
+    and how many of the first are not in the maildir."""
     accepted: list[str] = []
     cut_off = 0
     for number in range(times):
-        server = Server(handler)
-        one = Round(server.port, f"{handler.partition(':')[0]}.{number}")
+        server = Server(*words)
+        one = Round(server.port, f"{what}.{number}")
         one.run(server, random.uniform(0.1, 0.8))
         accepted += one.accepted
         cut_off += one.partly
@@ -114,21 +141,23 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
+    upstream = None
+    lost = 0
     try:
-        lost = 0
-        for what in ("mailbox", "proxy"):
-            maildir = folder / what
-            upstream = Server(f"mailbox:{maildir}") if what == "proxy" else None
-            handler = f"mailbox:{maildir}" if upstream is None else f"proxy:127.0.0.1:{upstream.port}"
-            times = arguments.kills // 2
-            try:
-                accepted, cut_off, missing = kills(handler, maildir, times)
-            finally:
-                if upstream is not None:
-                    upstream.end(signal.SIGTERM)
+        upstream = Server(f"mailbox:{folder / 'proxy'}")
+        servers = {
+            "mailbox": [f"mailbox:{folder / 'mailbox'}"],
+            "proxy": [f"proxy:127.0.0.1:{upstream.port}"],
+            "filtered": [f"mailbox:{folder / 'filtered'}", "--filter=kills.Reads"],
+        }
+        for number, (what, words) in enumerate(servers.items()):
+            times = (arguments.kills + number) // len(servers)
+            accepted, cut_off, missing = kills(what, folder / what, times, *words)
             lost += missing
             print(f"{what}: {times} kills, {accepted} messages with 250, {cut_off} cut off, {missing} lost", flush=True)
     finally:
+        if upstream is not None:
+            upstream.end()
         shutil.rmtree(folder)
     raise SystemExit(1 if lost else 0)
 
