@@ -27,7 +27,8 @@ class OptionTests(SynchronousTestCase):
         settings = make()
         self.assertEqual(settings.data_size_limit, 2**25)
         self.assertEqual(settings.timeout, 300)
-        for name in ("hook_timeout", "recipient_limit", "error_limit", "junk_command_limit", "buffer_limit", "linger"):
+        names = ("hook_timeout", "recipient_limit", "error_limit", "refusal_limit", "junk_command_limit", "linger")
+        for name in (*names, "buffer_limit"):
             self.assertGreater(getattr(settings, name), 0, name)
         for name in ("enable_SMTPUTF8", "decode_data", "bare_newlines", "log_messages", "log_dialogue"):
             self.assertFalse(getattr(settings, name), name)
@@ -42,7 +43,7 @@ class OptionTests(SynchronousTestCase):
 
     def test_wrongTypes(self) -> None:
         """A value of the wrong type is a TypeError that names the option."""
-        for name in ("data_size_limit", "recipient_limit", "error_limit", "line_length_limit", "buffer_limit"):
+        for name in ("data_size_limit", "recipient_limit", "refusal_limit", "line_length_limit", "buffer_limit"):
             for value in ("5", 2.5, True, [1]):
                 self.assertIn(name, str(self.assertRaises(TypeError, make, **{name: value})))
         for name in ("timeout", "hook_timeout", "linger"):

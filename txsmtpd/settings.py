@@ -61,6 +61,7 @@ from txsmtpd.wire.networks import UNIX, Network, Networks
 DATA_SIZE_DEFAULT = 2**25  # octets: 32 MiB
 CALL_LIMIT_DEFAULT = 20
 ERROR_LIMIT = 20
+REFUSAL_LIMIT = 200
 _KEYWORD = re.compile("[A-Za-z0-9][A-Za-z0-9-]*")
 AUTH_LINE = 12288  # octets (RFC 4954 4)
 # Options that may also be attributes of the protocol's class, where programs for older versions of aiosmtpd set them.
@@ -173,8 +174,12 @@ class Settings:
     with ``"*"`` for the others (default 20)."""
 
     error_limit: int | None = ERROR_LIMIT
-    """Number of malformed, unknown and misplaced commands after which a connection is closed with 421. Ten other
-    rejections, such as of unknown recipients, count as one."""
+    """Number of malformed, unknown and misplaced commands after which a connection is closed with 421. None: no limit,
+    neither for these nor for other rejections."""
+
+    refusal_limit: int | None = REFUSAL_LIMIT
+    """Number of other rejections, such as of unknown recipients, after which a connection is closed with 421. Errors
+    and rejections count together: half of both limits closes it, too. 0 or None: such rejections do not count."""
 
     error_delay: float = 1.0
     """Delay in seconds of the reply to the tenth error. The delay doubles with each further error, up to ten seconds.
@@ -701,6 +706,7 @@ _NUMBERS: dict[str, type[int] | type[float]] = {
     "header_field_limit": int,
     "recipient_limit": int,
     "error_limit": int,
+    "refusal_limit": int,
     "error_delay": float,
     "junk_command_limit": int,
     "log_limit": int,

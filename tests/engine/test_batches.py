@@ -178,8 +178,16 @@ class RefusalTests(SynchronousTestCase):
         self.assertEqual(self.dictionary(1000, error_delay=0), [550] * 199 + [421])
         self.assertLess(len(self.dictionary(1000)), 100)  # the others wait
 
+    def test_limit(self) -> None:
+        """The limit may be another. Where it is off, such refusals neither wait nor end a session."""
+        self.assertEqual(self.dictionary(50, error_delay=0, refusal_limit=30), [550] * 29 + [421])
+        self.assertEqual(self.dictionary(50, error_delay=0, refusal_limit=30, error_limit=5), [550] * 29 + [421])
+        for off in (0, None):
+            self.assertEqual(self.dictionary(900, refusal_limit=off), [550] * 900)
+        self.assertEqual(self.dictionary(900, error_delay=0, error_limit=None), [550] * 900)
+
     def test_mixed(self) -> None:
-        """Ten refusals count as one error."""
+        """With the defaults, ten refusals count as one error."""
         octets = b"BOGUS\r\n" * 10
         client = Client(handler(NOOP=lambda *arguments: "452 4.3.1 Later"), error_delay=0)
         self.assertEqual(client.codes(b"NOOP\r\n" * 99 + octets), [452] * 99 + [500] * 9 + [500])

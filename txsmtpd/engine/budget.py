@@ -1,4 +1,4 @@
-"""Limits the errors and the junk commands of a session, after which it is closed.
+"""Limits the errors, the refusals and the junk commands of a session, after which it is closed.
 
 The counts are attributes of the session's dispatcher; the limits are options (:class:`~txsmtpd.settings.Settings`).
 """
@@ -11,8 +11,10 @@ from typing import Any
 from twisted.internet.task import deferLater
 
 from txsmtpd.engine.observer import Action
+from txsmtpd.engine.refusals import NEED_STARTTLS
 from txsmtpd.limits.pace import growing_delay
 from txsmtpd.reply import Refused, Reply
+from txsmtpd.settings import ERROR_LIMIT
 
 TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many errors, closing connection")
 TOO_MUCH_JUNK = Reply(421, "4.7.0", "Too many commands without a mail transaction, closing connection")
@@ -21,7 +23,6 @@ LONGEST_DELAY = 10.0  # seconds
 STRESSED_ERRORS = 1  # in place of error_limit, in stress mode
 STRESSED_JUNK = 4  # in place of junk_command_limit: a session has a greeting, STARTTLS and another greeting
 ERRORS = frozenset([500, 501, 502, 503, 504, 553, 555])  # what a client has to say otherwise
-REFUSAL = 0.1  # of an error: what another refusal counts. A few are normal for a mailing list, hundreds are a harvest
 
 
 def count_call(dispatcher: Any, verb: bytes) -> None:
@@ -50,15 +51,30 @@ def count_junk(dispatcher: Any) -> None:
         raise Refused(TOO_MUCH_JUNK)
 
 
-def count_error(dispatcher: Any, reply: Reply, weight: float = 1) -> Reply:
-    """Count a refusal (``error_limit``).
+def count_refusal(dispatcher: Any, reply: Reply) -> Reply:
+    """Count a refusal: as an error of the client (``error_limit``), or as one that may not be its fault
+    (``refusal_limit``).
 
-    :param weight: as how many errors it counts.
     :return: the reply; or, if the refusal is one too many, 421.
     """
-    dispatcher.errors = errors = round(dispatcher.errors + weight, 1)
+    if reply.code in ERRORS or reply is NEED_STARTTLS or reply is dispatcher.refuse_all:
+        dispatcher.errors += 1
+    elif reply.code not in (421, 535):  # AUTH has limits of its own
+        dispatcher.refusals += 1
+    else:
+        return reply
     limit = STRESSED_ERRORS if dispatcher.connection.patience.hurried else dispatcher.server.settings.error_limit
-    return TOO_MANY_ERRORS if limit is not None and errors >= limit else reply
+    return TOO_MANY_ERRORS if limit is not None and _errors(dispatcher) >= limit else reply
+
+
+def _errors(dispatcher: Any) -> float:
+    """Return the number of errors, where a refusal counts as a part of an error. A few are normal for a mailing list,
+    hundreds are a harvest."""
+    settings = dispatcher.server.settings
+    errors: float = dispatcher.errors
+    if settings.refusal_limit:
+        errors += dispatcher.refusals * (settings.error_limit or ERROR_LIMIT) / settings.refusal_limit
+    return errors
 
 
 def delay_of_refusal(dispatcher: Any) -> float:
@@ -68,11 +84,12 @@ def delay_of_refusal(dispatcher: Any) -> float:
     """
     server = dispatcher.server
     first = server.settings.error_delay
-    if dispatcher.errors <= PROMPT_ERRORS or not first or dispatcher.connection.patience.hurried:
+    errors = _errors(dispatcher)
+    if errors <= PROMPT_ERRORS or not first or dispatcher.connection.patience.hurried:
         return 0.0
     if server.settings.admission.network(server.session.peer) is None:
         return 0.0
-    return growing_delay(math.ceil(dispatcher.errors - PROMPT_ERRORS), first, LONGEST_DELAY)
+    return growing_delay(math.ceil(errors - PROMPT_ERRORS), first, LONGEST_DELAY)
 
 
 class LateReply(Action):

@@ -17,7 +17,7 @@ from twisted.internet.defer import CancelledError
 from txsmtpd.bridges.asyncio_bridge import HINT, asks_for_asyncio
 from txsmtpd.command import Command
 from txsmtpd.engine.admission import require
-from txsmtpd.engine.budget import ERRORS, REFUSAL, count_call, count_error, count_junk, delay_of_refusal, delayed
+from txsmtpd.engine.budget import count_call, count_junk, count_refusal, delay_of_refusal, delayed
 from txsmtpd.engine.lines import BadLine
 from txsmtpd.engine.masking import (
     SECRET,
@@ -35,6 +35,7 @@ from txsmtpd.engine.refusals import (
     FOREIGN_PROTOCOL,
     LINE_TOO_LONG,
     LINES_REFUSED,
+    NEED_STARTTLS,
     NOT_RECOGNIZED,
     PAYLOAD_UNKNOWN,
     SHUTTING_DOWN,
@@ -49,7 +50,6 @@ from txsmtpd.reply import FAILED, FAILED_TWICE, TAKES_TOO_LONG, Refused, Reply, 
 from txsmtpd.wire import grammar
 from txsmtpd.wire.chunk import ChunkReader
 
-NEED_STARTTLS = Reply(530, "5.7.0", "Must issue a STARTTLS command first")  # RFC 3207 4
 ALLOWED_BEFORE_STARTTLS = frozenset(b"NOOP EHLO LHLO STARTTLS QUIT".split())
 GREETINGS = frozenset(b"HELO EHLO LHLO".split())
 _LETTERS = re.compile(rb"[A-Z]*")
@@ -82,6 +82,7 @@ class Dispatcher:
         "meter",
         "payload_due",
         "pushed",
+        "refusals",
         "refuse_all",
         "server",
         "verb",
@@ -102,7 +103,8 @@ class Dispatcher:
         self.refuse_all: Reply | None = None  #: the reply to all commands but QUIT
         self.draining: Reply | None = None  #: what the client is told once no transaction is open
         self.messages = 0  #: that were taken
-        self.errors: float = 0  #: refusals; see :mod:`txsmtpd.engine.budget`
+        self.errors = 0  #: refusals that are errors of the client; see :mod:`txsmtpd.engine.budget`
+        self.refusals = 0  #: other refusals
         self.junk = 0  #: commands that brought no message nearer
         #: What a refusal is about: the line of the command, or sender and recipients of a message.
         self.about: bytes | tuple[str | None, Sequence[str]] = b""
@@ -416,10 +418,8 @@ class Dispatcher:
         """
         if reply is FOREIGN_PROTOCOL:
             self.closes_after_reply = True
-        elif reply.code in ERRORS or reply is self.refuse_all or reply is NEED_STARTTLS:
-            reply = count_error(self, reply)
-        elif reply.code not in (421, 535):  # AUTH has limits of its own
-            reply = count_error(self, reply, REFUSAL)
+        else:
+            reply = count_refusal(self, reply)
         self._log_refusal(reply, whom)
         return reply
 

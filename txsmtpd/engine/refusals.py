@@ -1,4 +1,4 @@
-"""What the engine replies to lines that are no commands, and when the server cannot go on."""
+"""What the engine replies to lines that are no commands, before TLS, and when the server cannot go on."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 
 from txsmtpd.reply import Reply
 
+NEED_STARTTLS = Reply(530, "5.7.0", "Must issue a STARTTLS command first")  # RFC 3207 4
 SHUTTING_DOWN = Reply(421, "4.3.2", "The server is shutting down")
 STILL_BUSY = Reply(421, "4.3.0", "The server took too long to do this; try again later")
 FOREIGN_PROTOCOL = Reply(554, "5.5.1", "This is an SMTP server, closing connection")

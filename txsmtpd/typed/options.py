@@ -42,6 +42,7 @@ class Common(TypedDict, total=False):
     recipient_limit: int | None
     command_call_limit: int | Mapping[str, int] | None
     error_limit: int | None
+    refusal_limit: int | None
     error_delay: float
     junk_command_limit: int | None
     batch_limit: int

@@ -67,6 +67,7 @@ NUMBERS = (
     limit("header-field-limit", "N", or_none(count), "Maximum number of header fields.", "2000"),
     limit("recipient-limit", "N", or_none(count), "Maximum number of recipients of a message.", "1000"),
     limit("error-limit", "N", or_none(count), "Errors before the connection is closed.", "20"),
+    limit("refusal-limit", "N", or_none(count), "Other rejections before the connection is closed.", "200"),
     limit(
         "junk-command-limit",
         "N",
