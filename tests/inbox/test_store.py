@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from random import Random
 from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
@@ -12,11 +13,11 @@ from twisted.trial.unittest import TestCase
 from tests.inbox.support import StoreTestCase, mail, multipart
 from txsmtpd.inbox.events import Event
 from txsmtpd.inbox.memory import MemoryStore
-from txsmtpd.inbox.message import Arrival
+from txsmtpd.inbox.message import Arrival, parse
 from txsmtpd.inbox.scope import EVERYTHING, Scope, make_key
-from txsmtpd.inbox.search import parse_query
+from txsmtpd.inbox.search import Term, holds, parse_query
 from txsmtpd.inbox.sqlite import SQLiteStore
-from txsmtpd.inbox.store import Counts, Retention, SessionRecord, Store
+from txsmtpd.inbox.store import Counts, Retention, SessionRecord, Store, new_id
 
 
 def scope(**keys: str) -> Scope:
@@ -89,6 +90,31 @@ class Shared:
             ("is:tagged", []),
         ):
             self.assertEqual(await self.found(query), subjects, query)
+
+    async def test_searchRandomly(self) -> None:
+        """Any text finds the messages that have it, and no others: quotes, wildcards, any script."""
+        random = Random(1)
+        alphabet = 'ab"%_*^ -:()ß\u0130é漢😀\0'
+
+        def text(most: int) -> str:
+            return "".join(random.choices(alphabet, k=random.randint(1, most))).strip() or "ab"
+
+        bodies = [text(40) for _ in range(40)]
+        await self.add(*[mail(str(number), body) for number, body in enumerate(bodies)])
+        arrivals = [mail(str(number), body) for number, body in enumerate(bodies)]
+        parsed = [parse(arrival, new_id()) for arrival in arrivals]
+        for _ in range(400):
+            start = (body := random.choice(bodies))[random.randrange(len(body)) :]
+            terms = tuple(
+                Term("words", word.casefold(), columns=columns, negated=random.random() < 0.2)
+                for word, columns in ((start[: random.randint(1, 9)], ("text",)), (text(2), ("text", "subject")))
+            )
+            page = await self.store.page(EVERYTHING, terms, limit=None)
+            expected = [
+                each.message.subject for each in parsed if all(holds(term, each.message, each.folded) for term in terms)
+            ]
+            self.assertEqual([message.subject for message in page.messages], expected[::-1], terms)
+            self.assertEqual(page.count, len(expected), terms)
 
     async def test_pages(self) -> None:
         """Pages are asked for by what is left out, or by the number of the last message that is known."""

@@ -1,8 +1,9 @@
 """The inbox database: its tables, and the translation of searches to SQL. No threads, no policy.
 
-``words`` is a substring index over ``folded`` (FTS5, trigram). ``detail=none`` keeps it small; it is queried with
-LIKE. Each query starts from the most selective part: a key of the scope, a substring, or the messages themselves,
-newest first. So a query stops as soon as its page is full.
+``words`` is an index over ``folded`` of all sequences of three characters (FTS5, trigram). ``detail=none`` keeps it
+small, but it then knows neither columns nor positions: the text of each message that it finds is compared as well.
+Each query starts from the most selective part: a key of the scope, the index, or the messages themselves, newest
+first. So a query stops as soon as its page is full.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from txsmtpd.inbox.search import Term, Terms
 APPLICATION = 0x74787369  # "txsi": marks the file as an inbox
 VERSION = 1
 COLUMNS = ("subject", "from", "to", "cc", "bcc", "reply_to", "message_id", "text")
-INDEXED = 3  # characters: the shortest substring that the index can look up
+INDEXED = 3  # characters: the length of the sequences in the index
+PAGE = 8192  # bytes: with SQLite's default of 4096, two messages of 2 KB do not fit into a page
 
 _NAMES = ", ".join(f'"{name}"' for name in COLUMNS)
 
@@ -94,6 +96,7 @@ def prepare(path: str, lasting: bool = True) -> None:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if not tables and not application:
+            connection.execute(f"PRAGMA page_size = {PAGE}")
             connection.executescript(SCHEMA)
             connection.execute("PRAGMA journal_mode = WAL")  # stored in the file
         elif application != APPLICATION:
@@ -120,29 +123,24 @@ class Selection:
 
     def sql(self, columns: str, rest: str = "") -> str:
         """Return the statement."""
-        tables = self.tables + (" JOIN folded f ON f.number = m.number" if self.needs_folded else "")
+        tables = self.tables + (" CROSS JOIN folded f ON f.number = m.number" if self.needs_folded else "")
         where = f" WHERE {' AND '.join(self.where)}" if self.where else ""
         return f"SELECT {columns} FROM {tables}{where} {rest}"
 
 
 def select(scope: Scope, terms: Terms) -> Selection:
     """Select the messages of a scope that match all terms."""
-    terms = tuple(sorted(terms, key=lambda term: -len(term.text)))
+    # CROSS JOIN keeps the tables in this order.
     if scope.keys:
-        # CROSS JOIN keeps the tables in this order.
         selection = Selection("key k CROSS JOIN message m ON m.number = k.number", "k.number")
         selection.and_where("k.name = ? AND k.value = ?", *scope.keys[0])
         _restrict(selection, scope, 1)
-    elif any(map(_is_indexed, terms)):
+    elif indexed := [term.text for term in terms if _is_indexed(term)]:
         selection = Selection("words w CROSS JOIN message m ON m.number = w.rowid", "w.rowid")
+        selection.and_where("w.words MATCH ?", " ".join(map(_sequences, indexed)))
     else:
         selection = Selection("message m")
-    by_index = "words w" in selection.tables
     for term in terms:
-        if by_index and _is_indexed(term):
-            selection.and_where(f'w."{term.columns[0]}" LIKE ?', f"%{term.text}%")
-            if not _has_wildcards(term):
-                continue
         _add(selection, term)
     return selection
 
@@ -165,19 +163,23 @@ def _restrict(selection: Selection, scope: Scope, known: int) -> None:
 
 
 def _is_indexed(term: Term) -> bool:
-    return term.kind == "words" and not term.negated and len(term.columns) == 1 and len(term.text) >= INDEXED
+    # FTS5 would take a NUL for the end of the expression.
+    return term.kind == "words" and not term.negated and len(term.text) >= INDEXED and "\0" not in term.text
 
 
-def _has_wildcards(term: Term) -> bool:
-    return "%" in term.text or "_" in term.text
+def _sequences(text: str) -> str:
+    """Return the expression that finds the messages with the sequences of a text, wherever they are.
+
+    Every third sequence and the last one cover the text. More would find hardly fewer messages.
+    """
+    starts = {*range(0, len(text) - INDEXED + 1, INDEXED), len(text) - INDEXED}
+    sequences = (text[start : start + INDEXED].replace('"', '""') for start in sorted(starts))
+    return " ".join(f'"{sequence}"' for sequence in sequences)
 
 
 def _add(selection: Selection, term: Term) -> None:
     sign = "NOT " if term.negated else ""
-    if term.kind == "words" and len(term.columns) > 1 and len(term.text) >= INDEXED and not _has_wildcards(term):
-        looked_up = " UNION ".join(f'SELECT rowid FROM words WHERE "{column}" LIKE ?' for column in term.columns)
-        selection.and_where(f"m.number {sign}IN ({looked_up})", *[f"%{term.text}%"] * len(term.columns))
-    elif term.kind == "words":
+    if term.kind == "words":
         selection.needs_folded = True
         anywhere = " OR ".join(f'instr(f."{column}", ?)' for column in term.columns)
         selection.and_where(f"{sign}({anywhere})", *[term.text] * len(term.columns))
