@@ -1,4 +1,4 @@
-"""What metrics and limits cost a message, in processor time of the protocol alone.
+"""What the log, metrics and limits cost a message, in processor time of the protocol alone.
 
 ``python benchmarks/costs.py [--rounds 40]``
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import os
 import random
 import statistics
 import time
@@ -25,6 +26,7 @@ from twisted.python.failure import Failure
 from txsmtpd import SMTPFactory
 from txsmtpd.handlers import Sink
 from txsmtpd.observe.metrics import Metrics
+from txsmtpd.service.command_log import CommandLog
 
 MESSAGES = 500  # of a session
 MESSAGE = (
@@ -36,9 +38,19 @@ MESSAGE = (
 CLIENT = IPv4Address("TCP", "192.0.2.7", 4711)  # one that has limits
 RATES = {"connections": "1000000/s", "messages": "1000000/s", "recipients": "1000000/s"}
 SLOW = {"session_timeout": 3600.0, "error_delay": 1.0}
+
+
+def logged(**options: Any) -> SMTPFactory:
+    """A server that writes a log as the command line does."""
+    log = CommandLog.open(os.devnull, **options)
+    return SMTPFactory(Sink(), log=log.lines, log_messages=True)
+
+
 VARIANTS: dict[str, Callable[[], SMTPFactory]] = {
     "plain": lambda: SMTPFactory(Sink()),
     "plain again": lambda: SMTPFactory(Sink()),
+    "log": logged,
+    "log in JSON": lambda: logged(as_json=True),
     "metrics": lambda: SMTPFactory(Sink(), metrics=Metrics("tcp:25")),
     "limits of connections": lambda: SMTPFactory(
         Sink(), connection_limit=1000, connection_limit_per_network=50, **SLOW
@@ -69,7 +81,7 @@ def seconds(factory: SMTPFactory) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What metrics and limits cost a message.")
+    parser = argparse.ArgumentParser(description="What the log, metrics and limits cost a message.")
     parser.add_argument("--rounds", type=int, default=40)
     rounds = parser.parse_args().rounds
     factories = {name: make() for name, make in VARIANTS.items()}

@@ -94,7 +94,8 @@ class Reply:
         return hash((self.code, self.status, self.lines))
 
     def __str__(self) -> str:
-        return self._wire().rstrip("\r\n").replace("\r\n", "\n")
+        octets = self.octets if self._utf8 is None else self._utf8
+        return octets[:-2].decode().replace("\r\n", "\n")
 
     def __repr__(self) -> str:
         return f"Reply({self.code}, {self.status!r}, {self.text!r})"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from twisted.logger import Logger, LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.support.effort import calls_of
 from txsmtpd.log import events
 from txsmtpd.log.events import EVENTS, Recipients, client_text
 from txsmtpd.log.lines import LONGEST, PLACES, Lines, Tracebacks, continued
@@ -21,7 +22,7 @@ from txsmtpd.log.sinks import TWISTED
 
 FIELDS = {
     "sender": "a@example.com",
-    "recipients": Recipients(["b@example.com"]),
+    "recipients": Recipients.of(["b@example.com"]),
     "octets": 12,
     "client": "192.0.2.7:4321",
     "reply": "250 2.0.0 OK",
@@ -317,9 +318,31 @@ class TwistedSinkTests(SynchronousTestCase):
         found: list[dict[str, Any]] = []
         globalLogPublisher.addObserver(found.append)
         self.addCleanup(globalLogPublisher.removeObserver, found.append)
-        fields = {**FIELDS, "sender": "\u202ea", "recipients": Recipients(["\x1bb"])}
+        fields = {**FIELDS, "sender": "\u202ea", "recipients": Recipients.of(["\x1bb"])}
         TWISTED.emit(events.MESSAGE, "s1", fields)
         self.assertEqual((found[0]["sender"], found[0]["recipients"]), ("\\u202ea", "<\\x1bb>"))
+
+
+class EventTests(SynchronousTestCase):
+    """The events themselves."""
+
+    def test_template(self) -> None:
+        """Each event has the same text in the lines of the command line and in the events of twisted.logger."""
+        for event in EVENTS:
+            fields = {name: f"<{name} %s {{}}>" for name in event.fields}
+            self.assertEqual(event.template % fields, event.text.format(**fields), event.name)
+
+    def test_percent(self) -> None:
+        """A percent sign in a text is one in the line."""
+        event = events.Event("busy", events.INFO, "{share} % busy")
+        self.assertEqual(event.template % {"share": 80}, "80 % busy")
+
+    def test_cost(self) -> None:
+        """The line of an accepted message is made by a few calls: most messages have one."""
+        log = SessionLog(Lines([].append), "s1")
+        fields = {**FIELDS, "recipients": Recipients.of(["b@example.com"])}
+        log(events.MESSAGE, **fields)  # makes the text of the second
+        self.assertLess(calls_of(lambda: log(events.MESSAGE, **fields)), 8)
 
 
 class ValueTests(SynchronousTestCase):
@@ -327,10 +350,10 @@ class ValueTests(SynchronousTestCase):
 
     def test_recipients(self) -> None:
         """Many recipients are a few in a text, and more in a field, with the number of all."""
-        many = Recipients(f"u{number}" for number in range(500))
+        many = Recipients.of([f"u{number}" for number in range(500)])
         self.assertEqual(len(many), 100)
         self.assertTrue(str(many).endswith("<u9> and 490 more"), str(many))
-        self.assertEqual(f"{Recipients(['a', 'b'])}", "<a>, <b>")
+        self.assertEqual(f"{Recipients.of(['a', 'b'])}", "<a>, <b>")
 
     def test_clients(self) -> None:
         """Addresses are written as people do."""

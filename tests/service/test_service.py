@@ -153,6 +153,14 @@ class OptionsTests(SynchronousTestCase):
             options.parseOptions([f"--handler={HERE}.Takes"])
             self.assertIs(options["settings"]["log_dialogue"], logs)
 
+    def test_onlyWarnings(self) -> None:
+        """Lines about messages are not even composed if the level of the log is above theirs."""
+        for level, logs in [(LogLevel.info, True), (LogLevel.warn, False)]:
+            options = Options()
+            options.parent = {"logLevel": level}  # type: ignore[assignment]
+            options.parseOptions([f"--handler={HERE}.Takes"])
+            self.assertIs(options["settings"]["log_messages"], logs)
+
     def test_prints(self) -> None:
         """--version, --help and --help-handlers print and end with status 0."""
         for word, expected in [

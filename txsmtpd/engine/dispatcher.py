@@ -442,7 +442,7 @@ class Dispatcher:
         if sender is None:
             self.log(events.REFUSED, **fields)
         elif recipients:
-            self.log(events.REFUSED_RECIPIENTS, sender=sender, recipients=events.Recipients(recipients), **fields)
+            self.log(events.REFUSED_RECIPIENTS, sender=sender, recipients=events.Recipients.of(recipients), **fields)
         else:
             self.log(events.REFUSED_SENDER, sender=sender, **fields)
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
-
-from txsmtpd.reply import Reply
 
 SECRET = "********"
 # AUTH with a mechanism, if that is what follows: a word of small and great letters is rather a password in base64.
@@ -53,11 +50,6 @@ def path_in(line: bytes) -> str:
 
 def in_one_line(reply: object) -> str:
     """A reply, or several, fit for a log."""
-    return _in_one_line(reply) if type(reply) is Reply else str(reply).replace("\n", " / ")
-
-
-@lru_cache(256)  # nearly all messages get one of a few
-def _in_one_line(reply: Reply) -> str:
     return str(reply).replace("\n", " / ")
 
 

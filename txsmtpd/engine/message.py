@@ -364,7 +364,7 @@ def _log_message(server: Any, envelope: Envelope, octets: int, reply: Reply | Re
     server._dispatcher.log(
         events.MESSAGE,
         sender=envelope.mail_from,
-        recipients=events.Recipients(envelope.rcpt_tos),
+        recipients=events.Recipients.of(envelope.rcpt_tos),
         octets=octets,
         client=client_text(server.session.peer),
         reply=in_one_line(reply),

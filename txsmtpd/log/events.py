@@ -6,7 +6,7 @@ Names and fields are stable, because programs read them; ``docs/log.rst`` lists 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from txsmtpd.recipient_replies import named
@@ -31,24 +31,30 @@ class Event:
     """Whether it is logged even if the session has exceeded its limit."""
 
     fields: tuple[str, ...] = field(init=False)
+    template: str = field(init=False)
+    """The text as a template for the operator ``%``, which takes half the time."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fields", tuple(dict.fromkeys(re.findall(r"\{(\w+)", self.text))))
+        object.__setattr__(self, "template", re.sub(r"\{(\w+)\}", r"%(\1)s", self.text.replace("%", "%%")))
 
 
 class Recipients(tuple[str, ...]):
     """Forward-paths: a list in structured logs; only the first few in text."""
 
-    total: int
+    total: int | None = None  #: their number, if there are more than are listed
 
-    def __new__(cls, paths: Iterable[str]) -> Recipients:
-        every = tuple(paths)
-        self = super().__new__(cls, every[:LISTED])
-        self.total = len(every)
+    @classmethod
+    def of(cls, paths: Sequence[str]) -> Recipients:
+        """Make the field, with as many of the paths as are listed."""
+        if len(paths) <= LISTED:
+            return cls(paths)
+        self = cls(paths[:LISTED])
+        self.total = len(paths)
         return self
 
     def __str__(self) -> str:
-        return named(self, self.total)
+        return f"<{self[0]}>" if len(self) == 1 else named(self, self.total)
 
     def __format__(self, spec: str) -> str:
         return str(self)
@@ -57,8 +63,8 @@ class Recipients(tuple[str, ...]):
 def client_text(peer: object) -> str:
     """Format a client's address: ``192.0.2.7:4321``, ``[2001:db8::1]:4321``."""
     if isinstance(peer, tuple) and len(peer) >= 2:
-        host, port = peer[0], peer[1]
-        return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+        host, port = str(peer[0]), peer[1]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return str(peer) if peer else "this host"
 
 

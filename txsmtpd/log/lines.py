@@ -27,6 +27,9 @@ PLACES = 200  # places to remember
 FRAMES = 100  # of a traceback
 CONTINUED = "    | "
 
+_MILLISECONDS = [f".{number:03d}" for number in range(1000)]
+_encoded = json.JSONEncoder(default=str).encode
+
 # Twisted's events about ports and the reactor, by logger namespace. The server logs where it listens and when it stops
 # itself, so these are for debugging.
 _SAID_BETTER = {
@@ -58,7 +61,8 @@ class Lines:
         self._write = write
         self._line = _line_of_json if as_json else _line_of_text
         self._now = now
-        self._second = (-1, "", "")
+        self._second = -1  # whose text the next two are: what is before and after the milliseconds
+        self._before = self._after = ""
         self._tracebacks = Tracebacks()
 
     def emit(
@@ -74,13 +78,13 @@ class Lines:
             return
         level = LEVEL_NAMES[event.level]
         if error is None:
-            self._write(self._line(self._time(), level, event.name, event.text, session, fields, None))
+            self._write(self._line(self._time(), level, event.name, event.template, session, fields, None))
         else:
-            text = f"{event.text}: {{error}}"
+            template = f"{event.template}: %(error)s"
             shown = self._tracebacks.of(error, partial(_without_text, error) if secret else None)
             named_error = f"{type(error).__qualname__}, whose text may hold a secret" if secret else named(error)
             fields = {**fields, "error": named_error}
-            self._write(self._line(self._time(), level, event.name, text, session, fields, shown))
+            self._write(self._line(self._time(), level, event.name, template, session, fields, shown))
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Log a :mod:`twisted.logger` event."""
@@ -94,38 +98,36 @@ class Lines:
                 return
             level = "debug"
         fields = {"source": source, "text": text}
-        template = "{text}" if source.partition(".")[0] == "txsmtpd" else "[{source}] {text}"
+        template = "%(text)s" if source.partition(".")[0] == "txsmtpd" else "[%(source)s] %(text)s"
         failure: Any = event.get("log_failure")
         error = getattr(failure, "value", None)
         shown = None
         if isinstance(error, BaseException):
             shown = self._tracebacks.of(error, failure.getTraceback)
             fields["error"] = named(error)
-            template += ": {error}" if fields["text"] else "{error}"
+            template += ": %(error)s" if fields["text"] else "%(error)s"
         self._write(self._line(self._time(), level, "log", template, None, fields, shown))
 
     def lost(self, count: int, reason: str) -> str:
         """Return the line that reports lines that could not be written."""
         fields = {"count": count, "reason": reason}
-        return self._line(
-            self._time(), "error", "lost", "{count} lines of the log were lost: {reason}", None, fields, None
-        )
+        template = "%(count)s lines of the log were lost: %(reason)s"
+        return self._line(self._time(), "error", "lost", template, None, fields, None)
 
     def _time(self) -> str:
         now = self._now()
-        second, before, after = self._second
-        if int(now) != second:
-            second = int(now)
+        second = int(now)
+        if second != self._second:
             text = datetime.fromtimestamp(second).astimezone().isoformat(timespec="seconds")
-            before, after = text[:19], text[19:]
-            self._second = second, before, after
-        return f"{before}.{int((now - second) * 1000):03d}{after}"
+            self._before, self._after = text[:19], text[19:]
+            self._second = second
+        return f"{self._before}{_MILLISECONDS[int((now - second) * 1000)]}{self._after}"
 
 
 def _line_of_text(
     time: str, level: str, name: str, template: str, session: str | None, fields: dict[str, Any], trace: str | None
 ) -> str:
-    text = template.format_map(fields)
+    text = template % fields
     if len(text) > LONGEST:
         text = f"{text[:LONGEST]}..."
     line = f"{time} {level:<5} {text}" if session is None else f"{time} {level:<5} {session} {text}"
@@ -144,7 +146,7 @@ def _line_of_json(
     line.update(fields)
     if trace is not None:
         line["traceback"] = trace
-    return json.dumps(line, default=str) + "\n"
+    return _encoded(line) + "\n"
 
 
 class Tracebacks:

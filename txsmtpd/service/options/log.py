@@ -9,7 +9,7 @@ from typing import Any
 from twisted.logger import LogLevel
 from twisted.python.usage import UsageError
 
-from txsmtpd.log.events import LEVELS
+from txsmtpd.log.events import INFO, LEVELS
 from txsmtpd.log.session import LINES
 from txsmtpd.service.command_log import CommandLog
 from txsmtpd.service.options.table import Chosen, Group, Option, refusing
@@ -70,7 +70,9 @@ def read(chosen: Chosen) -> None:
     """Check the options, and reject those that conflict with options of the launcher."""
     launcher: Any = chosen.parent or {}
     level = chosen.value("log-level") or launcher.get("logLevel", LogLevel.info).name
+    # The server does not compose lines that would not be logged.
     chosen.settings["log_dialogue"] = level == "debug"
+    chosen.settings["log_messages"] = LEVELS[level] <= INFO
     if chosen.parent is not None and "fileLogObserverFactory" not in launcher:  # twistd
         for option in (each for each in OPTIONS if each.setting is None):
             asked = chosen.one(option.name)

@@ -155,7 +155,7 @@ class Options(Chosen, AuthOptionMixin):
             raise usage.UsageError(f"unexpected argument {args[0]!r}; all that can be given are options")
 
     def postOptions(self) -> None:
-        self["settings"] = {"log_messages": True}
+        self["settings"] = {}
         self["reopen"] = []  # functions to call on SIGHUP that reopen files, which may have been renamed
         self["reload"] = []  # functions to call on SIGHUP that read changed files
         for group in GROUPS:
