@@ -60,6 +60,7 @@ ENGINE = [
         "output",
         "overrides",
         "message_sink",
+        "notices",
         "stage",
         "refusals",
         "batches",

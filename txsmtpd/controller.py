@@ -219,7 +219,12 @@ class BaseController:
         self.server: Any = None  #: the :class:`Server`, or None while not listening
         self.server_coro: Any = None  #: the awaitable from :meth:`_create_server`
         self._made_for: tuple[Any, SMTPFactory] | None = None  # a reactor and its factory
-        settings = self._make_factory({}).settings  # raises now if the options are invalid
+        try:
+            settings = self._make_factory({}).settings  # raises now if the options are invalid
+        except (TypeError, ValueError):
+            if not server_kwargs:
+                raise
+            return  # programs that pass options in this way expect the exception from start()
         if settings.mechanisms and settings.auth_require_tls and settings.tls_context is None:
             warnings.warn(
                 "AUTH is never offered: auth_require_tls is on, and there is no TLS; give tls_context or ssl_context,"

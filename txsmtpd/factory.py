@@ -25,7 +25,7 @@ from txsmtpd.log import events
 from txsmtpd.log.events import client_text
 from txsmtpd.reply import Reply
 from txsmtpd.session import place_of
-from txsmtpd.settings import Settings, want_number
+from txsmtpd.settings import Settings, trusts_nobody, want_number
 from txsmtpd.smtp import SMTP
 from txsmtpd.typed import Options
 
@@ -129,6 +129,11 @@ class SMTPFactory(ServerFactory):
 
             chosen["filters"] = Chain(filters)
         self.settings = Settings.make(handler, chosen, protocol)
+        if trusts_nobody(self.settings):
+            raise ValueError(
+                "proxy_protocol_timeout alone lets everybody say who they are:"
+                " give proxy_from too, or a handler with handle_PROXY"
+            )
         self._check_handler(protocol, strict_handler)
         if metrics is not None:
             self.settings.wrap_hooks(metrics.timed)

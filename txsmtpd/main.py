@@ -1,22 +1,31 @@
-"""``python -m txsmtpd``: runs ``twist smtpd`` with aiosmtpd's command line options, or with its own.
+"""aiosmtpd's command line: for ``python -m txsmtpd``, and for programs that call :func:`main` or :func:`parseargs`.
 
-aiosmtpd's options are translated to those of ``twist smtpd``, which checks them. Options that only ``twist smtpd`` has
-are passed on unchanged; they must be written with ``=``.
+``python -m txsmtpd`` runs ``twist smtpd``: aiosmtpd's options are translated to its own, which it checks. Options that
+only ``twist smtpd`` has are passed on unchanged; they must be written with ``=``. :func:`main` runs a controller in the
+program's asyncio loop instead.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import logging
 import os
 import re
+import signal
+import ssl
 import sys
+import warnings
 from collections.abc import Sequence
+from contextlib import suppress
+from types import ModuleType
+from typing import Any, NoReturn
 
 from twisted.python.usage import UsageError
 
 from txsmtpd._version import __version__
 from txsmtpd.service.exit_status import EX_USAGE, complain
-from txsmtpd.service.handlers import make_handler, quote_argument
+from txsmtpd.service.handlers import Dotted, find_maker, quote_argument
 
 __all__ = ["main"]
 
@@ -25,6 +34,7 @@ DEFAULT_HOST = "localhost"
 DEFAULT_PORT = "8025"
 DEFAULT_CLASS = "txsmtpd.handlers.Debugging"
 LOG_LEVELS = ("info", "info", "debug")  # by the number of -d options; handlers print at level info
+USER = "nobody"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -69,7 +79,7 @@ def parseargs(args: Sequence[str] | None = None) -> tuple[argparse.ArgumentParse
     given.classpath = given.classpath or DEFAULT_CLASS
     given.classargs = tuple(given.classargs)
     try:
-        given.handler = make_handler(":".join([_ours(given.classpath), *map(quote_argument, given.classargs)]))
+        given.handler = _make_handler(parser, _ours(given.classpath), given.classargs)
         given.size = None if given.size is None else int(given.size)
     except (UsageError, ValueError) as error:
         parser.error(str(error))
@@ -83,6 +93,20 @@ def parseargs(args: Sequence[str] | None = None) -> tuple[argparse.ArgumentParse
     given.setuid = not given.nosetuid
     given.requiretls = not given.no_requiretls
     return parser, given
+
+
+def _make_handler(parser: argparse.ArgumentParser, path: str, arguments: Sequence[str]) -> object:
+    """Return the handler of a class or a built-in name. What the class itself raises is the program's."""
+    maker = find_maker(path)
+    found = maker.find() if isinstance(maker, Dotted) else maker
+    make = found.make_handler if found is maker else getattr(found, "from_cli", None)
+    if make is not None:
+        return make(parser, *arguments)
+    if arguments:
+        parser.error(f"{path} takes no arguments, for it has no from_cli")
+    if isinstance(found, ModuleType):
+        parser.error(f"{path} is a module; name the class in it")
+    return found() if callable(found) else found
 
 
 def twist_arguments(arguments: Sequence[str]) -> list[str]:
@@ -160,11 +184,105 @@ def _host_and_port(listen: str) -> tuple[str, str]:
     return host.removeprefix("[").removesuffix("]") or DEFAULT_HOST, port or DEFAULT_PORT
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Run the server until it is told to stop.
+def run(args: Sequence[str] | None = None) -> NoReturn:
+    """Run ``twist smtpd`` until it is told to stop, and exit.
 
     :param args: the arguments. Default: those of the process.
     """
     from twisted.application.twist._twist import Twist
 
     sys.exit(Twist.main(["twist", *twist_arguments(sys.argv[1:] if args is None else args)]))
+
+
+# In the loop of a program
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run a server in this thread's asyncio loop, until the loop is stopped or SIGINT or SIGTERM arrives.
+
+    Then the loop is closed. Without ``-n``, the process becomes the user nobody once the server listens.
+
+    :param args: aiosmtpd's arguments. Default: those of the process.
+    :raises SystemExit: 2 if the arguments are invalid, 1 if the process cannot become nobody.
+    :raises OSError: if the address cannot be bound.
+    """
+    from txsmtpd.bridges.reactor_thread import LOGGER
+    from txsmtpd.controller import UnthreadedController
+
+    parser, given = parseargs(args)
+    options = _options_of_controller(parser, given)
+    logging.basicConfig(level=logging.ERROR)
+    logger = logging.getLogger(LOGGER)
+    if given.debug > 0:
+        logger.setLevel(logging.INFO if given.debug == 1 else logging.DEBUG)
+    loop = _this_threads_loop()
+    if given.debug > 2:
+        loop.set_debug(True)
+    controller = UnthreadedController(given.handler, given.host, given.port, loop, **options)
+    controller.begin()
+    try:
+        if given.setuid:
+            _become(USER)
+        logger.info("Server is listening on %s:%s", controller.hostname, controller.port)
+        with suppress(NotImplementedError, RuntimeError, ValueError):  # not in the main thread, or not on this system
+            for each in signal.SIGINT, signal.SIGTERM:
+                loop.add_signal_handler(each, loop.stop)
+        with suppress(KeyboardInterrupt):
+            loop.run_forever()
+    finally:
+        controller.end()
+        loop.close()
+
+
+def _this_threads_loop() -> asyncio.AbstractEventLoop:
+    with suppress(RuntimeError), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that there may be none
+        loop = asyncio.get_event_loop()
+        if not loop.is_closed():
+            return loop
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    return loop
+
+
+def _options_of_controller(parser: argparse.ArgumentParser, given: argparse.Namespace) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "enable_SMTPUTF8": given.smtputf8,
+        "log_messages": given.debug > 0,
+        "log_dialogue": given.debug > 1,
+    }
+    if given.size is not None:
+        options["data_size_limit"] = given.size
+    if given.smtpscert is not None:
+        options["ssl_context"] = _context(parser, given.smtpscert, given.smtpskey)
+    elif given.tlscert is not None:
+        options["tls_context"] = _context(parser, given.tlscert, given.tlskey)
+        options["require_starttls"] = given.requiretls
+    return options
+
+
+def _context(parser: argparse.ArgumentParser, cert: str, key: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(cert, key)
+    except (OSError, ssl.SSLError) as error:
+        parser.error(f"{cert} and {key} are no certificate and its key: {error}")
+    return context
+
+
+def _become(user: str) -> None:
+    """Give up the rights of root.
+
+    :raises SystemExit: if this is not possible.
+    """
+    try:
+        import pwd
+
+        entry = pwd.getpwnam(user)
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setgid(entry.pw_gid)
+        os.setuid(entry.pw_uid)
+    except (ImportError, KeyError, PermissionError) as error:
+        complain(f"cannot become the user {user}; run as root, or give -n ({error})", sys.stderr)
+        sys.exit(1)

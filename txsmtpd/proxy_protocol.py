@@ -6,6 +6,7 @@ the values of ``handle_PROXY`` and ``session.proxy_data``, or for their own serv
 
 from __future__ import annotations
 
+import logging
 from typing import Protocol
 
 from txsmtpd.wire.proxy import (
@@ -34,6 +35,9 @@ __all__ = [
 ]
 
 
+log = logging.getLogger("mail.log")  # as the controllers
+
+
 class AsyncReader(Protocol):
     """A stream to read a header from, such as an ``asyncio.StreamReader``."""
 
@@ -44,8 +48,16 @@ class AsyncReader(Protocol):
 async def get_proxy(reader_func: AsyncReader) -> ProxyData:
     """Read a header of either version, and nothing after it.
 
-    :return: the header's data. If the header is malformed or incomplete, it is not valid, and ``error`` has the reason.
+    :return: the header's data. If the header is malformed or incomplete, it is not valid, and ``error`` has the reason,
+        which is also logged.
     """
+    data = await _read(reader_func)
+    if not data:
+        log.warning("PROXY header: %s", data.error)
+    return data
+
+
+async def _read(reader_func: AsyncReader) -> ProxyData:
     reader = ProxyReader()
     while reader.result is None:
         try:

@@ -68,6 +68,7 @@ AUTH_LINE = 12288  # octets (RFC 4954 4)
 CLASS_OPTIONS = ("command_size_limit", "line_length_limit", "local_part_limit", "ident")
 PROXY_TIMEOUT = 5.0  # seconds
 ALL_CLIENTS = ("0.0.0.0/0", "::/0", UNIX)
+SHORT_PROXY_TIMEOUT = 3.0  # seconds: the first retransmission of TCP comes after one, the second after three
 AUTH_FAILURES = "20/10min"
 IDENT = "ESMTP txsmtpd"  # without the version, which would mostly help attackers
 
@@ -395,13 +396,21 @@ class Settings:
             "line_limits": {b"MAIL": mail_limit, b"RCPT": rcpt_limit, b"AUTH": auth_limit},
             "longest_line": max(self.command_size_limit, mail_limit, rcpt_limit, auth_limit),
             "admission": _admission(self),
-            "proxies": _proxies(self, hooks),
+            "proxies": _proxies(self),
             "greeting": Reply(220, None, f"{hostname} {ident}".rstrip()),
             "call_limits": call_limits,
             "call_limit_default": call_limit_default,
             "limits_calls": self.command_call_limit is not None,
         }.items():
             object.__setattr__(self, name, value)
+
+    def with_line_limit(self, verb: bytes, limit: int) -> Settings:
+        """Return a copy with another maximum length of the command lines of a verb, after EHLO."""
+        want_number("command_size_limits", limit, int)
+        copy = replace(self)
+        object.__setattr__(copy, "line_limits", {**self.line_limits, verb: limit})
+        object.__setattr__(copy, "longest_line", max(self.longest_line, limit))
+        return copy
 
     def in_asyncio(self, function: F) -> F | Callable[..., Any]:
         """Return the function to call instead of a function of the handler: with the option *asyncio*, coroutine
@@ -638,17 +647,17 @@ def _memory(settings: Settings) -> Memory:
     return Memory(limit)
 
 
-def _proxies(settings: Settings, hooks: Mapping[str, Any]) -> Networks | None:
+def _proxies(settings: Settings) -> Networks | None:
     if settings.proxy_from is not None:
         return Networks("proxy_from", settings.proxy_from) or None
     if settings.proxy_protocol_timeout is None:
         return None
-    if "PROXY" not in hooks:
-        raise ValueError(
-            "proxy_protocol_timeout alone lets everybody say who they are:"
-            " give proxy_from too, or a handler with handle_PROXY"
-        )
     return Networks("proxy_from", ALL_CLIENTS)
+
+
+def trusts_nobody(settings: Settings) -> bool:
+    """Whether each connection must start with a PROXY header, and nothing decides which of them to trust."""
+    return settings.proxy_from is None and settings.proxies is not None and "PROXY" not in settings.hooks
 
 
 def _claimed(extensions: Iterable[Extension], which: str) -> Parameters:
@@ -782,7 +791,7 @@ def _check(settings: Settings) -> None:
         raise TypeError(f"auth_exclude_mechanism must be a list of names, not {settings.auth_exclude_mechanism!r}")
     if settings.auth_required and not settings.auth_require_tls:
         warnings.warn("Requiring AUTH while not requiring TLS can lead to security vulnerabilities!", stacklevel=4)
-    if settings.proxy_protocol_timeout is not None and settings.proxy_protocol_timeout < 3:
+    if settings.proxy_protocol_timeout is not None and settings.proxy_protocol_timeout < SHORT_PROXY_TIMEOUT:
         warnings.warn("proxy_protocol_timeout < 3.0: a segment that is lost once comes too late", stacklevel=4)
     limit = settings.command_call_limit
     if limit is not None and not isinstance(limit, Mapping):

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
-from types import CoroutineType, MappingProxyType
+from types import CoroutineType
 from typing import Any, ClassVar, Unpack
 
 from twisted.internet.defer import Deferred, succeed
@@ -50,9 +50,10 @@ from txsmtpd.engine.greeting import default_greeting, first_turn
 from txsmtpd.engine.handshake import Handshake, TLSSetupException, start_tls
 from txsmtpd.engine.masking import sanitize
 from txsmtpd.engine.message import IncomingMessage
+from txsmtpd.engine.notices import give_notice
 from txsmtpd.engine.observer import observer_of
 from txsmtpd.engine.overrides import check_overrides
-from txsmtpd.engine.protocol_class import ProtocolClass, Readable, setting, with_own_commands
+from txsmtpd.engine.protocol_class import ProtocolClass, Readable, SizeLimits, setting, with_own_commands
 from txsmtpd.engine.proxy_header import ProxyHeaderError
 from txsmtpd.extensions import auth, chunking, starttls
 from txsmtpd.parameters import NOTHING_SAID
@@ -154,6 +155,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     _message: IncomingMessage | None  # the message being received
     _attempts: auth.Attempts | None = None
     _given: frozenset[str] | None = None  # names of the options passed to it, if it was made without settings
+    _own_size_limits: Mapping[str, int] = {}  # of command lines, that were set for this connection
     _taken_over = False  # from asyncio, which has called connection_made
     _ehlo_lines: list[str] | None = None  # lines that a hook pushes for the reply to EHLO
     _at_end: tuple[Callable[[], Any], ...] = ()
@@ -177,6 +179,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         self.settings = settings or Settings.make(handler, options, type(self))
         if settings is None:
             self._given = frozenset(options)
+            give_notice(self.settings)
         self.commands = self.settings.commands_of(type(self))
         self._choose_parsers()
 
@@ -221,16 +224,18 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     __ident__ = setting("ident", "What follows the server's name in the greeting.")
 
     @property
-    def command_size_limits(self) -> Mapping[str, int]:
-        """Maximum length of a command line in octets by verb, after EHLO, if it differs from
-        :attr:`command_size_limit`. Read-only."""
-        limits = self.settings.line_limits
-        return MappingProxyType({verb.decode("ascii"): limit for verb, limit in limits.items()})
+    def command_size_limits(self) -> SizeLimits:
+        """Maximum length of a command line in octets by verb, after EHLO. Other verbs have :attr:`command_size_limit`.
+        A subclass may increase limits in its ``__init__``."""
+        return SizeLimits(self)
 
     @property
     def max_command_size_limit(self) -> int:
-        """Maximum length of any command line in octets."""
-        return self.settings.longest_line
+        """Maximum length of any command line in octets. After EHLO it includes what extensions add."""
+        if hasattr(self, "_connection") and self.session.extended_smtp:
+            return self.settings.longest_line
+        limits: list[int] = [self.command_size_limit, *self._own_size_limits.values()]
+        return max(limits)
 
     @property
     def tls_context(self) -> Any:
@@ -340,8 +345,12 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     def connection_lost(self, exc: BaseException | None) -> None:
         """asyncio no longer owns the connection."""
 
-    def eof_received(self) -> None:
-        """Part of asyncio's protocols; not called."""
+    def eof_received(self) -> bool:
+        """Part of asyncio's protocols; not called.
+
+        :return: False.
+        """
+        return False
 
     # For subclasses and handlers
 

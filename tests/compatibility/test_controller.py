@@ -356,6 +356,15 @@ class OptionTests(SynchronousTestCase):
         self.assertIs(warning["category"], DeprecationWarning)
         self.assertEqual(Path(warning["filename"]).name, "test_controller.py")
 
+    def test_wrongServerKwargs(self) -> None:
+        """A mistake in them is raised by start(), where programs of that time expect it; then nothing listens."""
+        controller = Controller(Sink(), port=0, server_kwargs={"no_such_option": True})
+        self.assertEqual(len(self.flushWarnings()), 1)
+        for _ in range(2):
+            self.assertRaises(TypeError, controller.start)
+            self.assertIsNone(controller.smtpd)
+            controller.stop()
+
     def test_authWithoutTLS(self) -> None:
         """A server that will never offer the AUTH that it was made for says so."""
         options: dict[str, Any] = {"authenticator": lambda *arguments: True}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import sys
 from abc import ABC, abstractmethod
 from io import StringIO
@@ -26,6 +27,21 @@ class Own(SMTP):
 
 class Below(Own):
     """Its subclass."""
+
+
+class Bare:
+    """A class without hooks."""
+
+
+class Word:
+    """A handler with an argument."""
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+
+    @classmethod
+    def from_cli(cls, parser: Any, *arguments: str) -> Word:
+        return cls(*arguments)
 
 
 class CommandTests(SynchronousTestCase):
@@ -129,14 +145,51 @@ class AttributeTests(SynchronousTestCase):
         """Programs may read what a server was told."""
         server = SMTP(line_length_limit=2000)
         self.assertEqual((server.line_length_limit, server.require_starttls, server.local_part_limit), (2000, False, 0))
-        self.assertEqual(server.command_size_limits["MAIL"], server.max_command_size_limit)
+        self.assertEqual(server.command_size_limits["DATA"], server.max_command_size_limit)
+        self.assertGreater(server.command_size_limits["MAIL"], server.max_command_size_limit)
+
+    def test_commandSizeLimits(self) -> None:
+        """A subclass may increase the limit of a command after EHLO, for its own connections."""
+
+        class Long(SMTP):
+            def __init__(self, *args: Any, **options: Any) -> None:
+                super().__init__(*args, **options)
+                self.command_size_limits["NOOP"] = 1024
+
+        line = b"NOOP " + b"x" * 1000 + b"\r\n"
+        for kind, replies in (Long, [500, 250, 250]), (SMTP, [500, 250, 500]):
+            said, _ = conversation(line + HELLO + line, protocol=kind)
+            self.assertEqual(codes(said)[1:], replies)
+        self.assertEqual((Long().max_command_size_limit, SMTP().max_command_size_limit), (1024, 512))
         with self.assertRaises(TypeError):
-            server.command_size_limits["MAIL"] = 1  # type: ignore[index]
+            SMTP().command_size_limits["NOOP"] = "much"  # type: ignore[assignment]
 
     def test_readPrivately(self) -> None:
         """Limits by the names that programs read although they are none of theirs."""
         server: Any = SMTP(handler(PROXY=Waiting()), proxy_protocol_timeout=5, command_call_limit={"NOOP": 3, "*": 9})
         self.assertEqual((server._proxy_timeout, server._call_limit_default), (5, 9))
+
+    def test_notices(self) -> None:
+        """A protocol that a program makes itself logs its mechanisms, and options that will keep clients out."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        for options, told in (
+            ({}, "INFO:mail.log:Available AUTH mechanisms: none"),
+            (
+                {"authenticator": print, "auth_require_tls": False},
+                "INFO:mail.log:Available AUTH mechanisms: LOGIN PLAIN",
+            ),
+            ({"authenticator": print}, "WARNING:mail.log:auth_require_tls == True, but there is no tls_context"),
+            ({"proxy_protocol_timeout": 3}, "ERROR:mail.log:proxy_protocol_timeout without proxy_from"),
+            ({"tls_context": context}, "WARNING:mail.log:tls_context.verify_mode not in"),
+        ):
+            context.verify_mode = ssl.CERT_REQUIRED
+            with self.assertLogs("mail.log", "INFO") as logged:
+                SMTP(handler(), **options)
+            self.assertTrue(any(line.startswith(told) for line in logged.output), logged.output)
+        context.verify_mode = ssl.CERT_OPTIONAL
+        with self.assertLogs("mail.log", "INFO") as logged:
+            SMTP(handler(), tls_context=context)
+        self.assertEqual(len(logged.output), 1)
 
     def test_names(self) -> None:
         """Names of the module are there."""
@@ -260,10 +313,22 @@ class ModuleTests(SynchronousTestCase):
             ["-c", "nowhere.Handler"],
             ["-s", "x"],
             ["-c", "txsmtpd.handlers.Sink", "x"],
+            ["-c", "tests.compatibility.test_surface.Own", "x"],
+            ["-c", "txsmtpd.handlers", "x"],
+            ["-c", "txsmtpd.handlers"],
             ["--tlscert", __file__],
             ["--tlscert", __file__, "--tlskey", "nowhere"],
         ):
             self.assertEqual(self.assertRaises(SystemExit, parseargs, wrong).code, 2)
+
+    def test_parseargsHandler(self) -> None:
+        """Any class makes a handler, and what its constructor raises is raised."""
+        _, given = parseargs(["-c", "tests.compatibility.test_surface.Bare"])
+        self.assertIsInstance(given.handler, Bare)
+        _, given = parseargs(["-c", "tests.compatibility.test_surface.Word", "hello"])
+        self.assertEqual(given.handler.word, "hello")
+        self.assertRaises(TypeError, parseargs, ["-c", "tests.compatibility.test_surface.Word"])
+        self.assertIsInstance(parseargs(["-c", "sink"])[1].handler, Sink)
 
     def test_mailboxAlone(self) -> None:
         """A test may call a Mailbox with anything in the server's place, in a loop of asyncio's."""

@@ -384,6 +384,16 @@ class EverybodyTests(SynchronousTestCase):
         error = self.assertRaises(ValueError, SMTPFactory, proxy_protocol_timeout=5)
         self.assertIn("give proxy_from too", str(error))
 
+    def test_nobodyDecides(self) -> None:
+        """A program that makes such a protocol itself is told so in the log; no connection is let in."""
+        with self.assertLogs("mail.log", "ERROR"):
+            server = SMTP(handler(), proxy_protocol_timeout=5, reactor=Clock())
+        transport = StringTransport()
+        server.makeConnection(transport)
+        server.dataReceived(HEADER)
+        self.assertTrue(transport.disconnecting)
+        self.assertEqual(transport.value(), b"")
+
     def test_values(self) -> None:
         """What is no time is refused; one below that of a lost segment is warned of."""
         for value in (0, -1, float("nan")):

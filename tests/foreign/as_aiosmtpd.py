@@ -2,8 +2,8 @@
 
 The environment variable ``AIOSMTPD_SOURCE`` names the folder of aiosmtpd's own source, where its tests are wanted: its
 packages ``tests`` and ``testing`` are taken from there. Replies are compared by their codes then, exceptions and
-warnings by their classes; the texts are each project's own. What became of each test is written to the file that
-``AIOSMTPD_RESULTS`` names.
+warnings by their classes, records of the log by their levels; the texts are each project's own. What became of each
+test, and which of them are no black-box tests, is written to the file that ``AIOSMTPD_RESULTS`` names.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import pytest
 import txsmtpd
 from txsmtpd.wire.grammar import own_host_name
 
+DEFAULT_PORT = 8025
 MODULES = ("smtp", "controller", "handlers", "lmtp", "main", "proxy_protocol")
 
 # Codes that are another's here, and the texts that they went with. The page "Coming from aiosmtpd" has them all.
@@ -45,6 +46,7 @@ OTHER_CODES = (
 OTHER_KEYWORDS = {b"8BITMIME", b"CHUNKING", b"BINARYMIME", b"PIPELINING", b"ENHANCEDSTATUSCODES"}
 
 results: dict[str, str] = {}
+white: dict[str, str] = {}  # tests that are no black-box tests, and why
 documented: set[str] = set()  # tests in which a code of OTHER_CODES was what the server said
 current: list[str] = []
 
@@ -78,6 +80,17 @@ def _use_a_free_port() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     controller.InetMixin.__init__.__defaults__ = (None, port, None)
+    # main() uses it too, and clients connect to it by its number.
+    bind, connect = controller.InetMixin._bind, smtplib.SMTP.connect
+
+    def bind_free(self: Any, *args: Any) -> Any:
+        self._wanted_port = port if self._wanted_port == DEFAULT_PORT else self._wanted_port
+        return bind(self, *args)
+
+    controller.InetMixin._bind = bind_free
+    smtplib.SMTP.connect = lambda self, host="localhost", number=0, *args, **kwargs: connect(  # type: ignore[method-assign]
+        self, host, port if number == DEFAULT_PORT else number, *args, **kwargs
+    )
 
 
 def _stand_in(package: Any) -> None:
@@ -174,6 +187,35 @@ class _Text(str):
     __hash__ = str.__hash__
 
 
+class _Complaint(_Text):
+    """What is said to people on standard error."""
+
+    __slots__ = ()
+
+    def __contains__(self, other: object) -> bool:
+        return bool(self)
+
+    __hash__ = str.__hash__
+
+
+class _Raises:
+    """A context manager of :func:`pytest.raises`, after which the exception's arguments are texts."""
+
+    def __init__(self, raises: Any) -> None:
+        self.raises = raises
+
+    def __enter__(self) -> Any:
+        self.found = self.raises.__enter__()
+        return self.found
+
+    def __exit__(self, *exception: Any) -> Any:
+        result = self.raises.__exit__(*exception)
+        error = self.found.value
+        if isinstance(error, TypeError | ValueError):
+            error.args = tuple(_Text(each) if isinstance(each, str) else each for each in error.args)
+        return result
+
+
 def _compare_by_code() -> None:
     codes: Any = importlib.import_module("aiosmtpd.testing.statuscodes")
     status, to_bytes = codes.StatusCode, codes.StatusCode.to_bytes
@@ -186,12 +228,27 @@ def _compare_by_code() -> None:
     helpers: Any = importlib.import_module("aiosmtpd.testing.helpers")
     send_recv = helpers.send_recv
     helpers.send_recv = lambda *args, **kwargs: _Octets(send_recv(*args, **kwargs))
+    proxy: Any = sys.modules["aiosmtpd.proxy_protocol"]
+    with_error = proxy.ProxyData.with_error
+    proxy.ProxyData.with_error = lambda self, message: with_error(self, _Text(message))
     handlers: Any = sys.modules["aiosmtpd.handlers"]
     for name in ("Debugging", "Sink", "Mailbox"):
         _say_text(getattr(handlers, name))
-    raises, warns = pytest.raises, pytest.warns
-    pytest.raises = lambda *args, match=None, **kwargs: raises(*args, **kwargs)  # type: ignore[assignment]
+    warns = pytest.warns
     pytest.warns = lambda *args, match=None, **kwargs: warns(*args, **kwargs)  # type: ignore[assignment]
+    raises = pytest.raises
+    pytest.raises = lambda *args, match=None, **kwargs: _Raises(raises(*args, **kwargs))  # type: ignore[assignment]
+    records = pytest.LogCaptureFixture.record_tuples.fget
+    pytest.LogCaptureFixture.record_tuples = property(  # type: ignore[assignment]
+        lambda self: [(_Text(name), level, _Text(text)) for name, level, text in records(self)]
+    )
+    read = pytest.CaptureFixture.readouterr
+
+    def readouterr(self: Any) -> Any:
+        said = read(self)
+        return said._replace(err=_Complaint(said.err))
+
+    pytest.CaptureFixture.readouterr = readouterr  # type: ignore[method-assign]
 
 
 def _say_text(handler: Any) -> None:
@@ -214,6 +271,14 @@ def _said(method: Any) -> Any:
         return _Said((result[0], _Reply(result[1]))) if type(result) is tuple else result
 
     return call
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    source = os.environ.get("AIOSMTPD_SOURCE")
+    if source:
+        import black_box
+
+        white.update(black_box.white_boxes({name_of(item): item for item in items}, Path(source, "aiosmtpd")))
 
 
 def name_of(item: pytest.Item) -> str:
@@ -241,7 +306,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def pytest_sessionfinish() -> None:
     path = os.environ.get("AIOSMTPD_RESULTS")
     if path:
-        Path(path).write_text(json.dumps({"results": results, "documented": sorted(documented)}))
+        Path(path).write_text(json.dumps({"results": results, "documented": sorted(documented), "white": white}))
 
 
 install()

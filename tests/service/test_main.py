@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import signal
 import smtplib
@@ -90,12 +91,19 @@ class ProgramTests(SynchronousTestCase):
     """The program itself."""
 
     def run_main(self, *arguments: str) -> subprocess.Popen[str]:
+        return self.run_python("-m", "txsmtpd", *arguments)
+
+    def run_code(self, code: str) -> subprocess.Popen[str]:
+        return self.run_python("-c", code)
+
+    def run_python(self, *arguments: str) -> subprocess.Popen[str]:
         folder = Path(self.mktemp())
         folder.mkdir()
         (folder / "own.py").write_text(HANDLER)
         package = Path(txsmtpd.__file__).parent.parent
         process = subprocess.Popen(
-            [sys.executable, "-m", "txsmtpd", *arguments],
+            [sys.executable, *arguments],
+            cwd=folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -123,6 +131,64 @@ class ProgramTests(SynchronousTestCase):
         said, errors = process.communicate(timeout=30)
         self.assertIn("yes a@example.com\n", said)
         self.assertNotIn("Traceback", said + errors)
+
+    def test_inTheLoopOfAProgram(self) -> None:
+        """main() serves in the loop of the program until it is stopped, once after the other, and closes the loop."""
+        code = """
+import asyncio, logging, os, re, smtplib, ssl, sys, threading
+from txsmtpd.main import main
+
+class Listening(logging.Handler):
+    def emit(self, record):
+        found = re.search("listening on (.*):([0-9]+)", record.getMessage())
+        if found:
+            threading.Thread(target=client, args=(found[1], int(found[2]), asyncio.get_event_loop())).start()
+
+def client(host, port, loop):
+    with smtplib.SMTP(host, port, timeout=30) as client:
+        client.sendmail("a@example.com", "b@example.com", "Subject: x\\n\\nHello\\n")
+    loop.call_soon_threadsafe(loop.stop)
+
+logging.getLogger("mail.log").addHandler(Listening())
+for _ in range(2):
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    main(["-n", "-d", "-l", "127.0.0.1:0", "-c", "own.Shouts", "heard"])
+    print(loop.is_closed())
+os.setuid = os.setgid = os.setgroups = print
+os.geteuid = int
+loop = asyncio.new_event_loop()
+asyncio.set_event_loop(loop)
+main(["-d", "-l", "127.0.0.1:0", "-c", "own.Shouts", "heard"])
+print("twisted.internet.reactor" in sys.modules)
+"""
+        done = self.run_code(code)
+        said, errors = done.communicate(timeout=60)
+        nobody = pwd.getpwnam("nobody")
+        heard = "heard a@example.com\n"
+        self.assertEqual(
+            said, f"{heard}True\n{heard}True\n[]\n{nobody.pw_gid}\n{nobody.pw_uid}\n{heard}False\n", errors
+        )
+
+    def test_mistakesInAProgram(self) -> None:
+        """A mistake ends main() with one line: status 2 for arguments, 1 if the process cannot become nobody."""
+        for words, status, told in (
+            ("-n -l :x", 2, "Invalid port number: x"),
+            ("-n --tlscert own.py --tlskey own.py", 2, "no certificate"),
+            ("-l 127.0.0.1:0", 1, "give -n"),
+        ):
+            code = f"""
+import os
+from txsmtpd.main import main
+def refuse(number):
+    raise PermissionError("not permitted")
+os.setuid, os.geteuid = refuse, lambda: 1000
+main({words.split()!r})
+"""
+            process = self.run_code(code)
+            said, errors = process.communicate(timeout=60)
+            self.assertEqual((process.returncode, said), (status, ""), errors)
+            self.assertIn(told, errors.splitlines()[-1])
 
     def test_mistakes(self) -> None:
         """A mistake is one line, and status 64."""

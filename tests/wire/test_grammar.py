@@ -277,7 +277,7 @@ class LenientTests(SynchronousTestCase):
 
     def test_endOfBare(self) -> None:
         """Without brackets an address ends at the first space that is not in a quoted string, a quoted pair or a
-        comment; if one of these has no end, at the first space of all."""
+        comment, nor behind a dot after a comment; if one of these has no end, at the first space of all."""
         for text, path, parameters in (
             ("ann@example.com. SIZE=1", "ann@example.com.", {"SIZE": "1"}),
             ('"ann smith SIZE=1', '"ann', {"SMITH": None, "SIZE": "1"}),
@@ -285,6 +285,7 @@ class LenientTests(SynchronousTestCase):
             ("ann)smith SIZE=1", "ann)smith", {"SIZE": "1"}),
             ('"a(b"@example.com SIZE=1', '"a(b"@example.com', {"SIZE": "1"}),
             ("a(b (c) d)@e(f) SIZE=1", "a(b (c) d)@e(f)", {"SIZE": "1"}),
+            ("ann@host(her own).  example SIZE=1", "ann@host(her own).  example", {"SIZE": "1"}),
         ):
             self.assertEqual(grammar.parse_mail_leniently(f"FROM:{text}"), (path, parameters))
 

@@ -522,8 +522,10 @@ class NamesTests(SynchronousTestCase):
             self.assertTrue(data)
             self.assertEqual((bytes(data.whole_raw), left), (header, BEHIND))
         for cut, version in ((0, None), (3, None), (9, 1)):
-            data, _ = asyncio.run(of(V1[:cut]))
+            with self.assertLogs("mail.log", "WARNING") as logged:
+                data, _ = asyncio.run(of(V1[:cut]))
             self.assertFalse(data)
+            self.assertIn(data.error, logged.output[0])
             self.assertEqual(data.version, version)
 
 

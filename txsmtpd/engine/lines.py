@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-ENDLESS_LINE = 65536  # octets after which a line is no mistake any more
+ENDLESS_LINE = 2**21  # octets after which a line is no mistake any more: a message may be sent where none is expected
 BEGINNING = 16  # octets of a bad line that are kept: they tell which command it was
 CR = 0x0D
 TLS_HANDSHAKE = 0x16  # the first octet that TLS sends

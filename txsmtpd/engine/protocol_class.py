@@ -69,6 +69,23 @@ def _call(function: Callable[[Any], Any], server: Any, arg: Any) -> Any:
     return function(arg)
 
 
+class SizeLimits(dict[str, int]):
+    """The limits of a protocol's command lines by verb, in octets. Setting one changes it for that protocol alone."""
+
+    def __init__(self, server: Any) -> None:
+        super().__init__({verb.decode("ascii"): limit for verb, limit in server.settings.line_limits.items()})
+        self._server = server
+
+    def __missing__(self, verb: str) -> int:
+        return self._server.command_size_limit  # type: ignore[no-any-return]  # any protocol
+
+    def __setitem__(self, verb: str, limit: int) -> None:
+        super().__setitem__(verb, limit)
+        server = self._server
+        server._own_size_limits = {**server._own_size_limits, verb: limit}
+        server.settings = server.settings.with_line_limit(verb.upper().encode("ascii"), limit)
+
+
 class Readable:
     """An attribute that is an option's value, unless the object has one of its own."""
 

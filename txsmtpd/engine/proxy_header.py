@@ -18,7 +18,7 @@ from txsmtpd.engine.handshake import is_wrapped
 from txsmtpd.log import events
 from txsmtpd.log.events import client_text
 from txsmtpd.reply import Reply
-from txsmtpd.settings import PROXY_TIMEOUT
+from txsmtpd.settings import PROXY_TIMEOUT, trusts_nobody
 from txsmtpd.wire.proxy import ProxyData, ProxyReader
 
 
@@ -72,6 +72,8 @@ class ProxyHeader:
         own, client = session.peer, data.client
         if client is not None:
             session.proxy_peer = own
+        if trusts_nobody(server.settings):
+            return self._refuse("there is no handle_PROXY to let it in")
         if "PROXY" in server.settings.hooks and not await self._lets_in(data):
             return self._refuse("handle_PROXY does not let it in")
         # Programs written for aiosmtpd put the client's address there themselves, or another of their choice.

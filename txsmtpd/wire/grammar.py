@@ -232,8 +232,9 @@ def _has_bracket(path: str) -> bool:
 
 def _end_of_bare(path: str) -> int:
     """Return the index of the end of an address without brackets: the first space that is not in a quoted string, a
-    quoted pair or a comment (RFC 5322 3.2); if one of these has no end, the first space."""
-    quoted = escaped = False
+    quoted pair or a comment (RFC 5322 3.2), or behind a dot after a comment (the obsolete form of RFC 5322 A.6.3); if
+    one of the first three has no end, the first space."""
+    quoted = escaped = commented = False
     comments = 0
     for place, letter in enumerate(path):
         if escaped:
@@ -246,9 +247,10 @@ def _end_of_bare(path: str) -> int:
             continue
         elif letter == "(":
             comments += 1
+            commented = True
         elif letter == ")" and comments:
             comments -= 1
-        elif letter == " " and not comments:
+        elif letter == " " and not comments and not (commented and path[:place].rstrip(" ").endswith(".")):
             return place
     if quoted or escaped or comments:
         return len(path.partition(" ")[0])

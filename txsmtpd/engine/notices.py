@@ -1,0 +1,46 @@
+"""What a protocol that a program has made itself tells the log about its options.
+
+Such programs were written for aiosmtpd and log with :mod:`logging`. A factory reports mistakes as exceptions and
+warnings.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Iterator
+
+from txsmtpd.bridges.reactor_thread import LOGGER
+from txsmtpd.settings import SHORT_PROXY_TIMEOUT, Settings, trusts_nobody
+
+log = logging.getLogger(LOGGER)
+
+
+def give_notice(settings: Settings) -> None:
+    """Log the mechanisms, and the options that will keep clients out or passwords unprotected."""
+    for warning in _warnings(settings):
+        log.warning("%s", warning)
+    if trusts_nobody(settings):
+        log.error("proxy_protocol_timeout without proxy_from or handle_PROXY: every connection will be closed")
+    log.info("Available AUTH mechanisms: %s", " ".join(settings.mechanisms) or "none")
+
+
+def _warnings(settings: Settings) -> Iterator[str]:
+    context = getattr(settings.tls_context, "context", None)
+    if isinstance(context, ssl.SSLContext):
+        if context.verify_mode not in (ssl.CERT_NONE, ssl.CERT_OPTIONAL):
+            yield (
+                "tls_context.verify_mode not in (CERT_NONE, CERT_OPTIONAL): each client needs a certificate, which"
+                " might cause client connection problems"
+            )
+        elif context.check_hostname:
+            yield (
+                "tls_context.check_hostname == True: it is meant for clients, and might cause client connection"
+                " problems"
+            )
+    if settings.auth_required and not settings.auth_require_tls:
+        yield "auth_required == True and auth_require_tls == False: clients may send passwords without TLS"
+    if settings.mechanisms and settings.auth_require_tls and settings.tls_context is None:
+        yield "auth_require_tls == True, but there is no tls_context: AUTH is never offered"
+    if settings.proxy_protocol_timeout is not None and settings.proxy_protocol_timeout < SHORT_PROXY_TIMEOUT:
+        yield f"proxy_protocol_timeout < {SHORT_PROXY_TIMEOUT}: a lost packet is enough to exceed it"
