@@ -65,6 +65,7 @@ class Master:
         listen: str | None = None,
         words: Sequence[str] | None = None,
         files: Mapping[str, str] = {},
+        prepare: Callable[[Path], object] = lambda folder: None,
         **variables: str,
     ) -> None:
         once()
@@ -72,6 +73,7 @@ class Master:
         self.folder = Path(tempfile.mkdtemp())
         for name, text in {"naming.py": HANDLER, **files}.items():
             (self.folder / name).write_text(text)
+        prepare(self.folder)
         if words is None:
             words = ["-m", "twisted", "smtpd", f"--workers={workers}", *options]
             words.append(listen or "--listen=tcp:0:interface=127.0.0.1")

@@ -36,6 +36,9 @@ class Stub:
 
     drain = retire
 
+    def hurry(self) -> None:
+        pass
+
     def signal(self, number: int) -> None:
         self.heard_of.append(number)
 
@@ -253,6 +256,27 @@ class MasterTests(SynchronousTestCase):
                 self.end(worker, status=0)
             self.successResultOf(stopped)
             self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_hurry(self) -> None:
+        """At a second SIGTERM, whoever has not ended after a second is killed, also if the first one has come just
+        before it; and with one SIGTERM, after the grace."""
+        for hurries, patience in (("no", 35), ("after", 1), ("before", 1)):
+            self.close()
+            self.setUp()
+            workers = self.ready()
+            if hurries == "before":
+                self.master.hurry()
+            stopped: Deferred[None] = self.master.stopService()
+            if hurries == "after":
+                self.master.hurry()
+            self.clock.advance(patience - 0.5)
+            self.assertEqual([each.heard_of for each in workers], [[], []])
+            self.clock.advance(0.5)
+            self.assertEqual([each.heard_of for each in workers], [[signal.SIGKILL], [signal.SIGKILL]])
+            for each in workers:
+                self.end(each, number=signal.SIGKILL)
+            self.successResultOf(stopped)
+        self.flushLoggedErrors()
 
     def test_firstStart(self) -> None:
         """A mistake that keeps the first worker from starting ends the master with its status; later it does not."""

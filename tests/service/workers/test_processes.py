@@ -254,14 +254,17 @@ class ReloadTests(SynchronousTestCase):
         client.close()
 
     def test_masterKilled(self) -> None:
-        """Workers without a master end by themselves."""
+        """Workers without a master end by themselves, and what they have accepted is there."""
         master = Master(self, "--handler=mailbox:mail")
-        master.port()
+        load = Load(master.port(), 4)
+        eventually(lambda: load.delivered > 20)
         master.signal(signal.SIGKILL)
         master.wait_for("the master is gone", 2)
+        load.stop()
         master.process.wait(PATIENCE)
         master._reader.join(PATIENCE)  # until no process has the log any more
         self.assertFalse(master._reader.is_alive())
+        self.assertGreaterEqual(len(os.listdir(master.folder / "mail/new")), load.delivered)
 
     def test_masterKilledWhileWorkerHangs(self) -> None:
         """So does a worker whose reactor a hook blocks: it would keep the address."""

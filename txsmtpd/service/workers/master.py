@@ -32,6 +32,7 @@ log = Logger(namespace="txsmtpd")
 READY_WITHIN = 30.0  # seconds that a worker may take to start
 SILENCE = 60.0  # seconds without a heartbeat after which a worker counts as hung
 MARGIN = 5.0  # seconds after the grace period until a worker is killed
+HURRY = 1.0  # seconds that a worker has to end after a second SIGTERM; the master has 2
 BEAT = 1.0  # seconds between checks of the heartbeats
 LATE = 5.0  # seconds without a heartbeat after which other workers no longer leave connections to a worker
 AT_ONCE = max(2, os.cpu_count() or 1)  # workers that start at the same time; each keeps one processor busy
@@ -85,7 +86,9 @@ class Master(Service):
         self._reloading: _Reload | None = None
         self._again: list[Deferred[bool]] = []  # results of the reload that follows the current one
         self._served: list[Deferred[None]] = []  # results of when_ready() until a worker is ready
-        self._stopped: Deferred[None] | None = None
+        self._stopped: Deferred[None] | None = None  # fires when the last worker has ended
+        self._patience = grace + MARGIN  # seconds that workers have to end
+        self._killing: Any = None  # delayed call that kills those that have not ended by then
         self._delayed: set[Any] = set()
         self._wanted: deque[int] = deque()  # slots that wait until fewer workers are starting
         self._responsive: list[Worker] = []
@@ -147,10 +150,10 @@ class Master(Service):
             for worker in self.workers:
                 worker.drain()
             self._stopped = Deferred()
-            deadline = self._reactor.callLater(self.grace + MARGIN, self._kill)
+            self._killing = self._reactor.callLater(self._patience, self._kill)
             await self._stopped
-            if deadline.active():
-                deadline.cancel()
+            if self._killing.active():
+                self._killing.cancel()
         if self._page is not None:
             self._page.close()
             self._page = None
@@ -164,9 +167,13 @@ class Master(Service):
             worker.signal(signal.SIGKILL)
 
     def hurry(self) -> None:
-        """Close all connections now. The workers stop, too."""
+        """Close all connections now. The workers stop, too; one that does not is killed, so that it does not keep the
+        addresses when this process ends."""
+        self._patience = HURRY
         for worker in self.workers:
             worker.hurry()
+        if self._killing is not None and self._killing.active():
+            self._killing.reset(self._patience)
 
     # Workers
 

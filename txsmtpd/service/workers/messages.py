@@ -89,14 +89,26 @@ class Peers(amp.Command):
 class Channel(amp.AMP):
     """One end of the channel. Subclasses define the responders."""
 
+    is_full = False  #: whether the other end does not read; set by the transport
+
     # Skip AMP's own methods, which log each connection at the level "info".
 
     def makeConnection(self, transport: Any) -> None:
         amp.BinaryBoxProtocol.makeConnection(self, transport)
+        transport.registerProducer(self, True)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         amp.BinaryBoxProtocol.connectionLost(self, reason)
         self.transport = None
+
+    def pauseProducing(self) -> None:
+        self.is_full = True
+
+    def resumeProducing(self) -> None:
+        self.is_full = False
+
+    def stopProducing(self) -> None:
+        pass  # the connection is lost
 
     def tell(self, command: Any, **arguments: Any) -> Any:
         """Send a command, unless the other end is gone.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ log = Logger(namespace="txsmtpd")
 
 LAST_OUTPUT = 1.0  # seconds after the exit of a process in which its last output may arrive
 LONGEST_REPORT = 2**16  # bytes
+LONGEST_LINE = 2**16  # bytes of output without a line feed
 
 
 class Watcher(Protocol):
@@ -78,6 +79,7 @@ class Worker(ProcessProtocol):
         self.pid = 0  #: the process ID; 0 before the start
         self._channel: Channel | None = None
         self._report: int | None = None  # descriptor of the memory file that receives the traceback of a crash
+        self._unfinished: dict[int, bytes] = {}  # incomplete lines of output, by descriptor
         self._last_output: Any = None  # delayed call that stops waiting for output of a process that has exited
 
     def __str__(self) -> str:
@@ -175,11 +177,18 @@ class Worker(ProcessProtocol):
 
     # Output and end of the process
 
-    def outReceived(self, data: bytes) -> None:
-        for line in data.decode("utf-8", "replace").splitlines():
-            log.info("{worker}: {line}", worker=str(self), line=line)
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
+        """Log whole lines of output. A line may arrive in pieces, interleaved with those of the other stream."""
+        *lines, rest = (self._unfinished.pop(childFD, b"") + data).split(b"\n")
+        if len(rest) > LONGEST_LINE:
+            lines.append(rest)
+        elif rest:
+            self._unfinished[childFD] = rest
+        self._log(lines)
 
-    errReceived = outReceived
+    def _log(self, lines: Iterable[bytes]) -> None:
+        for line in lines:
+            log.info("{worker}: {line}", worker=str(self), line=line.decode("utf-8", "replace").rstrip("\r"))
 
     def processExited(self, reason: Any) -> None:
         # Do not wait for processEnded: a child of the worker may keep its standard output open.
@@ -195,6 +204,7 @@ class Worker(ProcessProtocol):
         value = reason.value
         number = getattr(value, "signal", None)
         self.transport = None
+        self._log(self._unfinished.values())
         for line in self._reported().splitlines():
             log.error("{worker}: {line}", worker=str(self), line=line)
         self._close()

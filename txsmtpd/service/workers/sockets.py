@@ -48,7 +48,7 @@ class KeptSocket:
 
     def _listen(self) -> None:
         found: list[Any] = []
-        self.endpoint.listen(_NoProtocol()).addBoth(found.append)
+        self.endpoint.listen(MasterFactory()).addBoth(found.append)
         if isinstance(found[0], Failure):
             found[0].raiseException()
         port = found[0]
@@ -80,8 +80,8 @@ class KeptSocket:
         return None if port is None else port.stopListening()
 
 
-class _NoProtocol(Factory):
-    """The factory of the master's ports, which never accept a connection."""
+class MasterFactory(Factory):
+    """The factory of the master's ports, which never accept a connection. Twisted logs its name."""
 
     noisy = False
 

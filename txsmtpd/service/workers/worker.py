@@ -253,7 +253,7 @@ class Link(Service):
     def _beat(self) -> None:
         if self._silence:  # without a master, a worker that hangs must end itself: it would keep the addresses in use
             faulthandler.dump_traceback_later(self._silence + ORPHANED, exit=True, file=self._found.report)
-        if self._channel is not None:
+        if self._channel is not None and not self._channel.is_full:  # a master that is stopped reads nothing
             self._channel.tell(Beat, counted=self._counted(), problems=[*self._problems()])
 
     def _counted(self) -> Any:
