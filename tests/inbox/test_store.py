@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from glob import glob
 from random import Random
 from typing import Any
 
@@ -349,7 +350,7 @@ class FileTests(TestCase):
         await SQLiteStore(store.path).close()
 
     def test_foreign(self) -> None:
-        """A file that is something else is refused, and left as it is."""
+        """A file that is something else is refused, and nothing is left beside it."""
         path = self.mktemp()
         with open(path, "wb") as file:
             file.write(b"This is no database, and never was one." * 100)
@@ -361,6 +362,11 @@ class FileTests(TestCase):
         connection.close()
         with self.assertRaisesRegex(ValueError, "something else"):
             SQLiteStore(other)
+        folder = self.mktemp()
+        os.mkdir(folder)
+        self.assertRaises(OSError, SQLiteStore, folder)
+        for refused in path, other, folder:
+            self.assertEqual(glob(f"{refused}?*"), [])
 
     async def test_version(self) -> None:
         """A file of another version is refused."""

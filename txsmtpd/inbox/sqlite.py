@@ -87,12 +87,12 @@ class SQLiteStore(Store):
         try:
             schema.prepare(self.path, self._folder is None)
         except sqlite3.Error as error:
-            self._unlock()
+            self._unlock(refused=True)
             if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
                 raise ValueError("it is no database; give a file of its own") from error
             raise OSError(None, str(error), self.path) from error
         except BaseException:
-            self._unlock()
+            self._unlock(refused=True)
             raise
 
     async def open(self) -> None:
@@ -134,9 +134,12 @@ class SQLiteStore(Store):
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder, self.path = None, ""
 
-    def _unlock(self) -> None:
+    def _unlock(self, refused: bool = False) -> None:
+        """Let other processes open the file. If it was *refused*, leave nothing beside it."""
         lock, self._lock = self._lock, None
         if lock is not None:
+            if refused:
+                os.unlink(_lock_name(self.path))
             os.close(lock)
 
     def _write(self, job: Callable[[Connection], Any], weight: int = 0) -> Deferred[Any]:
@@ -348,10 +351,17 @@ def _lock(path: str) -> int | None:
         import fcntl
     except ImportError:  # Windows
         return None
-    descriptor = os.open(f"{path}-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise BlockingIOError(error.errno, "another process has it open", path) from None
-    return descriptor
+    while True:
+        descriptor = os.open(_lock_name(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise BlockingIOError(error.errno, "another process has it open", path) from None
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+        os.close(descriptor)  # a process that refused the file has just removed this one
+
+
+def _lock_name(path: str) -> str:
+    return f"{path}-lock"
