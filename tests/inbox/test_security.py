@@ -316,6 +316,28 @@ class MailTests(SiteTestCase):
         [message] = await self.add(multipart("", bomb))
         answer = await self.get(f"/api/v1/message/{message.id}/part/2/thumb")
         self.assertEqual((answer.headers["content-type"], len(answer.body)), ("image/jpeg", 247))
+        self.assertEqual((await self.get(f"/api/v1/message/{message.id}/part/9/thumb")).status, 404)
+
+    async def test_links(self) -> None:
+        """The page links to web pages and mail addresses of a mail. Other URLs, such as scripts, are only shown."""
+        hostile = (
+            *("javascript:alert(1)", "JaVaScRiPt:alert(2)", "java&#10;script:alert(3)", "&#1;javascript:alert(4)"),
+            *(
+                "data:text/html,<script>alert(5)</script>",
+                "vbscript:x",
+                "file:///etc/passwd",
+                "//[",
+                "/api/v1/messages",
+            ),
+        )
+        good = ("http://a.test/", "https://a.test/?x=1", "mailto:ann@example.com")
+        html = "".join(f"<a href='{url}'>x</a>" for url in (*hostile, *good))
+        [message] = await self.add(multipart(html))
+        page = (await self.get(f"/m/{message.id}?tab=parts")).text
+        listed = page[page.index('class="links"') :]
+        found = re.findall('href="([^"]*)"', listed[: listed.index("</ul>")])
+        self.assertEqual([url for url in found if url != "#"], list(good))
+        self.assertGreaterEqual(found.count("#"), len(hostile) - 1)
 
     async def test_inlineImages(self) -> None:
         """An image that the HTML shows by its Content-ID is put into the document; no other part, and no markup by the

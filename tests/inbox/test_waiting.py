@@ -150,6 +150,12 @@ class WaitTests(SiteTestCase):
         self.assertEqual(answer.headers["preference-applied"], "wait=0")
         self.assertNotIn("preference-applied", (await self.get("/api/v1/search?query=one")).headers)
 
+    async def test_preferTooLong(self) -> None:
+        """A request that prefers to wait for longer than a minute waits for a minute, and the answer says so."""
+        await self.add(mail("one"))
+        answer = await self.get("/api/v1/search?query=one", Prefer="wait=999999")
+        self.assertEqual(answer.headers["preference-applied"], "wait=60")
+
 
 class IsolationTests(SiteTestCase):
     """The whole API, below /in/CRITERION=VALUE/."""
