@@ -23,11 +23,17 @@ from twisted.python.usage import UsageError
 from zope.interface import implementer
 
 from txsmtpd.interfaces import IHandlerMaker, IStreamingHandler
+from txsmtpd.service.columns import two_columns
 from txsmtpd.service.exit_status import described
 from txsmtpd.settings import find_hooks
 
 # Exceptions of foreign code while it is imported or called. SystemExit: the module may be a program.
 Raised = (Exception, SystemExit)
+
+OWN_CLASS = (
+    "package.Class[:ARG...]",
+    "A class of your own; its from_cli(parser, *args) makes it, if it has one.",
+)  # a row of --help-handlers and --help-filters
 
 
 class HandlerParser:
@@ -206,14 +212,11 @@ def find_maker(name: str) -> Any:
 
 def describe_handlers() -> str:
     """Return the text of ``--help-handlers``."""
-    known = sorted(makers().values(), key=lambda maker: str(maker.name))
-    width = max(len(maker.usage) for maker in known)
-    dotted = f"{'package.Class[:ARG...]':{width}}"
+    rows = [(maker.usage, maker.description) for maker in sorted(makers().values(), key=lambda maker: str(maker.name))]
     return "\n".join(
         [
             "Values of --handler:",
-            *(f"  {maker.usage:{width}}  {maker.description}" for maker in known),
-            f"  {dotted}  A class of your own; its from_cli(parser, *args) makes it, if it has one.",
+            *two_columns((f"  {usage}", description) for usage, description in [*rows, OWN_CLASS]),
             "A backslash before a colon makes it a part of the argument.",
         ]
     )

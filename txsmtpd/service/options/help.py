@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
-import shutil
 import textwrap
 from collections.abc import Iterable, Mapping
+from typing import Any
 
+from txsmtpd.service.columns import two_columns, width
 from txsmtpd.service.handlers import VARIABLES
 from txsmtpd.service.options.table import Group, Option, variable_of
+from txsmtpd.settings import Settings
 
 # Names of options of other servers, and the option to use here.
 _ELSEWHERE = {
@@ -39,33 +41,49 @@ _ELSEWHERE = {
 }
 # Variables that Kubernetes and Docker set for a service named "txsmtpd".
 _CLUSTER_VARIABLES = re.compile(r"TXSMTPD_(?:SERVICE_(?:HOST|PORT)|PORT|NAME|ENV)(?:_.*)?")
-COLUMN = 32
 
 
 def describe(groups: Iterable[Group], intro: str) -> str:
     """Return the text of ``--help``: the options in their groups."""
-    width = min(max(shutil.get_terminal_size().columns, 60), 110)
-    lines = ["Usage: txsmtpd [options]", "       twist smtpd [options]", "", *textwrap.wrap(intro, width)]
+    lines = ["Usage: txsmtpd [options]", "       twist smtpd [options]", "", *textwrap.wrap(intro, width())]
     for group in groups:
-        lines += ["", f"{group.title}:"]
-        for option in group.options:
-            lines += _described(option, width)
+        lines += ["", f"{group.title}:", *two_columns(map(described_option, group.options))]
     return "\n".join(lines)
 
 
-def _described(option: Option, width: int) -> list[str]:
+def described_option(option: Option) -> tuple[str, str]:
+    """Return how an option is written, and the description that ``--help`` shows."""
     names = f"  {f'-{option.short}, ' if option.short else '    '}--{option.name}"
     if option.metavar is not None:
         names += f"={option.metavar}"
     text = option.help
     if option.many:
         text += " May be repeated."
-    if option.default:
-        text += f" [default: {option.default}]"
-    lines = textwrap.wrap(text, width - COLUMN, break_on_hyphens=False)
-    first = [] if len(names) < COLUMN else [names]
-    start = " " * COLUMN if first else names.ljust(COLUMN)
-    return [*first, start + lines[0], *(" " * COLUMN + line for line in lines[1:])]
+    default = option.default or _default_setting(option)
+    if default:
+        text += f" [default: {default}]"
+    return names, text
+
+
+def _default_setting(option: Option) -> str:
+    """Return the default of an option that is one of Settings, as it would be written for the option."""
+    if option.setting is None or option.metavar is None:
+        return ""
+    value: Any = Settings.__dataclass_fields__[option.setting].default
+    if value is None:
+        return "none"
+    if option.metavar == "TIME":
+        return _with_unit(value, (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)))
+    if option.metavar == "OCTETS":
+        return _with_unit(value, (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("", 1)))
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _with_unit(value: float, units: Iterable[tuple[str, int]]) -> str:
+    for unit, size in units:
+        if value >= size and not value % size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"
 
 
 def unknown_option(word: str, known: Iterable[str]) -> str:

@@ -99,9 +99,9 @@ OPTIONS = (
     ),
     Option(
         name="keep-size",
-        metavar="SIZE",
+        metavar="OCTETS",
         help="Maximum size of all messages together; 0 for no limit.",
-        default="1G",
+        default="1GiB",
         read=octets,
     ),
     Option(

@@ -11,11 +11,9 @@ from txsmtpd.service.options.values import count, octets, or_none, seconds, some
 from txsmtpd.settings import DATA_SIZE_DEFAULT, Settings
 
 
-def limit(name: str, metavar: str, read: Callable[[str], Any], help: str, default: str = "") -> Option:
+def limit(name: str, metavar: str, read: Callable[[str], Any], help: str) -> Option:
     """Return an option with the name of a setting, with hyphens in place of underscores."""
-    return Option(
-        name=name, metavar=metavar, read=read, help=help, default=default, setting=name.replace("-", "_").lower()
-    )
+    return Option(name=name, metavar=metavar, read=read, help=help, setting=name.replace("-", "_").lower())
 
 
 SIZES = (
@@ -23,15 +21,14 @@ SIZES = (
         name="size",
         short="s",
         metavar="OCTETS",
-        help="Maximum size of a message, such as 10MB; 0 for no limit.",
-        default=str(DATA_SIZE_DEFAULT),
+        help="Maximum size of a message; 0 for no limit.",
         setting="data_size_limit",
         read=octets,
     ),
-    limit("command-size-limit", "OCTETS", octets, "Maximum length of a command line, without CRLF.", "512"),
-    limit("line-length-limit", "OCTETS", or_none(octets), "Maximum length of a line of a message, with CRLF.", "none"),
-    limit("header-size-limit", "OCTETS", or_none(octets), "Maximum size of the header of a message.", "262144"),
-    limit("local-part-limit", "N", count, "Maximum length of a local part; 0 for no limit.", "0"),
+    limit("command-size-limit", "OCTETS", octets, "Maximum length of a command line, without CRLF."),
+    limit("line-length-limit", "OCTETS", or_none(octets), "Maximum length of a line of a message, with CRLF."),
+    limit("header-size-limit", "OCTETS", or_none(octets), "Maximum size of the header of a message."),
+    limit("local-part-limit", "N", count, "Maximum length of a local part; 0 for no limit."),
     Option(
         name="memory-limit",
         metavar="OCTETS",
@@ -39,7 +36,7 @@ SIZES = (
         default="a quarter of the machine's memory",
         read=or_none(octets),
     ),
-    limit("buffer-limit", "OCTETS", octets, "Amount of data read ahead while a handler runs.", "65536"),
+    limit("buffer-limit", "OCTETS", octets, "Amount of data read ahead while a handler runs."),
 )
 
 NUMBERS = (
@@ -64,19 +61,18 @@ NUMBERS = (
         default="none",
         read=or_none(count),
     ),
-    limit("header-field-limit", "N", or_none(count), "Maximum number of header fields.", "2000"),
-    limit("recipient-limit", "N", or_none(count), "Maximum number of recipients of a message.", "1000"),
-    limit("error-limit", "N", or_none(count), "Errors before the connection is closed.", "20"),
-    limit("refusal-limit", "N", or_none(count), "Other rejections before the connection is closed.", "200"),
+    limit("header-field-limit", "N", or_none(count), "Maximum number of header fields."),
+    limit("recipient-limit", "N", or_none(count), "Maximum number of recipients of a message."),
+    limit("error-limit", "N", or_none(count), "Errors before the connection is closed."),
+    limit("refusal-limit", "N", or_none(count), "Other rejections before the connection is closed."),
     limit(
         "junk-command-limit",
         "N",
         or_none(count),
         "Commands outside of mail transactions before the connection is closed.",
-        "100",
     ),
-    limit("batch-limit", "N", count, "Commands executed before other connections are served.", "32"),
-    limit("command-call-limit", "N", or_none(count), "How often a connection may send each command.", "none"),
+    limit("batch-limit", "N", count, "Commands executed before other connections are served."),
+    limit("command-call-limit", "N", or_none(count), "How often a connection may send each command."),
 )
 
 TIMES = (
@@ -84,25 +80,21 @@ TIMES = (
         name="timeout",
         short="t",
         metavar="TIME",
-        help="Idle timeout of a client, in seconds, or with a unit such as 5min.",
-        default="300",
+        help="Idle timeout of a client.",
         setting="timeout",
         read=some_seconds,
     ),
-    limit(
-        "command-timeout", "TIME", or_none(some_seconds), "Timeout from the start of a command line to its end.", "300"
-    ),
-    limit("data-rate-minimum", "OCTETS", or_none(octets), "Minimum data rate of a message, in octets a second.", "500"),
-    limit("session-timeout", "TIME", or_none(some_seconds), "Maximum duration of a connection.", "none"),
+    limit("command-timeout", "TIME", or_none(some_seconds), "Timeout from the start of a command line to its end."),
+    limit("data-rate-minimum", "OCTETS", or_none(octets), "Minimum data rate of a message, in octets a second."),
+    limit("session-timeout", "TIME", or_none(some_seconds), "Maximum duration of a connection."),
     limit(
         "error-delay",
         "TIME",
         seconds,
-        "Delay of the reply to the tenth error; doubled for each further one, up to 10.",
-        "1",
+        "Delay of the reply to the tenth error; doubled for each further one, up to 10s.",
     ),
-    limit("hook-timeout", "TIME", or_none(some_seconds), "Timeout of a hook of the handler.", "300"),
-    limit("linger", "TIME", seconds, "Time for the client to read the last replies.", "10"),
+    limit("hook-timeout", "TIME", or_none(some_seconds), "Timeout of a hook of the handler."),
+    limit("linger", "TIME", seconds, "Time for the client to read the last replies."),
 )
 
 LENIENCE = (

@@ -46,7 +46,7 @@ OPTIONS = (
         name="proxy-protocol-timeout",
         metavar="TIME",
         help="Timeout of the PROXY header. Requires --proxy-from.",
-        default="5",
+        default="5s",
         read=some_seconds,
     ),
 )

@@ -10,7 +10,6 @@ from twisted.logger import LogLevel
 from twisted.python.usage import UsageError
 
 from txsmtpd.log.events import INFO, LEVELS
-from txsmtpd.log.session import LINES
 from txsmtpd.service.command_log import CommandLog
 from txsmtpd.service.options.table import Chosen, Group, Option, refusing
 from txsmtpd.service.options.values import count, name, or_none
@@ -52,7 +51,6 @@ OPTIONS = (
         name="log-limit",
         metavar="N",
         help="Log lines of one connection, at once and in each further minute.",
-        default=str(LINES),
         setting="log_limit",
         read=or_none(count),
     ),

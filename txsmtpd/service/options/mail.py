@@ -49,7 +49,7 @@ OPTIONS = (
         name="grace",
         metavar="TIME",
         help="Time for open transactions to finish after SIGTERM.",
-        default=f"{GRACE:g}",
+        default=f"{GRACE:g}s",
         read=seconds,
     ),
     Option(name="help-handlers", help="List the handlers and exit.", action=lambda: print(describe_handlers())),

@@ -19,7 +19,7 @@ OPTIONS = (
         name="drain-delay",
         metavar="TIME",
         help="Time after SIGTERM in which the server is not ready, but still listens. Requires --metrics.",
-        default="0",
+        default="0s",
         read=seconds,
     ),
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from twisted.application.reactors import NoSuchReactor, getReactorTypes
@@ -73,6 +74,20 @@ TABLE: Mapping[str, Option] = {option.name: option for group in GROUPS for optio
 FINISHING_ORDER = (mail.GROUP, *(group for group in GROUPS if group not in (mail.GROUP, tls.GROUP)), tls.GROUP)
 
 
+@contextmanager
+def _printing() -> Iterator[None]:
+    """Let a program that reads what is printed, such as head, stop reading before the end."""
+    try:
+        try:
+            yield
+        except SystemExit:
+            sys.stdout.flush()
+            raise
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes the rest when it exits
+        raise SystemExit(0) from None
+
+
 class Options(Chosen, AuthOptionMixin):
     """The parsed options.
 
@@ -85,7 +100,8 @@ class Options(Chosen, AuthOptionMixin):
     longdesc = (
         "Receive mail over SMTP and hand it to a handler. Without options, it prints each message and listens on"
         f" {listening.DEFAULT_LISTEN} only. Each option can be given in the environment, as TXSMTPD_<OPTION>, where"
-        " flags are yes or no, and several values are separated by spaces."
+        " flags are yes or no, and several values are separated by spaces. A TIME is in seconds, or has a unit, such as"
+        " 5min; OCTETS may have one, such as 10MB."
     )
     optParameters = [
         [option.name, option.short, None, option.help]
@@ -130,7 +146,8 @@ class Options(Chosen, AuthOptionMixin):
             reactor = self.environ.get("TXSMTPD_REACTOR")
             if reactor and not any(word.startswith("--reactor") for word in options or ()):
                 self.opt_reactor(reactor)
-            super().parseOptions(options)
+            with _printing():
+                super().parseOptions(options)
         except usage.UsageError as error:
             # Otherwise twist would print the whole help before the error.
             reason = self._explained(str(error))

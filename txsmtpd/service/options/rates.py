@@ -47,7 +47,6 @@ OPTIONS = (
         name="network-prefixes",
         metavar="N,N",
         help="Prefix lengths of an IPv4 and an IPv6 network.",
-        default="32,64",
         setting="network_prefixes",
         read=prefixes,
     ),

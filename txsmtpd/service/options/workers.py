@@ -42,7 +42,7 @@ OPTIONS = (
         name="worker-timeout",
         metavar="TIME",
         help="Time without a heartbeat after which a worker is killed and replaced; 0 for never.",
-        default="60",
+        default="60s",
         read=seconds,
     ),
 )
