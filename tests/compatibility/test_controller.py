@@ -847,6 +847,25 @@ with Controller(second, port=0) as other, MailCatcher() as catcher, Controller(f
 """
         self.assertEqual(self.run_program(code), "1 1\n")
 
+    def test_relays(self) -> None:
+        """A Proxy resolves a name and connects with the controller's own reactor; the global one is not touched."""
+        code = """
+import smtplib, sys
+from txsmtpd.controller import Controller
+from txsmtpd.handlers import Proxy
+
+class Keeps:
+    async def handle_DATA(self, server, session, envelope):
+        print(envelope.rcpt_tos)
+        return "250 OK"
+
+with Controller(Keeps(), "localhost", 0) as last, Controller(Proxy("localhost", last.port), "localhost", 0) as first:
+    with smtplib.SMTP(first.hostname, first.port, timeout=30) as client:
+        client.sendmail("a@example.com", ["b@example.com"], "Subject: x\\n\\nHello\\n")
+print("twisted.internet.reactor" in sys.modules)
+"""
+        self.assertEqual(self.run_program(code), "['b@example.com']\nFalse\n")
+
     def test_globalReactor(self) -> None:
         """Whatever a controller does - store, relay over TLS, authenticate in a thread - the global reactor is left to
         the program, and no thread or descriptor is left."""

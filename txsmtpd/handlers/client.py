@@ -396,11 +396,12 @@ def endpoint_to(reactor: Any, host: str, port: int, timeout: float) -> Any:
     """
     from twisted.internet import endpoints
 
+    from txsmtpd.bridges.host_endpoint import HostEndpoint
+
     if host.startswith("/"):
         return endpoints.UNIXClientEndpoint(reactor, host, timeout)
-    # Twisted's name resolution imports the global reactor even if it is given another.
     if isIPAddress(host):
         return endpoints.TCP4ClientEndpoint(reactor, host, port, timeout)
     if isIPv6Address(host):
         return endpoints.TCP6ClientEndpoint(reactor, host, port, timeout)
-    return endpoints.HostnameEndpoint(reactor, host, port, timeout)
+    return HostEndpoint(reactor, host, port, timeout)
