@@ -1902,8 +1902,7 @@ class LogTests(LoggingTestCase):
         """A refused MAIL is told with the client and the sender."""
         self.assertEqual(
             self.told(GREETING + b"MAIL FROM:<a@b.example> SIZE=99999999999\r\n"),
-            "MAIL refused, client 192.0.2.9:4712, from <a@b.example>: "
-            "552 5.3.4 The message is larger than this server takes",
+            "MAIL refused, client 192.0.2.9:4712, from <a@b.example>: 552 5.3.4 Message size exceeds the limit",
         )
 
     def test_refusedRecipient(self) -> None:

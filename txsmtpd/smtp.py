@@ -102,17 +102,17 @@ RECIPIENT_OK = Reply(250, "2.1.5", "OK")
 TRANSACTION_RESET = Reply(250, "2.0.0", "The transaction was reset")
 CANNOT_VRFY = Reply(252, "2.0.0", "Cannot VRFY user, but will accept message and attempt delivery")
 TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients")  # RFC 5321 4.5.3.1.10
-NEED_EHLO = Reply(501, "5.5.4", "Parameters need EHLO instead of HELO")
-SENDER_NEEDS_UTF8 = Reply(550, "5.6.7", "A UTF-8 address needs the SMTPUTF8 parameter")  # RFC 6531 3.5
-RECIPIENT_NEEDS_UTF8 = Reply(553, "5.6.7", "A UTF-8 address needs SMTPUTF8 with MAIL")
+NEED_EHLO = Reply(501, "5.5.4", "Parameters require EHLO")
+SENDER_NEEDS_UTF8 = Reply(550, "5.6.7", "A UTF-8 address requires the SMTPUTF8 parameter")  # RFC 6531 3.5
+RECIPIENT_NEEDS_UTF8 = Reply(553, "5.6.7", "A UTF-8 address requires SMTPUTF8 in MAIL")
 
 no_chunks = Rule(
     lambda smtp, arg: smtp._message is None,
-    Reply(503, "5.5.1", "The message has begun with BDAT and must go on so"),
+    Reply(503, "5.5.1", "Command not allowed after BDAT"),
 )
 lines_only = Rule(
     lambda smtp, arg: smtp.envelope.body != "BINARYMIME",
-    Reply(503, "5.5.1", "A BINARYMIME message must come by BDAT"),  # RFC 3030 3
+    Reply(503, "5.5.1", "BINARYMIME requires BDAT"),  # RFC 3030 3
 )
 
 _SMTPUTF8_PARAMETER = re.compile(r" +SMTPUTF8 *\Z", re.IGNORECASE)
@@ -604,7 +604,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         for keyword, value in parameters.items():
             take = claimed.get(keyword)
             if take is None:
-                raise Refused(Reply(555, "5.5.4", f"The parameter {keyword[:40]} is not known here"))
+                raise Refused(Reply(555, "5.5.4", f"Parameter {keyword[:40]} not recognized"))
             value = take(self.envelope, value) or value
             options.append(keyword if value is None else f"{keyword}={value}")
         return options
@@ -614,7 +614,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
             raise Refused(needs_utf8)
         limit = self.settings.local_part_limit
         if limit and len(grammar.local_part(path)) > limit:
-            raise Refused(Reply(553, malformed, f"The part before the @ is longer than {limit} characters"))
+            raise Refused(Reply(553, malformed, f"The local part is longer than {limit} characters"))
 
     @syntax("DATA", needs=[greeted, authorized, recipients, no_chunks, lines_only], argument=False)
     async def smtp_DATA(self, arg: None) -> Any:

@@ -259,13 +259,13 @@ class ExchangeTests(SynchronousTestCase):
                      b"dXNlcg==dXNlcg==", b"\xff\xfe", b"d\x00XN"):  # fmt: skip
             client = Connection(authenticator=friend)
             client.say(b"AUTH LOGIN")
-            self.assertEqual(client.say(word), [b"501 5.5.2 That is not base64"], word)
+            self.assertEqual(client.say(word), [b"501 5.5.2 Invalid base64"], word)
             self.assertEqual(client.say(b"NOOP"), [b"250 2.0.0 OK"])
 
     def test_badInitialResponse(self) -> None:
         for word in (b"*", b"dXNlcg", b"!!!!", "\u00fc".encode()):
             client = Connection(authenticator=friend)
-            self.assertEqual(client.say(b"AUTH PLAIN " + word), [b"501 5.5.2 That is not base64"], word)
+            self.assertEqual(client.say(b"AUTH PLAIN " + word), [b"501 5.5.2 Invalid base64"], word)
 
     def test_emptyInitialResponse(self) -> None:
         """``=`` is the initial response that is empty (RFC 4954 4)."""
@@ -309,7 +309,7 @@ class ExchangeTests(SynchronousTestCase):
         )  # fmt: skip
         expected = [
             b"334 VXNlciBOYW1lAA==", b"334 UGFzc3dvcmQA", INVALID, b"250 2.0.0 OK", b"334 ",
-            b"501 5.7.0 Authentication aborted", b"334 VXNlciBOYW1lAA==", b"501 5.5.2 That is not base64", OK,
+            b"501 5.7.0 Authentication aborted", b"334 VXNlciBOYW1lAA==", b"501 5.5.2 Invalid base64", OK,
             b"250 2.0.0 OK", b"221 2.0.0 Goodbye",
         ]  # fmt: skip
 

@@ -177,7 +177,7 @@ class SessionTests(LoggingTestCase):
             client.wait(30)
             client.talk(b"NOOP\r\n")
         answer = answers(client.wait(10))[-1]
-        self.assertEqual((answer.code, answer.text), (421, "4.4.2 The session lasts too long, closing connection"))
+        self.assertEqual((answer.code, answer.text), (421, "4.4.2 Session time limit exceeded, closing connection"))
         self.assertEqual(causes.causes, [SessionTooLong])
         self.assertEqual(client.clock.getDelayedCalls(), [])
 

@@ -27,7 +27,7 @@ from txsmtpd.reply import Refused, Reply
 START = GREETING + TRANSACTION
 KEPT = Answer(250, ("2.0.0 kept",))
 FULL = Reply(452, "4.3.1", "The disk is full")
-FAILED = Answer(451, ("4.3.0 The server failed to do this; try again later",))
+FAILED = Answer(451, ("4.3.0 Internal error, try again later",))
 
 
 def chunk(octets: bytes, last: bool = False) -> bytes:

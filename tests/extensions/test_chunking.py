@@ -23,7 +23,7 @@ from txsmtpd.reply import Refused, Reply
 START = GREETING + TRANSACTION
 CHUNK_OK = Answer(250, ("2.0.0 Chunk received",))
 KEPT = Answer(250, ("2.0.0 kept",))
-TOO_LARGE = Answer(552, ("5.3.4 The message is larger than this server takes",))
+TOO_LARGE = Answer(552, ("5.3.4 Message size exceeds the limit",))
 MALFORMED = Answer(421, ("4.5.4 Invalid chunk size, closing connection",))
 FAILED = 451
 
@@ -248,7 +248,7 @@ class DialogueTests(SynchronousTestCase):
         client = Client(self.handler)
         client.say(GREETING + b"MAIL FROM:<a@example.com> BODY=BinaryMIME\r\nRCPT TO:<b@example.com>\r\n")
         self.assertEqual(codes(client.heard()), [250] * 3)
-        self.assertEqual(client.ask(b"DATA"), Answer(503, ("5.5.1 A BINARYMIME message must come by BDAT",)))
+        self.assertEqual(client.ask(b"DATA"), Answer(503, ("5.5.1 BINARYMIME requires BDAT",)))
         self.assertEqual(answers(client.talk(chunk(b"\0\n\r", True))), [KEPT])
         self.assertEqual(self.handler.messages, [b"\0\n\r"])
 

@@ -110,7 +110,7 @@ class StreamTests(SynchronousTestCase):
         relayed.client.wait(0.001, 0.001)
         relayed.turn()
         self.assertEqual(relayed.script.aborted, 1)
-        self.assertEqual(self.end(relayed), ["451 4.4.2 The next server takes too long; try again later"])
+        self.assertEqual(self.end(relayed), ["451 4.4.2 The next server timed out, try again later"])
 
     def test_refused(self) -> None:
         """What the next server says to DATA, in the midst of a message or at its end, is the client's reply."""
@@ -118,13 +118,13 @@ class StreamTests(SynchronousTestCase):
             ({"DATA": b"452 4.3.1 full\r\n"}, "452 4.3.1 full"),
             (
                 {"DATA": b"250 2.0.0 done\r\n"},
-                "451 4.5.0 The next server does not keep to the protocol; try again later",
+                "451 4.5.0 The next server violated the protocol, try again later",
             ),
-            ({"DATA": [CLOSE]}, "451 4.4.2 The next server has closed the connection; try again later"),
+            ({"DATA": [CLOSE]}, "451 4.4.2 The next server closed the connection, try again later"),
             ({"DATA": b"354 go\r\n552 5.3.4 big\r\n"}, "552 5.3.4 big"),
             ({"DATA": b"354 go\r\n421 4.3.2 bye\r\n"}, "451 4.3.2 bye"),
             ({"DOT": b"550 5.7.1 spam\r\n"}, "550 5.7.1 spam"),
-            ({"DOT": [CLOSE]}, "451 4.4.2 The next server has closed the connection; try again later"),
+            ({"DOT": [CLOSE]}, "451 4.4.2 The next server closed the connection, try again later"),
         ):
             relayed = Relayed(Script(**script))
             self.begun(relayed)

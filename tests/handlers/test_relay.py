@@ -84,7 +84,7 @@ class VerdictTests(LoggingTestCase):
         for verb in ("CONNECT", "EHLO", "MAIL", "RCPT", "DATA", "DOT"):
             relayed = Relayed(Script(**{verb: [CLOSE]}))
             self.assertIn(self.replies(relayed)[-1], [
-                "451 4.4.2 The next server has closed the connection; try again later"
+                "451 4.4.2 The next server closed the connection, try again later"
             ], verb)  # fmt: skip
             relayed.ask("RSET")
             self.assertEqual(relayed.send(), "250 2.6.0 queued as 42", verb)
@@ -107,7 +107,7 @@ class VerdictTests(LoggingTestCase):
         for verb in ("CONNECT", "EHLO", "MAIL", "RCPT", "DATA", "DOT"):
             relayed = Relayed(Script(**{verb: SILENT}), timeout=20, final_timeout=20)
             self.assertEqual(
-                self.replies(relayed, 20)[-1], "451 4.4.2 The next server takes too long; try again later", verb
+                self.replies(relayed, 20)[-1], "451 4.4.2 The next server timed out, try again later", verb
             )
             self.assertEqual(relayed.script.aborted, 1)
             self.assertEqual(relayed.script.open, [])
@@ -150,7 +150,7 @@ class VerdictTests(LoggingTestCase):
     def test_down(self) -> None:
         """One that cannot be reached, or never answers, is 451."""
         relayed = Relayed(Script(down=True))
-        unreachable = "451 4.4.1 The next server cannot be reached; try again later"
+        unreachable = "451 4.4.1 The next server cannot be reached, try again later"
         self.assertEqual(relayed.ask("MAIL FROM:<a@x>"), unreachable)
         self.assertEqual(relayed.ask("RCPT TO:<b@x>")[:3], "503")
         relayed.script.down = SILENT
@@ -168,7 +168,7 @@ class VerdictTests(LoggingTestCase):
         ):
             relayed = Relayed(Script(**script))
             self.assertEqual(
-                relayed.ask("MAIL FROM:<a@x>"), "451 4.3.2 The next server takes no mail now; try again later"
+                relayed.ask("MAIL FROM:<a@x>"), "451 4.3.2 The next server does not accept mail now, try again later"
             )
             self.assertEqual(relayed.script.open, [])
 
@@ -350,7 +350,7 @@ class ConnectionTests(SynchronousTestCase):
                 relayed.turn()
             self.assertEqual(
                 relayed.ask("MAIL FROM:<a@x>"),
-                "451 4.3.2 Too many messages are on their way to the next server; try again later",
+                "451 4.3.2 Too many connections to the next server, try again later",
             )
             client.vanish()
             relayed.script.down = False

@@ -159,7 +159,7 @@ class SinkTests(RelayTestCase):
 
         self.assertEqual(
             await self.run_client(refusals),
-            [(451, b"4.4.6 The next server is this server itself; try again later")] * 2,
+            [(451, b"4.4.6 Mail loops back to this server, try again later")] * 2,
         )
 
     async def test_lmtp(self) -> None:

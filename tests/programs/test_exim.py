@@ -258,7 +258,7 @@ class EximTests(TestCase):
         await self.queue(HEADER + b"".join(numbered(300)), "b@example.com")
         await self.run_queue()
         self.assertIn("** b@example.com", self.log())
-        self.assertIn("552 5.3.4 The message is larger than this server takes", self.log())
+        self.assertIn("552 5.3.4 Message size exceeds the limit", self.log())
         self.assertGreater(handler.commands["BDAT"], 1)
         # What arrives is the news for the sender.
         [(sender, recipients, _)] = handler.messages

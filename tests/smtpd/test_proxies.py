@@ -196,7 +196,7 @@ class PureProxyTests(LoggingTestCase):
         got: list[Any] = []
         refused: Any = None
         passed = Passed(Script(), Own)
-        not_taken = "451 4.3.0 The next server has not taken the message; try again later"
+        not_taken = "451 4.3.0 The next server did not accept the message, try again later"
         results: list[tuple[Any, str]] = [
             (None, "250 2.0.0 OK"),
             ({}, "250 2.0.0 OK"),

@@ -232,7 +232,7 @@ class DialogueTests(LoggingTestCase):
         for line, expected in (
             ("MAIL FROM:<a@b> SMTPUTF8=1", "501 Error: SMTPUTF8 takes no arguments"),
             ("MAIL FROM:<\u00e4@b> SMTPUTF8", "250 OK"),
-            ("MAIL FROM:<\u00e4@b>", "550 5.6.7 A UTF-8 address needs the SMTPUTF8 parameter"),
+            ("MAIL FROM:<\u00e4@b>", "550 5.6.7 A UTF-8 address requires the SMTPUTF8 parameter"),
         ):
             self.assertEqual(said(EHLO + line.encode() + b"\r\n", server)[-1], expected)
 

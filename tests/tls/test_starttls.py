@@ -358,7 +358,7 @@ class CommandTests(TLSTestCase):
             ehlo, help_, again, noop = await self.run_client(talk, await self.serve(implicit_tls=implicit))
             self.assertNotIn("STARTTLS", ehlo)
             self.assertNotIn("STARTTLS", help_)
-            self.assertEqual(again, "503 5.5.1 This is TLS already")
+            self.assertEqual(again, "503 5.5.1 TLS is already active")
             self.assertEqual(noop[:3], "250")
 
     async def test_batches(self) -> None:
@@ -729,9 +729,7 @@ class FailureTests(TLSTestCase, LoggingTestCase):
         self.clock.advance(39)
         self.assertFalse(waits.called)
         self.clock.advance(1)
-        self.assertEqual(
-            await self.run_client(client.reply), "451 4.3.0 The server took too long to do this; try again later"
-        )
+        self.assertEqual(await self.run_client(client.reply), "451 4.3.0 Processing timed out, try again later")
 
     async def test_noCloseNotify(self) -> None:
         """A client that never says close_notify is gone soon after the server closed."""

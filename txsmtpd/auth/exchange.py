@@ -14,8 +14,8 @@ from txsmtpd.auth.results import AuthResult
 from txsmtpd.reply import Refused, Reply
 
 ABORTED = Reply(501, "5.7.0", "Authentication aborted")
-NOT_BASE64 = Reply(501, "5.5.2", "That is not base64")
-NO_INITIAL_RESPONSE = Reply(501, "5.7.0", "In this mechanism, the server speaks first")
+NOT_BASE64 = Reply(501, "5.5.2", "Invalid base64")
+NO_INITIAL_RESPONSE = Reply(501, "5.7.0", "This mechanism takes no initial response")
 
 
 class Exchange:

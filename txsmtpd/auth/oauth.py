@@ -19,7 +19,7 @@ from txsmtpd.auth.results import AuthResult, user_name
 from txsmtpd.interfaces import IAuthMechanism
 from txsmtpd.reply import Refused, Reply
 
-MALFORMED = Reply(501, "5.5.2", "That is not what a bearer of a token says")
+MALFORMED = Reply(501, "5.5.2", "Malformed bearer token")
 
 _BEARER = re.compile(rb"(?i:bearer) +([A-Za-z0-9._~+/-]+=*)")  # RFC 6750 2.1, RFC 7235 2.1
 _GS2_HEADER = re.compile(rb"[ny],(?:a=((?:[^=,]|=2C|=3D)+))?,")  # RFC 5801 4

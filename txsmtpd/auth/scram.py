@@ -24,7 +24,7 @@ from txsmtpd.auth.saslprep import saslprep
 from txsmtpd.interfaces import IAuthMechanism
 from txsmtpd.reply import Refused, Reply
 
-MALFORMED = Reply(501, "5.5.2", "That is no message of SCRAM")
+MALFORMED = Reply(501, "5.5.2", "Malformed SCRAM message")
 HASHES = {"SHA-1": "sha1", "SHA-256": "sha256", "SHA-512": "sha512"}
 ITERATIONS = 4096  # RFC 7677 4: at least
 _SECRET = secrets.token_bytes(32)  # the default secret of this process

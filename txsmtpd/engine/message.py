@@ -30,7 +30,7 @@ FAR_TOO_LARGE = Reply(552, "5.3.4", "Message size far exceeds the limit, closing
 NOT_ASCII = Reply(500, "5.6.1", "The message must be ASCII")
 FAULTS = {
     Fault.TOO_LARGE: TOO_LARGE,
-    Fault.BARE_NEWLINE: Reply(550, "5.6.0", "A CR or LF in the message is not part of a CR LF"),
+    Fault.BARE_NEWLINE: Reply(550, "5.6.0", "The message contains a bare CR or LF"),
     Fault.LINE_TOO_LONG: Reply(500, "5.6.0", "A line of the message is too long"),
 }
 

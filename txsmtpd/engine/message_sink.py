@@ -18,7 +18,7 @@ from txsmtpd.reply import FAILED, OK, Refused, Reply
 RECEIVER_METHODS = ("registerProducer", "unregisterProducer", "write", "finish", "abort")
 PIECES = 1000  # that are kept apart
 MEMORY_TIMEOUT = 60.0  # seconds that a message waits for memory
-NO_MEMORY = Reply(452, "4.3.1", "Too many messages are in memory, try again later")
+NO_MEMORY = Reply(452, "4.3.1", "Insufficient memory, try again later")
 
 
 class Buffered:
@@ -245,7 +245,7 @@ class Streamed:
     def stopProducing(self) -> None:
         """No more octets at all: the message is refused."""
         if not self._over:
-            self._fail(Refused(Reply(451, "4.3.0", "The receiver of the message has given up")))
+            self._fail(Refused(Reply(451, "4.3.0", "The message was not processed, try again later")))
 
 
 Intake = Buffered | Discarded | Streamed

@@ -56,7 +56,7 @@ class DataTooSlow(Late):
 class SessionTooLong(Late):
     """The session lasted too long (``session_timeout``)."""
 
-    reply = Reply(421, "4.4.2", "The session lasts too long, closing connection")
+    reply = Reply(421, "4.4.2", "Session time limit exceeded, closing connection")
     said = "the session lasted too long"
 
 

@@ -8,20 +8,20 @@ from txsmtpd.reply import Reply
 
 NEED_STARTTLS = Reply(530, "5.7.0", "Must issue a STARTTLS command first")  # RFC 3207 4
 SHUTTING_DOWN = Reply(421, "4.3.2", "The server is shutting down")
-STILL_BUSY = Reply(421, "4.3.0", "The server took too long to do this; try again later")
+STILL_BUSY = Reply(421, "4.3.0", "Processing timed out, try again later")
 FOREIGN_PROTOCOL = Reply(554, "5.5.1", "This is an SMTP server, closing connection")
 LINE_TOO_LONG = Reply(500, "5.5.2", "Command line too long")
 LINES_REFUSED = {
     "long": LINE_TOO_LONG,
     "endless": Reply(421, "4.7.0", "Line too long, closing connection"),
-    "bare LF": Reply(500, "5.5.2", "Lines end with CR LF; this one ended with LF alone"),
+    "bare LF": Reply(500, "5.5.2", "Lines must end with CR LF, not with LF alone"),
     "foreign": FOREIGN_PROTOCOL,
 }
 PAYLOAD_UNKNOWN = Reply(421, "4.5.4", "Invalid chunk size, closing connection")
 # LINES_REFUSED, for lines that answer what a command has asked (RFC 4954 4).
 ANSWERS_REFUSED = LINES_REFUSED | {
     "long": Reply(500, "5.5.6", "Authentication exchange line is too long"),
-    "missing": Reply(501, "5.7.0", "The connection ended where an answer was needed"),
+    "missing": Reply(501, "5.7.0", "The connection was closed before the response"),
 }
 NOT_RECOGNIZED = Reply(500, "5.5.2", "Command not recognized")
 
@@ -38,7 +38,7 @@ def reply_to_unknown(verb: bytes, line: bytes) -> Reply:
     if verb in FOREIGN_VERBS or _HEADER_FIELD.match(verb) or verb.startswith(b"SSH-"):
         return FOREIGN_PROTOCOL
     if not line:
-        return Reply(500, "5.5.2", "An empty line is no command")
+        return Reply(500, "5.5.2", "Empty command line")
     if verb.isalnum() and len(verb) <= 20:
         return Reply(500, "5.5.1", f"Command {verb.decode('ascii')} not recognized")
     return NOT_RECOGNIZED

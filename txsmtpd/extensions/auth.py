@@ -28,14 +28,14 @@ TOO_MANY_ATTEMPTS = Reply(421, "4.7.0", "Too many authentication attempts, closi
 NO_MECHANISM = Reply(501, "5.5.4", "Not enough value: AUTH needs a mechanism")
 TOO_MANY_WORDS = Reply(501, "5.5.4", "Too many values: AUTH takes a mechanism and an initial response")
 UNKNOWN_MECHANISM = Reply(504, "5.5.4", "Unrecognized authentication type")
-NOT_MAILBOX = Reply(501, "5.5.4", "AUTH needs a mailbox in xtext, or <>")
+NOT_MAILBOX = Reply(501, "5.5.4", "AUTH must be a mailbox in xtext, or <>")
 
 LONGEST_DELAY = 10.0  # seconds by which the reply is delayed, at most, for names that fail again and again
 _BLANKS = re.compile("[ \t]+")
 
 _offered = Rule(lambda smtp, arg: bool(smtp.settings.mechanisms), Reply(502, "5.5.1", "AUTH not available"))
 _greeted = Rule(lambda smtp, arg: smtp.session.host_name is not None, Reply(503, "5.5.1", "Send EHLO first"))
-_extended = Rule(lambda smtp, arg: smtp.session.extended_smtp, Reply(500, "5.5.1", "AUTH needs EHLO instead of HELO"))
+_extended = Rule(lambda smtp, arg: smtp.session.extended_smtp, Reply(500, "5.5.1", "AUTH requires EHLO"))
 _protected = Rule(
     lambda smtp, arg: smtp.session.ssl is not None or not smtp.settings.auth_require_tls,
     Reply(538, "5.7.11", "Encryption required for requested authentication mechanism"),
@@ -78,9 +78,7 @@ def _is_available(mechanism: Any, server: Any) -> bool:
     try:
         return bool(available(server.session))
     except BaseException as error:
-        server._dispatcher.log.failure(
-            events.FAILED, error, where=mechanism.name, why=", and is not offered: nobody knows whether it is available"
-        )
+        server._dispatcher.log.failure(events.FAILED, error, where=mechanism.name, why="; the mechanism is not offered")
         return False
 
 

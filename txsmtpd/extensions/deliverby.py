@@ -11,8 +11,8 @@ from txsmtpd.reply import Refused, Reply
 from txsmtpd.session import Envelope
 
 _BY = re.compile(r"(?P<seconds>[+-]?[0-9]{1,9});(?P<mode>[NRnr])(?P<trace>[Tt])?")
-NOT_BY = Reply(501, "5.5.4", "BY must be seconds, ; and N or R, as in BY=3600;R")
-IS_OVER = Reply(501, "5.5.4", "A message that is to be returned needs a time that is not over")
+NOT_BY = Reply(501, "5.5.4", "BY must be seconds, a semicolon and N or R, as in BY=3600;R")
+IS_OVER = Reply(501, "5.5.4", "BY with R requires a time greater than 0")
 
 
 class DeliverBy(Extension):
@@ -41,7 +41,7 @@ class DeliverBy(Extension):
         if terms.returns and terms.seconds <= 0:
             raise Refused(IS_OVER)
         if terms.returns and terms.seconds < (self.soonest or 0):
-            raise Refused(Reply(555, "5.5.4", f"A time of less than {self.soonest} seconds is too short here"))
+            raise Refused(Reply(555, "5.5.4", f"BY must be at least {self.soonest} seconds"))
         envelope.deliver_by = terms
 
     mail_parameters = {"BY": by}

@@ -20,7 +20,7 @@ NOT_RETURN = Reply(501, "5.5.4", "RET must be FULL or HDRS")
 NOT_ID = Reply(501, "5.5.4", f"ENVID must be xtext of printable ASCII, up to {LONGEST_ID} characters")
 NOT_NOTIFY = Reply(501, "5.5.4", "NOTIFY must be NEVER, or some of SUCCESS,FAILURE,DELAY")
 NOT_RECIPIENT = Reply(
-    501, "5.5.4", f"ORCPT must be a type of address, ; and xtext, up to {LONGEST_RECIPIENT} characters"
+    501, "5.5.4", f"ORCPT must be an address type, a semicolon and xtext, up to {LONGEST_RECIPIENT} characters"
 )
 
 

@@ -20,7 +20,7 @@ from txsmtpd.wire.forwarded import (
 )
 from txsmtpd.wire.networks import Network, Networks
 
-NOT_TRUSTED = Reply(550, "5.7.0", "You are not trusted to say who the client is")
+NOT_TRUSTED = Reply(550, "5.7.0", "Not authorized to use this command")
 IN_TRANSACTION = Reply(503, "5.5.1", "A mail transaction is in progress")
 
 

@@ -15,7 +15,7 @@ from txsmtpd.wire.grammar import parse_date_time
 
 _SECONDS = re.compile("[0-9]{1,9}")
 NOT_SECONDS = Reply(501, "5.5.4", "HOLDFOR must be seconds, from 1 to 999999999")
-NOT_BOTH = Reply(501, "5.5.4", "HOLDFOR and HOLDUNTIL exclude each other")  # RFC 4865 4.2
+NOT_BOTH = Reply(501, "5.5.4", "HOLDFOR and HOLDUNTIL are mutually exclusive")  # RFC 4865 4.2
 
 
 class FutureRelease(Extension):
@@ -54,7 +54,7 @@ class FutureRelease(Extension):
             raise Refused(NOT_BOTH)
         if until > self._now() + self.longest:
             raise Refused(
-                Reply(501, "5.5.4", f"Messages are kept here for {self.longest.total_seconds():.0f} seconds at most")
+                Reply(501, "5.5.4", f"Messages are held for at most {self.longest.total_seconds():.0f} seconds")
             )
         envelope.hold_until = until
 

@@ -7,8 +7,8 @@ from typing import Any
 from txsmtpd.extensions.base import Extension
 from txsmtpd.reply import Refused, Reply
 
-TOO_MANY_MESSAGES = Reply(421, "4.7.0", "Too many messages in one session; begin another")
-TOO_MANY_DOMAINS = Reply(452, "4.5.3", "Recipients of too many domains in one session")
+TOO_MANY_MESSAGES = Reply(421, "4.7.0", "Too many messages in this session, open a new one")
+TOO_MANY_DOMAINS = Reply(452, "4.5.3", "Too many recipient domains in this session")
 
 
 class Limits(Extension):

@@ -20,7 +20,7 @@ class RRVS(Extension):
     def since(self, envelope: Envelope, value: str | None) -> None:
         when, semicolon, otherwise = (value or "").partition(";")
         if semicolon and otherwise.upper() not in ("C", "R"):
-            raise Refused(Reply(501, "5.5.4", "RRVS must be a time, and may have ;C or ;R"))
+            raise Refused(Reply(501, "5.5.4", "RRVS must be a time, optionally followed by ;C or ;R"))
         valid_since = ValidSince(parse_date_time(when), otherwise.upper() != "C")
         envelope.recipient = replace(envelope.recipient, valid_since=valid_since)
 

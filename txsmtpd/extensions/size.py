@@ -9,7 +9,7 @@ from txsmtpd.reply import Refused, Reply
 from txsmtpd.session import Envelope
 from txsmtpd.wire.grammar import parse_size
 
-TOO_LARGE = Reply(552, "5.3.4", "The message is larger than this server takes")  # RFC 1870 6.1, 6.3
+TOO_LARGE = Reply(552, "5.3.4", "Message size exceeds the limit")  # RFC 1870 6.1, 6.3
 
 
 class Size(Extension):

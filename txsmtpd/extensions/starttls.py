@@ -19,7 +19,7 @@ def can_start_tls(server: Any) -> bool:
     return server.tls_context is not None and server.session.ssl is None and hasattr(server.transport, "startTLS")
 
 
-no_tls = Rule(lambda smtp, arg: smtp.session.ssl is None, Reply(503, "5.5.1", "This is TLS already"))
+no_tls = Rule(lambda smtp, arg: smtp.session.ssl is None, Reply(503, "5.5.1", "TLS is already active"))
 tls_available = Rule(lambda smtp, arg: can_start_tls(smtp), Reply(454, "4.7.0", "TLS is not available"))
 
 

@@ -30,7 +30,7 @@ from txsmtpd.reply import HEADER_TOO_LONG, OK, Refused, Reply
 log = Logger(namespace="txsmtpd.filters")
 
 LONGEST_HEADER = 2**18  # bytes; parsing more would block other connections
-NO_ROOM = Reply(452, "4.3.1", "There is no room for the message, try again later")
+NO_ROOM = Reply(452, "4.3.1", "Insufficient storage, try again later")
 
 # The last, incomplete line of a header.
 _MAY_BE_FIELD = re.compile(rb"[!-9;-~]{0,1000}[ \t]*(?::[^\r]*+\Z|\Z)|[ \t][^\r]*+\Z")

@@ -29,13 +29,13 @@ log = Logger(namespace="txsmtpd.relay")
 PIECE = 65536  # octets written at a time
 FAREWELL = 10  # seconds to wait for the server to close after QUIT
 
-UNREACHABLE = Reply(451, "4.4.1", "The next server cannot be reached; try again later")
-DROPPED = Reply(451, "4.4.2", "The next server has closed the connection; try again later")
-TOO_SLOW = Reply(451, "4.4.2", "The next server takes too long; try again later")
-GARBLED = Reply(451, "4.5.0", "The next server does not keep to the protocol; try again later")
-NOT_SECURE = Reply(451, "4.7.5", "The next server cannot be reached securely; try again later")
-NOT_LET_IN = Reply(451, "4.7.0", "The next server does not let this one in; try again later")
-NOT_READY = Reply(451, "4.3.2", "The next server takes no mail now; try again later")
+UNREACHABLE = Reply(451, "4.4.1", "The next server cannot be reached, try again later")
+DROPPED = Reply(451, "4.4.2", "The next server closed the connection, try again later")
+TOO_SLOW = Reply(451, "4.4.2", "The next server timed out, try again later")
+GARBLED = Reply(451, "4.5.0", "The next server violated the protocol, try again later")
+NOT_SECURE = Reply(451, "4.7.5", "The next server cannot be reached securely, try again later")
+NOT_LET_IN = Reply(451, "4.7.0", "The next server rejected the login, try again later")
+NOT_READY = Reply(451, "4.3.2", "The next server does not accept mail now, try again later")
 
 
 def verdict(reply: Reply) -> Reply:
@@ -272,7 +272,7 @@ class Connection(LineReceiver):
             if name in offered:
                 break
         else:
-            raise self._given_up(NOT_LET_IN, Reply(504, "5.5.4", "no mechanism of AUTH that is known here"))
+            raise self._given_up(NOT_LET_IN, Reply(504, "5.5.4", "no supported AUTH mechanism"))
         initial = f" {_base64(mechanism.challengeResponse(password, 2))}" if name == "PLAIN" else ""
         reply = await self.command(f"AUTH {name}{initial}")
         steps = 0

@@ -39,9 +39,9 @@ from txsmtpd.reply import Refused, Reply
 from txsmtpd.session import Envelope, Session
 from txsmtpd.wire.grammar import own_host_name
 
-NO_ROOM = Reply(452, "4.3.1", "There is no room for the message; try again later")
+NO_ROOM = Reply(452, "4.3.1", "Insufficient storage, try again later")
 TOO_DEEP = Reply(554, "5.6.0", "The parts of the message are nested too deeply")
-NOT_STORED = Reply(451, "4.3.0", "The message could not be stored; try again later")
+NOT_STORED = Reply(451, "4.3.0", "The message could not be stored, try again later")
 
 THREADS = 8  # threads that wait for the disk, at most
 PIECE = 2**18  # octets converted and written at a time, so that one message does not delay all others

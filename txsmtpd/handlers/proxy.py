@@ -29,8 +29,8 @@ from txsmtpd.wire.outgoing import with_crlf
 log = Logger(namespace="txsmtpd.relay")
 
 HOPS = 100  # Received fields from which on a message counts as looping (RFC 5321 6.3)
-ITSELF = Reply(451, "4.4.6", "The next server is this server itself; try again later")
-LOOP = Reply(554, "5.4.6", "The message has passed too many servers; it goes in circles")
+ITSELF = Reply(451, "4.4.6", "Mail loops back to this server, try again later")
+LOOP = Reply(554, "5.4.6", "Too many hops, the message is in a loop")
 OK = Reply(250, "2.0.0", "OK")
 RECIPIENT_OK = Reply(250, "2.1.5", "OK")
 

@@ -8,13 +8,13 @@ from txsmtpd.handlers.client import Connection
 from txsmtpd.reply import Refused, Reply
 from txsmtpd.wire import grammar
 
-NEEDS_8BITMIME = Reply(554, "5.6.3", "The next server takes ASCII only, and the message is none")  # RFC 6152 3
-NEEDS_BINARYMIME = Reply(554, "5.6.3", "The next server takes no BINARYMIME")  # RFC 3030 3
-NEEDS_SMTPUTF8 = Reply(550, "5.6.7", "The next server takes no UTF-8 addresses and headers")  # RFC 6531 3.6
-NEEDS_REQUIRETLS = Reply(550, "5.7.30", "The next server cannot promise REQUIRETLS")  # RFC 8689 5
-NEEDS_DELIVERBY = Reply(550, "5.3.3", "The next server cannot promise a time of delivery")  # RFC 2852 4
-NEEDS_FUTURERELEASE = Reply(550, "5.3.3", "The next server cannot keep messages until a time")  # RFC 4865
-NEEDS_RRVS = Reply(550, "5.7.19", "The next server cannot tell since when a mailbox is somebody's")  # RFC 7293
+NEEDS_8BITMIME = Reply(554, "5.6.3", "The next server does not support 8BITMIME")  # RFC 6152 3
+NEEDS_BINARYMIME = Reply(554, "5.6.3", "The next server does not support BINARYMIME")  # RFC 3030 3
+NEEDS_SMTPUTF8 = Reply(550, "5.6.7", "The next server does not support SMTPUTF8")  # RFC 6531 3.6
+NEEDS_REQUIRETLS = Reply(550, "5.7.30", "The next server does not support REQUIRETLS")  # RFC 8689 5
+NEEDS_DELIVERBY = Reply(550, "5.3.3", "The next server does not support DELIVERBY")  # RFC 2852 4
+NEEDS_FUTURERELEASE = Reply(550, "5.3.3", "The next server does not support FUTURERELEASE")  # RFC 4865
+NEEDS_RRVS = Reply(550, "5.7.19", "The next server does not support RRVS")  # RFC 7293
 
 # The extension that defines a parameter, if it does not have the same name.
 CARRIERS = {

@@ -16,7 +16,7 @@ from txsmtpd.wire.outgoing import Stuffer, stuffed, with_crlf
 if TYPE_CHECKING:
     from txsmtpd.handlers.upstream import Upstream
 
-TOO_LARGE = Reply(552, "5.3.4", "The message is larger than the next server takes")
+TOO_LARGE = Reply(552, "5.3.4", "Message size exceeds the limit of the next server")
 NO_RECIPIENTS = Reply(554, "5.5.1", "No valid recipients")
 
 

@@ -42,7 +42,7 @@ log = Logger(namespace="txsmtpd.relay")
 
 MESSAGES = 100  # on one connection, unless the server wants fewer (RFC 9422)
 
-TOO_MANY = Reply(451, "4.3.2", "Too many messages are on their way to the next server; try again later")
+TOO_MANY = Reply(451, "4.3.2", "Too many connections to the next server, try again later")
 
 TLS_MODES = ("opportunistic", "required", "implicit", "never")
 

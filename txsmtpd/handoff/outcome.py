@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from txsmtpd.reply import Refused, Reply
 
-NOT_TAKEN = Reply(451, "4.3.0", "The message was not accepted downstream; try again later")
-UNAVAILABLE = Reply(451, "4.4.1", "The downstream system is not available; try again later")
+NOT_TAKEN = Reply(451, "4.3.0", "The downstream system did not accept the message, try again later")
+UNAVAILABLE = Reply(451, "4.4.1", "The downstream system is not available, try again later")
 UNKNOWN = Reply(451, "4.4.2", "The downstream system did not confirm the message; send it again")
-MISCONFIGURED = Reply(451, "4.3.5", "The server is not configured correctly; try again later")
-BUSY = Reply(451, "4.3.2", "Too many messages in progress; try again later")
+MISCONFIGURED = Reply(451, "4.3.5", "The server is not configured correctly, try again later")
+BUSY = Reply(451, "4.3.2", "Too many messages in progress, try again later")
 TOO_LARGE = Reply(552, "5.3.4", "The message is too large for the downstream system")
 
 

@@ -10,7 +10,7 @@ from txsmtpd.handoff.outcome import BUSY, TOO_LARGE, UNAVAILABLE, NotTaken, Outc
 from txsmtpd.reply import OK, Refused, Reply, parse_status
 
 REFUSED = Reply(550, "5.7.1", "The message was refused")
-NO_RECIPIENT = Reply(550, "5.1.1", "There is no such recipient")
+NO_RECIPIENT = Reply(550, "5.1.1", "No such recipient")
 
 FINAL = {406, 410, 422}
 OURS = {400, 401, 403, 404, 405, 415}  # configuration errors: mail must not bounce because of them

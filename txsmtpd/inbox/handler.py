@@ -12,8 +12,8 @@ from txsmtpd.observe.transcript import peer_text
 from txsmtpd.reply import Refused, Reply
 from txsmtpd.session import Envelope, Session
 
-FULL = Reply(452, "4.3.1", "There is no room for the message; try again later")
-NOT_STORED = Reply(451, "4.3.0", "The message could not be stored; try again later")
+FULL = Reply(452, "4.3.1", "Insufficient storage, try again later")
+NOT_STORED = Reply(451, "4.3.0", "The message could not be stored, try again later")
 
 EXTRA = ("jinja2", "wsproto")  # the modules of the extra "inbox"
 

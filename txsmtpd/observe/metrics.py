@@ -80,7 +80,7 @@ _BY_TEXT = (
     ("Temporary authentication failure", "failure"),
     ("Too many messages in one session", "rate"),
     ("Line too long", "syntax"),
-    ("The receiver of the message has given up", "hook"),
+    ("The message was not processed, try again later", "hook"),
     ("Too many connections", "rate"),
     ("TLS is not available", "tls"),
     ("Must issue a STARTTLS", "tls"),

@@ -37,7 +37,7 @@ BODY = Reply(501, "5.5.4", "BODY must be one of 7BIT, 8BITMIME")
 REFUSALS: Mapping[Reply, str] = {
     BODY: "501 Error: BODY can only be one of 7BIT, 8BITMIME",
     Reply(501, "5.5.4", "SMTPUTF8 takes no value"): "501 Error: SMTPUTF8 takes no arguments",
-    Reply(552, "5.3.4", "The message is larger than this server takes"): (
+    Reply(552, "5.3.4", "Message size exceeds the limit"): (
         "552 Error: message size exceeds fixed maximum message size"
     ),
 }

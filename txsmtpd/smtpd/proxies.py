@@ -21,7 +21,7 @@ from txsmtpd.smtpd.channel import SMTPChannel
 from txsmtpd.smtpd.looping import driver
 from txsmtpd.smtpd.server import SMTPServer, keywords_of
 
-NOT_TAKEN = Reply(451, "4.3.0", "The next server has not taken the message; try again later")
+NOT_TAKEN = Reply(451, "4.3.0", "The next server did not accept the message, try again later")
 MAILMAN_MAP = "/var/lib/mailman3/data/postfix_lmtp"
 MAILMAN_LMTP = ("localhost", 8024)
 # Suffixes of the further addresses of a list in Mailman 3.

@@ -99,7 +99,7 @@ def _parse(arg: str, attributes: Mapping[str, tuple[str, Callable[[str], Any]]])
         try:
             values[field] = None if value.upper() == UNAVAILABLE else read(value)
         except ValueError:
-            raise Refused(Reply(501, "5.5.4", f"That is no value of {name}")) from None
+            raise Refused(Reply(501, "5.5.4", f"Invalid value of {name}")) from None
     return values
 
 

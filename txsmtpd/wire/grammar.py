@@ -161,7 +161,9 @@ def _taken(found: re.Match[str], status: str) -> tuple[str, Parameters]:
 def _check_literal(mailbox: str, status: str) -> None:
     literal = mailbox[mailbox.rindex("[") + 1 : -1]
     if not _is_address(literal):
-        raise Refused(Reply(553, status, f"[{literal}] is no address literal; write [192.0.2.1] or [IPv6:2001:db8::1]"))
+        raise Refused(
+            Reply(553, status, f"[{literal}] is not an address literal such as [192.0.2.1] or [IPv6:2001:db8::1]")
+        )
 
 
 def _is_address(literal: str) -> bool:
@@ -189,10 +191,10 @@ def _diagnose(arg: str | None, keyword: str, form: str, status: str) -> Reply:
         if end is None:
             return Reply(501, "5.5.4", "The closing > of the address is missing")
         if path[end + 1 : end + 2] not in ("", " "):
-            return Reply(501, "5.5.4", "A space must stand between the address and what follows it")
+            return Reply(501, "5.5.4", "A space is missing after the address")
         path = path[1:end]
         if not path:
-            return Reply(553, status, "The null path <> is no recipient")
+            return Reply(553, status, "The null path <> is not allowed in RCPT")
     else:
         path = path.split(" ", 1)[0]
     return _wrong_mailbox(path, status)
@@ -264,7 +266,7 @@ def _wrong_mailbox(path: str, status: str) -> Reply:
     if not at:
         return Reply(553, status, "The address needs a domain, as in user@example.com")
     if not re.fullmatch(_LOCAL_PART, local):
-        return Reply(553, status, "The part of the address before the @ is malformed")
+        return Reply(553, status, "The local part of the address is malformed")
     return Reply(553, status, "The domain of the address is malformed")
 
 
@@ -304,7 +306,7 @@ def parse_vrfy(arg: str) -> str:
     """
     path = arg[1:-1] if arg.startswith("<") and arg.endswith(">") else arg
     if not (is_mailbox(path) or _USER_NAME.fullmatch(path)):
-        raise Refused(Reply(502, "5.1.3", "That is neither a user name nor an address; syntax: VRFY <address>"))
+        raise Refused(Reply(502, "5.1.3", "Not a user name or an address; syntax: VRFY <address>"))
     return path
 
 
@@ -337,13 +339,13 @@ def decode_xtext(text: str) -> str:
     :raises Refused: with 501 if it is not xtext, or encodes a control character.
     """
     if not _XTEXT.fullmatch(text):
-        raise Refused(Reply(501, "5.5.4", "That is not xtext (RFC 3461 4)"))
+        raise Refused(Reply(501, "5.5.4", "Invalid xtext (RFC 3461 4)"))
     head, *coded = text.split("+")
     octets = head.encode("ascii") + b"".join(bytes.fromhex(piece[:2]) + piece[2:].encode("ascii") for piece in coded)
     try:
         return decode(octets)
     except Refused:
-        raise Refused(Reply(501, "5.5.4", "The xtext hides control characters or is not UTF-8")) from None
+        raise Refused(Reply(501, "5.5.4", "The xtext encodes control characters or invalid UTF-8")) from None
 
 
 def encode_xtext(text: str) -> str:
@@ -365,7 +367,7 @@ def decode_utf8_address(text: str, raw: bool) -> str:
         address = _EMBEDDED.sub(_embedded, text)
         if address.isprintable():
             return address
-    raise Refused(Reply(501, "5.5.4", "That is no address of type utf-8 (RFC 6533 3)"))
+    raise Refused(Reply(501, "5.5.4", "Invalid utf-8 address (RFC 6533 3)"))
 
 
 def _embedded(found: re.Match[str]) -> str:
@@ -383,4 +385,4 @@ def parse_date_time(text: str | None) -> datetime:
             return datetime.fromisoformat(text.upper()).astimezone(UTC)
         except (ValueError, OverflowError):
             pass
-    raise Refused(Reply(501, "5.5.4", "The time must be as in 2006-01-02T15:04:05Z (RFC 3339)"))
+    raise Refused(Reply(501, "5.5.4", "Invalid time, must be as in 2006-01-02T15:04:05Z (RFC 3339)"))
