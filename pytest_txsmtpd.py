@@ -168,5 +168,5 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         if report.failed and page is not None and page.failed(item.name):
             texts.append(f"The mail of this test: {page.url}/?query=tag:{_tag_of(item.name)}")
         if texts:
-            report.sections.append(("SMTP: what was said", "\n\n".join(texts)))
+            report.sections.append(("SMTP transcripts", "\n\n".join(texts)))
     return report

@@ -171,7 +171,8 @@ class FactoryTests(SynchronousTestCase):
             "proces_message": "process_message",
         }.items():
             self.assertIn(
-                f"{wrong} of the handler Handler is no hook; is {right} meant?", self.refused(having(**{wrong: a_hook}))
+                f"{wrong} of the handler Handler is not a hook; did you mean {right}?",
+                self.refused(having(**{wrong: a_hook})),
             )
 
     def test_unknown(self) -> None:
@@ -200,7 +201,7 @@ class FactoryTests(SynchronousTestCase):
             " is self missing, its first parameter?",
         )
         self.assertIn(
-            "not callable", self.refused(having(handle_RCPT="250 OK")).replace("is no method but", "not callable")
+            "not callable", self.refused(having(handle_RCPT="250 OK")).replace("is not a method but", "not callable")
         )
 
     def test_noHook(self) -> None:
@@ -219,7 +220,7 @@ class FactoryTests(SynchronousTestCase):
             lambda handler: SMTPFactory(handler, strict_handler=False),
             lambda handler: UnthreadedController(handler, loop=object()),
         ):
-            for handler, words in ((having(handle_RCTP=a_hook), "is handle_RCPT meant?"), (object(), "Sink()")):
+            for handler, words in ((having(handle_RCTP=a_hook), "did you mean handle_RCPT?"), (object(), "Sink()")):
                 with warnings.catch_warnings(record=True) as warned:
                     warnings.simplefilter("always")
                     make(handler)

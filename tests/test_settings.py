@@ -170,7 +170,7 @@ class HookTests(SynchronousTestCase):
         self.assertEqual(find_hooks(Handler()), {})
 
     def test_handleMessage(self) -> None:
-        """handle_message, which old handlers have for their own use, is no hook."""
+        """handle_message, which old handlers have for their own use, is not a hook."""
         self.assertEqual(find_hooks(handler(message=print)), {})
 
     def test_processMessage(self) -> None:

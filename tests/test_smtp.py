@@ -1946,7 +1946,7 @@ class LogTests(LoggingTestCase):
         client.talk(GREETING + b"MAIL FROM:<a@b.example>\r\n" + 1000 * b"RCPT TO:<c@example.com>\r\n")
         self.assertEqual(len(self.logged()), 10)
         client.vanish()
-        self.assertIn(" 990 more lines of this session were left out, client 192.0.2.7:4321", self.logged()[-1])
+        self.assertIn(" 990 more log lines of this session were suppressed, client 192.0.2.7:4321", self.logged()[-1])
 
     def test_dialogue(self) -> None:
         """With log_dialogue each line of the client and each reply is told, at debug level."""

@@ -325,7 +325,7 @@ def verifyHandler(handler: object) -> bool:
         if name not in HOOKS:
             hooks = {hook.lower(): hook for hook in HOOKS}
             near = difflib.get_close_matches(name.lower(), hooks, 1, 0)
-            raise InvalidHandler(f"{name} is no hook of {handler!r}; is {hooks[near[0]]} meant?")
+            raise InvalidHandler(f"{name} is not a hook of {handler!r}; did you mean {hooks[near[0]]}?")
         _verify_hook(handler, name)
     if hasattr(handler, "open_message") and not IStreamingHandler.providedBy(handler):
         raise InvalidHandler(f"{handler!r} has open_message, but does not declare @implementer(IStreamingHandler)")
@@ -401,8 +401,8 @@ def check_handler(handler: object, verbs: Collection[str] = (), *, own_hooks: bo
     others = any(name.startswith(("handle_", "auth_")) and name not in NO_HOOKS for name in names)
     if not (hooks or others or discards or IStreamingHandler.providedBy(handler)):
         raise TypeError(
-            f"{_called(handler)} has no hook, such as handle_DATA; all mail would be accepted and thrown away."
-            " If that is meant, the handler is txsmtpd.handlers.Sink()"
+            f"{_called(handler)} has no hook, such as handle_DATA; all mail would be accepted and discarded."
+            " If this is intended, use txsmtpd.handlers.Sink()"
         )
 
 
@@ -422,13 +422,13 @@ def _check_name(handler: object, name: str, own_hooks: bool) -> None:
         known = {hook.removeprefix("handle_").lower(): hook for hook in HOOKS}
         near = difflib.get_close_matches(name.removeprefix("handle_").lower(), known, 1, 0.7)
         if near:
-            raise TypeError(f"{name} of {_called(handler)} is no hook; is {known[near[0]]} meant?")
+            raise TypeError(f"{name} of {_called(handler)} is not a hook; did you mean {known[near[0]]}?")
         if name.removeprefix("handle_").isupper() and not own_hooks:
-            raise TypeError(f"{name} of {_called(handler)} is no hook, and there is no such command")
+            raise TypeError(f"{name} of {_called(handler)} is not a hook, and there is no such command")
         return
     meant = _nearly_a_hook(name)
     if meant is not None and callable(inspect.getattr_static(handler, name, None)):
-        raise TypeError(f"{name} of {_called(handler)} is no hook; is {meant} meant?")
+        raise TypeError(f"{name} of {_called(handler)} is not a hook; did you mean {meant}?")
 
 
 @lru_cache(maxsize=1024)

@@ -460,7 +460,7 @@ class Settings:
         for name in options:
             if name not in known:
                 near = difflib.get_close_matches(name, known, 1)
-                hint = f"; is {near[0]} meant?" if near else f"; there are {', '.join(known)}"
+                hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
                 raise TypeError(f"unknown option {name!r}{hint}")
         of_class = {name: getattr(protocol, name) for name in CLASS_OPTIONS if hasattr(protocol, name)}
         of_class = {name: value for name, value in of_class.items() if not isinstance(value, property)}
@@ -486,7 +486,7 @@ def find_hooks(handler: object) -> dict[str, Callable[..., Any]]:
     hooks = {name.removeprefix("handle_"): getattr(handler, name) for name in names}
     for name, hook in hooks.items():
         if not callable(hook):
-            raise TypeError(f"the hook {name} of {handler!r} is no method but {hook!r}")
+            raise TypeError(f"the hook {name} of {handler!r} is not a method but {hook!r}")
     if isinstance(handler, type):
         for name in names:
             if inspect.isfunction(inspect.getattr_static(handler, name)):
@@ -522,7 +522,7 @@ def _authenticator(settings: Settings) -> Callable[..., Any] | None:
         if isinstance(settings.authenticator, PortalAuthenticator):  # these settings were copied from others
             return settings.authenticator
         if settings.authenticator is not None:
-            raise TypeError("portal and authenticator exclude each other: one of them decides")
+            raise TypeError("portal and authenticator exclude each other")
         return PortalAuthenticator(settings.portal)
     if settings.authenticator is None and settings.auth_callback is not None:
         return authenticator_from_callback(_in_asyncio(settings, settings.auth_callback))
@@ -620,7 +620,7 @@ def _admission(settings: Settings) -> Admission:
         except (TypeError, ValueError) as error:
             raise ValueError(f"rates and auth_failures_per_network must be rates: {error}") from error
     elif settings.rates:
-        raise TypeError("limiter and rates exclude each other: one of them decides")
+        raise TypeError("limiter and rates exclude each other")
     elif not callable(getattr(limiter, "admit", None)) or not callable(getattr(limiter, "auth_failed", None)):
         raise TypeError(f"limiter must provide ILimiter, with admit and auth_failed; {limiter!r} does not")
     return Admission(limiter, settings.unlimited_networks, settings.network_prefixes)

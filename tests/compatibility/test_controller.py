@@ -326,7 +326,7 @@ class OptionTests(SynchronousTestCase):
     def test_unknown(self) -> None:
         """An unknown option is refused when the controller is made, with the nearest that there is."""
         error = self.assertRaises(TypeError, Controller, Sink(), tiemout=3)
-        self.assertIn("is timeout meant?", str(error))
+        self.assertIn("did you mean timeout?", str(error))
         self.assertRaises(ValueError, Controller, Sink(), timeout=-1)
 
     def test_passedOn(self) -> None:

@@ -273,7 +273,7 @@ class RuleTests(SynchronousTestCase):
         """Rules that make no sense are refused, with the nearest that does."""
         faults = Faults()
         for wrong, words in (
-            (lambda: faults.on("rctp"), "there is no stage 'rctp'; is rcpt meant?"),
+            (lambda: faults.on("rctp"), "there is no stage 'rctp'; did you mean rcpt?"),
             (lambda: faults.on(), "a rule needs a stage"),
             (lambda: faults.on("rcpt").reply("354 go on"), "final reply"),
             (lambda: faults.on("rcpt").reply("later"), "no status"),
@@ -838,10 +838,10 @@ class WordsTests(SynchronousTestCase):
         for spec, words in {
             "": "a rule needs a stage",
             "reply=451 x": "a rule needs a stage",
-            "rctp drop": "is rcpt meant?",
+            "rctp drop": "did you mean rcpt?",
             "rcpt": "it does nothing",
             "rcpt first=2": "it does nothing",
-            "rcpt frist=2 drop": "is first meant?",
+            "rcpt frist=2 drop": "did you mean first?",
             "rcpt first=two drop": "a number was expected, not 'two'",
             "rcpt first= drop": "first needs a value",
             "rcpt first drop": "first needs a value",
@@ -912,7 +912,7 @@ class CommandLineTests(CommandLineTestCase):
 
     def test_refused(self) -> None:
         """What cannot be understood is one line and status 64."""
-        self.assertOneLine(self.smtpd("--fault=rctp drop"), 64, "--fault=rctp drop: ", "is rcpt meant?")
+        self.assertOneLine(self.smtpd("--fault=rctp drop"), 64, "--fault=rctp drop: ", "did you mean rcpt?")
         self.assertOneLine(self.smtpd(TXSMTPD_FAULT="rcpt"), 64, "TXSMTPD_FAULT=rcpt: ", "it does nothing")
 
 

@@ -420,7 +420,7 @@ class FailureTests(FilterTests):
         """What is no filter is refused when the factory is made, with the reason."""
         for filters, text in (
             ("rspamd", "must be a list"),
-            ([object()], "is no filter"),
+            ([object()], "is not a filter"),
             ([Filter], "must be an object"),
             ([Filter(MSG=says(None))], "filter_MSG .* is no stage"),
             ([Filter(RCPT=lambda server, session: None)], r"filter_RCPT of .* must be filter_RCPT\(server, session, "),
@@ -444,7 +444,7 @@ class FailureTests(FilterTests):
 
     def test_oldServers(self) -> None:
         """A server of the smtpd module, which never waits, takes no filters."""
-        with self.assertRaisesRegex(ValueError, "filters cannot be used with a server of the smtpd module"):
+        with self.assertRaisesRegex(ValueError, "servers of the smtpd module do not support filters"):
             SMTPServer(None, None, filters=[Filter(MAIL=says(None))])
 
     def test_names(self) -> None:

@@ -254,7 +254,7 @@ class FaultTests(MilterTests):
         client.talk(DATA + DATA)
         self.assertEqual(len(said), 2, said)
         self.assertIn("the filter milter failed: no connection to the milter: Connection was refused", said[0])
-        self.assertEqual(said[1], "The filter milter works again")
+        self.assertEqual(said[1], "the filter milter works again")
 
     def test_upAgain(self) -> None:
         """A milter that is there again is told what it has missed, in the same session."""

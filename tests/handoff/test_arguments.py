@@ -43,7 +43,7 @@ class ParseTests(SynchronousTestCase):
     def test_mistakes(self) -> None:
         """Each is told by its name, with what to do."""
         for spec, expected in (
-            ("amqp://x:quue=mail", "there is no option 'quue'; is queue meant?"),
+            ("amqp://x:quue=mail", "there is no option 'quue'; did you mean queue?"),
             ("zzz=1", "there are declare, max-size, queue, store"),
             ("queue=a:queue=b", "queue is given twice"),
             ("amqp://user:canary=1@mq.test:queue=a", "in the credentials of a URL, write = as %3D"),

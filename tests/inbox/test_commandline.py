@@ -94,8 +94,8 @@ class OptionTests(SynchronousTestCase):
         with open(other, "w", encoding="utf-8") as file:
             file.write("not a database, but long enough to be looked at " * 100)
         for text, *arguments in (
-            ("--web: only --handler=inbox has an inbox", "--web=8025"),
-            ("--keep: only --handler=inbox has an inbox", "--keep=1", "--handler=sink"),
+            ("--web: requires --handler=inbox", "--web=8025"),
+            ("--keep: requires --handler=inbox", "--keep=1", "--handler=sink"),
             ("--web-path=a/../b: must be a path such as /mail", "--handler=inbox", "--web-path=a/../b"),
             ("--web-cors=*: not an origin", "--handler=inbox", "--web-cors=*"),
             ("--web-host=a:1: not a host name", "--handler=inbox", "--web-host=a:1"),

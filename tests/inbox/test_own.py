@@ -283,7 +283,7 @@ class FaultTests(ServerTestCase):
         """Words that describe no rule are refused, with what is wrong, and leave no rule behind."""
         for spec, text in (
             ("rcpt", "it does nothing"),
-            ("rcqt drop", "is rcpt meant?"),
+            ("rcqt drop", "did you mean rcpt?"),
             ("rcpt first=x drop", "a number was expected"),
             ("starttls certificate=/etc/passwd", "on the command line only"),
             ("", "spec must be a rule"),

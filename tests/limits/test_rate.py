@@ -50,7 +50,7 @@ class RateTests(SynchronousTestCase):
     def test_kind(self) -> None:
         """The kind is one of those that there are; a slip gets the nearest."""
         self.assertEqual(parse_rate_of("messages:1/s", KINDS), ("messages", Rate(1, 1, 1)))
-        self.assertIn("is messages meant?", str(self.assertRaises(ValueError, parse_rate_of, "message:1/s", KINDS)))
+        self.assertIn("did you mean messages?", str(self.assertRaises(ValueError, parse_rate_of, "message:1/s", KINDS)))
         self.assertIn("there are connections", str(self.assertRaises(ValueError, parse_rate_of, "xyz:1/s", KINDS)))
         self.assertIn("write KIND:N/PERIOD", str(self.assertRaises(ValueError, parse_rate_of, "1/s", KINDS)))
         self.assertRaises(ValueError, Limits, {"mail": "1/s"})

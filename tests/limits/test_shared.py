@@ -112,7 +112,7 @@ class FailOpenTests(LoggingTestCase):
         connection.result = lambda: succeed(None)
         self.assertIsNone(self.successResultOf(maybeDeferred(limits.admit, "messages", "login:fred")))
         self.assertEqual(len(self.logged("warn")), 1)
-        self.assertIn("Redis answers again", self.logged("info")[0])
+        self.assertIn("Redis is available again", self.logged("info")[0])
 
     def test_local(self) -> None:
         """Networks are counted by each host for itself, and what has no limit is asked nobody."""

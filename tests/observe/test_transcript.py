@@ -474,7 +474,7 @@ class ReportTests(SynchronousTestCase):
                     for method in ("test_fails", "test_breaks", "test_failsInCleanup", "test_failsInTearDown"):
                         printed = self.printed(base, result, method, attached_in)
                         self.assertIn("C: NOOP here", printed, (base, result, method, attached_in))
-                        self.assertIn(f"Case.{method}: what was said", printed)
+                        self.assertIn(f"Case.{method}: transcripts", printed)
 
     def test_setUp(self) -> None:
         """So where setUp fails after it."""

@@ -271,10 +271,10 @@ class OptionTests(SynchronousTestCase):
         """What is no network is one line that says what would be one."""
         self.assertEqual(
             refusal("--proxy-from=unix", "--proxy-from=lb.test"),
-            "--proxy-from=lb.test: must have networks, and 'lb.test' is none;"
+            "--proxy-from=lb.test: must contain networks; 'lb.test' is not one;"
             " write 192.0.2.1, 192.0.2.0/24, 2001:db8::/32 or unix",
         )
-        self.assertIn("is 10.0.0.0/8 meant?", refusal("--proxy-from=10.0.0.1/8"))
+        self.assertIn("did you mean 10.0.0.0/8?", refusal("--proxy-from=10.0.0.1/8"))
         self.assertTrue(refusal("--proxy-from=").startswith("--proxy-from=: "))
         self.assertTrue(refusal(environ={"TXSMTPD_PROXY_FROM": "x"}).startswith("TXSMTPD_PROXY_FROM=x: "))
 

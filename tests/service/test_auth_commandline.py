@@ -62,8 +62,8 @@ class OptionsTests(SynchronousTestCase):
             ),
             (["--require-auth"], "--require-auth: requires --auth"),
             (["--auth-without-tls"], "--auth-without-tls: requires --auth"),
-            (["--auth="], "--auth=: there is no such checker; see --help-auth"),
-            (["--auth=nonesuch:x", "--auth-without-tls"], "--auth=nonesuch: there is no such checker"),
+            (["--auth="], "--auth=: unknown password checker; see --help-auth"),
+            (["--auth=nonesuch:x", "--auth-without-tls"], "--auth=nonesuch: unknown password checker"),
             (["--auth=anonymous", "--auth-without-tls"], "--auth=anonymous: it does not check passwords"),
             (
                 ["--auth=memory", "--auth-without-tls"],

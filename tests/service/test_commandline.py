@@ -287,7 +287,9 @@ class ServingTests(CommandLineTestCase):
         self.assertEqual(self.connect(process.port()).reply()[:3], "220")
         process.process.send_signal(signal.SIGTERM)
         process.wait()
-        self.assertEqual(process.errors, ["warning: handle_DATE of the handler H is no hook; is handle_DATA meant?\n"])
+        self.assertEqual(
+            process.errors, ["warning: handle_DATE of the handler H is not a hook; did you mean handle_DATA?\n"]
+        )
 
     def test_mailbox(self) -> None:
         """--handler=mailbox stores."""

@@ -87,12 +87,12 @@ class FilterOptionTests(SynchronousTestCase):
             ("virus", "no filter is called 'virus'; there are rspamd, milter, and dotted names"),
             ("milter", "write milter:ENDPOINT"),
             ("milter:/run/x", "'/run/x' is no endpoint; write unix:/run/milter.sock or tcp:127.0.0.1:8891"),
-            ("milter:unix:/x,nmae=a", "'nmae' is no option of milter; did you mean name=?"),
+            ("milter:unix:/x,nmae=a", "'nmae' is not an option of milter; did you mean name=?"),
             ("milter:unix:/x,timeout=0", "timeout: must be a number of seconds"),
             ("milter:unix:/x,on-failure=drop", "on_failure of the filter milter must be 'tempfail' or 'accept'"),
             ("rspamd:ftp://x", "'ftp://x' is no URL of an rspamd; write http://127.0.0.1:11333"),
             ("rspamd,password-file=/nothing/here", "password-file: cannot be read from /nothing/here: No such file"),
-            ("json.JSONDecoder", "is no filter: it has no method such as filter_message"),
+            ("json.JSONDecoder", "is not a filter: it has no method such as filter_message"),
             (f"{__name__}.Marks:bad", "bad is no value"),
             (f"{__name__}.Nothing", "has no Nothing"),
         ):
@@ -104,7 +104,7 @@ class FilterOptionTests(SynchronousTestCase):
     def test_oldServers(self) -> None:
         """A server of the smtpd module takes no filters."""
         told = refusal("--handler=smtpd:txsmtpd.smtpd.DebuggingServer", "--filter=rspamd")
-        self.assertEqual(told, "--filter=rspamd: a server of the smtpd module takes no filters")
+        self.assertEqual(told, "--filter=rspamd: servers of the smtpd module do not support filters")
 
     def test_help(self) -> None:
         """--help-filters lists the filters with their options."""

@@ -58,7 +58,7 @@ class OptionTests(SynchronousTestCase):
     def test_port25(self) -> None:
         """Port 25 is not for LMTP, however it is written."""
         for port in "tcp:25", "tcp:25:interface=127.0.0.1", "tcp:port=25", "tcp6:25", "haproxy:tcp:25":
-            self.assertIn("port 25 is for SMTP", refusal(f"--listen-lmtp={port}"))
+            self.assertIn("port 25 must not be used for LMTP", refusal(f"--listen-lmtp={port}"))
         self.assertTrue(refusal(environ={"TXSMTPD_LISTEN_LMTP": "tcp:25"}).startswith("TXSMTPD_LISTEN_LMTP=tcp:25: "))
         for port in "tcp:250", "tcp:2525", "unix:25", "tcp:24:interface=25":
             parse(f"--listen-lmtp={port}")

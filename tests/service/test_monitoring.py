@@ -129,7 +129,7 @@ class OptionTests(SynchronousTestCase):
     def test_malformed(self) -> None:
         """What is no endpoint, or a delay that nobody could see, is one line."""
         self.assertIn("--metrics=nowhere: not an endpoint", self.refused("--metrics=nowhere"))
-        self.assertIn("--metrics=99999: there is no port 99999", self.refused("--metrics=99999"))
+        self.assertIn("--metrics=99999: invalid port 99999", self.refused("--metrics=99999"))
         self.assertIn("requires --metrics", self.refused("--drain-delay=5"))
         self.assertIn("must be a number of seconds", self.refused("--metrics=0", "--drain-delay=-1"))
 

@@ -124,13 +124,13 @@ class EndpointTests(SynchronousTestCase):
             ("tcp:localhost:25", "did you mean localhost:25?"),
             ("tcp:127.0.0.1:25", "did you mean 127.0.0.1:25?"),
             ("nowhere", "such as tcp:8025:interface=127.0.0.1 or localhost:8025: Unknown endpoint type: 'nowhere'"),
-            ("localhost:99999", "there is no port 99999"),
+            ("localhost:99999", "invalid port 99999"),
         ]:
             self.assertIn(meant, refusal(f"--listen={text}"))
 
     def test_lmtpPort(self) -> None:
         """Port 25 is no port for LMTP, however it is written."""
-        self.assertIn("port 25 is for SMTP", refusal("--listen-lmtp=localhost:25"))
+        self.assertIn("port 25 must not be used for LMTP", refusal("--listen-lmtp=localhost:25"))
 
 
 class AdviceTests(SynchronousTestCase):

@@ -216,8 +216,8 @@ class SignalTests(ProcessTestCase):
         certificate.write_text("no certificate")
         for _ in range(2):
             process.process.send_signal(signal.SIGHUP)
-            process.line_with("what was served before is kept")
-            process.line_with("the reload has failed")
+            process.line_with("the previous certificate stays in use")
+            process.line_with("the reload failed")
         certificate.write_bytes(combined(issue("localhost")))
         process.process.send_signal(signal.SIGHUP)
         process.line_with("reloaded")
@@ -246,7 +246,7 @@ class SignalTests(ProcessTestCase):
         process.process.send_signal(signal.SIGTERM)
         process.line_with("stopped listening")
         process.process.send_signal(signal.SIGTERM)
-        process.line_with("ended by force")
+        process.line_with("the process is killed")
         self.assertEqual(process.wait(), 71)
 
 

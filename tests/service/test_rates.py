@@ -99,18 +99,21 @@ class RateTests(SynchronousTestCase):
         """What is wrong is one line that names the option and the value."""
         for words, expected in [
             (["--rate=100/min"], "--rate=100/min: '100/min' names no kind"),
-            (["--rate=message:1/s"], "is messages meant?"),
+            (["--rate=message:1/s"], "did you mean messages?"),
             (["--rate=messages:fast"], "write N/PERIOD[,burst=N]"),
             (["--rate=messages:0/s"], "must allow something"),
-            (["--rate=messages:1/s", "--rate=messages:2/s"], "there is another rate of messages"),
-            (["--unlimited-network=192.0.2.1/24"], "is 192.0.2.0/24 meant?"),
+            (["--rate=messages:1/s", "--rate=messages:2/s"], "there are two rates of messages"),
+            (["--unlimited-network=192.0.2.1/24"], "did you mean 192.0.2.0/24?"),
             (["--unlimited-network=none", "--unlimited-network=::1"], "there are others"),
-            (["--network-prefixes=32"], "must be bits of IPv4 and of IPv6, such as 32,64"),
+            (["--network-prefixes=32"], "must be the prefix lengths for IPv4 and IPv6, such as 32,64"),
             (["--network-prefixes=33,64"], "must be bits of IPv4 (1 to 32)"),
             (["--auth-failures-per-network=x"], "is not a rate"),
             (["--data-rate-minimum=0"], "more than 0"),
             (["--limits-redis=http://u:secret@h"], "--limits-redis=http:...: must be redis://"),
-            (["--limits-redis=redis://h", "--auth-failures-per-network=none"], "no limit that hosts could share"),
+            (
+                ["--limits-redis=redis://h", "--auth-failures-per-network=none"],
+                "requires --rate or --auth-failures-per-network, the limits that hosts share",
+            ),
         ]:
             line = refusal(*words)
             self.assertIn(expected, line)

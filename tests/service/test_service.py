@@ -198,8 +198,8 @@ class OptionsTests(SynchronousTestCase):
             (["--listen=tcp"], "--listen=tcp: "),
             (["--listen=tcp:"], "--listen=tcp:: "),
             (["--listen=tcp:nobody-knows"], "--listen=tcp:nobody-knows: "),
-            (["--listen=tcp:65536"], "there is no port 65536"),
-            (["--listen=tcp:port=-1:interface=::1"], "there is no port -1"),
+            (["--listen=tcp:65536"], "invalid port 65536"),
+            (["--listen=tcp:port=-1:interface=::1"], "invalid port -1"),
             (["--listen=tcp:25:colour=red"], "colour"),
             (["--listen=ssl:465:privateKey=/nowhere"], "--listen=ssl:465:privateKey=/nowhere: "),
             (["-ltcp:25", "-lnowhere:1"], "--listen=nowhere:1: "),
@@ -358,16 +358,16 @@ class HandlerTests(SynchronousTestCase):
     def test_dottedRefusals(self) -> None:
         """What cannot be a handler is refused with the reason."""
         self.assertRefused("no_such_package.Handler", "there is no module no_such_package")
-        self.assertRefused(f"{HERE}.Taks", f"{HERE} has no Taks; is Takes meant?")
+        self.assertRefused(f"{HERE}.Taks", f"{HERE} has no Taks; did you mean Takes?")
         self.assertRefused(f"{HERE}.Takes.more", "has no more")
         self.assertRefused("twisted.no_such.Handler", "twisted has no no_such")
-        self.assertRefused("a..b", "is no dotted name")
+        self.assertRefused("a..b", "is not a dotted name")
         self.assertRefused("os.path", "is a module")
         self.assertRefused(f"{HERE}.Takes:x", "takes no arguments")
-        self.assertRefused(f"{HERE}.TakesFolder", "the arguments do not fit", "folder")
-        self.assertRefused(f"{HERE}.TakesFolder:a:b", "the arguments do not fit")
+        self.assertRefused(f"{HERE}.TakesFolder", "invalid arguments", "folder")
+        self.assertRefused(f"{HERE}.TakesFolder:a:b", "invalid arguments")
         self.assertRefused(f"{HERE}.TakesFolder:", "a folder is needed")
-        self.assertRefused(f"{HERE}.TakesFolder:broken", "making it raised OSError: the disk is gone")
+        self.assertRefused(f"{HERE}.TakesFolder:broken", "creating it raised OSError: the disk is gone")
         self.assertRefused(f"{HERE}.Hookless", "it has no method such as handle_DATA")
         self.assertRefused(f"{HERE}.Takes\\", "backslash")
 
@@ -401,8 +401,8 @@ class HandlerTests(SynchronousTestCase):
 
     def test_unknown(self) -> None:
         """A name that nobody has is refused, with the nearest that is there or with all."""
-        self.assertRefused("debuging", "is debugging meant?")
-        self.assertRefused("Sink", "is sink meant?")
+        self.assertRefused("debuging", "did you mean debugging?")
+        self.assertRefused("Sink", "did you mean sink?")
         self.assertRefused("zzz", "there are ", "debugging", "mailbox", "proxy", "sink")
         self.assertRefused("", "no handler is called ''")
 

@@ -49,13 +49,13 @@ class ReloadTests(SynchronousTestCase):
 
         self.assertEqual(
             self.logged(missing, lambda: False, lambda: called.append("third")),
-            ["reloading", "cannot reload: no/such/file: No such file or directory", "the reload has failed"],
+            ["reloading", "cannot reload: no/such/file: No such file or directory", "the reload failed"],
         )
         self.assertEqual(called, ["third"])
 
     def test_unexpected(self) -> None:
         """An exception is logged with its traceback."""
-        self.assertEqual(self.logged(lambda: 1 / 0), ["reloading", "cannot reload", "the reload has failed"])
+        self.assertEqual(self.logged(lambda: 1 / 0), ["reloading", "cannot reload", "the reload failed"])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_ends(self) -> None:

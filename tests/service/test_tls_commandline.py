@@ -77,10 +77,10 @@ class OptionsTests(SynchronousTestCase):
     def test_badCertificate(self) -> None:
         """A certificate that will not do is refused with its option and the reason."""
         self.assertEqual(refusal("--tls=/none.pem"), "--tls=/none.pem: /none.pem: No such file or directory")
-        self.assertIn("there is no private key in it", refusal(f"--tls={self.authorities}"))
+        self.assertIn("it contains no private key", refusal(f"--tls={self.authorities}"))
         self.assertIn("and no file /none.key", refusal(f"--tls={self.certificate}:/none.key"))
         write(self.key, issue("other.test").private_key_pem.bytes())
-        self.assertIn("does not fit", refusal(f"--tls={self.certificate}:{self.key}"))
+        self.assertIn("does not match", refusal(f"--tls={self.certificate}:{self.key}"))
         self.assertIn("TXSMTPD_TLS=/none.pem: ", refusal(environ={"TXSMTPD_TLS": "/none.pem"}))
 
     def test_emptyValues(self) -> None:
@@ -97,15 +97,15 @@ class OptionsTests(SynchronousTestCase):
         for kind in "ssl", "tls", "haproxy:ssl":
             asked = f"--listen-tls={kind}:0:privateKey={self.pem}"
             said = refusal(f"--tls={self.pem}", asked)
-            self.assertTrue(said.startswith(f"{asked}: an endpoint {kind[-3:]}: speaks TLS by itself"), said)
-            self.assertIn("give one such as tcp:465", said)
+            self.assertTrue(said.startswith(f"{asked}: an endpoint {kind[-3:]}: starts TLS itself"), said)
+            self.assertIn("use one such as tcp:465", said)
 
     def test_needsCertificate(self) -> None:
         """What is about TLS needs --tls."""
         for word in "--listen-tls=tcp:1", "--require-starttls", "--tls-client-ca=x", "--require-client-certificate":
             said = refusal(word)
             self.assertTrue(said.startswith(word.partition("=")[0]), said)
-            self.assertIn("give --tls", said)
+            self.assertIn("requires --tls", said)
 
     def test_auto(self) -> None:
         """--tls=auto needs no file; what has nothing to do with it is refused, and nothing is written then."""
@@ -114,8 +114,8 @@ class OptionsTests(SynchronousTestCase):
         self.assertTrue(refusal(*words, "--listen=tcp:x").startswith("--listen=tcp:x: "))
         self.assertTrue(refusal(*words, f"--tls-client-ca={self.authorities}").startswith("--tls-client-ca="))
         self.assertFalse(ca.exists())
-        self.assertIn("only --tls=auto", refusal(f"--tls={self.pem}", f"--ca-out={ca}"))
-        self.assertIn("give --tls", refusal(f"--ca-out={ca}"))
+        self.assertIn("requires --tls=auto", refusal(f"--tls={self.pem}", f"--ca-out={ca}"))
+        self.assertIn("requires --tls", refusal(f"--ca-out={ca}"))
         self.assertEqual(
             refusal("--tls=auto", "--ca-out=/none/ca.pem"), "--ca-out=/none/ca.pem: No such file or directory"
         )

@@ -383,7 +383,7 @@ reactor.callWhenRunning(begin)
 reactor.run()
 print("over", flush=True)
 """)
-        process.line_with("servers are served without loop()")
+        process.line_with("and serves without loop()")
         self.assertEqual(self.send(self.port_of(process)), "250 OK\r\n")
         process.line_with("over")
         self.assertEqual(process.wait(), 0)
@@ -511,9 +511,9 @@ class Abstract(smtpd.SMTPServer):
             (["smtpd:servers.Abstract"], "has no process_message of its own"),
             (["smtpd:SMTPServer"], "has no process_message of its own"),
             (["smtpd:servers.Listening"], "listens where it likes"),
-            (["smtpd:servers.Server:host:x"], "there is no port 'x'"),
+            (["smtpd:servers.Server:host:x"], "invalid port 'x'"),
             (["smtpd:servers.Server:host:1:2"], "too many arguments"),
-            (["smtpd:servers.Server", "--listen-lmtp=unix:lmtp.sock"], "speaks SMTP only"),
+            (["smtpd:servers.Server", "--listen-lmtp=unix:lmtp.sock"], "supports only SMTP"),
         ]
         for (handler, *options), reason in wrong:
             process = self.smtpd(f"--handler={handler}", *options)

@@ -117,7 +117,7 @@ class PureProxyTests(LoggingTestCase):
         passed.begin("b@upstream.test", "c@upstream.test")
         self.assertEqual(passed.send_data(), "550 5.1.1 nobody")
         self.assertEqual(len(script.messages), 1)
-        self.assertIn("one reply must do for all of this", "".join(self.logged("info")))
+        self.assertIn("the client gets one reply for different results", "".join(self.logged("info")))
 
     def test_others(self) -> None:
         """While one client waits for the remote server, others are served."""
@@ -404,7 +404,7 @@ class CommandLineTests(CommandLineTestCase):
         once()
         for handler, reason in (
             ("smtpd:MailmanProxy:h:25:nowhere", "nowhere"),
-            ("smtpd:MailmanProxy:h:25:lists:h:x", "there is no port 'x'"),
+            ("smtpd:MailmanProxy:h:25:lists:h:x", "invalid port 'x'"),
             ("smtpd:MailmanProxy:h:25:lists:h:1:2", "too many arguments"),
             ("smtpd:PureProxy:bad host:25", "host must be a name"),
         ):

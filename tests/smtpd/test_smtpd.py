@@ -394,7 +394,7 @@ class MessageTests(LoggingTestCase):
                 sys.exit("enough")
 
         self.assertEqual(said(HEAD + MESSAGE + b"QUIT\r\n", serve(Exiting))[-2:][0][:3], "451")
-        self.assertIn("SystemExit in the code of a server", self.logged("error")[0])
+        self.assertIn("SystemExit was raised in the code of the server", self.logged("error")[0])
 
     def test_later(self) -> None:
         """A coroutine or a Deferred is waited for, while other clients are served."""
@@ -628,7 +628,7 @@ class ChannelTests(LoggingTestCase):
     def test_noConnection(self) -> None:
         """A channel needs the connection that its server was given, not a socket."""
         error = self.assertRaises(TypeError, smtpd.SMTPChannel, serve(), object(), ("192.0.2.7", 1))
-        self.assertIn("conn must be what handle_accepted() or accept() of the server gives", str(error))
+        self.assertIn("conn must be the argument of handle_accepted() or the result of accept()", str(error))
 
     def test_commandSize(self) -> None:
         """The class may have another limit for the size of a command."""

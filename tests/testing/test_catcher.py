@@ -285,7 +285,7 @@ class InboxTests(SynchronousTestCase):
         """A criterion that does not exist is an error, with the nearest that does; so is one that fits nothing."""
         catcher = MailCatcher()
         for ask in (catcher.inbox, catcher.find, catcher.wait, catcher.next):
-            self.assertIn("is subject meant?", str(self.assertRaises(TypeError, ask, subjekt="hello")))
+            self.assertIn("did you mean subject?", str(self.assertRaises(TypeError, ask, subjekt="hello")))
         self.assertIn("there are to,", str(self.assertRaises(TypeError, catcher.find, qqq="hello")))
         for name, value in {"to": ["bob@x.test"], "subject": b"hello", "user": 1, "header": {"X-Test": 17}}.items():
             self.assertIn("must be a string", str(self.assertRaises(TypeError, catcher.find, **{name: value})))

@@ -125,7 +125,7 @@ class ReadingTests(StoreTestCase):
     def test_noKey(self) -> None:
         """A certificate whose key is nowhere."""
         write(self.path, chain(self.leaf))
-        self.assertEqual(self.refusal(), f"{self.path}: there is no private key in it")
+        self.assertEqual(self.refusal(), f"{self.path}: it contains no private key")
         missing = self.folder / "missing.key"
         self.assertIn(f"and no file {missing}", self.refusal(self.path, missing))
 
@@ -133,7 +133,7 @@ class ReadingTests(StoreTestCase):
         """A key that belongs to another certificate."""
         key = write(self.folder / "other.key", issue("other.test").private_key_pem.bytes())
         write(self.path, chain(self.leaf))
-        self.assertIn(f"the private key in {key} does not fit", self.refusal(self.path, key))
+        self.assertIn(f"the private key in {key} does not match", self.refusal(self.path, key))
 
     def test_noPEM(self) -> None:
         """Files that are no PEM, or are cut off."""
@@ -161,17 +161,17 @@ class ReadingTests(StoreTestCase):
 
     def test_directoryTakesNoKey(self) -> None:
         """A directory and a key file do not go together."""
-        self.assertIn("no key can be given", self.refusal(self.folder, self.path))
+        self.assertIn("do not give a key", self.refusal(self.folder, self.path))
 
     def test_emptyDirectory(self) -> None:
         """A directory without certificates."""
         self.path.unlink()
-        self.assertIn("no certificate is in this directory", self.refusal(self.folder))
+        self.assertIn("there is no certificate in this directory", self.refusal(self.folder))
 
     def test_clientAuthorities(self) -> None:
         """The authorities of clients must be there, and are needed to require certificates."""
         self.assertIn("No such file", self.refusal(client_ca=self.folder / "ca"))
-        self.assertIn("without the authorities", self.refusal(require_client_certificate=True))
+        self.assertIn("needs client_ca", self.refusal(require_client_certificate=True))
 
     def test_openKey(self) -> None:
         """A key that everybody can read is served, with a warning."""
@@ -179,7 +179,7 @@ class ReadingTests(StoreTestCase):
         self.assertEqual(self.logged("warn"), [])
         self.path.chmod(0o644)
         self.store()
-        self.assertEqual(self.logged("warn"), [f"{self.path}: everybody on this host can read this private key"])
+        self.assertEqual(self.logged("warn"), [f"{self.path}: all users of this host can read this private key"])
 
     def test_malformedNames(self) -> None:
         """A certificate whose names cannot be read."""
@@ -223,7 +223,7 @@ class ReadingTests(StoreTestCase):
         write(one / "privkey.pem", new.private_key_pem.bytes())
         self.clock.advance(1)
         self.assertEqual(served(store), serial(new))
-        self.assertIn("no key can be given", self.refusal(one, self.path))
+        self.assertIn("do not give a key", self.refusal(one, self.path))
 
     def test_unreadableAtTheStart(self) -> None:
         """At the start, all must be readable."""
@@ -250,7 +250,7 @@ class RenewalTests(StoreTestCase):
         self.assertEqual(
             self.logged("error"),
             [
-                f"{self.path}: {reason}; what was served before is kept"
+                f"{self.path}: {reason}; the previous certificate stays in use"
                 for reason in ("Permission denied", "Too many open files")
             ],
         )
@@ -296,7 +296,7 @@ class RenewalTests(StoreTestCase):
         self.assertEqual(served(store), serial(self.leaf))
         self.clock.advance(1)
         self.assertEqual(served(store), serial(new))
-        self.assertEqual(self.logged("info"), [f"{self.path} is served from now on"])
+        self.assertEqual(self.logged("info"), [f"{self.path} is in use now"])
 
     def test_writtenInPlace(self) -> None:
         """So is one that was written over."""
@@ -316,7 +316,7 @@ class RenewalTests(StoreTestCase):
             self.assertEqual(served(store), serial(self.leaf))
         (line,) = self.logged("error")
         self.assertIn("no certificate can be read", line)
-        self.assertIn("what was served before is kept", line)
+        self.assertIn("the previous certificate stays in use", line)
         self.path.write_bytes(combined(new)[:500])
         self.clock.advance(1)
         self.assertEqual(served(store), serial(self.leaf))
@@ -335,7 +335,7 @@ class RenewalTests(StoreTestCase):
         write(certificate, chain(new))
         self.clock.advance(1)
         self.assertEqual(served(store), serial(self.leaf))
-        self.assertIn("does not fit", self.logged("error")[0])
+        self.assertIn("does not match", self.logged("error")[0])
         write(key, new.private_key_pem.bytes())
         self.clock.advance(1)
         self.assertEqual(served(store), serial(new))
@@ -517,9 +517,7 @@ class DirectoryTests(StoreTestCase):
                 self.clock.advance(1)
                 self.assertEqual(served(store, "mx.test"), serial(new))
                 self.assertEqual(served(store, "live.test"), serial(live))
-        self.assertEqual(
-            self.logged("error"), [f"{hidden}: Permission denied; the certificates there are kept as they were"]
-        )
+        self.assertEqual(self.logged("error"), [f"{hidden}: Permission denied; its certificates stay in use"])
 
     def test_directoryGone(self) -> None:
         """A directory that cannot be read any more leaves all as it was, and is told once."""

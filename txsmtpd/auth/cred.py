@@ -102,7 +102,7 @@ class InThread:
         results: list[Any] = []
         result.addBoth(results.append)
         if not results:
-            raise TypeError(f"{self.checker!r} does not block, and has no business in a thread")
+            raise TypeError(f"{self.checker!r} does not block, and does not need a thread")
         if isinstance(results[0], Failure):
             results[0].raiseException()
         return results[0]

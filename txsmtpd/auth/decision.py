@@ -39,7 +39,7 @@ def undecided(server: Any, source: str, result: object) -> Refused:
         kind = f"AuthResult whose success is a {type(result.success).__name__}"
     # Not its value, which may contain a password.
     log.error(
-        "{session} {source} gave neither AuthResult, True nor False, but a {kind}",
+        "{session} {source} returned a {kind}, not an AuthResult, True or False",
         session=server.session.id,
         source=source,
         kind=kind,

@@ -152,14 +152,14 @@ class ReactorThread:
                 return self.loop.run_forever()
             except (KeyboardInterrupt, SystemExit) as error:
                 # asyncio lets these exceptions stop the loop, but they are meant for the program's main thread.
-                log.failure("{error} was raised in the reactor's thread, which goes on", error=repr(error))
+                log.failure("{error} was raised in the reactor's thread, which continues", error=repr(error))
 
     def _end(self) -> None:
         for step in (self._finish, self._cancel_tasks, self._close_reactor, self._end_asyncgens, self._end_executor):
             try:
                 self.loop.run_until_complete(as_task(_result_of(step), self.loop))
             except (Exception, asyncio.CancelledError):
-                log.failure("the reactor's thread does not end in good order")
+                log.failure("the reactor's thread did not end cleanly")
 
     async def _cancel_tasks(self) -> None:
         await asyncio.sleep(0)  # let newly started tasks notice that they are cancelled

@@ -279,7 +279,7 @@ class Faults:
         for stage in stages:
             if stage not in STAGES:
                 near = difflib.get_close_matches(str(stage), STAGES, 1)
-                hint = f"is {near[0]} meant?" if near else f"there are {', '.join(STAGES)}"
+                hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(STAGES)}"
                 raise ValueError(f"there is no stage {stage!r}; {hint}")
         matches = {"to": to, "mail_from": mail_from, "helo": helo, "peer": peer, "size": size, "when": when}
         # Each rule has its own random generator, so that rules do not influence each other.

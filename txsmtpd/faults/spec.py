@@ -98,7 +98,7 @@ def _complete(rule: Rule, named: list[tuple[str, str | None]], reply: str | None
             known = [*MATCHES, *WITH_VALUE, *ALONE, "reply"]
             near = difflib.get_close_matches(name, known, 1)
             raise ValueError(
-                f"{name} is not known; " + (f"is {near[0]} meant?" if near else f"there are {', '.join(known)}")
+                f"{name} is not known; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}")
             )
     if reply is not None:
         rule.reply(reply.strip())

@@ -56,12 +56,12 @@ class Link:
                 stage = name.removeprefix(PREFIX)
                 if stage not in STAGES:
                     known = ", ".join(PREFIX + each for each in STAGES)
-                    raise TypeError(f"{name} of {filter!r} is no stage of a filter; there are {known}")
+                    raise TypeError(f"{name} of {filter!r} is not a stage of filters; there are {known}")
                 method = getattr(filter, name)
                 _check_parameters(filter, name, method)
                 self.hooks[stage] = wrap(method)
         if not self.hooks:
-            raise TypeError(f"{filter!r} is no filter: it has no method such as filter_message")
+            raise TypeError(f"{filter!r} is not a filter: it has no method such as filter_message")
         self.name = _unique(getattr(filter, "name", None) or type(filter).__name__, taken)
         on_failure = getattr(filter, "on_failure", "tempfail")
         if on_failure not in ON_FAILURE:
@@ -350,7 +350,7 @@ class Chain:
         except Refused as refused:
             tell_decider(server, "filter")
             log.info(
-                "{session} the filter {name} refuses at {stage}: {reply}",
+                "{session} the filter {name} rejected {stage}: {reply}",
                 session=session.id,
                 name=link.name,
                 stage=stage,
@@ -389,7 +389,7 @@ class Chain:
         # Success at another stage does not show that the failed stage works again.
         if link.trouble is not None and link.trouble_at == stage:
             link.trouble = None
-            log.info("The filter {name} works again", name=link.name)
+            log.info("the filter {name} works again", name=link.name)
 
 
 def _decision(result: Any) -> Verdict | None:

@@ -319,5 +319,5 @@ class WholeMessage(FlowControl):
 
 
 def _no_room(error: OSError) -> Refused:
-    log.error("A message could not be kept for its filters: {error}", error=error.strerror or str(error))
+    log.error("cannot store a message for the filters: {error}", error=error.strerror or str(error))
     return Refused(NO_ROOM)

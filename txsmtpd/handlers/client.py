@@ -128,7 +128,7 @@ class Connection(LineReceiver):
         return verdict(reply) if self.messages else NOT_READY
 
     def lineLengthExceeded(self, line: bytes) -> None:
-        log.warn("the next server has sent a line without end")
+        log.warn("the next server has sent a line that is too long")
         self.fail(GARBLED)
 
     def handshakeCompleted(self) -> None:
@@ -235,7 +235,7 @@ class Connection(LineReceiver):
             raise self._given_up(NOT_READY, reply)
 
     def _given_up(self, why: Reply, said: Reply) -> Refused:
-        log.warn("the next server says {said}: {why}", said=" / ".join(str(said).splitlines()), why=why.text)
+        log.warn("the next server replied {said}: {why}", said=" / ".join(str(said).splitlines()), why=why.text)
         self.fail(why)
         return Refused(why)
 

@@ -202,13 +202,13 @@ class Mailbox(Message):
 
     def _stored(self, name: str) -> str:
         if self._trouble.worked(time.monotonic()):
-            log.info("The maildir {path} takes mail again", path=self._maildir.path)
+            log.info("mail is stored in the maildir {path} again", path=self._maildir.path)
         return f"250 2.0.0 OK, stored as {_identifier(name)}"
 
     def _refusal(self, error: OSError) -> Refused:
         trouble = error.strerror or str(error)
         if self._trouble.seen(trouble, time.monotonic()):
-            log.error("The maildir {path} takes no mail: {trouble}", path=self._maildir.path, trouble=trouble)
+            log.error("cannot store mail in the maildir {path}: {trouble}", path=self._maildir.path, trouble=trouble)
         return Refused(NO_ROOM if error.errno in _FULL else NOT_STORED)
 
 

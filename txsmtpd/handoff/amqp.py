@@ -191,7 +191,9 @@ class AMQPTarget(Service):
         learned = _TOO_LARGE.search(why)
         if learned and int(learned[1]) < self.max_size:
             self.max_size = int(learned[1])
-            log.error("{target} takes {size} octets at most; tell it by max-size", target=str(self), size=self.max_size)
+            log.error(
+                "{target} accepts messages of at most {size} octets; set max-size", target=str(self), size=self.max_size
+            )
         return bool(self.reactor.seconds() - since < RETRY)
 
     async def _connect(self) -> None:

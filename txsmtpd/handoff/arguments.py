@@ -115,7 +115,7 @@ def parse_arguments(
         if known not in options:
             names = sorted(each.replace("_", "-") for each in options)
             near = difflib.get_close_matches(name, names, 1)
-            hint = f"is {near[0]} meant?" if near else f"there are {', '.join(names)}"
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
             parser.error(f"there is no option {name!r}; {hint} (in a URL, write = as %3D)")
         if known in values:
             parser.error(f"{name} is given twice")

@@ -161,7 +161,7 @@ class WebhookTarget(Service):
         if trouble is None:
             self._trouble.worked(now)
         elif self._trouble.seen(trouble, now):
-            log.error("{url} cannot be asked about recipients: {trouble}", url=str(self.rcpt), trouble=trouble)
+            log.error("{url}: cannot check recipients: {trouble}", url=str(self.rcpt), trouble=trouble)
 
     # Requests
 

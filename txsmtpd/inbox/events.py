@@ -87,7 +87,7 @@ class Hub:
                 try:
                     subscription.tell(event)
                 except Exception:
-                    log.failure("telling of an event failed")
+                    log.failure("sending an event to a browser failed")
                     subscription.cancel()
 
     def since(self, number: int, scope: Scope) -> Iterator[Event] | None:

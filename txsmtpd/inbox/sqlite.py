@@ -159,7 +159,7 @@ class SQLiteStore(Store):
         try:
             message: Message = await self._write(partial(jobs.insert, arrival, self.headers), len(arrival.content))
         except (StoreError, sqlite3.Error) as error:
-            log.error("{path} takes no mail: {error}", path=self.path, error=str(error))
+            log.error("cannot store mail in {path}: {error}", path=self.path, error=str(error))
             raise error if isinstance(error, StoreError) else StoreError(str(error)) from error
         self._last_number = message.number
         self._total += 1
@@ -301,7 +301,7 @@ class SQLiteStore(Store):
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         done = Deferred.fromCoroutine(work)
-        done.addErrback(lambda failure: log.failure("work on the inbox failed", failure))
+        done.addErrback(lambda failure: log.failure("a job of the inbox's database failed", failure))
 
     async def _pruned(self, choose: Callable[[Connection], list[int]]) -> None:
         try:

@@ -39,7 +39,7 @@ def shielded(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corouti
             if not answer.called:
                 answer.callback(result)
             elif isinstance(result, Failure) and not result.check(CancelledError):
-                log.failure("{method} failed, and nobody waited for it", result, method=method.__name__)
+                log.failure("{method} failed in the background", result, method=method.__name__)
 
         Deferred.fromCoroutine(method(*arguments, **options)).addBoth(done)
         return await answer

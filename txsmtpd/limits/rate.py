@@ -85,5 +85,5 @@ def check_kind(kind: str, kinds: Iterable[str]) -> None:
     known = list(kinds)
     if kind not in known:
         near = difflib.get_close_matches(kind, known, 1)
-        hint = f"is {near[0]} meant?" if near else f"there are {', '.join(known)}"
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
         raise ValueError(f"there is no rate of {kind!r}; {hint}")

@@ -145,14 +145,14 @@ class SharedLimits:
 
     def _answered(self, result: Any) -> Any:
         if self._breaker.succeeded():
-            log.info("Redis answers again: limits are shared")
+            log.info("Redis is available again; limits are shared between hosts")
         return result
 
     def _not_answered(self, failure: Failure) -> Failure:
         self.errors += 1
         if self._breaker.failed(self._seconds()):
             reason = "no answer in time" if failure.check(CancelledError, ConnectError) else failure.getErrorMessage()
-            log.warn("Redis does not answer ({reason}): each host limits for itself", reason=reason)
+            log.warn("Redis is not available ({reason}); each host limits separately", reason=reason)
         return failure
 
 

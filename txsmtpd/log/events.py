@@ -106,13 +106,13 @@ NO_REPLY = Event("no-reply", ERROR, '{source} returned {value}, not a reply such
 RECIPIENT_LOST = Event(
     "recipient-lost",
     WARN,
-    "handle_RCPT of {handler} has accepted <{recipient}> without appending it to envelope.rcpt_tos: the message does"
-    " not go there. If that is meant, call envelope.drop(address)",
+    "handle_RCPT of {handler} has accepted <{recipient}> without appending it to envelope.rcpt_tos, so this"
+    " recipient does not get the message. If this is intended, call envelope.drop(address)",
 )
 TIMED_OUT = Event("timed-out", ERROR, "{where} took too long")
 AUTHENTICATED = Event("authenticated", INFO, "authenticated by {mechanism}, client {client}")
 AUTH_FAILED = Event("auth-failed", INFO, "authentication by {mechanism} failed for {login}, client {client}")
-FOLDED = Event("folded", INFO, "one reply must do for all of this: {replies}")
+FOLDED = Event("folded", INFO, "the client gets one reply for different results: {replies}")
 PROXY_REFUSED = Event("proxy-refused", WARN, "PROXY header from {proxy} refused: {reason}")
 TLS_FAILED = Event("tls-failed", INFO, "client {client}: {reason}")
 TLS_STARTED = Event("tls-started", DEBUG, "{protocol} with {cipher}")
@@ -121,6 +121,8 @@ SENT = Event("sent", DEBUG, "S: {line}", always=True)
 # These two have no session.
 CONNECTION_REFUSED = Event("connection-refused", INFO, "connection refused, client {client}: {reply}; {reason}")
 STRESS = Event("stress", WARN, "stress mode {change}: {reason}")
-LEFT_OUT = Event("left-out", WARN, "{count} more lines of this session were left out, client {client}", always=True)
+LEFT_OUT = Event(
+    "left-out", WARN, "{count} more log lines of this session were suppressed, client {client}", always=True
+)
 
 EVENTS = tuple(value for value in list(globals().values()) if isinstance(value, Event))

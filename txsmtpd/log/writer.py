@@ -129,7 +129,7 @@ class Writer:
         except OSError as error:
             self._reason = error.strerror or str(error)
             if not self._failed:
-                self._complain(f"{self._reason}; lines of the log are lost")
+                self._complain(f"{self._reason}; log lines are lost")
             self._failed += len(lines)
             time.sleep(PAUSE)
         return True

@@ -35,9 +35,7 @@ class Journal:
         except OSError as error:
             if not self._complained:
                 self._complained = True
-                self.log.error(
-                    "{path}: what is written to the transcript is lost: {error}", path=self.path, error=error
-                )
+                self.log.error("cannot write the transcript to {path}: {error}", path=self.path, error=error)
         else:
             self._complained = False
 

@@ -39,7 +39,7 @@ def systemd_endpoint(reactor: Any, description: str, environ: Mapping[str, str] 
     if found != endpoint.addressFamily:
         known = found is not None and found.name.removeprefix("AF_")
         what = f"a socket of domain {known}" if known else "no socket"
-        raise ValueError(f"what systemd has passed is {what}")
+        raise ValueError(f"systemd has passed {what}")
     if found == getattr(socket, "AF_UNIX", None):
         return AdoptedUnixSocket(reactor, endpoint.fileno)
     adopted: IStreamServerEndpoint = endpoint

@@ -19,17 +19,17 @@ BLOCKING = ("file", "unix")  # these checkers read files and hash passwords, so 
 def make_checker(description: str) -> ICredentialsChecker:
     """Return the checker of this description.
 
-    :raises ValueError: if there is no such checker, or it does not check passwords. The text quotes no password.
+    :raises ValueError: if the checker is unknown, or does not check passwords. The text quotes no password.
     """
     kind, _, rest = description.partition(":")
     if kind == "file":
         _check_readable(rest)
     if kind == "unix" and find_spec("crypt") is None:
-        raise ValueError("this Python has no module crypt, so no password could be checked")
+        raise ValueError("passwords cannot be checked, because this Python has no module crypt")
     try:
         checker: ICredentialsChecker = makeChecker(description)
     except InvalidAuthType:
-        raise ValueError("there is no such checker; see --help-auth") from None
+        raise ValueError("unknown password checker; see --help-auth") from None
     if IUsernamePassword not in checker.credentialInterfaces:
         raise ValueError("it does not check passwords; see --help-auth")
     if isinstance(checker, InMemoryUsernamePasswordDatabaseDontUse):

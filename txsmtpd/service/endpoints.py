@@ -38,7 +38,7 @@ def make_endpoint(description: str) -> IStreamServerEndpoint:
         description += ":lockfile=0"
     port = re.match(r"(?:tcp6?|ssl|tls):(?:port=)?(-?[0-9]+)(?::|$)", description)
     if port is not None and not 0 <= int(port[1]) <= 65535:
-        raise ValueError(f"there is no port {port[1]}")
+        raise ValueError(f"invalid port {port[1]}")
     if description.startswith("systemd:"):
         return systemd_endpoint(reactor, description)
     try:

@@ -117,7 +117,8 @@ def _make_built_in(name: str, built_in: BuiltIn, rest: str) -> Any:
             near = difflib.get_close_matches(key, built_in.options, 1)
             known = ", ".join(f"{each}=" for each in built_in.options)
             raise ValueError(
-                f"{key!r} is no option of {name}; " + (f"did you mean {near[0]}=?" if near else f"there are {known}")
+                f"{key!r} is not an option of {name}; "
+                + (f"did you mean {near[0]}=?" if near else f"there are {known}")
             )
         keyword, read = built_in.options[key]
         try:
@@ -134,13 +135,13 @@ def _make_dotted(spec: str) -> Any:
         if hasattr(made, "from_cli"):
             made = made.from_cli(HandlerParser(), *arguments)
         elif arguments:
-            raise ValueError(f"{path} takes no arguments, for it has no from_cli")
+            raise ValueError(f"{path} takes no arguments, because it has no from_cli")
         elif isinstance(made, type):
             made = made()
     except ValueError:
         raise
     except Raised as error:
-        raise ValueError(f"making it raised {described(error)}") from error
+        raise ValueError(f"creating it raised {described(error)}") from error
     return _checked(made)
 
 

@@ -63,7 +63,7 @@ def make_handler(spec: str, rights: AbstractContextManager[None] | None = None) 
     except UsageError:
         raise
     except Raised as error:
-        raise UsageError(f"making it raised {described(error)}") from error
+        raise UsageError(f"creating it raised {described(error)}") from error
 
 
 # The form of the value
@@ -86,7 +86,7 @@ def parse_spec(spec: str) -> tuple[str, list[str]]:
 def _escaped(characters: Iterator[str]) -> str:
     for character in characters:
         return character
-    raise UsageError("the backslash at the end escapes nothing")
+    raise UsageError("nothing follows the backslash at the end")
 
 
 def quote_argument(argument: str) -> str:
@@ -120,13 +120,13 @@ class Dotted:
             _check_arguments(from_cli, parser, args)
             return from_cli(parser, *args)
         if args:
-            raise UsageError(f"{self.name} takes no arguments, for it has no from_cli")
+            raise UsageError(f"{self.name} takes no arguments, because it has no from_cli")
         if isinstance(maker, ModuleType):
             raise UsageError(f"{self.name} is a module; name the class in it")
         handler = maker() if callable(maker) else maker
         # Without hooks, it would accept all mail and drop it.
         if not find_hooks(handler) and not IStreamingHandler.providedBy(handler):
-            raise UsageError(f"{self.name} is no handler: it has no method such as handle_DATA")
+            raise UsageError(f"{self.name} is not a handler: it has no method such as handle_DATA")
         return handler
 
 
@@ -206,7 +206,7 @@ def find_maker(name: str) -> Any:
     if "." in name:
         return Dotted(name)
     near = difflib.get_close_matches(name.lower(), known, 1)
-    hint = f"is {near[0]} meant?" if near else f"there are {', '.join(sorted(known))}, and dotted names"
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}, and dotted names"
     raise UsageError(f"no handler is called {name!r}; {hint}")
 
 
@@ -229,7 +229,7 @@ def find_object(path: str) -> Any:
     """Return the object that a dotted name refers to, and import the modules that it names."""
     parts = path.split(".")
     if not all(part.isidentifier() for part in parts):
-        raise UsageError(f"{path!r} is no dotted name")
+        raise UsageError(f"{path!r} is not a dotted name")
     found: Any = _import(parts[0])
     if found is None:
         raise UsageError(f"there is no module {parts[0]}{_hint_at_folder(parts[0])}")
@@ -246,7 +246,7 @@ def _member(owner: Any, path: str, name: str) -> Any:
     module = _import(f"{path}.{name}") if hasattr(owner, "__path__") else None
     if module is None:
         near = difflib.get_close_matches(name, dir(owner), 1)
-        raise UsageError(f"{path} has no {name}" + (f"; is {near[0]} meant?" if near else ""))
+        raise UsageError(f"{path} has no {name}" + (f"; did you mean {near[0]}?" if near else ""))
     return module
 
 
@@ -276,4 +276,4 @@ def _check_arguments(from_cli: Any, parser: HandlerParser, arguments: Sequence[s
     try:
         signature.bind(parser, *arguments)
     except TypeError as error:
-        raise UsageError(f"the arguments do not fit: {error}") from None
+        raise UsageError(f"invalid arguments: {error}") from None

@@ -66,7 +66,7 @@ class InboxService(SiteService):
         host = getattr(address, "host", None)
         if host is not None and not ip_address(host).is_loopback and self.settings.portal is None:
             complain(
-                f"{self.label}: anybody who can connect to {address_text(address)} can read the mail; use --web-auth"
+                f"{self.label}: anyone who can connect to {address_text(address)} can read the mail; use --web-auth"
             )
 
     @property

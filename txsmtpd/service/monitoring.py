@@ -132,7 +132,7 @@ class Server(MultiService):
 
     async def _stop(self) -> None:
         if self.drain_delay:
-            log.info("not ready any more; stops listening in {seconds} seconds", seconds=self.drain_delay)
+            log.info("no longer ready; listening stops in {seconds} seconds", seconds=self.drain_delay)
             self._delay = deferLater(self._clock(), self.drain_delay)
             with suppress(CancelledError):
                 await self._delay

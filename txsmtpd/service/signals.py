@@ -136,10 +136,10 @@ class Signals(Service):
         if succeeded:
             log.info("reloaded")
         elif self.running:  # the end of the server ends a reload, too
-            log.error("the reload has failed")
+            log.error("the reload failed")
 
     def _end_now(self, name: str) -> None:
-        log.warn("{signal} again: connections are ended now", signal=name)
+        log.warn("{signal} again: closing all connections now", signal=name)
         self._deadline.within(HURRIED)
         self._hurry()
 
@@ -183,6 +183,6 @@ class Deadline:
         with self._changed:
             while (left := self._at - time.monotonic()) > 0:
                 self._changed.wait(min(left, 3600))
-        log.error("something did not end in time (a disk that does not answer?); the process is ended by force")
+        log.error("the server did not stop in time (a hanging disk?); the process is killed")
         self._flush()
         self._end(EX_OSERR)

@@ -98,7 +98,7 @@ class SMTPChannel:
         decode_data: bool = False,
     ) -> None:
         if not isinstance(conn, ChannelProtocol):
-            raise TypeError(f"conn must be what handle_accepted() or accept() of the server gives, not {conn!r}")
+            raise TypeError(f"conn must be the argument of handle_accepted() or the result of accept(), not {conn!r}")
         if enable_SMTPUTF8 and decode_data:
             raise ValueError("decode_data and enable_SMTPUTF8 cannot be set to True at the same time")
         self.smtp_server = server
@@ -121,7 +121,7 @@ class SMTPChannel:
         super().__init_subclass__(**arguments)
         for name in sorted(NEVER_CALLED & vars(cls).keys()):
             raise TypeError(
-                f"{cls.__name__}.{name} would never be called: lines are read beneath the channel. Override smtp_VERB"
+                f"{cls.__name__}.{name} would never be called: the channel does not read lines. Override smtp_VERB"
                 " methods; for TLS and AUTH give the server tls_context= and authenticator="
             )
 

@@ -63,5 +63,5 @@ def _remote(parser: Any, args: list[str]) -> tuple[str, int]:
         parser.error("too many arguments: it takes the host and the port of the remote server")
     host, port = *args, *REMOTE[len(args) :]
     if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        parser.error(f"there is no port {port!r}")
+        parser.error(f"invalid port {port!r}")
     return host, int(port)

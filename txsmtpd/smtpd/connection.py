@@ -70,7 +70,7 @@ class ChannelFactory(SMTPFactory):
 
     def __init__(self, server: Any, *, extensions: Iterable[Extension] = (), **options: Any) -> None:
         if options.get("filters"):
-            raise ValueError("filters cannot be used with a server of the smtpd module: it answers without waiting")
+            raise ValueError("servers of the smtpd module do not support filters")
         withdrawn: list[Extension] = [Withdrawn(each) for each in ("CHUNKING", "PIPELINING", "ENHANCEDSTATUSCODES")]
         if not options.get("decode_data"):
             withdrawn.append(NoBinaryMIME())
@@ -184,7 +184,9 @@ class ChannelProtocol(SMTP):
             raise
         except BaseException as error:
             log.error(
-                "{session} {type} in the code of a server", session=self.session.id, type=type(error).__qualname__
+                "{session} {type} was raised in the code of the server",
+                session=self.session.id,
+                type=type(error).__qualname__,
             )
             raise Refused(FAILED) from None
 

@@ -139,9 +139,7 @@ class Driver:
                 self._thread = threading.get_ident()
                 return True
             if self.is_here(reactor):
-                raise RuntimeError(
-                    "this is the thread of a reactor that runs already: servers are served without loop()"
-                )
+                raise RuntimeError("the reactor runs already in this thread, and serves without loop()")
             self._changed.wait(seconds)
             return False
 

@@ -153,7 +153,7 @@ class PureProxy(SMTPServer):
             replies = await delivery
             if len(set(replies)) > 1:
                 what = in_one_line(Replies(rcpttos, replies))
-                log.info("one reply must do for all of this: {what}", what=what)
+                log.info("the client gets one reply for different results: {what}", what=what)
             return folded(replies)
 
         begun = Deferred.fromCoroutine(verdict())
@@ -245,7 +245,7 @@ class MailmanProxy(PureProxy):
         host, port, lists, lmtp_host, lmtp_port = (*args, *defaults[len(args) :])
         for number in port, lmtp_port:
             if not (number.isascii() and number.isdecimal() and 0 < int(number) < 65536):
-                parser.error(f"there is no port {number!r}")
+                parser.error(f"invalid port {number!r}")
         return cls(None, (host, int(port)), lists=lists, lmtp=(lmtp_host, int(lmtp_port)))
 
     def upstreams(self) -> list[Upstream]:

@@ -157,7 +157,7 @@ class SMTPServer:
             driver.forget(self._map, self._number)
 
     def _not_closed(self, failure: Failure) -> None:
-        log.failure("{server} is not closed in good order", failure, server=type(self).__name__)
+        log.failure("{server} was not closed cleanly", failure, server=type(self).__name__)
 
     def _turn_until(self, reactor: Any, free: Deferred[None]) -> Deferred[None]:
         """Run iterations of a reactor that is not running, until it has freed the port."""

@@ -75,7 +75,7 @@ class PretendedTLS:
 
         :raises RuntimeError: always.
         """
-        raise RuntimeError("TLS is only pretended; over a real port, give a real certificate")
+        raise RuntimeError("this context only pretends TLS; use a real certificate with a real port")
 
     # Methods of an OpenSSL connection that servers call
 

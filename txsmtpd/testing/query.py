@@ -44,7 +44,7 @@ class Query:
     ) -> None:
         for name in unknown:
             near = difflib.get_close_matches(name, CRITERIA, 1)
-            hint = f"is {near[0]} meant?" if near else f"there are {', '.join(CRITERIA)}"
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(CRITERIA)}"
             raise TypeError(f"{name} is no criterion; {hint}")
         named = {"to": to, "domain": domain, "sender": sender}
         strings = {

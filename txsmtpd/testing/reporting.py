@@ -69,5 +69,5 @@ class _Report:
         for name, method in self._methods.items():
             setattr(self._result, name, method)
         if self._failed and len(self._transcripts):
-            print(f"\n{self._testcase.id()}: what was said\n\n{self._transcripts}\n", file=sys.stderr, flush=True)
+            print(f"\n{self._testcase.id()}: transcripts\n\n{self._transcripts}\n", file=sys.stderr, flush=True)
         self._methods["stopTest"](test)

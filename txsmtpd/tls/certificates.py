@@ -107,7 +107,7 @@ class Certificates:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if require_client_certificate and client_ca is None:
-            raise ValueError("client certificates cannot be required without the authorities that they may be from")
+            raise ValueError("require_client_certificate needs client_ca, the authorities of client certificates")
         self._path = Path(path)
         self._key = None if key is None else Path(key)
         self._client_ca = None if client_ca is None else Path(client_ca)
@@ -120,7 +120,7 @@ class Certificates:
         except OSError as error:
             raise Unreadable(f"{error.filename}: {error.strerror}") from error
         if self._is_directory and key is not None:
-            raise ValueError(f"{path} is a directory, where each key lies beside its certificate: no key can be given")
+            raise ValueError(f"{path} is a directory, which contains the keys, too; do not give a key")
         if is_one:
             self._is_directory = False
             self._path, self._key = own
@@ -132,7 +132,7 @@ class Certificates:
         for files in found:
             self._entries[files.certificate] = _Entry(files.signature(), self._load(files))
         if not self._entries:
-            raise BadCertificate(f"{path}: no certificate is in this directory")
+            raise BadCertificate(f"{path}: there is no certificate in this directory")
         self._look_again = clock() + LOOK_AGAIN
         self._arrange()
 
@@ -197,7 +197,7 @@ class Certificates:
         self._look_again = self._clock() + LOOK_AGAIN
         found, unreadable = self._list_files()
         for reason in sorted(set(unreadable.values()) - self._cannot_list):
-            log.error("{error}; the certificates there are kept as they were", error=reason)
+            log.error("{error}; its certificates stay in use", error=reason)
         self._cannot_list = set(unreadable.values())
         # Files that cannot be seen at present are not treated as removed.
         hidden = {path for path in self._entries if not unreadable.keys().isdisjoint((path, *path.parents))}
@@ -231,19 +231,19 @@ class Certificates:
             # They may become readable without a change, so they are tried again; but the error is logged once.
             entry.signature = ()
             if str(error) not in entry.told:
-                log.error("{error}; what was served before is kept", error=str(error))
+                log.error("{error}; the previous certificate stays in use", error=str(error))
             entry.told.add(str(error))
             entry.is_bad = True
             return False
         except BadCertificate as error:
             entry.signature = signature  # do not read them again before they change
             entry.is_bad = True
-            log.error("{error}; what was served before is kept", error=str(error))
+            log.error("{error}; the previous certificate stays in use", error=str(error))
             return False
         entry.signature = signature
         entry.is_bad = False
         entry.told.clear()
-        log.info("{path} is served from now on", path=str(files.certificate))
+        log.info("{path} is in use now", path=str(files.certificate))
         return True
 
     def _load(self, files: Files) -> Loaded:
@@ -282,10 +282,10 @@ def _load(files: Files, require_client_certificate: bool, options: dict[str, Any
     key_path = files.certificate if b"PRIVATE KEY-----" in pem else files.key
     if key_path is None or not os.path.lexists(key_path):
         beside = "" if key_path is None else f", and no file {key_path}"
-        raise BadCertificate(f"{files.certificate}: there is no private key in it{beside}")
+        raise BadCertificate(f"{files.certificate}: it contains no private key{beside}")
     key = _parse(key_path, "private key", _load_key, _read(key_path))
     if key.public_key() != chain[0].public_key():
-        raise BadCertificate(f"{files.certificate}: the private key in {key_path} does not fit the first certificate")
+        raise BadCertificate(f"{files.certificate}: the private key in {key_path} does not match the first certificate")
     if files.client_ca is not None:
         authorities = load_authorities(files.client_ca)
         options["verify"] = True
@@ -381,7 +381,7 @@ def _stamp(path: Path | None) -> Stamp | None:
 def _warn_if_open(key: Path) -> None:
     with suppress(OSError):
         if stat.S_IMODE(key.stat().st_mode) & stat.S_IROTH:
-            log.warn("{key}: everybody on this host can read this private key", key=str(key))
+            log.warn("{key}: all users of this host can read this private key", key=str(key))
 
 
 def _warn_if_expired(path: Path, certificate: x509.Certificate) -> None:

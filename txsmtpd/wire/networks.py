@@ -57,16 +57,16 @@ def _network(option: str, network: Network) -> IPv4Network | IPv6Network | None:
     if network == UNIX:
         return None
     if not isinstance(network, Network):
-        raise TypeError(f"{option} must have networks, as strings or objects of ipaddress, not {network!r}")
+        raise TypeError(f"{option} must contain networks, as strings or ipaddress objects, not {network!r}")
     try:
         whole = ip_interface(network).network
     except ValueError:
-        raise ValueError(f"{option} must have networks, and {network!r} is none; {FORM}") from None
+        raise ValueError(f"{option} must contain networks; {network!r} is not one; {FORM}") from None
     try:
         return _unmapped(ip_network(network))
     except ValueError:
         raise ValueError(
-            f"{option} must have networks, and {network} is an address in one; is {whole} meant?"
+            f"{option} must contain networks; {network} is an address in one; did you mean {whole}?"
         ) from None
 
 

@@ -96,7 +96,7 @@ class ReplyReader:
         found = _REPLY_LINE.fullmatch(line)
         self._octets += len(line) + 2
         if found is None or (self._lines and found[1] != self._code) or self._octets > LONGEST_REPLY:
-            raise NoReply("a line that belongs to no reply" if self._octets <= LONGEST_REPLY else "a reply without end")
+            raise NoReply("a line that is not a reply" if self._octets <= LONGEST_REPLY else "a reply that is too long")
         self._code = found[1]
         self._lines.append(line.decode("utf-8", "replace"))
         if found[2] == b"-":

@@ -196,7 +196,7 @@ class ReloadTests(SynchronousTestCase):
         before = process_of(client)
         (master.folder / "naming.py").write_text("syntax error")
         master.signal(signal.SIGHUP)
-        master.wait_for("the reload has failed")
+        master.wait_for("the reload failed")
         master.wait_for("SyntaxError|invalid syntax")
         self.assertEqual(process_of(client), before)
         self.assertLessEqual({process_of(connect(port)) for _ in range(4)}, set(master.pids()))
@@ -215,7 +215,7 @@ class ReloadTests(SynchronousTestCase):
         master.signal(signal.SIGHUP)
         master.wait_for_log("naming: .*SyntaxError")
         master.wait_for_log("ended before it was ready; the other workers continue")
-        master.wait_for_log("error the reload has failed")
+        master.wait_for_log("error the reload failed")
         self.assertNotIn("info  reloaded", (master.folder / "log").read_text())
         eventually(lambda: not {"log.1", "sessions.1"} & {*master.open_files()})
         for client in clients:
@@ -259,7 +259,7 @@ class ReloadTests(SynchronousTestCase):
         load = Load(master.port(), 4)
         eventually(lambda: load.delivered > 20)
         master.signal(signal.SIGKILL)
-        master.wait_for("the master is gone", 2)
+        master.wait_for("the master has died", 2)
         load.stop()
         master.process.wait(PATIENCE)
         master._reader.join(PATIENCE)  # until no process has the log any more

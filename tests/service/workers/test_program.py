@@ -76,7 +76,7 @@ class ProgramTests(SynchronousTestCase):
         first = {*master.pids()}
         (master.folder / "makers.py").write_text("syntax error")
         master.signal(signal.SIGHUP)
-        master.wait_for("the reload has failed")
+        master.wait_for("the reload failed")
         master.wait_for("smtpd: makers:make_handler: SyntaxError")
         with connect(port) as client:
             self.assertIn(process_of(client), first)

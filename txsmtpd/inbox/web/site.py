@@ -170,7 +170,7 @@ class Inbox(Resource):
 
 def _log_failure(failure: Any) -> None:
     if not failure.check(CancelledError):
-        log.failure("answering a request failed", failure)
+        log.failure("handling a request failed", failure)
 
 
 def _check_host(request: Any, names: frozenset[str]) -> None:

@@ -24,7 +24,7 @@ def finish(chosen: Chosen) -> None:
     for asked in chosen.all("filter"):
         with refusing(asked):
             if IFactoryMaker.providedBy(chosen["handler"]):
-                raise ValueError("a server of the smtpd module takes no filters")
+                raise ValueError("servers of the smtpd module do not support filters")
             chosen["filters"].append(make_filter(asked.text))
 
 

@@ -118,7 +118,7 @@ def read(chosen: Chosen) -> None:
     for option in OPTIONS:
         for asked in chosen.all(option.name) if option.many else [chosen.one(option.name)]:
             if asked is not None:
-                raise UsageError(f"{asked.where}: only --handler=inbox has an inbox")
+                raise UsageError(f"{asked.where}: requires --handler=inbox")
 
 
 def finish(chosen: Chosen) -> None:

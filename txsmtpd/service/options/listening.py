@@ -104,8 +104,8 @@ def _check_without_tls(asked: Asked) -> None:
     already = re.match(r"(?:haproxy:)?(ssl|tls):", asked.text)
     if already is not None:
         raise UsageError(
-            f"{asked}: an endpoint {already[1]}: speaks TLS by itself, and the server would begin TLS within it;"
-            " give one such as tcp:465"
+            f"{asked}: an endpoint {already[1]}: starts TLS itself, so --listen-tls would nest TLS in TLS;"
+            " use one such as tcp:465"
         )
 
 
@@ -116,10 +116,7 @@ def _described(asked: Asked) -> str:
 
 def _check_not_smtp(asked: Asked) -> None:
     if re.search(r"(?:^|:)tcp6?:(?:port=)?0*25(?::|$)", _described(asked)):
-        raise UsageError(
-            f"{asked}: port 25 is for SMTP, and who connects to it does not speak LMTP (RFC 2033);"
-            " give another, such as tcp:24"
-        )
+        raise UsageError(f"{asked}: port 25 must not be used for LMTP (RFC 2033); use another, such as tcp:24")
 
 
 GROUP = Group(title="Listening", options=OPTIONS, read=read)

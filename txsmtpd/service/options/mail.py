@@ -69,7 +69,7 @@ def finish(chosen: Chosen) -> None:
         handler = make_handler(asked.text, server_privileges(getattr(chosen, "parent", None)))
         Settings.make(handler, chosen.settings)  # finds hooks that cannot be called
         if IFactoryMaker.providedBy(handler) and chosen["lmtp_endpoints"]:
-            raise ValueError("it speaks SMTP only, and cannot serve --listen-lmtp")
+            raise ValueError("it supports only SMTP, not --listen-lmtp")
     chosen["handler"] = handler
     chosen["handler_name"] = asked.text
 

@@ -136,7 +136,7 @@ class Options(Chosen, AuthOptionMixin):
             known = ", ".join(sorted(each.shortName for each in getReactorTypes()))
             raise usage.UsageError(f"--reactor={name}: there is no such reactor; there are {known}") from None
         except ReactorAlreadyInstalledError:
-            raise usage.UsageError(f"--reactor={name}: there is another already") from None
+            raise usage.UsageError(f"--reactor={name}: another reactor is installed already") from None
         launcher["reactorName"] = name
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
@@ -169,7 +169,7 @@ class Options(Chosen, AuthOptionMixin):
 
     def parseArgs(self, *args: str) -> None:
         if args:
-            raise usage.UsageError(f"unexpected argument {args[0]!r}; all that can be given are options")
+            raise usage.UsageError(f"unexpected argument {args[0]!r}; only options are allowed")
 
     def postOptions(self) -> None:
         self["settings"] = {}

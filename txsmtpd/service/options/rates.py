@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-from twisted.python.usage import UsageError
-
 from txsmtpd.limits.limiter import KINDS, Limits
 from txsmtpd.limits.rate import Rate, parse_rate_of
 from txsmtpd.limits.shared import SharedLimits, connect, connection_options
@@ -18,7 +16,7 @@ def prefixes(value: str) -> tuple[int, int]:
     """Parse the prefix lengths of IPv4 and IPv6 networks: ``24,48``."""
     found = re.fullmatch(r"([0-9]{1,3}),([0-9]{1,3})", value)
     if found is None:
-        raise ValueError("must be bits of IPv4 and of IPv6, such as 32,64")
+        raise ValueError("must be the prefix lengths for IPv4 and IPv6, such as 32,64")
     return int(found[1]), int(found[2])
 
 
@@ -65,7 +63,7 @@ def read(chosen: Chosen) -> None:
         with refusing(asked):
             kind, rate = parse_rate_of(asked.text, KINDS)
             if kind in rates:
-                raise ValueError(f"there is another rate of {kind}")
+                raise ValueError(f"there are two rates of {kind}")
             rates[kind] = rate
     networks = chosen.all("unlimited-network")
     for asked in networks:
@@ -90,7 +88,7 @@ def _shared(limits: Limits, asked: Asked) -> SharedLimits:
         connection_options(asked.text)
         need_extra("redis", "txredisapi")
         if not limits.kinds:
-            raise UsageError("there is no limit that hosts could share; give --rate")
+            raise ValueError("requires --rate or --auth-failures-per-network, the limits that hosts share")
     from twisted.internet import reactor
 
     return SharedLimits(limits, lambda: connect(asked.text), reactor)

@@ -55,21 +55,21 @@ def read(chosen: Chosen) -> None:
     if certificate is None:
         for asked in (*chosen.all("listen-tls"), client_ca, required, starttls, ca_out):
             if asked is not None:
-                raise UsageError(f"{asked}: there is no TLS without a certificate; give --tls")
+                raise UsageError(f"{asked}: requires --tls, which names the certificate")
         return
     if required is not None and client_ca is None:
-        raise UsageError(f"{required}: give the authorities that they are from, by --tls-client-ca")
+        raise UsageError(f"{required}: requires --tls-client-ca, which names their authorities")
     if client_ca is not None:
         with refusing(client_ca):
             load_authorities(name(client_ca.text))
     chosen.settings["require_starttls"] = starttls is not None
     if certificate.text == AUTO:
         if client_ca is not None:
-            raise UsageError(f"{client_ca}: --tls={AUTO} asks clients for no certificates; give --tls=CERT")
+            raise UsageError(f"{client_ca}: --tls={AUTO} does not request client certificates; use --tls=CERT")
         chosen.settings["tls_context"] = _own_certificate(chosen)
         return
     if ca_out is not None:
-        raise UsageError(f"{ca_out}: only --tls={AUTO} has an authority of its own")
+        raise UsageError(f"{ca_out}: requires --tls={AUTO}")
     with refusing(certificate):
         path, key = certificate_files(certificate.text)
         certificates = Certificates(

@@ -26,7 +26,7 @@ def number_of_workers(text: str) -> int:
     if text == "auto":
         return os.cpu_count() or 1
     if not re.fullmatch("[0-9]{1,4}", text) or not 1 <= int(text) <= MOST:
-        raise ValueError(f"must be a number from 1 to {MOST}, or auto for one a processor")
+        raise ValueError(f"must be a number from 1 to {MOST}, or auto for one per processor")
     return int(text)
 
 
@@ -57,19 +57,19 @@ def read(chosen: Chosen) -> None:
     if chosen["workers"] == 1:
         asked = chosen.one("worker-timeout")
         if asked is not None:
-            raise UsageError(f"{asked}: there is one process; give --workers")
+            raise UsageError(f"{asked}: requires --workers")
         return
     asked = chosen.one("workers")
     assert asked is not None
     with refusing(asked):
         if not hasattr(os, "memfd_create"):
-            raise ValueError("this system has no memory that processes share by a descriptor; start several servers")
+            raise ValueError("this system has no memfd_create, which workers need; start several servers instead")
         handler = chosen.one("handler")
         name = "debugging" if handler is None else handler.text.partition(":")[0]
         if name == "inbox":
-            raise ValueError("the inbox is one process: its mail and its pages cannot be shared")
+            raise ValueError("several processes cannot share an inbox")
         if name == "debugging" and sys.stdout is not None and sys.stdout.isatty():
-            raise ValueError("several processes would print messages into each other; choose another handler")
+            raise ValueError("the output of several processes would be mixed; choose another handler")
     for option in ("listen", "listen-tls", "listen-lmtp"):
         for each in chosen.all(option):
             wrapped = re.match(r"(haproxy|ssl|tls):", each.text)

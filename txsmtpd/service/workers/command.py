@@ -22,7 +22,7 @@ def make_master(options: Any, endpoints: Sequence[tuple[str, Any]]) -> Master:
     :param endpoints: where to listen, each with its label.
     """
     if options["faults"] is not None:
-        log.info("each worker counts for itself when a fault strikes: first=2 is two for each worker")
+        log.info("each worker counts faults separately: first=2 means two for each worker")
     return Master(
         options["workers"],
         [KeptSocket(label, endpoint) for label, endpoint in endpoints],

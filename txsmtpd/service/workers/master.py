@@ -163,7 +163,7 @@ class Master(Service):
 
     def _kill(self) -> None:
         for worker in self.workers:
-            log.error("{worker} has not ended in time and is killed", worker=str(worker))
+            log.error("{worker} did not stop in time and is killed", worker=str(worker))
             worker.signal(signal.SIGKILL)
 
     def hurry(self) -> None:
@@ -189,7 +189,7 @@ class Master(Service):
         row = next((row for row in range(page.rows) if row not in taken), None)
         if row is None:  # there are two processes for each slot: end the oldest that drains
             oldest = min(self.workers, key=lambda worker: (not worker.is_draining, worker.started))
-            log.warn("{worker} still drains, and is ended: there are too many processes", worker=str(oldest))
+            log.warn("{worker} is still draining and is stopped: there are too many processes", worker=str(oldest))
             oldest.hurry()
             return None
         page.clear(row)
@@ -209,7 +209,7 @@ class Master(Service):
                 self._end_process(self._reactor, EX_OSERR)
             return None
         self.workers.append(worker)
-        log.info("{worker} starts", worker=str(worker))
+        log.info("{worker} started", worker=str(worker))
         return worker
 
     def _start_worker(self, slot: int) -> None:
@@ -286,7 +286,7 @@ class Master(Service):
         if not worker.is_draining:
             self.restarts += 1
             delay = self._backoffs[worker.slot].after(self.seconds() - worker.started)
-            log.info("worker {slot} is started again in {seconds} seconds", slot=worker.slot, seconds=delay)
+            log.info("restarting worker {slot} in {seconds} seconds", slot=worker.slot, seconds=delay)
             self._later(delay, self._start_worker, worker.slot)
 
     def _look(self) -> None:
@@ -327,7 +327,7 @@ class Master(Service):
             return succeed(False)
         done: Deferred[bool] = Deferred()
         if self._reloading is not None:
-            log.info("a reload is going on; another one follows it")
+            log.info("a reload is in progress; another one will follow")
             self._again.append(done)
         else:
             self._reload([done])

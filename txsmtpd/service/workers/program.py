@@ -45,7 +45,7 @@ def main(words: Sequence[str]) -> None:
     use_monotonic_clock(reactor)
     found = inherited()
     if found is None:
-        complain("this is started by a WorkerService")
+        complain("this program must be started by a WorkerService")
         sys.exit(EX_USAGE)
     lines = CommandLog.open()
     globalLogBeginner.beginLoggingTo([lines.lines], redirectStandardIO=False)

@@ -74,7 +74,7 @@ class WorkerService(MultiService):
                 self.addService(SMTPService(make_endpoint(each), make_factory(factory), grace))
             return
         if not hasattr(os, "memfd_create"):
-            raise ValueError("workers need Linux: this system has no memory that processes share by a descriptor")
+            raise ValueError("workers need Linux: this system has no memfd_create")
         self.master = Master(
             workers,
             [KeptSocket(each, _shared(each)) for each in endpoints],

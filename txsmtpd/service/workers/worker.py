@@ -296,7 +296,7 @@ class Link(Service):
     def master_gone(self) -> None:
         """Stop, because the master is gone and cannot replace this worker."""
         if not self._is_ending:
-            log.error("the master is gone; this worker ends")
+            log.error("the master has died; this worker stops")
             self._stop()
 
     def _stop(self) -> None:
