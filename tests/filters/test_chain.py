@@ -422,7 +422,7 @@ class FailureTests(FilterTests):
             ("rspamd", "must be a list"),
             ([object()], "is not a filter"),
             ([Filter], "must be an object"),
-            ([Filter(MSG=says(None))], "filter_MSG .* is no stage"),
+            ([Filter(MSG=says(None))], "filter_MSG .* is not a stage"),
             ([Filter(RCPT=lambda server, session: None)], r"filter_RCPT of .* must be filter_RCPT\(server, session, "),
             ([Filter(RCPT="550 no")], "filter_RCPT of .* is no method"),
             ([Filter(on_failure="ignore", MAIL=says(None))], "on_failure of the filter test"),
