@@ -1,12 +1,12 @@
-"""Run one connection: read command lines one at a time, and send replies in order. Input, turns, replies and the end
-are in one file, since each of them decides whether input waits.
+"""Run one connection: read command lines one at a time, and send replies in order. Input, turns, output and closing are
+in one file, because each of them can pause the input.
 
-It handles lines, turns, timeouts and the transport, but does not depend on SMTP. :mod:`txsmtpd.engine.dispatcher`
-interprets the lines.
+This module handles lines, turns, timeouts and the transport. It does not depend on SMTP:
+:mod:`txsmtpd.engine.dispatcher` interprets the lines.
 
-A *turn* is the work for one line: a coroutine, a Deferred or a plain result. While it waits, input is read into a
-buffer, because a paused transport does not notice that its peer has disconnected. The transport is paused only if the
-buffer exceeds ``buffer_limit``, or if the client does not read the replies.
+A *turn* is the processing of one line. Its work is a function that returns a result, a Deferred or a coroutine. While
+a turn waits, input is read into a buffer, because a paused transport does not notice that its peer has disconnected.
+The transport is paused only if the buffer exceeds ``buffer_limit``, or if the client does not read the replies.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from txsmtpd.engine.stage import Stage
 from txsmtpd.engine.turn import Turn
 from txsmtpd.settings import Settings
 
-QUIT = b"QUIT"  # the line after which a client has nothing more to say
+QUIT = b"QUIT"  # the last command of a client
 
 
 class Connection:
     """Runs one connection.
 
-    :param server: the protocol, as users see it.
-    :param dispatcher: processes each line, and each result.
+    :param server: the protocol that users see.
+    :param dispatcher: processes each line and each result.
     :param observer: notified of events, or None.
     """
 
@@ -74,35 +74,35 @@ class Connection:
         self.server = server
         self.dispatcher = dispatcher
         self.transport: Any = server.transport
-        self.clock = settings.clock()  #: what keeps the time
+        self.clock = settings.clock()  #: IReactorTime
         self.lines = LineBuffer(settings.longest_line)
         self.output = Output(self.transport)
-        self.patience: Any = Patience(self)  #: what keeps its time
+        self.patience: Any = Patience(self)  #: the timeouts of this connection
         self.observer = observer
         self.stage: Stage | None = None  #: the current stage that replaces commands, or None
-        self.turn: Turn | None = None  #: the turn that waits
-        self.line_request: Deferred[bytes] | None = None  #: a turn waits for the client's next line
-        self.reader: Reader | None = None  #: the reader of octets that are not lines, or None
-        self.cause: BaseException | None = None  #: why this side ended the connection, if it did
-        self.paused = False  #: input waits
-        self.closing = False  #: further input is ignored
-        self.lost = False  #: the transport is gone
-        self.goes_on = False  #: a turn that took too long has not ended
-        self.input_ended = False  #: the client has closed its side
+        self.turn: Turn | None = None  #: the turn that waits, or None
+        self.line_request: Deferred[bytes] | None = None  #: set while a turn waits for the client's next line
+        self.reader: Reader | None = None  #: reads octets that are not lines, such as a message; or None
+        self.cause: BaseException | None = None  #: why the server closed the connection, or None
+        self.paused = False  #: whether input must wait
+        self.closing = False  #: whether the connection is closing; further input is ignored
+        self.lost = False  #: whether the transport is disconnected
+        self.goes_on = False  #: whether a turn still runs after its timeout, because it ignored the cancellation
+        self.input_ended = False  #: whether the client has closed its side
         self._after_reader: Callable[[], Any] | None = None
         self._processing = False
         self._output_full = False
         self._reading_paused = False
         self._held = False
-        self._yields = False  # input waits for other connections
-        # The timeout while the receiver of octets has paused; after closing, the one for the last replies.
+        self._yields = False  # whether the rest of the input is queued behind other connections
+        # One timeout at a time: while the receiver of a message has paused, or, after closing, for the last replies.
         self._wait_call: IDelayedCall | None = None
 
     def start(self, first_turn: Callable[..., Any], *args: Any) -> None:
         """Run the first turn, before any input is read."""
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
-        # The transport tells the server, as its producer, when replies pile up unread.
+        # As a producer, the server is told when the client does not read the replies.
         self.transport.registerProducer(self.server, True)
         self.patience.start_time()
         self._processing = True
@@ -112,7 +112,7 @@ class Connection:
     # Input
 
     def data_received(self, data: bytes) -> None:
-        """Octets have come."""
+        """Process received octets, or keep them until input may be processed."""
         if self.closing:
             return
         lines = self.lines
@@ -132,12 +132,12 @@ class Connection:
             self.pause_reading()
 
     def pause_reading(self) -> None:
-        """Read nothing more from the transport for now."""
+        """Stop reading from the transport."""
         self._reading_paused = True
         self.transport.pauseProducing()
 
     def process_input(self) -> None:
-        """Process the input until it is used up or something must wait."""
+        """Process input until there is none, or until it must wait."""
         lines, server, transport, patience = self.lines, self.server, self.transport, self.patience
         done, began = 0, 0.0
         self._processing = True
@@ -199,7 +199,7 @@ class Connection:
         self.go_on()
 
     def go_on(self) -> None:
-        """Continue after waiting for something."""
+        """Continue to process input after a pause."""
         if not self._processing and not self.closing:
             if self.paused:
                 self.output.flush()
@@ -212,7 +212,7 @@ class Connection:
         return self.turn is not None or self._processing
 
     def _answer_request(self, request: Deferred[bytes], line: bytes) -> None:
-        """Pass the requested line to the turn. It is secret, so observers do not get it."""
+        """Pass the requested line to the turn, but not to observers, since it may be a password."""
         if self.observer is not None:
             self.observer.line_received(None)
         self._cancel_line_request(request)
@@ -239,17 +239,17 @@ class Connection:
     # Octets that are not lines
 
     def read_with(self, reader: Reader, then: Callable[[], Any]) -> None:
-        """Pass the following input to the reader instead of parsing lines. At its end, run the turn *then*."""
+        """Pass the following input to the reader instead of parsing lines. When it is finished, run the turn *then*."""
         self.reader = reader
         self._after_reader = then
 
     def read_data(self, reader: Reader, then: Callable[[], Any]) -> None:
-        """The same for octets of a message, which observers are told of."""
+        """Do the same for the octets of a message, and notify observers of them."""
         self.reader = reader if self.observer is None else CountedReader(reader, self.observer)
         self._after_reader = then
 
     def stop_reader(self) -> None:
-        """Drop the reader, before it is finished."""
+        """Remove the reader before it is finished."""
         reader, self.reader, self._after_reader = self.reader, None, None
         if type(reader) is CountedReader:
             reader.stop()
@@ -259,7 +259,7 @@ class Connection:
         begin, length = lines.offset, len(lines.data)
         end = reader.feed(lines.data, begin)
         self.patience.data_came((end if end >= 0 else length) - begin)
-        if self.reader is not reader:  # the receiver of the octets has closed the connection
+        if self.reader is not reader:  # the receiver of the message has closed the connection
             return
         if end < 0:
             lines.data = b""
@@ -273,15 +273,15 @@ class Connection:
         self.run(then)
 
     def hold(self) -> None:
-        """Pause, because the receiver of the octets is not ready: process no input, and read no more than
-        ``buffer_limit``."""
+        """Pause the input, because the receiver of the message is not ready. At most ``buffer_limit`` octets are still
+        read."""
         already = self._held
         self.hold_untimed()
         if not already and self._held and self.server.settings.hook_timeout is not None:
             self._wait_call = self.call_later(self.server.settings.hook_timeout, self._held_too_long)
 
     def hold_untimed(self) -> None:
-        """The same without a timeout, for callers that have their own."""
+        """Do the same without a timeout, for callers that have their own."""
         if self._held or self.closing:
             return
         self._held = self.paused = True
@@ -311,14 +311,14 @@ class Connection:
     # Turns
 
     def run(self, work: Callable[..., Any], *args: Any) -> None:
-        """Take one turn: at once, or later if it must wait."""
+        """Run one turn, and pass its result to the dispatcher when it has one."""
         waiting = None
         try:
             result = work(*args)
             if type(result) is CoroutineType:
-                # Most turns do not wait. Stepped by hand, those cost no Deferred; one that does wait goes on where it
-                # stands.
-                # In a context of its own, so that what it keeps in a ContextVar reaches no other connection.
+                # Most coroutines do not wait. Running the first step here avoids a Deferred for those; `go_on` runs the
+                # rest of the others. The context is a copy, so that a ContextVar that the turn sets does not affect
+                # other connections.
                 turn, context = result, copy_context()
                 try:
                     awaited = context.run(turn.send, None)
@@ -338,7 +338,7 @@ class Connection:
             self.dispatcher.on_result(result)
 
     def end_turn(self, turn: Turn) -> bool:
-        """Mark the turn as ended. Return whether it was the current turn."""
+        """Mark the turn as ended. Return whether its result is still needed."""
         if self.turn is not turn:
             return False
         self.turn = self.line_request = None
@@ -350,21 +350,21 @@ class Connection:
 
     @property
     def waits_for_server(self) -> bool:
-        """Whether the turn is the server's work, and neither the client's nor the handshake's."""
+        """Whether the turn waits for the server, and not for the client or a TLS handshake."""
         return self.line_request is None and self.stage is None
 
     def request_line(self) -> Deferred[bytes]:
-        """The client's next line, for a turn that has asked the client something.
+        """Return a Deferred that fires with the client's next line, for a turn that has sent a challenge.
 
-        Until it arrives, the client's timeouts apply, as between turns. Input that is not a valid line fails with the
-        exception that the dispatcher makes of it.
+        Until the line arrives, the client's timeouts apply, as between turns. If the input is not a valid line, the
+        Deferred fails with the exception from the dispatcher's ``on_bad_line``.
         """
         request = self.line_request = Deferred(self._cancel_line_request)
         turn = self.turn
         if turn is not None:
             turn.stop_deadline()
         self._await_client()
-        if turn is not None:  # else the turn has only begun, and whoever let it begin goes on
+        if turn is not None:  # otherwise this is still the first step of the turn, and its caller continues
             self.go_on()
         return request
 
@@ -378,22 +378,22 @@ class Connection:
     # Time
 
     def call_later(self, period: float, function: Callable[..., Any], *args: Any) -> IDelayedCall:
-        """Call the function after so many seconds."""
+        """Call the function after *period* seconds."""
         call: IDelayedCall = self.clock.callLater(period, function, *args)
         return call
 
     @property
     def server_busy(self) -> bool:
-        """Whether it is the server's turn to act, not the client's."""
+        """Whether the client waits for the server, and not the server for the client."""
         return self._held or self._yields or (self.turn is not None and self.line_request is None)
 
     def _await_client(self) -> None:
-        """Start the client's timeouts, unless other conditions prevent it."""
+        """Wait for the client: start its timeouts, and process input unless something else pauses it."""
         self.patience.clients_turn()
         self.paused = self._output_full or self.server_busy
 
     def client_late(self) -> None:
-        """The client has taken too long: close."""
+        """Close the connection, because the client has taken too long."""
         if self.stage is None or not self.stage.idle():
             self.end_late(self.patience.late())
 
@@ -406,7 +406,7 @@ class Connection:
     # Output
 
     def send(self, octets: bytes) -> None:
-        """Send the octets, after all that was sent before, and together with all that is sent in the same turn."""
+        """Send the octets after everything that was sent before. Output is collected while input is processed."""
         if self.closing:
             return
         if self.observer is not None and octets and not self.output.muted:
@@ -417,7 +417,7 @@ class Connection:
             output.flush()
 
     def output_full(self) -> None:
-        """The client does not read replies: run no turns and read nothing until it does."""
+        """The client does not read the replies. Run no turns, and stop reading, until it does."""
         if not self.closing:
             self._output_full = self.paused = True
             self.transport.pauseProducing()
@@ -433,7 +433,7 @@ class Connection:
         self.go_on()
 
     def transport_changed(self) -> None:
-        """The transport has another consumer beneath it, which knows nothing of pauses before it."""
+        """The transport has started TLS. Its TLS layer does not know of earlier pauses, so end them."""
         if self._output_full or self._reading_paused:
             self._output_full = self._reading_paused = False
             self.transport.resumeProducing()
@@ -451,9 +451,9 @@ class Connection:
     def input_closed(self) -> None:
         """The client has closed its side. Reply to what it sent, then close the connection.
 
-        With TCP, a client that is gone completely looks the same. A client that has sent QUIT gets all replies, however
-        long they take. One that has not violates RFC 5321 4.1.1.10, which requires that a premature close cancels
-        pending work: it gets only the replies that are ready within a moment.
+        With TCP, this looks the same as a client that has disconnected. A client that has sent QUIT gets all replies,
+        no matter how long they take. A client that closes without QUIT violates RFC 5321 4.1.1.10, and pending work
+        must be cancelled then. It gets only the replies that are ready within a moment.
         """
         self.input_ended = True
         if self.closing or self._processing:
@@ -474,13 +474,13 @@ class Connection:
             self.close()
 
     def session_over(self, late: Late) -> None:
-        """The session has lasted too long: close it as soon as no transaction is open."""
-        if self.stage is None:  # else that has a deadline of its own, and nothing may be said in its midst
+        """Close as soon as no transaction is open, because the session has lasted too long."""
+        if self.stage is None:  # a stage has its own deadline, and no reply may be sent before it ends
             self.cause = late
             self.dispatcher.drain(late.reply)
 
     def end_now(self) -> None:
-        """Close now, with a reply unless another one is due."""
+        """Close now with 421, or without any reply if the client still waits for the reply to a command."""
         if self.stage is not None:
             self.stage.cancel()
         elif self.turn is None and not self.closing:
@@ -499,15 +499,14 @@ class Connection:
         if self.lost:
             return
         self.output.flush()
-        # A transport with a producer would not close; one whose peer does not read would not either.
-        self.transport.unregisterProducer()
-        if not closes_at_once(self.transport):
+        self.transport.unregisterProducer()  # with a producer, the transport would not close
+        if not closes_at_once(self.transport):  # the client may never read what is still to be sent
             self._wait_call = self.call_later(self.server.settings.linger, self.abort)
         self.transport.loseConnection()
 
     def abort(self) -> None:
-        """Close at once, whatever was not sent."""
-        # Standard input and output cannot be aborted.
+        """Close immediately, without sending the rest of the output."""
+        # Standard input and output have no abortConnection.
         getattr(self.transport, "abortConnection", self.transport.loseConnection)()
 
     def _stop_everything(self) -> None:
@@ -520,7 +519,7 @@ class Connection:
             self.turn.cancel()
 
     def connection_lost(self, reason: BaseException) -> None:
-        """The transport is gone."""
+        """Clean up after the transport has disconnected."""
         if self.stage is not None:
             self.stage.connection_lost(reason)
         self.lost = True
@@ -529,7 +528,7 @@ class Connection:
         turn = self.turn
         self._stop_everything()
         if turn is not None:
-            self.end_turn(turn)  # even if it goes on regardless
+            self.end_turn(turn)  # even if it ignores the cancellation and still runs
         self.dispatcher.on_end(self.cause or reason)
         if not (self._processing or self.goes_on) and (turn is None or turn.finished):
             # Break reference cycles, so that the objects are freed now and not by the garbage collector.

@@ -1,8 +1,8 @@
-"""Dispatches command lines, and turns results into replies. All commands, hook results and replies pass through it.
+"""Find the command for a line, and the reply for a result or an exception. All commands, hook results and replies pass
+through this module.
 
-It finds the command for a line, the reply for the result of a command or a hook, and the reply for an exception. The
-commands are in :mod:`txsmtpd.smtp` and :mod:`txsmtpd.extensions`; :mod:`txsmtpd.engine.connection` reads lines and
-sends replies.
+The commands are in :mod:`txsmtpd.smtp` and :mod:`txsmtpd.extensions`. :mod:`txsmtpd.engine.connection` reads the lines
+and sends the replies.
 """
 
 from __future__ import annotations
@@ -54,15 +54,14 @@ ALLOWED_BEFORE_STARTTLS = frozenset(b"NOOP EHLO LHLO STARTTLS QUIT".split())
 GREETINGS = frozenset(b"HELO EHLO LHLO".split())
 _LETTERS = re.compile(rb"[A-Z]*")
 
-
-#: The result of a command whose reply is sent after the octets that follow it have been read.
+#: The result of a command whose reply is sent later, after the octets that follow the command have been read.
 ANSWERED_LATER: Final = object()
 
 
 class Dispatcher:
-    """Commands by their verb, hooks by their name, and a reply to each line, for one session.
+    """Runs the commands of one session, and creates the reply to each line.
 
-    :param server: the protocol, as users see it: its commands, settings, session and envelope.
+    :param server: the protocol that users see, with its commands, settings, session and envelope.
     :param interceptor: may replace what commands do, or None.
     """
 
@@ -90,30 +89,30 @@ class Dispatcher:
 
     def __init__(self, server: Any, interceptor: Interceptor | None) -> None:
         self.server = server
-        self.connection: Any = None  #: the connection, which is made with this dispatcher
+        self.connection: Any = None  #: the connection; it sets this when it is created
         self.interceptor = interceptor
-        self.meter: Meter | None = None  #: counts what happens; None: nobody does
+        self.meter: Meter | None = None  #: updates metrics, or None
         self.commands = server.commands
-        self.verb = b""  #: of the command whose turn it is
-        self.pushed = False  #: that command has pushed a whole reply
-        #: The reply of a built-in command, which an override may have awaited without returning it.
+        self.verb = b""  #: the verb of the current command
+        self.pushed = False  #: whether the current command has pushed a whole reply
+        #: The reply of a built-in command. It is sent if an override returns nothing.
         self.last_reply: Reply | None = None
-        self.payload_due = 0  #: octets after that command that have not been read
+        self.payload_due = 0  #: the number of octets after the current command that must still be read
         self.closes_after_reply = False
-        self.refuse_all: Reply | None = None  #: the reply to all commands but QUIT
-        self.draining: Reply | None = None  #: what the client is told once no transaction is open
-        self.messages = 0  #: that were taken
-        self.errors = 0  #: refusals that are errors of the client; see :mod:`txsmtpd.engine.budget`
-        self.refusals = 0  #: other refusals
-        self.junk = 0  #: commands that brought no message nearer
-        #: What a refusal is about: the line of the command, or sender and recipients of a message.
+        self.refuse_all: Reply | None = None  #: the reply to all commands but QUIT, or None
+        self.draining: Reply | None = None  #: the 421 to send when no transaction is open, or None
+        self.messages = 0  #: the number of accepted messages
+        self.errors = 0  #: the number of the client's errors; see :mod:`txsmtpd.engine.budget`
+        self.refusals = 0  #: the number of other refusals
+        self.junk = 0  #: the number of commands outside of mail transactions
+        #: What the log says about a refusal: the command line, or the sender and the recipients of a message.
         self.about: bytes | tuple[str | None, Sequence[str]] = b""
         self._log: SessionLog | None = None
-        self.calls: dict[bytes, int] | None = None  #: commands by verb, where their number is limited
+        self.calls: dict[bytes, int] | None = None  #: the number of calls by verb, if it is limited
 
     @property
     def log(self) -> SessionLog:
-        """What the session logs."""
+        """The log of the session."""
         if self._log is None:
             settings = self.server.settings
             self._log = SessionLog(settings.log, self.server.session.id, settings.log_limit)
@@ -122,14 +121,14 @@ class Dispatcher:
     # From a line to its command
 
     def on_line(self, line: bytes) -> Any:
-        """The turn for a line, without its CRLF."""
+        """Run the command of a line, given without its CRLF. This is the work of a turn."""
         server = self.server
         settings = server.settings
         word, _, rest = line.partition(b" ")
         verb = word.upper()
         command = self.commands.get(verb)
-        # A line after a refused AUTH may be a response to it, from a client that did not wait, so it is masked too. So
-        # are lines that look like AUTH, and the lines after them.
+        # A line after a refused AUTH may be the response of a client that did not wait for the reply, so it is masked,
+        # too. The same is true for lines that look like AUTH, and for the lines after them.
         hidden = command is None and self._may_be_secret(line)
         stray = hidden and (self.verb == b"AUTH" or begins_auth(line))
         if hidden:
@@ -155,7 +154,7 @@ class Dispatcher:
             raise Refused(LINE_TOO_LONG)
         if command.junk:
             count_junk(self)
-        errors = "replace" if verb in GREETINGS else "strict"  # names of hosts are in any charset
+        errors = "replace" if verb in GREETINGS else "strict"  # some clients send host names in other charsets
         arg = grammar.decode(rest.strip(b" \t"), errors) or None if rest else None
         if self.refuse_all is not None and verb != b"QUIT":
             raise Refused(self.refuse_all)
@@ -190,7 +189,7 @@ class Dispatcher:
         :param asked: whether a command had requested the line.
         """
         if not asked:
-            # Whatever was wrong with this line, what comes next may still be an answer to AUTH.
+            # If this line looks like AUTH, the next one may be a response to it.
             self.verb = b"AUTH" if self._may_be_secret(bad.begins) else b""
         observer = self.connection.observer
         if observer is not None:
@@ -200,27 +199,27 @@ class Dispatcher:
         return Refused(PAYLOAD_UNKNOWN if self._announces_payload(bad.begins) else LINES_REFUSED[bad.why])
 
     def masked(self, line: bytes) -> bytes:
-        """Return the line without credentials, for logs. Call it before the line's turn is run."""
+        """Return the line without credentials, for logs. Call it before :meth:`on_line`."""
         is_command = line.partition(b" ")[0].upper() in self.commands
         return SECRET.encode("ascii") if not is_command and self._may_be_secret(line) else sanitize(line)
 
     def _may_be_secret(self, line: bytes) -> bool:
-        """Whether a line that is no command, or what it begins with, has to do with AUTH."""
+        """Whether a line may contain credentials. It is not a command, and may be incomplete."""
         return self.verb == b"AUTH" or mentions_auth(line)
 
     def unknown_command(self, verb: bytes, line: bytes) -> Reply:
-        """The reply to a line that begins with the verb of no command."""
+        """Return the reply to a line with an unknown verb."""
         return reply_to_unknown(verb, line)
 
-    # What a command asks for
+    # For commands
 
     async def ask(self, challenge: bytes) -> bytes:
-        """Ask the client something within a command.
+        """Send a challenge to the client, and wait for its response. Neither is ever logged.
 
         :param challenge: the text after 334 (RFC 4954 4).
-        :return: the client's response, without its CRLF. Neither is ever logged.
-        :raises Refused: if it is not a valid line.
-        :raises ValueError: if the challenge has a line end: what follows it would be a reply of its own.
+        :return: the response, without its CRLF.
+        :raises Refused: if the response is not a valid line.
+        :raises ValueError: if the challenge contains CR or LF: the client would take the rest for another reply.
         """
         if b"\r" in challenge or b"\n" in challenge:
             raise ValueError("a challenge is one line, without CR or LF")
@@ -238,7 +237,7 @@ class Dispatcher:
         count_junk(self)
 
     def take_payload(self, write: Callable[[bytes], object], then: Callable[[], Any]) -> Any:
-        """Read the octets that follow the command, then take the turn *then*: its result is the command's."""
+        """Read the octets that follow the command, then call *then*. Its result becomes the command's result."""
         size, self.payload_due = self.payload_due, 0
         if not size:
             return then()
@@ -246,18 +245,18 @@ class Dispatcher:
         return ANSWERED_LATER
 
     def drop_payload(self, reply: Reply, result: Any) -> None:
-        """Discard the octets after a refused command, so that they are not taken for the next one.
+        """Discard the octets after a refused command, so that they are not executed as commands.
 
         :param reply: the refusal.
-        :param result: the command's result after the octets were read.
+        :param result: the command's result once the octets are read.
         """
         self.server._payload_refused(reply)
         self.take_payload(_drop, lambda: result)
 
     def _announces_payload(self, line: bytes) -> bool:
-        """Whether octets of an unknown number follow a line that is refused as a whole."""
+        """Whether a malformed line is a command that octets follow, such as BDAT. Their number is then unknown."""
         letters = _LETTERS.match(line.upper())
-        command = self.commands.get(letters[0])  # type: ignore[index]  # it matches nothing, too
+        command = self.commands.get(letters[0])  # type: ignore[index]  # the pattern also matches an empty string
         return command is not None and command.payload is not None
 
     # From hooks to replies
@@ -279,7 +278,7 @@ class Dispatcher:
         return self.no_status(status, f"handle_{hook}")
 
     def no_status(self, what: object, source: str) -> Reply:
-        """Log that the source has returned something that is not a status, and return the reply to send instead."""
+        """Log that *source* has returned something that is not a status. Return the reply to send instead."""
         hint = hint_for(what)
         self.log(events.NO_REPLY, source=source, value=described(what), hint=f" ({hint})" if hint else "")
         return FAILED
@@ -314,7 +313,7 @@ class Dispatcher:
             status = self.server.handle_exception(error)
             if isinstance(status, Awaitable):
                 status = await status
-        except GeneratorExit:  # also where nobody waits for the hook any more
+        except GeneratorExit:  # the coroutine was closed, because its result is not needed any more
             return FAILED_TWICE
         except BaseException as another:
             self.log_failure("handle_exception", another)
@@ -322,20 +321,21 @@ class Dispatcher:
         return self.final(status, "exception")
 
     def log_failure(self, what: str, error: BaseException) -> None:
-        """Log an exception, without the text that may quote a password.
+        """Log an exception. During AUTH its text is left out, since it may quote a password.
 
         :param what: the verb of the command, or the name of the hook.
         """
         if self.connection.observer is not None:
             self.connection.observer.failed(what, error)
         why = f": {HINT}" if asks_for_asyncio(error) else ""
-        # The text of an exception may quote a password; the lines of code that raised it do not.
+        # The traceback is logged in any case: source lines do not contain passwords.
         self.log.failure(events.FAILED, error, secret=self.verb == b"AUTH", where=what, why=why)
 
     def on_timeout(self, cancelled: bool) -> Reply:
-        """The result of a turn that took too long.
+        """Return the reply to a command that took too long.
 
-        :param cancelled: whether it has ended. If it continues instead, it must not get a second reply.
+        :param cancelled: whether the command has ended. If it ignores the cancellation, it gets 421: the connection
+            closes, so that there is no second reply.
         """
         self.log(events.TIMED_OUT, where=printable(self.verb))
         return TAKES_TOO_LONG if cancelled else STILL_BUSY
@@ -343,7 +343,7 @@ class Dispatcher:
     # From replies to the client
 
     def on_result(self, result: Any) -> None:
-        """A turn has ended with this result."""
+        """Process the result of a turn: convert it to a reply, and send it."""
         if result is ANSWERED_LATER:
             return
         if result is None:
@@ -372,7 +372,7 @@ class Dispatcher:
         self.send_reply(reply)
 
     def send_reply(self, reply: Reply) -> None:
-        """Send the reply that ends a turn."""
+        """Send the final reply of a turn."""
         server = self.server
         if self.meter is not None:
             self.meter.replied(self.verb, reply)
@@ -392,29 +392,30 @@ class Dispatcher:
             self.end_turn(self.closes_after_reply)
 
     def end_turn(self, closes: bool) -> None:
-        """The reply to the turn was sent. Close the connection if the session is over."""
+        """End a turn whose reply was sent. Close the connection if the session is over."""
         if closes:
             self.connection.close()
         elif self.draining:
             self._close_if_drained()
 
     def status_of_command(self, result: Any) -> Reply:
-        """The reply that a command has returned."""
+        """Convert the result of a command to a reply. If it is not a status, log it and return 451."""
         try:
             return parse_status(result)
         except (TypeError, ValueError):
-            # It is unknown what the command has done, and the client is told that it failed.
+            # The client is told that the command failed, so a transaction that it may have started must end.
             self.server.reset_transaction()
             return self.no_status(result, f"the command {printable(self.verb)} (it must return a reply, or push one)")
 
     def message_ended(self, envelope: Any) -> None:
-        """The transaction of a message is over, and the reply to it follows."""
+        """The transaction of a message is over. Keep its sender and recipients, to log a refusal."""
         self.about = envelope.mail_from, envelope.rcpt_tos
 
     def refusal(self, reply: Reply, whom: Sequence[str] | None = None) -> Reply:
-        """Log and count a refusal. Return 421 instead if there are too many.
+        """Log and count a refusal.
 
-        :param whom: the recipients that are refused, if the refusal is not for the whole command.
+        :param whom: the refused recipients, if the refusal does not apply to all of them.
+        :return: the refusal, or 421 if there were too many.
         """
         if reply is FOREIGN_PROTOCOL:
             self.closes_after_reply = True
@@ -447,7 +448,7 @@ class Dispatcher:
             self.log(events.REFUSED_SENDER, sender=sender, **fields)
 
     def log_ended(self) -> None:
-        """The session is over: tell how much of its log was left out."""
+        """The session is over. Log how many of its lines were not logged."""
         if self._log is not None:
             self._log.close(client_text(self.server.session.peer))
 
@@ -458,17 +459,17 @@ class Dispatcher:
     # The end
 
     def on_late(self, reply: Reply) -> None:
-        """The client has taken too long; the connection closes after this."""
+        """Send the reply to a client that has taken too long."""
         self.connection.send(reply.octets)
 
     def on_shutdown(self) -> None:
-        """The connection closes now, because the server does, or because it has lasted too long."""
+        """Send 421, because the server shuts down or the session has lasted too long."""
         self.connection.send((self.draining or SHUTTING_DOWN).octets)
 
     def drain(self, reply: Reply = SHUTTING_DOWN) -> None:
         """Close with 421 as soon as no transaction is open (RFC 5321 3.8).
 
-        :param reply: the 421.
+        :param reply: the reply to send, with code 421.
         """
         self.draining = reply
         if not self.connection.is_busy:
@@ -480,7 +481,7 @@ class Dispatcher:
             self.connection.close()
 
     def on_end(self, cause: BaseException) -> None:
-        """The connection is gone; called once."""
+        """The connection is lost. Called once."""
         if self.meter is not None:
             self.meter.closed(cause)
         self.server._ended(cause)
