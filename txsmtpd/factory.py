@@ -1,4 +1,4 @@
-"""The factory: makes the protocol of each connection, tracks open connections, and closes them."""
+"""The factory: creates the protocol of each connection, tracks open connections, and closes them."""
 
 from __future__ import annotations
 
@@ -29,41 +29,39 @@ from txsmtpd.settings import Settings, trusts_nobody, want_number
 from txsmtpd.smtp import SMTP
 from txsmtpd.typed import Options
 
-LINES_FOR_NETWORK = Rate(6, 60.0, 3)  # log lines about refused connections, so that a flood does not fill the log
-
-
-ACCEPTED_AT_ONCE = 100  # connections that a port of Twisted accepts in one iteration, at most
+LINES_FOR_NETWORK = Rate(6, 60.0, 3)  # log lines about refused connections of a network: a flood must not fill the log
+ACCEPTED_AT_ONCE = 100  # the most connections that a Twisted port accepts in one iteration of the reactor
 
 
 class Observing(TypingProtocol):
     """Observes sessions."""
 
     def observe(self, server: SMTP) -> Observer:
-        """Make the observer of a new session."""
+        """Create the observer of a new session."""
 
 
 class Measuring(TypingProtocol):
     """Counts and measures sessions."""
 
     def meter(self, server: SMTP) -> Meter:
-        """Make the meter of a new session."""
+        """Create the meter of a new session."""
 
     def timed(self, name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap a hook in a function that measures it."""
 
     def watch(self, factory: Any) -> None:
-        """Read from this factory the values that are not passed to meters."""
+        """Include this factory in the metrics, with values such as the number of open connections."""
 
 
 class Intercepting(TypingProtocol):
     """Changes what sessions do."""
 
     def intercept(self, server: SMTP) -> Interceptor:
-        """Make the interceptor of a new session."""
+        """Create the interceptor of a new session."""
 
 
 class SMTPFactory(ServerFactory):
-    """Makes a protocol for each connection. Use it with any server endpoint.
+    """Creates a protocol for each connection. Use it with any server endpoint.
 
     :param handler: the object with the hooks; see :mod:`txsmtpd.interfaces`.
     :param protocol: :class:`~txsmtpd.smtp.SMTP` or a subclass.
@@ -75,8 +73,8 @@ class SMTPFactory(ServerFactory):
     :param faults: fault injection: :class:`~txsmtpd.faults.rules.Faults`.
     :param transcript: recorder of sessions: :class:`~txsmtpd.observe.transcript.Transcripts`.
     :param metrics: counters and measurements: :class:`~txsmtpd.observe.metrics.Metrics`.
-    :param strict_handler: whether a mistake in the handler raises TypeError: a misspelt hook, wrong parameters of a
-        hook, or no hooks. False: it issues a warning.
+    :param strict_handler: whether a mistake in the handler raises TypeError. False: it issues a warning. Mistakes are a
+        misspelt hook, wrong parameters of a hook, and no hooks.
     :param options: see :class:`~txsmtpd.settings.Settings`.
     :raises TypeError: if an option is unknown or has a wrong type, or if there is a mistake in the handler.
     :raises ValueError: if an option has an invalid value.
@@ -108,7 +106,7 @@ class SMTPFactory(ServerFactory):
                 want_number(name, limit, int)
         if not (isinstance(protocol, type) and issubclass(protocol, SMTP)):
             raise TypeError(f"protocol must be SMTP or a subclass, not {protocol!r}")
-        # Called with each connected protocol, to make its observers and its interceptor.
+        # Called with each connected protocol, to create its observers and its interceptor.
         self.observers: tuple[Callable[[SMTP], Observer], ...] = ()
         self.interceptor: Callable[[SMTP], Interceptor] | None = None
         if transcript is not None:
@@ -139,13 +137,14 @@ class SMTPFactory(ServerFactory):
             self.settings.wrap_hooks(metrics.timed)
             metrics.watch(self)
         self.connections: set[SMTP] = set()
-        # For servers with several processes: called after each change; returns the number of connections of the others.
+        # For servers with several processes. The first is called when a connection opens or closes; the second returns
+        # the number of connections of the other processes.
         self.connections_changed: Callable[[], object] | None = None
         self.connections_elsewhere: Callable[[], int] | None = None
-        self.batches = Batches()  #: connections with more input to process, which wait for their next turn
+        self.batches = Batches()  #: connections whose input waits for other connections
         self.stress = Stress()
-        self.refused: Counter[str] = Counter()  #: connections that were rejected, by "full" or "network"
-        self.places: list[Places] = []  #: the places of each network and host
+        self.refused: Counter[str] = Counter()  #: the number of rejected connections by reason, "full" or "network"
+        self.places: list[Places] = []  #: count the connections by network, and by host
         if connection_limit_per_network is not None:
             self.places.append(Places(connection_limit_per_network, self.settings.admission.network))
         if connection_limit_per_host is not None:
@@ -200,11 +199,11 @@ class SMTPFactory(ServerFactory):
             self.settings.log.emit(events.CONNECTION_REFUSED, None, fields)
 
     def connected(self, protocol: SMTP) -> None:
-        """A protocol is connected."""
+        """Track a protocol that was connected."""
         self.connections.add(protocol)
         if self.connections_changed is not None:
             self.connections_changed()
-        # The client of a proxy's connection is not known yet.
+        # If a PROXY header follows, the client is not known yet.
         if self.places and not expects_header(protocol):
             for places in self.places:
                 places.take(protocol, protocol.session.peer)
@@ -214,12 +213,12 @@ class SMTPFactory(ServerFactory):
             self._hurry(protocol)
 
     def proxied(self, protocol: SMTP) -> Reply | None:
-        """A PROXY header has named the client of the connection.
+        """Count a connection whose client was named by a PROXY header.
 
-        :return: the refusal if the client has too many connections, or None to accept it.
+        :return: None, or the refusal if the client has too many connections.
         """
         session = protocol.session
-        # A proxy's own connections, such as health checks, are not limited.
+        # Connections of the proxy itself, such as health checks, are not limited.
         if session.proxy_peer is not None:
             if not all(places.take(protocol, session.peer) for places in self.places):
                 self._note_refused(session.peer, "network")
@@ -229,7 +228,7 @@ class SMTPFactory(ServerFactory):
         return None
 
     def disconnected(self, protocol: SMTP) -> None:
-        """A protocol has lost its connection."""
+        """Stop tracking a protocol that has lost its connection."""
         self.connections.discard(protocol)
         if self.connections_changed is not None:
             self.connections_changed()
@@ -245,7 +244,10 @@ class SMTPFactory(ServerFactory):
     # Stress mode
 
     def reactor_late(self, seconds: float) -> None:
-        """Report a measurement of how late the reactor is, in seconds. Called from time to time."""
+        """Report how late the reactor is, for stress mode. The command-line server calls this four times a second.
+
+        :param seconds: how late the reactor ran a timed call.
+        """
         self.stress.lag = seconds
         if self.stress.update(len(self.connections), self.connection_limit):
             self._stress_changed()
@@ -257,15 +259,15 @@ class SMTPFactory(ServerFactory):
             self._hurry(protocol)
 
     def _hurry(self, protocol: SMTP) -> None:
-        """Set the client's timeouts according to whether the server is in stress mode."""
+        """Shorten the client's timeouts in stress mode, or restore them."""
         connection = protocol._connection
         if self.settings.admission.network(protocol.session.peer) is not None and not connection.closing:
             connection.patience.hurry(self.stress.active)
 
     def drain(self) -> Deferred[None]:
-        """Close all connections with 421: idle ones now, the others when their transaction is over.
+        """Close idle connections with 421 now, and the others when their transaction is over.
 
-        :return: a Deferred that fires when the last one is closed.
+        :return: a Deferred that fires when the last connection is closed.
         """
         if not self.connections:
             return succeed(None)
@@ -276,7 +278,7 @@ class SMTPFactory(ServerFactory):
         return drained
 
     def abort(self) -> None:
-        """Close all connections now, whatever they are doing. Those that wait for their client get a reply first."""
+        """Close all connections now, even during a transaction. Clients that do not wait for a reply get 421."""
         for protocol in list(self.connections):
             protocol._connection.end_now()
 
@@ -285,12 +287,12 @@ class TurnedAway(Protocol):
     """Rejects a connection above the limit: sends 421 and closes it (RFC 5321 3.8)."""
 
     def connection_made(self, transport: Any) -> None:
-        """asyncio has accepted the connection."""
+        """Called by asyncio."""
         transport.write(TOO_MANY_CONNECTIONS.octets)
         transport.close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """asyncio has closed it."""
+        """Called by asyncio. Does nothing."""
 
     def connectionMade(self) -> None:
         assert self.transport is not None

@@ -1,11 +1,11 @@
-"""SMTP: the protocol of one connection, with the commands of RFC 5321 as methods that return their reply. Users
-subclass this one class: all names that they may use or override are in one file, most of them a line or two.
+"""SMTP: the protocol of one connection, with the commands of RFC 5321. Users subclass this class: all names that they
+may use or override are in one file.
 
-A command is a method ``smtp_VERB(arg)``; it returns a status or raises :class:`~txsmtpd.reply.Refused`. Its
+A command is a method ``smtp_VERB(arg)``. It returns a status or raises :class:`~txsmtpd.reply.Refused`. Its
 preconditions are declared with its syntax. A mail transaction is open while ``envelope.mail_from`` is not None.
 
-How lines are read and replies sent, what dispatches commands, the PROXY header, TLS and the reading of messages are
-in :mod:`txsmtpd.engine`; the commands of extensions (AUTH, STARTTLS, BDAT, XCLIENT) in :mod:`txsmtpd.extensions`.
+:mod:`txsmtpd.engine` reads lines and messages, runs commands, sends replies, and handles TLS and PROXY headers. The
+commands of extensions (AUTH, STARTTLS, BDAT, XCLIENT) are in :mod:`txsmtpd.extensions`.
 """
 
 from __future__ import annotations
@@ -148,16 +148,16 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     AuthLoginUsernameChallenge = "User Name\0"  #: the first challenge of LOGIN
     AuthLoginPasswordChallenge = "Password\0"  #: the second
 
-    # The parts of the engine that a connection has, and their classes.
-    # They have no defaults in the class, because lookup of attributes that only instances have is faster.
+    # The parts of the engine, and their classes. These attributes have no defaults in the class, because Python finds
+    # attributes faster if only the instance has them.
     _connection: Any
     _dispatcher: Any
     _message: IncomingMessage | None  # the message being received
     _attempts: auth.Attempts | None = None
-    _given: frozenset[str] | None = None  # names of the options passed to it, if it was made without settings
-    _own_size_limits: Mapping[str, int] = {}  # of command lines, that were set for this connection
-    _taken_over = False  # from asyncio, which has called connection_made
-    _ehlo_lines: list[str] | None = None  # lines that a hook pushes for the reply to EHLO
+    _given: frozenset[str] | None = None  # the names of the options, if it was created without a factory
+    _own_size_limits: Mapping[str, int] = {}  # limits of command lines that were set for this connection
+    _taken_over = False  # whether an asyncio server has accepted the connection
+    _ehlo_lines: list[str] | None = None  # during EHLO, the lines that a hook has pushed
     _at_end: tuple[Callable[[], Any], ...] = ()
     _dispatcher_class: ClassVar[type[Dispatcher]] = Dispatcher
     _message_class: ClassVar[type[IncomingMessage]] = IncomingMessage
@@ -211,17 +211,19 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         return self.settings.clock()
 
     hostname = setting("hostname", "The server's name.")
-    data_size_limit = setting("data_size_limit", "Octets that a message may have; None: no limit.")
-    local_part_limit = setting("local_part_limit", "Characters before the @ of an address; 0: no limit.")
-    line_length_limit = setting("line_length_limit", "Octets of a line of a message; None: no limit.")
-    command_size_limit = setting("command_size_limit", "Octets of a command line, apart from those of extensions.")
+    data_size_limit = setting("data_size_limit", "Maximum size of a message in octets. None: no limit.")
+    local_part_limit = setting("local_part_limit", "Maximum length of a local part in characters. 0: no limit.")
+    line_length_limit = setting("line_length_limit", "Maximum length of a message line in octets. None: no limit.")
+    command_size_limit = setting(
+        "command_size_limit", "Maximum length of a command line in octets; extensions add to it."
+    )
     enable_SMTPUTF8 = setting("enable_SMTPUTF8", "True if SMTPUTF8 (RFC 6531) is offered.")
     require_starttls = setting("require_starttls", "True if a client must start TLS before it sends mail.")
     auth_required = setting("auth_required", "True if a client must authenticate before it sends mail.")
-    _authenticator = Readable("authenticator")  # used by methods auth_MECHANISM of programs
-    _proxy_timeout = Readable("proxy_protocol_timeout")  # used by tests of programs
+    _authenticator = Readable("authenticator")  # used by auth_MECHANISM methods in programs
+    _proxy_timeout = Readable("proxy_protocol_timeout")  # used by tests in programs
     _call_limit_default = Readable("call_limit_default")
-    __ident__ = setting("ident", "What follows the server's name in the greeting.")
+    __ident__ = setting("ident", "The text after the server's name in the greeting.")
 
     @property
     def command_size_limits(self) -> SizeLimits:
@@ -249,7 +251,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     def connectionMade(self) -> None:
         if type(self).connection_made is SMTP.connection_made or self._taken_over:
             self._start()
-        else:  # which calls the inherited one
+        else:  # an override, which calls the inherited method
             self.connection_made(self.transport)
 
     def _start(self) -> None:
@@ -258,7 +260,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         self.session = self._create_session()
         self.session.peer = place_of(self.transport.getPeer()) or ""
         self.envelope = self._create_envelope()
-        if type(self).__init__ is not SMTP.__init__:  # which may have set commands of its own
+        if type(self).__init__ is not SMTP.__init__:  # an override may have set attributes that are commands
             self.commands = with_own_commands(self)
         factory = self.factory
         self._dispatcher = dispatcher = self._dispatcher_class(self, None)
@@ -282,22 +284,22 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         self._connection.data_received(data)
 
     def lineReceived(self, line: bytes) -> None:
-        """Execute a command line. Lines that respond to a command, as in AUTH, are not passed to this method."""
+        """Execute a command line. Responses to challenges of AUTH are not passed to this method."""
         connection, dispatcher = self._connection, self._dispatcher
         if connection.observer is not None:
             connection.observer.line_received(dispatcher.masked(line))
         connection.run(dispatcher.on_line, line)
 
     def clearLineBuffer(self) -> bytes:
-        """Discard the input that has not been processed, and return it."""
+        """Remove the input that has not been processed, and return it."""
         return self._connection.lines.clear()  # type: ignore[no-any-return]
 
     def sendLine(self, line: bytes) -> None:
-        """Send a line, after everything that was sent before."""
+        """Send a line after all earlier output."""
         self._connection.send(line + b"\r\n")
 
     def pauseProducing(self) -> None:
-        """The client does not read: stop executing commands and reading. Called by the transport."""
+        """The client does not read the replies. Stop reading and executing commands. Called by the transport."""
         self._connection.output_full()
 
     def resumeProducing(self) -> None:
@@ -322,17 +324,17 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         self._connection.input_closed()
 
     def writeConnectionLost(self) -> None:
-        """Part of IHalfCloseableProtocol; not called, since the server never closes only its side."""
+        """Part of IHalfCloseableProtocol. Not called: the server always closes both sides."""
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         self._connection.connection_lost(reason.value or ConnectionDone())
 
     def connection_made(self, transport: Any) -> None:
-        """asyncio has accepted the connection: ``loop.create_server(lambda: SMTP(handler), ...)``.
+        """Called by asyncio for a connection of ``loop.create_server(lambda: SMTP(handler), ...)``.
 
-        An override in a subclass is called for all connections, with Twisted's transport if it is not asyncio's.
+        An override in a subclass is called for connections from Twisted, too, with their transport.
 
-        :raises TypeError: if asyncio has started TLS: use *tls_context* and *implicit_tls* instead.
+        :raises TypeError: if asyncio has started TLS. Use *tls_context* and *implicit_tls* instead.
         """
         if transport is self.transport:
             self._start()
@@ -343,7 +345,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         take_over(transport, self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """asyncio no longer owns the connection."""
+        """Called by asyncio. Does nothing."""
 
     def eof_received(self) -> bool:
         """Part of asyncio's protocols; not called.
@@ -355,25 +357,25 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     # For subclasses and handlers
 
     def _create_session(self) -> Session:
-        """Make the session. Override it to use your own class."""
+        """Create the session. Override it to use your own class."""
         return Session()
 
     def _create_envelope(self) -> Envelope:
-        """Make the envelope of a transaction. Override it to use your own class."""
+        """Create the envelope of a transaction. Override it to use your own class."""
         return Envelope()
 
     def push(self, status: Reply | str | bytes) -> Deferred[None]:
         """Send a reply, or a part of one (``"250-more follows"``), before the command returns.
 
-        It is sent immediately; the result may be awaited, but need not. A command that has pushed its whole reply
-        returns None.
+        A command that has pushed its whole reply returns None.
 
-        :raises TypeError: if it is neither a Reply, a string nor bytes.
-        :raises ValueError: if it does not begin with a reply code.
+        :return: a Deferred that has already fired. The reply is sent immediately, whether you await it or not.
+        :raises TypeError: if *status* is not a Reply, str or bytes.
+        :raises ValueError: if *status* does not start with a reply code.
         """
         reply = parse_status(status)
         if self._ehlo_lines is not None and reply.code == 250 and is_part(status):
-            self._ehlo_lines.extend(reply.lines)  # they follow the line with the host name, which is sent later
+            self._ehlo_lines.extend(reply.lines)  # sent later, after the line with the host name
             return succeed(None)
         if self.settings.log_dialogue:
             self._dispatcher.log_reply(reply)
@@ -387,9 +389,10 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         return succeed(None)
 
     async def call_hook(self, name: str, *arguments: Any, default: Callable[..., Reply]) -> Reply:
-        """Call the handler's hook of this name and return its status as a reply. Without the hook, call *default*.
+        """Call the handler's hook and return its status as a reply. If the handler has no such hook, call *default*.
 
-        :param arguments: the arguments of *default*; the hook gets them after server, session and envelope.
+        :param name: the name of the hook without ``handle_``.
+        :param arguments: passed to *default*, and to the hook after server, session and envelope.
         """
         hook = self.settings.hooks.get(name)
         if hook is None:
@@ -404,9 +407,9 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         return reply
 
     def handle_exception(self, error: BaseException) -> Any:
-        """Return the status to use after an exception, which has already been logged.
+        """Return the status to send after an exception. The exception is already logged.
 
-        :return: the status from the handler's hook, or else 451; or a coroutine or a Deferred of it.
+        :return: 451, or the result of the handler's hook: a status, or a coroutine or a Deferred that returns one.
         """
         hook = self.settings.hooks.get("exception")
         return FAILED if hook is None else hook(error)
@@ -432,11 +435,11 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     # For the engine and the extensions
 
     def _greet(self) -> Any:
-        """Send the greeting, after starting TLS if it is implicit."""
+        """Send the greeting. With implicit TLS, start TLS first."""
         return default_greeting(self)
 
     def _forget(self) -> None:
-        """Discard everything learned from the client (RFC 3207 4.2), except its address."""
+        """Discard everything that the client has sent (RFC 3207 4.2). Its address and the session id are kept."""
         before, self.session = self.session, self._create_session()
         self.session.id = before.id
         self.session.peer = before.connection_peer
@@ -474,7 +477,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
             reply: Reply = await answer
             accepted = reply.positive
         finally:
-            if not accepted:  # RFC 5321 4.1.4: as if it had not been sent
+            if not accepted:  # RFC 5321 4.1.4: a rejected greeting changes nothing
                 self.session.extended_smtp = before
                 self.session.host_name = known
             else:
@@ -572,12 +575,12 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
             reply = await self.call_hook("RCPT", path, options, default=self.add_recipient)
         finally:
             if reply is None or not reply.positive:
-                del envelope.rcpt_tos[known:]  # keep only the recipients whose acceptance the client knows of
+                del envelope.rcpt_tos[known:]  # a hook may have added recipients before it rejected the command
                 envelope.dropped = dropped
             elif len(envelope.rcpt_tos) == known and path not in envelope.dropped:
                 self._dispatcher.warn_of_lost_recipient(path)
             if parameters:
-                # A hook may have added several recipients, or none; the parameters apply to each.
+                # A hook may have added no recipient, or several. The parameters apply to all of them.
                 said, envelope.recipient = envelope.recipient, NOTHING_SAID
                 if envelope.said_of is None:
                     envelope.said_of = {}
@@ -623,7 +626,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         return reply if isinstance(reply, Reply) else await reply
 
     def reset_transaction(self) -> None:
-        """End the mail transaction, if there is one, and create an empty envelope."""
+        """End the mail transaction, if one is open, and create a new envelope."""
         message = self._message
         if message is not None:
             self._message = None
@@ -641,7 +644,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         return self._message
 
     def _payload_refused(self, reply: Reply) -> None:
-        """The octets after a command will be discarded, so the message is incomplete and must be refused."""
+        """Refuse the message of the transaction: it is incomplete, because the octets after a command are discarded."""
         if self.envelope.mail_from is not None:
             self._begin_message().refuse_chunks(reply)
 
@@ -671,7 +674,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
 
     async def smtp_EXPN(self, arg: str | None) -> Reply:
         if not authorized.holds(self, arg):
-            raise Refused(authorized.refusal)  # as a declared rule it would need a syntax, and show in HELP
+            raise Refused(authorized.refusal)  # not declared as a rule, because HELP lists commands with a declaration
         return Reply(502, "5.5.1", "EXPN is not implemented")
 
     @syntax("HELP [command]", needs=[authorized], junk=True)
@@ -687,18 +690,18 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         verbs = (command.verb for command in self.commands.values() if command.is_listed(self))
         return f"Supported commands: {' '.join(sorted(verbs))}"
 
-    # Commands of extensions that subclasses may override, and methods for mechanisms auth_MECHANISM
+    # Commands of extensions, which subclasses may override, and methods for AUTH mechanisms
 
     smtp_STARTTLS = starttls.smtp_STARTTLS
     smtp_AUTH = auth.smtp_AUTH
     smtp_BDAT = chunking.smtp_BDAT
 
     async def auth_PLAIN(self, _: Any, args: list[str]) -> Any:
-        """The mechanism PLAIN, for subclasses that override it; *args* are the words after AUTH."""
+        """The mechanism PLAIN. Override it to change it. *args* are the words after AUTH."""
         return await _authenticate(Plain(), self, args)
 
     async def auth_LOGIN(self, _: Any, args: list[str]) -> Any:
-        """The mechanism LOGIN, for subclasses that override it; *args* are the words after AUTH."""
+        """The mechanism LOGIN. Override it to change it. *args* are the words after AUTH."""
         return await _authenticate(Login(), self, args)
 
     async def challenge_auth(
@@ -706,13 +709,13 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     ) -> Any:
         """Send a challenge, and wait for the client's response.
 
-        :param encode_to_b64: whether to encode the challenge. If not, it must not have line ends.
+        :param encode_to_b64: whether to encode the challenge as base64. If not, it must not contain CR or LF.
         :param log_client_response: ignored; responses are never logged.
-        :return: the decoded response; or ``MISSING`` if the client cancelled or did not send base64. Then the refusal
-            has been sent, and the attempt is over.
+        :return: the decoded response as bytes. ``MISSING`` if the client has cancelled the attempt or sent invalid
+            base64; the reply has been sent then.
         """
         if log_client_response:
-            warnings.warn("log_client_response has no effect: what clients answer is never logged", stacklevel=2)
+            warnings.warn("log_client_response has no effect: responses are never logged", stacklevel=2)
         octets = challenge.encode("utf-8") if isinstance(challenge, str) else challenge
         try:
             if encode_to_b64:
@@ -743,7 +746,7 @@ SMTP.find_methods()
 
 
 def sanitized_log(function: Callable[..., object], message: str, *arguments: Any, **more: Any) -> None:
-    """Log with the credentials of AUTH masked in all arguments that are bytes.
+    """Log a message. In arguments that are bytes, the credentials of AUTH are masked.
 
     :param function: a method of a standard library logger.
     """
@@ -756,7 +759,7 @@ async def _authenticate(mechanism: Any, server: SMTP, args: list[str]) -> Any:
 
 
 async def _deprecated_hook(server: SMTP, name: str, instead: str) -> None:
-    """Call a deprecated hook that is a method of a server's subclass."""
+    """Call a deprecated hook, which is a method of a subclass of SMTP."""
     warnings.warn(f"{type(server).__name__}.{name} is deprecated; write {instead}", DeprecationWarning, stacklevel=2)
     result = getattr(server, name)()
     if isinstance(result, Awaitable):

@@ -1,4 +1,5 @@
-"""Mailbox: stores each message in a maildir, and replies 250 only when it would survive a power failure.
+"""Mailbox: stores each message in a maildir. It replies 250 when the message is on the disk, so that a power failure
+does not lose it.
 
 A message is stored as received, with LF line ends, after a trace header. It is parsed only for subclasses that override
 :meth:`Mailbox.prepare_message` or :meth:`Mailbox.handle_message`. Threads wait for the disk. The file operations are in
@@ -43,8 +44,8 @@ NO_ROOM = Reply(452, "4.3.1", "Insufficient storage, try again later")
 TOO_DEEP = Reply(554, "5.6.0", "The parts of the message are nested too deeply")
 NOT_STORED = Reply(451, "4.3.0", "The message could not be stored, try again later")
 
-THREADS = 8  # threads that wait for the disk, at most
-PIECE = 2**18  # octets converted and written at a time, so that one message does not delay all others
+THREADS = 8  # maximum number of threads that wait for the disk
+PIECE = 2**18  # bytes converted and written at a time, so that a large message does not delay others
 LONGEST_LINE = 998  # RFC 5322 2.1.1
 
 log = Logger()
@@ -55,16 +56,16 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 class Mailbox(Message):
     """Store each message in a maildir.
 
-    A subclass may override :meth:`prepare_message` or :meth:`handle_message`. Then messages are parsed, and stored as
-    Python's :mod:`email` generates them.
+    A subclass may override :meth:`prepare_message` or :meth:`handle_message`. Messages are then parsed, and stored in
+    the form that Python's :mod:`email` generates.
 
-    If the connection is lost while the message is being stored, the client may send it again and it is stored twice.
+    If the connection is lost while a message is being stored, the client sends it again, and it may be stored twice.
 
-    :param mail_dir: the folder. It is created if missing, but its parent is not.
+    :param mail_dir: the folder. It is created if it is missing; its parent must exist.
     :param message_class: as for :class:`~txsmtpd.handlers.message.Message`; for subclasses only.
-    :param durable: whether 250 means that the message survives a power failure. False is faster and enough for tests:
-        it does not wait for the disk, and needs no threads for that.
-    :param reactor: the reactor to return to from threads (IReactorFromThreads, IReactorCore). Default: the one that is
+    :param durable: whether to wait until the message is on the disk before replying 250. False is faster, and enough
+        for tests: no threads are used, and a power failure may lose accepted messages.
+    :param reactor: the reactor that threads report to (IReactorFromThreads, IReactorCore). Default: the one that is
         running when a message arrives.
     :param maildir: where to store messages, instead of *mail_dir*.
     :raises ValueError: if *mail_dir* is empty.
@@ -95,7 +96,7 @@ class Mailbox(Message):
         self._maildir = maildir or Maildir(mail_dir, durable=durable)
         self._reactor = reactor
         self._pools: WeakKeyDictionary[Any, ThreadPool] = WeakKeyDictionary()  # by reactor
-        self._triggers: dict[Any, Any] = {}  # the shutdown triggers that stop them, by reactor
+        self._triggers: dict[Any, Any] = {}  # triggers that stop the pools when the reactor stops, by reactor
         self._trouble = Trouble()  # why messages were not stored
         if self._streams:
             # Subclasses that override these methods get whole messages.
@@ -103,7 +104,7 @@ class Mailbox(Message):
 
     @classmethod
     def from_cli(cls, parser: Any, *args: str) -> Self:
-        """Make the handler for the command line. The argument is the folder."""
+        """Create the handler for the command line. The argument is the folder."""
         if len(args) > 1:
             parser.error(
                 f"{cls.__name__} takes one folder, not {len(args)} arguments; write a colon in its name as \\:"
@@ -117,7 +118,7 @@ class Mailbox(Message):
             raise
 
     def open_message(self, server: Any, session: Session, envelope: Envelope) -> Delivery:
-        """Start to store a message; see :class:`~txsmtpd.interfaces.IStreamingHandler`."""
+        """Start storing a message; see :class:`~txsmtpd.interfaces.IStreamingHandler`."""
         name = self._maildir.new_name()
         lmtp = getattr(server, "lmtp", False) is True
         header = trace_header.trace_header(_hostname(server), session, envelope, _identifier(name), lmtp=lmtp)
@@ -141,9 +142,9 @@ class Mailbox(Message):
         return "250 2.0.0 OK" if status is None else status
 
     def handle_message(self, message: Any) -> Any:
-        """Store the message. It blocks until the message is stored, and overrides may rely on that.
+        """Store the message. Blocks until the message is stored.
 
-        :raises Refused: if the message cannot be stored; 554 if its parts are nested too deeply to be written.
+        :raises Refused: if the message cannot be stored. 554: its parts are nested too deeply.
         """
         try:
             name = self._maildir.deliver([_flattened(message)])
@@ -193,12 +194,12 @@ class Mailbox(Message):
         self._pools.clear()
 
     def _stop_pool(self, reactor: Any) -> None:
-        # The pool is kept: after the end of the reactor, nothing would stop a new one.
+        # Keep the stopped pool: a new one would never be stopped, since the reactor has already shut down.
         self._triggers.pop(reactor, None)
         if reactor in self._pools:
             self._pools[reactor].stop()
 
-    # Results: logged when they change, not for each message
+    # Results. Failures are logged when they begin and end, not for each message.
 
     def _stored(self, name: str) -> str:
         if self._trouble.worked(time.monotonic()):
@@ -213,17 +214,17 @@ class Mailbox(Message):
 
 
 def _hostname(server: Any) -> str:
-    """Return the server's name, or this host's if a test uses a substitute for the server."""
+    """Return the server's host name, or this host's name if a test passes a fake server."""
     return server.hostname if isinstance(server.hostname, str) else own_host_name()
 
 
 def _identifier(name: str) -> str:
-    """Return the part of a file name that may be shown to clients: without the host."""
+    """Return the part of a file name that clients may see: the name without the host."""
     return ".".join(name.split(".", 2)[:2])
 
 
 def _pieces(header: bytes, content: bytes | str | None, binary: bool) -> Iterator[bytes]:
-    """Yield the contents of the file in pieces.
+    """Return an iterator over the contents of the file, in pieces.
 
     :raises TypeError: if the content is neither bytes nor str.
     """
@@ -257,10 +258,10 @@ def _with_lf(content: bytes) -> Iterator[bytes]:
 
 
 def _put_on_top(message: email.message.Message, header: bytes) -> None:
-    """Put trace fields before all others, as RFC 5321 4.4 requires."""
+    """Insert trace fields before all other fields, as RFC 5321 4.4 requires."""
     del message["Return-Path"]
     ours = email.message_from_bytes(header)
-    # Removing fields by name and adding them again would take quadratic time.
+    # The public methods can insert at the top only by removing and adding each field, in quadratic time.
     message._headers[:0] = ours.raw_items()  # type: ignore[attr-defined]
 
 

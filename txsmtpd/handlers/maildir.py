@@ -1,7 +1,7 @@
-"""A maildir on disk: blocking file operations that raise OSError. No mail, no replies, no Twisted.
+"""A maildir on disk: blocking file operations that raise OSError. Does not depend on mail formats, SMTP or Twisted.
 
-A file is written in ``tmp``, synced, and moved to ``new``, then the folder ``new`` is synced; only then it counts as
-delivered. So readers of ``new`` never see a partial message, and delivered files survive a power failure.
+A file is written in ``tmp``, synced, and moved to ``new``. Then the folder ``new`` is synced, and the file counts as
+delivered. Programs that read ``new`` never see a partial message, and delivered files survive a power failure.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from collections.abc import Iterable
 from typing import Any
 
 FOLDERS = ("tmp", "new", "cur")
-STALE = 36 * 3600  # seconds; a file in tmp that is older was abandoned
-ATTEMPTS = 10
+STALE = 36 * 3600  # seconds; older files in tmp are left over from servers that were killed
+ATTEMPTS = 10  # attempts to find an unused file name
 
 _counter = itertools.count(1)
 
@@ -46,8 +46,8 @@ class Maildir:
     :raises ValueError: if the path is empty.
     :raises FileNotFoundError: if the parent does not exist.
     :raises NotADirectoryError: if it is not a folder.
-    :raises PermissionError: if the folder is world-writable (so that anyone could create links in it), or if we cannot
-        write to it.
+    :raises PermissionError: if the folder is not writable, or is writable by everybody: anyone could then create links
+        in it.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, durable: bool = True, system: Any = os) -> None:
@@ -64,7 +64,7 @@ class Maildir:
         created = [self._make(folder) for folder in (self.path, *folders)]
         if durable and any(created):
             self._sync_folder(self.path)
-            # The folder may allow passing through but not reading; that cannot be fixed here.
+            # Without read permission on the parent, it cannot be synced.
             with contextlib.suppress(PermissionError):
                 self._sync_folder(os.path.dirname(self.path))
         self._remove_stale()
@@ -79,8 +79,8 @@ class Maildir:
     def deliver(self, pieces: Iterable[bytes], name: str | None = None) -> str:
         """Write a file and deliver it.
 
-        :param pieces: its content.
-        :param name: a name from :meth:`new_name`, if the content mentions it.
+        :param pieces: the content of the file.
+        :param name: a name from :meth:`new_name`. Default: a new one.
         :return: the name of the file in ``new``.
         :raises OSError: if it could not be delivered. No file is left behind.
         """
@@ -95,7 +95,7 @@ class Maildir:
         return draft.name
 
     def open(self, name: str | None = None) -> Draft:
-        """Begin a file. It must be ended by :meth:`commit` or :meth:`abort`."""
+        """Start a file. The caller must call :meth:`commit` or :meth:`abort` later."""
         name = name or self.new_name()
         for _ in range(ATTEMPTS):
             path = f"{self._tmp}/{name}"
@@ -112,13 +112,13 @@ class Maildir:
             rest = rest[self._os.write(draft.fd, rest) :]
 
     def commit(self, draft: Draft) -> None:
-        """Deliver the file. When this returns, it is in ``new`` for good.
+        """Deliver the file. When this returns, the file is in ``new``.
 
-        :raises OSError: if it could not be delivered; then :meth:`abort` must be called.
+        :raises OSError: if it could not be delivered. The caller must then call :meth:`abort`.
         """
         assert draft.path is not None
         if self.durable:
-            # Do not retry: after an error the system may have dropped the data, and the next fsync may succeed.
+            # Do not retry after an error: the system may have dropped the data, although the next fsync succeeds.
             self._os.fsync(draft.fd)
         self._close(draft)
         target = f"{self._new}/{draft.name}"
@@ -133,7 +133,7 @@ class Maildir:
         with contextlib.suppress(OSError):
             self._close(draft)
         if draft.path is not None:
-            # Remove it from new too if only the last step failed: the client is told to send it again.
+            # If only the last sync failed, the file is in new. Remove it there: the client will send it again.
             with contextlib.suppress(OSError):
                 self._os.unlink(draft.path)
             draft.path = None
@@ -144,7 +144,7 @@ class Maildir:
             self._os.close(fd)
 
     def _sync_new(self) -> None:
-        """Make sure that the renames so far survive a power failure. One sync serves all threads that wait for it."""
+        """Sync the folder ``new``. One sync serves all threads whose files are already there."""
         ticket = next(self._tickets)
         with self._syncing:
             if ticket < self._synced:
@@ -154,7 +154,7 @@ class Maildir:
             self._synced = covered
 
     def _sync_folder(self, path: str) -> None:
-        # Open it each time: the folder may have been replaced by another of the same name.
+        # Open the folder each time, because it may have been replaced.
         fd = self._os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             self._os.fsync(fd)
@@ -164,7 +164,7 @@ class Maildir:
     # The folders
 
     def _make(self, path: str) -> bool:
-        """Make sure that a folder exists and can be used.
+        """Create a folder if it is missing, and check that it can be used.
 
         :return: whether it was created.
         """

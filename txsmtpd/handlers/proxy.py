@@ -1,7 +1,7 @@
-"""Proxy: forwards mail to another server while the client waits, so that the client gets that server's replies.
+"""Proxy: forwards mail to another server while the client waits, and passes on that server's replies.
 
-Large messages are forwarded while they arrive (:mod:`txsmtpd.handlers.proxy_stream`). There is no queue: the client
-keeps a message that the next server has not accepted. :mod:`txsmtpd.handlers.upstream` is the SMTP client.
+Large messages are forwarded while they arrive (:mod:`txsmtpd.handlers.proxy_stream`). There is no queue: a client gets
+250 only if the next server has accepted the message. :mod:`txsmtpd.handlers.upstream` is the SMTP client.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from txsmtpd.wire.outgoing import with_crlf
 
 log = Logger(namespace="txsmtpd.relay")
 
-HOPS = 100  # Received fields from which on a message counts as looping (RFC 5321 6.3)
+HOPS = 100  # a message with this many Received fields is in a mail loop (RFC 5321 6.3)
 ITSELF = Reply(451, "4.4.6", "Mail loops back to this server, try again later")
 LOOP = Reply(554, "5.4.6", "Too many hops, the message is in a loop")
 OK = Reply(250, "2.0.0", "OK")
@@ -42,15 +42,15 @@ _RECEIVED = re.compile(rb"(?im)^received[ \t]*:")
 class Proxy:
     """Forward each message to another server.
 
-    :param remote_hostname: its name or address, or the path of its Unix socket.
-    :param remote_port: its port.
-    :param received: whether to add a Received field to each message (RFC 5321 4.4), and to reject messages that have a
-        hundred of them.
+    :param remote_hostname: the name or address of the server, or the path of its Unix socket.
+    :param remote_port: the port of the server.
+    :param received: whether to add a Received field to each message (RFC 5321 4.4), and to reject messages that have
+        100 of them.
     :param options: see :class:`~txsmtpd.handlers.upstream.Upstream`.
     """
 
     _streams = True
-    descriptors = 2  #: file descriptors for each client: its connection, and the one to the next server
+    descriptors = 2  #: file descriptors for each client: its own connection, and one to the next server
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
@@ -67,7 +67,8 @@ class Proxy:
 
     @classmethod
     def from_cli(cls, parser: Any, *args: str) -> Self:
-        """Make the handler for the command line: ``HOST:PORT``, or the path of a Unix socket, and options."""
+        """Create the handler for the command line. The arguments are ``HOST:PORT`` or the path of a Unix socket, and
+        options."""
         host, *rest = _host_and_rest(args)
         port = 25
         if not host:
@@ -105,7 +106,7 @@ class Proxy:
         self, server: Any, session: Session, envelope: Envelope, address: str, rcpt_options: list[str]
     ) -> Any:
         transaction = self._open.get(session.id)
-        # A subclass with its own handle_MAIL may have started no transaction: handle_DATA will send RCPT for all.
+        # A subclass with its own handle_MAIL may not have started a transaction. Then handle_DATA starts it.
         reply = RECIPIENT_OK if transaction is None else await transaction.rcpt(address, rcpt_options)
         if reply.positive:
             envelope.rcpt_tos.append(address)
@@ -113,7 +114,7 @@ class Proxy:
         return reply
 
     def open_message(self, server: Any, session: Session, envelope: Envelope) -> StreamedMessage:
-        """Start to forward a message; see :class:`~txsmtpd.interfaces.IStreamingHandler`."""
+        """Start forwarding a message; see :class:`~txsmtpd.interfaces.IStreamingHandler`."""
         return StreamedMessage(self, server, session, envelope)
 
     async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> Any:
@@ -121,7 +122,7 @@ class Proxy:
             content = self.prepare_content(server, session, envelope)
             transaction, refusals = await self.transaction_for(server, session, envelope, content)
         finally:
-            self._end(session)  # does nothing unless the message was refused
+            self._end(session)  # does nothing if the message was passed on
         return in_short(await transaction.deliver(content, refusals))
 
     async def transaction_for(
@@ -130,13 +131,13 @@ class Proxy:
         """Return the transaction for a message.
 
         :param start: the message, or its beginning.
-        :return: the transaction, and for each recipient the refusal, or None if it was accepted.
-        :raises Refused: if the next server accepts no transaction.
+        :return: the transaction, and for each recipient None or the refusal.
+        :raises Refused: if the next server rejects the transaction.
         """
         transaction = self._open.pop(session.id, None)
         if transaction is not None and self._is_of(transaction, envelope):
             return transaction, [None] * len(envelope.rcpt_tos)
-        # The envelope was changed, or the next server closed before the message: start again with the current envelope.
+        # A hook has changed the envelope, or the next server has closed the connection. Start a new transaction.
         options = {} if transaction is None else transaction.options
         if transaction is not None:
             await transaction.end()
@@ -170,10 +171,10 @@ class Proxy:
     # The message
 
     def prepare_content(self, server: Any, session: Session, envelope: Envelope) -> bytes:
-        """Return the message to forward: with a Received field at the top, and X-Peer, the client's address, at the end
-        of its header. The client's own X-Peer fields are removed.
+        """Return the message to forward. It has a Received field at the top of its header, and the client's address in
+        an X-Peer field at the end. X-Peer fields from the client are removed.
 
-        :raises Refused: if the message is looping.
+        :raises Refused: if the message is in a mail loop.
         """
         content = envelope.content or b""
         content = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else bytes(content)
@@ -184,7 +185,12 @@ class Proxy:
     def with_fields(
         self, server: Any, session: Session, envelope: Envelope, header: bytes, body: bytes
     ) -> tuple[bytes, ...]:
-        """Return the header to forward, and the text after it."""
+        """Add the fields to a message, and return it in pieces.
+
+        :param header: the header, without the empty line after it.
+        :param body: the rest of the message.
+        :raises Refused: if the message is in a mail loop.
+        """
         if self.received and len(_RECEIVED.findall(header)) >= HOPS:
             raise Refused(LOOP)
         if b"x-peer" in header.lower():
@@ -199,15 +205,15 @@ class Proxy:
         return with_crlf(trace_header.received(hostname, session, envelope, session.id, lmtp=lmtp))
 
     def warn_if_open(self, server: Any) -> None:
-        """Log a warning, once, if the server is an open relay: any client may send mail to any recipient."""
+        """Log a warning, once, if the server is an open relay, which forwards mail from anyone to anyone."""
         if self._warned or type(self).handle_RCPT is not Proxy.handle_RCPT:
             return
         self._warned = True
         host = getattr(server.transport.getHost(), "host", None)
         if host is not None and not ip_address(host).is_loopback and not server.settings.auth_required:
             log.warn(
-                "mail is passed on to {upstream} for whoever connects to {host}: require AUTH, or refuse recipients"
-                " in handle_RCPT, unless the network keeps strangers away",
+                "anyone who can connect to {host} can send mail to any recipient through {upstream}: require AUTH, or"
+                " reject recipients in handle_RCPT, unless a firewall admits only trusted clients",
                 upstream=repr(self.upstream),
                 host=host,
             )
@@ -219,7 +225,7 @@ def _x_peer(session: Session) -> bytes:
 
 
 def _host_and_rest(args: Sequence[str]) -> Sequence[str]:
-    """Return the arguments, with the parts of an IPv6 address in brackets joined again."""
+    """Return the arguments. If an IPv6 address in brackets was split at its colons, join it again."""
     if args and args[0].startswith("["):
         for end, word in enumerate(args, 1):
             if word.endswith("]"):

@@ -23,7 +23,7 @@ MESSAGES = 100_000
 OCTETS = 2**30
 AGE = 7 * 86400.0
 
-TOLD = 1000  # deleted messages to announce one by one; more are announced by a single event
+TOLD = 1000  # up to this number of deleted messages, an event is published for each; for more, a single event
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -103,7 +103,7 @@ class Store(ABC):
     """Received mail.
 
     :ivar hub: publishes changes.
-    :ivar headers: the header fields whose values messages are filed under.
+    :ivar headers: the header fields that can be used as scopes, such as ``X-Test``.
     :ivar totals: totals since the store was opened.
     :ivar where: a name for the store: a file name, or ``memory``.
     """
@@ -140,9 +140,9 @@ class Store(ABC):
 
         :param start: how many to skip.
         :param limit: how many to return at most. None: all.
-        :param before: only messages with a smaller number. The counts include all messages.
-        :param after: only messages with a larger number.
-        :param exact: whether to count to the end. Otherwise counting may stop early.
+        :param before: return only messages with a smaller number. Does not affect the counts.
+        :param after: return only messages with a larger number.
+        :param exact: whether to count all matching messages. Otherwise counting may stop early.
         """
 
     @abstractmethod
@@ -166,7 +166,7 @@ class Store(ABC):
         ]
 
     async def html(self, message: Message) -> str:
-        """Return the HTML of a message as it was sent, but decoded to str; ``""`` if it has none."""
+        """Return the HTML of a message, decoded but otherwise unchanged; ``""`` if it has none."""
         return "\n".join(await self.texts(message, "html"))
 
     async def text(self, message: Message) -> str:
@@ -179,7 +179,8 @@ class Store(ABC):
         return decoded_fields(read_header(octets := await self.content(message, 0, MAX_HEADER), 0, len(octets))[0])
 
     @abstractmethod
-    async def counts(self, scope: Scope = EVERYTHING) -> Counts: ...
+    async def counts(self, scope: Scope = EVERYTHING) -> Counts:
+        """Count the messages."""
 
     @property
     @abstractmethod
@@ -195,7 +196,7 @@ class Store(ABC):
         page = await self.page(scope, terms, limit=1, exact=False)
         return page.messages[0] if page.messages else None
 
-    # Changes. Without ids and terms, they apply to all messages of the scope.
+    # Changes. Without ids and terms, they affect all messages of the scope.
 
     @abstractmethod
     async def set_seen(
@@ -205,7 +206,7 @@ class Store(ABC):
 
     @abstractmethod
     async def delete(self, scope: Scope = EVERYTHING, ids: Sequence[str] | None = None, terms: Terms = ()) -> None:
-        """Delete messages. Within a scope, messages that also belong to another scope of its kind are only hidden."""
+        """Delete messages. A message that also belongs to another scope of the same kind is only hidden in this one."""
 
     @abstractmethod
     async def tags(self, scope: Scope = EVERYTHING) -> Mapping[str, int]:
@@ -226,11 +227,12 @@ class Store(ABC):
         """Store a session that has ended."""
 
     @abstractmethod
-    async def session(self, session_id: str) -> SessionRecord | None: ...
+    async def session(self, session_id: str) -> SessionRecord | None:
+        """Return the session with this id, or None."""
 
     @abstractmethod
     async def sessions(self, scope: Scope = EVERYTHING, limit: int = 50) -> list[SessionRecord]:
-        """Return sessions, newest first. Within a scope: those with mail of the scope."""
+        """Return sessions, newest first. With a scope, return only sessions with a message in it."""
 
     # Start and stop
 
@@ -248,7 +250,11 @@ class Store(ABC):
         self.hub.publish("new", message)
 
     def _deleted(self, messages: Sequence[Message], count: int, everything: bool) -> None:
-        """Publish that messages of all scopes were deleted: one event each, or a single event for many."""
+        """Publish events for deleted messages.
+
+        :param count: how many were deleted. If it exceeds the number of *messages*, a single event is published.
+        :param everything: whether all messages of the store were deleted.
+        """
         self.totals.deleted += count
         if everything:
             self.hub.publish("truncate")

@@ -22,7 +22,7 @@ class Breaker:
             return True
         if now < self._closed_at:
             return False
-        self._closed_at = now + self._pause  # for all others, during the attempt
+        self._closed_at = now + self._pause  # one attempt at a time
         return True
 
     def failed(self, now: float) -> bool:

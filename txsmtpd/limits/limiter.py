@@ -18,7 +18,7 @@ class Limits:
     """An :class:`~txsmtpd.interfaces.ILimiter` for one process.
 
     :param rates: a :class:`~txsmtpd.limits.Rate`, or its text, for kinds in :data:`KINDS`.
-    :param auth_failures: how many distinct names a network may fail to log in with. None: no limit.
+    :param auth_failures: the rate of failed logins of a network; each user name counts once. None: no limit.
     :param table_size: the maximum number of keys for each rate.
     :param clock: returns monotonic time in seconds.
     :raises ValueError: for an unknown kind, or a text that is not a rate.
@@ -63,7 +63,7 @@ class Limits:
 
     @property
     def forgotten(self) -> int:
-        """The number of keys that were forgotten too early because a table was full."""
+        """The number of keys that were removed early because a table was full."""
         forgotten = sum(table.forgotten for table in self.buckets.values())
         return forgotten if self.failures is None else forgotten + self.failures.forgotten
 

@@ -1,9 +1,9 @@
 """Limits the memory of all messages together, in one process.
 
-A message has a :class:`Share` of the :class:`Memory`. It adds what has arrived, and is told whether it may receive
-more. A quarter of the limit is reserved for one message at a time, to prevent a deadlock of messages that all wait.
-Data that has already arrived when a message is told to wait is counted, and may exceed the limit. Nothing here depends
-on messages, clients or time.
+Each message has a :class:`Share` of the :class:`Memory`. The caller adds the received bytes to the share, and learns
+whether the message may receive more. A quarter of the limit is reserved for one message at a time. Otherwise there
+could be a deadlock in which all messages wait. A message that must wait may exceed the limit by the data that has
+already arrived. This module does not depend on messages, clients or time.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from functools import cache
 from itertools import count
 from pathlib import Path
 
-RESERVE = 4  # the limit is divided by this
-PART_OF_THE_MACHINE = 4  # likewise
+RESERVE = 4  # the reserve is the limit divided by this
+PART_OF_THE_MACHINE = 4  # the default limit is the machine's memory divided by this
 FALLBACK = 2**29  # bytes, if the machine's memory is unknown
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -35,7 +35,7 @@ class Memory:
         self.refused = 0  #: number of messages rejected for lack of memory
         self.room = self.limit - self.limit // RESERVE  #: bytes available without the reserve
         self._reserve_of: Share | None = None
-        self._reserve_from = 0  # bytes of that share before it used the reserve
+        self._reserve_from = 0  # the bytes of that share when it started to use the reserve
         self._waiting: dict[Share, Callable[[], object]] = {}
         self._numbers = count()
         self._waking = False
@@ -55,12 +55,13 @@ class Memory:
         if self._reserve_of is None:
             self._reserve_of = share
             self._reserve_from = share.octets
-        # Data that other messages already had when they were told to wait does not count against the reserve.
+        # `used` may exceed the limit, because of data that had arrived when messages were told to wait. So only the
+        # bytes that this share has added since then are compared with the reserve.
         return self._reserve_of is share and share.octets - self._reserve_from <= self.limit - self.room
 
     def _wake(self) -> None:
         """Let waiting messages continue if there is room, oldest first."""
-        if self._waking:  # called by a woken message that released memory: the loop below continues
+        if self._waking:  # a message that was woken has released memory, and the loop in the caller continues
             return
         self._waking = True
         try:

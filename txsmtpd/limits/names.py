@@ -12,7 +12,7 @@ from collections import OrderedDict
 
 from txsmtpd.limits.rate import Rate, Retry
 
-TABLE_SIZE = 10_000  # networks, and as many names
+TABLE_SIZE = 10_000  # entries of each of the two tables
 
 
 class Failures:

@@ -1,9 +1,9 @@
-"""Connections in memory: no ports, no threads, no waiting. A test sends the octets and advances the clock. Both ends of
-a connection are in one file, since they are one class.
+"""Connections in memory, without ports or threads. A test sends octets and advances the clock. Both ends of a
+connection are in one file, because they are instances of one class.
 
-In a :class:`MemorySession` the test is the client and sends and receives octets. In a :class:`MemoryConnection` the
-client is any protocol of Twisted. Both ends behave like sockets where it matters: they do not read while they are
-paused, buffer what the other end does not read, pause their producer then, and close in a later iteration.
+In a :class:`MemorySession` the test is the client, and sends and receives octets. In a :class:`MemoryConnection` the
+client is any Twisted protocol. Both ends behave like sockets in these points: while an end is paused, it does not read.
+Data that the other end does not read is buffered, and the producer is paused. A connection closes in a later iteration.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ STEP = 0.25  # seconds; the clock advances in steps, so that delayed calls happe
 
 @implementer(IOpenSSLServerConnectionCreator)
 class PretendedTLS:
-    """A fake ``tls_context``: the handshake only reports a result, and nothing is encrypted. In memory only.
+    """A fake ``tls_context`` for connections in memory. The handshake only reports a result, and nothing is encrypted.
 
     :param protocol: the TLS version to report.
     :param cipher: the cipher to report.
@@ -71,7 +71,7 @@ class PretendedTLS:
         self.failing = failing
 
     def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
-        """Part of the interface of a ``tls_context``; a real transport would call it.
+        """Part of the interface of a ``tls_context``. A real transport would call it.
 
         :raises RuntimeError: always.
         """
@@ -141,7 +141,7 @@ class Wire:
 
     @property
     def taken(self) -> bytes:
-        """Return what was written, without what the other end has not read."""
+        """The written data that the other end has read. All data, if the other end is not paused."""
         written = b"".join(self.writes)
         return written if self.other.reading else written[: len(written) - self.unread]
 
@@ -351,14 +351,14 @@ class MemoryConnection:
     :param peer: the client's address.
     :param options: options of the factory if *server* is a handler; see :class:`~txsmtpd.settings.Settings`.
 
-    Everything that needs no waiting is done when the constructor returns. Call :meth:`advance` to let time pass, and
-    :meth:`settle` to continue after anything else that the sides waited for.
+    The constructor delivers data until both sides wait. Call :meth:`advance` to let time pass. If a side has waited for
+    something else, such as a Deferred of the test, call :meth:`settle` to continue.
     """
 
     server: Any  #: the server's protocol
-    client: Any  #: the client's
-    transport: End  #: the server's
-    client_transport: End
+    client: Any  #: the client's protocol
+    transport: End  #: the server's transport
+    client_transport: End  #: the client's transport
 
     def __init__(
         self, client: IProtocol | ClientFactory, server: object = None, *, peer: IAddress = PEER, **options: Any
@@ -411,7 +411,7 @@ class MemoryConnection:
             self._settling = False
 
     def advance(self, seconds: float, step: float = STEP) -> None:
-        """Advance the clock by this time, without real waiting."""
+        """Advance the clock by this time. The call returns immediately."""
         left = seconds
         while left > 0:
             self.clock.advance(min(step, left))
@@ -419,7 +419,7 @@ class MemoryConnection:
             self.settle()
 
     def vanish(self, why: Exception | None = None) -> None:
-        """The client disappears without closing; the server notices when it next reads."""
+        """Lose the client's connection without closing it. The server notices when it next reads."""
         self.transport.inbound.append(why or ConnectionLost())
         self.settle()
 
@@ -463,12 +463,13 @@ class MemorySession(MemoryConnection):
             self.settle()
         self.welcome = self.heard()  #: the server's greeting
 
-    # Saying and hearing
+    # Send and receive
 
     def say(self, octets: bytes, cuts: Iterable[int] = ()) -> None:
-        """Send the octets, in segments that end at the cuts.
+        """Send the octets.
 
-        :raises TypeError: if they are a string.
+        :param cuts: positions at which to split the octets into segments.
+        :raises TypeError: if *octets* is a string.
         """
         if not isinstance(octets, bytes):
             raise TypeError(f"octets are sent, as in b'NOOP\\r\\n', not {octets!r}; command() takes a line as a string")
@@ -520,10 +521,11 @@ class MemorySession(MemoryConnection):
         mail_from: str = "sender@example.com",
         rcpt_tos: Iterable[str] | str = ("recipient@example.com",),
     ) -> Reply:
-        """Send a message, after EHLO if it was not sent yet. Return the first refusal, or the reply to the message.
+        """Send a message. If the client has not sent EHLO yet, send it first.
 
-        :param message: the message with CRLF line ends; dot-stuffing (RFC 5321 4.5.2) is added.
-        :param rcpt_tos: the recipients; a string is one recipient.
+        :param message: the message with CRLF line ends. The method applies dot-stuffing (RFC 5321 4.5.2).
+        :param rcpt_tos: the recipients. A string is one recipient.
+        :return: the first refusal, or the reply to the message.
         :raises AssertionError: if a command, or the message, gets no reply.
         """
         if not isinstance(message, bytes):
@@ -553,7 +555,7 @@ class MemorySession(MemoryConnection):
         if self.closed:
             raise AssertionError("the handshake failed, and the connection is closed")
 
-    # What else a client does
+    # Other actions of the client
 
     def half_close(self) -> None:
         """Close the client's side of the connection."""
@@ -590,14 +592,14 @@ class MemorySession(MemoryConnection):
 def _factory(server: object, options: dict[str, Any]) -> SMTPFactory:
     """Return the factory of a server in memory, with a fake clock.
 
-    :raises TypeError: if there are options together with a factory, which has its own.
+    :raises TypeError: if options are passed together with a factory.
     """
     if not isinstance(server, SMTPFactory):
         options.setdefault("hostname", "mx.test")
         options.setdefault("reactor", Clock())
         return SMTPFactory(server, **options)
     if options:
-        raise TypeError(f"{server!r} has its options; {', '.join(options)} cannot be added")
+        raise TypeError(f"pass {', '.join(options)} to the factory, not to the connection")
     if server.settings.reactor is None:
         # Settings are shared and immutable, so this factory gets a copy.
         server.settings = copy.copy(server.settings)

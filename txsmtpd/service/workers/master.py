@@ -82,7 +82,7 @@ class Master(Service):
         self._backoffs = [Backoff() for _ in range(count)]
         self._gone = Counters()  # the sum of the workers that have ended
         self._watch: LoopingCall | None = None
-        self._has_served = False  # a worker has been ready
+        self._has_served = False  # whether a worker was ever ready
         self._reloading: _Reload | None = None
         self._again: list[Deferred[bool]] = []  # results of the reload that follows the current one
         self._served: list[Deferred[None]] = []  # results of when_ready() until a worker is ready
@@ -309,13 +309,13 @@ class Master(Service):
     # Reload
 
     def reopen(self) -> None:
-        """Let all workers reopen the log and the transcript, also those that drain, and those that a reload that fails
-        leaves in place."""
+        """Let all workers reopen the log and the transcript. This includes workers that are draining, and workers that
+        a failed reload leaves in place."""
         for worker in self.workers:
             worker.reopen()
 
     def reload(self) -> Deferred[bool]:
-        """Replace all workers, one slot after the other: the new one first, then the old one retires.
+        """Replace all workers, one slot after the other. The old worker stops when the new one is ready.
 
         If a new worker does not become ready, the reload fails and the remaining old workers stay. During a reload,
         this schedules another one: workers that have been replaced already may have read the old configuration.
@@ -393,7 +393,7 @@ class Master(Service):
 class _Reload:
     """A reload in progress. It replaces one worker at a time.
 
-    :param finish: is called once, with what kept it from replacing all workers, or None.
+    :param finish: called once, with the reason why not all workers were replaced, or None.
     """
 
     def __init__(self, master: Master, finish: Callable[[str | None], object]) -> None:
