@@ -1,9 +1,9 @@
-"""Take mail that txsmtpd has handed to Kafka: once each, although it may come more than once.
+"""Process mail that txsmtpd has sent to Kafka. Each message is processed once, even if Kafka delivers it again.
 
     python kafka_consumer.py localhost:9092 mail seen.sqlite
 
-The offset is committed once a message has been used. Kafka has no dead letters: what cannot be used goes to a topic of
-its own, so that it holds nothing up.
+The consumer commits the offset after a message is processed. A message that can never be processed is sent to another
+topic, ``TOPIC.dead-letters``, so that it does not block the following messages.
 """
 
 import json
@@ -15,11 +15,11 @@ from confluent_kafka import Consumer, Producer
 
 
 class Unusable(Exception):
-    """The message will not do, however often it is tried."""
+    """The message can never be processed, so do not try again."""
 
 
 def use(envelope, message):
-    """What your application does with a message."""
+    """Process a message. Replace this with the code of your application."""
     subject = message_from_bytes(message, policy=policy.default)["subject"]
     if subject == "unusable":
         raise Unusable(subject)
@@ -27,7 +27,7 @@ def use(envelope, message):
 
 
 def main(brokers, topic, seen):
-    # All consumers of a group must share it.
+    # All consumers of a group must use the same database.
     database = sqlite3.connect(seen, isolation_level=None)
     database.execute("CREATE TABLE IF NOT EXISTS seen (fingerprint TEXT PRIMARY KEY)")
     common = {"bootstrap.servers": brokers}
@@ -51,8 +51,8 @@ def main(brokers, topic, seen):
         except (Unusable, KeyError, ValueError):
             dead_letters.produce(f"{topic}.dead-letters", message.value(), headers=message.headers())
             if dead_letters.flush(30):
-                raise SystemExit("the dead letters are not taken") from None
-        # Any other exception ends the process: what was not committed comes again when it is started again.
+                raise SystemExit("cannot send to the topic for dead letters") from None
+        # Any other exception ends the process. After a restart, Kafka delivers the message again.
         consumer.commit(message, asynchronous=False)
 
 

@@ -1,10 +1,10 @@
-"""Take mail that txsmtpd has handed to RabbitMQ: once each, although it may come more than once.
+"""Process mail that txsmtpd has sent to RabbitMQ. Each message is processed once, even if RabbitMQ delivers it again.
 
     python rabbitmq_consumer.py amqp://localhost incoming seen.sqlite
 
-Messages that cannot be used go to the dead letters; what fails for now is tried again, up to the queue's delivery
-limit. Both are done by *reject*: a *nack* does not count towards the delivery limit of a quorum queue, and a message
-that fails each time would come back for ever.
+A message that can never be processed goes to the dead letters. After any other failure, RabbitMQ delivers the message
+again, up to the delivery limit of the queue. The consumer uses *reject* for both, because a *nack* does not count
+towards the delivery limit of a quorum queue: a message that always fails would be delivered again forever.
 """
 
 import json
@@ -18,11 +18,11 @@ import pika
 
 
 class Unusable(Exception):
-    """The message will not do, however often it is tried."""
+    """The message can never be processed, so do not try again."""
 
 
 def use(envelope, message):
-    """What your application does with a message."""
+    """Process a message. Replace this with the code of your application."""
     subject = message_from_bytes(message, policy=policy.default)["subject"]
     if subject == "unusable":
         raise Unusable(subject)
@@ -30,7 +30,7 @@ def use(envelope, message):
 
 
 def content_of(properties, body):
-    """The message, also if a reference to it was handed over."""
+    """Return the message. If RabbitMQ contains only a reference, read it from there."""
     if properties.content_type == "message/rfc822":
         return body
     uri = urlsplit(json.loads(body)["uri"])
@@ -44,7 +44,7 @@ def content_of(properties, body):
 
 class Consumer:
     def __init__(self, seen):
-        # All consumers must share it: a table with a unique index, or Redis with SET NX EX.
+        # All consumers must share this store. With several hosts, use a database server, or Redis with SET NX EX.
         self.seen = sqlite3.connect(seen, isolation_level=None)
         self.seen.execute(
             "CREATE TABLE IF NOT EXISTS seen (fingerprint TEXT PRIMARY KEY, time DEFAULT CURRENT_TIMESTAMP)"
@@ -57,10 +57,10 @@ class Consumer:
                 use(envelope, content_of(properties, body))
                 self.remember(envelope["fingerprint"])
         except (Unusable, KeyError, ValueError) as error:
-            print(f"unusable: {error}", file=sys.stderr)
+            print(f"rejected: {error}", file=sys.stderr)
             channel.basic_reject(method.delivery_tag, requeue=False)
         except Exception as error:
-            print(f"later: {error!r}", file=sys.stderr)
+            print(f"failed, to be tried again: {error!r}", file=sys.stderr)
             channel.basic_reject(method.delivery_tag, requeue=True)
         else:
             channel.basic_ack(method.delivery_tag)
@@ -70,7 +70,7 @@ class Consumer:
 
     def remember(self, fingerprint):
         self.seen.execute("INSERT OR IGNORE INTO seen (fingerprint) VALUES (?)", [fingerprint])
-        self.seen.execute("DELETE FROM seen WHERE time < datetime('now', '-7 days')")  # clients give up by then
+        self.seen.execute("DELETE FROM seen WHERE time < datetime('now', '-7 days')")  # clients give up before
 
 
 def main(url, queue, seen):

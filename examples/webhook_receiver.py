@@ -1,7 +1,7 @@
-"""Receive mail from txsmtpd's web hook: check the signature (Standard Webhooks), then take the message.
+"""Receive mail from the web hook of txsmtpd, and check the signature (Standard Webhooks).
 
 WEBHOOK_SECRET=whsec_... python webhook_receiver.py 8000
-twist smtpd --handler=webhook:http://127.0.0.1:8000/:secret-file=secret
+txsmtpd --handler=webhook:http://127.0.0.1:8000/:secret-file=secret
 """
 
 import base64
@@ -14,11 +14,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
 KEY = base64.b64decode(os.environ["WEBHOOK_SECRET"].removeprefix("whsec_"))
-TOLERANCE = 300  # seconds; older requests may have been recorded and sent again by somebody
+TOLERANCE = 300  # seconds; an older request may be a replay attack
 
 
 class Receiver(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"  # keeps connections
+    protocol_version = "HTTP/1.1"  # keeps connections open
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))

@@ -1,4 +1,4 @@
-"""Click through a mail with Playwright. Start ``txsmtpd --handler=inbox`` first."""
+"""Open a message in a browser with Playwright, and check a link. Start ``txsmtpd --handler=inbox`` first."""
 
 import os
 import shutil
@@ -24,13 +24,13 @@ Content-Type: text/html
 def page():
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        yield browser.new_page(extra_http_headers={"Prefer": "wait=10"})  # the inbox waits for the mail
+        yield browser.new_page(extra_http_headers={"Prefer": "wait=10"})  # the server waits for the message
         browser.close()
 
 
 def test_confirm(page):
     domain = f"{uuid.uuid4().hex[:12]}.test"
-    with smtplib.SMTP("127.0.0.1", SMTP_PORT) as client:  # what the application does
+    with smtplib.SMTP("127.0.0.1", SMTP_PORT) as client:  # stands for the application
         client.sendmail("shop@example.com", f"bob@{domain}", MAIL)
 
     page.goto(f"{INBOX}/in/domain={domain}/view/latest")

@@ -1,4 +1,4 @@
-"""Wait for a mail in a pytest test, with an inbox of its own. Start ``txsmtpd --handler=inbox`` first."""
+"""Wait for a message in a pytest test. Each test has its own inbox. Start ``txsmtpd --handler=inbox`` first."""
 
 import json
 import os
@@ -14,7 +14,7 @@ SMTP_PORT = int(os.environ.get("INBOX_SMTP_PORT", "1025"))
 
 
 class Inbox:
-    """The mail to one domain, which nobody else uses."""
+    """The mail to one domain, which only this test uses."""
 
     def __init__(self):
         self.domain = f"{uuid.uuid4().hex[:12]}.test"
@@ -34,7 +34,7 @@ def inbox():
 
 
 def sign_up(address):
-    """What the application does."""
+    """Stands for the application."""
     with smtplib.SMTP("127.0.0.1", SMTP_PORT) as client:
         client.sendmail("shop@example.com", address, "Subject: Welcome\r\n\r\nYour code is 123456.\r\n")
 
