@@ -643,7 +643,9 @@ def _memory(settings: Settings) -> Memory:
     if limit is not None:
         want_number("memory_limit", limit, int)
         if limit < max(4 * largest, 1):
-            raise ValueError(f"memory_limit must be at least four times data_size_limit, {4 * largest}, not {limit}")
+            raise ValueError(
+                f"memory_limit must be at least {4 * largest} octets, four times the size of the largest message"
+            )
     return Memory(limit)
 
 

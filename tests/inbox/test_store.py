@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from glob import glob
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -12,6 +14,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import TestCase
 
 from tests.inbox.support import StoreTestCase, mail, multipart
+from txsmtpd.bridges.monotonic import use_monotonic_clock
 from txsmtpd.inbox.events import Event
 from txsmtpd.inbox.memory import MemoryStore
 from txsmtpd.inbox.message import Arrival, parse
@@ -275,9 +278,11 @@ class SQLiteTests(Shared, StoreTestCase):
         await self.store.set_tags([], [])
 
     async def test_age(self) -> None:
-        """Messages that are too old are deleted, soon after they have become that."""
-        import time
+        """Messages that are too old are deleted, soon after they have become that; also with the clock of the command
+        line, which does not count from the epoch."""
+        from twisted.internet import reactor
 
+        use_monotonic_clock(reactor)
         await self.add(mail("old", arrived=time.time() - 3600), mail("new"))
         store: Any = self.store
         store.retention = Retention(age=60)
@@ -351,11 +356,12 @@ class FileTests(TestCase):
 
     def test_foreign(self) -> None:
         """A file that is something else is refused, and nothing is left beside it."""
-        path = self.mktemp()
-        with open(path, "wb") as file:
-            file.write(b"This is no database, and never was one." * 100)
-        with self.assertRaisesRegex(ValueError, "no database"):
-            SQLiteStore(path)
+        for content in b"x", b"This is no database, and never was one." * 100:
+            path = self.mktemp()
+            Path(path).write_bytes(content)
+            with self.assertRaisesRegex(ValueError, "no database"):
+                SQLiteStore(path)
+            self.assertEqual(Path(path).read_bytes(), content)
         other = self.mktemp()
         connection = sqlite3.connect(other)
         connection.execute("CREATE TABLE theirs (x)")

@@ -125,6 +125,12 @@ class EndpointTests(SynchronousTestCase):
             ("tcp:127.0.0.1:25", "did you mean 127.0.0.1:25?"),
             ("nowhere", "such as tcp:8025:interface=127.0.0.1 or localhost:8025: Unknown endpoint type: 'nowhere'"),
             ("localhost:99999", "invalid port 99999"),
+            ("localhost:smtp", "invalid port 'smtp'; it must be a number"),
+            ("mx.example.com:smtp", "invalid port 'smtp'"),
+            ("tcp:smtp", "invalid port 'smtp'"),
+            ("tcp:port=x:interface=::1", "invalid port 'x'"),
+            ("localhost:", "invalid port ''"),
+            ("ssl:465", "use --listen-tls=tcp:PORT and --tls=CERT instead"),
         ]:
             self.assertIn(meant, refusal(f"--listen={text}"))
 
@@ -179,6 +185,17 @@ class NameTests(SynchronousTestCase):
         ]:
             self.assertEqual(refusal(word).rpartition("; ")[2], meant.rpartition("; ")[2])
 
+    def test_value(self) -> None:
+        """A value that is missing, or that a flag does not take, is told with the option; so is an unknown checker."""
+        for word, told in [
+            ("--size", "option --size needs a value; see --help"),
+            ("-s", "option -s needs a value; see --help"),
+            ("--smtputf8=yes", "option --smtputf8 takes no value"),
+            ("--help-auth-type=x", "--help-auth-type=x: there is no such checker; see --help-auth"),
+            ("--require-starttls", "--require-starttls: requires --tls, which names the certificate"),
+        ]:
+            self.assertEqual(refusal(word), told)
+
     def test_variable(self) -> None:
         """So is a misspelt variable: its value would be missed in silence."""
         line = refusal(environ={"TXSMTPD_HANDLR": "mailbox:mail"})
@@ -223,6 +240,16 @@ class LimitTests(SynchronousTestCase):
         self.assertIn("--recipient-limit=few: must be a number; none for no limit", refusal("--recipient-limit=few"))
         self.assertIn("requires --proxy-from", refusal("--proxy-protocol-timeout=7"))
         self.assertIn("--hook-timeout=0: must be more than 0", refusal("--hook-timeout=0"))
+        self.assertIn("--memory-limit=1: must be at least 134217728 octets", refusal("--memory-limit=1"))
+
+    def test_nothingAllowed(self) -> None:
+        """A limit with which no mail would be accepted is refused: zero is not taken for no limit, nor obeyed."""
+        for name in (
+            *("connection-limit", "connection-limit-per-network", "connection-limit-per-host", "recipient-limit"),
+            *("header-size-limit", "header-field-limit", "line-length-limit", "command-size-limit", "batch-limit"),
+            *("auth-attempt-limit", "data-rate-minimum"),
+        ):
+            self.assertIn(f"--{name}=0: must be at least 1", refusal(f"--{name}=0"))
 
 
 class HelpTests(SynchronousTestCase):

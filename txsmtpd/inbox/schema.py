@@ -9,6 +9,7 @@ first. So a query stops as soon as its page is full.
 from __future__ import annotations
 
 import sqlite3
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from txsmtpd.inbox.search import Term, Terms
 
 APPLICATION = 0x74787369  # "txsi": marks the file as an inbox
 VERSION = 1
+MAGIC = b"SQLite format 3\0"  # the start of every SQLite file
 COLUMNS = ("subject", "from", "to", "cc", "bcc", "reply_to", "message_id", "text")
 INDEXED = 3  # characters: the length of the sequences in the index
 PAGE = 8192  # bytes: with SQLite's default of 4096, two messages of 2 KB do not fit into a page
@@ -83,6 +85,16 @@ def connect(path: str, lasting: bool = True) -> sqlite3.Connection:
     return connection
 
 
+def check_kind(path: str) -> None:
+    """Reject a file that is not a database. SQLite itself overwrites it if it has fewer than 512 octets.
+
+    :raises ValueError: if it is not one. A missing or an empty file may become one.
+    """
+    with suppress(OSError), open(path, "rb") as file:
+        if file.read(len(MAGIC)) not in (b"", MAGIC):
+            raise ValueError("it is no database; give a file of its own")
+
+
 def prepare(path: str, lasting: bool = True) -> None:
     """Create the tables, or check that the file has them.
 
@@ -90,6 +102,7 @@ def prepare(path: str, lasting: bool = True) -> None:
     :raises ValueError: if the file is not an inbox, or of another version.
     :raises sqlite3.Error: if it cannot be opened.
     """
+    check_kind(path)
     connection = connect(path, lasting)
     try:
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()

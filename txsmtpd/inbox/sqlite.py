@@ -11,6 +11,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -88,8 +89,6 @@ class SQLiteStore(Store):
             schema.prepare(self.path, self._folder is None)
         except sqlite3.Error as error:
             self._unlock(refused=True)
-            if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
-                raise ValueError("it is no database; give a file of its own") from error
             raise OSError(None, str(error), self.path) from error
         except BaseException:
             self._unlock(refused=True)
@@ -292,8 +291,8 @@ class SQLiteStore(Store):
     def _check_ages(self) -> None:
         self._next_check = self._reactor.callLater(CHECKED_EVERY, self._check_ages)
         if self.retention.age and not self._pruning:
-            oldest = self._reactor.seconds() - self.retention.age
-            self._start_pruning(partial(jobs.older, oldest))
+            # Not the reactor's time, which has another origin if its clock is monotonic.
+            self._start_pruning(partial(jobs.older, time.time() - self.retention.age))
 
     def _start_pruning(self, choose: Callable[[Connection], list[int]]) -> None:
         self._pruning = True

@@ -39,6 +39,8 @@ def make_endpoint(description: str) -> IStreamServerEndpoint:
     port = re.match(r"(?:tcp6?|ssl|tls):(?:port=)?(-?[0-9]+)(?::|$)", description)
     if port is not None and not 0 <= int(port[1]) <= 65535:
         raise ValueError(f"invalid port {port[1]}")
+    if description.startswith("ssl:") and "privateKey=" not in description:
+        raise ValueError("ssl: needs privateKey=FILE; for SMTP, use --listen-tls=tcp:PORT and --tls=CERT instead")
     if description.startswith("systemd:"):
         return systemd_endpoint(reactor, description)
     try:
@@ -69,6 +71,11 @@ def description_of(text: str) -> str:
         raise ValueError(f"not an endpoint; did you mean {turned['rest']}?")
     if re.fullmatch(r"localhost|[0-9]+(\.[0-9]+){3}", text):
         raise ValueError(f"not an endpoint; did you mean {text}:8025?")
+    port = re.match(
+        r"(?:tcp6?:(?:port=)?|(?:localhost|[a-z0-9-]+(?:\.[a-z0-9-]+)+):)([^:=]*)(?::|$)", text, re.IGNORECASE
+    )
+    if port is not None and not re.fullmatch("-?[0-9]+", port[1], re.ASCII):
+        raise ValueError(f"invalid port {port[1]!r}; it must be a number from 0 to 65535")
     found = _HOST_AND_PORT.fullmatch(text)
     if found is None or found["host"] in PREFIXES:
         return text

@@ -8,7 +8,7 @@ from twisted.python.usage import UsageError
 
 from txsmtpd.service.checkers import make_checker, portal_of
 from txsmtpd.service.options.table import Asked, Chosen, Group, Option, refusing
-from txsmtpd.service.options.values import count, or_none, seconds
+from txsmtpd.service.options.values import count, or_none, seconds, some
 
 OPTIONS = (
     Option(
@@ -31,7 +31,7 @@ OPTIONS = (
         metavar="N",
         help="AUTH commands allowed in one connection.",
         setting="auth_attempt_limit",
-        read=or_none(count),
+        read=or_none(some),
     ),
     Option(
         name="auth-failure-delay",

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from txsmtpd.limits.memory import Memory
-from txsmtpd.service.options.table import Chosen, Group, Option, refusing
-from txsmtpd.service.options.values import count, octets, or_none, seconds, some_seconds, yes_or_no
+from txsmtpd.service.options.table import Chosen, Group, Option, check_setting, refusing
+from txsmtpd.service.options.values import count, octets, or_none, seconds, some, some_octets, some_seconds, yes_or_no
 from txsmtpd.settings import DATA_SIZE_DEFAULT, Settings
 
 
@@ -25,9 +25,9 @@ SIZES = (
         setting="data_size_limit",
         read=octets,
     ),
-    limit("command-size-limit", "OCTETS", octets, "Maximum length of a command line, without CRLF."),
-    limit("line-length-limit", "OCTETS", or_none(octets), "Maximum length of a line of a message, with CRLF."),
-    limit("header-size-limit", "OCTETS", or_none(octets), "Maximum size of the header of a message."),
+    limit("command-size-limit", "OCTETS", some_octets, "Maximum length of a command line, without CRLF."),
+    limit("line-length-limit", "OCTETS", or_none(some_octets), "Maximum length of a line of a message, with CRLF."),
+    limit("header-size-limit", "OCTETS", or_none(some_octets), "Maximum size of the header of a message."),
     limit("local-part-limit", "N", count, "Maximum length of a local part; 0 for no limit."),
     Option(
         name="memory-limit",
@@ -45,24 +45,24 @@ NUMBERS = (
         metavar="N",
         help="Maximum number of open connections, for each listener.",
         default="what the file descriptors allow",
-        read=or_none(count),
+        read=or_none(some),
     ),
     Option(
         name="connection-limit-per-network",
         metavar="N",
         help="Maximum number of open connections from one network.",
         default="a quarter of connection-limit, at most 50",
-        read=or_none(count),
+        read=or_none(some),
     ),
     Option(
         name="connection-limit-per-host",
         metavar="N",
         help="Maximum number of open connections from one address.",
         default="none",
-        read=or_none(count),
+        read=or_none(some),
     ),
-    limit("header-field-limit", "N", or_none(count), "Maximum number of header fields."),
-    limit("recipient-limit", "N", or_none(count), "Maximum number of recipients of a message."),
+    limit("header-field-limit", "N", or_none(some), "Maximum number of header fields."),
+    limit("recipient-limit", "N", or_none(some), "Maximum number of recipients of a message."),
     limit("error-limit", "N", or_none(count), "Errors before the connection is closed."),
     limit("refusal-limit", "N", or_none(count), "Other rejections before the connection is closed."),
     limit(
@@ -71,7 +71,7 @@ NUMBERS = (
         or_none(count),
         "Commands outside of mail transactions before the connection is closed.",
     ),
-    limit("batch-limit", "N", count, "Commands executed before other connections are served."),
+    limit("batch-limit", "N", some, "Commands executed before other connections are served."),
     limit("command-call-limit", "N", or_none(count), "How often a connection may send each command."),
 )
 
@@ -85,7 +85,7 @@ TIMES = (
         read=some_seconds,
     ),
     limit("command-timeout", "TIME", or_none(some_seconds), "Timeout from the start of a command line to its end."),
-    limit("data-rate-minimum", "OCTETS", or_none(octets), "Minimum data rate of a message, in octets a second."),
+    limit("data-rate-minimum", "OCTETS", or_none(some_octets), "Minimum data rate of a message, in octets a second."),
     limit("session-timeout", "TIME", or_none(some_seconds), "Maximum duration of a connection."),
     limit(
         "error-delay",
@@ -128,7 +128,7 @@ def _memory(chosen: Chosen) -> Memory:
     if asked is None:
         return Settings(handler=None, data_size_limit=largest).memory
     with refusing(asked):
-        return Settings(handler=None, data_size_limit=largest, memory_limit=or_none(octets)(asked.text)).memory
+        return check_setting("memory_limit", or_none(octets)(asked.text), data_size_limit=largest).memory
 
 
 GROUP = Group(title="Limits", options=(*SIZES, *NUMBERS, *TIMES, *LENIENCE), read=read)

@@ -164,8 +164,15 @@ class Options(Chosen, AuthOptionMixin):
 
     def _explained(self, reason: str) -> str:
         """Return a more helpful text for an error of getopt."""
-        unknown = re.fullmatch(r"option -(?:-(?P<long>.*)|(?P<short>.)) not recognized", reason)
-        return unknown_option(unknown["long"] or unknown["short"], TABLE) if unknown else reason
+        if unknown := re.fullmatch(r"option -(?:-(?P<long>.*)|(?P<short>.)) not recognized", reason):
+            return unknown_option(unknown["long"] or unknown["short"], TABLE)
+        if bare := re.fullmatch(r"option (-\w|--[\w-]+) requires argument", reason):
+            return f"option {bare[1]} needs a value; see --help"
+        if valued := re.fullmatch(r"option (--[\w-]+) must not have an argument", reason):
+            return f"option {valued[1]} takes no value"
+        if checker := re.fullmatch(r"Invalid auth type: (.*)", reason, re.DOTALL):
+            return f"--help-auth-type={checker[1]}: there is no such checker; see --help-auth"
+        return reason
 
     def parseArgs(self, *args: str) -> None:
         if args:

@@ -29,6 +29,13 @@ class Asked(NamedTuple):
         return f"{self.where}={self.text}"
 
 
+class AskedFlag(Asked):
+    """A flag given on the command line, where it has no value."""
+
+    def __str__(self) -> str:
+        return self.where
+
+
 @dataclass(frozen=True, kw_only=True)
 class Option:
     """An option of the command line, and of the environment."""
@@ -88,7 +95,8 @@ class Chosen(usage.Options):
     def one(self, option: str) -> Asked | None:
         """Return the value of an option, or None."""
         if self[option] is not None:
-            return Asked(f"--{option}", self[option])
+            asked = Asked if self.table[option].metavar else AskedFlag
+            return asked(f"--{option}", self[option])
         variable = variable_of(option)
         value = self.environ.get(variable)
         return Asked(variable, value) if value else None
@@ -155,12 +163,13 @@ def need_extra(extra: str, module: str) -> None:
         raise ValueError(f"{module} is missing; install it by: pip install 'txsmtpd[{extra}]'")
 
 
-def check_setting(keyword: str, value: object) -> None:
+def check_setting(keyword: str, value: object, **others: object) -> Settings:
     """Check one value as Settings does.
 
+    :param others: settings that it depends on.
     :raises ValueError: with the text of Settings, but without the keyword, which users of the command line do not know.
     """
     try:
-        Settings.make(None, {keyword: value})
+        return Settings.make(None, {keyword: value, **others})
     except (TypeError, ValueError) as error:
         raise ValueError(str(error).removeprefix(f"{keyword} ")) from error

@@ -66,6 +66,22 @@ def count(value: str) -> int:
     return int(value)
 
 
+def some(value: str) -> int:
+    """Parse a number from 1 on."""
+    number = count(value)
+    if not number:
+        raise ValueError("must be at least 1")
+    return number
+
+
+def some_octets(value: str) -> int:
+    """Parse a number of octets from 1 on."""
+    number = octets(value)
+    if not number:
+        raise ValueError("must be at least 1 octet")
+    return number
+
+
 def or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:
     """Return a converter that also accepts ``none``, for no limit."""
 
