@@ -1,15 +1,13 @@
-"""Headers, Authentication-Results and the breaker: leaves of the filters, by plain calls."""
+"""Headers and Authentication-Results: leaves of the filters, by plain calls."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.effort import grows_faster_than_its_input
 from txsmtpd.filters import Result, Verdict, authentication_results, parse_results
-from txsmtpd.filters.breaker import Breaker
 from txsmtpd.filters.header import Header, make_field
 from txsmtpd.filters.results import remove_forgeries
 from txsmtpd.session import Envelope
@@ -135,27 +133,3 @@ class ResultsTests(SynchronousTestCase):
             "two": Verdict(headers=(("Authentication-Results", "mx; dmarc=fail"),)),
         }
         self.assertEqual([each.method for each in authentication_results(envelope)], ["spf", "dmarc"])
-
-
-class BreakerTests(SynchronousTestCase):
-    """A breaker."""
-
-    def test_opens(self) -> None:
-        """After several failures in a row nothing is tried for a while; then one attempt decides."""
-        clock = Clock()
-        breaker = Breaker(clock.seconds, failures=2, pause=10)
-        breaker.failed()
-        breaker.succeeded()
-        breaker.failed()
-        self.assertFalse(breaker.is_open)
-        breaker.failed()
-        self.assertTrue(breaker.is_open)
-        clock.advance(10)
-        self.assertEqual([breaker.is_open, breaker.is_open], [False, True])
-        breaker.failed()
-        clock.advance(9)
-        self.assertTrue(breaker.is_open)
-        clock.advance(1)
-        self.assertFalse(breaker.is_open)
-        breaker.succeeded()
-        self.assertFalse(breaker.is_open)

@@ -31,10 +31,10 @@ from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
 from txsmtpd.bridges.reactors import current_reactor
-from txsmtpd.filters.breaker import Breaker
 from txsmtpd.filters.message import FilteredMessage
-from txsmtpd.filters.timing import within
+from txsmtpd.filters.timing import FAILURES, PAUSE, within
 from txsmtpd.filters.verdict import DISCARD, FilterError, StillDownError, Verdict
+from txsmtpd.limits.breaker import Breaker
 from txsmtpd.reply import Refused, Reply
 
 DEFAULT_URL = "http://127.0.0.1:11333"
@@ -99,13 +99,13 @@ class Rspamd:
     async def _check(self, server: Any, session: Any, envelope: Any, message: FilteredMessage) -> Verdict:
         if self._agent is None:
             self._start()
-        if self._breaker.is_open:
+        if not self._breaker.allows(self._reactor.seconds()):
             raise StillDownError("rspamd was down a moment ago")
         try:
             question = self._ask(self._headers(server, session, envelope), message)
             answer = await within(self._reactor, self._timeout, question)
         except FilterError:
-            self._breaker.failed()
+            self._breaker.failed(self._reactor.seconds())
             raise
         self._breaker.succeeded()
         return Answer(answer).apply(message)
@@ -117,7 +117,7 @@ class Rspamd:
         self._pool.maxPersistentPerHost = CONNECTIONS_KEPT
         self._pool._factory.noisy = False
         self._agent = Agent(self._reactor, connectTimeout=self._connect_timeout, pool=self._pool)
-        self._breaker = Breaker(self._reactor.seconds)
+        self._breaker = Breaker(FAILURES, PAUSE)
 
     def close(self) -> Deferred[Any]:
         """Close persistent connections. The next message opens new ones.

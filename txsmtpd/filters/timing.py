@@ -1,4 +1,4 @@
-"""Time limits for filters."""
+"""Time limits for filters, and when to pause after failures."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.python.failure import Failure
 
 from txsmtpd.filters.verdict import FilterError
+
+FAILURES = 5  # consecutive failures after which a filter is not called for a while
+PAUSE = 10.0  # seconds until the next attempt
 
 
 def within(clock: Any, seconds: float, awaitable: Awaitable[Any]) -> Deferred[Any]:

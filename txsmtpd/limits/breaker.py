@@ -7,7 +7,8 @@ class Breaker:
     """Counts consecutive failures.
 
     :param failures: the number of failures after which the pause begins.
-    :param pause: its length in seconds. After it, one attempt is allowed; if it fails, the pause begins again.
+    :param pause: its length in seconds. After it, one attempt is allowed; if it fails or has no result, another pause
+        follows.
     """
 
     def __init__(self, failures: int = 3, pause: float = 5.0) -> None:
@@ -17,7 +18,7 @@ class Breaker:
         self._closed_at = 0.0
 
     def allows(self, now: float) -> bool:
-        """Whether to try now."""
+        """Return True if an attempt may be made now."""
         if self._failures < self._most:
             return True
         if now < self._closed_at:
@@ -26,13 +27,13 @@ class Breaker:
         return True
 
     def failed(self, now: float) -> bool:
-        """Record a failure. Return whether a new pause begins."""
+        """Record a failure. Return True if it begins a pause."""
         self._failures += 1
         self._closed_at = now + self._pause
         return self._failures == self._most
 
     def succeeded(self) -> bool:
-        """Record a success. Return whether that ends a pause."""
+        """Record a success. Return True if it ends a pause."""
         ended = self._failures >= self._most
         self._failures = 0
         return ended

@@ -100,7 +100,7 @@ class MilterDialogue:
         return self.connection.agreed
 
     def wants(self, command: bytes) -> bool:
-        """Whether the milter wants this command, or more of this kind."""
+        """Return True if the milter wants this command, or more of this kind."""
         return command != self._skipped and not STEPS_OF[command][0] & self.agreed.steps
 
     async def say(

@@ -14,11 +14,12 @@ from twisted.internet.error import ConnectError
 from twisted.internet.protocol import Factory
 
 from txsmtpd.bridges.reactors import current_reactor
-from txsmtpd.filters.breaker import Breaker
 from txsmtpd.filters.milter.connection import MilterConnection
 from txsmtpd.filters.milter.dialogue import MilterDialogue, Timeouts
 from txsmtpd.filters.milter.message import send_message
+from txsmtpd.filters.timing import FAILURES, PAUSE
 from txsmtpd.filters.verdict import FilterError, StillDownError
+from txsmtpd.limits.breaker import Breaker
 
 
 class Milter:
@@ -59,7 +60,7 @@ class Milter:
         self.macros: Mapping[str, str] = dict(macros or {})
         self._endpoint = endpoint
         self._reactor = reactor
-        self._breaker: Breaker | None = None
+        self._breaker = Breaker(FAILURES, PAUSE)
         self._dialogues: dict[Any, MilterDialogue] = {}
         if isinstance(endpoint, str):
             check_client_endpoint(endpoint)
@@ -76,14 +77,12 @@ class Milter:
 
         :raises FilterError: if the milter is unavailable.
         """
-        if self._breaker is None:
-            self._breaker = Breaker(self.reactor.seconds)
-        if self._breaker.is_open:
+        if not self._breaker.allows(self.reactor.seconds()):
             raise StillDownError("the milter was down a moment ago")
         try:
             connection = await self._connected()
         except FilterError:
-            self._breaker.failed()
+            self._breaker.failed(self.reactor.seconds())
             raise
         self._breaker.succeeded()
         return connection
