@@ -42,6 +42,10 @@ _HALF = re.compile(r" *(?:@[^@]*|[^@]*@) *")  # without a local part or without 
 _RECIPIENT = rf"{_MAILBOX}|(?ai:postmaster)"  # RFC 5321 4.1.1.3: <Postmaster> needs no domain
 _MAIL = _command("FROM", rf"{_MAILBOX}|", _MAILBOX)
 _RCPT = _command("TO", _RECIPIENT, _RECIPIENT)
+# Quoted strings with any characters, to find brackets outside of them in an address that may be malformed.
+_ANY_QUOTED = r'"(?>[^"\\]+|\\(?s:.))*"'
+_UP_TO_BRACKET = re.compile(rf'(?>[^">]+|{_ANY_QUOTED})*>')
+_WITHOUT_BRACKETS = re.compile(rf'(?>[^"<>]+|{_ANY_QUOTED})*')
 _WHOLE_MAILBOX = re.compile(_MAILBOX)
 _USER_NAME = re.compile(_LOCAL_PART)
 _HOST = re.compile(rf"{_DOMAIN}|{_LITERAL}")
@@ -202,34 +206,13 @@ def _diagnose(arg: str | None, keyword: str, form: str, status: str) -> Reply:
 
 def _end_of_path(path: str) -> int | None:
     """Return the index of the ">" of a path that begins with "<", ignoring quoted strings, or None."""
-    quoted = escaped = False
-    for place, letter in enumerate(path):
-        if escaped:
-            escaped = False
-        elif letter == '"':
-            quoted = not quoted
-        elif quoted:
-            escaped = letter == "\\"
-        elif letter == ">":
-            return place
-    return None
+    found = _UP_TO_BRACKET.match(path)
+    return None if found is None else found.end() - 1
 
 
 def _has_bracket(path: str) -> bool:
-    """Return True if there is a "<" or ">" outside of quoted strings."""
-    if "<" not in path and ">" not in path:
-        return False
-    quoted = escaped = False
-    for letter in path:
-        if escaped:
-            escaped = False
-        elif letter == '"':
-            quoted = not quoted
-        elif quoted:
-            escaped = letter == "\\"
-        elif letter in "<>":
-            return True
-    return quoted
+    """Return True if there is a "<" or ">" outside of quoted strings that are closed."""
+    return ("<" in path or ">" in path) and _WITHOUT_BRACKETS.fullmatch(path) is None
 
 
 def _end_of_bare(path: str) -> int:
