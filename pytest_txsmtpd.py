@@ -1,7 +1,7 @@
 """Fixtures for pytest: mail that the code under test sends.
 
-``mail_catcher`` is a server for one test. ``mail_server`` is one for the whole run, and ``mail_inbox`` what one test
-sees of it. Neither Twisted nor txsmtpd is imported before one of them is used.
+``mail_catcher`` is a server for one test. ``mail_server`` is a server for the whole run, and ``mail_inbox`` is one
+test's part of it. Neither Twisted nor txsmtpd is imported before a test uses one of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 
 SHARED = pytest.StashKey[Any]()
 INBOX = pytest.StashKey[Any]()  # the page with the mail of this run
-SAID = pytest.StashKey[list[Callable[[], list[str]]]]()  # what tells what was said in a test
+TRANSCRIPTS = pytest.StashKey[list[Callable[[], list[str]]]]()  # functions that return the transcripts of a test
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -55,9 +55,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def mail_catcher(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """A server that collects what this test sends it: a txsmtpd.testing.MailCatcher that listens. Its options are those
-    of @pytest.mark.mail_catcher(tls="starttls"). With TLS, the environment variable SSL_CERT_FILE is set for this test,
-    so that ssl.create_default_context() trusts it."""
+    """A server that collects the mail of this test: a listening txsmtpd.testing.MailCatcher. Set its options with
+    @pytest.mark.mail_catcher(tls="starttls"). With TLS, the environment variable SSL_CERT_FILE is set for this test,
+    so that ssl.create_default_context() trusts the server."""
     from txsmtpd.testing import MailCatcher
 
     marker = request.node.get_closest_marker("mail_catcher")
@@ -74,7 +74,7 @@ def mail_catcher(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def mail_server(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Iterator[Any]:
-    """One server for all tests of this process, or of all workers; all mail of all of them is there."""
+    """A server that collects the mail of all tests of this process, or of all workers."""
     shared = getattr(pytestconfig, "workerinput", {}).get("txsmtpd")
     if shared is not None:
         from txsmtpd.testing.sharing import Mirror
@@ -91,7 +91,7 @@ def mail_server(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> 
 
 @pytest.fixture
 def mail_inbox(request: pytest.FixtureRequest, mail_server: Any) -> Any:
-    """An inbox on mail_server for this test alone, with a domain of its own: mail_inbox.address("bob")."""
+    """An inbox of mail_server for this test only. It has its own domain: mail_inbox.address("bob")."""
     inbox = mail_server.private_inbox(f"{uuid4().hex[:12]}.test")
     _show(request, lambda: mail_server.said(inbox.domain))
     page = request.config.stash.get(INBOX, None)
@@ -102,7 +102,7 @@ def mail_inbox(request: pytest.FixtureRequest, mail_server: Any) -> Any:
 
 @contextmanager
 def _in_browser(request: pytest.FixtureRequest, catcher: Any) -> Iterator[None]:
-    """Let the page of this run show the mail of a catcher, and what was said to it."""
+    """Show the mail and the transcripts of a catcher on the page of this run."""
     page = request.config.stash.get(INBOX, None)
     if page is None:
         yield
@@ -120,13 +120,13 @@ def _tag_of(name: str) -> str:
     return tag_of(name)
 
 
-def _show(request: pytest.FixtureRequest, said: Callable[[], list[str]]) -> None:
-    request.node.stash.setdefault(SAID, []).append(said)
+def _show(request: pytest.FixtureRequest, transcripts: Callable[[], list[str]]) -> None:
+    request.node.stash.setdefault(TRANSCRIPTS, []).append(transcripts)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """A worker of pytest-xdist is about to start: tell it of the server."""
+    """Pass the address of the server to a worker of pytest-xdist before it starts."""
     config = node.config
     if not config.getoption("shared_mail_server"):
         return
@@ -159,11 +159,12 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    """Show what was said, when the test has failed, be it in a fixture."""
+    """Show the transcripts if the test or one of its fixtures has failed."""
     report = yield
     if report.failed or report.when == "teardown":
-        texts = [text for said in item.stash.get(SAID, []) for text in (said() if report.failed else [])]
-        item.stash[SAID] = []  # shown once
+        sources = item.stash.get(TRANSCRIPTS, []) if report.failed else []
+        texts = [text for transcripts in sources for text in transcripts()]
+        item.stash[TRANSCRIPTS] = []  # show them once
         page = item.config.stash.get(INBOX, None)
         if report.failed and page is not None and page.failed(item.name):
             texts.append(f"The mail of this test: {page.url}/?query=tag:{_tag_of(item.name)}")

@@ -129,7 +129,7 @@ class SMTPFactory(ServerFactory):
         self.settings = Settings.make(handler, chosen, protocol)
         if trusts_nobody(self.settings):
             raise ValueError(
-                "proxy_protocol_timeout alone lets everybody say who they are:"
+                "proxy_protocol_timeout alone lets any client claim any address:"
                 " give proxy_from too, or a handler with handle_PROXY"
             )
         self._check_handler(protocol, strict_handler)

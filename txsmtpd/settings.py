@@ -658,7 +658,7 @@ def _proxies(settings: Settings) -> Networks | None:
 
 
 def trusts_nobody(settings: Settings) -> bool:
-    """Whether each connection must start with a PROXY header, and nothing decides which of them to trust."""
+    """Return True if each connection must start with a PROXY header, and nothing decides which of them to trust."""
     return settings.proxy_from is None and settings.proxies is not None and "PROXY" not in settings.hooks
 
 

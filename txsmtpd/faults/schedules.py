@@ -14,7 +14,7 @@ class Schedule(Protocol):
     """Decides for each match whether the rule applies."""
 
     def strikes(self, now: float, random: Random) -> bool:
-        """Whether the rule applies now.
+        """Return True if the rule applies now.
 
         :param now: the time, in seconds.
         :param random: the random generator.

@@ -46,7 +46,7 @@ class Transaction:
 
     @property
     def lost(self) -> bool:
-        """Whether the connection is lost, so that nothing more can be sent."""
+        """True if the connection is lost, so that nothing more can be sent."""
         return self._connection is None or self._connection.gone is not None
 
     async def rcpt(self, forward_path: str, options: Iterable[str] = ()) -> Reply:

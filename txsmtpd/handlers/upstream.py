@@ -318,7 +318,7 @@ class Upstream:
             await connection.authenticate(*self.credentials)
 
     def is_itself(self, transport: Any) -> bool:
-        """Whether a client's connection is the other end of one of these, so that mail would loop."""
+        """Return True if a client's connection is the other end of one of these, so that mail would loop."""
         ends = place_of(transport.getPeer()), place_of(transport.getHost())
         return None not in ends and ends in self._connections.values()
 

@@ -17,12 +17,12 @@ class Breaker:
         self._limit = failures
         self._pause = pause
         self._failures = 0
-        self._closed_until: float | None = None  # no requests until then; afterwards one
+        self._closed_until: float | None = None  # no requests until this time, then one
         self._trying = False
 
     def allows(self, now: float) -> bool:
-        """Whether a request may be made. If so, :meth:`succeeded`, :meth:`failed` or :meth:`gave_up` must be called
-        afterwards."""
+        """Return True if a request may be made. Then call :meth:`succeeded`, :meth:`failed` or :meth:`gave_up` after
+        it."""
         if self._closed_until is None:
             return True
         if now < self._closed_until or self._trying:
@@ -31,7 +31,7 @@ class Breaker:
         return True
 
     def is_open(self, now: float) -> bool:
-        """Whether requests are currently blocked."""
+        """Return True if requests are currently blocked."""
         return self._closed_until is not None
 
     def succeeded(self) -> None:

@@ -52,7 +52,7 @@ def reply_to(answer: Answer, refused: Reply = REFUSED) -> Reply:
 
 
 def is_failure(answer: Answer) -> bool:
-    """Whether the response means that the application does not work."""
+    """Return True if the response means that the application does not work."""
     return answer.status >= 500 and _own_reply(answer) is None
 
 

@@ -38,7 +38,7 @@ class Event:
     scope: Scope = EVERYTHING
 
     def is_for(self, scope: Scope) -> bool:
-        """Whether subscribers to this scope get the event."""
+        """Return True if subscribers to this scope get the event."""
         if not set(self.scope.keys) <= set(scope.keys):
             return False
         return self.message is None or scope.has(self.message)

@@ -98,12 +98,12 @@ class Scope:
         return [Scope(self.keys[: count + 1]).label for count in range(len(self.keys))]
 
     def has(self, message: Message) -> bool:
-        """Whether a message belongs here."""
+        """Return True if a message belongs here."""
         return all(key in message.filed for key in self.keys)
 
     def alone_has(self, message: Message) -> bool:
-        """Whether a message in this scope is in no other scope of the same kind, so that deleting it here deletes it
-        entirely."""
+        """Return True if a message in this scope is in no other scope of the same kind, so that deleting it here
+        deletes it entirely."""
         names = {name for name, _ in self.keys}
         return all(key in self.keys for key in message.filed if key[0] in names)
 

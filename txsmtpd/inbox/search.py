@@ -137,7 +137,7 @@ def _time(keyword: str, value: str, zone: tzinfo) -> float:
 
 
 def holds(term: Term, message: Message, folded: Mapping[str, str]) -> bool:
-    """Whether a message matches a term.
+    """Return True if a message matches a term.
 
     :param folded: its searchable text, by column.
     """

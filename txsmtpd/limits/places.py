@@ -48,7 +48,7 @@ class Places:
         return True
 
     def is_full(self, peer: Any) -> bool:
-        """Whether the client's network has no place left."""
+        """Return True if the client's network has no place left."""
         network = self._network_of(peer)
         return network is not None and self._count(network) >= self.limit
 

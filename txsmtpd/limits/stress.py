@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Stress:
-    """Whether the server is under stress.
+    """True if the server is under stress.
 
     Stress begins when the number of connections, or the reactor's lag, reaches *enter*, and ends when both are below
     *leave*. In between, the state does not change, so that it does not flip with each connection.

@@ -28,7 +28,7 @@ class Event:
     """A template for :meth:`str.format`, with the names of the fields."""
 
     always: bool = False
-    """Whether it is logged even if the session has exceeded its limit."""
+    """True if it is logged even if the session has exceeded its limit."""
 
     fields: tuple[str, ...] = field(init=False)
     template: str = field(init=False)

@@ -35,5 +35,5 @@ class Health:
 
 
 def is_readiness(candidate: Any) -> bool:
-    """Whether the object provides IReadiness, declared or not."""
+    """Return True if the object provides IReadiness, declared or not."""
     return IReadiness.providedBy(candidate) or callable(getattr(candidate, "not_ready", None))

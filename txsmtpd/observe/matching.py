@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def reply_fits(expected: str, lines: Iterable[str]) -> bool:
-    """Whether one line of a reply begins as expected, whether it is the last line (``250 ``) or another (``250-``).
+    """Return True if one line of a reply begins as expected. The last line (``250 ``) and others (``250-``) are equal.
 
     >>> reply_fits("250 SIZE", ["250-mx.test", "250-SIZE 1000", "250 HELP"])
     True

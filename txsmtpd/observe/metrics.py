@@ -398,7 +398,7 @@ def _outcome(digit: int) -> str:
 
 
 def _refuses(status: Any) -> bool:
-    """Whether a hook's status is negative."""
+    """Return True if a hook's status is negative."""
     if type(status) is str:
         return status[:1] in ("4", "5")
     if type(status) is Reply:

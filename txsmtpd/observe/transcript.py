@@ -196,7 +196,7 @@ class Transcript:
 
     @property
     def closed(self) -> bool:
-        """Whether the connection was closed."""
+        """True if the connection was closed."""
         return bool(self._records) and isinstance(self._records[-1], Closed)
 
     def __iter__(self) -> Iterator[Record]:

@@ -224,7 +224,7 @@ class Inbox:
 
     @property
     def _serves_here(self) -> bool:
-        """Whether the server runs in the calling thread."""
+        """True if the server runs in the calling thread."""
         return False
 
     def _catch_up(self) -> None:
@@ -426,7 +426,7 @@ class Inbox:
         return None, waiter
 
     def wants(self, number: int, mail: Mail, query: Query) -> bool:
-        """Whether a new mail matches the query of a waiter of this inbox."""
+        """Return True if a new mail matches the query of a waiter of this inbox."""
         return number not in self.taken and self._query.matches(mail) and query.matches(mail)
 
     def _missing(self, waiter: _Waiter, timeout: float) -> NoMailArrived:
@@ -482,7 +482,7 @@ class PrivateInbox(_Within):
 
 
 def in_asyncio() -> bool:
-    """Whether an asyncio task is running. A reactor on asyncio has a loop, but no task."""
+    """Return True if an asyncio task is running. A reactor on asyncio has a loop, but no task."""
     try:
         return asyncio.current_task() is not None
     except RuntimeError:

@@ -113,7 +113,7 @@ class Mail:
 
     @cached_property
     def bare_newlines(self) -> bool:
-        """Whether lines end in LF or CR alone. The catcher accepts such messages; internet servers reject them."""
+        """True if lines end in LF or CR alone. The catcher accepts such messages; internet servers reject them."""
         return _BARE_NEWLINE.search(self.content) is not None
 
     def __str__(self) -> str:

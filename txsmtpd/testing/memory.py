@@ -131,7 +131,7 @@ class Wire:
 
     @property
     def reading(self) -> bool:
-        """Whether this end reads."""
+        """True if this end reads."""
         return self.wants and not self.disconnecting
 
     @property
@@ -396,7 +396,7 @@ class MemoryConnection:
 
     @property
     def closed(self) -> bool:
-        """Whether the connection is closed."""
+        """True if the connection is closed."""
         return self.transport.disconnected
 
     def settle(self) -> None:
@@ -580,7 +580,7 @@ class MemorySession(MemoryConnection):
 
     @property
     def reading(self) -> bool:
-        """Whether the server reads from the connection."""
+        """True if the server reads from the connection."""
         return self.transport.reading
 
     @property

@@ -67,7 +67,7 @@ class Query:
         self.match = match
 
     def matches(self, mail: Mail) -> bool:
-        """Whether the mail matches."""
+        """Return True if the mail matches."""
         if not all(value in values_of(mail, name) for name, value in self.keys):
             return False
         if self.pattern is not None and not self.pattern.search(mail.subject):

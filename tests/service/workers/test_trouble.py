@@ -83,7 +83,7 @@ class TroubleTests(SynchronousTestCase):
         """A log on a full disk keeps nobody from serving, reloading and ending; standard error tells of it."""
         master = Master(self, "--handler=sink", "--log-file=/dev/full", listen="--listen-lmtp=unix:lmtp")
         path = str(master.folder / "lmtp")
-        master.wait_for("/dev/full: No space left on device; lines of the log are lost", 3)
+        master.wait_for("/dev/full: No space left on device; log lines are lost", 3)
         eventually(lambda: len(children(master.process.pid)) == 2)
         before = {*children(master.process.pid)}
         master.signal(signal.SIGHUP)

@@ -42,7 +42,7 @@ _TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,100}/[a-z0-9!#$&^_.+-]{1,100}")
 
 
 def wants_remote(markup: str) -> bool:
-    """Whether the HTML appears to load images, styles or fonts from other hosts."""
+    """Return True if the HTML appears to load images, styles or fonts from other hosts."""
     return _REMOTE.search(markup) is not None
 
 

@@ -20,7 +20,8 @@ def host_name(host: str) -> str | None:
 
 
 def host_is_ours(host: str, names: Collection[str] = ()) -> bool:
-    """Whether a Host field names this server: by an IP address, localhost, a name without dots, or a configured name.
+    """Return True if a Host field names this server: an IP address, localhost, a name without dots, or a configured
+    name.
 
     Names in the public DNS have a dot, so no other site can point any of these to this server.
     """
@@ -38,7 +39,7 @@ def host_is_ours(host: str, names: Collection[str] = ()) -> bool:
 
 
 def origin_is_ours(host: str, origins: Sequence[str], fetch_site: str | None, allowed: Collection[str] = ()) -> bool:
-    """Whether a request may change something, or receive events.
+    """Return True if a request may change something, or receive events.
 
     :param host: the Host field.
     :param origins: the Origin fields.
