@@ -4,6 +4,7 @@ RFC 5321 3.3). They have plain attributes, to which handlers may add their own; 
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import secrets
@@ -57,12 +58,22 @@ class Session:
     authenticated: bool | None = None  #: True after a login; False from the first AUTH until then
     auth_mechanism: str | None = None  #: the mechanism with which the client logged in
     login_data: Any = None  #: the login, or the result of an ``auth_MECHANISM`` method; see also *auth_data*
+    _loop: asyncio.AbstractEventLoop | None = None
     mail_commands: int = 0  #: MAIL commands so far, if LIMITS (RFC 9422) counts them
     rcpt_domains: frozenset[str] = frozenset()  #: domains of recipients so far, if LIMITS counts them
 
-    def __init__(self, loop: object = None) -> None:
-        # Programs written for aiosmtpd pass a loop; it is ignored.
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        if loop is not None:
+            self._loop = loop
         self._id: str | None = None
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The asyncio loop that the session was made with, or else the running one, in which hooks are tasks.
+
+        :raises RuntimeError: if there is none.
+        """
+        return self._loop or asyncio.get_running_loop()
 
     @property
     def id(self) -> str:

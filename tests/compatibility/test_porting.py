@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextvars import ContextVar
 from typing import Any
 
@@ -53,8 +54,11 @@ class ConstructionTests(SynchronousTestCase):
         self.assertEqual(SMTPFactory(extensions=[extension]).settings.offered[-1], extension)
 
     def test_sessionWithLoop(self) -> None:
-        """A session may be given a loop, and does nothing with it."""
-        self.assertIsNone(Session(object()).host_name)
+        """A session may be given a loop, which is its attribute then."""
+        loop = asyncio.new_event_loop()
+        self.addCleanup(loop.close)
+        self.assertIs(Session(loop).loop, loop)
+        self.assertRaises(RuntimeError, getattr, Session(), "loop")
 
 
 class ClassLimitsTests(SynchronousTestCase):

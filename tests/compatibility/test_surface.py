@@ -6,6 +6,7 @@ import asyncio
 import ssl
 import sys
 from abc import ABC, abstractmethod
+from email.header import decode_header, make_header
 from io import StringIO
 from typing import Any
 from unittest.mock import Mock
@@ -338,7 +339,7 @@ class ModuleTests(SynchronousTestCase):
         status = asyncio.run(mailbox.handle_DATA(Mock(), session, envelope))
         self.assertEqual(status[:3], "250")
         (message,) = mailbox.mailbox
-        self.assertIn("X-MailFrom", message)
+        self.assertEqual(str(make_header(decode_header(message["X-MailFrom"]))), "müller@example.com")
         mailbox.close()
 
     def test_messageBase(self) -> None:

@@ -1,0 +1,149 @@
+"""What becomes of hooks, clients and threads of programs that were written for aiosmtpd, with real controllers."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import smtplib
+import socket
+import ssl
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.compatibility.test_controller import MESSAGE
+from tests.support.tls import combined, issue, write
+from txsmtpd import SMTP
+from txsmtpd.bridges.reactor_thread import LOGGER
+from txsmtpd.controller import Controller, UnixSocketUnthreadedController
+from txsmtpd.handlers import Sink
+from txsmtpd.smtp import AuthResult, TLSSetupException
+
+PATIENCE = 30  # seconds
+
+
+def client_of(controller: Controller) -> smtplib.SMTP:
+    return smtplib.SMTP(controller.hostname, controller.port, timeout=PATIENCE)
+
+
+class Waits:
+    """Waits for a Deferred that nobody fires, in a hook."""
+
+    def __init__(self) -> None:
+        self.events: SimpleQueue[str] = SimpleQueue()
+
+    async def handle_NOOP(self, server: Any, session: Any, envelope: Any, arg: Any) -> str:
+        assert session.loop is server.loop is asyncio.get_running_loop()
+        self.events.put("waits")
+        try:
+            await Deferred()
+        finally:
+            self.events.put("ends")
+        return "250 OK"
+
+
+class StopTests(SynchronousTestCase):
+    """Clients and hooks that are there at the end."""
+
+    def test_clientOutlivesServer(self) -> None:
+        """A client in a with block that ends after the server's stop() sees the connection closed, without an
+        exception."""
+        controller = Controller(Sink(), port=0)
+        controller.start()
+        with client_of(controller) as client:
+            client.ehlo()
+            controller.stop()
+        self.assertRaises(smtplib.SMTPServerDisconnected, client.noop)
+
+    def test_waitingHook(self) -> None:
+        """A hook that waits for a Deferred when its client leaves, or at stop(), ends; no error is logged."""
+        handler = Waits()
+        with self.assertNoLogs(LOGGER, "ERROR"), Controller(handler, port=0) as controller:
+            for leaves in True, False:
+                client = socket.create_connection((controller.hostname, controller.port), PATIENCE)
+                self.addCleanup(client.close)
+                client.sendall(b"NOOP\r\n")
+                self.assertEqual(handler.events.get(timeout=PATIENCE), "waits")
+                if leaves:
+                    client.close()
+                    self.assertEqual(handler.events.get(timeout=PATIENCE), "ends")
+        self.assertEqual(handler.events.get(timeout=PATIENCE), "ends")
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_socketFile(self) -> None:
+        """The socket of an unthreaded controller stays when its loop stops, and goes with end()."""
+        path = Path(self.mktemp())
+        loop = asyncio.new_event_loop()
+        self.addCleanup(loop.close)
+        controller = UnixSocketUnthreadedController(Sink(), path, loop)
+        controller.begin()
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+        self.assertTrue(path.is_socket())
+        controller.end()
+        self.assertFalse(path.exists())
+
+
+class HookTests(SynchronousTestCase):
+    """What hooks and methods of subclasses do."""
+
+    def test_connectionReset(self) -> None:
+        """A ConnectionResetError of a hook is about a connection of its own: the client gets 451, and may go on."""
+
+        class Relays:
+            async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+                raise ConnectionResetError("the other server is gone")
+
+        with Controller(Relays(), port=0) as controller, client_of(controller) as client:
+            error = self.assertRaises(
+                smtplib.SMTPDataError, client.sendmail, "a@example.com", ["b@example.com"], MESSAGE
+            )
+            self.assertEqual(error.smtp_code, 451)
+            self.assertEqual(client.noop()[0], 250)
+        self.flushLoggedErrors(ConnectionResetError)
+
+    def test_inheritedMechanism(self) -> None:
+        """A mechanism of a subclass may call the inherited one."""
+        asked: list[str] = []
+
+        class Counts(SMTP):
+            async def auth_PLAIN(self, server: Any, args: Any) -> Any:
+                asked.append("PLAIN")
+                return await super().auth_PLAIN(server, args)
+
+        def check(server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
+            return AuthResult(success=data.password == b"secret", handled=False)
+
+        class Own(Controller):
+            def factory(self) -> SMTP:
+                return Counts(self.handler, authenticator=check, auth_require_tls=False)
+
+        with Own(Sink(), port=0) as controller:
+            for password, code in ("secret", 235), ("wrong", 535):
+                with client_of(controller) as client:
+                    client.ehlo()
+                    words = base64.b64encode(f"\0ann\0{password}".encode()).decode()
+                    self.assertEqual(client.docmd("AUTH", f"PLAIN {words}")[0], code)
+        self.assertEqual(asked, ["PLAIN"] * 2)
+
+    def test_handshakeFailed(self) -> None:
+        """With an ssl.SSLContext, the cause of a TLSSetupException is an ssl.SSLError."""
+        errors: list[BaseException] = []
+
+        class Notes:
+            async def handle_exception(self, error: BaseException) -> str:
+                errors.append(error)
+                return "451 no TLS"
+
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(write(Path(self.mktemp()), combined(issue("localhost"))))
+        with Controller(Notes(), port=0, tls_context=context) as controller, client_of(controller) as client:
+            client.ehlo()
+            self.assertEqual(client.docmd("STARTTLS")[0], 220)
+            self.assertRaises(smtplib.SMTPServerDisconnected, client.docmd, "NO HANDSHAKE")
+        (error,) = errors
+        self.assertIsInstance(error, TLSSetupException)
+        self.assertIsInstance(error.__cause__, ssl.SSLError)
