@@ -13,11 +13,13 @@ author = "the txsmtpd developers"
 copyright = author
 version = release = txsmtpd.__version__
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.doctest", "from_the_code"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.doctest", "from_the_code", "plain_signatures"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"txsmtpd {version}"
 html_show_sphinx = False
+html_static_path = ["_static"]
+html_css_files = ["docs.css"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
