@@ -14,7 +14,6 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.web.server import NOT_DONE_YET
-from twisted.web.websocket import WebSocketResource
 
 from txsmtpd.bridges.reactors import current_reactor
 from txsmtpd.inbox.events import Event
@@ -169,6 +168,9 @@ async def events(call: Call) -> Response | None:
     if "websocket" not in (call.header("Upgrade") or "").lower():
         raise HTTPError(426, "this address speaks WebSocket", {"Upgrade": "websocket"})
     _admit(call)
+    # Imported when the first client asks for it: that would be a tenth of the time that the command takes to start.
+    from twisted.web.websocket import WebSocketResource
+
     sockets = _Sockets(call)
     channel = call.request.channel
     answer = WebSocketResource(sockets).render(call.request)
