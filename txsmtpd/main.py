@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 from twisted.python.usage import UsageError
 
 from txsmtpd._version import __version__
-from txsmtpd.service.exit_status import EX_USAGE, complain
+from txsmtpd.service.exit_status import EX_USAGE, complain, name_command
 from txsmtpd.service.handlers import Dotted, find_maker, quote_argument
 
 __all__ = ["main"]
@@ -191,6 +191,7 @@ def run(args: Sequence[str] | None = None) -> NoReturn:
     """
     from twisted.application.twist._twist import Twist
 
+    name_command("txsmtpd")
     sys.exit(Twist.main(["twist", *twist_arguments(sys.argv[1:] if args is None else args)]))
 
 

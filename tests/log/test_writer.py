@@ -114,7 +114,7 @@ class WriterTests(SynchronousTestCase):
             writer.close(PATIENCE)
         self.assertEqual(
             sys.__stderr__.getvalue(),  # type: ignore[union-attr]  # the test's own StringIO
-            "smtpd: /dev/full: No space left on device; log lines are lost\n",
+            "/dev/full: No space left on device; log lines are lost\n",
         )
 
     def test_unopenable(self) -> None:

@@ -248,11 +248,11 @@ class CommandLineTestCase(SynchronousTestCase):
         self.addCleanup(client.close)
         return client
 
-    def assertOneLine(self, process: Process, status: int, *expected: str) -> None:
-        """The process ends with this status and one line on stderr, with all of these in it."""
+    def assertOneLine(self, process: Process, status: int, *expected: str, command: str = "smtpd") -> None:
+        """The process ends with this status and one line on stderr, from this command, with all of these in it."""
         self.assertEqual((process.wait(), len(process.errors)), (status, 1), process.errors)
         line = process.errors[0]
-        self.assertTrue(line.startswith("smtpd: "), line)
+        self.assertTrue(line.startswith(f"{command}: "), line)
         for text in expected:
             self.assertIn(text, line)
 

@@ -206,6 +206,7 @@ main({words.split()!r})
             process = self.run_main(*line.split())
             said, errors = process.communicate(timeout=30)
             self.assertEqual((process.returncode, said, errors.count("\n")), (64, "", 1), errors)
+            self.assertTrue(errors.startswith("txsmtpd: "), errors)
             self.assertIn(expected, errors)
 
     def test_version(self) -> None:

@@ -110,7 +110,7 @@ class LogTests(ProcessTestCase):
             ("--log-level=loud", "must be one of debug, info, warn, error, critical"),
             ("--log-file=no/such/folder", "--log-file=no/such/folder: No such file or directory"),
         ]:
-            self.assertOneLine(self.txsmtpd(option), 64, expected)
+            self.assertOneLine(self.txsmtpd(option), 64, expected, command="txsmtpd")
         process = self.run_python("-c", "from twisted.scripts.twistd import run; run()", "-n", "smtpd", "--log-file=x")
         self.assertOneLine(process, 64, "twistd has a log of its own")
 
@@ -136,7 +136,8 @@ class ReactorTests(ProcessTestCase):
 
     def test_refusals(self) -> None:
         """One that does not exist is one line with those that do."""
-        self.assertOneLine(self.txsmtpd("--reactor=fast"), 64, "there is no such reactor; there are ", "asyncio")
+        process = self.txsmtpd("--reactor=fast")
+        self.assertOneLine(process, 64, "there is no such reactor; there are ", "asyncio", command="txsmtpd")
 
 
 class UnreadTests(ProcessTestCase):

@@ -22,6 +22,12 @@ PAUSE = 0.1  # seconds to wait after a failed write
 PATIENCE = 2.0  # seconds to wait for the last lines
 
 
+def told_on_standard_error(reason: str) -> None:
+    """Report a problem with the file on standard error, if available."""
+    if sys.__stderr__ is not None:
+        print(reason, file=sys.__stderr__, flush=True)
+
+
 def told(count: int, reason: str) -> str:
     """Return the line that reports dropped lines."""
     return f"({count} lines were lost: {reason})\n"
@@ -38,6 +44,7 @@ class Writer:
     def __init__(self, path: str | int, lost: Callable[[int, str], str] = told, limit: int = BUFFER) -> None:
         self.path = path
         self.lost = lost
+        self.complain: Callable[[str], None] = told_on_standard_error  #: called in any thread
         self._descriptor = path if isinstance(path, int) else _opened(path)
         self._limit = limit
         self._lock = threading.Lock()
@@ -157,10 +164,9 @@ class Writer:
         self._descriptor = descriptor
 
     def _complain(self, reason: str) -> None:
-        """Report problems with the file on standard error, if available."""
-        if isinstance(self.path, str) and sys.__stderr__ is not None:
+        if isinstance(self.path, str):
             with suppress(OSError, ValueError):
-                print(f"smtpd: {self.path}: {reason}", file=sys.__stderr__, flush=True)
+                self.complain(f"{self.path}: {reason}")
 
 
 def _write_now(descriptor: int, line: str | bytes) -> None:

@@ -10,6 +10,7 @@ from typing import Self
 from txsmtpd.log.events import INFO
 from txsmtpd.log.lines import Lines
 from txsmtpd.log.writer import Writer, stream_of
+from txsmtpd.service.exit_status import complain
 
 STDOUT, STDERR = 1, 2
 NAMES = {"-": STDOUT, "+": STDERR}
@@ -35,6 +36,7 @@ class CommandLog:
         writer = Writer(NAMES.get(path) or os.path.abspath(path))
         lines = Lines(writer.write, as_json=as_json, level=level)
         writer.lost = lines.lost
+        writer.complain = complain
         return cls(lines, writer)
 
     @property

@@ -16,6 +16,8 @@ log = Logger(namespace="txsmtpd")
 EX_USAGE = 64
 EX_OSERR = 71
 
+_command = "smtpd"  # the subcommand of twist and twistd
+
 
 class Exit(SystemExit, Exception):
     """Ends the process with an exit status.
@@ -32,10 +34,16 @@ class Exit(SystemExit, Exception):
         return self.reason
 
 
+def name_command(name: str) -> None:
+    """Set the name at the beginning of each line: that of the command that the user has typed."""
+    global _command
+    _command = name
+
+
 def complain(reason: str, file: TextIO | None = None) -> None:
     """Write one line to *file*. Default: standard error."""
     # When addresses are bound, twistd has already redirected sys.stderr to the log.
-    print(f"smtpd: {one_line(reason)}", file=file or sys.__stderr__ or sys.stderr, flush=True)
+    print(f"{_command}: {one_line(reason)}", file=file or sys.__stderr__ or sys.stderr, flush=True)
 
 
 def described(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.python.usage import UsageError
 
-from txsmtpd.log.printable import one_line
+from txsmtpd.service.exit_status import complain
 from txsmtpd.service.options.table import Chosen, Group, Option, refusing
 from txsmtpd.service.options.values import name, some_seconds
 from txsmtpd.settings import Settings
@@ -113,7 +113,7 @@ def finish(chosen: Chosen) -> None:
                 raise ValueError(error.strerror) from error
         where = ca_out.text
     told = f"--tls={AUTO}: a certificate for {', '.join(names)}; that of its authority is in {where}"
-    print(f"smtpd: {one_line(told)}", file=sys.stderr, flush=True)
+    complain(told, sys.stderr)
 
 
 def certificate_files(text: str) -> tuple[str, str | None]:
