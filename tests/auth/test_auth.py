@@ -518,13 +518,13 @@ class GuessingTests(SynchronousTestCase):
         self.assertEqual(replies, [INVALID, INVALID, GOODBYE])
         self.assertEqual(asked, [b"guess0", b"guess1", b"guess2"])
 
-    def failures(self) -> list[str]:
+    def failures(self, about: str = " failed for ") -> list[str]:
         """What is going to be logged of failures."""
         lines: list[str] = []
 
         def observe(event: Any) -> None:
             text = formatEvent(event)
-            if " failed for " in text:
+            if about in text:
                 lines.append(text.partition(" ")[2])
 
         globalLogPublisher.addObserver(observe)
@@ -570,6 +570,40 @@ class GuessingTests(SynchronousTestCase):
         )
         client.say(b"")
         self.assertEqual((len(lines), client.server._auth.failures), (5, 5))
+
+    def test_successLogged(self) -> None:
+        """A login is logged with the user name, escaped, and without the password."""
+        lines = self.failures("authenticated by ")
+        for name, mechanisms in ("user", []), ("J\u00fcr'gen\u200b", []), ("bob", [auth.XOAuth2()]):
+            client = Connection(authenticator=lambda *_: True, auth_mechanisms=mechanisms)
+            if mechanisms:
+                client.say(b"AUTH XOAUTH2 " + b64(f"user={name}\1auth=Bearer xyzzy\1\1"))
+            else:
+                client.say(b"AUTH LOGIN", b64(name), b64("xyzzy"))
+        self.assertEqual(
+            lines,
+            [
+                "authenticated by LOGIN as 'user', client 192.168.1.1:54321",
+                "authenticated by LOGIN as " + ascii("J\u00fcr'gen\u200b") + ", client 192.168.1.1:54321",
+                "authenticated by XOAUTH2 as 'bob', client 192.168.1.1:54321",
+            ],
+        )
+
+    def test_successOfOwnMechanisms(self) -> None:
+        """The login of a mechanism of a handler is logged, if the result tells it."""
+
+        class Handler:
+            def __init__(self, auth_data: object) -> None:
+                self.auth_data = auth_data
+
+            async def auth_OWN(self, server: Any, args: Any) -> AuthResult:
+                return AuthResult(success=True, auth_data=self.auth_data)
+
+        lines = self.failures("authenticated by ")
+        for auth_data in LoginPassword(b"tim", b"xyzzy"), "xyzzy", None, LoginPassword(b"", b""):
+            Connection(Handler(auth_data)).say(b"AUTH OWN")
+        shown = ("'tim'", *["a user without a name"] * 3)
+        self.assertEqual(lines, [f"authenticated by OWN as {each}, client 192.168.1.1:54321" for each in shown])
 
     def test_attempts(self) -> None:
         """Attempts that come to nothing are counted, too."""

@@ -154,7 +154,12 @@ async def _conclude(server: Any, exchange: Exchange, result: AuthResult) -> Repl
         session.auth_data = result.auth_data
         session.login_data = getattr(result.auth_data, "login", result.auth_data)
         session.auth_mechanism = exchange.mechanism
-        server._dispatcher.log(events.AUTHENTICATED, mechanism=exchange.mechanism, client=client_text(session.peer))
+        server._dispatcher.log(
+            events.AUTHENTICATED,
+            mechanism=exchange.mechanism,
+            login=_name_shown(exchange.login or getattr(result.auth_data, "login", None), "a user without a name"),
+            client=client_text(session.peer),
+        )
         return reply
     exchange.failed()
     failures = await failures_of_name(server, exchange.login)
@@ -201,16 +206,19 @@ def authentication_failed(server: Any, exchange: Exchange) -> None:
     server._dispatcher.log(
         events.AUTH_FAILED,
         mechanism=exchange.mechanism,
-        login=_name_shown(exchange.login),
+        login=_name_shown(exchange.login, "nobody in particular"),
         client=client_text(server.session.peer),
     )
 
 
-def _name_shown(login: str | bytes | None) -> str:
-    """Return a user name in a form that is safe in a log; it may contain anything."""
-    if login is None:
-        return "nobody in particular"
-    return ascii(login if isinstance(login, str) else login.decode("utf-8", "backslashreplace"))[:200]
+def _name_shown(login: object, unknown: str) -> str:
+    """Return a user name in a form that is safe in a log; it may contain anything.
+
+    :param unknown: what is returned if there is none.
+    """
+    if isinstance(login, bytes):
+        login = login.decode("utf-8", "backslashreplace")
+    return ascii(login)[:200] if isinstance(login, str) and login else unknown
 
 
 class Auth(Extension):

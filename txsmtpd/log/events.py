@@ -110,7 +110,7 @@ RECIPIENT_LOST = Event(
     " recipient does not get the message. If this is intended, call envelope.drop(address)",
 )
 TIMED_OUT = Event("timed-out", ERROR, "{where} took too long")
-AUTHENTICATED = Event("authenticated", INFO, "authenticated by {mechanism}, client {client}")
+AUTHENTICATED = Event("authenticated", INFO, "authenticated by {mechanism} as {login}, client {client}")
 AUTH_FAILED = Event("auth-failed", INFO, "authentication by {mechanism} failed for {login}, client {client}")
 FOLDED = Event("folded", INFO, "the client gets one reply for different results: {replies}")
 PROXY_REFUSED = Event("proxy-refused", WARN, "PROXY header from {proxy} refused: {reason}")
