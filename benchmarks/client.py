@@ -14,6 +14,7 @@ import socket
 import ssl
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 
 Wait = Generator[int, None, None]
@@ -130,14 +131,18 @@ class Load:
         """Message after message on one connection."""
         yield from session.start()
         while self.take():
-            yield from session.begin(pipelined=not self.told.tls)
-            # In one piece when small: two segments would cost the server two turns.
-            if len(self.content) < 65536:
-                yield from session.say(self.content + b".\r\n")
-            else:
-                yield from session.say(self.content, b".\r\n")
-            yield from session.hear(b"250")
+            yield from self.message(session)
         yield from session.quit()
+
+    def message(self, session: Session) -> Wait:
+        """One message."""
+        yield from session.begin(pipelined=not self.told.tls)
+        # In one piece when small: two segments would cost the server two turns.
+        if len(self.content) < 65536:
+            yield from session.say(self.content + b".\r\n")
+        else:
+            yield from session.say(self.content, b".\r\n")
+        yield from session.hear(b"250")
 
     def handshake(self, session: Session) -> Wait:
         """A connection with nothing in it."""
@@ -197,17 +202,49 @@ def run(talks: Iterator[tuple[Session, Wait]], at_once: int) -> None:
                 poll.modify(fd, mask)
 
 
+def run_paced(load: Load, sessions: list[Session], rate: float) -> None:
+    """Send the messages over these connections, one after the other, so many a second, however fast the server is."""
+    poll = select.epoll()
+    under_way: dict[int, tuple[Session, Wait]] = {}
+    idle = deque(sessions)
+    for each in sessions:
+        poll.register(each.socket.fileno(), 0)
+    start = time.perf_counter()
+    sent = 0
+
+    def go_on(session: Session, talk: Wait) -> None:
+        fd = session.socket.fileno()
+        mask = next(talk, 0)
+        poll.modify(fd, mask)
+        if mask:
+            under_way[fd] = session, talk
+        else:
+            under_way.pop(fd, None)
+            idle.append(session)
+
+    while under_way or load.left > 0:
+        while idle and load.left > 0 and sent <= (time.perf_counter() - start) * rate:
+            session = idle.popleft()
+            sent += 1
+            load.take()
+            go_on(session, load.message(session))
+        until_next = max(0.0, sent / rate - (time.perf_counter() - start))
+        for fd, _ in poll.poll(until_next if idle and load.left > 0 else None):
+            go_on(*under_way[fd])
+
+
 def tell(**what: object) -> None:
     print(json.dumps(what), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("kind", choices=["pipelined", "tls", "tls-handshake", "idle", "many"])
+    parser.add_argument("kind", choices=["pipelined", "paced", "tls", "tls-handshake", "idle", "many"])
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--messages", type=int, required=True)
     parser.add_argument("--sessions", type=int, required=True)
     parser.add_argument("--size", type=int, default=1024)
+    parser.add_argument("--rate", type=float, default=1000.0, help="messages a second (paced)")
     parser.add_argument("--tls", help="the certificate to trust")
     told = parser.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -225,6 +262,16 @@ def main() -> None:
             run(connect(load.hold, count - len(load.waiting)), 100)
             tell(held=count)
             sys.stdin.readline()
+    elif told.kind == "paced":
+        sessions: list[Session] = []
+
+        def begin(session: Session) -> Wait:
+            yield from session.start()
+            sessions.append(session)
+
+        run(connect(begin, told.sessions), told.sessions)
+        run_paced(load, sessions, told.rate)
+        run(((session, session.quit()) for session in sessions), told.sessions)
     elif told.kind == "many":
         run(connect(load.half, told.sessions), told.sessions)
         run(((session, load.end(session)) for session in load.waiting), told.sessions)

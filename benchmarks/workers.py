@@ -23,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -102,10 +103,14 @@ def serving(workers: int, handler: str, *options: str) -> Iterator[Server]:
         server.stop()
 
 
-def send(port: int, messages: int, sessions: int = 40) -> float:
-    """Send messages over connections that are kept; return the seconds."""
-    words = [sys.executable, str(HERE / "client.py"), "pipelined", f"--port={port}", f"--messages={messages}"]
-    done = subprocess.run([*words, f"--sessions={sessions}"], check=True, capture_output=True, text=True, timeout=600)
+def send(port: int, messages: int, sessions: int = 40, rate: float | None = None) -> float:
+    """Send messages over connections that are kept; return the seconds.
+
+    :param rate: messages a second. None: as many as there can be.
+    """
+    words = [sys.executable, str(HERE / "client.py"), "pipelined" if rate is None else "paced", f"--port={port}"]
+    words += [f"--messages={messages}", f"--sessions={sessions}", *([] if rate is None else [f"--rate={rate}"])]
+    done = subprocess.run(words, check=True, capture_output=True, text=True, timeout=600)
     return float(json.loads(done.stdout)["seconds"])
 
 
@@ -145,24 +150,32 @@ def scaling(seconds: float) -> None:
 def cost(seconds: float) -> None:
     """Processor time of all processes for a message.
 
-    With one connection at a time each turn of a reactor has one message in both cases. With many, one process that is
-    busy finds several in a turn, and two that have half of them each fewer: they use idle time, and more of it.
+    What a process uses for a message depends on how busy it is: one that has much to do finds several messages in a
+    turn of the reactor, and is not put to sleep between them. So the processes that are compared have the same load
+    each. With the same load in all, two workers have half of it each, and use more, as one process with half would.
     """
+    each = 750.0  # messages a second
     with serving(1, "sink") as one, serving(2, "sink") as two:
-        count = int(seconds * 1500)
         for server in (one, two):
-            send(server.port, count // 2)
-        for sessions, bar in ((1, "<= 1.03"), (40, "")):
-            used: dict[int, list[float]] = {1: [], 2: []}
-            for _ in range(7):
-                for workers, server in ((1, one), (2, two)):
-                    before = cpu_seconds(server.process.pid)
-                    send(server.port, count, sessions)
-                    used[workers].append((cpu_seconds(server.process.pid) - before) / count * 1e6)
-            first, second = (statistics.median(used[workers]) for workers in (1, 2))
-            tell(f"sink, {sessions} at a time: us of processor, 1 and 2 workers", f"{first:.1f}, {second:.1f}", "")
-            ratio = statistics.median(b / a for a, b in zip(used[1], used[2], strict=True))
+            send(server.port, int(seconds * 1500))
+        for name, first, second, bar in (
+            ("one at a time", (one, 1, None), (two, 1, None), "<= 1.03"),
+            ("at the same rate for each process", (one, 20, each), (two, 40, 2 * each), "<= 1.03"),
+            ("of 40 connections, without a pause", (one, 40, None), (two, 40, None), ""),
+        ):
+            used = [(used_by(seconds, *first), used_by(seconds, *second)) for _ in range(7)]
+            medians = ", ".join(f"{statistics.median(column):.1f}" for column in zip(*used, strict=True))
+            tell(f"sink, messages {name}: us of processor, 1 and 2 workers", medians, "")
+            ratio = statistics.median(b / a for a, b in used)
             tell("  2 workers / 1, all processes together", f"{ratio:.3f}", bar)
+
+
+def used_by(seconds: float, server: Server, sessions: int, rate: float | None) -> float:
+    """Microseconds of processor for a message."""
+    count = int(seconds * (min(1500, 500 * sessions) if rate is None else rate))
+    before = cpu_seconds(server.process.pid)
+    send(server.port, count, sessions, rate)
+    return (cpu_seconds(server.process.pid) - before) / count * 1e6
 
 
 def fairness(seconds: float) -> None:
@@ -281,7 +294,7 @@ def drain(seconds: float) -> None:
 
 def blocking(seconds: float) -> None:
     """One worker blocks for 5 seconds."""
-    with serving(2, "handlers.Told") as server:
+    with serving(2, "handlers.Told", "--metrics=tcp:0:interface=127.0.0.1") as server:
         clients = [connect(server.port) for _ in range(10)]
         victim = clients[0]
         blocked = process_of(victim)
@@ -310,15 +323,51 @@ def blocking(seconds: float) -> None:
         for place, name in enumerate(("of a message on a kept connection", "of a new connection and EHLO")):
             value = f"{calm[place] * 1e3:.1f}, {hung[place] * 1e3:.1f}"
             tell(f"one worker blocks: p99 ms {name}, before and now", value, "alike")
+        time.sleep(3)  # until it has gone on, and said so
+        tell("  seconds that its reactor was late, according to the metrics", f">= {lag(server):g}", ">= 2.5")
+
+
+def lag(server: Server) -> float:
+    """The highest lower bound of how late a reactor has been."""
+    [port] = re.findall(r"metrics and health on 127\.0\.0\.1:(\d+)", server.log.read_text())
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+        found = re.findall(r'reactor_lag_seconds_bucket{le="(.*?)"} (\S+)', answer.read().decode())
+    most = float(found[-1][1])
+    return max((float(bound) for bound, count in found if float(count) < most), default=0.0)
+
+
+TWISTED = """
+from twisted.application import service
+from twisted.application.twist._twist import Twist
+from twisted.internet import endpoints, reactor
+from twisted.protocols import amp
+"""
 
 
 def memory(seconds: float) -> None:
-    with serving(2, "sink") as server:
-        for name, pid in (("master", server.process.pid), ("worker", server.pids()[0])):
-            pages = Path(f"/proc/{pid}/smaps_rollup").read_text()
-            rss, pss = (int(re.findall(rf"{key}:\s+(\d+)", pages)[0]) / 1024 for key in ("Rss", "Pss"))
-            bar = "<= 35" if name == "master" else "<= 45"
-            tell(f"{name}: MB resident, proportional", f"{rss:.0f}, {pss:.0f}", bar)
+    words = [sys.executable, "-c", f"{TWISTED}\nprint(flush=True); input()"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as bare:
+        assert bare.stdout is not None
+        bare.stdout.readline()
+        tell("twist, its reactor and AMP: MB resident, proportional", "{:.0f}, {:.0f}".format(*sizes(bare.pid)), "")
+        bare.communicate(b"\n")
+    with serving(2, "sink", "--connection-limit-per-network=none") as server:
+        workers = server.pids()
+        for name, pid, bar in (("master", server.process.pid, "<= 35"), ("worker", workers[0], "<= 45")):
+            tell(f"{name}: MB resident, proportional", "{:.0f}, {:.0f}".format(*sizes(pid)), bar)
+        before = sum(sizes(pid)[1] for pid in workers)
+        clients = [connect(server.port) for _ in range(2000)]
+        grown = sum(sizes(pid)[1] for pid in workers) - before
+        tell("  KB for each of 2,000 idle connections", f"{grown * 1024 / len(clients):.1f}", "<= 3")
+        for client in clients:
+            client.close()
+
+
+def sizes(pid: int) -> tuple[float, float]:
+    """MB of memory, resident and proportional."""
+    pages = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    rss, pss = (int(re.findall(rf"{key}:\s+(\d+)", pages)[0]) / 1024 for key in ("Rss", "Pss"))
+    return rss, pss
 
 
 def p99(times: list[float]) -> float:

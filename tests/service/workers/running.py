@@ -36,9 +36,12 @@ class Naming:
             print("hangs", flush=True)
             time.sleep(float(seconds))
         elif what == "burn":
+            began = time.monotonic()
             until = time.process_time() + float(seconds)
             while time.process_time() < until:
                 pass
+            envelope.mail_from = address
+            return f"250 2.1.0 from {began} to {time.monotonic()}"
         elif what == "crash":
             ctypes.string_at(0)
         elif what == "start":
@@ -214,6 +217,13 @@ def counted(port: int, name: str) -> float:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE) as answer:
         lines = answer.read().decode().splitlines()
     return sum(float(line.split()[-1]) for line in lines if re.match(name + r"[{ ]", line))
+
+
+def proportional_memory(pid: int) -> float:
+    """MB of memory, of which what is shared counts in part."""
+    found = re.search(r"^Pss:\s+(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1]) / 1024
 
 
 def children(pid: int) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import smtplib
 import socket
@@ -28,14 +29,22 @@ class ServingTests(SynchronousTestCase):
     """Who serves, and who takes over."""
 
     def test_even(self) -> None:
-        """Clients that come one after the other are shared evenly."""
+        """Clients that come one after the other are shared evenly. Two workers that have work for a processor do it at
+        the same time."""
         port = (master := Master(self, "--handler=naming.naming")).port()
         clients = [connect(port) for _ in range(20)]
-        split = Counter(map(process_of, clients))
-        for client in clients:
-            client.close()
+        processes = {client: process_of(client) for client in clients}
+        split = Counter(processes.values())
         self.assertEqual(set(split), set(master.pids()))
         self.assertLessEqual(max(split.values()), 11)
+        busy = {process: client for client, process in processes.items()}.values()
+        for client in busy:
+            client.putcmd("mail", "FROM:<burn+0.5@example.com>")
+        times = [re.search(rb"from ([0-9.]+) to ([0-9.]+)", client.getreply()[1]) for client in busy]
+        (one_began, one_ended), (other_began, other_ended) = [map(float, each.groups()) for each in times if each]
+        self.assertLess(max(one_began, other_began), min(one_ended, other_ended))
+        for client in clients:
+            client.close()
 
     def test_evenForNewConnections(self) -> None:
         """So are connections for one message each, also those of a client that makes one after the other."""
@@ -225,14 +234,18 @@ class ReloadTests(SynchronousTestCase):
         self.assertIn("a@example.com", (master.folder / "sessions").read_text())
 
     def test_drain(self) -> None:
-        """SIGTERM lets open transactions end; then all processes are gone."""
+        """SIGTERM lets open transactions end, and tells idle clients at once; then all processes are gone."""
         master = Master(self, "--handler=mailbox:mail")
         port = master.port()
         clients = [connect(port) for _ in range(4)]
+        idle = [connect(port) for _ in range(4)]
         for client in clients:
             client.mail("a@example.com")
             client.rcpt("b@example.com")
         master.signal(signal.SIGTERM)
+        for client in idle:
+            self.assertEqual(client.getreply()[0], 421)
+            client.close()
         master.wait_for("stopped listening", 2)
         for client in clients:
             self.assertEqual(client.data(LETTER)[0], 250)

@@ -14,7 +14,16 @@ from contextlib import contextmanager
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.service.workers.running import PATIENCE, Master, children, connect, eventually, is_alive, process_of
+from tests.service.workers.running import (
+    PATIENCE,
+    Master,
+    children,
+    connect,
+    eventually,
+    is_alive,
+    process_of,
+    proportional_memory,
+)
 
 NOBODY = 65534
 DAEMON = "from twisted.scripts.twistd import run; run()"
@@ -36,11 +45,13 @@ class TroubleTests(SynchronousTestCase):
     """What the master does then."""
 
     def test_descriptors(self) -> None:
-        """Reloads leave nothing behind in the master. A master that cannot open files starts no worker, says so, and
-        starts it as soon as it can. It ends in the middle of a reload."""
+        """A process takes some 40 MB. Reloads leave nothing behind in the master. A master that cannot open files
+        starts no worker, says so, and starts it as soon as it can. It ends in the middle of a reload."""
         master = Master(self, "--handler=naming.naming")
         port = master.port()
         before = descriptors(master.process.pid)
+        for pid in (master.process.pid, *master.pids()):  # 40 MB, of which Twisted and Python have 33
+            self.assertLess(proportional_memory(pid), 50)
         for reloads in (1, 2):
             master.signal(signal.SIGHUP)
             master.wait_for("info  reloaded", reloads)

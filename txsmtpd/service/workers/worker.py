@@ -18,6 +18,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from txsmtpd.factory import SMTPFactory
 from txsmtpd.observe.counters import Snapshot
 from txsmtpd.service.workers.courtesy import Courtesy
 from txsmtpd.service.workers.messages import Beat, Channel, Drain, Farewell, Hurry, Peers, Ready, Reopen, Retire, adopt
@@ -129,6 +130,28 @@ class SharedPlaces:
         self._sketch.add(self._row, self._prefix + network, number)
 
 
+def count_for_host(factory: SMTPFactory, page: Page, sketch: Sketch, row: int, column: int) -> None:
+    """Count the connections of a factory in the memory that all workers share, so that its limits apply to all.
+
+    :param row: of this process.
+    :param column: of the factory's listener.
+    """
+    before = 0
+
+    def changed() -> None:
+        nonlocal before
+        now = len(factory.connections)
+        page.put(row, column, now)
+        if now > before:
+            page.accepted(row)
+        before = now
+
+    factory.connections_changed = changed
+    factory.connections_elsewhere = lambda: page.column(column, without=row)
+    for number, places in enumerate(factory.places):
+        places.shared = SharedPlaces(sketch, row, f"{column} {number} ")
+
+
 class _WorkerChannel(Channel):
     """The worker's end of the channel."""
 
@@ -220,7 +243,8 @@ class Link(Service):
 
     def _begin(self) -> None:
         for column, listener in enumerate(self._listeners):
-            self._watch(column, listener)
+            count_for_host(listener.factory, self._page, self._sketch, self._found.row, column)
+            Courtesy(listener.port, self._comes_after, self._reactor)
         os.set_blocking(self._found.channel, False)
         self._channel = _WorkerChannel(self)
         adopt(self._reactor, self._found.channel, self._channel)
@@ -228,24 +252,6 @@ class Link(Service):
         self._channel.tell(Ready)
         self._beats.clock = self._reactor
         self._beats.start(BEAT)
-
-    def _watch(self, column: int, listener: Any) -> None:
-        factory, page, row = listener.factory, self._page, self._found.row
-        before = 0
-
-        def changed() -> None:
-            nonlocal before
-            now = len(factory.connections)
-            page.put(row, column, now)
-            if now > before:
-                page.accepted(row)
-            before = now
-
-        factory.connections_changed = changed
-        factory.connections_elsewhere = lambda: page.column(column, without=row)
-        for number, places in enumerate(factory.places):
-            places.shared = SharedPlaces(self._sketch, row, f"{column} {number} ")
-        Courtesy(listener.port, self._comes_after, self._reactor)
 
     def _comes_after(self) -> bool:
         return self._page.comes_after(self._found.row, self.peers)

@@ -1,0 +1,57 @@
+"""What a worker shares with the others, without processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.support import GREETING, TRANSACTION, Client, handler
+from tests.support.effort import calls_of
+from tests.test_factory import factory
+from txsmtpd import SMTPFactory
+from txsmtpd.service.workers.page import Page
+from txsmtpd.service.workers.sketch import Sketch
+from txsmtpd.service.workers.worker import count_for_host
+
+MESSAGE = TRANSACTION + b"DATA\r\nhi\r\n.\r\n"
+
+
+class CostTests(SynchronousTestCase):
+    """What it costs to be one of several."""
+
+    def setUp(self) -> None:
+        self.page, self.sketch = Page(4, 1), Sketch(4)
+        self.addCleanup(self.page.close)
+        self.addCleanup(self.sketch.close)
+
+    def factories(self) -> tuple[SMTPFactory, SMTPFactory]:
+        """The factory of a single process, and that of a worker."""
+        limits = {"connection_limit": 100, "connection_limit_per_network": 100}
+        alone, shared = (factory(handler(), **limits) for _ in range(2))
+        count_for_host(shared, self.page, self.sketch, 1, 0)
+        return alone, shared
+
+    def calls(self, use: Callable[[SMTPFactory], Callable[[], object]]) -> tuple[int, int]:
+        """How many functions are called by a single process and by a worker, once everything is warm."""
+        alone, shared = self.factories()
+        for each in (alone, shared):
+            use(each)()
+        return calls_of(use(alone)), calls_of(use(shared))
+
+    def test_message(self) -> None:
+        """A message over an open connection costs nothing more."""
+
+        def use(made: SMTPFactory) -> Callable[[], object]:
+            client = Client(factory=made)
+            client.talk(GREETING)
+            return lambda: client.talk(MESSAGE * 3)
+
+        alone, shared = self.calls(use)
+        self.assertGreater(alone, 100)
+        self.assertEqual(shared, alone)
+
+    def test_connection(self) -> None:
+        """A connection costs little more: what is written down of it, and what the others have is read."""
+        alone, shared = self.calls(lambda made: lambda: Client(factory=made).talk(GREETING + b"QUIT\r\n"))
+        self.assertLess(shared, alone + 60)
