@@ -455,6 +455,16 @@ class OptionsTests(SynchronousTestCase):
         for case in (unittest.TestCase, self.id):
             self.assertIn("addClassCleanup", str(self.assertRaises(TypeError, MailCatcher.for_test, case)))
 
+    def test_awaited(self) -> None:
+        """Who awaits a catcher is told that it is started already, and how it is used in a coroutine."""
+
+        async def mistaken() -> None:
+            await MailCatcher.for_test(self)  # type: ignore[misc]  # that is the mistake
+
+        words = str(self.assertRaises(TypeError, mistaken().send, None))
+        self.assertIn("not awaited", words)
+        self.assertIn("async with", words)
+
     def test_notListening(self) -> None:
         """A catcher that does not listen has no port, and says how it would."""
         error = self.assertRaises(RuntimeError, lambda: MailCatcher().port)

@@ -16,7 +16,7 @@ import tempfile
 import unittest
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal, Self, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
@@ -195,6 +195,14 @@ class MailCatcher(Reachable, Inbox):
         where = f"on {self.url}" if self._port is not None else "that does not listen"
         return f"<MailCatcher {where}, with {len(self._store)} messages>"
 
+    if not TYPE_CHECKING:  # type checkers report the mistake by themselves
+
+        def __await__(self) -> Any:
+            raise TypeError(
+                "a MailCatcher is not awaited: for_test(self), listen() and start() have started it when they return;"
+                " otherwise use `async with MailCatcher() as catcher`"
+            )
+
     # Called by the server
 
     async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> Any:
@@ -322,10 +330,14 @@ class MailCatcher(Reachable, Inbox):
         """
         if self._thread is not None or self._port is not None:
             raise RuntimeError(f"{self!r} listens already")
+
+        def listen() -> None:
+            self.listen(port, host)  # returns the catcher, which the thread would await
+
         thread = ReactorThread(finish=self.stop_listening)
         thread.start()
         try:
-            thread.run(self.listen, port, host)
+            thread.run(listen)
         except BaseException:
             thread.stop()
             raise
