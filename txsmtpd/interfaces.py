@@ -338,7 +338,7 @@ def _verify_hook(handler: object, name: str) -> None:
     hook = getattr(handler, name)
     parameters = HOOKS[name][name].getSignatureString()
     if not callable(hook):
-        raise InvalidHandler(f"{name} of {handler!r} is no method; it must be {name}{parameters}")
+        raise InvalidHandler(f"{name} of {handler!r} is not a method; it must be {name}{parameters}")
     if name == "handle_EHLO" and not takes_responses(hook):
         try:
             inspect.signature(hook).bind("server", "session", "envelope", "hostname")

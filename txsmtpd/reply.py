@@ -49,9 +49,9 @@ class Reply:
         # RFC 5321 4.2 defines second digits up to 5. Clients look at the first one only, and servers use 499 or 599 if
         # they need a code that has no other meaning.
         if not 200 <= code <= 599:
-            raise ValueError(f"{code!r} is no reply code; there are 200 to 599 (RFC 5321 4.2)")
+            raise ValueError(f"{code!r} is not a reply code from 200 to 599 (RFC 5321 4.2)")
         if status is not None and not (_ENHANCED.fullmatch(status) and status[0] == str(code)[0]):
-            raise ValueError(f"the enhanced status code {status!r} does not go with {code}")
+            raise ValueError(f"the enhanced status code {status!r} does not match the reply code {code}")
         lines = tuple(_LINE_END.split(text) if isinstance(text, str) else text) or ("",)
         set_once = object.__setattr__
         set_once(self, "code", code)
@@ -80,10 +80,10 @@ class Reply:
         return "\n".join(self.lines)
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError("a Reply does not change; make another")
+        raise AttributeError("a Reply is immutable; make another")
 
     def __delattr__(self, name: str) -> None:
-        raise AttributeError("a Reply does not change; make another")
+        raise AttributeError("a Reply is immutable; make another")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Reply):
@@ -117,13 +117,13 @@ def _parse(text: str) -> Reply:
         found = _STATUS_LINE.fullmatch(line)
         if found is None:
             if code is None:
-                raise ValueError(f"{text!r} is no status: it must begin with a reply code, as in '250 2.0.0 OK'")
+                raise ValueError(f"{text!r} is not a status: it must begin with a reply code, as in '250 2.0.0 OK'")
             # A line without a code continues the text of the reply.
             lines.append(line)
             continue
         code = code or int(found[1])
         if int(found[1]) != code:
-            raise ValueError(f"{text!r} is no status: its lines have different reply codes")
+            raise ValueError(f"{text!r} is not a status: its lines have different reply codes")
         words = found[3] or ""
         enhanced = _STATUS_FIRST.match(words)
         if enhanced and enhanced[1][0] == found[1][0]:

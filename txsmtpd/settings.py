@@ -794,7 +794,7 @@ def _check(settings: Settings) -> None:
     if settings.auth_required and not settings.auth_require_tls:
         warnings.warn("Requiring AUTH while not requiring TLS can lead to security vulnerabilities!", stacklevel=4)
     if settings.proxy_protocol_timeout is not None and settings.proxy_protocol_timeout < SHORT_PROXY_TIMEOUT:
-        warnings.warn("proxy_protocol_timeout < 3.0: a segment that is lost once comes too late", stacklevel=4)
+        warnings.warn("proxy_protocol_timeout < 3.0: a lost segment would be repeated too late", stacklevel=4)
     limit = settings.command_call_limit
     if limit is not None and not isinstance(limit, Mapping):
         want_number("command_call_limit", limit, int)

@@ -258,8 +258,8 @@ class BadHeaderTests(LoggingTestCase):
             (GREETING, "there is no PROXY header"),
             (b"GET / HTTP/1.1\r\n\r\n", "there is no PROXY header"),
             (b"\x16\x03\x01\x02\x00\x01", "there is no PROXY header"),
-            (b"PROXY TCP4 localhost 2.2.2.2 3 4\r\n", "an address is no IPv4 address"),
-            (b"PROXY \x1b[31m\r\n", "it is neither TCP4"),
+            (b"PROXY TCP4 localhost 2.2.2.2 3 4\r\n", "an address is not an IPv4 address"),
+            (b"PROXY \x1b[31m\r\n", "the protocol is not TCP4"),
             (V2[:12] + b"\x31" + V2[13:], "there is no version 3"),
             (WHOLE[:-1] + b"\0", "the checksum is wrong"),
         ):

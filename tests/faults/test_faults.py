@@ -276,9 +276,9 @@ class RuleTests(SynchronousTestCase):
             (lambda: faults.on("rctp"), "there is no stage 'rctp'; did you mean rcpt?"),
             (lambda: faults.on(), "a rule needs a stage"),
             (lambda: faults.on("rcpt").reply("354 go on"), "final reply"),
-            (lambda: faults.on("rcpt").reply("later"), "no status"),
-            (lambda: faults.on("rcpt").drop().reply(LATER), "a rule does one thing"),
-            (lambda: faults.on("rcpt").certificate(object()), "when TLS begins"),
+            (lambda: faults.on("rcpt").reply("later"), "is not a status"),
+            (lambda: faults.on("rcpt").drop().reply(LATER), "a rule has one effect"),
+            (lambda: faults.on("rcpt").certificate(object()), "certificate requires the stage"),
             (lambda: faults.on("rcpt", peer="300.1.1.1/8"), "300.1.1.1/8"),
             (lambda: faults.on("rcpt").delay(0), "above 0"),
         ):
@@ -839,8 +839,8 @@ class WordsTests(SynchronousTestCase):
             "": "a rule needs a stage",
             "reply=451 x": "a rule needs a stage",
             "rctp drop": "did you mean rcpt?",
-            "rcpt": "it does nothing",
-            "rcpt first=2": "it does nothing",
+            "rcpt": "the rule has no effect",
+            "rcpt first=2": "the rule has no effect",
             "rcpt frist=2 drop": "did you mean first?",
             "rcpt first=two drop": "a number was expected, not 'two'",
             "rcpt first= drop": "first needs a value",
@@ -848,18 +848,18 @@ class WordsTests(SynchronousTestCase):
             "rcpt helo drop": "helo needs a value",
             "rcpt to= drop": "to needs a value",
             "rcpt mail-from drop": "mail-from needs a value",
-            "rcpt to=*@a.test to=*@b.test drop": "to is there twice",
+            "rcpt to=*@a.test to=*@b.test drop": "to is given twice",
             "rcpt rate=3/ drop": "a number was expected, not ''",
             "rcpt drop=1": "drop takes no value",
-            "rcpt drop reset": "a rule does one thing",
+            "rcpt drop reset": "a rule has one effect",
             "rcpt delay=nan": "a number was expected",
             "rcpt share=2 drop": "from 0 to 1",
-            "rcpt reply=hello": "no status",
+            "rcpt reply=hello": "is not a status",
             "rcpt reply=354 go on": "final reply",
-            "rcpt reply=": "no status",
-            "rcpt {} drop": "'{}' is no word",
+            "rcpt reply=": "is not a status",
+            "rcpt {} drop": "'{}' is not a part",
             "rcpt certificate=x.pem": "x.pem",
-            "rcpt certificate=expired": "when TLS begins",
+            "rcpt certificate=expired": "certificate requires the stage",
             "starttls certificate=/none/x.pem": "x.pem",
         }.items():
             with self.assertRaises(Exception) as caught:
@@ -913,7 +913,7 @@ class CommandLineTests(CommandLineTestCase):
     def test_refused(self) -> None:
         """What cannot be understood is one line and status 64."""
         self.assertOneLine(self.smtpd("--fault=rctp drop"), 64, "--fault=rctp drop: ", "did you mean rcpt?")
-        self.assertOneLine(self.smtpd(TXSMTPD_FAULT="rcpt"), 64, "TXSMTPD_FAULT=rcpt: ", "it does nothing")
+        self.assertOneLine(self.smtpd(TXSMTPD_FAULT="rcpt"), 64, "TXSMTPD_FAULT=rcpt: ", "the rule has no effect")
 
 
 class OccasionTests(SynchronousTestCase):

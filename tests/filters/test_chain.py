@@ -424,7 +424,7 @@ class FailureTests(FilterTests):
             ([Filter], "must be an object"),
             ([Filter(MSG=says(None))], "filter_MSG .* is not a stage"),
             ([Filter(RCPT=lambda server, session: None)], r"filter_RCPT of .* must be filter_RCPT\(server, session, "),
-            ([Filter(RCPT="550 no")], "filter_RCPT of .* is no method"),
+            ([Filter(RCPT="550 no")], "filter_RCPT of .* is not a method"),
             ([Filter(on_failure="ignore", MAIL=says(None))], "on_failure of the filter test"),
         ):
             with self.assertRaisesRegex((TypeError, ValueError), text):

@@ -357,7 +357,7 @@ class FaultTests(MilterTests):
     def test_wrongEndpoint(self) -> None:
         """What is no endpoint is refused when the filter is made."""
         for wrong in "/run/milter.sock", "inet:8891@localhost", "":
-            with self.assertRaisesRegex(ValueError, "is no endpoint; write unix:"):
+            with self.assertRaisesRegex(ValueError, "is not an endpoint; write unix:"):
                 Milter(wrong)
 
     @settings(deadline=None, max_examples=150)

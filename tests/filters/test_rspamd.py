@@ -295,6 +295,6 @@ class AnswerTests(SynchronousTestCase):
     def test_url(self) -> None:
         """What is no URL is refused when the filter is made."""
         for wrong in "", "127.0.0.1:11333", "ftp://a", "http://", "http://\u00fc.example":
-            with self.assertRaisesRegex(ValueError, "is no URL of an rspamd; write http://127.0.0.1:11333"):
+            with self.assertRaisesRegex(ValueError, "is not a URL of rspamd; write http://127.0.0.1:11333"):
                 Rspamd(wrong)
         self.assertEqual(Rspamd("http://a:1/checkv2").url, "http://a:1/checkv2")

@@ -315,13 +315,13 @@ class MaildirFolderTests(MaildirTestCase):
         for folder in ("", "/tmp", "/new", "/cur"):
             os.chmod(self.path + folder, 0o1777)
             error = self.assertRaises(PermissionError, Maildir, self.path)
-            self.assertIn("must not be writable by everybody", str(error))
+            self.assertIn("must not be writable by others", str(error))
             os.chmod(self.path + folder, 0o700)
 
     def test_notWritable(self):
         """A maildir where we may not write is told of at once, not with the first message."""
         self.system.faults = {f"access {os.path.basename(self.path)}": lambda *arguments: False}
-        self.assertIn("no right to write", str(self.assertRaises(PermissionError, self.make)))
+        self.assertIn("no permission to write", str(self.assertRaises(PermissionError, self.make)))
 
     def test_parentNotReadable(self):
         """A parent folder that may be passed through only is no obstacle."""

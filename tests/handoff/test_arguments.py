@@ -142,12 +142,12 @@ class CommandLineTests(SynchronousTestCase):
             ("amqp", "a URL is needed: here, in the environment as TXSMTPD_AMQP_URL, or by url-file=PATH"),
             ("amqp:amqp://mq.test", "Give queue=NAME or exchange=NAME"),
             ("amqp:mq.test:queue=mail", "not the URL of a broker, such as amqp://"),
-            ("amqp:amqp://mq.test:queue=a:exchange=b", "a queue or an exchange, and not both"),
-            ("amqp:amqp://mq.test:queue=a:routing-key=b", "a routing key goes with an exchange"),
+            ("amqp:amqp://mq.test:queue=a:exchange=b", "either a queue or an exchange"),
+            ("amqp:amqp://mq.test:queue=a:routing-key=b", "a routing key requires an exchange"),
             ("amqp:amqp://mq.test:queue=a:memory=1m", "twice as many are needed"),
             ("amqp:queue=a:url-file=/nowhere", "url-file=/nowhere: cannot be read: No such file"),
             ("amqp:amqp://mq.test:queue=a:ca=/nowhere", "No such file"),
-            ("amqp:amqp://mq.test:queue=a:key=/nowhere", "give the certificate"),
+            ("amqp:amqp://mq.test:queue=a:key=/nowhere", "requires certificate=PATH"),
         ):
             error = self.assertRaises(UsageError, make_handler, spec)
             self.assertIn(expected, str(error), spec)

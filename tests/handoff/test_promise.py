@@ -213,7 +213,7 @@ class OutcomeTests(PromiseTestCase):
         for _ in range(3):
             self.answered(Unroutable("no queue takes it"))
         self.assertEqual(self.handoff.not_ready(), "no queue takes it")
-        self.assertEqual(self.logged("critical"), ["the target takes no mail: no queue takes it"])
+        self.assertEqual(self.logged("critical"), ["the target does not accept mail: no queue takes it"])
         self.answered(None)
         self.assertIsNone(self.handoff.not_ready())
 
@@ -222,13 +222,13 @@ class OutcomeTests(PromiseTestCase):
         self.serve()
         for answer in Refused("550 5.7.1 no"), None, ConnectionLost(), ConnectionLost(), Refused("550 5.7.1 no"), None:
             self.answered(answer)
-        self.assertNotIn("the target takes mail", self.logged("info"))  # it may fail again with the next message
+        self.assertNotIn("the target accepts mail", self.logged("info"))  # it may fail again with the next message
         self.answered(ConnectionLost())
         self.clock.advance(61)
         self.answered(None)
         self.assertEqual(len(self.logged("error")), 1)
-        lines = [line for line in self.logged("info") if "takes mail" in line]
-        self.assertEqual(lines, ["the target takes mail"])
+        lines = [line for line in self.logged("info") if "accepts mail" in line]
+        self.assertEqual(lines, ["the target accepts mail"])
 
 
 class SizeTests(PromiseTestCase):

@@ -104,7 +104,7 @@ class OptionTests(SynchronousTestCase):
             ("--keep-age=x: must be", "--handler=inbox", "--keep-age=x"),
             ("--web-auth=file: ", "--handler=inbox", "--web-auth=file:/no/such/file"),
             ("--web-relay=a: ", "--handler=inbox", "--web-relay=a"),
-            ("it is no database; give a file of its own", f"--handler=inbox:{other}"),
+            ("the file is not a database; use another file", f"--handler=inbox:{other}"),
             ("No such file or directory", f"--handler=inbox:{folder}/no/mail"),
             ("a file is needed after the colon", "--handler=inbox:"),
             ("write a colon in its name as", "--handler=inbox:a:b"),

@@ -282,7 +282,7 @@ class FaultTests(ServerTestCase):
     async def test_mistakes(self) -> None:
         """Words that describe no rule are refused, with what is wrong, and leave no rule behind."""
         for spec, text in (
-            ("rcpt", "it does nothing"),
+            ("rcpt", "the rule has no effect"),
             ("rcqt drop", "did you mean rcpt?"),
             ("rcpt first=x drop", "a number was expected"),
             ("starttls certificate=/etc/passwd", "on the command line only"),

@@ -349,7 +349,7 @@ class FileTests(TestCase):
     async def test_inUse(self) -> None:
         """A file that another store has open is refused."""
         store = SQLiteStore(self.mktemp())
-        with self.assertRaisesRegex(OSError, "another process has it open"):
+        with self.assertRaisesRegex(OSError, "another process has opened it"):
             SQLiteStore(store.path)
         await store.close()
         await SQLiteStore(store.path).close()
@@ -359,14 +359,14 @@ class FileTests(TestCase):
         for content in b"x", b"This is no database, and never was one." * 100:
             path = self.mktemp()
             Path(path).write_bytes(content)
-            with self.assertRaisesRegex(ValueError, "no database"):
+            with self.assertRaisesRegex(ValueError, "not a database"):
                 SQLiteStore(path)
             self.assertEqual(Path(path).read_bytes(), content)
         other = self.mktemp()
         connection = sqlite3.connect(other)
         connection.execute("CREATE TABLE theirs (x)")
         connection.close()
-        with self.assertRaisesRegex(ValueError, "something else"):
+        with self.assertRaisesRegex(ValueError, "another program"):
             SQLiteStore(other)
         folder = self.mktemp()
         os.mkdir(folder)

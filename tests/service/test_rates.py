@@ -98,15 +98,15 @@ class RateTests(SynchronousTestCase):
     def test_malformed(self) -> None:
         """What is wrong is one line that names the option and the value."""
         for words, expected in [
-            (["--rate=100/min"], "--rate=100/min: '100/min' names no kind"),
+            (["--rate=100/min"], "--rate=100/min: '100/min' has no kind"),
             (["--rate=message:1/s"], "did you mean messages?"),
             (["--rate=messages:fast"], "write N/PERIOD[,burst=N]"),
-            (["--rate=messages:0/s"], "must allow something"),
+            (["--rate=messages:0/s"], "must be more than 0"),
             (["--rate=messages:1/s", "--rate=messages:2/s"], "there are two rates of messages"),
             (["--unlimited-network=192.0.2.1/24"], "did you mean 192.0.2.0/24?"),
-            (["--unlimited-network=none", "--unlimited-network=::1"], "there are others"),
+            (["--unlimited-network=none", "--unlimited-network=::1"], "none cannot be combined with other networks"),
             (["--network-prefixes=32"], "must be the prefix lengths for IPv4 and IPv6, such as 32,64"),
-            (["--network-prefixes=33,64"], "must be bits of IPv4 (1 to 32)"),
+            (["--network-prefixes=33,64"], "must be 1 to 32 for IPv4"),
             (["--auth-failures-per-network=x"], "is not a rate"),
             (["--data-rate-minimum=0"], "more than 0"),
             (["--limits-redis=http://u:secret@h"], "--limits-redis=http:...: must be redis://"),

@@ -516,7 +516,7 @@ class ChannelTests(LoggingTestCase):
         self.assertEqual(channel.seen_greeting, "me")
         warned = self.flushWarnings()
         self.assertEqual(
-            [each["message"] for each in warned], ["__greeting of an SMTPChannel is called seen_greeting"] * 2
+            [each["message"] for each in warned], ["__greeting of an SMTPChannel is now called seen_greeting"] * 2
         )
 
     def test_override(self) -> None:

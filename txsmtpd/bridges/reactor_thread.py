@@ -58,7 +58,7 @@ class ReactorThread:
         self._calls: set[Future[Any]] = set()
         self._process = os.getpid()
         if self.loop.is_closed():
-            raise RuntimeError("the event loop is closed; give a new one, or none")
+            raise RuntimeError("the event loop is closed; pass a new one, or None")
         if self.loop.is_running():
             raise RuntimeError("the event loop runs already; use an UnthreadedController there")
 

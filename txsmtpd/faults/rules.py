@@ -154,7 +154,7 @@ class Rule:
         """
         reply = parse_status(status)
         if reply.code // 100 == 3:
-            raise ValueError(f"{reply} promises that something follows; a fault is a final reply")
+            raise ValueError(f"{reply} is an intermediate reply; a fault needs a final reply")
         return self._do(Replaced(reply))
 
     def drop(self) -> Rule:
@@ -190,7 +190,7 @@ class Rule:
             :meth:`Authority.wrong() <txsmtpd.tls.authority.Authority.wrong>`.
         """
         if not set(self._stages) <= {"starttls", "connect"}:
-            raise ValueError("a certificate is shown when TLS begins: at the stage starttls, or connect")
+            raise ValueError("certificate requires the stage starttls or connect")
         if isinstance(tls_context, str):
             return self._do(Certificate(authority().wrong(tls_context), f"{tls_context} certificate"))
         return self._do(Certificate(tls_context, "another certificate"))
@@ -210,7 +210,7 @@ class Rule:
 
     def _do(self, effect: Effect) -> Rule:
         if self._effect is not None:
-            raise ValueError(f"a rule does one thing, and this one does {self._effect}; make another for {effect}")
+            raise ValueError(f"a rule has one effect, and this one has {self._effect}; make another rule for {effect}")
         self._effect = effect
         return self
 
@@ -294,7 +294,7 @@ class Faults:
         :raises ValueError: if it is not a rule of these faults.
         """
         if rule not in self._rules:
-            raise ValueError(f"{rule!r} is not in force")
+            raise ValueError(f"{rule!r} is not active")
         self._rules = tuple(each for each in self._rules if each is not rule)
 
     def clear(self) -> None:

@@ -75,7 +75,7 @@ def add_fault(faults: Faults, spec: str, when: Callable[[Occasion], object] | No
     named = [(word["name"].lower().replace("_", "-"), word["value"]) for word in _words(rest)]
     for name in MATCHES:
         if sum(name == other for other, _ in named) > 1:
-            raise ValueError(f"{name} is there twice; a rule has one of each, so make two rules")
+            raise ValueError(f"{name} is given twice; write two rules")
     matches = {name.replace("-", "_"): _read(name, value, MATCHES[name]) for name, value in named if name in MATCHES}
     rule = faults.on(*filter(None, stages.lower().split(",")), **matches, when=when)
     try:
@@ -103,7 +103,7 @@ def _complete(rule: Rule, named: list[tuple[str, str | None]], reply: str | None
     if reply is not None:
         rule.reply(reply.strip())
     if not rule.effect:
-        raise ValueError("it does nothing; say what is to happen, such as drop or reply=451 4.7.1 Try again later")
+        raise ValueError("the rule has no effect; add one, such as drop or reply=451 4.7.1 Try again later")
 
 
 def _words(text: str) -> list[re.Match[str]]:
@@ -112,7 +112,7 @@ def _words(text: str) -> list[re.Match[str]]:
     while text[start:].strip():
         word = _WORD.match(text, start)
         if word is None:
-            raise ValueError(f"{text[start:].split()[0]!r} is no word of a fault")
+            raise ValueError(f"{text[start:].split()[0]!r} is not a part of a rule")
         words.append(word)
         start = word.end()
     return words

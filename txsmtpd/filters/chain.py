@@ -82,7 +82,7 @@ def _check_parameters(filter: Any, name: str, method: Any) -> None:
     declared: Any = IFilter[name]
     wanted = f"{name}{declared.getSignatureString()}"
     if not callable(method):
-        raise TypeError(f"{name} of {filter!r} is no method; it must be {wanted}")
+        raise TypeError(f"{name} of {filter!r} is not a method; it must be {wanted}")
     try:
         inspect.signature(method).bind(*declared.getSignatureInfo()["positional"])
     except ValueError:

@@ -128,7 +128,7 @@ def make_field(name: str, value: str | bytes, space: bytes = b" ") -> Field:
     :raises ValueError: if the name is invalid (RFC 5322 2.2).
     """
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no name of a header field")
+        raise ValueError(f"{name!r} is not a name of a header field")
     octets = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
     first, *more = _LINE_END.split(octets.replace(b"\0", b""))
     lines = [line if line[:1] in (b" ", b"\t") else b"\t" + line for line in more if line.strip()]

@@ -61,7 +61,7 @@ class FilteredMessage:
     @property
     def _spooled(self) -> Spool:
         if self._body is None:
-            raise RuntimeError("filter_headers is called before the body has come; filter_message sees it")
+            raise RuntimeError("filter_headers is called before the body arrives; use filter_message")
         return self._body
 
     def body(self) -> AsyncIterator[bytes]:
@@ -174,4 +174,4 @@ def _check_address(parse: Callable[[str], tuple[str, grammar.Parameters]], keywo
     except (Refused, UnicodeEncodeError):
         found, parameters = "", {"": None}
     if parameters or found != path:
-        raise ValueError(f"{path!r} is no address")
+        raise ValueError(f"{path!r} is not an address")

@@ -78,7 +78,7 @@ class Rspamd:
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or not url.isascii():
-            raise ValueError(f"{url!r} is no URL of an rspamd; write {DEFAULT_URL}")
+            raise ValueError(f"{url!r} is not a URL of rspamd; write {DEFAULT_URL}")
         path = parts.path.rstrip("/")
         self.url = parts._replace(path=path if path.endswith("/checkv2") else f"{path}/checkv2").geturl()
         self.name = name
@@ -100,7 +100,7 @@ class Rspamd:
         if self._agent is None:
             self._start()
         if not self._breaker.allows(self._reactor.seconds()):
-            raise StillDownError("rspamd was down a moment ago")
+            raise StillDownError("rspamd is paused after failures")
         try:
             question = self._ask(self._headers(server, session, envelope), message)
             answer = await within(self._reactor, self._timeout, question)
@@ -163,15 +163,15 @@ class Rspamd:
             if _is_cancelled(error):
                 raise CancelledError from error
             # Twisted's client raises AttributeError if the response comes before the request was sent.
-            raise FilterError(f"no answer from rspamd: {_reason(error)}") from error
+            raise FilterError(f"no response from rspamd: {_reason(error)}") from error
         if response.code != 200:
-            raise FilterError(f"rspamd answers {response.code} {octets[:200]!r}")
+            raise FilterError(f"rspamd responded {response.code} {octets[:200]!r}")
         try:
             answer = json.loads(octets)
         except ValueError as error:
-            raise FilterError(f"rspamd answers no JSON: {octets[:200]!r}") from error
+            raise FilterError(f"rspamd responded with invalid JSON: {octets[:200]!r}") from error
         if not isinstance(answer, dict) or not isinstance(answer.get("action"), str):
-            raise FilterError(f"rspamd answers without an action: {octets[:200]!r}")
+            raise FilterError(f"rspamd responded without an action: {octets[:200]!r}")
         return answer
 
     async def _request(self, headers: Headers, message: FilteredMessage) -> Any:
@@ -353,7 +353,7 @@ class _Collector(Protocol):
     def dataReceived(self, data: bytes) -> None:
         self._octets += data
         if len(self._octets) > ANSWER_LIMIT and not self._done.called:
-            self._done.errback(FilterError("rspamd's answer does not end"))
+            self._done.errback(FilterError("rspamd's response is too long"))
             self.transport.loseConnection()  # type: ignore[union-attr]
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

@@ -145,7 +145,7 @@ class Spool:
         while offset < self._in_file:
             piece = await self._work(os.pread, self._file.fileno(), min(PIECE, self._in_file - offset), offset)
             if not piece:
-                raise OSError("the temporary file has lost its end")
+                raise OSError("the temporary file is truncated")
             offset += len(piece)
             yield piece
         for piece in tuple(self._tail):

@@ -180,9 +180,9 @@ class Maildir:
         if not stat.S_ISDIR(status.st_mode):
             raise NotADirectoryError(errno.ENOTDIR, "a maildir must be a folder", path)
         if status.st_mode & stat.S_IWOTH:
-            raise PermissionError(errno.EPERM, "a maildir must not be writable by everybody (chmod o-w)", path)
+            raise PermissionError(errno.EPERM, "a maildir must not be writable by others (chmod o-w)", path)
         if not self._os.access(path, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, "no right to write into the maildir", path)
+            raise PermissionError(errno.EACCES, "no permission to write to the maildir", path)
         return created
 
     def _remove_stale(self) -> None:

@@ -98,7 +98,7 @@ class Upstream:
         if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
             raise ValueError(f"port must be a number from 1 to 65535, not {port!r}")
         if (username is None) != (password is None):
-            raise ValueError("username and password go together")
+            raise ValueError("username and password must be given together")
         if "" in (username, password):
             raise ValueError("username and password must not be empty")
         if tls is None:
@@ -325,7 +325,7 @@ class Upstream:
     async def _open(self) -> Connection:
         limit = self.connection_limit
         if limit is not None and len(self._connections) + self._connecting >= limit:
-            log.warn("{upstream} has {limit} connections, and no more are made", upstream=repr(self), limit=limit)
+            log.warn("{upstream} has {limit} connections, which is the maximum", upstream=repr(self), limit=limit)
             raise Refused(TOO_MANY)
         connecting = self._the_endpoint().connect(Connections(self.reactor.callLater, self.timeout, self._lost))
         connecting.addTimeout(self.connect_timeout, self.reactor)

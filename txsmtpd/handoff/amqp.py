@@ -67,16 +67,16 @@ class AMQPTarget(Service):
         reactor: Any = None,
     ) -> None:
         if (queue is None) == (exchange is None):
-            raise ValueError("give a queue or an exchange, and not both")
+            raise ValueError("give either a queue or an exchange")
         if queue is not None and routing_key is not None:
-            raise ValueError("a routing key goes with an exchange; a queue is its own")
+            raise ValueError("a routing key requires an exchange")
         if exchange is not None and declare:
-            raise ValueError("only a queue can be declared; how an exchange is bound, others must say")
+            raise ValueError("only a queue can be declared, not an exchange")
         if queue == "" or exchange == "":
-            raise ValueError("a queue or an exchange has a name")
+            raise ValueError("the name of a queue or an exchange must not be empty")
         self.address = Address.parse(url)
         if tls_context is not None and not self.address.tls:
-            raise ValueError("certificates are for TLS: give an amqps:// URL")
+            raise ValueError("certificates require an amqps:// URL")
         self.queue = queue
         self.exchange = exchange
         self.routing_key = routing_key

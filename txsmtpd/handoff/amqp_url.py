@@ -37,7 +37,7 @@ class Address:
         if parts.scheme not in PORTS or not parts.hostname:
             raise ValueError("not the URL of a broker, such as amqp://USER:PASSWORD@mq.example.com/VHOST")
         if parts.query or parts.fragment:
-            raise ValueError("the URL of a broker has no ?parameters here; there are options for them")
+            raise ValueError("parameters in the URL of a broker are not supported; use options")
         path = parts.path.removeprefix("/")
         if "/" in path:
             raise ValueError("a slash in the name of a virtual host must be written as %2F")

@@ -271,7 +271,7 @@ def _tls_context(host: str, options: dict[str, Any]) -> Any:
     """
     authority, certificate, key = (options.pop(name, None) for name in ("ca", "certificate", "key"))
     if key is not None and certificate is None:
-        raise ValueError("key: give the certificate that it belongs to, by certificate=PATH")
+        raise ValueError("key: requires certificate=PATH")
     if authority is None and certificate is None:
         return None
     from twisted.internet.ssl import Certificate, PrivateCertificate, optionsForClientTLS, trustRootFromCertificates

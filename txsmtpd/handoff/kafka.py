@@ -59,7 +59,7 @@ class KafkaTarget(Service):
         if key not in ("domain", "none"):
             raise ValueError(f"key must be domain or none, not {key!r}")
         if taken := OURS & set(config or ()):
-            raise ValueError(f"{min(taken)} cannot be configured: the promise depends on it")
+            raise ValueError(f"{min(taken)} cannot be configured, because safe delivery depends on it")
         self.brokers = brokers
         self.topic = topic
         self.key = key

@@ -93,7 +93,7 @@ class Handoff(MultiService):
         self.descriptors = 1 if store is None else 2  #: file descriptors per client
         most = getattr(target, "max_size", None)
         if store is not None and most is not None and inline + STEP > most:
-            raise ValueError(f"inline must be less than what the target takes, which is {most} octets")
+            raise ValueError(f"inline must be less than the maximum size of the target, {most} octets")
         largest = (inline + 2 * store.part if store is not None else self._limit() or LARGEST) + 2 * STEP
         self.budget = Budget(in_flight, max(MEMORY, 2 * largest) if memory is None else memory, largest)
         self._handing: set[Deferred[Any]] = set()
@@ -268,12 +268,12 @@ class Handoff(MultiService):
         now = self._clock().seconds()
         if error is None:
             if self._trouble.worked(now):
-                self.log.info("{target} takes mail", target=str(self.target))
+                self.log.info("{target} accepts mail", target=str(self.target))
             return
         trouble = str(error) or type(error).__name__
         if self._trouble.seen(trouble, now):
             level = LogLevel.critical if isinstance(error, Unroutable) else LogLevel.error
-            self.log.emit(level, "{target} takes no mail: {trouble}", target=str(self.target), trouble=trouble)
+            self.log.emit(level, "{target} does not accept mail: {trouble}", target=str(self.target), trouble=trouble)
 
     def _clock(self) -> Any:
         if self.reactor is None:

@@ -58,7 +58,7 @@ def _key(secret: str) -> bytes:
     try:
         key = base64.b64decode(secret.removeprefix(PREFIX), validate=True)
     except binascii.Error:
-        raise ValueError(f"a secret that begins with {PREFIX} goes on in base64") from None
+        raise ValueError(f"a secret that begins with {PREFIX} must continue in base64") from None
     if not key:
         raise ValueError("a secret is empty")
     return key

@@ -110,7 +110,7 @@ class WebhookTarget(Service):
         self._connections = 0  # connections made so far
         self._misconfigured: str | None = None
         self._trouble = Trouble()  # why recipients could not be checked
-        self._why = "the receiver does not answer"
+        self._why = "the receiver does not respond"
 
     def __str__(self) -> str:
         return f"web hook {self.url}"
@@ -229,7 +229,7 @@ class WebhookTarget(Service):
 
     def _timed_out(self, result: Any, seconds: float) -> Any:
         if isinstance(result, Failure):
-            raise OutcomeUnknown(f"the receiver has not answered within {seconds:g} seconds", UNAVAILABLE)
+            raise OutcomeUnknown(f"the receiver did not respond within {seconds:g} seconds", UNAVAILABLE)
         return result
 
     async def _asked(self, url: Url, request: Request) -> Answer:

@@ -48,7 +48,7 @@ def reply_to(answer: Answer, refused: Reply = REFUSED) -> Reply:
     if 300 <= status < 400 or status in OURS:
         where = f" to {answer.location}" if answer.location else ""
         raise Unroutable(f"the receiver does not take mail at this URL (HTTP {status}{where})")
-    raise OutcomeUnknown(f"the receiver has failed (HTTP {status})", UNAVAILABLE)
+    raise OutcomeUnknown(f"the receiver failed (HTTP {status})", UNAVAILABLE)
 
 
 def is_failure(answer: Answer) -> bool:

@@ -92,7 +92,7 @@ def check_kind(path: str) -> None:
     """
     with suppress(OSError), open(path, "rb") as file:
         if file.read(len(MAGIC)) not in (b"", MAGIC):
-            raise ValueError("it is no database; give a file of its own")
+            raise ValueError("the file is not a database; use another file")
 
 
 def prepare(path: str, lasting: bool = True) -> None:
@@ -113,9 +113,9 @@ def prepare(path: str, lasting: bool = True) -> None:
             connection.executescript(SCHEMA)
             connection.execute("PRAGMA journal_mode = WAL")  # stored in the file
         elif application != APPLICATION:
-            raise ValueError("it is a database of something else; give a file of its own")
+            raise ValueError("the file is a database of another program; use another file")
         elif version != VERSION:
-            raise ValueError(f"it was written by another version (its format is {version}, not {VERSION})")
+            raise ValueError(f"the file is from another version (its format is {version}, not {VERSION})")
     finally:
         connection.close()
 

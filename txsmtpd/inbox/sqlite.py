@@ -53,7 +53,7 @@ class SQLiteStore(Store):
     :param headers: header fields whose values messages are filed under.
     :param reactor: results are delivered in its thread (IReactorFromThreads, IReactorTime). Default: the global one.
     :raises ValueError: if the file is not an inbox.
-    :raises OSError: if it cannot be opened, or another process has it open.
+    :raises OSError: if it cannot be opened, or another process has opened it.
     """
 
     def __init__(
@@ -356,7 +356,7 @@ def _lock(path: str) -> int | None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(descriptor)
-            raise BlockingIOError(error.errno, "another process has it open", path) from None
+            raise BlockingIOError(error.errno, "another process has opened it", path) from None
         if os.fstat(descriptor).st_nlink:
             return descriptor
         os.close(descriptor)  # a process that refused the file has just removed this one

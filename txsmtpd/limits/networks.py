@@ -28,7 +28,7 @@ def networks_of(prefixes: tuple[int, int] = PREFIXES) -> Callable[[Any], str | N
     """
     short, long = prefixes
     if not (0 < short <= 32 and 0 < long <= 128):
-        raise ValueError(f"the prefixes must be bits of IPv4 (1 to 32) and of IPv6 (1 to 128), not {prefixes!r}")
+        raise ValueError(f"the prefix lengths must be 1 to 32 for IPv4 and 1 to 128 for IPv6, not {prefixes!r}")
     mask4 = _mask(32, short)
     mask6 = _mask(128, long)
 

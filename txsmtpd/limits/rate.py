@@ -45,7 +45,7 @@ class Rate:
 
     def __post_init__(self) -> None:
         if self.number < 1 or self.period <= 0 or self.burst < 1:
-            raise ValueError(f"a rate must allow something: {self.number}/{self.period:g}s,burst={self.burst}")
+            raise ValueError(f"a rate must be more than 0: {self.number}/{self.period:g}s,burst={self.burst}")
 
     @classmethod
     def parse(cls, text: str) -> Rate:
@@ -72,7 +72,7 @@ def parse_rate_of(text: str, kinds: Iterable[str]) -> tuple[str, Rate]:
     """
     kind, colon, rate = text.partition(":")
     if not colon:
-        raise ValueError(f"{text!r} names no kind; write KIND:N/PERIOD, such as messages:100/min")
+        raise ValueError(f"{text!r} has no kind; write KIND:N/PERIOD, such as messages:100/min")
     check_kind(kind, kinds)
     return kind, Rate.parse(rate)
 

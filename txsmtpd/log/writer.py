@@ -158,7 +158,7 @@ class Writer:
         try:
             descriptor = _opened(self.path)
         except OSError as error:
-            self._complain(f"{error.strerror}; the log stays where it is")
+            self._complain(f"{error.strerror}; the log continues in the old file")
             return
         os.close(self._descriptor)
         self._descriptor = descriptor

@@ -68,7 +68,7 @@ class Headers(Mapping[str, str]):
         try:
             return self._values[name.lower()][0]
         except KeyError:
-            raise KeyError(f"there is no field {name}; there are {', '.join(self) or 'none'}") from None
+            raise KeyError(f"there is no field {name}; the fields are {', '.join(self) or 'none'}") from None
 
     def get_all(self, name: str) -> list[str]:
         """Return the values of all fields with this name, in order."""

@@ -75,14 +75,14 @@ _COMMON: Mapping[str, tuple[str, Callable[[str], Any]]] = {
 BUILT_IN: Mapping[str, BuiltIn] = {
     "rspamd": BuiltIn(
         "rspamd[:URL]",
-        "Have rspamd check the mail, by HTTP.",
+        "Check mail with rspamd, over HTTP.",
         _rspamd,
         {**_COMMON, "timeout": ("timeout", _seconds), "password-file": ("password", _secret)},
         "",
     ),
     "milter": BuiltIn(
         "milter:ENDPOINT",
-        "Have a milter look at the mail, such as OpenDKIM: milter:unix:/run/opendkim.sock.",
+        "Check mail with a milter, such as OpenDKIM: milter:unix:/run/opendkim.sock.",
         _milter,
         {**_COMMON, "timeout": ("command_timeout", _seconds), "content-timeout": ("content_timeout", _seconds)},
         None,

@@ -162,10 +162,10 @@ BUILT_IN = [
     Dotted(
         "proxy",
         "proxy:HOST:PORT[:OPTION...]",
-        "Pass each message on to another server.",
+        "Relay each message to another server.",
         "txsmtpd.handlers.Proxy",
     ),
-    Dotted("sink", "sink", "Accept each message and forget it.", "txsmtpd.handlers.Sink"),
+    Dotted("sink", "sink", "Accept each message and discard it.", "txsmtpd.handlers.Sink"),
     Dotted(
         "smtpd",
         "smtpd:CLASS[:HOST:PORT]",
@@ -217,7 +217,7 @@ def describe_handlers() -> str:
         [
             "Values of --handler:",
             *two_columns((f"  {usage}", description) for usage, description in [*rows, OWN_CLASS]),
-            "A backslash before a colon makes it a part of the argument.",
+            "A backslash before a colon makes the colon part of the argument.",
         ]
     )
 

@@ -375,11 +375,11 @@ def _deprecated(old: str, name: str) -> property:
     """Return a property with the attribute's old private name, such as ``_SMTPChannel__line``."""
 
     def get(channel: SMTPChannel) -> Any:
-        warn(f"{old} of an SMTPChannel is called {name}", DeprecationWarning, stacklevel=2)
+        warn(f"{old} of an SMTPChannel is now called {name}", DeprecationWarning, stacklevel=2)
         return getattr(channel, name)
 
     def put(channel: SMTPChannel, value: Any) -> None:
-        warn(f"{old} of an SMTPChannel is called {name}", DeprecationWarning, stacklevel=2)
+        warn(f"{old} of an SMTPChannel is now called {name}", DeprecationWarning, stacklevel=2)
         setattr(channel, name, value)
 
     return property(get, put)

@@ -54,7 +54,7 @@ def _find_class(parser: Any, name: str) -> type[SMTPServer]:
         parser.error(f"{name} is no SMTPServer of ours: have its module say 'from txsmtpd import smtpd'")
     server_class: type[SMTPServer] = found
     if server_class.process_message is SMTPServer.process_message:
-        parser.error(f"{name} has no process_message of its own, and could take no message")
+        parser.error(f"{name} must override process_message, and could take no message")
     return server_class
 
 

@@ -218,7 +218,7 @@ class SMTPServer:
             *decode_data*, and if the method accepts them.
         :return: None for 250, or another reply, such as ``"550 5.7.1 No spam"``.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no process_message of its own")
+        raise NotImplementedError(f"{type(self).__name__} must override process_message")
 
 
 @lru_cache(maxsize=256)

@@ -105,18 +105,18 @@ class Dialog:
         mark, rest = text[:2], text[2:]
         if mark not in ("C:", "C<", "S:", "S.") or rest[:1] not in ("", " ") or (mark == "S." and rest.strip()):
             raise ValueError(
-                f"{self.name}, line {number}: {text!r} is none: lines begin with 'C: ', 'C< ', 'S: ' or '#',"
+                f"{self.name}, line {number}: {text!r} is not valid: lines begin with 'C: ', 'C< ', 'S: ' or '#',"
                 " or are 'S.'"
             )
         if mark == "S:" and not rest.strip():
-            raise ValueError(f"{self.name}, line {number}: S: needs what the reply begins with")
+            raise ValueError(f"{self.name}, line {number}: S: needs the beginning of the reply")
         yield Line(number, mark, rest[1:])
 
     def _octets(self, line: Line) -> bytes:
         try:
             octets = line.text.encode("utf-8").decode("unicode_escape").encode("latin-1")
         except UnicodeError as error:
-            raise ValueError(f"{self.name}, line {line.number}: {line.text!r} is no octets: {error}") from None
+            raise ValueError(f"{self.name}, line {line.number}: {line.text!r} cannot be decoded: {error}") from None
         return octets + b"\r\n" if line.mark == "C:" else octets
 
     def _in_steps(self) -> list[Step]:
@@ -133,9 +133,7 @@ class Dialog:
             if line.mark == "S.":
                 end = line
             elif end is not None:
-                raise ValueError(
-                    f"{self.name}, line {line.number}: nothing can come behind S., which ends the connection"
-                )
+                raise ValueError(f"{self.name}, line {line.number}: nothing can follow S., which ends the connection")
             else:
                 (said if line.mark[0] == "C" else replies).append(line)
         return steps
@@ -220,7 +218,7 @@ class Dialog:
 def _session(make: Callable[[], SMTPFactory]) -> MemorySession:
     if not callable(make):
         raise TypeError(
-            f"a dialog needs what makes a factory, as in play(lambda: SMTPFactory(MyHandler())), not {make!r}"
+            f"play() needs a function that makes a factory, as in play(lambda: SMTPFactory(MyHandler())), not {make!r}"
         )
     return MemorySession(make())
 

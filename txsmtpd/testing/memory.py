@@ -529,7 +529,7 @@ class MemorySession(MemoryConnection):
         :raises AssertionError: if a command, or the message, gets no reply.
         """
         if not isinstance(message, bytes):
-            raise TypeError(f"a message is octets, not {message!r}")
+            raise TypeError(f"a message must be bytes, not {message!r}")
         rcpt_tos = [rcpt_tos] if isinstance(rcpt_tos, str) else rcpt_tos
         lines = [] if self.server.session.host_name else ["EHLO client.test"]
         lines += [f"MAIL FROM:<{mail_from}>", *(f"RCPT TO:<{each}>" for each in rcpt_tos), "DATA"]

@@ -45,7 +45,7 @@ class Query:
         for name in unknown:
             near = difflib.get_close_matches(name, CRITERIA, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(CRITERIA)}"
-            raise TypeError(f"{name} is no criterion; {hint}")
+            raise TypeError(f"{name} is not a criterion; {hint}")
         named = {"to": to, "domain": domain, "sender": sender}
         strings = {
             **named,

@@ -142,7 +142,7 @@ class Mirror(Reachable, Inbox):
         try:
             return answer.result(PATIENCE)
         except TookTooLong:
-            raise RuntimeError("the process that takes the mail does not answer; it may have ended") from None
+            raise RuntimeError("the process of the mail server does not respond; it may have ended") from None
 
     def _soon(self, reactor: Any, function: Any, *arguments: Any) -> None:
         reactor.callFromThread(function, *arguments)

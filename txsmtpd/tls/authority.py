@@ -110,7 +110,7 @@ class Authority:
         """
         make = WRONG.get(how)
         if make is None:
-            raise ValueError(f"TLS can be wrong in these ways: {', '.join(WRONG)}; not {how!r}")
+            raise ValueError(f"how must be one of {', '.join(WRONG)}, not {how!r}")
         return make(self)
 
     # For clients

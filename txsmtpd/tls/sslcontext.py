@@ -27,7 +27,7 @@ class SSLContextAdapter:
         try:
             context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
         except ssl.SSLError as error:
-            raise ValueError("an ssl.SSLContext for a server is ssl.Purpose.CLIENT_AUTH, not SERVER_AUTH") from error
+            raise ValueError("an ssl.SSLContext for a server needs ssl.Purpose.CLIENT_AUTH, not SERVER_AUTH") from error
         self.context = context
 
     def serverConnectionForTLS(self, tlsProtocol: object) -> Any:

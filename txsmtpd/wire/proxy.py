@@ -395,7 +395,7 @@ def parse_v1(line: bytes) -> ProxyData:
     data = ProxyData(version=1)
     data.whole_raw = bytearray(line)
     if not line.startswith(V1_SIGNATURE + b" "):
-        return data.with_error("no blank follows PROXY")
+        return data.with_error("no space follows PROXY")
     if not line.endswith(b"\r\n"):
         return data.with_error("the header does not end with CR LF")
     kind, *words = line[len(V1_SIGNATURE) + 1 : -2].split(b" ")
@@ -404,18 +404,18 @@ def parse_v1(line: bytes) -> ProxyData:
         data.rest = line[len(b"PROXY UNKNOWN") : -2]
         return data
     if kind not in (b"TCP4", b"TCP6"):
-        return data.with_error("it is neither TCP4 nor TCP6 nor UNKNOWN")
+        return data.with_error("the protocol is not TCP4, TCP6 or UNKNOWN")
     if len(words) != 4:
-        return data.with_error("it does not have two addresses and two ports, each behind one blank")
+        return data.with_error("there are not two addresses and two ports, separated by single spaces")
     make = IPv4Address if kind == b"TCP4" else IPv6Address
     try:
         data.src_addr, data.dst_addr = (make(_checked(word, _ADDRESS)) for word in words[:2])
     except ValueError:
-        return data.with_error(f"an address is no {make.__name__.removesuffix('Address')} address")
+        return data.with_error(f"an address is not an {make.__name__.removesuffix('Address')} address")
     try:
         data.src_port, data.dst_port = (_port(word) for word in words[2:])
     except ValueError:
-        return data.with_error("a port is no number from 0 to 65535")
+        return data.with_error("a port is not a number from 0 to 65535")
     data.family, data.protocol = AF.INET if kind == b"TCP4" else AF.INET6, PROTO.STREAM
     return data
 
@@ -443,14 +443,14 @@ def parse_v2(header: bytes) -> ProxyData:
     try:
         data.command = V2_CMD(header[12] & 15)
     except ValueError:
-        return data.with_error(f"there is no command {header[12] & 15}")
+        return data.with_error(f"unknown command {header[12] & 15}")
     # With LOCAL, the data about the client are ignored, even if they are malformed (2.2).
     matters = data.command is not V2_CMD.LOCAL
     try:
         family, protocol = AF(header[13] >> 4), PROTO(header[13] & 15)
     except ValueError:
         if matters:
-            return data.with_error(f"there is no address family and transport {header[13]:#04x}")
+            return data.with_error(f"unknown address family and transport {header[13]:#04x}")
         family, protocol = AF.UNSPEC, PROTO.UNSPEC
     behind = V2_FIXED
     if family is not AF.UNSPEC and protocol is not PROTO.UNSPEC:
@@ -458,7 +458,7 @@ def parse_v2(header: bytes) -> ProxyData:
         if len(header) >= behind:
             _read_addresses(data, family, header[V2_FIXED:behind])
         elif matters:
-            return data.with_error("it is too short for its addresses")
+            return data.with_error("the header is too short for its addresses")
         else:
             behind, family, protocol = V2_FIXED, AF.UNSPEC, PROTO.UNSPEC
     data.family, data.protocol = family, protocol

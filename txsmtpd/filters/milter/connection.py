@@ -53,7 +53,7 @@ class MilterConnection(Protocol):
         try:
             packets = self._reader.feed(data)
         except MilterError as error:
-            self._fail(FilterError(f"the milter has broken the protocol: {error}"))
+            self._fail(FilterError(f"the milter violated the protocol: {error}"))
             return
         self._packets.extend(packets)
         if self._waiting is not None and self._packets:
@@ -66,7 +66,7 @@ class MilterConnection(Protocol):
         if self._lingers is not None and self._lingers.active():
             self._lingers.cancel()
         why = "" if reason.check(ConnectionDone) else f": {reason.getErrorMessage()}"
-        self._fail(FilterError(f"the milter has closed the connection{why}"))
+        self._fail(FilterError(f"the milter closed the connection{why}"))
 
     def _fail(self, error: Exception) -> None:
         if self._error is None:
@@ -156,19 +156,19 @@ class MilterConnection(Protocol):
 
     async def _within(self, waiting: Deferred[T], timeout: float) -> T:
         expiry = self._clock.callLater(
-            timeout, lambda: self._fail(FilterError(f"the milter said nothing for {timeout:g} seconds"))
+            timeout, lambda: self._fail(FilterError(f"the milter did not respond for {timeout:g} seconds"))
         )
         try:
             return await waiting
         except CancelledError:
-            self._fail(FilterError("the milter was not waited for"))
+            self._fail(FilterError("the server stopped waiting for the milter"))
             raise
         finally:
             if expiry.active():
                 expiry.cancel()
 
     def _broken(self, what: object) -> FilterError:
-        error = FilterError(f"the milter has broken the protocol: {what}")
+        error = FilterError(f"the milter violated the protocol: {what}")
         self._fail(error)
         return error
 
@@ -185,4 +185,4 @@ class MilterConnection(Protocol):
 
     def abort(self) -> None:
         """Close at once, ignoring further responses."""
-        self._fail(FilterError("the connection to the milter was given up"))
+        self._fail(FilterError("the connection to the milter was aborted"))

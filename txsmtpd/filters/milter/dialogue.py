@@ -140,7 +140,7 @@ class MilterDialogue:
             left = latest - self.filter.reactor.seconds()
             if left <= 0:
                 connection.abort()
-                raise FilterError(f"the milter has not decided within {TIME_LIMIT:g} seconds")
+                raise FilterError(f"the milter did not decide within {TIME_LIMIT:g} seconds")
             response = await connection.response(min(timeout, left))
             if response is milter.PROGRESS:
                 continue
@@ -150,7 +150,7 @@ class MilterDialogue:
                 return self._decide(command, response)
             elif changes is None:
                 connection.abort()
-                raise FilterError(f"the milter has broken the protocol: {response!r} before the end of the message")
+                raise FilterError(f"the milter violated the protocol: {response!r} before the end of the message")
             else:
                 await changes(response)
 
@@ -189,7 +189,7 @@ class MilterDialogue:
             return CLOSING
         assert self.connection is not None
         self.connection.abort()
-        raise FilterError(f"the milter says {response!r}")
+        raise FilterError(f"the milter responded {response!r}")
 
     def _settle(self, decision: Verdict | Reply) -> None:
         """Store a decision about the whole connection. The milter closes its side then."""

@@ -78,7 +78,7 @@ class Milter:
         :raises FilterError: if the milter is unavailable.
         """
         if not self._breaker.allows(self.reactor.seconds()):
-            raise StillDownError("the milter was down a moment ago")
+            raise StillDownError("the milter is paused after failures")
         try:
             connection = await self._connected()
         except FilterError:
@@ -170,5 +170,5 @@ def check_client_endpoint(description: str) -> None:
         clientFromString(Clock(), description)
     except Exception as error:
         raise ValueError(
-            f"{description!r} is no endpoint; write unix:/run/milter.sock or tcp:127.0.0.1:8891"
+            f"{description!r} is not an endpoint; write unix:/run/milter.sock or tcp:127.0.0.1:8891"
         ) from error

@@ -118,7 +118,7 @@ class Changes:
         self.discard()
         if self._dialogue.connection is not None:
             self._dialogue.connection.abort()
-        raise FilterError("the milter changes more than a message can be")
+        raise FilterError("the milter makes too many changes")
 
     def discard(self) -> None:
         """Discard the changes."""

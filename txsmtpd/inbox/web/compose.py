@@ -30,7 +30,7 @@ def composed(body: Mapping[str, Any]) -> tuple[str, tuple[str, ...], bytes]:
     except HTTPError:
         raise
     except (ValueError, TypeError, AttributeError, KeyError, IndexError, UnicodeError) as error:
-        raise HTTPError(400, f"that is no message: {error}") from None
+        raise HTTPError(400, f"not a message: {error}") from None
 
 
 def _composed(body: Mapping[str, Any]) -> tuple[str, tuple[str, ...], bytes]:

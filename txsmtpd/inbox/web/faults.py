@@ -23,7 +23,7 @@ STATUS = {4: "4.7.0", 5: "5.7.0"}
 
 def _faults(call: Call) -> Faults:
     if call.settings.faults is None:
-        raise HTTPError(400, "faults cannot be switched here")
+        raise HTTPError(400, "faults cannot be changed here")
     found: Faults = call.settings.faults
     return found
 

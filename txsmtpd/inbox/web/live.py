@@ -166,7 +166,7 @@ class _Sockets:
 
 async def events(call: Call) -> Response | None:
     if "websocket" not in (call.header("Upgrade") or "").lower():
-        raise HTTPError(426, "this address speaks WebSocket", {"Upgrade": "websocket"})
+        raise HTTPError(426, "this address requires WebSocket", {"Upgrade": "websocket"})
     _admit(call)
     # Imported when the first client asks for it: that would be a tenth of the time that the command takes to start.
     from twisted.web.websocket import WebSocketResource
@@ -175,7 +175,7 @@ async def events(call: Call) -> Response | None:
     channel = call.request.channel
     answer = WebSocketResource(sockets).render(call.request)
     if answer is not NOT_DONE_YET or sockets.made is None:
-        raise HTTPError(400, "the request does not begin a WebSocket")
+        raise HTTPError(400, "the request is not a WebSocket handshake")
     sockets.made.watch(channel)
     return None
 

@@ -75,7 +75,7 @@ async def list_messages(call: Call) -> Response:
 
 async def search(call: Call) -> Response:
     if not call.query.get("query", "").strip():
-        raise HTTPError(400, "no search query")
+        raise HTTPError(400, "the search query is missing")
     terms = terms_of(call.query["query"], call.query.get("tz", ""))
     headers: dict[str, str] = {}
     await wait_if_preferred(call, terms, headers)
@@ -141,7 +141,7 @@ async def delete_messages(call: Call) -> Response:
 async def delete_search(call: Call) -> Response:
     terms = terms_of(call.query.get("query", ""), call.query.get("tz", ""))
     if not terms:
-        raise HTTPError(400, "no search query")
+        raise HTTPError(400, "the search query is missing")
     await call.store.delete(call.scope, terms=terms)
     return ok()
 

@@ -232,7 +232,7 @@ async def change(call: Call) -> Response:
         case "delete-all":
             await call.store.delete(call.scope, None, terms_of(query))
         case _:
-            raise HTTPError(400, "There is no such action.")
+            raise HTTPError(400, "Unknown action.")
     return redirect(_way_back(call, fields.get("back", [""])[-1]), 303)
 
 
@@ -309,7 +309,7 @@ async def show_faults(call: Call) -> Response:
 
 async def _fault_page(call: Call, **values: Any) -> Response:
     if call.settings.faults is None:
-        raise HTTPError(404, "Faults cannot be switched here.")
+        raise HTTPError(404, "Faults cannot be changed here.")
     rules = [faults.shown(rule) for rule in faults.rules(call)]
     in_force = {rule["spec"] for rule in rules}
     presets = [{"preset": preset, "on": preset.spec in in_force} for preset in PRESETS]
@@ -338,7 +338,7 @@ async def change_faults(call: Call) -> Response:
                 response.status = error.status
                 return response
         case _:
-            raise HTTPError(400, "There is no such action.")
+            raise HTTPError(400, "Unknown action.")
     return redirect(f"{call.base}/faults", 303)
 
 
@@ -347,7 +347,7 @@ async def release(call: Call) -> Response:
     """Send a message to the configured relay."""
     message = await call.store.message(call.path["id"], call.scope)
     if message is None:
-        raise HTTPError(404, "This message is gone.")
+        raise HTTPError(404, "This message was deleted.")
     recipients = [each.strip() for each in call.form().get("to", [""])[-1].split(",") if each.strip()]
     await release_message(call, message, recipients)
     return redirect(f"{call.base}/m/{message.id}?released=1", 303)

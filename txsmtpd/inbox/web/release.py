@@ -36,7 +36,7 @@ async def release_message(call: Call, message: Message, recipients: Sequence[str
     try:
         replies: Sequence[Reply] = await relay.send(message.envelope.mail_from, list(recipients), content)
     except Refused as refused:
-        raise HTTPError(502, f"the relay refuses: {refused.reply}") from None
+        raise HTTPError(502, f"the relay rejected it: {refused.reply}") from None
     refused_by = [f"{path}: {reply}" for path, reply in zip(recipients, replies, strict=False) if reply.code >= 400]
     if refused_by:
-        raise HTTPError(502, f"the relay refuses: {'; '.join(refused_by)[:1000]}")
+        raise HTTPError(502, f"the relay rejected it: {'; '.join(refused_by)[:1000]}")

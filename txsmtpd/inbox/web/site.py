@@ -142,7 +142,7 @@ class Inbox(Resource):
         while len(segments) > 1 and segments[0] == "in":
             name, equals, value = segments[1].partition("=")
             if not equals:
-                raise HTTPError(404, "after /in/ stands a criterion, such as /in/domain=example.com/")
+                raise HTTPError(404, "/in/ must be followed by a criterion, such as /in/domain=example.com/")
             try:
                 scope = scope.within(make_key(name, value, self.store.headers))
             except ValueError as error:

@@ -43,7 +43,7 @@ OPTIONS = (
     Option(
         name="log-format",
         metavar="FORMAT",
-        help="text, or json (one object a line).",
+        help="text, or json (one object per line).",
         default="text",
         read=format_of,
     ),

@@ -70,7 +70,7 @@ def read(chosen: Chosen) -> None:
         with refusing(asked):
             if asked.text.lower() in NO_LIMIT:
                 if len(networks) > 1:
-                    raise ValueError("there are others")
+                    raise ValueError("none cannot be combined with other networks")
                 networks = []
             else:
                 check_setting("unlimited_networks", [asked.text])

@@ -253,11 +253,11 @@ def _chosen_macros(data: bytes) -> dict[Stage, tuple[str, ...]]:
     chosen = {}
     while data:
         if len(data) < LENGTH.size:
-            raise MilterError("a list of macros that is cut off")
+            raise MilterError("a truncated list of macros")
         (stage,) = LENGTH.unpack_from(data)
         names, nul, data = data[LENGTH.size :].partition(b"\0")
         if not nul:
-            raise MilterError("a list of macros without its end")
+            raise MilterError("an unterminated list of macros")
         if stage in Stage.__members__.values():  # ignore the stages of later versions
             chosen[Stage(stage)] = tuple(names.decode("ascii", "replace").replace(",", " ").split())
     return chosen

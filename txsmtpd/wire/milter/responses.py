@@ -167,7 +167,7 @@ def parse_response(command: bytes, data: bytes) -> Response:
         return decision
     parse = _PARSERS.get(command)
     if parse is None:
-        raise MilterError(f"no response is called {command!r}")
+        raise MilterError(f"unknown response {command!r}")
     return parse(data)
 
 
@@ -178,9 +178,9 @@ def _parse_reply_code(data: bytes) -> ReplyCode:
     try:
         reply = parse_status(text)
     except ValueError as error:
-        raise MilterError(f"a reply that is none: {error}") from None
+        raise MilterError(f"an invalid reply: {error}") from None
     if reply.code < 400:
-        raise MilterError(f"a reply that refuses nothing: {text!r}")
+        raise MilterError(f"a reply that is not a refusal: {text!r}")
     return ReplyCode(reply)
 
 
@@ -276,7 +276,7 @@ def _address(parse: Callable[[str], tuple[str, grammar.Parameters]], keyword: st
     except Refused as refused:
         raise MilterError(f"{octets[:100]!r}: {refused.reply.text}") from None
     if parameters:
-        raise MilterError(f"{octets[:100]!r} is no address")
+        raise MilterError(f"{octets[:100]!r} is not an address")
     return path
 
 
@@ -284,5 +284,5 @@ def _without_brackets(octets: bytes) -> str:
     try:
         path = grammar.decode(octets.strip())
     except Refused:
-        raise MilterError(f"{octets[:100]!r} is no address") from None
+        raise MilterError(f"{octets[:100]!r} is not an address") from None
     return path[1:-1] if path.startswith("<") and path.endswith(">") else path
