@@ -108,7 +108,7 @@ class RateTests(SynchronousTestCase):
             (["--network-prefixes=32"], "must be the prefix lengths for IPv4 and IPv6, such as 32,64"),
             (["--network-prefixes=33,64"], "must be 1 to 32 for IPv4"),
             (["--auth-failures-per-network=x"], "is not a rate"),
-            (["--data-rate-minimum=0"], "more than 0"),
+            (["--data-rate-minimum=0"], "at least 1 octet"),
             (["--limits-redis=http://u:secret@h"], "--limits-redis=http:...: must be redis://"),
             (
                 ["--limits-redis=redis://h", "--auth-failures-per-network=none"],

@@ -88,7 +88,7 @@ class SessionTests(SynchronousTestCase):
         for call, given, words in (
             (session.talk, "NOOP\r\n", "b'NOOP"),
             (session.command, b"NOOP", "talk()"),
-            (session.send, "Subject: hello", "octets"),
+            (session.send, "Subject: hello", "must be bytes"),
         ):
             self.assertIn(words, str(self.assertRaises(TypeError, call, given)))
         self.assertEqual(session.send(rcpt_tos="bob@example.com").code, 250)

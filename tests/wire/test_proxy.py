@@ -548,7 +548,7 @@ class NetworksTests(SynchronousTestCase):
         """What is no network is told, with what would be one."""
         for networks, words in (
             (["localhost"], "write 192.0.2.1"),
-            (["10.0.0.1/8"], "is 10.0.0.0/8 meant"),
+            (["10.0.0.1/8"], "did you mean 10.0.0.0/8?"),
             ([""], "write 192.0.2.1"),
         ):
             error = self.assertRaises(ValueError, Networks, "proxy_from", networks)

@@ -81,7 +81,7 @@ class Connection(LineReceiver):
         self.messages = 0  #: MAIL commands so far
         self.gone: Reply | None = None  #: why the connection can no longer be used, or None
         self._reader = ReplyReader()
-        self._owed = 0  # replies that the server has not sent yet that the server has not sent yet
+        self._owed = 0  # replies that the server has not sent yet
         self._replies: deque[Reply] = deque()
         self._waiting: Deferred[Any] | None = None
         self._timer: Any = None
@@ -360,7 +360,7 @@ class _Pieces:
             self._connection.wrote_all(self._replies)
 
     def stopProducing(self) -> None:
-        """The connection is lost, and knows."""
+        """Do nothing: the connection is lost, and handles that itself."""
 
 
 @implementer(IPullProducer)
@@ -382,7 +382,7 @@ class _Part:
             self._connection.wrote_all(0)
 
     def stopProducing(self) -> None:
-        """The connection is lost, and knows."""
+        """Do nothing: the connection is lost, and handles that itself."""
 
 
 def _base64(octets: bytes) -> str:

@@ -472,7 +472,7 @@ class MemorySession(MemoryConnection):
         :raises TypeError: if *octets* is a string.
         """
         if not isinstance(octets, bytes):
-            raise TypeError(f"octets are sent, as in b'NOOP\\r\\n', not {octets!r}; command() takes a line as a string")
+            raise TypeError(f"talk() takes bytes, as in b'NOOP\\r\\n', not {octets!r}; command() takes a string")
         start = 0
         for cut in [*sorted(cuts), len(octets)]:
             if cut > start:
