@@ -84,8 +84,8 @@ def get_localhost() -> str:
     return "::1"
 
 
-class Server:
-    """The listening ports and their connections, with the interface of an ``asyncio.Server``.
+class Server(asyncio.Server):
+    """The listening ports and their connections. Programs may test whether it is an ``asyncio.Server``.
 
     Use it in the thread of its loop, except for :attr:`sockets`.
     """
@@ -104,7 +104,7 @@ class Server:
         """The listening sockets; ``sockets[0].getsockname()`` returns the address."""
         return tuple(port.socket for port in self.ports)  # type: ignore[attr-defined]
 
-    def get_loop(self) -> asyncio.AbstractEventLoop | None:
+    def get_loop(self) -> Any:
         """Return the loop of the server, or None if its reactor has none."""
         return loop_of_reactor(self._reactor)
 

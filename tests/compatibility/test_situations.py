@@ -73,6 +73,13 @@ class StopTests(SynchronousTestCase):
         self.assertEqual(handler.events.get(timeout=PATIENCE), "ends")
         self.assertEqual(self.flushLoggedErrors(), [])
 
+    def test_server(self) -> None:
+        """What a controller listens with is an asyncio.Server for programs that ask."""
+        with Controller(Sink(), port=0) as controller:
+            self.assertIsInstance(controller.server, asyncio.Server)
+            self.assertIs(controller.server.get_loop(), controller.loop)
+            self.assertIn(str(controller.port), repr(controller.server))
+
     def test_socketFile(self) -> None:
         """The socket of an unthreaded controller stays when its loop stops, and goes with end()."""
         path = Path(self.mktemp())
