@@ -18,17 +18,17 @@ from txsmtpd.settings import ERROR_LIMIT
 
 TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many errors, closing connection")
 TOO_MUCH_JUNK = Reply(421, "4.7.0", "Too many commands without a mail transaction, closing connection")
-PROMPT_ERRORS = 9  # whose replies do not wait
+PROMPT_ERRORS = 9  # errors whose replies are not delayed
 LONGEST_DELAY = 10.0  # seconds
-STRESSED_ERRORS = 1  # in place of error_limit, in stress mode
-STRESSED_JUNK = 4  # in place of junk_command_limit: a session has a greeting, STARTTLS and another greeting
-ERRORS = frozenset([500, 501, 502, 503, 504, 553, 555])  # what a client has to say otherwise
+STRESSED_ERRORS = 1  # error_limit in stress mode
+STRESSED_JUNK = 4  # junk_command_limit in stress mode; a normal session has EHLO, STARTTLS and another EHLO
+ERRORS = frozenset([500, 501, 502, 503, 504, 553, 555])  # replies to mistakes of the client
 
 
 def count_call(dispatcher: Any, verb: bytes) -> None:
-    """Count a command, where their number is limited (``command_call_limit``).
+    """Count a command towards the limit of its verb (``command_call_limit``).
 
-    :raises Refused: 421, if it is one too many.
+    :raises Refused: with 421, if the limit is exceeded.
     """
     settings = dispatcher.server.settings
     name = verb.decode("ascii", "replace")
@@ -41,9 +41,9 @@ def count_call(dispatcher: Any, verb: bytes) -> None:
 
 
 def count_junk(dispatcher: Any) -> None:
-    """Count a junk command, which does not help to deliver mail (``junk_command_limit``).
+    """Count a command that is not part of a mail transaction (``junk_command_limit``).
 
-    :raises Refused: 421, if it is one too many.
+    :raises Refused: with 421, if the limit is exceeded.
     """
     dispatcher.junk += 1
     limit = STRESSED_JUNK if dispatcher.connection.patience.hurried else dispatcher.server.settings.junk_command_limit
@@ -52,14 +52,13 @@ def count_junk(dispatcher: Any) -> None:
 
 
 def count_refusal(dispatcher: Any, reply: Reply) -> Reply:
-    """Count a refusal: as an error of the client (``error_limit``), or as one that may not be its fault
-    (``refusal_limit``).
+    """Count a refusal: a mistake of the client towards ``error_limit``, any other towards ``refusal_limit``.
 
-    :return: the reply; or, if the refusal is one too many, 421.
+    :return: the reply, or 421 if the limit is reached.
     """
     if reply.code in ERRORS or reply is NEED_STARTTLS or reply is dispatcher.refuse_all:
         dispatcher.errors += 1
-    elif reply.code not in (421, 535):  # AUTH has limits of its own
+    elif reply.code not in (421, 535):  # failures of AUTH are counted separately
         dispatcher.refusals += 1
     else:
         return reply
@@ -68,8 +67,8 @@ def count_refusal(dispatcher: Any, reply: Reply) -> Reply:
 
 
 def _errors(dispatcher: Any) -> float:
-    """Return the number of errors, where a refusal counts as a part of an error. A few are normal for a mailing list,
-    hundreds are a harvest."""
+    """Return the number of errors, in which a refusal counts as a fraction of an error. A mailing list has a few
+    refusals; a client with hundreds is looking for valid recipients."""
     settings = dispatcher.server.settings
     errors: float = dispatcher.errors
     if settings.refusal_limit:
@@ -80,7 +79,7 @@ def _errors(dispatcher: Any) -> float:
 def delay_of_refusal(dispatcher: Any) -> float:
     """Return the delay of a refusal in seconds, which grows with the number of errors (``error_delay``).
 
-    There is none for clients without limits, nor in stress mode, where it would keep connections open.
+    It is 0 for clients without limits. It is also 0 in stress mode, because a delay keeps the connection open.
     """
     server = dispatcher.server
     first = server.settings.error_delay
@@ -105,6 +104,6 @@ class LateReply(Action):
 
 
 async def delayed(clock: Any, seconds: float, reply: Reply) -> LateReply:
-    """The refusal, after so many seconds."""
+    """Wait, and return the refusal."""
     await deferLater(clock, seconds)
     return LateReply(reply)

@@ -1,41 +1,41 @@
-"""Cut the client's octets into command lines (RFC 5321 2.3.8, 4.5.3.1.4).
+"""Split the client's octets into command lines (RFC 5321 2.3.8, 4.5.3.1.4).
 
-Octets only: no transport, no replies. What a line means, and what becomes of a bad one, is decided in
-:mod:`txsmtpd.engine.dispatcher`.
+This module does not depend on transports or replies. :mod:`txsmtpd.engine.dispatcher` executes the lines, and replies
+to invalid ones.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-ENDLESS_LINE = 2**21  # octets after which a line is no mistake any more: a message may be sent where none is expected
-BEGINNING = 16  # octets of a bad line that are kept: they tell which command it was
+ENDLESS_LINE = 2**21  # octets; a shorter line may be a message that a client sends although DATA was rejected
+BEGINNING = 16  # octets of an invalid line that are kept, to find out which command it was
 CR = 0x0D
 TLS_HANDSHAKE = 0x16  # the first octet that TLS sends
-FOREIGN_OCTETS = b"\x16\x80"  # that TLS and SSL 2 begin with: no line will ever end
+FOREIGN_OCTETS = b"\x16\x80"  # the first octet of TLS, and of SSL 2; both do not send lines
 SSL2_HELLO = b"\x01"  # the third octet that SSL 2 sends: the type of its first message
 
 
 class BadLine(NamedTuple):
-    """What came in place of a proper line."""
+    """Input that is not a valid line."""
 
-    why: str  #: "long", "endless", "bare LF", "foreign"; or "missing", for one that was asked for and will not come
-    begins: bytes = b""  #: what it began with
+    why: str  #: "long", "endless", "bare LF", "foreign"; or "missing": the client closed instead of sending a response
+    begins: bytes = b""  #: the first octets of the line
 
 
 class LineBuffer:
-    """Input that was not looked at yet, and the next line of it.
+    """Unprocessed input, from which lines are taken.
 
-    :param longest: octets that a line may have, its CRLF not counted.
+    :param longest: the maximum length of a line in octets, without its CRLF.
     """
 
     __slots__ = ("_longest", "data", "offset", "oversize")
 
     def __init__(self, longest: int) -> None:
         self.data = b""
-        self.offset = 0  #: what stands before it in the data is done with
+        self.offset = 0  #: the position in *data* of the first unprocessed octet
         self._longest = longest
-        #: Of a line that is too long: how many of its octets were dropped, and what it began with.
+        #: For a line that is too long: the number of octets that were dropped, and its first octets.
         self.oversize: tuple[int, bytes] | None = None
 
     def __len__(self) -> int:
@@ -43,11 +43,11 @@ class LineBuffer:
 
     @property
     def has_part(self) -> bool:
-        """Whether a line has begun whose end has not come."""
+        """Whether there is an incomplete line."""
         return self.oversize is not None or self.offset < len(self.data)
 
     def clear(self) -> bytes:
-        """Discard the unprocessed input, and return it."""
+        """Remove the unprocessed input, and return it."""
         left = self.data[self.offset :]
         self.data = b""
         self.offset = 0
@@ -55,11 +55,12 @@ class LineBuffer:
         return left
 
     def next_line(self) -> bytes | BadLine | None:
-        """Take the next line, without its CRLF; or what stands in its place. None: its end has not come.
+        """Take the next line from the input.
 
-        It searches for LF, not CRLF, so that a line that ends in LF alone gets a reply at once. Such a line is never
-        executed. The text after it is a line of its own, so each LF causes a refusal: nobody can inject more than one
-        command through a client that only filters CRLF.
+        A line that ends with LF alone gets a reply immediately, but is never executed. The text after the LF is the
+        next line. So if a client filters only CRLF, an attacker can inject one command, but not several.
+
+        :return: the line without its CRLF, or a :class:`BadLine`; None if the line is not complete.
         """
         data, start = self.data, self.offset
         end = data.find(b"\n", start)
@@ -99,6 +100,6 @@ class LineBuffer:
         return BadLine("endless") if length > ENDLESS_LINE else None
 
     def last_line(self) -> bytes | None:
-        """The last of the lines, if all of them are complete."""
+        """Return the last line of the input, or None if the last line is not complete."""
         lines = self.data[self.offset :].rsplit(b"\n", 2)
         return lines[-2].strip() if len(lines) > 1 and not lines[-1] else None

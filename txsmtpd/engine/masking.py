@@ -1,18 +1,18 @@
-"""Keep credentials out of logs and transcripts: which lines may hold them, and how such a line is shown."""
+"""Keep credentials out of logs and transcripts: find lines that may contain them, and mask them."""
 
 from __future__ import annotations
 
 import re
 
 SECRET = "********"
-# AUTH with a mechanism, if that is what follows: a word of small and great letters is rather a password in base64.
+# AUTH, and a mechanism if there is one. A word in mixed case is not a mechanism, but may be a password in base64.
 _AUTH = re.compile(rb"\s*(?i:AUTH)(?:\s+(?:[A-Z0-9_-]{1,20}|[a-z0-9_-]{1,20})(?!\S))?")
-# AUTH behind what does not belong there: a NUL, the mark that some editors put before a text, another letter.
+# AUTH after unexpected octets, such as NUL or a byte order mark.
 _MENTIONS_AUTH = re.compile(rb"(?i:AUTH)(?!\S)")
 
 
 def sanitize(line: bytes) -> bytes:
-    """The line of a command as a log may show it: without the credentials of AUTH.
+    """Return a command line for a log: the credentials of AUTH are masked.
 
     >>> sanitize(b"AUTH PLAIN AHVzZXIAcGFzcw==")
     b'AUTH PLAIN ********'
@@ -24,17 +24,17 @@ def sanitize(line: bytes) -> bytes:
 
 
 def begins_auth(line: bytes) -> bool:
-    """Whether a line is AUTH, or was meant to be."""
+    """Whether a line is an AUTH command, or a misspelt one."""
     return line.lstrip()[:4].upper() == b"AUTH"
 
 
 def mentions_auth(line: bytes) -> bool:
-    """Whether a line that is no command, or what it begins with, has to do with AUTH."""
+    """Whether a line that is not a command may contain credentials. The line may be incomplete."""
     return begins_auth(line) or _MENTIONS_AUTH.search(line) is not None
 
 
 def printable(octets: bytes) -> str:
-    """What the client sent, fit for a log."""
+    """Return octets from the client as text for a log."""
     return ascii(octets[:1000])[2:-1]
 
 
@@ -42,19 +42,19 @@ _PATH = re.compile(rb"<([^<>]*)")
 
 
 def path_in(line: bytes) -> str:
-    """What stands for the path in the line of MAIL or RCPT, for a log; the line may be malformed."""
+    """Return the path in a line of MAIL or RCPT, for a log. The line may be malformed."""
     found = _PATH.search(line)
     octets = found[1] if found else line.partition(b":")[2].strip()
     return octets[:320].decode("utf-8", "backslashreplace")
 
 
 def in_one_line(reply: object) -> str:
-    """A reply, or several, fit for a log."""
+    """Return one reply or several as text for a log."""
     return str(reply).replace("\n", " / ")
 
 
 def described(what: object) -> str:
-    """Any object, fit for a log."""
+    """Return any object as text for a log."""
     try:
         return ascii(what)[:200]
     except Exception:

@@ -1,8 +1,8 @@
-"""Observers, which are notified of the events of a connection, and interceptors, which can change what it does.
+"""Observers are notified of the events of a connection. Interceptors can change its behavior.
 
-Each line, reply, message and end passes one place in :mod:`txsmtpd.engine.connection` or
-:mod:`txsmtpd.engine.dispatcher`, which notifies the observer if there is one. Without an observer this costs only a
-comparison with None. Transcripts and metrics are observers; fault injection is an interceptor.
+For each kind of event there is one place in :mod:`txsmtpd.engine.connection` or :mod:`txsmtpd.engine.dispatcher` that
+notifies the observer. Without an observer, this costs one comparison with None. Transcripts are observers, metrics are
+meters, and fault injection is an interceptor.
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ END_OF_DATA = b".\r\n"
 
 
 class Observer:
-    """Is told what happens in one session. Must not raise. Override what is of interest."""
+    """Receives the events of one session. Override the methods that you need. They must not raise exceptions."""
 
     def line_received(self, line: bytes | None) -> None:
         """The client has sent a line.
 
-        :param line: without credentials; None: it is an answer within AUTH, which nobody may see.
+        :param line: the line without credentials. None for a response within AUTH, which is secret.
         """
 
     def line_refused(self, why: str, begins: bytes | None) -> None:
-        """Something has come that is no proper line.
+        """The client has sent something that is not a valid line.
 
         :param why: see :class:`~txsmtpd.engine.lines.BadLine`.
-        :param begins: what it began with; None: that may be secret.
+        :param begins: its first octets. None if they may be secret.
         """
 
     def reply_sent(self, octets: bytes) -> None:
-        """A reply is sent, or a part of one, or several."""
+        """The server sends a reply, a part of one, or several."""
 
     def data_read(self, octets: int, complete: bool, bare_newlines: bool) -> None:
-        """Octets of a message have come: all that followed DATA, or a chunk.
+        """The client has sent a message after DATA, or a chunk after BDAT.
 
-        :param octets: how many, with dots doubled, without the line that ends them.
-        :param complete: whether their end has come.
-        :param bare_newlines: whether there are CR or LF alone among them.
+        :param octets: its size, including dot-stuffing, but without the line that ends it.
+        :param complete: whether it is complete.
+        :param bare_newlines: whether it contains CR or LF alone.
         """
 
     def proxy_header(self, data: ProxyData) -> None:
-        """A PROXY header has come."""
+        """A PROXY header was received."""
 
     def tls_started(self, tls: TLSInfo) -> None:
-        """TLS has begun."""
+        """A TLS handshake is complete."""
 
     def failed(self, what: str, error: BaseException) -> None:
         """A command or a hook has raised an exception. The log has its traceback.
@@ -59,14 +59,14 @@ class Observer:
         """
 
     def fault_injected(self, rule: str, effect: str) -> None:
-        """A fault was made on purpose.
+        """A fault was injected.
 
-        :param rule: why.
-        :param effect: what it is.
+        :param rule: the rule, as text.
+        :param effect: the effect, as text.
         """
 
     def closed(self, cause: BaseException) -> None:
-        """The connection is gone."""
+        """The connection is closed."""
 
 
 class Observers(Observer):
@@ -113,7 +113,7 @@ class Observers(Observer):
 
 
 def observer_of(server: Any, makers: Iterable[Callable[[Any], Observer]]) -> Observer | None:
-    """The observer of a session, made by each of the makers; None: there are none."""
+    """Create the observer of a session from those of all makers. Return None if there are no makers."""
     observers = [make(server) for make in makers]
     if not observers:
         return None
@@ -121,88 +121,94 @@ def observer_of(server: Any, makers: Iterable[Callable[[Any], Observer]]) -> Obs
 
 
 class Meter:
-    """Counts what happens in one session. Unlike an observer it sees no octets, so that it costs next to nothing.
-    Must not raise. Override what is of interest."""
+    """Counts events of one session. Unlike an observer, it does not receive lines and data, so it costs little.
+    Override the methods that you need. They must not raise exceptions."""
 
     __slots__ = ()
 
     def replied(self, verb: bytes, reply: Reply) -> None:
-        """A command has its reply, or the greeting is sent.
+        """The reply to a command, or the greeting, was sent.
 
-        :param verb: that of the command, in upper case, or what the client sent in place of one.
+        :param verb: the verb in upper case, also if the command does not exist.
         """
 
     def decided(self, by: str) -> None:
-        """Somebody other than the server itself decides about the refusal that follows.
+        """A hook or a filter, and not the server, has decided on the refusal that follows.
 
-        :param by: who: ``"hook"``, ``"filter"``, or ``"filter_failure"`` for a filter that could not decide. Of several
-            that tell, the first is the one.
+        :param by: ``"hook"``, ``"filter"``, or ``"filter_failure"`` for a filter that has failed. If this is called
+            several times for one refusal, the first call counts.
         """
 
     def message_complete(self, octets: int) -> None:
-        """All of a message has come; its reply follows."""
+        """A message was received completely. Its reply follows."""
 
     def tls_started(self, tls: TLSInfo) -> None:
-        """TLS has begun."""
+        """A TLS handshake is complete."""
 
     def closed(self, cause: BaseException) -> None:
-        """The connection is gone."""
+        """The connection is closed."""
 
 
 def tell_decider(server: Any, by: str) -> None:
-    """Tell the meter of a session, if there is one, who decides about the refusal that follows."""
+    """Call :meth:`Meter.decided`, if the session has a meter."""
     dispatcher = server._dispatcher
     if dispatcher is not None and dispatcher.meter is not None:
         dispatcher.meter.decided(by)
 
 
 class Interceptor:
-    """May act in place of what one session would do. Override what is of interest; the result is that of a turn."""
+    """Can replace the actions of one session. Override the methods that you need.
+
+    Each is called before an action. It calls *go_on* to perform the action, and returns the result of the turn.
+    """
 
     def connect(self, go_on: Callable[[], Any]) -> Any:
-        """A client has connected, and is going to be greeted, in TLS if that is how connections begin."""
+        """A client has connected. Then it is greeted, after the handshake if TLS is implicit."""
         return go_on()
 
     def greet(self, go_on: Callable[[], Any]) -> Any:
-        """The client is going to be greeted."""
+        """The greeting is due."""
         return go_on()
 
     def command(self, verb: bytes, arg: str | None, go_on: Callable[[], Any]) -> Any:
-        """A command is in order, and is going to be carried out."""
+        """A valid command was received. Then it is executed."""
         return go_on()
 
     async def message(self, octets: int, finish: Callable[[], Any]) -> Any:
-        """A message is complete, and is going to be handed over.
+        """A message was received completely. Then it is passed to the handler.
 
-        :param finish: does so, and returns a coroutine of the reply.
+        :param finish: passes the message on, and returns a coroutine of the reply.
         """
         return await finish()
 
     def tls_context(self, context: Any) -> Any:
-        """The context for the TLS that begins now, in place of the server's."""
+        """Return the context for a TLS handshake that starts now. By default it is the server's."""
         return context
 
 
 class Action:
-    """The result of a turn that does something to the connection in place of a reply."""
+    """The result of a turn that performs an action on the connection instead of returning a reply."""
 
-    closes = False  #: whether nothing is answered any more
-    answers = False  #: whether it gives the turn a reply by itself
+    closes = False  #: whether the action ends the session, so that no reply follows
+    answers = False  #: whether the action sends the reply of the turn itself
 
     def act(self, server: Any) -> None:
-        """Do it, between two turns."""
+        """Perform the action."""
         raise NotImplementedError
 
 
 class Reader(Protocol):
-    """What takes octets that are not lines, until it finds their end."""
+    """Reads octets that are not lines, until it finds their end."""
 
     def feed(self, data: bytes, start: int) -> int:
-        """Take the octets from *start* on; return where what follows them begins, or -1 while there is no end."""
+        """Read the octets from the position *start*.
+
+        :return: the position after the end; -1 if the end is not in the data.
+        """
 
 
 class CountedReader:
-    """A reader of a message's octets whose observer is told how many it has read, and whether CR or LF stand alone.
+    """Wraps the reader of a message. At the end, it calls :meth:`Observer.data_read`.
 
     :param reader: the reader.
     :param observer: the observer.
@@ -228,10 +234,10 @@ class CountedReader:
         return self._newlines.newlines not in (None, "\r\n")
 
     def finish(self) -> None:
-        """The end has come."""
+        """The reader has found the end."""
         dot = len(END_OF_DATA) if isinstance(self.reader, DataReader) else 0
         self._observer.data_read(self._octets - dot, True, self._bare)
 
     def stop(self) -> None:
-        """The end will not come."""
+        """The reader is removed before the end."""
         self._observer.data_read(self._octets, False, self._bare)

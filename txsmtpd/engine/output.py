@@ -1,12 +1,14 @@
-"""Send replies in the turn of the reactor that made them, those of one reading together.
+"""Send replies in the iteration of the reactor in which they were created. Replies to pipelined commands are sent
+together.
 
-``transport.write`` waits for the next turn: it asks the reactor to tell when the socket can be written, is told,
-writes, and takes the request back. A reply is small and the socket is nearly always ready, so where the transport is a
-plain TCP or Unix connection with nothing queued, sending at once spares all that, a third of the work for a short
-message. Over TLS as ``startTLS`` begins it there is a second such wait, for more to encrypt; it is spared as well.
+``transport.write`` waits for the next iteration: it registers the socket with the reactor, writes when the reactor
+calls, and unregisters the socket. But a reply is small, and the socket is nearly always writable. So if the transport
+is a plain TCP or Unix connection without queued data, this module writes to the socket directly. That saves a third of
+the processor time for a short message. Twisted's TLS waits for another iteration to collect data; this is avoided, too.
 
-What the socket does not take at once goes the ordinary way; so does everything in tests, and behind anything that is
-queued. The order of octets is kept, and so is the transport's word to its producer.
+Octets that the socket does not accept immediately are passed to ``transport.write``. So is all output if data is
+queued already, and all output of other transports, such as those of tests. So the order of the octets, and the calls
+to the producer, do not change.
 """
 
 from __future__ import annotations
@@ -21,51 +23,51 @@ from twisted.protocols.tls import BufferingTLSTransport
 Way = Callable[[Any, bytes], None]
 
 RECORD = 2**14  # octets that TLS encrypts as one (RFC 8446 5.1)
-GATHERED = 2048  # octets of replies, at most; then the transport can say that the client does not read them
+GATHERED = 2048  # maximum size of collected replies in octets; more are written, so that back-pressure has an effect
 
 
 class Output:
-    """What is sent over a transport, in order.
+    """Sends octets over a transport, in order.
 
     :param transport: the transport.
     """
 
     __slots__ = ("_transport", "_write", "pending")
-    muted = False  #: whether nothing is sent any more
+    muted = False  #: whether output is discarded
 
     def __init__(self, transport: Any) -> None:
-        self.pending = b""  #: what the transport has not been given yet; more may be added, and :meth:`flush` called
+        self.pending = b""  #: octets to be written; callers append to them, and call :meth:`flush`
         self._transport = transport
         self._write = way_to(transport)
 
     def flush(self) -> None:
-        """Give the transport what was sent."""
+        """Write the pending octets."""
         octets = self.pending
         if octets:
             self.pending = b""
             self._write(self._transport, octets)
 
     def abort(self) -> None:
-        """Forget what the transport has not been given."""
+        """Discard the pending octets."""
         self.stop_waiting()
         self.pending = b""
 
     def stop_waiting(self) -> None:
-        """Do not wait for pending output any more."""
+        """Stop delaying output. Only subclasses delay it."""
 
     def may_close(self, close: Callable[[], None]) -> bool:
-        """Whether the connection may be closed now; if not, *close* is called when it may."""
+        """Whether the connection may be closed now. If not, *close* is called later."""
         return True
 
     def transport_changed(self) -> None:
-        """TLS has begun: there may be a better way to send."""
+        """TLS has started. Choose the fastest way to send over TLS."""
         self._write = way_to(self._transport)
 
 
 def way_to(transport: Any) -> Way:
-    """Return the fastest function to send over a transport; it takes the transport and the octets.
+    """Return the fastest function that sends octets over a transport. Its arguments are the transport and the octets.
 
-    It stays valid as long as the transport exists, but there may be a faster one after TLS has started.
+    The function also works after TLS has started, but there may be a faster one then.
     """
     if not isinstance(transport, Connection):
         return _write
@@ -119,20 +121,20 @@ def encrypt_at_once(transport: Any, octets: bytes) -> None:
     connection = tls.getHandle()
     try:
         encrypted = connection.send(octets)
-    except Error:  # or TLS must read first; either way Twisted's own path knows what to do
+    except Error:  # for example, TLS must read first: Twisted handles this
         transport.write(octets)
         return
-    # What is behind the TLS layer is written to as it writes there itself.
+    # Write to the transport below the TLS layer, as the TLS layer does.
     _send(transport, tls.transport, connection.bio_read(2 * RECORD))
     if encrypted < len(octets):
         transport.write(octets[encrypted:])
 
 
 def _send(connection: Any, ordinary: Any, octets: bytes) -> None:
-    """Give the socket what it takes, and the rest to the ordinary way."""
+    """Write to the socket, and pass the octets that it does not accept to the *ordinary* transport."""
     sent = connection.writeSomeData(octets)
     if not isinstance(sent, int):
-        # The connection is broken. The transport finds out for itself, and tells the protocol in its own time.
+        # The connection is lost. The transport notices this later, and notifies the protocol.
         ordinary.write(octets)
     elif sent < len(octets):
         ordinary.write(octets[sent:])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 
-# Methods of a server's class that other frameworks call, and what to write instead.
+# Methods that other frameworks call, and what to use instead.
 NEVER_CALLED = {
     "connection_lost": "connectionLost",
     "data_received": "dataReceived",
@@ -30,8 +30,8 @@ OVERRIDABLE = {
     "_create_envelope",
     "_abc_impl",
     "_authenticator",
-}  # although their names have an underscore
-# What the engine calls and does not await.
+}  # may be overridden, although their names start with an underscore
+# Methods that the engine calls without awaiting the result.
 PLAIN = (
     "_create_envelope",
     "_create_session",
@@ -46,13 +46,12 @@ PLAIN = (
 
 
 def check_overrides(cls: type, base: type) -> None:
-    """Check a subclass of the framework's protocol.
+    """Check a subclass of the framework's protocol. A ``smtp_STARTTLS`` that uses asyncio's TLS is removed, with a
+    warning.
 
     :param base: the protocol's class.
-    A ``smtp_STARTTLS`` that begins TLS by asyncio is left out, with a warning.
-
-    :raises TypeError: for a method that the server would never call, or that is the server's own, or a coroutine
-        function where it must be plain.
+    :raises TypeError: for a method that would never be called, for a private method of the server, and for a coroutine
+        function that must be a plain function.
     """
     names = {*vars(base), *base.__annotations__}
     private = {name for name in names if name.startswith("_") and not name.endswith("__")} - OVERRIDABLE

@@ -1,7 +1,7 @@
-"""What a class of protocols is: its tables follow its methods, and its attributes its settings.
+"""The metaclass of protocols, and their attributes: support for changes to a class or an object at run time.
 
 Programs that were written for aiosmtpd, and tests with mocks, replace commands of a class or of an object, and set
-options as attributes. Nothing here is called for a command or a reply.
+options as attributes. Nothing in this module is called for a command or a reply.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ _METHODS = (PREFIX, "auth_")
 
 
 class ProtocolClass(ABCMeta):
-    """The class of protocol classes: a command that is set, or deleted, after the class was made takes effect for the
-    connections that come."""
+    """The metaclass of protocols. A command that is set or deleted later takes effect for new connections."""
 
     def __setattr__(cls, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -33,7 +32,7 @@ class ProtocolClass(ABCMeta):
             cls.find_methods()
 
     def find_methods(cls) -> None:
-        """Make the tables of the class, and of its subclasses, anew."""
+        """Update the tables of commands and mechanisms, of the class and its subclasses."""
         own: Any = cls
         own.commands = commands_of(cls)
         base = next(each for each in reversed(cls.__mro__) if isinstance(each, ProtocolClass))
@@ -44,7 +43,7 @@ class ProtocolClass(ABCMeta):
 
 
 def with_own_commands(server: Any) -> Mapping[bytes, Command]:
-    """The commands of a protocol, with those that are attributes of the object itself."""
+    """Return the commands of a protocol, including those that are attributes of the object."""
     commands = dict(server.commands)
     for name, function in vars(server).items():
         verb = name.removeprefix(PREFIX)
@@ -55,7 +54,7 @@ def with_own_commands(server: Any) -> Mapping[bytes, Command]:
 
 
 def _own_command(verb: str, function: Callable[[Any], Any], known: Command | None) -> Command:
-    """A command that is an attribute of the object. What the class's command needs and counts as holds for it, too."""
+    """Create a command from an attribute of the object. It inherits the rules of the class's command."""
     declared = getattr(function, "__smtp_syntax__", None)
     method = partial(_call, function)
     if known is not None:
@@ -70,7 +69,7 @@ def _call(function: Callable[[Any], Any], server: Any, arg: Any) -> Any:
 
 
 class SizeLimits(dict[str, int]):
-    """The limits of a protocol's command lines by verb, in octets. Setting one changes it for that protocol alone."""
+    """The maximum length of a protocol's command lines by verb, in octets. Setting one affects only that connection."""
 
     def __init__(self, server: Any) -> None:
         super().__init__({verb.decode("ascii"): limit for verb, limit in server.settings.line_limits.items()})
@@ -87,7 +86,7 @@ class SizeLimits(dict[str, int]):
 
 
 class Readable:
-    """An attribute that is an option's value, unless the object has one of its own."""
+    """An attribute that returns the value of an option, unless it is set on the object."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -97,9 +96,9 @@ class Readable:
 
 
 def setting(name: str, description: str) -> Any:
-    """An attribute that is an option's value. To set it changes the option for this connection alone.
+    """Create an attribute that returns the value of an option. Setting it changes the option for this connection only.
 
-    :param name: of the field of :class:`~txsmtpd.settings.Settings`.
+    :param name: the name of the option in :class:`~txsmtpd.settings.Settings`.
     """
 
     def get(server: Any) -> Any:

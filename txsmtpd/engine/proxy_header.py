@@ -23,20 +23,20 @@ from txsmtpd.wire.proxy import ProxyData, ProxyReader
 
 
 class ProxyHeaderError(Exception):
-    """A connection did not begin with a good PROXY header, or ``handle_PROXY`` refused it; it is gone."""
+    """The connection was closed, because it has no valid PROXY header, or because ``handle_PROXY`` has rejected it."""
 
 
 def expects_header(server: Any) -> bool:
-    """Whether a connection has to begin with a PROXY header."""
+    """Whether a connection must start with a PROXY header."""
     proxies = server.settings.proxies
     return proxies is not None and server.session.peer in proxies
 
 
 class ProxyHeader:
-    """A stage of a connection: it awaits the PROXY header.
+    """A stage of a connection: it waits for the PROXY header.
 
-    :param server: the protocol, as users see it.
-    :param welcome: greets the client, once it is known who it is.
+    :param server: the protocol that users see.
+    :param welcome: called when the client is known; returns the greeting.
     """
 
     __slots__ = ("_call", "_reader", "_server", "_welcome")
@@ -86,26 +86,26 @@ class ProxyHeader:
         return await greeting if isinstance(greeting, Awaitable) else greeting
 
     async def _lets_in(self, data: ProxyData) -> bool:
-        """The word of ``handle_PROXY``. One that fails, or takes too long, lets nobody in."""
+        """Whether ``handle_PROXY`` accepts the connection. It does not if it raises an exception or times out."""
         dispatcher = self._server._dispatcher
         try:
             return bool(await dispatcher.ask_hook("PROXY", data))
-        except (CancelledError, GeneratorExit):  # the latter also where nobody waits for the hook any more
+        except (CancelledError, GeneratorExit):
             return False
         except BaseException as error:
             dispatcher.log_failure("handle_PROXY", error)
             return False
 
     def _refusal_of_factory(self) -> Reply | None:
-        """What the client, who is known now, is rejected with; None: it is let in."""
+        """Ask the factory whether the client may connect. Return the refusal, or None."""
         proxied = getattr(self._server.factory, "proxied", None)
         refusal: Reply | None = None if proxied is None else proxied(self._server)
         return refusal
 
-    # Ends without a word
+    # Closing without a reply
 
     def _refuse(self, why: str, cause: BaseException | None = None) -> None:
-        """Tell the log why the connection ends. If this is in a turn, the turn's end closes it."""
+        """Log why the connection is rejected, and close it at the end of the turn."""
         server, connection = self._server, self._server._connection
         if connection.closing:
             return
@@ -114,7 +114,7 @@ class ProxyHeader:
         peer = session.peer if session.proxy_peer is None else session.proxy_peer
         dispatcher = server._dispatcher
         dispatcher.log(events.PROXY_REFUSED, proxy=client_text(peer), reason=why)
-        dispatcher.pushed = dispatcher.closes_after_reply = True  # as if all had been said
+        dispatcher.pushed = dispatcher.closes_after_reply = True  # so that no reply is sent
 
     def _took_too_long(self) -> None:
         self.cancel()
@@ -140,7 +140,7 @@ class ProxyHeader:
         return True
 
     def cancel(self) -> None:
-        """The header is not waited for any more."""
+        """Stop waiting for the header."""
         connection = self._server._connection
         if connection.stage is self:
             connection.stage = None

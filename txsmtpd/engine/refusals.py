@@ -1,4 +1,4 @@
-"""What the engine replies to lines that are no commands, before TLS, and when the server cannot go on."""
+"""The replies of the engine to lines that are not commands, to commands before TLS, and during a shutdown."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ LINES_REFUSED = {
     "foreign": FOREIGN_PROTOCOL,
 }
 PAYLOAD_UNKNOWN = Reply(421, "4.5.4", "Invalid chunk size, closing connection")
-# LINES_REFUSED, for lines that answer what a command has asked (RFC 4954 4).
+# The same for lines that are responses to a challenge (RFC 4954 4).
 ANSWERS_REFUSED = LINES_REFUSED | {
     "long": Reply(500, "5.5.6", "Authentication exchange line is too long"),
     "missing": Reply(501, "5.7.0", "The connection was closed before the response"),
 }
 NOT_RECOGNIZED = Reply(500, "5.5.2", "Command not recognized")
 
-# Whoever speaks these, or header fields, is a web browser or worse, made to send mail by somebody else.
+# Commands of HTTP. A client that sends these, or header fields, is not an SMTP client. It may be a web browser that an
+# attacker uses to send mail.
 FOREIGN_VERBS = frozenset(b"CONNECT DELETE GET HEAD OPTIONS PATCH POST PRI PUT TRACE".split())
-_HEADER_FIELD = re.compile(rb"(?!MAIL|RCPT)[A-Z][A-Z0-9-]*:")  # "MAILFROM:" is only a slip
+_HEADER_FIELD = re.compile(rb"(?!MAIL|RCPT)[A-Z][A-Z0-9-]*:")  # "MAILFROM:" is a mistake of an SMTP client
 
 
 def reply_to_unknown(verb: bytes, line: bytes) -> Reply:
-    """The reply to a line that begins with the verb of no command.
+    """Return the reply to a line with an unknown verb.
 
-    :param verb: its first word, in upper case.
+    :param verb: the first word, in upper case.
     """
     if verb in FOREIGN_VERBS or _HEADER_FIELD.match(verb) or verb.startswith(b"SSH-"):
         return FOREIGN_PROTOCOL

@@ -6,16 +6,16 @@ from typing import Protocol
 
 
 class Stage(Protocol):
-    """Is told, in place of commands, what happens to the connection whose ``stage`` it is."""
+    """Receives the events of a connection while it is the connection's ``stage``."""
 
     def input_ended(self) -> None:
         """The client has closed its side."""
 
     def connection_lost(self, reason: BaseException) -> None:
-        """The connection is gone. ``connection.cause`` may say why, in place of the reason."""
+        """The connection is lost. The stage may set ``connection.cause`` to a more precise exception."""
 
     def idle(self) -> bool:
-        """The client has said nothing for too long; True: the stage has seen to it."""
+        """The client was idle for too long. Return whether the stage has handled this."""
 
     def cancel(self) -> None:
-        """The connection is going to be closed."""
+        """The server is going to close the connection."""
