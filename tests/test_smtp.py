@@ -30,6 +30,7 @@ from tests.support import (
     in_three_forms,
 )
 from txsmtpd import SMTP, Envelope, Refused, Reply, Session, syntax
+from txsmtpd.engine.lines import ENDLESS_LINE
 
 FOREIGN = [
     b"GET / HTTP/1.1",
@@ -596,10 +597,10 @@ class LineTests(SynchronousTestCase):
             self.assertIsNone(client.server.envelope.mail_from)
 
     def test_endlessLine(self) -> None:
-        """A line of more than 64 KB ends the session with 421, whether its end comes or not."""
-        for line in (b"x" * 70_000, b"x" * 70_000 + b"\r\n"):
+        """A line of more than 2 MiB ends the session with 421, whether its end comes or not."""
+        for line in (b"x" * (ENDLESS_LINE + 10), b"x" * (ENDLESS_LINE + 10) + b"\r\n"):
             client = greeted()
-            client.say(line, range(1000, len(line), 1000))
+            client.say(line, range(10_000, len(line), 10_000))
             self.assertEqual(codes(client.heard()), [421])
             self.assertTrue(client.closed)
 

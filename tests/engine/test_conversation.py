@@ -24,6 +24,7 @@ from tests.support import (
     handler,
 )
 from txsmtpd import SMTP, Envelope, SMTPFactory
+from txsmtpd.engine.lines import ENDLESS_LINE
 from txsmtpd.engine.turn import PREMATURE_CLOSE_GRACE
 from txsmtpd.testing.dialog import Dialog
 from txsmtpd.wire.data import EXCESS
@@ -542,7 +543,7 @@ class BoundedTests(SynchronousTestCase):
     def test_endlessLine(self) -> None:
         """A line without end keeps memory bounded, and ends the session."""
         client = Client()
-        for _ in range(100):
+        for _ in range(ENDLESS_LINE // 1000 + 2):
             client.say(b"x" * 1000)
             self.assertLess(len(client.server._connection.lines.data), 2000)
             if client.closed:
