@@ -105,9 +105,15 @@ import django, pytest
 from django.conf import settings
 from django.core.mail import send_mail
 from django.test import override_settings
+from txsmtpd.testing import MailCatcher
 
 settings.configure()
 django.setup()
+
+def test_settings_alone():
+    with MailCatcher(tls=%r) as catcher, override_settings(**catcher.django_settings()):
+        send_mail("Welcome", "Hello!", "app@example.com", ["bob@example.com"])
+        assert catcher.wait().tls is not None
 
 @pytest.mark.parametrize("number", [1, 2])
 @pytest.mark.mail_catcher(tls=%r)
@@ -270,10 +276,10 @@ class PytestTests(ProcessTestCase):
         """Django's clients trust the certificate by django_settings(), others by the fixture."""
         once()
         for tls in "starttls", "implicit":
-            self.write("test_tls.py", DJANGO_TLS % tls)
+            self.write("test_tls.py", DJANGO_TLS % (tls, tls))
             status, said = self.pytest("-q", "test_tls.py")
             self.assertEqual(status, 0, said)
-            self.assertIn("3 passed", said)
+            self.assertIn("4 passed", said)
 
     def test_notUsed(self) -> None:
         """Where no fixture of it is used, the plugin imports neither Twisted nor txsmtpd."""
