@@ -178,7 +178,8 @@ class SummaryTests(HandlerTestCase):
         octets = (
             f"From: {evil}\r\nSubject: {evil}\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n"
             f"--b\r\n\r\n\x1b[2J\x9b\u202e\r\n"
-            f'--b\r\nContent-Type: a\x1b[2J/b\r\nContent-Disposition: attachment; filename="{evil}\x1b"\r\n\r\nx\r\n--b--\r\n'
+            f'--b\r\nContent-Type: a\x1b[2J/b\r\nContent-Disposition: attachment; filename="{evil}\x1b"\r\n\r\n'
+            f"x\r\n--b--\r\n"
         )
         printed = self.printed(octets.encode())
         self.assertTrue(all(line.isprintable() for line in printed.splitlines()), printed)

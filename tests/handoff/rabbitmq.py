@@ -44,6 +44,7 @@ class Broker:
         if not os.path.exists(SERVER):
             raise not_here("RabbitMQ is not installed; on Debian it is in the package rabbitmq-server")
         self.folder = Path(tempfile.mkdtemp(prefix="txsmtpd-rabbitmq-"))
+        atexit.register(self.remove)
         self.port = free_port()
         self.tls_port = free_port()
         self.distribution = free_port()
@@ -114,7 +115,6 @@ class Broker:
             self._epmd = subprocess.Popen(
                 [epmd, "-address", "127.0.0.1", "-port", str(self.epmd_port)], env=self.environment()
             )
-            atexit.register(self.remove)
         with (self.folder / "output").open("ab") as output:
             self.process = subprocess.Popen(
                 [SERVER], env=self.environment(), stdout=output, stderr=output, start_new_session=True

@@ -89,7 +89,8 @@ class OptionTests(SynchronousTestCase):
 
     def test_mistakes(self) -> None:
         """What will not do is refused before anything listens."""
-        folder = tempfile.mkdtemp()
+        folder = os.path.abspath(self.mktemp())
+        os.mkdir(folder)
         other = os.path.join(folder, "other")
         with open(other, "w", encoding="utf-8") as file:
             file.write("not a database, but long enough to be looked at " * 100)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -117,6 +118,4 @@ class Systemd:
             assert self.process.stderr is not None
             self.process.stderr.close()
         self._notified.close()
-        for path in Path(self.folder).iterdir():
-            if not path.is_dir():
-                path.unlink()
+        shutil.rmtree(self.folder)

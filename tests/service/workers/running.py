@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import smtplib
 import subprocess
@@ -74,6 +75,7 @@ class Master:
         once()
         self.workers = workers
         self.folder = Path(tempfile.mkdtemp())
+        case.addCleanup(shutil.rmtree, self.folder)
         for name, text in {"naming.py": HANDLER, **files}.items():
             (self.folder / name).write_text(text)
         prepare(self.folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import smtplib
 import socket
@@ -126,7 +127,9 @@ class ServingTests(SynchronousTestCase):
 
     def test_unixSocket(self) -> None:
         """A Unix socket keeps its mode and its path when a worker dies, and is gone with the master."""
-        path = os.path.join(tempfile.mkdtemp(), "lmtp")
+        folder = tempfile.mkdtemp()  # the path of a socket is short
+        self.addCleanup(shutil.rmtree, folder)
+        path = os.path.join(folder, "lmtp")
         master = Master(self, "--handler=naming.naming", listen=f"--listen-lmtp=unix:{path}:mode=660")
         master.wait_for("is ready", 2)
         os.kill(master.pids()[0], signal.SIGKILL)
@@ -298,7 +301,8 @@ class RefusalTests(SynchronousTestCase):
     """What cannot be, told in one line and a status."""
 
     def run_command(self, *options: str) -> tuple[int, str]:
-        folder = tempfile.mkdtemp()
+        folder = os.path.abspath(self.mktemp())
+        os.mkdir(folder)
         words = [sys.executable, "-m", "twisted", "smtpd", *options]
         done = subprocess.run(words, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=60)
         return done.returncode, done.stderr
