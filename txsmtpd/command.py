@@ -97,7 +97,7 @@ class Command:
     rate: str | None = None
 
     def is_listed(self, server: Any) -> bool:
-        """Return whether HELP lists the command at present."""
+        """Return True if HELP lists the command at present."""
         if self.syntax is None:
             return False
         when = self.syntax.when

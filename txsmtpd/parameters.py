@@ -61,4 +61,4 @@ class Recipient:
     valid_since: ValidSince | None = None  #: since when the recipient must have owned the mailbox (RFC 7293)
 
 
-NOTHING_SAID = Recipient()
+NO_PARAMETERS = Recipient()

@@ -15,7 +15,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
-from txsmtpd.parameters import NOTHING_SAID, DeliverBy, Recipient, Return
+from txsmtpd.parameters import NO_PARAMETERS, DeliverBy, Recipient, Return
 from txsmtpd.wire.forwarded import XClientData, XForwardData
 from txsmtpd.wire.proxy import ProxyData
 
@@ -128,7 +128,7 @@ class Envelope:
     xforward: XForwardData | None = None  #: the origin of the message, as given by XFORWARD
     mt_priority: int | None = None  #: from -9 to 9 (RFC 6710)
     hold_until: datetime | None = None  #: the time in UTC before which it must not be relayed (RFC 4865)
-    recipient: Recipient = NOTHING_SAID  #: the parameters of the current RCPT; see :attr:`recipients`
+    recipient: Recipient = NO_PARAMETERS  #: the parameters of the current RCPT; see :attr:`recipients`
     filters: Mapping[str, Any] = MappingProxyType({})  #: the results of filters, by filter name
     dropped: tuple[str, ...] = ()  #: accepted recipients that get no message; see :meth:`drop`
     rcpt_tos: list[str]  #: the forward-paths of the accepted recipients, in order
@@ -137,7 +137,7 @@ class Envelope:
     original_content: bytes | None = None  #: the message as received, without dot-stuffing
 
     #: the data for *recipients*: the forward-path and its parameters, by index in *rcpt_tos*
-    said_of: dict[int, tuple[str, Recipient]] | None = None
+    recipient_parameters: dict[int, tuple[str, Recipient]] | None = None
 
     def __init__(self) -> None:
         self.mail_from = None
@@ -152,10 +152,10 @@ class Envelope:
     @property
     def recipients(self) -> list[Recipient]:
         """The parameters of RCPT for each of *rcpt_tos*, in the same order."""
-        said_of = self.said_of or {}
-        found = (said_of.get(place, ("", NOTHING_SAID)) for place in range(len(self.rcpt_tos)))
+        recipient_parameters = self.recipient_parameters or {}
+        found = (recipient_parameters.get(place, ("", NO_PARAMETERS)) for place in range(len(self.rcpt_tos)))
         # A hook may have replaced a recipient by another since then.
-        return [said if path == of else NOTHING_SAID for path, (of, said) in zip(self.rcpt_tos, found, strict=True)]
+        return [given if path == of else NO_PARAMETERS for path, (of, given) in zip(self.rcpt_tos, found, strict=True)]
 
     def __repr__(self) -> str:
         return f"<Envelope from={self.mail_from!r} to={self.rcpt_tos!r}>"

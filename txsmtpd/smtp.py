@@ -56,7 +56,7 @@ from txsmtpd.engine.overrides import check_overrides
 from txsmtpd.engine.protocol_class import ProtocolClass, Readable, SizeLimits, setting, with_own_commands
 from txsmtpd.engine.proxy_header import ProxyHeaderError
 from txsmtpd.extensions import auth, chunking, starttls
-from txsmtpd.parameters import NOTHING_SAID
+from txsmtpd.parameters import NO_PARAMETERS
 from txsmtpd.reply import FAILED, GOODBYE, OK, Refused, Reply, is_part, parse_status
 from txsmtpd.session import Envelope, Session, place_of
 from txsmtpd.settings import CALL_LIMIT_DEFAULT, DATA_SIZE_DEFAULT, ERROR_LIMIT, IDENT, Parameters, Settings
@@ -581,11 +581,11 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
                 self._dispatcher.warn_of_lost_recipient(path)
             if parameters:
                 # A hook may have added no recipient, or several. The parameters apply to all of them.
-                said, envelope.recipient = envelope.recipient, NOTHING_SAID
-                if envelope.said_of is None:
-                    envelope.said_of = {}
+                given, envelope.recipient = envelope.recipient, NO_PARAMETERS
+                if envelope.recipient_parameters is None:
+                    envelope.recipient_parameters = {}
                 for place in range(known, len(envelope.rcpt_tos)):
-                    envelope.said_of[place] = envelope.rcpt_tos[place], said
+                    envelope.recipient_parameters[place] = envelope.rcpt_tos[place], given
         return reply
 
     def add_recipient(self, forward_path: str, rcpt_options: list[str]) -> Reply:

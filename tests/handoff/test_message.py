@@ -78,7 +78,13 @@ class EnvelopeTests(SynchronousTestCase):
         made = envelope_of(
             server(lmtp=True),
             session(ssl=TLSInfo("TLSv1.3", "AES"), authenticated=True, login_data=b"ann"),
-            envelope("b@y.test", "c@y.test", dsn_return=Return.HEADERS, dsn_id="77", said_of={0: ("b@y.test", said)}),
+            envelope(
+                "b@y.test",
+                "c@y.test",
+                dsn_return=Return.HEADERS,
+                dsn_id="77",
+                recipient_parameters={0: ("b@y.test", said)},
+            ),
             "the-id",
         )
         self.assertEqual(made["client"]["tls"], {"version": "TLSv1.3", "cipher": "AES"})

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 
 from txsmtpd.filters.header import END, Header
 from txsmtpd.filters.spool import Spool
-from txsmtpd.parameters import NOTHING_SAID
+from txsmtpd.parameters import NO_PARAMETERS
 from txsmtpd.reply import Refused
 from txsmtpd.session import Envelope
 from txsmtpd.wire import grammar
@@ -150,8 +150,8 @@ class FilteredMessage:
             return
         self.recipients_changed = True
         envelope.rcpt_tos[:] = [path for path, _ in kept]
-        envelope.said_of = {
-            place: (path, about) for place, (path, about) in enumerate(kept) if about is not NOTHING_SAID
+        envelope.recipient_parameters = {
+            place: (path, about) for place, (path, about) in enumerate(kept) if about is not NO_PARAMETERS
         }
 
     def quarantine(self, reason: str) -> None:

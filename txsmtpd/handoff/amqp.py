@@ -183,7 +183,7 @@ class AMQPTarget(Service):
             self._disconnect("the server stops")
 
     async def _until_gone(self) -> bool:
-        """Wait until the connection is lost. Return whether it was too short to reconnect at once."""
+        """Wait until the connection is lost. Return True if it was too short to reconnect at once."""
         since = self.reactor.seconds()
         why = await self._gone
         self._disconnect(why)

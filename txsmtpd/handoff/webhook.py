@@ -243,7 +243,7 @@ class WebhookTarget(Service):
         raise _outcome(failure)
 
     async def _once(self, url: Url, request: Request) -> tuple[bool, Answer | Failure]:
-        """Make one attempt. Return whether it used a persistent connection, and the response or the failure."""
+        """Make one attempt. Return True if it used a persistent connection, and the response or the failure."""
         from twisted.web.http_headers import Headers
 
         agent = self._the_agent()

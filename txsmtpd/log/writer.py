@@ -118,7 +118,7 @@ class Writer:
                 pass
 
     def _write_some(self) -> bool:
-        """Write queued lines. Return whether there may be more."""
+        """Write queued lines. Return True if there may be more."""
         with self._lock:
             lines, self._lines, self._size = self._lines, [], 0
             reopens, self._reopens = self._reopens, False

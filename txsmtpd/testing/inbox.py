@@ -183,7 +183,7 @@ class Store:
             each.forget()
 
     def give_up(self, waiter: _Waiter) -> bool:
-        """Remove a waiter. Return whether it was still waiting."""
+        """Remove a waiter. Return True if it was still waiting."""
         with self.lock:
             if waiter not in self._waiters:
                 return False

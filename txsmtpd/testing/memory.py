@@ -282,7 +282,7 @@ class End(Wire):
     # What a reactor does
 
     def step(self) -> bool:
-        """Do the pending work of this end. Return whether there was any."""
+        """Do the pending work of this end. Return True if there was any."""
         moved = self._read()
         if self._handshake_due:
             self._handshake_due = False

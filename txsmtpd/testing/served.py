@@ -206,7 +206,7 @@ class InboxOfRun:
             self._thread.run(self._store.put_session, record_of(transcript))
 
     def failed(self, name: str) -> bool:
-        """A test has failed: add a tag to its messages. Return whether there are any."""
+        """Add the tag of failed tests to the messages of a test. Return True if there are any."""
         return bool(self._thread.run(self._mark, tag_of(name)))
 
     async def _mark(self, tag: str) -> int:

@@ -123,7 +123,7 @@ async def add(call: Call) -> Response:
 
 
 def remove_rules(call: Call, which: Callable[[Rule], bool]) -> bool:
-    """Remove the matching rules of this scope. Return whether there were any."""
+    """Remove the matching rules of this scope. Return True if there were any."""
     removed = [rule for rule in rules(call) if which(rule)]
     for rule in removed:
         _faults(call).remove(rule)

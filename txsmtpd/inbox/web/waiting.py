@@ -42,7 +42,7 @@ class Arrivals:
             waiting.callback(has_come)
 
     async def next(self, until: float) -> bool:
-        """Wait for more mail. Return whether some arrived in time.
+        """Wait for more mail. Return True if some arrived in time.
 
         :param until: the deadline, in the reactor's time.
         """
