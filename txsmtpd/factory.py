@@ -173,8 +173,7 @@ class SMTPFactory(ServerFactory):
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         protocol: Protocol
         peer = place_of(addr)
-        elsewhere = 0 if self.connections_elsewhere is None else self.connections_elsewhere()
-        if self.connection_limit is not None and len(self.connections) + elsewhere >= self.connection_limit:
+        if self.connection_limit is not None and self._connections_of_all() >= self.connection_limit:
             protocol = self._turn_away(peer, "full")
         elif any(places.is_full(peer) for places in self.places):
             protocol = self._turn_away(peer, "network")
@@ -182,6 +181,10 @@ class SMTPFactory(ServerFactory):
             protocol = self.protocol(self.handler, settings=self.settings)
         protocol.factory = self
         return protocol
+
+    def _connections_of_all(self) -> int:
+        """The number of connections of all processes."""
+        return len(self.connections) + (0 if self.connections_elsewhere is None else self.connections_elsewhere())
 
     def _turn_away(self, peer: Any, why: str) -> Protocol:
         self._note_refused(peer, why)
@@ -207,7 +210,7 @@ class SMTPFactory(ServerFactory):
         if self.places and not expects_header(protocol):
             for places in self.places:
                 places.take(protocol, protocol.session.peer)
-        if self.stress.update(len(self.connections), self.connection_limit):
+        if self.stress.update(self._connections_of_all(), self.connection_limit):
             self._stress_changed()
         elif self.stress.active:
             self._hurry(protocol)
@@ -234,7 +237,7 @@ class SMTPFactory(ServerFactory):
             self.connections_changed()
         for places in self.places:
             places.leave(protocol)
-        if self.stress.update(len(self.connections), self.connection_limit):
+        if self.stress.update(self._connections_of_all(), self.connection_limit):
             self._stress_changed()
         if self._drained and not self.connections:
             waiting, self._drained = self._drained, []
@@ -249,7 +252,7 @@ class SMTPFactory(ServerFactory):
         :param seconds: how late the reactor ran a timed call.
         """
         self.stress.lag = seconds
-        if self.stress.update(len(self.connections), self.connection_limit):
+        if self.stress.update(self._connections_of_all(), self.connection_limit):
             self._stress_changed()
 
     def _stress_changed(self) -> None:

@@ -17,6 +17,29 @@ from txsmtpd.service.workers.worker import count_for_host
 MESSAGE = TRANSACTION + b"DATA\r\nhi\r\n.\r\n"
 
 
+class HostTests(SynchronousTestCase):
+    """What is counted for the host."""
+
+    def test_stress(self) -> None:
+        """All workers are under stress when the connections of all of them come near the limit, and no more when they
+        have become fewer, on whichever worker."""
+        page, sketch = Page(2, 1), Sketch(2)
+        self.addCleanup(page.close)
+        self.addCleanup(sketch.close)
+        workers = [factory(handler(), connection_limit=10) for _ in range(2)]
+        for row, worker in enumerate(workers):
+            count_for_host(worker, page, sketch, row, 0)
+        clients = [[Client(factory=worker) for _ in range(4)] for worker in workers]
+        for worker in workers:
+            worker.reactor_late(0.0)
+        self.assertEqual([worker.stress.active for worker in workers], [True, True])
+        for client in clients[0]:
+            client.talk(b"QUIT\r\n")
+        for worker in workers:
+            worker.reactor_late(0.0)
+        self.assertEqual([worker.stress.active for worker in workers], [False, False])
+
+
 class CostTests(SynchronousTestCase):
     """What it costs to be one of several."""
 
