@@ -19,10 +19,10 @@ PREMATURE_CLOSE_GRACE = 0.5  # seconds; see `Connection.input_closed`
 
 
 class Turn:
-    """The turn of a connection that waits.
+    """A turn that waits.
 
-    :param connection: whose turn it is.
-    :param result: fires with the turn's result.
+    :param connection: the connection.
+    :param result: a Deferred that fires with the turn's result.
     """
 
     __slots__ = ("_connection", "_deadline", "_expired", "_result", "finished")
@@ -32,22 +32,22 @@ class Turn:
         self._result = result
         self._deadline: IDelayedCall | None = None
         self._expired = False
-        self.finished = False  #: what the turn waited for has ended
+        self.finished = False  #: whether the Deferred has fired
 
     def wait(self) -> None:
-        """Wait for the result. The connection has this turn already."""
+        """Start to wait for the result."""
         if self._connection.waits_for_server:
             self.start_deadline()
         self._result.addCallbacks(self._done, self._failed)
 
     def cancel(self) -> None:
-        """Cancel what the turn waits for."""
+        """Cancel the turn."""
         self._result.cancel()
 
     # Time
 
     def start_deadline(self) -> None:
-        """The server works at the turn: the client owes nothing, and the server must not take too long."""
+        """Start the deadline of the server: the turn waits for a hook, and not for the client."""
         connection = self._connection
         connection.paused = True
         if connection.input_ended and not connection.quit_received:
@@ -56,13 +56,13 @@ class Turn:
             self._deadline = connection.call_later(connection.server.settings.hook_timeout, self._took_too_long)
 
     def stop_deadline(self) -> None:
-        """It is the client's turn to act, or the turn is over."""
+        """Stop the deadline of the server: the turn waits for the client, or is over."""
         if self._deadline is not None and self._deadline.active():
             self._deadline.cancel()
         self._deadline = None
 
     def _took_too_long(self) -> None:
-        """Cancel it. If it continues anyway, close the connection, so that there is no second reply."""
+        """Cancel the turn. If it ignores that and still runs, close the connection, so that there is no second reply."""
         self._expired = True
         self._result.cancel()
         connection = self._connection
@@ -92,5 +92,5 @@ class Turn:
                 connection.run(dispatcher.reply_for_error, failure.value)
             connection.go_on()
         elif not failure.check(CancelledError):
-            # Nobody waits for it any more, but the log should know.
+            # The reply is not needed any more, but the exception is logged.
             Deferred.fromCoroutine(dispatcher.reply_for_error(failure.value))
