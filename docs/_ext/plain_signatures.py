@@ -7,6 +7,7 @@ from sphinx.application import Sphinx
 CLASS = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
 FUNCTION = re.compile(r"<(?:built-in )?function (?:\w+\.)*(\w+)>")
 LAMBDA = re.compile(r"<function [\w.]*<lambda>>")
+TABLE = re.compile(r"=\(\(.*\)\)(?=[,)])")
 
 
 def plain(
@@ -16,7 +17,8 @@ def plain(
         return None
     if signature == "(*args, **kwargs)" and getattr(thing, "_is_protocol", False):
         return "", returns
-    return FUNCTION.sub(r"\1", CLASS.sub(r"\1", LAMBDA.sub("...", signature))), returns
+    signature = TABLE.sub("=(...)", LAMBDA.sub("...", signature))
+    return FUNCTION.sub(r"\1", CLASS.sub(r"\1", signature)), returns
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -62,7 +62,7 @@ class Turn:
         self._deadline = None
 
     def _took_too_long(self) -> None:
-        """Cancel the turn. If it ignores that and still runs, close the connection, so that there is no second reply."""
+        """Cancel the turn. If it still runs, close the connection, so that there is no second reply."""
         self._expired = True
         self._result.cancel()
         connection = self._connection
