@@ -175,7 +175,7 @@ class SMTPFactory(ServerFactory):
         peer = place_of(addr)
         if self.connection_limit is not None and self._connections_of_all() >= self.connection_limit:
             protocol = self._turn_away(peer, "full")
-        elif any(places.is_full(peer) for places in self.places):
+        elif self.places and any(places.is_full(peer) for places in self.places):
             protocol = self._turn_away(peer, "network")
         else:
             protocol = self.protocol(self.handler, settings=self.settings)

@@ -181,7 +181,8 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
             self._given = frozenset(options)
             give_notice(self.settings)
         self.commands = self.settings.commands_of(type(self))
-        self._choose_parsers()
+        if self.settings.lenient_addresses:
+            self._choose_parsers()
 
     def _choose_parsers(self) -> None:
         if self.settings.lenient_addresses:

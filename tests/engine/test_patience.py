@@ -302,6 +302,16 @@ class StressTests(LoggingTestCase):
         before.settle()
         self.assertTrue(before.closed and after.closed)
 
+    def test_newcomerLeaves(self) -> None:
+        """Who comes and goes while it lasts leaves no timer behind."""
+        factory = SMTPFactory()
+        factory.reactor_late(1)
+        client = self.client(factory, 1)
+        client.wait(1)
+        self.assertFalse(client.closed)
+        client.vanish()
+        self.assertEqual(client.clock.getDelayedCalls(), [])
+
     def test_lag(self) -> None:
         """A reactor that is late is a reason, too."""
         factory = SMTPFactory()

@@ -512,8 +512,10 @@ class Connection:
     def _stop_everything(self) -> None:
         self.closing = True
         self.lines.clear()
-        self.stop_reader()
-        self.release()
+        if self.reader is not None:
+            self.stop_reader()
+        if self._held:
+            self.release()
         self.patience.stop_time()
         if self.turn is not None:
             self.turn.cancel()
@@ -524,7 +526,8 @@ class Connection:
             self.stage.connection_lost(reason)
         self.lost = True
         self.output.abort()
-        self._stop_waiting()
+        if self._wait_call is not None:
+            self._stop_waiting()
         turn = self.turn
         self._stop_everything()
         if turn is not None:

@@ -16,7 +16,7 @@ PROBES = frozenset([b"", b"QUIT"])  # last commands of sessions that are not log
 
 def session_ended(server: Any, cause: BaseException) -> None:
     """Notify the observer, the factory, an incomplete message, the log, the hooks, and the functions of at_end()."""
-    dispatcher, observer = server._dispatcher, server._connection.observer
+    dispatcher, observer, settings = server._dispatcher, server._connection.observer, server.settings
     if observer is not None:
         observer.closed(cause)
     disconnected = getattr(server.factory, "disconnected", None)
@@ -25,7 +25,7 @@ def session_ended(server: Any, cause: BaseException) -> None:
     message, server._message = server._message, None
     if message is not None:
         message.abort(cause)
-    if server.settings.log_messages:
+    if settings.log_messages:
         dispatcher.log(
             events.PROBED if _is_probe(server) else events.ENDED,
             client=client_text(server.session.peer),
@@ -34,8 +34,10 @@ def session_ended(server: Any, cause: BaseException) -> None:
         )
     if isinstance(cause, TLSSetupException):
         dispatcher.log(events.TLS_FAILED, client=client_text(server.session.peer), reason=str(cause))
-        _tell(server, "exception", cause)
-    _tell(server, "DISCONNECT", server, server.session, server.envelope, cause)
+        if "exception" in settings.hooks:
+            _tell(server, "exception", cause)
+    if "DISCONNECT" in settings.hooks:
+        _tell(server, "DISCONNECT", server, server.session, server.envelope, cause)
     functions, server._at_end = server._at_end, ()
     for function in functions:
         try:
@@ -57,8 +59,7 @@ def _is_probe(server: Any) -> bool:
 
 def _tell(server: Any, name: str, *arguments: Any) -> None:
     """Call a hook without waiting for its result."""
-    if name in server.settings.hooks:
-        Deferred.fromCoroutine(_told(server, server._dispatcher.log, name, *arguments))
+    Deferred.fromCoroutine(_told(server, server._dispatcher.log, name, *arguments))
 
 
 async def _told(server: Any, log: Any, name: str, *arguments: Any) -> None:

@@ -10,6 +10,8 @@ from txsmtpd.engine.handshake import is_wrapped, start_tls
 from txsmtpd.engine.proxy_header import ProxyHeader, expects_header
 from txsmtpd.reply import BAD_SEQUENCE, Refused, Reply
 
+_COUNTED = ("connections", "tls")  # kinds of admission that are asked for when a session begins
+
 
 def first_turn(server: Any) -> Any:
     """The first turn of a connection, before anything was read."""
@@ -27,27 +29,23 @@ def welcome(server: Any) -> Any:
 
 
 def _welcome(server: Any) -> Any:
-    if server.settings.admission.kinds.isdisjoint(("connections", "tls")):
-        return _greet_in_order(server)
-    return _greet_if_admitted(server)
+    settings = server.settings
+    in_tls = settings.implicit_tls or is_wrapped(server.transport)
+    if not settings.admission.kinds.isdisjoint(_COUNTED):
+        return _greet_if_admitted(server, in_tls)
+    return _greet_in_tls(server) if in_tls else greet(server)
 
 
-async def _greet_if_admitted(server: Any) -> Any:
+async def _greet_if_admitted(server: Any, in_tls: bool) -> Any:
     dispatcher = server._dispatcher
     dispatcher.closes_after_reply = True
-    in_tls = server.settings.implicit_tls or is_wrapped(server.transport)
     for kind in ("connections", "tls") if in_tls else ("connections",):
         waiting = require(server, kind)
         if waiting is not None:
             await waiting
     dispatcher.closes_after_reply = False
-    greeting = _greet_in_order(server)
+    greeting = _greet_in_tls(server) if in_tls else greet(server)
     return await greeting if isinstance(greeting, Awaitable) else greeting
-
-
-def _greet_in_order(server: Any) -> Any:
-    in_tls = server.settings.implicit_tls or is_wrapped(server.transport)
-    return _greet_in_tls(server) if in_tls else greet(server)
 
 
 async def _greet_in_tls(server: Any) -> Reply:

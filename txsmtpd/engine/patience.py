@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.error import TimeoutError
 from twisted.internet.interfaces import IDelayedCall
 
-from txsmtpd.engine.timers import Entry, timers_of
+from txsmtpd.engine.timers import NEVER, Entry, timers_of
 from txsmtpd.limits.pace import heard_at
 from txsmtpd.reply import Reply
 
@@ -73,6 +73,7 @@ class Patience:
         "_session_call",
         "_session_end",
         "_timer",
+        "_timers",
         "_turn_began",
         "hurried",
         "last_heard",
@@ -87,6 +88,7 @@ class Patience:
         self.hurried = False  #: the server is in stress mode
         self._turn_began = 0.0  # when it became the client's turn
         self._paused_at: float | None = None  # when the receiver of the data paused
+        self._timers = timers_of(connection.clock)
         self._timer: Entry | None = None
         self._again = False  # it is looked at for the second time
         self._session_end: float | None = None  # when the session has lasted too long
@@ -94,11 +96,11 @@ class Patience:
 
     def start_time(self) -> None:
         """It is the client's turn, for the first time."""
-        self.clients_turn()
+        self.last_heard = self._turn_began = self.since = now = self._connection.clock.seconds()
         lifetime = self._connection.server.settings.session_timeout
         if lifetime is not None:
-            self._session_end = self.last_heard + lifetime
-        self._schedule()
+            self._session_end = now + lifetime
+        self._schedule(now)
 
     def stop_time(self) -> None:
         """Watch no more."""
@@ -153,12 +155,11 @@ class Patience:
 
     def resume_data(self) -> None:
         """Data is wanted again."""
-        self.last_heard = self._connection.clock.seconds()
+        self.last_heard = now = self._connection.clock.seconds()
         if self._paused_at is not None:
-            self.since += self.last_heard - self._paused_at
+            self.since += now - self._paused_at
             self._paused_at = None
-        self._stop_timer()
-        self._schedule()
+        self._schedule(now)
 
     # The timer
 
@@ -166,32 +167,33 @@ class Patience:
         """The server has entered or left stress mode."""
         self.hurried = hurried
         if hurried:
-            self._stop_timer()
-            self._schedule()
+            self._schedule(self._connection.clock.seconds())
 
-    def _schedule(self) -> None:
+    def _schedule(self, now: float) -> None:
         """Set the timer for the next time at which the client may be late."""
         connection = self._connection
-        now = connection.clock.seconds()
-        moments = self._deadlines()
+        moment = self._deadline()
         if connection.reader is None and not connection.lines.has_part:
             # A line may begin at any time from now on.
             allowed = self._hurried(connection.server.settings.command_timeout)
-            if allowed is not None:
-                moments.append(now + allowed)
-        if self._session_end is not None:
-            moments.append(self._session_end)
-        if moments:
-            self._look_at(min(moments))
+            if allowed is not None and now + allowed < moment:
+                moment = now + allowed
+        if self._session_end is not None and self._session_end < moment:
+            moment = self._session_end
+        self._again = False
+        if moment != NEVER:
+            self._look_at(moment)
 
     def _look_at(self, moment: float) -> None:
-        self._timer = timers_of(self._connection.clock).add(moment, self)
+        """Set the timer to a time, in place of the one that it was set to."""
+        if self._timer is not None:
+            self._timers.cancel(self._timer)
+        self._timer = self._timers.add(moment, self)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
-            timers_of(self._connection.clock).cancel(self._timer)
+            self._timers.cancel(self._timer)
             self._timer = None
-        self._again = False
 
     def on_timer(self) -> None:
         """Check whether the client is late. Called when the timer fires."""
@@ -206,8 +208,8 @@ class Patience:
             # Its time begins anew when it is the client's turn, or stands still until then.
             left = self._least if self._session_end is None else min(self._least, self._session_end - now)
             self._look_at(now + left)
-        elif not any(moment <= now for moment in self._deadlines()):
-            self._schedule()
+        elif self._deadline() > now:
+            self._schedule(now)
         elif again:
             connection.server.timeoutConnection()
         else:
@@ -222,19 +224,18 @@ class Patience:
         allowed = [self._hurried(each) for each in (settings.timeout, settings.command_timeout)]
         return min((each for each in allowed if each is not None), default=STRESSED_TIMEOUT)
 
-    def _deadlines(self) -> list[float]:
-        """The moments at which the client is late, if nothing comes before."""
+    def _deadline(self) -> float:
+        """The time at which the client is late, if nothing comes before; :data:`NEVER` if there is none."""
         connection = self._connection
         settings = connection.server.settings
         timeout = self._hurried(settings.timeout)
-        found = [] if timeout is None else [self.last_heard + timeout]
+        found = NEVER if timeout is None else self.last_heard + timeout
         if connection.reader is not None:
-            if timeout is not None:
-                found.append(self.since + timeout)
-        elif connection.lines.has_part:
+            return found if timeout is None else min(found, self.since + timeout)
+        if connection.lines.has_part:
             allowed = self._hurried(settings.command_timeout)
             if allowed is not None:
-                found.append(self.since + allowed)
+                return min(found, self.since + allowed)
         return found
 
     def _hurried(self, seconds: float | None) -> float | None:
