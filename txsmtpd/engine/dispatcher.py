@@ -154,7 +154,7 @@ class Dispatcher:
             raise Refused(LINE_TOO_LONG)
         if command.junk:
             count_junk(self)
-        errors = "replace" if verb in GREETINGS else "strict"  # some clients send host names in other charsets
+        errors = "replace" if command.junk and verb in GREETINGS else "strict"  # host names come in other charsets
         arg = grammar.decode(rest.strip(b" \t"), errors) or None if rest else None
         if self.refuse_all is not None and verb != b"QUIT":
             raise Refused(self.refuse_all)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from types import CoroutineType
 from typing import Any
 
 from twisted.internet.error import ConnectionDone
 
 from txsmtpd.engine.masking import in_one_line
-from txsmtpd.engine.message_sink import Buffered, Discarded, Intake, Streamed
+from txsmtpd.engine.message_sink import Buffered, Discarded, Intake, Source, Streamed
 from txsmtpd.engine.patience import DataTooSlow
 from txsmtpd.extensions.size import TOO_LARGE
 from txsmtpd.log import events
@@ -34,6 +35,8 @@ FAULTS = {
     Fault.LINE_TOO_LONG: Reply(500, "5.6.0", "A line of the message is too long"),
 }
 
+_STATUS = (str, Reply)
+
 # Limits for reading and discarding a message that is too large, so that the client gets 552 and does not try again.
 DISCARDED = 16  # times the limit
 DISCARD_TIME = 300.0  # seconds
@@ -45,13 +48,14 @@ class IncomingMessage:
     :param server: the protocol of the session, as users see it.
     """
 
-    __slots__ = ("_deadline", "_header", "_octets", "_refused", "_server", "_sink", "_time_used")
+    __slots__ = ("_deadline", "_header", "_octets", "_reader", "_refused", "_server", "_sink", "_time_used")
 
     one_for_each = False  #: whether each recipient gets a reply
 
     def __init__(self, server: Any) -> None:
         self._server = server
         self._sink: Intake | None = None  # where its octets go, once that is known
+        self._reader: DataReader | None = None  # what reads them after DATA
         self._header: HeaderMeter | None = None  # what they pass on their way there
         self._deadline: Any = None  # for the end of a message that is too large
         self._octets = 0  # of its chunks so far
@@ -85,7 +89,7 @@ class IncomingMessage:
         """Read what follows as a message that ends in a dot, into this sink. The reply asks for it."""
         server, settings = self._server, self._server.settings
         self._sink = sink
-        reader = DataReader(
+        self._reader = reader = DataReader(
             self._write_to(sink),
             settings.data_size_limit,
             settings.line_length_limit,
@@ -94,7 +98,7 @@ class IncomingMessage:
             self._too_large,
             self._far_too_large,
         )
-        server._connection.read_data(reader, partial(self._end_of_data, reader))
+        server._connection.read_data(reader, self._end_of_data)
         server._dispatcher.last_reply = START_MAIL_INPUT
         return START_MAIL_INPUT
 
@@ -110,7 +114,7 @@ class IncomingMessage:
 
     def _too_large(self) -> None:
         """Discard the rest of the message, for a limited time."""
-        self._deadline = self._server.settings.clock().callLater(DISCARD_TIME, self._far_too_large)
+        self._deadline = self.call_later(DISCARD_TIME, self._far_too_large)
 
     def _far_too_large(self) -> None:
         """The message is so large that the rest is not read."""
@@ -124,11 +128,15 @@ class IncomingMessage:
         if deadline is not None and deadline.active():
             deadline.cancel()
 
-    def _end_of_data(self, reader: DataReader) -> Any:
-        self._forget_deadline()
+    def _end_of_data(self) -> Any:
+        reader, self._reader = self._reader, None
+        assert reader is not None
+        if self._deadline is not None:
+            self._forget_deadline()
         self.ends()
-        if reader.fault is not None:
-            raise self.refuse(FAULTS[reader.fault])
+        fault = reader.fault
+        if fault is not None:
+            raise self.refuse(FAULTS[fault])
         return self._complete(reader.size)
 
     # BDAT
@@ -211,7 +219,10 @@ class IncomingMessage:
         envelope = server.envelope
         assert sink is not None
         try:
-            reply = self._reply_to(await sink.finish(), envelope)
+            status = sink.finish()
+            if type(status) is CoroutineType or (type(status) is not str and isinstance(status, Awaitable)):
+                status = await status
+            reply = self._reply_to(status, envelope)
             if reply.positive:
                 dispatcher = server._dispatcher
                 dispatcher.messages += 1
@@ -254,7 +265,7 @@ class IncomingMessage:
             lines = status.splitlines()
             if len(lines) > 1 and _are_replies(lines, len(self.recipients(envelope))):
                 status = lines
-        if isinstance(status, str | Reply) or not isinstance(status, FOR_EACH):
+        if isinstance(status, _STATUS) or not isinstance(status, FOR_EACH):
             return dispatcher.final(status, "DATA")
         paths = self.recipients(envelope)
         replies, missing = replies_for(status, paths)
@@ -294,40 +305,36 @@ class IncomingMessage:
             raise Refused(FAILED)
         return sink
 
-    def whole(
-        self, hold: Callable[[], object] | None = None, release: Callable[[], object] | None = None
-    ) -> Buffered | Discarded:
+    def whole(self, source: Source | None = None) -> Buffered | Discarded:
         """What takes the message whole, for the handler.
 
-        :param hold: called when no more octets are wanted for now. Default: the connection is told.
-        :param release: called when they are again.
+        :param source: where its octets come from. Default: the connection.
         """
         server = self._server
-        settings, connection = server.settings, server._connection
+        settings = server.settings
         if settings.discards:
             return Discarded()
-        return Buffered(
-            self.deliver,
-            settings.memory.share(),
-            hold or connection.hold_untimed,
-            release or connection.release,
-            connection.call_later,
-        )
+        return Buffered(self, settings.memory.share(), source or server._connection)
 
-    def deliver(self, message: bytes) -> Awaitable[Any]:
-        """Hand the whole message to the handler."""
+    def call_later(self, period: float, function: Callable[[], object]) -> Any:
+        """Call a function after so many seconds."""
+        return self._server._connection.call_later(period, function)
+
+    def deliver(self, message: bytes) -> Any:
+        """Hand the whole message to the handler. Return its status, or an awaitable of it."""
         server = self._server
-        envelope, settings, hooks = server.envelope, server.settings, server.settings.hooks
+        envelope, settings = server.envelope, server.settings
+        hooks = settings.hooks
         excess = header_excess(message, settings.header_size_limit, settings.header_field_limit)
         if excess is not None:
             raise Refused(self._header_refused(excess))
         envelope.original_content = message
         envelope.content = self.decoded(message) if server.settings.decode_data else message
         if "DATA" in hooks:
-            return server._dispatcher.ask_hook("DATA")  # type: ignore[no-any-return]
+            return hooks["DATA"](server, server.session, envelope)
         if "process_message" in hooks:
             return _process_message(hooks["process_message"], server.session, envelope)
-        return server.call_hook("DATA", default=_ok)  # type: ignore[no-any-return]
+        return server.call_hook("DATA", default=_ok)
 
     def decoded(self, content: bytes) -> str:
         """The message as text (``decode_data``)."""

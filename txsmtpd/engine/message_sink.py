@@ -7,7 +7,7 @@ A sink is made for each message when its data begin. It gets all octets, and the
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
@@ -21,47 +21,45 @@ MEMORY_TIMEOUT = 60.0  # seconds that a message waits for memory
 NO_MEMORY = Reply(452, "4.3.1", "Insufficient memory, try again later")
 
 
+class Source(Protocol):
+    """Where the octets of a message come from."""
+
+    def hold_untimed(self) -> None:
+        """No more octets are wanted for now."""
+
+    def release(self) -> None:
+        """Octets are wanted again."""
+
+
+class Owner(Protocol):
+    """The message that a :class:`Buffered` collects."""
+
+    def deliver(self, octets: bytes) -> Any:
+        """Hand over the whole message. Return its status, or an awaitable of it."""
+
+    def call_later(self, period: float, function: Callable[[], object]) -> Any:
+        """Call a function after so many seconds."""
+
+
 class Buffered:
     """Collects the message and hands it over whole.
 
     Its octets count as used memory until :meth:`close`. If the memory limit is reached, reading pauses for a while;
     then the message is refused, and the rest of it is discarded.
 
-    :param deliver: called with the octets; returns the reply.
+    :param owner: the message.
     :param share: its share of the memory.
-    :param hold: called when no more octets are wanted for now.
-    :param release: called when they are again.
-    :param call_later: calls a function after so many seconds.
+    :param source: where its octets come from.
     """
 
-    __slots__ = (
-        "_call_later",
-        "_deliver",
-        "_delivered",
-        "_hold",
-        "_octets",
-        "_refused",
-        "_release",
-        "_runs",
-        "_share",
-        "_waiting",
-    )
+    __slots__ = ("_delivered", "_octets", "_owner", "_refused", "_runs", "_share", "_source", "_waiting")
 
-    def __init__(
-        self,
-        deliver: Callable[[bytes], Awaitable[Reply]],
-        share: Share,
-        hold: Callable[[], object],
-        release: Callable[[], object],
-        call_later: Callable[..., Any],
-    ) -> None:
+    def __init__(self, owner: Owner, share: Share, source: Source) -> None:
         self._octets: list[bytes] = []
-        self._runs: list[bytes] = []
-        self._deliver = deliver
+        self._runs: list[bytes] | None = None
+        self._owner = owner
         self._share = share
-        self._hold = hold
-        self._release = release
-        self._call_later = call_later
+        self._source = source
         self._waiting: Any = None  # the call that ends the wait for memory
         self._refused = False
         self._delivered = False
@@ -73,12 +71,14 @@ class Buffered:
         self._octets.append(octets)
         if len(self._octets) >= PIECES:
             # An object for each octet or two would take many times their room.
+            if self._runs is None:
+                self._runs = []
             self._runs.append(b"".join(self._octets))
             self._octets.clear()
         if not self._share.add(len(octets)) and self._waiting is None:
-            self._waiting = self._call_later(MEMORY_TIMEOUT, self._no_memory)
+            self._waiting = self._owner.call_later(MEMORY_TIMEOUT, self._no_memory)
             self._share.wait(self._go_on)
-            self._hold()
+            self._source.hold_untimed()
 
     def _go_on(self) -> None:
         """Stop waiting for memory."""
@@ -87,7 +87,7 @@ class Buffered:
             if waiting.active():
                 waiting.cancel()
             self._share.stop_waiting()
-            self._release()
+            self._source.release()
 
     def _no_memory(self) -> None:
         self._refused = True
@@ -95,23 +95,23 @@ class Buffered:
         self._forget()
 
     def _forget(self) -> None:
-        self._runs.clear()
+        self._runs = None
         self._octets.clear()
         self._go_on()
         self._share.release()
 
-    def finish(self) -> Awaitable[Reply]:
-        """The message is complete; give its reply."""
+    def finish(self) -> Any:
+        """The message is complete; give its status, or an awaitable of it."""
         if self._refused:
             raise Refused(NO_MEMORY)
         if self._waiting is not None:
             self._go_on()
-        octets = self._octets
-        message = octets[0] if len(octets) == 1 and not self._runs else b"".join([*self._runs, *octets])
-        self._runs.clear()
+        octets, runs = self._octets, self._runs
+        message = octets[0] if len(octets) == 1 and runs is None else b"".join([*(runs or ()), *octets])
+        self._runs = None
         octets.clear()
         self._delivered = True
-        return self._deliver(message)
+        return self._owner.deliver(message)
 
     def abort(self, reason: BaseException) -> None:
         """The message will not be complete."""

@@ -307,15 +307,24 @@ class WholeMessage(FlowControl):
     """
 
     def __init__(self, message: Any) -> None:
-        self._collected = message.whole(self._pause, self._resume)
+        self._collected = message.whole(self)
         self.write = self._collected.write
         self.abort = self._collected.abort
 
     async def finish(self) -> Any:
         try:
-            return await self._collected.finish()
+            status = self._collected.finish()
+            return await status if isinstance(status, Awaitable) else status
         finally:
             self._collected.close()
+
+    def hold_untimed(self) -> None:
+        """Called by what collects the message, to pause its octets."""
+        self._pause()
+
+    def release(self) -> None:
+        """Called by what collects the message, to resume its octets."""
+        self._resume()
 
 
 def _no_room(error: OSError) -> Refused:
