@@ -21,12 +21,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, ITCPTransport
 
 from txsmtpd.bridges.asyncio_bridge import go_on
-from txsmtpd.engine.batches import BATCH_TIME, Batches
+from txsmtpd.engine.batches import BATCH_TIME, FEW, batches_of
 from txsmtpd.engine.lines import BadLine, LineBuffer
 from txsmtpd.engine.observer import CountedReader, Observer, Reader
 from txsmtpd.engine.output import GATHERED, Output, closes_at_once
 from txsmtpd.engine.patience import Late, Patience
 from txsmtpd.engine.stage import Stage
+from txsmtpd.engine.tls_input import TLSInput
 from txsmtpd.engine.turn import Turn
 from txsmtpd.settings import Settings
 
@@ -43,7 +44,11 @@ class Connection:
 
     __slots__ = (
         "_after_reader",
+        "_began",
+        "_done",
+        "_has_turn",
         "_held",
+        "_in_reading",
         "_output_full",
         "_processing",
         "_reading_paused",
@@ -65,6 +70,7 @@ class Connection:
         "reader",
         "server",
         "stage",
+        "tls_input",
         "transport",
         "turn",
     )
@@ -79,6 +85,7 @@ class Connection:
         self.output = Output(self.transport)
         self.patience: Any = Patience(self)  #: the timeouts of this connection
         self.observer = observer
+        self.tls_input: TLSInput | None = None  #: the input of TLS, or None
         self.stage: Stage | None = None  #: the current stage that replaces commands, or None
         self.turn: Turn | None = None  #: the turn that waits, or None
         self.line_request: Deferred[bytes] | None = None  #: set while a turn waits for the client's next line
@@ -95,6 +102,10 @@ class Connection:
         self._reading_paused = False
         self._held = False
         self._yields = False  # whether the rest of the input is queued behind other connections
+        self._has_turn = False  # whether the current batch is the next of that queue
+        self._in_reading = False  # whether more input of the same reading of the socket may follow
+        # While that may be: the commands of the batch so far, and the time when it was looked at first.
+        self._done, self._began = 0, 0.0
         # One timeout at a time: while the receiver of a message has paused, or, after closing, for the last replies.
         self._wait_call: IDelayedCall | None = None
 
@@ -139,7 +150,7 @@ class Connection:
     def process_input(self) -> None:
         """Process input until there is none, or until it must wait."""
         lines, server, transport, patience = self.lines, self.server, self.transport, self.patience
-        done, began = 0, 0.0
+        done, began = self._done, self._began
         self._processing = True
         try:
             # Hooks may close the transport themselves.
@@ -148,10 +159,13 @@ class Connection:
             ):
                 if done:
                     limit = server.settings.batch_limit
-                    if done == limit or not done & 7:
-                        now = monotonic()
-                        if done == limit or (began and now - began > BATCH_TIME):
-                            self._let_others_go_on()
+                    if done == limit or not done % FEW:
+                        batches = batches_of(server)
+                        batches.busy_at = now = monotonic()
+                        took_long = done == limit or (began and now - began > BATCH_TIME)
+                        if took_long or (batches and not self._has_turn):
+                            self._yields = self.paused = True
+                            batches.add(self)
                             break
                         began = began or now
                 done += 1
@@ -173,6 +187,8 @@ class Connection:
                     server.rawDataReceived(lines.clear())
         finally:
             self._processing = False
+            if self._in_reading:
+                self._done, self._began = done, began
         if self.output.pending:
             self.output.flush()
         if lines.offset >= len(lines.data):
@@ -186,17 +202,24 @@ class Connection:
             self._reading_paused = False
             transport.resumeProducing()
 
-    def _let_others_go_on(self) -> None:
-        """Queue the rest of the input behind the other connections."""
-        self._yields = self.paused = True
-        batches: Batches = getattr(self.server.factory, "batches", None) or Batches()
-        batches.add(self)
+    def read_together(self, read: Callable[[bytes], object], octets: bytes) -> None:
+        """Call a function that passes input on in parts: the commands of all are one batch."""
+        self._in_reading = True
+        try:
+            read(octets)
+        finally:
+            self._in_reading = False
+            self._done, self._began = 0, 0.0
 
     def next_batch(self) -> None:
         """Process the next batch of the queued input."""
         self._yields = False
         self._await_client()
-        self.go_on()
+        self._has_turn = True
+        try:
+            self.go_on()
+        finally:
+            self._has_turn = False
 
     def go_on(self) -> None:
         """Continue to process input after a pause."""
@@ -525,6 +548,8 @@ class Connection:
         if self.stage is not None:
             self.stage.connection_lost(reason)
         self.lost = True
+        if self.tls_input is not None:
+            self.tls_input.stop()
         self.output.abort()
         if self._wait_call is not None:
             self._stop_waiting()

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import TimeoutError
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 
+from txsmtpd.engine.tls_input import TLSInput
 from txsmtpd.engine.turn import PREMATURE_CLOSE_GRACE
 from txsmtpd.log import events
 from txsmtpd.reply import Reply
@@ -99,14 +100,16 @@ class Handshake:
                 connection.close()
                 raise
             connection.transport_changed()
-            if begun:
-                transport.protocol.dataReceived(begun)
+        connection.tls_input = TLSInput(connection, transport if is_wrapped(transport) else transport.protocol)
+        if begun:
+            connection.tls_input.handshake_received(begun)
         return self._completed
 
     def completed(self) -> None:
         """The handshake is complete."""
         connection = self._connection
         self._stop()
+        connection.tls_input.handshake_completed()
         if connection.closing:
             return
         connection.output.transport_changed()

@@ -1,0 +1,144 @@
+"""Clients that make TLS expensive do not delay the others."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.ssl import KeyPair, PrivateCertificate
+from twisted.internet.task import deferLater
+
+from tests.support.tls import PATIENCE, TLSTestCase, combined, trusting
+
+
+class Turns:
+    """Counts what happens in each iteration of the reactor."""
+
+    def __init__(self) -> None:
+        self.counts: list[int] = []
+        self.total = 0
+        self._now = 0
+
+    def count(self, *arguments: Any) -> None:
+        if not self._now:
+            reactor.callLater(0, self._next)  # type: ignore[attr-defined]
+        self._now += 1
+        self.total += 1
+
+    def _next(self) -> None:
+        self.counts.append(self._now)
+        self._now = 0
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the reactor work until the condition holds; the test's timeout ends it otherwise."""
+    while not condition():
+        await deferLater(reactor, 0.001)  # type: ignore[arg-type]
+
+
+class Records:
+    """A client that decides what is sent in one record, and what at once. It never blocks."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), PATIENCE)
+        self.socket.setblocking(False)
+        self._incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = trusting().wrap_bio(self._incoming, self.outgoing, server_hostname="localhost")
+
+    def hello(self) -> None:
+        """Send the first message of a handshake."""
+        try:
+            self.tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self.flush()
+
+    def flush(self) -> None:
+        self.socket.setblocking(True)
+        self.socket.sendall(self.outgoing.read())
+        self.socket.setblocking(False)
+
+    async def _again(self, function: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                return function()
+            except ssl.SSLWantReadError:
+                if self.outgoing.pending:
+                    self.flush()
+                try:
+                    self._incoming.write(self.socket.recv(65536))
+                except BlockingIOError:
+                    await deferLater(reactor, 0.001)  # type: ignore[arg-type]
+
+    def handshake(self) -> Awaitable[Any]:
+        return self._again(self.tls.do_handshake)
+
+    async def read(self, octets: int) -> bytes:
+        """As much as the server sends, until there are so many octets."""
+        found = b""
+        while len(found) < octets:
+            found += await self._again(lambda: self.tls.read(65536))
+        return found
+
+
+class FairnessTests(TLSTestCase):
+    """What one iteration of the reactor does."""
+
+    async def test_records(self) -> None:
+        """A thousand records with a command each are no more work at once than a thousand commands in one record."""
+        turns = Turns()
+
+        class Handler:
+            async def handle_NOOP(self, *arguments: Any) -> str:
+                turns.count()
+                return "250 OK"
+
+        for together in (False, True):  # with the end of the handshake, or later
+            turns.counts.clear()
+            client = Records(await self.serve(Handler(), implicit_tls=True, junk_command_limit=None))
+            await client.handshake()
+            if not together:
+                client.flush()
+                await client.read(20)
+            for _ in range(1000):
+                client.tls.write(b"NOOP\r\n")
+            client.flush()
+            await client.read(1000 * len("250 OK\r\n"))
+            await until(lambda: sum(turns.counts) == 1000)
+            self.assertLessEqual(max(turns.counts), 64)  # what was read, and the turn of what was read before
+            client.socket.close()
+
+    async def test_handshakes(self) -> None:
+        """Handshakes that begin at the same time take turns, and are all completed."""
+        turns = Turns()
+        context = PrivateCertificate.load(combined(self.leaf), KeyPair.load(combined(self.leaf), 1), 1).options()
+        context.getContext().set_tlsext_servername_callback(
+            turns.count
+        )  # the server does the work with the first message
+        port = await self.serve(implicit_tls=True, tls_context=context)
+        clients = [Records(port) for _ in range(20)]
+        for client in clients:
+            client.hello()
+        await until(lambda: turns.total == 20)
+        self.assertLessEqual(max(turns.counts), 5)  # one or two, unless the process is interrupted
+        for client in clients:
+            await client.handshake()
+            client.flush()
+            self.assertIn(b"220 mx.test", await client.read(12))
+            client.socket.close()
+
+    async def test_goesAway(self) -> None:
+        """Clients that go while they wait for their turn are forgotten, and those that send more than fits are read
+        later."""
+        port = await self.serve(implicit_tls=True, tls_handshake_timeout=5)
+        clients = [Records(port) for _ in range(10)]
+        for number, client in enumerate(clients):
+            client.hello()
+            if number % 2:
+                client.socket.close()
+            else:
+                client.socket.send(bytes(200_000))
+        await until(lambda: len(self.factory.connections) == 0 and not self.factory.batches)
+        self.flushLoggedErrors()
