@@ -58,6 +58,8 @@ class ReplyTests(SynchronousTestCase):
         """A reply is shown to people as what is sent, and to programmers as what makes it."""
         reply = Reply(550, "5.7.1", "one\ntwo")
         self.assertEqual(str(reply), "550-5.7.1 one\n550 5.7.1 two")
+        self.assertEqual(reply.one_line, "550-5.7.1 one / 550 5.7.1 two")
+        self.assertEqual(str(Reply(550, None, "n\u00f6")), "550 n\u00f6")
         self.assertEqual(eval(repr(reply)), reply)
         self.assertEqual(reply.text, "one\ntwo")
 

@@ -36,13 +36,14 @@ class Reply:
     b'250 2.1.5 OK\\r\\n'
     """
 
-    __slots__ = ("_utf8", "code", "lines", "octets", "positive", "status")
+    __slots__ = ("_utf8", "code", "lines", "octets", "one_line", "positive", "status")
 
     code: int
     status: str | None
     lines: tuple[str, ...]
     octets: bytes  #: the reply as sent, in ASCII; other characters are replaced by "?"
     positive: bool  #: whether the command succeeded (2yz)
+    one_line: str  #: the reply for a log, with " / " between its lines
     _utf8: bytes | None
 
     def __init__(self, code: int, status: str | None, text: str | Iterable[str]) -> None:
@@ -61,6 +62,7 @@ class Reply:
         wire = self._wire()
         set_once(self, "octets", wire.encode("ascii", "replace"))
         set_once(self, "_utf8", None if wire.isascii() else wire.encode("utf-8"))
+        set_once(self, "one_line", wire[:-2].replace("\r\n", " / "))
 
     def _wire(self) -> str:
         # RFC 2034 4: the status code is repeated on each line.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from txsmtpd.reply import Reply
+
 SECRET = "********"
 # AUTH, and a mechanism if there is one. A word in mixed case is not a mechanism, but may be a password in base64.
 _AUTH = re.compile(rb"\s*(?i:AUTH)(?:\s+(?:[A-Z0-9_-]{1,20}|[a-z0-9_-]{1,20})(?!\S))?")
@@ -50,7 +52,7 @@ def path_in(line: bytes) -> str:
 
 def in_one_line(reply: object) -> str:
     """Return one reply or several as text for a log."""
-    return str(reply).replace("\n", " / ")
+    return reply.one_line if type(reply) is Reply else str(reply).replace("\n", " / ")
 
 
 def described(what: object) -> str:

@@ -131,8 +131,8 @@ def _line_of_text(
     if len(text) > LONGEST:
         text = f"{text[:LONGEST]}..."
     line = f"{time} {level:<5} {text}" if session is None else f"{time} {level:<5} {session} {text}"
-    if line.isprintable() and trace is None:
-        return f"{line}\n"
+    if trace is None and line.isprintable():
+        return line + "\n"
     first, *others = line.splitlines()
     return f"{printable(first)}\n{continued(others)}{'' if trace is None else continued(trace.splitlines())}"
 

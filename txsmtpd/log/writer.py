@@ -60,6 +60,7 @@ class Writer:
         self._wake = threading.Event()
         self._idle = threading.Event()
         self._idle.set()
+        self._sleeps = True  # the same, for every line: asking an Event takes as long as queueing
         self._thread: threading.Thread | None = None
 
     def write(self, line: str | bytes) -> None:
@@ -76,7 +77,7 @@ class Writer:
                 self._dropped = 0
             self._lines.append(line)
             self._size += len(line)
-            if self._idle.is_set():
+            if self._sleeps:
                 self._start()
         if self._closing and not self._stuck:
             self._stuck = not self._idle.wait(PATIENCE)
@@ -99,6 +100,7 @@ class Writer:
         return not self._stuck
 
     def _start(self) -> None:
+        self._sleeps = False
         self._idle.clear()
         if self._thread is None or not self._thread.is_alive():
             # A daemon thread: a file that blocks must not keep the process alive.
@@ -123,11 +125,12 @@ class Writer:
             lines, self._lines, self._size = self._lines, [], 0
             reopens, self._reopens = self._reopens, False
             if not lines and not reopens:
+                self._sleeps = True
                 self._idle.set()
                 return False
         if reopens:
             self._open_again()
-        octets = b"".join(line if isinstance(line, bytes) else line.encode("utf-8", "replace") for line in lines)
+        octets = _encoded(lines)
         try:
             if self._failed:  # reported with the next line that can be written
                 self._write_all(self.lost(self._failed, self._reason).encode())
@@ -167,6 +170,13 @@ class Writer:
         if isinstance(self.path, str):
             with suppress(OSError, ValueError):
                 self.complain(f"{self.path}: {reason}")
+
+
+def _encoded(lines: list[str | bytes]) -> bytes:
+    try:
+        return "".join(lines).encode("utf-8", "replace")  # type: ignore[arg-type]
+    except TypeError:  # output of handlers is among them
+        return b"".join(line if isinstance(line, bytes) else line.encode("utf-8", "replace") for line in lines)
 
 
 def _write_now(descriptor: int, line: str | bytes) -> None:
