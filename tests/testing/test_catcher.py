@@ -491,6 +491,11 @@ class TrialTests(TestCase):
         self.assertEqual((mail.subject, mail.peer[0]), ("hello", "127.0.0.1"))
         await sent
 
+    def test_blockingBefore(self) -> None:
+        """In a test that is no coroutine too: the reactor does not run yet, and would not while it waits."""
+        self.assertIn("await next()", str(self.assertRaises(RuntimeError, self.catcher.wait)))
+        self.assertIn("none_comes()", str(self.assertRaises(RuntimeError, self.catcher.assert_none, timeout=1)))
+
     async def test_blocking(self) -> None:
         """Code in a thread waits as well; in the reactor's own thread that is refused, for it would wait for ever."""
         waiting = deferToThread(self.catcher.wait, subject="hello")

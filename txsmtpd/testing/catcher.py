@@ -13,6 +13,7 @@ import os
 import smtplib
 import ssl
 import tempfile
+import threading
 import unittest
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -380,7 +381,11 @@ class MailCatcher(Reachable, Inbox):
 
     @property
     def _serves_here(self) -> bool:
-        return self._listening is not None and runs_here(self._listening)
+        reactor = self._listening
+        if reactor is None or runs_here(reactor):
+            return reactor is not None
+        # A test of trial is called before the reactor runs, which a wait in it would keep from running.
+        return self._thread is None and not reactor.running and threading.current_thread() is threading.main_thread()
 
     def _soon(self, reactor: Any, function: Callable[..., object], *arguments: Any) -> None:
         # Not now: the client has not received its reply yet, and the code that is notified may stop the server.
