@@ -22,6 +22,7 @@ from zope.interface.verify import verifyObject
 from tests.support.auth import GOOD, INVALID, OK, WRONG, Connection, Tls, b64, friend, plain
 from txsmtpd import auth
 from txsmtpd.auth import MISSING, AuthResult, LoginPassword, PortalAuthenticator, auth_mechanism
+from txsmtpd.engine.lines import ENDLESS_LINE
 from txsmtpd.extensions import Auth
 from txsmtpd.extensions.auth import TOO_MANY_FAILURES
 from txsmtpd.interfaces import IAuthMechanism
@@ -386,7 +387,7 @@ class ExchangeTests(SynchronousTestCase):
         """An answer without end closes the connection."""
         client = Connection(authenticator=friend)
         client.say(b"AUTH LOGIN")
-        self.assertEqual(client.send(b"A" * 70000), [b"421 4.7.0 Line too long, closing connection"])
+        self.assertEqual(client.send(b"A" * (ENDLESS_LINE + 10)), [b"421 4.7.0 Line too long, closing connection"])
         self.assertTrue(client.transport.disconnecting)
 
     def test_bareNewline(self) -> None:

@@ -177,7 +177,7 @@ class ReadingTests(SynchronousTestCase):
             (headers["x-test"], headers.get("X-None"), "X-TEST" in headers, 5 in headers), ("17", None, True, False)
         )
         self.assertEqual(list(headers)[:3], ["Subject", "To", "Cc"])
-        self.assertIn("there are Subject, To", str(self.assertRaises(KeyError, lambda: headers["X-None"])))
+        self.assertIn("the fields are Subject, To", str(self.assertRaises(KeyError, lambda: headers["X-None"])))
         twice = parse_message(b"A: 1\r\na: 2\r\n\r\n").headers
         self.assertEqual((twice["a"], twice.get_all("A"), len(twice)), ("1", ["1", "2"], 1))
 
