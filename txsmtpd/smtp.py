@@ -676,16 +676,21 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     async def smtp_EXPN(self, arg: str | None) -> Reply:
         if not authorized.holds(self, arg):
             raise Refused(authorized.refusal)  # not declared as a rule, because HELP lists commands with a declaration
-        return Reply(502, "5.5.1", "EXPN is not implemented")
+        return self._said(Reply(502, "5.5.1", "EXPN is not implemented"))
 
     @syntax("HELP [command]", needs=[authorized], junk=True)
     async def smtp_HELP(self, arg: str | None) -> Reply:
         if arg is None:
-            return Reply(214, "2.0.0", self._commands_text())
+            return self._said(Reply(214, "2.0.0", self._commands_text()))
         command = self.commands.get(arg.encode("utf-8").upper())
         if command is None or command.syntax is None:
-            return Reply(504, "5.5.4", self._commands_text())
-        return Reply(214, "2.0.0", f"Syntax: {command.help(self.session.extended_smtp)}")
+            return self._said(Reply(504, "5.5.4", self._commands_text()))
+        return self._said(Reply(214, "2.0.0", f"Syntax: {command.help(self.session.extended_smtp)}"))
+
+    def _said(self, reply: Reply) -> Reply:
+        """Note a reply, which is sent even if an override does not return it."""
+        self._dispatcher.last_reply = reply
+        return reply
 
     def _commands_text(self) -> str:
         verbs = (command.verb for command in self.commands.values() if command.is_listed(self))

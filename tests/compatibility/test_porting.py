@@ -97,14 +97,14 @@ class NoReplyTests(LoggingTestCase):
 
             return command
 
-        verbs = ("HELO", "EHLO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "VRFY", "QUIT")
+        verbs = ("HELO", "EHLO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "VRFY", "EXPN", "HELP", "QUIT")
         Forgetful = type("Forgetful", (SMTP,), {f"smtp_{verb}": forgetful(f"smtp_{verb}") for verb in verbs})
         lines = (
             b"MAIL FROM:<x\r\nHELO a\r\n"
             + GREETING
             + TRANSACTION
             + b"DATA\r\nhi\r\n.\r\n"
-            + b"VRFY a\r\nNOOP\r\nRSET\r\nQUIT\r\n"
+            + b"VRFY a\r\nEXPN a\r\nHELP\r\nHELP DATA\r\nHELP NO\r\nNOOP\r\nRSET\r\nQUIT\r\n"
         )
         expected = Client(Taker()).talk(lines)
         client = Client(Taker(), protocol=Forgetful)
@@ -124,6 +124,22 @@ class NoReplyTests(LoggingTestCase):
         client = Client(protocol=Forgetful, authenticator=decide, auth_require_tls=False, auth_failure_delay=0)
         client.talk(GREETING)
         self.assertEqual(client.codes(b"AUTH PLAIN AHUAbm8=\r\nAUTH PLAIN AHUAc2VzYW1l\r\n"), [535, 235])
+
+    def test_closed(self) -> None:
+        """One that has closed the connection need not say anything; the client sees the end, and nobody an error."""
+        for close in "loseConnection", "abortConnection":
+
+            class Closes(SMTP):
+                how = close
+
+                async def smtp_NOOP(self, arg: str | None) -> None:
+                    getattr(self.transport, self.how)()
+
+            client = Client(handler(), protocol=Closes)
+            client.talk(GREETING)
+            self.assertEqual(client.talk(b"NOOP\r\nNOOP\r\n"), b"")
+            self.assertTrue(client.closed)
+        self.assertEqual(self.logged("error"), [])
 
     def test_nothing(self) -> None:
         """One that says nothing at all has failed: nothing of what it did stays, and the log tells what to do."""

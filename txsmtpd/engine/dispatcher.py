@@ -353,6 +353,10 @@ class Dispatcher:
                 self.end_turn(self.closes_after_reply)
                 return
             result = self.last_reply
+            transport = self.connection.transport
+            if result is None and (transport.disconnecting or getattr(transport, "_aborting", False)):
+                self.end_turn(True)  # the command has closed the connection itself, without a reply
+                return
         if type(result) is Reply:
             reply = result
         elif isinstance(result, Action):
