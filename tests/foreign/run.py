@@ -92,7 +92,7 @@ def rows_missing() -> list[str]:
 
 def begins_row(line: str, row: str) -> bool:
     """Whether a line is the first of a row in a table of reStructuredText, of either kind."""
-    return line == f"   * - {row}" or line.startswith((f"{row}  ", f"   * - {row} "))
+    return line == f"   * - {row}" or line.startswith(f"{row}  ")
 
 
 def fetch(folder: Path) -> list[Path]:

@@ -272,7 +272,7 @@ class LenientTests(SynchronousTestCase):
 
     def test_half(self) -> None:
         """An address with nothing before or behind its @ is refused with 553."""
-        for written in ("<@example.com>", "<ann@>", "@example.com", "ann@", "<@>", "< @example.com >"):
+        for written in ("<@example.com>", "<ann@>", "@example.com", "ann@", "<@>", "<@@>", "< @example.com >"):
             self.assertEqual(refusal(grammar.parse_mail_leniently, f"FROM:{written}"), (553, "5.1.7"), written)
             self.assertEqual(refusal(grammar.parse_rcpt_leniently, f"TO:{written}"), (553, "5.1.3"), written)
 

@@ -147,6 +147,11 @@ class Connection:
         self._reading_paused = True
         self.transport.pauseProducing()
 
+    @property
+    def closed_by_command(self) -> bool:
+        """Whether a command or a hook has closed the transport itself."""
+        return bool(self.transport.disconnecting or getattr(self.transport, "_aborting", False))
+
     def process_input(self) -> None:
         """Process input until there is none, or until it must wait."""
         lines, server, transport, patience = self.lines, self.server, self.transport, self.patience

@@ -347,16 +347,12 @@ class Dispatcher:
         if result is ANSWERED_LATER:
             return
         if result is None:
-            if self.pushed:
+            if self.pushed or (self.last_reply is None and self.connection.closed_by_command):
                 if self.payload_due:
                     self.drop_payload(FAILED, ANSWERED_LATER)
                 self.end_turn(self.closes_after_reply)
                 return
             result = self.last_reply
-            transport = self.connection.transport
-            if result is None and (transport.disconnecting or getattr(transport, "_aborting", False)):
-                self.end_turn(True)  # the command has closed the connection itself, without a reply
-                return
         if type(result) is Reply:
             reply = result
         elif isinstance(result, Action):

@@ -37,7 +37,7 @@ def _command(keyword: str, in_brackets: str, bare: str) -> re.Pattern[str]:
     return re.compile(rf"(?ai:{keyword}): *(?:{path})(?: +(?P<rest>.*))?")
 
 
-_HALF = re.compile(r" *(?:@[^@]*|[^@]*@) *")  # without a local part or without a domain
+_HALF = re.compile(r" *(?:@[^@]*|[^@]*@|@+) *")  # without a local part or without a domain
 
 _RECIPIENT = rf"{_MAILBOX}|(?ai:postmaster)"  # RFC 5321 4.1.1.3: <Postmaster> needs no domain
 _MAIL = _command("FROM", rf"{_MAILBOX}|", _MAILBOX)
