@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
+from contextlib import suppress
 from typing import Any, TextIO
 
-from twisted.internet.error import CannotListenError
+from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.logger import Logger
 
 from txsmtpd.log.printable import one_line
@@ -44,6 +46,13 @@ def complain(reason: str, file: TextIO | None = None) -> None:
     """Write one line to *file*. Default: standard error."""
     # When addresses are bound, twistd has already redirected sys.stderr to the log.
     print(f"{_command}: {one_line(reason)}", file=file or sys.__stderr__ or sys.stderr, flush=True)
+
+
+def stop_with(reactor: Any, status: int) -> None:
+    """Stop the reactor, then end the process with this exit status, without the work that Python does at its exit."""
+    reactor.addSystemEventTrigger("after", "shutdown", os._exit, status)
+    with suppress(ReactorNotRunning):
+        reactor.stop()
 
 
 def described(error: BaseException) -> str:

@@ -12,11 +12,11 @@ from txsmtpd.bridges.reactors import has_asyncio_reactor
 from txsmtpd.factory import SMTPFactory
 from txsmtpd.service.command_log import CommandLog
 from txsmtpd.service.endpoints import make_endpoint
+from txsmtpd.service.exit_status import stop_with
 from txsmtpd.service.listening import GRACE
 from txsmtpd.service.server import Listener
 from txsmtpd.service.signals import Signals
 from txsmtpd.service.welcome import Welcome
-from txsmtpd.service.workers.master import stop_with
 from txsmtpd.service.workers.service import WorkerService
 from txsmtpd.typed import FactoryOptions
 

@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from txsmtpd.service.workers import master as master_module
-from txsmtpd.service.workers.master import AT_ONCE, READY_WITHIN, Master
+from txsmtpd.service.workers.master import AT_ONCE, READY_WITHIN, SILENCE, Master
 from txsmtpd.service.workers.worker import Errand
 
 
@@ -38,6 +38,11 @@ class Stub:
 
     def hurry(self) -> None:
         pass
+
+    aborted = 0
+
+    def abort(self) -> None:
+        self.aborted += 1
 
     def signal(self, number: int) -> None:
         self.heard_of.append(number)
@@ -231,6 +236,18 @@ class MasterTests(SynchronousTestCase):
         second.heard = self.clock.seconds()
         self.clock.advance(1)
         self.assertEqual((first.known, second.known), ([second.row], []))
+
+    def test_silent(self) -> None:
+        """A worker that is not heard of is aborted once. The time in which the master itself was stopped does not
+        count: nobody could be heard of then."""
+        first, second = self.ready()
+        self.clock.advance(SILENCE + 100)
+        self.assertEqual((first.aborted, second.aborted), (0, 0))
+        for _ in range(int(SILENCE) + 2):
+            self.clock.advance(1)
+            second.heard = self.clock.seconds()
+        self.assertEqual((first.aborted, second.aborted), (1, 0))
+        self.flushLoggedErrors()
 
     def test_whenReady(self) -> None:
         """The server is ready when a worker is, and not before."""

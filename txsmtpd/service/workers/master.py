@@ -7,12 +7,10 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
-from twisted.internet.error import ReactorNotRunning
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
@@ -82,6 +80,7 @@ class Master(Service):
         self._backoffs = [Backoff() for _ in range(count)]
         self._gone = Counters()  # the sum of the workers that have ended
         self._watch: LoopingCall | None = None
+        self._looked = 0.0  # when the heartbeats were last checked
         self._has_served = False  # whether a worker was ever ready
         self._reloading: _Reload | None = None
         self._again: list[Deferred[bool]] = []  # results of the reload that follows the current one
@@ -120,6 +119,7 @@ class Master(Service):
         if self.running and self._watch is not None:
             self._wanted.extend(range(self.count))
             self._start_wanted()
+            self._looked = self.seconds()
             self._watch.start(BEAT, now=False)
 
     def when_ready(self) -> Deferred[None]:
@@ -292,6 +292,10 @@ class Master(Service):
     def _look(self) -> None:
         """Abort workers that hang."""
         now = self.seconds()
+        # While this process was stopped, or waited for a processor, it could not hear of anybody.
+        missed, self._looked = max(now - self._looked - BEAT, 0.0), now
+        for worker in self.workers:
+            worker.heard += missed
         if self._heard_of() != self._responsive:
             self._introduce()
         for worker in self.workers:
@@ -452,10 +456,3 @@ def without_gauges(snapshot: Snapshot) -> Snapshot:
     """Return the counters and histograms of a snapshot: gauges of a worker that has ended have no meaning."""
     families = Counters().families
     return {name: series for name, series in snapshot.items() if name in families and families[name].kind != "gauge"}
-
-
-def stop_with(reactor: Any, status: int) -> None:
-    """Stop the reactor, then end the process with this exit status."""
-    reactor.addSystemEventTrigger("after", "shutdown", os._exit, status)
-    with suppress(ReactorNotRunning):
-        reactor.stop()
