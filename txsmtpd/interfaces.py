@@ -1,14 +1,14 @@
-"""Interfaces that applications implement: one for each hook of a handler, and those of handler makers and other parts.
+"""Interfaces that applications implement: one for each hook of a handler, and others for receivers of messages, AUTH
+mechanisms, authenticators, plugins and limiters.
 
-A handler may implement any subset of the hooks. Hooks are found by name; declaring the interfaces with
-:func:`zope.interface.implementer` is not necessary. In the tests of a handler, :func:`verifyHandler` checks it against
-them.
+A handler may implement any of the hooks. The server finds hooks by name, so you need not declare their interfaces with
+:func:`zope.interface.implementer`. In your tests, use :func:`verifyHandler` to check a handler.
 
-Each hook is called with ``server`` (the protocol of this connection), ``session`` and ``envelope`` first. It may be
-a coroutine function, return a Deferred, or be a plain function. Unless it says otherwise it returns a *status*: a
-string such as ``"250 2.0.0 OK"`` or a :class:`~txsmtpd.reply.Reply`; or it raises :class:`~txsmtpd.reply.Refused`. A
-status 421 closes the connection once it is sent. A hook that is there owns the command: what the server would have
-done, it does.
+The first arguments of each hook are ``server`` (the protocol of this connection), ``session`` and ``envelope``. A hook
+may be a coroutine function, return a Deferred, or be a plain function. Unless its description says otherwise, it
+returns a *status*: a string such as ``"250 2.0.0 OK"``, or a :class:`~txsmtpd.reply.Reply`. It may also raise
+:class:`~txsmtpd.reply.Refused`. A status with the code 421 closes the connection after the reply. If a hook exists, it
+replaces the default action of the server.
 """
 
 # The methods of interfaces have no self.
@@ -51,14 +51,14 @@ class IDisconnectHook(Interface):
 
 class IHeloHook(Interface):
     def handle_HELO(server, session, envelope, hostname):
-        """HELO (RFC 5321 4.1.1.1). Set ``session.host_name``. If the status is 2yz, the server sets it if the hook has
-        not."""
+        """HELO (RFC 5321 4.1.1.1). The hook should set ``session.host_name``. If it does not, and its status is 2yz,
+        the server does."""
 
 
 class IEhloHook(Interface):
     def handle_EHLO(server, session, envelope, hostname, responses):
-        """EHLO (RFC 5321 4.1.1.1). Set ``session.host_name``. If the reply is 2yz, the server sets it if the hook has
-        not.
+        """EHLO (RFC 5321 4.1.1.1). The hook should set ``session.host_name``. If it does not, and the reply is 2yz, the
+        server does.
 
         :param responses: the default lines of the reply, such as ``"250-SIZE 1000"``.
         :return: the list of lines to send instead. The older form of the hook, without *responses*, returns a status;
@@ -73,12 +73,12 @@ class INoopHook(Interface):
 
 class IQuitHook(Interface):
     def handle_QUIT(server, session, envelope):
-        """QUIT. The connection closes, whatever the status is."""
+        """QUIT. The connection is closed after the reply, with any status."""
 
 
 class IRsetHook(Interface):
     def handle_RSET(server, session, envelope):
-        """RSET. The envelope is already new."""
+        """RSET. *envelope* is already a new one."""
 
 
 class IVrfyHook(Interface):
@@ -88,8 +88,8 @@ class IVrfyHook(Interface):
 
 class IMailHook(Interface):
     def handle_MAIL(server, session, envelope, address, mail_options):
-        """MAIL. Set ``envelope.mail_from``. If the status is 2yz, the server sets it if the hook has not. Any other
-        status ends the transaction.
+        """MAIL. The hook should set ``envelope.mail_from``. If it does not, and its status is 2yz, the server does. Any
+        other status ends the transaction.
 
         :param address: the reverse-path; ``""`` is the null reverse-path.
         :param mail_options: a list with ``KEYWORD`` or ``KEYWORD=value`` for each parameter.
@@ -98,16 +98,16 @@ class IMailHook(Interface):
 
 class IRcptHook(Interface):
     def handle_RCPT(server, session, envelope, address, rcpt_options):
-        """RCPT. To accept a recipient, append it to ``envelope.rcpt_tos`` and return 2yz. If the hook returns 2yz
-        without appending it, the recipient does not get the message, and the log has a warning, once. To do this on
+        """RCPT. To accept a recipient, append it to ``envelope.rcpt_tos`` and return 2yz. If the hook returns 2yz but
+        does not append it, the recipient does not get the message, and the server logs a warning, once. To do this on
         purpose, call ``envelope.drop(address)``.
         """
 
 
 class IDataHook(Interface):
     def handle_DATA(server, session, envelope):
-        """The message is complete, in ``envelope.content``. The status is the reply to the message. With 250, your
-        program takes responsibility for it (RFC 5321 4.1.1.4). The transaction ends, whatever the status is.
+        """A complete message was received. It is in ``envelope.content``. The status is the reply to the message. With
+        250, your program takes responsibility for it (RFC 5321 4.1.1.4). The transaction ends with any status.
 
         The hook may return a list or tuple of statuses, one for each of ``envelope.rcpt_tos``, or a mapping from
         recipients to statuses. LMTP clients receive all of them; for SMTP clients,
@@ -140,10 +140,11 @@ class IStarttlsHook(Interface):
 
 class IProxyHook(Interface):
     def handle_PROXY(server, session, envelope, proxy_data):
-        """A PROXY header has arrived from a trusted network. If the result is true, the client is accepted. If it is
-        false, or if the hook raises, the connection is closed without a reply.
+        """A PROXY header was received from a trusted network. If the result is true, the client is accepted. If it is
+        false, or if the hook raises an exception, the connection is closed without a reply.
 
-        ``session.peer`` is still the proxy. Afterwards the server sets it to the client, unless this hook has set it.
+        In this hook, ``session.peer`` is the proxy's address. Afterwards the server sets it to the client's address,
+        unless the hook has set it.
 
         :param proxy_data: a :class:`~txsmtpd.proxy_protocol.ProxyData`.
         """
@@ -213,7 +214,7 @@ HOOKS: dict[str, InterfaceClass] = {
 """The interface of each hook, by the hook's name."""
 
 NO_HOOKS = frozenset(["handle_message"])
-"""Names that look like hooks, but are what the Message handlers ask of their subclasses."""
+"""Methods that look like hooks, but belong to the handlers that parse messages."""
 
 
 class IAuthMechanism(Interface):
@@ -246,8 +247,8 @@ class IAuthenticator(Interface):
 
 
 class IHandlerMaker(Interface):
-    """Makes a handler for the command line. Provided by objects in ``twisted/plugins``, together with
-    :class:`twisted.plugin.IPlugin`: ``--handler=NAME:ARG:ARG`` then finds it by its name."""
+    """Creates a handler for the command line. An object in ``twisted/plugins`` that provides this interface and
+    :class:`twisted.plugin.IPlugin` can be used as ``--handler=NAME:ARG:ARG``."""
 
     name: str = Attribute("The name of the handler, as in --handler=NAME:ARGS.")
     usage: str = Attribute("The syntax of the whole value, such as 'mailbox:DIR'.")
@@ -262,27 +263,27 @@ class IHandlerMaker(Interface):
 
 
 class IFactoryMaker(Interface):
-    """A handler that needs a protocol of its own, and therefore makes the factory itself."""
+    """A handler that creates the factory itself, because it needs its own protocol class."""
 
     def make_factory(**options: Any) -> Any:
-        """Make a :class:`~txsmtpd.factory.SMTPFactory`.
+        """Create a :class:`~txsmtpd.factory.SMTPFactory`.
 
         :param options: the factory's options besides the handler and the protocol.
         """
 
 
 class ILimiter(Interface):
-    """Limits what clients may do: :class:`~txsmtpd.limits.Limits`, which counts within one process, or an object of the
-    application."""
+    """Decides whether clients exceed limits. The default is :class:`~txsmtpd.limits.Limits`, which counts within one
+    process. An application can pass its own object."""
 
     def admit(kind: str, key: str) -> Any:
-        """Check whether the client may do something once more, and count it if so.
+        """Decide whether the client may do something once more. If it may, count it.
 
         :param kind: ``"connections"``, ``"messages"``, ``"recipients"`` or ``"tls"``; or ``"auth"``, which only asks
             whether the network may try to log in.
         :param key: the key of the count: a network such as ``"192.0.2.7"`` or ``"2001:db8::/64"``; or ``"login:"``
             followed by the login of an authenticated client.
-        :return: None if it may, else a :class:`~txsmtpd.limits.Retry`; or an awaitable of either.
+        :return: None if it may, or a :class:`~txsmtpd.limits.Retry`; or an awaitable that returns one of these.
         """
 
     def auth_failed(network: str, name: str) -> Any:
@@ -300,7 +301,7 @@ class IReadiness(Interface):
 
 
 class InvalidHandler(Invalid):
-    """A handler does not match the hooks. The message tells how to fix it."""
+    """A handler has a mistake in a hook. The message explains how to fix it."""
 
 
 def takes_responses(hook: Any) -> bool:
