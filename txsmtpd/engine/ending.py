@@ -1,4 +1,4 @@
-"""The end of a session: notifies every part that needs to know, once, whatever the cause."""
+"""The end of a session: notifies all parts, once, for any cause."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from txsmtpd.engine.handshake import TLSSetupException
 from txsmtpd.log import events
 from txsmtpd.log.events import cause_text, client_text
 
-PROBES = frozenset([b"", b"QUIT"])  # last commands of sessions that are not logged if they had no message
+PROBES = frozenset([b"", b"QUIT"])  # the last command of a health check
 
 
 def session_ended(server: Any, cause: BaseException) -> None:
@@ -48,7 +48,7 @@ def session_ended(server: Any, cause: BaseException) -> None:
 
 
 def _is_probe(server: Any) -> bool:
-    """Whether the client is one without limits, such as a monitor, that came and left."""
+    """Whether the session was a health check: from a client without limits, and without commands except QUIT."""
     dispatcher = server._dispatcher
     return (
         not dispatcher.messages

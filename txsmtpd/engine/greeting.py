@@ -1,4 +1,4 @@
-"""The beginning of a session: the PROXY header and TLS, where they come first, the hook CONNECT, and the greeting."""
+"""The beginning of a session: the PROXY header, implicit TLS, the hook CONNECT, and the greeting."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from txsmtpd.engine.handshake import is_wrapped, start_tls
 from txsmtpd.engine.proxy_header import ProxyHeader, expects_header
 from txsmtpd.reply import BAD_SEQUENCE, Refused, Reply
 
-_COUNTED = ("connections", "tls")  # kinds of admission that are asked for when a session begins
+_COUNTED = ("connections", "tls")  # kinds of rate limits that apply at the beginning of a session
 
 
 def first_turn(server: Any) -> Any:
-    """The first turn of a connection, before anything was read."""
+    """Run the first turn of a connection, before any input is read."""
     if expects_header(server):
         return ProxyHeader(server, welcome).start()
     return welcome(server)
 
 
 def welcome(server: Any) -> Any:
-    """Greet the client, now that it is known who it is."""
+    """Greet the client, after the PROXY header if there is one."""
     interceptor = server._dispatcher.interceptor
     if interceptor is not None:
         return interceptor.connect(lambda: _welcome(server))
@@ -49,7 +49,7 @@ async def _greet_if_admitted(server: Any, in_tls: bool) -> Any:
 
 
 async def _greet_in_tls(server: Any) -> Reply:
-    # Behind a PROXY header, the beginning of the handshake may have come already.
+    # After a PROXY header, the first octets of the handshake may already be in the buffer.
     await start_tls(server, server._connection.lines.clear())
     if server._dispatcher.refuse_all is not None:
         reply: Reply = server._dispatcher.refuse_all
@@ -59,19 +59,19 @@ async def _greet_in_tls(server: Any) -> Reply:
 
 
 def greet(server: Any) -> Any:
-    """Greet the client, in TLS if it has to be."""
+    """Send the greeting, after the handshake if TLS is implicit."""
     interceptor = server._dispatcher.interceptor
     return server._greet() if interceptor is None else interceptor.greet(server._greet)
 
 
 def default_greeting(server: Any) -> Reply | Awaitable[Reply]:
-    """The greeting, or what the hook CONNECT says."""
+    """Return the greeting, or the reply of the hook CONNECT."""
     return _ask_first(server) if "CONNECT" in server.settings.hooks else server.settings.greeting
 
 
 async def _ask_first(server: Any) -> Reply:
     dispatcher = server._dispatcher
-    dispatcher.closes_after_reply = True  # unless the hook lets the client in, whatever becomes of the hook
+    dispatcher.closes_after_reply = True  # until the hook has accepted the client; also if it fails or times out
     greeting: Reply = server.settings.greeting
     try:
         status = await dispatcher.ask_hook("CONNECT")
@@ -83,5 +83,5 @@ async def _ask_first(server: Any) -> Reply:
         return reply if reply.code == 220 else greeting
     if reply.code >= 500:
         dispatcher.closes_after_reply = False
-        dispatcher.refuse_all = BAD_SEQUENCE  # RFC 5321 3.1: wait for QUIT, answer 503 to all else
+        dispatcher.refuse_all = BAD_SEQUENCE  # RFC 5321 3.1: wait for QUIT, reply 503 to all other commands
     return reply

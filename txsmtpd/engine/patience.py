@@ -23,7 +23,7 @@ STRESSED_TIMEOUT = 10.0  # seconds, in stress mode
 
 
 class Late(TimeoutError):
-    """A client took too long. A subclass tells for what."""
+    """A client took too long. Base class of the timeouts."""
 
     reply: Reply
     said = ""
@@ -33,7 +33,7 @@ class Late(TimeoutError):
 
 
 class Idle(Late):
-    """The client said nothing for too long (``timeout``)."""
+    """The client was idle for too long (``timeout``)."""
 
     reply = Reply(421, "4.4.2", "Idle timeout, closing connection")
     said = "the client said nothing for too long"
@@ -61,7 +61,7 @@ class SessionTooLong(Late):
 
 
 class Patience:
-    """The part of a connection that keeps its time.
+    """The timeouts of a connection.
 
     :param connection: the connection.
     """
@@ -82,20 +82,20 @@ class Patience:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self.last_heard = 0.0  #: the time of the last octet, or of the beginning of the client's turn
-        #: when the line began that is coming, or the data; what octets of data earn is added
+        self.last_heard = 0.0  #: the time of the last octet, or the time since which the server waits for the client
+        #: the start of the current command line, or of the message data; received data moves it forward
         self.since = 0.0
-        self.hurried = False  #: the server is in stress mode
-        self._turn_began = 0.0  # when it became the client's turn
-        self._paused_at: float | None = None  # when the receiver of the data paused
+        self.hurried = False  #: whether the server is in stress mode
+        self._turn_began = 0.0  # the time since which the server waits for the client
+        self._paused_at: float | None = None  # the time at which the receiver of the data paused
         self._timers = timers_of(connection.clock)
         self._timer: Entry | None = None
-        self._again = False  # it is looked at for the second time
-        self._session_end: float | None = None  # when the session has lasted too long
-        self._session_call: IDelayedCall | None = None  # for the end of a transaction that is open then
+        self._again = False  # whether the next check is the second one in a row
+        self._session_end: float | None = None  # the time at which the session has lasted too long
+        self._session_call: IDelayedCall | None = None  # the timeout of a transaction that is open at that time
 
     def start_time(self) -> None:
-        """It is the client's turn, for the first time."""
+        """Start the timeouts, at the beginning of the connection."""
         self.last_heard = self._turn_began = self.since = now = self._connection.clock.seconds()
         lifetime = self._connection.server.settings.session_timeout
         if lifetime is not None:
@@ -103,7 +103,7 @@ class Patience:
         self._schedule(now)
 
     def stop_time(self) -> None:
-        """Watch no more."""
+        """Stop all timeouts."""
         self._stop_timer()
         if self._session_call is not None:
             if self._session_call.active():
@@ -111,7 +111,7 @@ class Patience:
             self._session_call = None
 
     def clients_turn(self) -> None:
-        """It has become the client's turn: for a command, or for what a command has asked."""
+        """The server waits for the client from now on: for a command, or for a response to a challenge."""
         self.last_heard = self._turn_began = self.since = self._connection.clock.seconds()
         if self._paused_at is not None:
             self._paused_at = self.since
@@ -125,18 +125,18 @@ class Patience:
     # Data
 
     def data_came(self, octets: int) -> None:
-        """Octets of a message have come."""
+        """Octets of a message were received."""
         rate = self._connection.server.settings.data_rate_minimum
         self.since = self.last_heard if rate is None else heard_at(self.since, self.last_heard, octets, rate)
 
     def data_goes_on(self, used: float) -> None:
-        """Another chunk of a message begins.
+        """Another chunk of a message starts.
 
-        :param used: what :attr:`time_used` was when the one before it ended.
+        :param used: the value of :attr:`time_used` at the end of the previous chunk.
         :raises DataTooSlow: if the time for the message's data is used up.
         """
         waited = self.last_heard - self._turn_began
-        self._turn_began = self.last_heard  # other chunks may have come together with this one
+        self._turn_began = self.last_heard  # several chunks may have been received together
         self.since -= used + waited
         settings = self._connection.server.settings
         timeout = self._hurried(settings.timeout)
@@ -145,16 +145,16 @@ class Patience:
 
     @property
     def time_used(self) -> float:
-        """Seconds that are used up of the time for a message's data."""
+        """The used part of the time for a message's data, in seconds."""
         return max(0.0, self.last_heard - self.since)
 
     def pause_data(self) -> None:
-        """The receiver of the data has paused: stop the clock until it resumes."""
+        """The receiver of the data has paused. Stop the timeouts until it resumes."""
         if self._paused_at is None:
             self._paused_at = self._connection.clock.seconds()
 
     def resume_data(self) -> None:
-        """Data is wanted again."""
+        """The receiver of the data has resumed."""
         self.last_heard = now = self._connection.clock.seconds()
         if self._paused_at is not None:
             self.since += now - self._paused_at
@@ -174,7 +174,7 @@ class Patience:
         connection = self._connection
         moment = self._deadline()
         if connection.reader is None and not connection.lines.has_part:
-            # A line may begin at any time from now on.
+            # A command line may start at any time.
             allowed = self._hurried(connection.server.settings.command_timeout)
             if allowed is not None and now + allowed < moment:
                 moment = now + allowed
@@ -205,7 +205,7 @@ class Patience:
             if connection.closing:
                 return
         if connection.server_busy:
-            # Its time begins anew when it is the client's turn, or stands still until then.
+            # The timeouts are stopped, or restart when the server waits for the client.
             left = self._least if self._session_end is None else min(self._least, self._session_end - now)
             self._look_at(now + left)
         elif self._deadline() > now:
@@ -219,7 +219,7 @@ class Patience:
 
     @property
     def _least(self) -> float:
-        """Seconds that the client has at least, once it is its turn."""
+        """The shortest timeout, in seconds, that applies when the server waits for the client."""
         settings = self._connection.server.settings
         allowed = [self._hurried(each) for each in (settings.timeout, settings.command_timeout)]
         return min((each for each in allowed if each is not None), default=STRESSED_TIMEOUT)
