@@ -128,7 +128,7 @@ class RateTests(LoggingTestCase):
             ({"auth_failures_per_network": "x"}, ValueError, "is not a rate"),
             ({"limiter": object()}, TypeError, "must provide ILimiter"),
             ({"limiter": Limits(), "rates": {"messages": "1/s"}}, TypeError, "exclude each other"),
-            ({"network_prefixes": (0, 64)}, ValueError, "prefixes"),
+            ({"network_prefixes": (0, 64)}, ValueError, "prefix lengths"),
             ({"unlimited_networks": ["192.0.2.1/24"]}, ValueError, "unlimited_networks"),
         ]:
             self.assertIn(text, str(self.assertRaises(kind, SMTPFactory, **options)))
