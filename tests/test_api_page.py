@@ -1,4 +1,4 @@
-"""The pages that document modules, held against the modules: every public name is there, and nothing else is."""
+"""The pages of the reference, held against the code: they list every public name and option, and nothing else."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
+
+from txsmtpd.service.options.parser import GROUPS
 
 DOCS = Path(__file__).parent.parent / "docs"
 DIRECTIVE = re.compile(r"^\.\. (auto\w+|py:\w+):: (\S+)((?:\n+ +:.*)*)", re.MULTILINE)
@@ -107,3 +109,19 @@ class APIPageTests(SynchronousTestCase):
                 if not (name.startswith("__") or named or id(getattr(found, name)) in documented):
                     missing.append(f"{module}.{name}")
         self.assertEqual(missing, [])
+
+
+class CommandLinePageTests(SynchronousTestCase):
+    """``docs/commandline.rst`` lists the options of the command line."""
+
+    def test_groups(self) -> None:
+        """The page has a section for each group of ``--help``, in the same order, with the options of the group."""
+        page = (DOCS / "commandline.rst").read_text("utf-8")
+        sections = re.findall(r"^(\w[\w ]*)\n~+\n(.*?)(?=^\w[\w ]*\n[~-]{3,}\n)", page, re.MULTILINE | re.DOTALL)
+        found = {
+            title: set(re.findall(r"--([a-z0-9-]+)", " ".join(re.findall(r"^``--.*", text, re.MULTILINE))))
+            for title, text in sections
+        }
+        self.assertEqual(list(found), [group.title for group in GROUPS])
+        for group in GROUPS:
+            self.assertEqual(found[group.title], {option.name for option in group.options}, group.title)
