@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.error import TimeoutError
+from twisted.internet.error import ConnectionDone, TimeoutError
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.internet.ssl import CertificateOptions
 from twisted.internet.task import Clock, deferLater
@@ -78,6 +78,13 @@ class ClientTests(TLSTestCase):
         """smtplib's SMTP_SSL."""
         await self.run_client(send_by_implicit_tls, await self.serve(implicit_tls=True))
         self.assertReceived()
+
+    async def test_goodbye(self) -> None:
+        """A client that has said QUIT, and closes TCP without closing TLS, as smtplib does, has not been lost."""
+        await self.run_client(send_by_implicit_tls, await self.serve(implicit_tls=True))
+        await self.handler.gone
+        [cause] = self.handler.causes
+        self.assertIsInstance(cause, ConnectionDone)
 
     async def test_swaks(self) -> None:
         """swaks, both ways."""

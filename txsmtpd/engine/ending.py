@@ -6,6 +6,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone, ConnectionLost
 
 from txsmtpd.engine.handshake import TLSSetupException
 from txsmtpd.log import events
@@ -17,6 +18,9 @@ PROBES = frozenset([b"", b"QUIT"])  # the last command of a health check
 def session_ended(server: Any, cause: BaseException) -> None:
     """Notify the observer, the factory, an incomplete message, the log, the hooks, and the functions of at_end()."""
     dispatcher, observer, settings = server._dispatcher, server._connection.observer, server.settings
+    if dispatcher.verb == b"QUIT" and server._connection.closing and isinstance(cause, ConnectionLost):
+        # After the reply to QUIT, many clients close TCP without closing TLS, or reset the connection.
+        cause = ConnectionDone()
     if observer is not None:
         observer.closed(cause)
     disconnected = getattr(server.factory, "disconnected", None)
