@@ -172,11 +172,10 @@ class SMTPFactory(ServerFactory):
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         protocol: Protocol
-        peer = place_of(addr)
         if self.connection_limit is not None and self._connections_of_all() >= self.connection_limit:
-            protocol = self._turn_away(peer, "full")
-        elif self.places and any(places.is_full(peer) for places in self.places):
-            protocol = self._turn_away(peer, "network")
+            protocol = self._turn_away(place_of(addr), "full")
+        elif self.places and any(places.is_full(place_of(addr)) for places in self.places):
+            protocol = self._turn_away(place_of(addr), "network")
         else:
             protocol = self.protocol(self.handler, settings=self.settings)
         protocol.factory = self
@@ -210,7 +209,7 @@ class SMTPFactory(ServerFactory):
         if self.places and not expects_header(protocol):
             for places in self.places:
                 places.take(protocol, protocol.session.peer)
-        if self.stress.update(self._connections_of_all(), self.connection_limit):
+        if self.connection_limit is not None and self.stress.update(self._connections_of_all(), self.connection_limit):
             self._stress_changed()
         elif self.stress.active:
             self._hurry(protocol)
@@ -237,7 +236,7 @@ class SMTPFactory(ServerFactory):
             self.connections_changed()
         for places in self.places:
             places.leave(protocol)
-        if self.stress.update(self._connections_of_all(), self.connection_limit):
+        if self.connection_limit is not None and self.stress.update(self._connections_of_all(), self.connection_limit):
             self._stress_changed()
         if self._drained and not self.connections:
             waiting, self._drained = self._drained, []

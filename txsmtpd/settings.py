@@ -56,6 +56,7 @@ from txsmtpd.reply import Reply
 from txsmtpd.session import Envelope
 from txsmtpd.tls.sslcontext import SSLContextAdapter
 from txsmtpd.wire import grammar
+from txsmtpd.wire.header import harmless_size
 from txsmtpd.wire.networks import UNIX, Network, Networks
 
 DATA_SIZE_DEFAULT = 2**25  # octets: 32 MiB
@@ -330,6 +331,9 @@ class Settings:
     """Maximum length of command lines in octets by verb, if it differs from *command_size_limit*."""
 
     longest_line: int = field(init=False, repr=False)
+    harmless_size: int = field(init=False, repr=False)
+    """Size of a message in octets up to which its header cannot exceed its limits."""
+
     mechanisms: Mapping[str, Any] = field(init=False, repr=False)
     """All mechanisms by name, whether or not they are available to a client."""
 
@@ -395,6 +399,7 @@ class Settings:
             "rcpt_checks": _checks(offered, "check_rcpt"),
             "line_limits": {b"MAIL": mail_limit, b"RCPT": rcpt_limit, b"AUTH": auth_limit},
             "longest_line": max(self.command_size_limit, mail_limit, rcpt_limit, auth_limit),
+            "harmless_size": harmless_size(self.header_size_limit, self.header_field_limit),
             "admission": _admission(self),
             "proxies": _proxies(self),
             "greeting": Reply(220, None, f"{hostname} {ident}".rstrip()),

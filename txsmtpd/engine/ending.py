@@ -42,7 +42,9 @@ def session_ended(server: Any, cause: BaseException) -> None:
             _tell(server, "exception", cause)
     if "DISCONNECT" in settings.hooks:
         _tell(server, "DISCONNECT", server, server.session, server.envelope, cause)
-    functions, server._at_end = server._at_end, ()
+    functions = server._at_end
+    if functions:
+        server._at_end = ()
     for function in functions:
         try:
             function()

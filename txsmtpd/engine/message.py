@@ -106,7 +106,7 @@ class IncomingMessage:
         """What writes to the sink, with the header measured on its way. That of a message which is handed over whole is
         measured then."""
         settings = self._server.settings
-        if isinstance(sink, Buffered):
+        if type(sink) is Buffered:
             return sink.write
         if self._header is None:
             self._header = HeaderMeter(sink.write, settings.header_size_limit, settings.header_field_limit)
@@ -325,9 +325,10 @@ class IncomingMessage:
         server = self._server
         envelope, settings = server.envelope, server.settings
         hooks = settings.hooks
-        excess = header_excess(message, settings.header_size_limit, settings.header_field_limit)
-        if excess is not None:
-            raise Refused(self._header_refused(excess))
+        if len(message) > settings.harmless_size:
+            excess = header_excess(message, settings.header_size_limit, settings.header_field_limit)
+            if excess is not None:
+                raise Refused(self._header_refused(excess))
         envelope.original_content = message
         envelope.content = self.decoded(message) if server.settings.decode_data else message
         if "DATA" in hooks:

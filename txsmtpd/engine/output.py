@@ -48,8 +48,7 @@ class Output:
             self._write(self._transport, octets)
 
     def abort(self) -> None:
-        """Discard the pending octets."""
-        self.stop_waiting()
+        """Discard the pending octets, and what was delayed."""
         self.pending = b""
 
     def stop_waiting(self) -> None:

@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Callable
 from functools import cache
-from itertools import count
 from pathlib import Path
 
 RESERVE = 4  # the reserve is the limit divided by this
@@ -37,7 +36,7 @@ class Memory:
         self._reserve_of: Share | None = None
         self._reserve_from = 0  # the bytes of that share when it started to use the reserve
         self._waiting: dict[Share, Callable[[], object]] = {}
-        self._numbers = count()
+        self._began = 0  # shares that were made
         self._waking = False
 
     @property
@@ -47,7 +46,8 @@ class Memory:
 
     def share(self) -> Share:
         """Make the share of a new message."""
-        return Share(self, next(self._numbers))
+        self._began += 1
+        return Share(self, self._began)
 
     def _may_go_on(self, share: Share) -> bool:
         if self.used <= self.room:

@@ -84,11 +84,17 @@ def _is_short(octets: bytes, size_limit: int, field_limit: int) -> bool:
     return octets.find(b"\r\n\r\n", 0, min(size_limit, SHORTEST_FIELD * field_limit)) >= 0
 
 
+def harmless_size(size_limit: int | None, field_limit: int | None) -> int:
+    """Return the octets up to which the header of a message cannot exceed a limit, whatever the message is."""
+    size = sys.maxsize if size_limit is None else size_limit
+    return size if field_limit is None else min(size, SHORTEST_FIELD * field_limit)
+
+
 def header_excess(message: bytes, size_limit: int | None, field_limit: int | None) -> str | None:
     """Return which limit the header of a whole message exceeds; see :attr:`HeaderMeter.excess`."""
     size = sys.maxsize if size_limit is None else size_limit
     fields = sys.maxsize if field_limit is None else field_limit
-    if len(message) <= min(size, SHORTEST_FIELD * fields) or _is_short(message, size, fields):
+    if len(message) <= harmless_size(size_limit, field_limit) or _is_short(message, size, fields):
         return None
     meter = HeaderMeter(len, size_limit, field_limit)
     meter.write(message)
