@@ -279,7 +279,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         connected = getattr(factory, "connected", None)  # our factories track connections
         if connected is not None:
             connected(self)
-        self._connection.start(first_turn, self)
+        self._connection.start(first_turn)
 
     def dataReceived(self, data: bytes) -> None:
         self._connection.data_received(data)

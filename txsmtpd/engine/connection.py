@@ -96,7 +96,7 @@ class Connection:
         self.lost = False  #: whether the transport is disconnected
         self.goes_on = False  #: whether a turn still runs after its timeout, because it ignored the cancellation
         self.input_ended = False  #: whether the client has closed its side
-        self._after_reader: Callable[[], Any] | None = None
+        self._after_reader: Callable[[Any], Any] | None = None
         self._processing = False
         self._output_full = False
         self._reading_paused = False
@@ -109,7 +109,7 @@ class Connection:
         # One timeout at a time: while the receiver of a message has paused, or, after closing, for the last replies.
         self._wait_call: IDelayedCall | None = None
 
-    def start(self, first_turn: Callable[..., Any], *args: Any) -> None:
+    def start(self, first_turn: Callable[[Any], Any]) -> None:
         """Run the first turn, before any input is read."""
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
@@ -117,7 +117,7 @@ class Connection:
         self.transport.registerProducer(self.server, True)
         self.patience.start_time()
         self._processing = True
-        self.run(first_turn, *args)
+        self.run(first_turn, self.server)
         self.process_input()
 
     # Input
@@ -266,12 +266,13 @@ class Connection:
 
     # Octets that are not lines
 
-    def read_with(self, reader: Reader, then: Callable[[], Any]) -> None:
-        """Pass the following input to the reader instead of parsing lines. When it is finished, run the turn *then*."""
+    def read_with(self, reader: Reader, then: Callable[[Any], Any]) -> None:
+        """Pass the following input to the reader instead of parsing lines. When it is finished, run the turn *then*,
+        a function of the reader."""
         self.reader = reader
         self._after_reader = then
 
-    def read_data(self, reader: Reader, then: Callable[[], Any]) -> None:
+    def read_data(self, reader: Reader, then: Callable[[Any], Any]) -> None:
         """Do the same for the octets of a message, and notify observers of them."""
         self.reader = reader if self.observer is None else CountedReader(reader, self.observer)
         self._after_reader = then
@@ -296,9 +297,10 @@ class Connection:
         lines.offset = end
         if type(reader) is CountedReader:
             reader.finish()
+            reader = reader.reader
         then, self.reader, self._after_reader = self._after_reader, None, None
         assert then is not None
-        self.run(then)
+        self.run(then, reader)
 
     def hold(self) -> None:
         """Pause the input, because the receiver of the message is not ready. At most ``buffer_limit`` octets are still
@@ -338,11 +340,15 @@ class Connection:
 
     # Turns
 
-    def run(self, work: Callable[..., Any], *args: Any) -> None:
-        """Run one turn, and pass its result to the dispatcher when it has one."""
+    def run(self, work: Callable[[Any], Any], subject: Any) -> None:
+        """Run one turn, and pass its result to the dispatcher when it has one.
+
+        :param work: the turn, a function.
+        :param subject: its argument.
+        """
         waiting = None
         try:
-            result = work(*args)
+            result = work(subject)
             if type(result) is CoroutineType:
                 # Most coroutines do not wait. Running the first step here avoids a Deferred for those; `go_on` runs the
                 # rest of the others. The context is a copy, so that a ContextVar that the turn sets does not affect

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from types import CoroutineType
 from typing import Any, Final
 
@@ -236,11 +237,11 @@ class Dispatcher:
         """Count a command as junk (``junk_command_limit``)."""
         count_junk(self)
 
-    def take_payload(self, write: Callable[[bytes], object], then: Callable[[], Any]) -> Any:
+    def take_payload(self, write: Callable[[bytes], object], then: Callable[[Any], Any]) -> Any:
         """Read the octets that follow the command, then call *then*. Its result becomes the command's result."""
         size, self.payload_due = self.payload_due, 0
         if not size:
-            return then()
+            return then(None)
         self.connection.read_data(ChunkReader(size, write), then)
         return ANSWERED_LATER
 
@@ -251,7 +252,7 @@ class Dispatcher:
         :param result: the command's result once the octets are read.
         """
         self.server._payload_refused(reply)
-        self.take_payload(_drop, lambda: result)
+        self.take_payload(_drop, lambda reader: result)
 
     def _announces_payload(self, line: bytes) -> bool:
         """Whether a malformed line is a command that octets follow, such as BDAT. Their number is then unknown."""
@@ -367,7 +368,7 @@ class Dispatcher:
             reply = self.refusal(reply)
             delay = delay_of_refusal(self)
             if delay and reply.code != 421:
-                self.connection.run(delayed, self.connection.clock, delay, reply)
+                self.connection.run(partial(delayed, self.connection.clock, delay), reply)
                 return
         self.send_reply(reply)
 
@@ -406,10 +407,6 @@ class Dispatcher:
             # The client is told that the command failed, so a transaction that it may have started must end.
             self.server.reset_transaction()
             return self.no_status(result, f"the command {printable(self.verb)} (it must return a reply, or push one)")
-
-    def message_ended(self, envelope: Any) -> None:
-        """The transaction of a message is over. Keep its sender and recipients, to log a refusal."""
-        self.about = envelope.mail_from, envelope.rcpt_tos
 
     def refusal(self, reply: Reply, whom: Sequence[str] | None = None) -> Reply:
         """Log and count a refusal.

@@ -48,14 +48,13 @@ class IncomingMessage:
     :param server: the protocol of the session, as users see it.
     """
 
-    __slots__ = ("_deadline", "_header", "_octets", "_reader", "_refused", "_server", "_sink", "_time_used")
+    __slots__ = ("_deadline", "_header", "_octets", "_refused", "_server", "_sink", "_time_used")
 
     one_for_each = False  #: whether each recipient gets a reply
 
     def __init__(self, server: Any) -> None:
         self._server = server
         self._sink: Intake | None = None  # where its octets go, once that is known
-        self._reader: DataReader | None = None  # what reads them after DATA
         self._header: HeaderMeter | None = None  # what they pass on their way there
         self._deadline: Any = None  # for the end of a message that is too large
         self._octets = 0  # of its chunks so far
@@ -89,7 +88,7 @@ class IncomingMessage:
         """Read what follows as a message that ends in a dot, into this sink. The reply asks for it."""
         server, settings = self._server, self._server.settings
         self._sink = sink
-        self._reader = reader = DataReader(
+        reader = DataReader(
             self._write_to(sink),
             settings.data_size_limit,
             settings.line_length_limit,
@@ -128,9 +127,7 @@ class IncomingMessage:
         if deadline is not None and deadline.active():
             deadline.cancel()
 
-    def _end_of_data(self) -> Any:
-        reader, self._reader = self._reader, None
-        assert reader is not None
+    def _end_of_data(self, reader: DataReader) -> Any:
         if self._deadline is not None:
             self._forget_deadline()
         self.ends()
@@ -185,7 +182,7 @@ class IncomingMessage:
             self._sink = await self._open_sink()
         return self._sink
 
-    def _end_of_chunk(self, last: bool) -> Any:
+    def _end_of_chunk(self, last: bool, reader: Any) -> Any:
         if last:
             return self._complete(self._octets)
         self._time_used = self._server._connection.patience.time_used
@@ -231,7 +228,7 @@ class IncomingMessage:
                     _log_message(server, envelope, octets, reply)
             return reply
         finally:
-            server._dispatcher.message_ended(envelope)
+            server._dispatcher.about = envelope.mail_from, envelope.rcpt_tos
             sink.close()
             self._sink = self._header = server._message = None
             server.reset_transaction()
@@ -247,8 +244,9 @@ class IncomingMessage:
         """Refuse the message and end the transaction. Return the exception to raise."""
         refused = Refused(reply)
         self.abort(refused)
-        self._server._dispatcher.message_ended(self._server.envelope)
-        self._server.reset_transaction()
+        server, envelope = self._server, self._server.envelope
+        server._dispatcher.about = envelope.mail_from, envelope.rcpt_tos
+        server.reset_transaction()
         return refused
 
     def abort(self, reason: BaseException) -> None:

@@ -58,10 +58,10 @@ class ProxyHeader:
         connection.read_with(self._reader, self._come)
         return ANSWERED_LATER
 
-    async def _come(self) -> Any:
+    async def _come(self, reader: ProxyReader) -> Any:
         server = self._server
         session = server.session
-        data = self._reader.end()
+        data = reader.end()
         self.cancel()
         session.proxy_data = data
         observer = server._connection.observer
