@@ -46,8 +46,9 @@ class Memory:
 
     def share(self) -> Share:
         """Make the share of a new message."""
-        self._began += 1
-        return Share(self, self._began)
+        number = self._began
+        self._began = number + 1
+        return Share(self, number)
 
     def _may_go_on(self, share: Share) -> bool:
         if self.used <= self.room:
