@@ -265,8 +265,8 @@ class BudgetTests(SynchronousTestCase):
         """What is beyond the limit is counted, and the end of the session tells the number, once."""
         self.assertEqual(self.refuse(5000), 10)
         self.log.failure(events.FAILED, raised(), where="x", why="")
-        self.log.close("192.0.2.7:1")
-        self.log.close("192.0.2.7:1")
+        self.log.close(("192.0.2.7", 1))
+        self.log.close(("192.0.2.7", 1))
         self.assertEqual(self.sink.events[10:], [("left-out", {"count": 4991, "client": "192.0.2.7:1"})])
 
     def test_refilled(self) -> None:

@@ -447,7 +447,7 @@ class Dispatcher:
     def log_ended(self) -> None:
         """The session is over. Log how many of its lines were not logged."""
         if self._log is not None:
-            self._log.close(client_text(self.server.session.peer))
+            self._log.close(self.server.session.peer)
 
     def log_reply(self, reply: Reply) -> None:
         """Log a reply that is sent."""

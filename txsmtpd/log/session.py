@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from txsmtpd.log.events import LEFT_OUT, Event
+from txsmtpd.log.events import LEFT_OUT, Event, client_text
 
 LINES = 100  # per session at once, and then per minute
 
@@ -67,10 +67,13 @@ class SessionLog:
         if self._limit is None or self._may(self._limit):
             self._sink.emit(event, self._session, fields, error, secret)
 
-    def close(self, client: str) -> None:
-        """Log how many lines were omitted, if any."""
+    def close(self, peer: object) -> None:
+        """Log how many lines were omitted, if any.
+
+        :param peer: the client, as :attr:`~txsmtpd.session.Session.peer`.
+        """
         if self._left_out:
-            self._sink.emit(LEFT_OUT, self._session, {"count": self._left_out, "client": client})
+            self._sink.emit(LEFT_OUT, self._session, {"count": self._left_out, "client": client_text(peer)})
             self._left_out = 0
 
     def _may(self, limit: int) -> bool:
