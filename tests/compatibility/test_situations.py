@@ -7,19 +7,23 @@ import base64
 import smtplib
 import socket
 import ssl
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.ssl import Certificate, optionsForClientTLS
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.compatibility.test_controller import MESSAGE
-from tests.support.tls import combined, issue, write
+from tests.support.tls import authority, combined, issue, write
 from txsmtpd import SMTP
 from txsmtpd.bridges.reactor_thread import LOGGER
 from txsmtpd.controller import Controller, UnixSocketUnthreadedController
 from txsmtpd.handlers import Sink
+from txsmtpd.handoff import WebhookHandoff
 from txsmtpd.smtp import AuthResult, TLSSetupException
 
 PATIENCE = 30  # seconds
@@ -111,6 +115,34 @@ class HookTests(SynchronousTestCase):
             self.assertEqual(error.smtp_code, 451)
             self.assertEqual(client.noop()[0], 250)
         self.flushLoggedErrors(ConnectionResetError)
+
+    def test_webhookInTLS(self) -> None:
+        """A handler may hand mail to a server in TLS, although the global reactor does not run."""
+        received: list[bytes] = []
+
+        class Application(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                received.append(self.rfile.read(int(self.headers["Content-Length"])))
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Nothing is logged."""
+
+        application = HTTPServer(("127.0.0.1", 0), Application)
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(write(Path(self.mktemp()), combined(issue("localhost"))))
+        application.socket = context.wrap_socket(application.socket, server_side=True)
+        thread = Thread(target=application.serve_forever)
+        thread.start()
+        self.addCleanup(thread.join)
+        self.addCleanup(application.server_close)
+        self.addCleanup(application.shutdown)
+        trusting = optionsForClientTLS("localhost", Certificate.loadPEM(authority().cert_pem.bytes()))
+        handoff = WebhookHandoff(f"https://localhost:{application.server_port}/", tls_context=trusting)
+        with Controller(handoff, port=0) as controller, client_of(controller) as client:
+            client.sendmail("a@example.com", ["b@example.com"], MESSAGE)
+        self.assertEqual(len(received), 1)
 
     def test_inheritedMechanism(self) -> None:
         """A mechanism of a subclass may call the inherited one."""

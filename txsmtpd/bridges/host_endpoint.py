@@ -1,7 +1,7 @@
-"""A client endpoint for a host's name that uses the reactor that it is given, and no other.
+"""Client endpoints for a host's name, and for TLS, that use the reactor that they are given, and no other.
 
-Twisted's HostnameEndpoint makes the same connections, but imports the global reactor. This module does not depend on
-SMTP.
+Twisted's make the same connections, but import the global reactor. If that does not run, they do not work in TLS. This
+module does not depend on SMTP.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import ConnectingCancelledError, DNSLookupError
 from twisted.internet.interfaces import IAddress, IResolutionReceiver, IStreamClientEndpoint
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from txsmtpd.bridges.loop_reactor import OwnTimeTLS
 
 ATTEMPT_DELAY = 0.25  # seconds (RFC 8305 5)
 
@@ -125,3 +128,31 @@ class _Attempts:
     def _cancelled(self, first: Deferred[Any]) -> None:
         self._stop()
         first.errback(ConnectingCancelledError(None))
+
+
+@implementer(IStreamClientEndpoint)
+class TLSEndpoint:
+    """Starts TLS on the connections of another endpoint.
+
+    :param creator: an IOpenSSLClientConnectionCreator, such as ``optionsForClientTLS(host)``.
+    """
+
+    def __init__(self, reactor: Any, creator: Any, endpoint: Any) -> None:
+        self._reactor = reactor
+        self._creator = creator
+        self._endpoint = endpoint
+
+    def connect(self, protocolFactory: Any) -> Deferred[Any]:
+        """Connect.
+
+        :return: a Deferred of the protocol within TLS.
+        """
+        connecting: Deferred[Any] = self._endpoint.connect(
+            _TLSFactory(self._creator, True, protocolFactory, clock=self._reactor)
+        )
+        return connecting.addCallback(lambda layer: layer.wrappedProtocol)
+
+
+class _TLSFactory(TLSMemoryBIOFactory):
+    protocol = OwnTimeTLS
+    noisy = False

@@ -136,7 +136,7 @@ def _start_tls(transport: Any, context: Any, normal: bool) -> None:
     if producer is not None:
         transport.unregisterProducer()
     factory = TLSMemoryBIOFactory(context, transport._tlsClientDefault is normal, _NOTHING, clock=transport.reactor)
-    layer = _TLS(factory, transport.protocol, False)
+    layer = OwnTimeTLS(factory, transport.protocol, False)
     transport.getHandle, transport.getPeerCertificate = layer.getHandle, layer.getPeerCertificate
     transport.protocol = layer
     transport.TLS = True
@@ -149,8 +149,8 @@ def _start_tls(transport: Any, context: Any, normal: bool) -> None:
 _NOTHING: Any = None  # the protocol already exists
 
 
-class _TLS(BufferingTLSTransport):
-    """TLS that calls pull producers with its own reactor's clock."""
+class OwnTimeTLS(BufferingTLSTransport):
+    """TLS that calls pull producers with the clock of its factory."""
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         if streaming or self._lostTLSConnection:

@@ -258,13 +258,15 @@ class AMQPTarget(Service):
             await channel.queue_declare(self.queue, durable=True, arguments=queue_arguments(dead))
 
     def _endpoint(self) -> Any:
-        from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
         from twisted.internet.ssl import optionsForClientTLS
 
-        endpoint = HostnameEndpoint(self.reactor, self.address.host, self.address.port, CONNECT_TIMEOUT)
+        from txsmtpd.bridges.host_endpoint import HostEndpoint, TLSEndpoint
+
+        reactor, host = self.reactor, self.address.host
+        endpoint = HostEndpoint(reactor, host, self.address.port, CONNECT_TIMEOUT)
         if not self.address.tls:
             return endpoint
-        return wrapClientTLS(self.tls_context or optionsForClientTLS(self.address.host), endpoint)
+        return TLSEndpoint(reactor, self.tls_context or optionsForClientTLS(host), endpoint)
 
     def _disconnect(self, why: str) -> None:
         channel, self._channel = self._channel, None

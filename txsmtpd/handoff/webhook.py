@@ -297,15 +297,15 @@ class _Endpoints:
         self._target = target
 
     def endpointForURI(self, uri: Any) -> Any:
-        from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
         from twisted.internet.ssl import optionsForClientTLS
 
+        from txsmtpd.bridges.host_endpoint import HostEndpoint, TLSEndpoint
+
         # Called for each request, even on a persistent connection. So count when it connects.
-        endpoint: Any = HostnameEndpoint(self._target.reactor, uri.host, uri.port, CONNECT_TIMEOUT)
+        reactor, host = self._target.reactor, uri.host.decode("ascii")
+        endpoint: Any = HostEndpoint(reactor, host, uri.port, CONNECT_TIMEOUT)
         if uri.scheme == b"https":
-            endpoint = wrapClientTLS(
-                self._target.tls_context or optionsForClientTLS(uri.host.decode("ascii")), endpoint
-            )
+            endpoint = TLSEndpoint(reactor, self._target.tls_context or optionsForClientTLS(host), endpoint)
         return _Counted(endpoint, self._target)
 
 
