@@ -51,11 +51,11 @@ def _parser(kind: type[argparse.ArgumentParser] = _Parser) -> argparse.ArgumentP
     )
     add = parser.add_argument
     add("-v", "--version", action="version", version=f"{PROGRAM.removeprefix('python -m ')} {__version__}")
-    add("-n", "--nosetuid", action="store_true", help="of no effect: the server stays the user that starts it")
+    add("-n", "--nosetuid", action="store_true", help="no effect: the server always runs as the user that starts it")
     add("-c", "--class", dest="classpath", metavar="CLASSPATH", help="the handler's class; CLASSARGS make it")
     add("-s", "--size", metavar="OCTETS", help="the largest message; 0 for no limit")
     add("-u", "--smtputf8", action="store_true", help="take addresses and headers in UTF-8")
-    add("-d", "--debug", action="count", default=0, help="twice: log all that is said")
+    add("-d", "--debug", action="count", default=0, help="twice: log the whole dialogue")
     add("-l", "--listen", metavar="[HOST][:PORT]", help=f"or an endpoint [default: {DEFAULT_HOST}:{DEFAULT_PORT}]")
     add("--smtpscert", metavar="FILE", help="connections begin with TLS, with this certificate")
     add("--smtpskey", metavar="FILE", help="its key")
@@ -103,7 +103,7 @@ def _make_handler(parser: argparse.ArgumentParser, path: str, arguments: Sequenc
     if make is not None:
         return make(parser, *arguments)
     if arguments:
-        parser.error(f"{path} takes no arguments, for it has no from_cli")
+        parser.error(f"{path} takes no arguments, because it has no from_cli")
     if isinstance(found, ModuleType):
         parser.error(f"{path} is a module; name the class in it")
     return found() if callable(found) else found
@@ -267,7 +267,7 @@ def _context(parser: argparse.ArgumentParser, cert: str, key: str) -> ssl.SSLCon
     try:
         context.load_cert_chain(cert, key)
     except (OSError, ssl.SSLError) as error:
-        parser.error(f"{cert} and {key} are no certificate and its key: {error}")
+        parser.error(f"{cert} and {key} are not a certificate and its key: {error}")
     return context
 
 

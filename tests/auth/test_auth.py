@@ -564,7 +564,7 @@ class GuessingTests(SynchronousTestCase):
                     "LOGIN failed for " + ascii("J\u00fcr'gen\u200b"),
                     "CRAM-MD5 failed for 'user'",
                     "SCRAM-SHA-256 failed for 'tim'",
-                    "PLAIN failed for nobody in particular",
+                    "PLAIN failed for an unknown user",
                     "XOAUTH2 failed for 'bob'",  # told already, though the client has not yet heard all
                 )
             ],
@@ -839,7 +839,7 @@ class SubmitterTests(SynchronousTestCase):
     """AUTH= with MAIL (RFC 4954 5)."""
 
     def test_claim(self) -> None:
-        """What a client claims is read, and counts as nobody in particular."""
+        """What a client claims is read, and counts as an unknown user."""
         for value in (b"<>", b"e+3Dmc2@example.com", b"a@example.com"):
             client = Connection(authenticator=friend)
             self.assertEqual(client.say(b"MAIL FROM:<a@example.com> AUTH=" + value), [b"250 2.1.0 OK"])

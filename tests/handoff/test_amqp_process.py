@@ -124,7 +124,10 @@ class ProcessTests(CommandLineTestCase):
 
     def test_password(self) -> None:
         """Whatever is wrong with the option, its password is not printed."""
-        for rest, problem in ("", "where do messages go?"), (":queue=mail:declear=yes", "did you mean declare?"):
+        for rest, problem in (
+            ("", "queue=NAME or exchange=NAME is required"),
+            (":queue=mail:declear=yes", "did you mean declare?"),
+        ):
             process = self.smtpd(f"--handler=amqp:amqp://mail:canary@127.0.0.1:5{rest}")
             self.assertOneLine(process, 64, problem)
             self.assertNotIn("canary", process.errors[0])

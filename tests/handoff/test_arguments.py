@@ -131,7 +131,7 @@ class CommandLineTests(SynchronousTestCase):
         wrong.write_text("sasl.pasword=canary\n")
         for spec, expected in (
             ("kafka:topic=mail", "HOST:PORT,... here, or in the environment as TXSMTPD_KAFKA_BROKERS"),
-            ("kafka:b.test:9092", "Give topic=NAME"),
+            ("kafka:b.test:9092", "topic=NAME is required"),
             (f"kafka:b.test:9092:topic=mail:config={wrong}", 'No such configuration property: "sasl.pasword"'),
             ("kafka:b.test:9092:topic=mail:key=all", "key must be domain or none, not 'all'"),
             ("kafka:b.test:9092:topic=mail:config=/nowhere", "config=/nowhere: cannot be read"),
@@ -140,7 +140,7 @@ class CommandLineTests(SynchronousTestCase):
             ("webhook:http://app.test:timeout=never", "timeout=never: must be a number of seconds above 0"),
             ("webhook:http://app.test:secret-file=/nowhere", "secret-file=/nowhere: cannot be read"),
             ("amqp", "a URL is needed: here, in the environment as TXSMTPD_AMQP_URL, or by url-file=PATH"),
-            ("amqp:amqp://mq.test", "Give queue=NAME or exchange=NAME"),
+            ("amqp:amqp://mq.test", "queue=NAME or exchange=NAME is required"),
             ("amqp:mq.test:queue=mail", "not the URL of a broker, such as amqp://"),
             ("amqp:amqp://mq.test:queue=a:exchange=b", "either a queue or an exchange"),
             ("amqp:amqp://mq.test:queue=a:routing-key=b", "a routing key requires an exchange"),

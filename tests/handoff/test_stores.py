@@ -377,7 +377,7 @@ class OptionTests(SynchronousTestCase):
             ("store=s3://", "must be s3://BUCKET/PREFIX"),
             ("store=file:relative", "must be s3://BUCKET/PREFIX or file:/FOLDER"),
             ("store=file:/nowhere/mail", "store=file:/nowhere/mail: /nowhere: the folder for the maildir"),
-            ("inline=1m", "inline: where do larger messages go?"),
+            ("inline=1m", "inline: requires store="),
             ("store=s3://b:inline=20m", "inline must be less than the maximum size of the target"),
         ):
             error = self.assertRaises(UsageError, make_handler, f"amqp:amqp://mq.test:queue=mail:{spec}")

@@ -174,7 +174,7 @@ print("twisted.internet.reactor" in sys.modules)
         """A mistake ends main() with one line: status 2 for arguments, 1 if the process cannot become nobody."""
         for words, status, told in (
             ("-n -l :x", 2, "Invalid port number: x"),
-            ("-n --tlscert own.py --tlskey own.py", 2, "no certificate"),
+            ("-n --tlscert own.py --tlskey own.py", 2, "are not a certificate and its key"),
             ("-l 127.0.0.1:0", 1, "give -n"),
         ):
             code = f"""

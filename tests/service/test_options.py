@@ -153,16 +153,18 @@ class AdviceTests(SynchronousTestCase):
 
     def test_taken(self) -> None:
         """A port that is taken: how to find out by whom."""
-        self.assertIn("Address already in use; `ss -ltnp 'sport = :25'` tells by whom", self.told(25, errno.EADDRINUSE))
+        self.assertIn(
+            "Address already in use; `ss -ltnp 'sport = :25'` shows the process", self.told(25, errno.EADDRINUSE)
+        )
 
     def test_forbidden(self) -> None:
         """A port below 1024: what is needed, and which port does not need it. A Unix socket: its folder."""
         self.assertIn(
-            "Permission denied; ports below 1024 need root, CAP_NET_BIND_SERVICE or a socket unit of systemd: another,"
+            "Permission denied; ports below 1024 require root, CAP_NET_BIND_SERVICE or a systemd socket unit: another,"
             " such as 8025, does not",
             self.told(25, errno.EACCES),
         )
-        self.assertIn("write to the folder", self.told(b"/run/x", errno.EACCES))
+        self.assertIn("write permission for the folder", self.told(b"/run/x", errno.EACCES))
 
     def test_foreign(self) -> None:
         """An address of another machine."""
@@ -208,7 +210,7 @@ class NameTests(SynchronousTestCase):
         with redirect_stderr(output):
             parse(environ=environ)
         self.assertEqual(
-            output.getvalue(), "smtpd: TXSMTPD_COLOUR is in the environment, but is no option; see --help\n"
+            output.getvalue(), "smtpd: TXSMTPD_COLOUR is in the environment, but is not an option; see --help\n"
         )
 
 

@@ -503,11 +503,11 @@ class Abstract(smtpd.SMTPServer):
         """A mistake is one line that says which, and status 64."""
         once()
         wrong: list[tuple[list[Any], str]] = [
-            (["smtpd"], "which class?"),
-            (["smtpd:"], "which class?"),
+            (["smtpd"], "the dotted name of a class"),
+            (["smtpd:"], "the dotted name of a class"),
             (["smtpd:Nothing"], "txsmtpd.smtpd has no Nothing"),
             (["smtpd:servers.Nothing"], "servers has no Nothing"),
-            (["smtpd:servers.Channel"], "is no SMTPServer of ours"),
+            (["smtpd:servers.Channel"], "is not a subclass of txsmtpd.smtpd.SMTPServer"),
             (["smtpd:servers.Abstract"], "must override process_message"),
             (["smtpd:SMTPServer"], "must override process_message"),
             (["smtpd:servers.Listening"], "listens where it likes"),

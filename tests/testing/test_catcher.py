@@ -136,7 +136,7 @@ class ContentTests(SynchronousTestCase):
         send(catcher, "other", "eve@example.com", X_Test="1")
         self.assertEqual(self.successResultOf(waiting).subject, "other")
         catcher.factory.settings.reactor.advance(1)
-        self.assertIn("what did arrive", str(self.failureResultOf(missing, NoMailArrived).value))  # type: ignore[arg-type]
+        self.assertIn("mail that arrived", str(self.failureResultOf(missing, NoMailArrived).value))  # type: ignore[arg-type]
 
     def test_match(self) -> None:
         """A function that looks for what other mail has not does not hinder that, and its mistakes are told to who
@@ -320,7 +320,10 @@ class BoundsTests(SynchronousTestCase):
         self.assertEqual([mail.subject for mail in inbox.messages], ["two", "three"])
         missing = catcher.next(subject="one", timeout=1)
         catcher.factory.settings.reactor.advance(1)
-        self.assertIn("1 older messages had to make room", str(self.failureResultOf(missing, NoMailArrived).value))  # type: ignore[arg-type]
+        self.assertIn(
+            "1 older messages were dropped, because of the limits",
+            str(self.failureResultOf(missing, NoMailArrived).value),
+        )  # type: ignore[arg-type]
 
     def test_octets(self) -> None:
         """So they do for large ones; but the newest is always there."""
@@ -381,7 +384,7 @@ class NextTests(SynchronousTestCase):
             text.splitlines(),
             [
                 "no mail sender 'ann@example.com', subject 'three' arrived within 300 seconds",
-                "what did arrive (2):",
+                "mail that arrived (2):",
                 "  from 'ann@example.com' to ['bob@example.com'], subject 'one'",
                 "  from 'ann@example.com' to ['eve@example.com'], subject 'two'",
             ],

@@ -178,7 +178,7 @@ class PlayingTests(SynchronousTestCase):
         """What is no reply at all is told."""
         with self.assertRaises(DialogError) as caught:
             Dialog(GOOD).play(lambda: failing("noop", "garbage", b"\xff\r\n"))
-        self.assertIn("what the server said is no reply", str(caught.exception))
+        self.assertIn("the server sent something that is not a reply", str(caught.exception))
 
 
 class SocketTests(TCPTestCase):

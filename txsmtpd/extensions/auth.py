@@ -206,7 +206,7 @@ def authentication_failed(server: Any, exchange: Exchange) -> None:
     server._dispatcher.log(
         events.AUTH_FAILED,
         mechanism=exchange.mechanism,
-        login=_name_shown(exchange.login, "nobody in particular"),
+        login=_name_shown(exchange.login, "an unknown user"),
         client=client_text(server.session.peer),
     )
 

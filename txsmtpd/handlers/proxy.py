@@ -78,7 +78,7 @@ class Proxy:
                 parser.error(f"{cls.__name__} needs a port, as in proxy:{host}:25")
             number, *rest = rest
             if not (number.isascii() and number.isdecimal() and 0 < int(number) < 65536):
-                parser.error(f"{number!r} is no port; it must be a number from 1 to 65535")
+                parser.error(f"{number!r} is not a port from 1 to 65535")
             port = int(number)
         try:
             return cls(host, port, **_options(parser, rest))
@@ -249,7 +249,5 @@ def _options(parser: Any, words: list[str]) -> dict[str, Any]:
                 parser.error(f"the password cannot be read from {value}: {getattr(error, 'strerror', None) or error}")
         else:
             modes = "|".join(TLS_MODES)
-            parser.error(
-                f"{word!r} is no option; there are lmtp, tls={modes}, user=NAME, password-file=PATH, hello=NAME"
-            )
+            parser.error(f"{word!r} is not an option; use lmtp, tls={modes}, user=NAME, password-file=PATH, hello=NAME")
     return options

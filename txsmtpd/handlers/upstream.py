@@ -381,7 +381,7 @@ def _check_tls_context(context: Any) -> None:
     takes = (IOpenSSLContextFactory, IOpenSSLClientConnectionCreator)
     if context is not None and not any(each.providedBy(context) for each in takes):
         raise TypeError(
-            "tls_context must be what Twisted's TLS takes, such as optionsForClientTLS(name, trustRoot=...) of"
+            "tls_context must be TLS options for a client, such as optionsForClientTLS(name, trustRoot=...) of"
             f" twisted.internet.ssl, not {context!r}"
         )
 

@@ -150,7 +150,7 @@ class ConfirmedChannel:
         method = message.method
         where = f"exchange {method.exchange!r}, " if method.exchange else ""
         self._returned[message.properties.message_id] = (
-            f"no queue takes the messages: {where}routing key {method.routing_key!r}: {method.reply_text}"
+            f"the messages were not routed to a queue: {where}routing key {method.routing_key!r}: {method.reply_text}"
         )
 
     def _was_blocked(self, connection: Any, frame: Any) -> None:

@@ -106,7 +106,7 @@ class AMQPHandoff(Handoff):
         url = url_of(parser, given, options, "TXSMTPD_AMQP_URL")
         _make_store(parser, options)
         if not {"queue", "exchange"} & options.keys():
-            parser.error("where do messages go? Give queue=NAME or exchange=NAME")
+            parser.error("queue=NAME or exchange=NAME is required")
         try:
             return cls(url, tls_context=_tls_context(Address.parse(url).host, options), **options)
         except (ValueError, OSError) as error:
@@ -159,7 +159,7 @@ class KafkaHandoff(Handoff):
         if not brokers:
             parser.error("brokers are needed: HOST:PORT,... here, or in the environment as TXSMTPD_KAFKA_BROKERS")
         if "topic" not in options:
-            parser.error("where do messages go? Give topic=NAME")
+            parser.error("topic=NAME is required")
         _make_store(parser, options)
         try:
             handler = cls(brokers, **options)
@@ -261,7 +261,7 @@ def _make_store(parser: Any, options: dict[str, Any]) -> None:
     if "store" in options:
         options["store"] = make_store(parser, options["store"])
     elif "inline" in options:
-        parser.error("inline: where do larger messages go? Give store=s3://BUCKET/PREFIX or store=file:/FOLDER")
+        parser.error("inline: requires store=s3://BUCKET/PREFIX or store=file:/FOLDER")
 
 
 def _tls_context(host: str, options: dict[str, Any]) -> Any:

@@ -47,7 +47,7 @@ def reply_to(answer: Answer, refused: Reply = REFUSED) -> Reply:
         raise NotTaken(f"the receiver asks for a pause (HTTP {status})", BUSY)
     if 300 <= status < 400 or status in OURS:
         where = f" to {answer.location}" if answer.location else ""
-        raise Unroutable(f"the receiver does not take mail at this URL (HTTP {status}{where})")
+        raise Unroutable(f"the receiver does not accept mail at this URL (HTTP {status}{where})")
     raise OutcomeUnknown(f"the receiver failed (HTTP {status})", UNAVAILABLE)
 
 

@@ -73,7 +73,7 @@ class Writer:
                 self._dropped += 1
                 return
             if self._dropped:
-                self._lines.append(self.lost(self._dropped, "nobody reads them"))
+                self._lines.append(self.lost(self._dropped, "they were not read"))
                 self._dropped = 0
             self._lines.append(line)
             self._size += len(line)

@@ -79,14 +79,14 @@ def _advice(cause: BaseException | None, port: object) -> str:
     if not isinstance(cause, OSError):
         return ""
     if cause.errno == errno.EADDRINUSE and isinstance(port, int):
-        return f"; `ss -ltnp 'sport = :{port}'` tells by whom"
+        return f"; `ss -ltnp 'sport = :{port}'` shows the process"
     if cause.errno in (errno.EACCES, errno.EPERM):
         if isinstance(port, int) and port < 1024:
             return (
-                "; ports below 1024 need root, CAP_NET_BIND_SERVICE or a socket unit of systemd:"
+                "; ports below 1024 require root, CAP_NET_BIND_SERVICE or a systemd socket unit:"
                 f" another, such as {8000 + port}, does not"
             )
-        return "; who starts the server must be allowed to write to the folder" if isinstance(port, bytes) else ""
+        return "; the user of the server needs write permission for the folder" if isinstance(port, bytes) else ""
     if cause.errno == errno.EADDRNOTAVAIL:
         return "; this machine has no such address"
     return ""

@@ -32,7 +32,7 @@ class Served:
         arguments are the host and the port of the remote server.
         """
         if not args or not args[0]:
-            parser.error("which class? Give its dotted name, as in smtpd:mypackage.MyServer")
+            parser.error("the dotted name of a class is required, as in smtpd:mypackage.MyServer")
         name, *rest = args
         server_class = _find_class(parser, name)
         from_cli = getattr(server_class, "from_cli", None)
@@ -51,10 +51,12 @@ def _find_class(parser: Any, name: str) -> type[SMTPServer]:
     if found is None:
         parser.error(f"txsmtpd.smtpd has no {name}; for a class of your own, give its dotted name")
     if not (isinstance(found, type) and issubclass(found, SMTPServer)):
-        parser.error(f"{name} is no SMTPServer of ours: have its module say 'from txsmtpd import smtpd'")
+        parser.error(
+            f"{name} is not a subclass of txsmtpd.smtpd.SMTPServer; import it with 'from txsmtpd import smtpd'"
+        )
     server_class: type[SMTPServer] = found
     if server_class.process_message is SMTPServer.process_message:
-        parser.error(f"{name} must override process_message, and could take no message")
+        parser.error(f"{name} must override process_message")
     return server_class
 
 

@@ -190,7 +190,9 @@ class Dialog:
         try:
             seen = [_as_lines(code, texts) for code, texts in reply_lines(said)]
         except AssertionError as error:
-            raise self._error(self.steps[-1].last, "what the server said is no reply", str(error), where) from None
+            raise self._error(
+                self.steps[-1].last, "the server sent something that is not a reply", str(error), where
+            ) from None
         expected = [line for step in steps for line in step.replies]
         last = max(step.last for step in steps)
         for line, lines in zip(expected, seen, strict=False):

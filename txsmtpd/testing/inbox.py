@@ -436,10 +436,12 @@ class Inbox:
         if not there:
             lines.append("nothing arrived at all")
         else:
-            lines.append(f"what did arrive ({len(there)}):")
-            lines += [f"  {mail}{' (given before)' if number in self.taken else ''}" for number, mail in there[-SHOWN:]]
+            lines.append(f"mail that arrived ({len(there)}):")
+            lines += [
+                f"  {mail}{' (returned before)' if number in self.taken else ''}" for number, mail in there[-SHOWN:]
+            ]
         if self._store.dropped:
-            lines.append(f"{self._store.dropped} older messages had to make room")
+            lines.append(f"{self._store.dropped} older messages were dropped, because of the limits")
         return NoMailArrived("\n".join(lines))
 
     def _unexpected(self, wanted: Query, mail: Mail) -> UnexpectedMail:

@@ -150,9 +150,9 @@ class ProxyTLV(dict[str, Any]):
             end = start + 3 + int.from_bytes(data[start + 1 : start + 3], "big")
             value = data[start + 3 : end]
             if len(data) < max(end, start + 3):
-                raise MalformedTLV(f"the TLV {name} is longer than what there is")
+                raise MalformedTLV(f"the TLV {name} is longer than the rest of the data")
             if name == "SSL" and name in places:
-                raise MalformedTLV("a TLV SSL is within another, or there are two")
+                raise MalformedTLV("there are two TLVs SSL, or one within another")
             places[name] = offset + start
             if name == "SSL":
                 cls._read_ssl(value, offset + start + 3, values, places, strict)

@@ -116,7 +116,7 @@ class MilterConnection(Protocol):
         if self._error is not None:
             raise self._error
         if self._packets:
-            raise self._broken("an answer that nobody has asked for")
+            raise self._broken("an unexpected response")
         self.transport.write(octets)  # type: ignore[union-attr]
 
     async def drain(self, timeout: float) -> None:

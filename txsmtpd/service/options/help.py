@@ -109,5 +109,5 @@ def unknown_variables(environ: Mapping[str, str], known: Iterable[str]) -> tuple
         if near:
             wrong.append(f"{variable}: there is no such option; did you mean {near[0]}?")
         else:
-            odd.append(f"{variable} is in the environment, but is no option; see --help")
+            odd.append(f"{variable} is in the environment, but is not an option; see --help")
     return wrong, odd

@@ -129,7 +129,7 @@ class Options(Chosen, AuthOptionMixin):
         """Install a reactor at once, before anything imports the default one."""
         launcher: Any = self.parent
         if not hasattr(launcher, "installReactor"):
-            raise usage.UsageError("--reactor: give it to twistd, before smtpd")
+            raise usage.UsageError("--reactor: pass it to twistd, before smtpd")
         try:
             launcher["reactor"] = launcher.installReactor(name)
         except NoSuchReactor:
