@@ -1,4 +1,4 @@
-"""The options of a worker: those of its master, without what the master does."""
+"""The options of a worker, which are those of its master without what the master does, and of a single process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import asdict
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from txsmtpd.service import makeService
 from txsmtpd.service.options import Options
+from txsmtpd.service.server import Listener
 from txsmtpd.service.workers.sockets import InheritedSocket
 from txsmtpd.service.workers.worker import VARIABLE, Inherited
 
@@ -24,3 +26,23 @@ class WorkerOptionsTests(SynchronousTestCase):
         [(label, endpoint)] = options["endpoints"]
         self.assertEqual(label, "--listen=tcp:25")
         self.assertIsInstance(endpoint, InheritedSocket)
+
+
+class SingleProcessTests(SynchronousTestCase):
+    """``--workers=1``."""
+
+    def test_one(self) -> None:
+        """One worker is the server without the option: this process serves, with the same services, and counts
+        nothing for others."""
+        servers = []
+        for words in [], ["--workers=1"]:
+            options = Options()
+            options.environ = {}
+            options.parseOptions([*words, "--handler=sink", "--listen=tcp:0:interface=127.0.0.1"])
+            servers.append(makeService(options))
+        without, with_one = servers
+        self.assertEqual([*map(type, with_one)], [*map(type, without)])
+        [listener] = with_one
+        assert isinstance(listener, Listener)
+        self.assertIsNone(listener.factory.connections_changed)
+        self.assertIsNone(listener.factory.connections_elsewhere)

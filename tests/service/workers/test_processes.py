@@ -269,6 +269,15 @@ class ReloadTests(SynchronousTestCase):
         master.process.wait(PATIENCE)  # and not the grace
         client.close()
 
+    def test_endsWhileStarting(self) -> None:
+        """SIGTERM does not wait for a worker whose handler takes long to start."""
+        slow = "import os, time\nif '_TXSMTPD_WORKER' in os.environ:\n    time.sleep(1000)\nfrom naming import naming\n"
+        master = Master(self, "--handler=slow.naming", "--grace=1000", files={"slow.py": slow})
+        master.wait_for("worker 0 .* started")
+        master.signal(signal.SIGTERM)
+        self.assertEqual(master.process.wait(PATIENCE), -signal.SIGTERM)
+        master.wait_for("worker 0 .* has ended")
+
     def test_masterKilled(self) -> None:
         """Workers without a master end by themselves, and what they have accepted is there."""
         master = Master(self, "--handler=mailbox:mail")

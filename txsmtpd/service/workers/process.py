@@ -142,6 +142,8 @@ class Worker(ProcessProtocol):
         """Stop the worker; its open transactions have the grace period to finish."""
         self.is_draining = True
         self._tell(Drain)
+        if not self.is_ready:  # it has no clients, and may be busy with its start for long
+            self.signal(signal.SIGTERM)
 
     def retire(self) -> None:
         """Stop the worker when its clients have left, because a new one has replaced it."""
