@@ -866,6 +866,37 @@ print("twisted.internet.reactor" in sys.modules)
 """
         self.assertEqual(self.run_program(code), "['b@example.com']\nFalse\n")
 
+    def test_filters(self) -> None:
+        """So does a filter that asks another server, or a hand-off to one."""
+        code = """
+import json, smtplib, sys, threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from txsmtpd.controller import Controller
+from txsmtpd.filters.rspamd import Rspamd
+from txsmtpd.handoff import WebhookHandoff
+
+class Answers(BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps({"action": "no action"}).encode())
+        print(self.path)
+
+    def log_message(self, *words):
+        pass
+
+server = HTTPServer(("127.0.0.1", 0), Answers)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+url = f"http://localhost:{server.server_port}"
+handler, filter = WebhookHandoff(f"{url}/mail"), Rspamd(url)
+with Controller(handler, port=0, filters=[filter]) as controller:
+    with smtplib.SMTP(controller.hostname, controller.port, timeout=30) as client:
+        client.sendmail("a@example.com", ["b@example.com"], "Subject: x\\n\\nHello\\n")
+print("twisted.internet.reactor" in sys.modules)
+"""
+        self.assertEqual(self.run_program(code), "/checkv2\n/mail\nFalse\n")
+
     def test_globalReactor(self) -> None:
         """Whatever a controller does - store, relay over TLS, authenticate in a thread - the global reactor is left to
         the program, and no thread or descriptor is left."""

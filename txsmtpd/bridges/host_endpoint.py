@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import ConnectingCancelledError, DNSLookupError
 from twisted.internet.interfaces import IAddress, IResolutionReceiver, IStreamClientEndpoint
+from twisted.internet.ssl import optionsForClientTLS
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -156,3 +157,15 @@ class TLSEndpoint:
 class _TLSFactory(TLSMemoryBIOFactory):
     protocol = OwnTimeTLS
     noisy = False
+
+
+def endpoint_of_uri(reactor: Any, uri: Any, timeout: float, tls_context: Any = None) -> Any:
+    """Return the endpoint for a :class:`twisted.web.client.URI`.
+
+    :param tls_context: for ``https``, instead of one that trusts the system's authorities.
+    """
+    host = uri.host.decode("ascii")
+    endpoint = HostEndpoint(reactor, host, uri.port, timeout)
+    if uri.scheme != b"https":
+        return endpoint
+    return TLSEndpoint(reactor, tls_context or optionsForClientTLS(host), endpoint)

@@ -30,6 +30,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
+from txsmtpd.bridges.host_endpoint import endpoint_of_uri
 from txsmtpd.bridges.reactors import current_reactor
 from txsmtpd.filters.message import FilteredMessage
 from txsmtpd.filters.timing import FAILURES, PAUSE, within
@@ -116,8 +117,12 @@ class Rspamd:
         self._pool = HTTPConnectionPool(self._reactor)
         self._pool.maxPersistentPerHost = CONNECTIONS_KEPT
         self._pool._factory.noisy = False
-        self._agent = Agent(self._reactor, connectTimeout=self._connect_timeout, pool=self._pool)
+        self._agent = Agent.usingEndpointFactory(self._reactor, self, self._pool)
         self._breaker = Breaker(FAILURES, PAUSE)
+
+    def endpointForURI(self, uri: Any) -> Any:
+        """Return the endpoint to connect with. Called by the Agent."""
+        return endpoint_of_uri(self._reactor, uri, self._connect_timeout)
 
     def close(self) -> Deferred[Any]:
         """Close persistent connections. The next message opens new ones.

@@ -297,16 +297,11 @@ class _Endpoints:
         self._target = target
 
     def endpointForURI(self, uri: Any) -> Any:
-        from twisted.internet.ssl import optionsForClientTLS
-
-        from txsmtpd.bridges.host_endpoint import HostEndpoint, TLSEndpoint
+        from txsmtpd.bridges.host_endpoint import endpoint_of_uri
 
         # Called for each request, even on a persistent connection. So count when it connects.
-        reactor, host = self._target.reactor, uri.host.decode("ascii")
-        endpoint: Any = HostEndpoint(reactor, host, uri.port, CONNECT_TIMEOUT)
-        if uri.scheme == b"https":
-            endpoint = TLSEndpoint(reactor, self._target.tls_context or optionsForClientTLS(host), endpoint)
-        return _Counted(endpoint, self._target)
+        target = self._target
+        return _Counted(endpoint_of_uri(target.reactor, uri, CONNECT_TIMEOUT, target.tls_context), target)
 
 
 class _Counted:
