@@ -10,8 +10,10 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.ssl import KeyPair, PrivateCertificate
 from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
 
 from tests.support.tls import PATIENCE, TLSTestCase, combined, trusting
+from txsmtpd.engine import tls_input
 
 
 class Turns:
@@ -109,6 +111,20 @@ class FairnessTests(TLSTestCase):
             await until(lambda: sum(turns.counts) == 1000)
             self.assertLessEqual(max(turns.counts), 64)  # what was read, and the turn of what was read before
             client.socket.close()
+
+    async def test_small(self) -> None:
+        """Records that are slow to decrypt are decrypted in parts, in turns, and all of them."""
+        self.patch(tls_input, "LONG", 0)
+        client = Records(await self.serve(implicit_tls=True, junk_command_limit=None, buffer_limit=1000))
+        await client.handshake()
+        for _ in range(4000):
+            client.tls.write(b"NOOP\r\n")
+        client.tls.write(b"QUIT\r\n")
+        sending = deferToThread(client.flush)
+        heard = await client.read(4000 * len("250 2.0.0 OK\r\n"))
+        self.assertEqual(heard.count(b"250 2.0.0 OK\r\n"), 4000)
+        await sending
+        client.socket.close()
 
     async def test_handshakes(self) -> None:
         """Handshakes that begin at the same time take turns, and are all completed."""

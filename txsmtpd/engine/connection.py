@@ -152,6 +152,11 @@ class Connection:
         """Whether a command or a hook has closed the transport itself."""
         return bool(self.transport.disconnecting or getattr(self.transport, "_aborting", False))
 
+    @property
+    def may_read(self) -> bool:
+        """Whether neither the buffer is full nor the client has stopped reading."""
+        return not (self._reading_paused or self._output_full)
+
     def process_input(self) -> None:
         """Process input until there is none, or until it must wait."""
         lines, server, transport, patience = self.lines, self.server, self.transport, self.patience

@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 
 from txsmtpd.factory import SMTPFactory
 
+ACCEPTED_AT_ONCE = 8
 GRACE = 30.0  # seconds; supervisors rarely kill a process sooner
 
 
@@ -147,8 +148,10 @@ class SMTPService(Service):
 
 
 def _accept_carefully(port: Any, factory: SMTPFactory) -> None:
-    """Make a port accept only one connection in each iteration of the reactor while the factory is nearly full.
+    """Make a port accept only a few connections in each iteration of the reactor, and only one while the factory is
+    nearly full.
 
+    Twisted accepts up to a hundred. That takes as long as hundreds of commands, for which other clients would wait.
     A rejected connection keeps its descriptor until its 421 is sent, in a later iteration. A hundred rejected
     connections at once could take the descriptors that messages need, and some would be closed without a reply.
     """
@@ -157,8 +160,7 @@ def _accept_carefully(port: Any, factory: SMTPFactory) -> None:
         return
 
     def read() -> Any:
-        if factory.is_nearly_full:
-            port.numberAccepts = 1
+        port.numberAccepts = 1 if factory.is_nearly_full else ACCEPTED_AT_ONCE
         return accept()
 
     port.doRead = read
