@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from txsmtpd.service.options.parser import GROUPS
+from txsmtpd.settings import Settings
 
 DOCS = Path(__file__).parent.parent / "docs"
 DIRECTIVE = re.compile(r"^\.\. (auto\w+|py:\w+):: (\S+)((?:\n+ +:.*)*)", re.MULTILINE)
@@ -125,3 +127,14 @@ class CommandLinePageTests(SynchronousTestCase):
         self.assertEqual(list(found), [group.title for group in GROUPS])
         for group in GROUPS:
             self.assertEqual(found[group.title], {option.name for option in group.options}, group.title)
+
+
+class OptionsPageTests(SynchronousTestCase):
+    """``docs/options.rst`` lists the options of the factory."""
+
+    def test_everyOption(self) -> None:
+        """Each option is in one of the sections, once."""
+        page = (DOCS / "options.rst").read_text("utf-8")
+        found = [name for names in re.findall(r"^\.\. options:: (.*)", page, re.MULTILINE) for name in names.split()]
+        elsewhere = {"handler", "filters", "protocol_mechanisms"}  # of the factory, or not for users
+        self.assertEqual(sorted(found), sorted({each.name for each in fields(Settings) if each.init} - elsewhere))

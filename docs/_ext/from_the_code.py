@@ -1,4 +1,4 @@
-"""Directives whose text is in the code, so that it is written once: ``.. options::``,
+"""Directives whose text is in the code, so that it is written once: ``.. options:: NAME...``,
 ``.. hooks::``, ``.. log-events::`` and ``.. inbox-routes::``."""
 
 import inspect
@@ -17,18 +17,17 @@ from txsmtpd.log.events import EVENTS, LEVEL_NAMES
 from txsmtpd.settings import Settings
 
 
-def option_lines() -> Iterator[str]:
-    analyzer = ModuleAnalyzer.for_module(Settings.__module__)
-    docs = analyzer.find_attr_docs()
+def option_lines(names: list[str]) -> Iterator[str]:
+    docs = ModuleAnalyzer.for_module(Settings.__module__).find_attr_docs()
+    options = {option.name: option for option in fields(Settings)}
     yield f".. py:currentmodule:: {Settings.__module__}"
-    for option in fields(Settings):
-        if option.init and option.name not in ("handler", "protocol_mechanisms"):
-            yield ""
-            yield f".. py:attribute:: Settings.{option.name}"
-            yield f"   :type: {option.type}"
-            yield f"   :value: {option.default!r}"
-            yield ""
-            yield from (f"   {line}" for line in docs["Settings", option.name])
+    for name in names:
+        yield ""
+        yield f".. py:attribute:: Settings.{name}"
+        yield f"   :type: {options[name].type}"
+        yield f"   :value: {options[name].default!r}"
+        yield ""
+        yield from (f"   {line}" for line in docs["Settings", name])
 
 
 def hook_lines() -> Iterator[str]:
@@ -70,10 +69,10 @@ def route_lines() -> Iterator[str]:
 
 class FromTheCode(SphinxDirective):
     def run(self) -> list[nodes.Node]:
-        lines = {"options": option_lines, "hooks": hook_lines, "log-events": event_lines, "inbox-routes": route_lines}[
-            self.name
-        ]()
-        return self.parsed(StringList(list(lines), source=f"<{self.name}>"))
+        return self.parsed(StringList(list(self.lines()), source=f"<{self.name}>"))
+
+    def lines(self) -> Iterator[str]:
+        return {"hooks": hook_lines, "log-events": event_lines, "inbox-routes": route_lines}[self.name]()
 
     def parsed(self, content: StringList) -> list[nodes.Node]:
         node = nodes.container()
@@ -81,8 +80,16 @@ class FromTheCode(SphinxDirective):
         return node.children
 
 
+class OptionsFromTheCode(FromTheCode):
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def lines(self) -> Iterator[str]:
+        return option_lines(self.arguments[0].split())
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
-    app.add_directive("options", FromTheCode)
+    app.add_directive("options", OptionsFromTheCode)
     app.add_directive("hooks", FromTheCode)
     app.add_directive("log-events", FromTheCode)
     app.add_directive("inbox-routes", FromTheCode)
