@@ -1,6 +1,7 @@
 """The message of a mail transaction (RFC 5321 4.1.1.4, RFC 3030 2): from DATA or BDAT to the handler's reply.
 
-:mod:`txsmtpd.wire` parses the octets, and :mod:`txsmtpd.engine.message_sink` stores them or passes them on.
+DATA takes two turns: the first returns 354, and the second runs at the end of the message. :mod:`txsmtpd.wire` parses
+the octets, and :mod:`txsmtpd.engine.message_sink` keeps them in memory or passes them on.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ DISCARD_TIME = 300.0  # seconds
 
 
 class IncomingMessage:
-    """A message that a session is receiving: made by DATA or the first BDAT, until the end of the transaction.
+    """A message that is being received. It exists from DATA, or the first BDAT, to the end of the transaction.
 
-    :param server: the protocol of the session, as users see it.
+    :param server: the protocol that users see.
     """
 
     __slots__ = ("_deadline", "_header", "_octets", "_refused", "_server", "_sink", "_time_used")
@@ -54,16 +55,16 @@ class IncomingMessage:
 
     def __init__(self, server: Any) -> None:
         self._server = server
-        self._sink: Intake | None = None  # where its octets go, once that is known
-        self._header: HeaderMeter | None = None  # what they pass on their way there
-        self._deadline: Any = None  # for the end of a message that is too large
-        self._octets = 0  # of its chunks so far
-        self._time_used = 0.0  # seconds of the time for its data that its chunks have used up
-        self._refused: Reply | None = None  # the reply to each chunk that still comes
+        self._sink: Intake | None = None  # receives the octets
+        self._header: HeaderMeter | None = None  # measures the header of a streamed message
+        self._deadline: Any = None  # the timeout for discarding a message that is too large
+        self._octets = 0  # the total size of its chunks
+        self._time_used = 0.0  # seconds of the time for its data that its chunks have used
+        self._refused: Reply | None = None  # the reply to all further chunks
 
     @property
     def goes_on(self) -> bool:
-        """Whether octets that still come are a part of it."""
+        """Whether further octets belong to the message. If not, they are discarded."""
         return self._refused is None
 
     # DATA
@@ -85,7 +86,7 @@ class IncomingMessage:
         return self.read_into(sink)
 
     def read_into(self, sink: Intake) -> Reply:
-        """Read what follows as a message that ends in a dot, into this sink. The reply asks for it."""
+        """Read the following octets into the sink, up to the line with a dot. Return 354."""
         server, settings = self._server, self._server.settings
         self._sink = sink
         reader = DataReader(
@@ -102,8 +103,8 @@ class IncomingMessage:
         return START_MAIL_INPUT
 
     def _write_to(self, sink: Intake) -> Callable[[bytes], object]:
-        """What writes to the sink, with the header measured on its way. That of a message which is handed over whole is
-        measured then."""
+        """Return a function that writes to the sink. For a streamed message, the function also measures the header. The
+        header of a message in memory is measured at the end."""
         settings = self._server.settings
         if type(sink) is Buffered:
             return sink.write
@@ -112,11 +113,11 @@ class IncomingMessage:
         return self._header.write
 
     def _too_large(self) -> None:
-        """Discard the rest of the message, for a limited time."""
+        """The message exceeds the limit. Discard the rest, for a limited time."""
         self._deadline = self.call_later(DISCARD_TIME, self._far_too_large)
 
     def _far_too_large(self) -> None:
-        """The message is so large that the rest is not read."""
+        """The message is too large even to be discarded, or that takes too long. Close the connection."""
         self._forget_deadline()
         dispatcher = self._server._dispatcher
         dispatcher.closes_after_reply = True
@@ -139,10 +140,10 @@ class IncomingMessage:
     # BDAT
 
     async def read_chunk(self, size: int, last: bool) -> Any:
-        """Read a chunk that follows BDAT.
+        """Read the chunk after BDAT.
 
-        :param size: its octets.
-        :param last: whether the message ends with it.
+        :param size: the size of the chunk in octets.
+        :param last: whether it is the last chunk of the message.
         """
         if last:
             self.ends()
@@ -153,7 +154,7 @@ class IncomingMessage:
             if last:
                 self._server.reset_transaction()
             raise
-        if self._octets:  # else the time for the data begins now
+        if self._octets:  # not the first chunk, which starts the time for the data
             self._go_on_in_time()
         self._octets += size
         reply = self._server._dispatcher.take_payload(self._write_to(sink), partial(self._end_of_chunk, last))
@@ -174,7 +175,7 @@ class IncomingMessage:
         if limit is not None and self._octets + size > limit:
             if size <= DISCARDED * limit:
                 raise Refused(TOO_LARGE)
-            # It is too large to be read and discarded: the connection is closed instead.
+            # The chunk is too large even to be discarded, so the connection is closed.
             self._server._dispatcher.payload_due = 0
             self._server._dispatcher.closes_after_reply = True
             raise Refused(FAR_TOO_LARGE)
@@ -197,7 +198,7 @@ class IncomingMessage:
     # The end of the message
 
     def ends(self) -> None:
-        """The message ends with this turn, whose result is the reply to it."""
+        """The result of the current turn will be the reply to the message. For subclasses."""
 
     def _complete(self, octets: int) -> Any:
         if self._header is not None and self._header.excess is not None:
@@ -211,7 +212,7 @@ class IncomingMessage:
         return self._finish(octets)
 
     async def _finish(self, octets: int) -> Any:
-        """The message is complete: return its reply. This ends the transaction."""
+        """Pass the complete message to the handler, and end the transaction. Return the reply."""
         server, sink = self._server, self._sink
         envelope = server.envelope
         assert sink is not None
@@ -223,7 +224,7 @@ class IncomingMessage:
             if reply.positive:
                 dispatcher = server._dispatcher
                 dispatcher.messages += 1
-                dispatcher.junk = 0  # the client has got somewhere
+                dispatcher.junk = 0  # the limit applies to the commands since the last message
                 if server.settings.log_messages:
                     _log_message(server, envelope, octets, reply)
             return reply
@@ -250,14 +251,14 @@ class IncomingMessage:
         return refused
 
     def abort(self, reason: BaseException) -> None:
-        """The message will not be complete."""
+        """Abort the sink, because the message will not be complete."""
         self._forget_deadline()
         sink, self._sink, self._header = self._sink, None, None
         if sink is not None:
             sink.abort(reason)
 
     def _reply_to(self, status: Any, envelope: Envelope) -> Any:
-        """What a status of the whole message, or one for each of its recipients, means to the client."""
+        """Convert the handler's result to the reply. It is one status, or a status for each recipient."""
         dispatcher = self._server._dispatcher
         if self.one_for_each and isinstance(status, str):
             lines = status.splitlines()
@@ -282,7 +283,7 @@ class IncomingMessage:
             self._server._dispatcher.log(events.FOLDED, replies=what)
         return folded(replies)
 
-    # Handing it over
+    # Sinks
 
     async def _open_sink(self) -> Intake:
         server = self._server
@@ -298,15 +299,15 @@ class IncomingMessage:
         complain = _complainer(server._dispatcher)
         finish = server.settings.in_asyncio(receiver.finish) if server.settings.asyncio else None
         sink = Streamed(receiver, connection.hold, connection.release, complain, finish)
-        if connection.closing:  # it took too long, and somebody must tell the receiver
+        if connection.closing:  # open_message has timed out, so nothing else would abort the receiver
             sink.abort(ConnectionDone())
             raise Refused(FAILED)
         return sink
 
     def whole(self, source: Source | None = None) -> Buffered | Discarded:
-        """What takes the message whole, for the handler.
+        """Return a sink that keeps the message in memory, for ``handle_DATA``.
 
-        :param source: where its octets come from. Default: the connection.
+        :param source: the source of the octets. Default: the connection.
         """
         server = self._server
         settings = server.settings
@@ -315,11 +316,11 @@ class IncomingMessage:
         return Buffered(self, settings.memory.share(), source or server._connection)
 
     def call_later(self, period: float, function: Callable[[], object]) -> Any:
-        """Call a function after so many seconds."""
+        """Call a function after *period* seconds."""
         return self._server._connection.call_later(period, function)
 
     def deliver(self, message: bytes) -> Any:
-        """Hand the whole message to the handler. Return its status, or an awaitable of it."""
+        """Pass the complete message to the handler. Return its status, or an awaitable of it."""
         server = self._server
         envelope, settings = server.envelope, server.settings
         hooks = settings.hooks
@@ -336,7 +337,7 @@ class IncomingMessage:
         return server.call_hook("DATA", default=_ok)
 
     def decoded(self, content: bytes) -> str:
-        """The message as text (``decode_data``)."""
+        """Return the message as a string (``decode_data``)."""
         if self._server.settings.enable_SMTPUTF8:
             return content.decode("utf-8", "surrogateescape")
         try:
@@ -346,12 +347,12 @@ class IncomingMessage:
 
 
 def _are_replies(lines: Sequence[str], count: int) -> bool:
-    """Whether the lines are this number of complete replies, as some handlers return them for LMTP."""
+    """Whether the lines are *count* complete replies, which some handlers return as one string for LMTP."""
     return len(lines) == count and all(line[:3].isdecimal() and line[3:4] == " " for line in lines)
 
 
 async def _process_message(process: Callable[..., Any], session: Any, envelope: Envelope) -> Any:
-    """The deprecated hook, which may return None for 250."""
+    """Call the deprecated hook. It may return None, which stands for 250."""
     warnings.warn("process_message is deprecated; implement handle_DATA", DeprecationWarning, stacklevel=2)
     status = process(session.peer, envelope.mail_from, envelope.rcpt_tos, envelope.content)
     if isinstance(status, Awaitable):

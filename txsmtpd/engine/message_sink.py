@@ -1,7 +1,7 @@
-"""Destinations of the octets of a message: memory, for ``handle_DATA``, or a receiver as they arrive.
+"""Sinks for the octets of a message: memory, for ``handle_DATA``, or a receiver that processes them while they arrive.
 
-A sink is made for each message when its data begin. It gets all octets, and then exactly one call of either
-:meth:`finish`, which returns the reply, or :meth:`abort`. This module guarantees that; it does not read the octets.
+A sink is created for each message. It gets all octets, and then exactly one call of either :meth:`finish`, which
+returns the status, or :meth:`abort`. This module guarantees that. It does not parse the octets.
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ from txsmtpd.limits.memory import Share
 from txsmtpd.reply import FAILED, OK, Refused, Reply
 
 RECEIVER_METHODS = ("registerProducer", "unregisterProducer", "write", "finish", "abort")
-PIECES = 1000  # that are kept apart
+PIECES = 1000  # the maximum number of separate pieces of a message in memory
 MEMORY_TIMEOUT = 60.0  # seconds that a message waits for memory
 NO_MEMORY = Reply(452, "4.3.1", "Insufficient memory, try again later")
 
 
 class Source(Protocol):
-    """Where the octets of a message come from."""
+    """The source of the octets of a message."""
 
     def hold_untimed(self) -> None:
-        """No more octets are wanted for now."""
+        """Pause."""
 
     def release(self) -> None:
-        """Octets are wanted again."""
+        """Resume."""
 
 
 class Owner(Protocol):
     """The message that a :class:`Buffered` collects."""
 
     def deliver(self, octets: bytes) -> Any:
-        """Hand over the whole message. Return its status, or an awaitable of it."""
+        """Pass the complete message to the handler. Return its status, or an awaitable of it."""
 
     def call_later(self, period: float, function: Callable[[], object]) -> Any:
-        """Call a function after so many seconds."""
+        """Call a function after *period* seconds."""
 
 
 class Buffered:
-    """Collects the message and hands it over whole.
+    """Collects the message in memory.
 
-    Its octets count as used memory until :meth:`close`. If the memory limit is reached, reading pauses for a while;
-    then the message is refused, and the rest of it is discarded.
+    Its octets count as used memory until :meth:`close`. If the memory limit is reached, the source is paused for up to
+    :data:`MEMORY_TIMEOUT`. Then the message is refused, and the rest is discarded.
 
     :param owner: the message.
     :param share: its share of the memory.
-    :param source: where its octets come from.
+    :param source: the source of the octets.
     """
 
     __slots__ = ("_delivered", "_octets", "_owner", "_refused", "_runs", "_share", "_source", "_waiting")
@@ -65,12 +65,12 @@ class Buffered:
         self._delivered = False
 
     def write(self, octets: bytes) -> None:
-        """More of the message has come."""
+        """A piece of the message was received."""
         if self._refused:
             return
         self._octets.append(octets)
         if len(self._octets) >= PIECES:
-            # An object for each octet or two would take many times their room.
+            # Join small pieces, because each object takes much more memory than a few octets.
             if self._runs is None:
                 self._runs = []
             self._runs.append(b"".join(self._octets))
@@ -101,7 +101,7 @@ class Buffered:
         self._share.release()
 
     def finish(self) -> Any:
-        """The message is complete; give its status, or an awaitable of it."""
+        """The message is complete. Return its status, or an awaitable of it."""
         if self._refused:
             raise Refused(NO_MEMORY)
         if self._waiting is not None:
@@ -114,45 +114,45 @@ class Buffered:
         return self._owner.deliver(message)
 
     def abort(self, reason: BaseException) -> None:
-        """The message will not be complete."""
-        if not self._delivered:  # else whoever has it may still have it
+        """The message is incomplete, and no more of it will arrive."""
+        if not self._delivered:  # otherwise the handler may still use it
             self._forget()
 
     def close(self) -> None:
-        """The message has its reply, and is in memory no more."""
+        """The handler has finished, and the message is no longer in memory."""
         self._share.release()
 
 
 class Discarded:
-    """Discards a message that no recipient gets."""
+    """Discards the message, because it has no recipients or the handler discards all mail."""
 
     def write(self, octets: bytes) -> None:
-        """More of the message has come."""
+        """A piece of the message was received."""
 
     async def finish(self) -> Reply:
-        """The message is complete; give its reply."""
+        """The message is complete. Return 250."""
         return OK
 
     def abort(self, reason: BaseException) -> None:
-        """The message will not be complete."""
+        """The message is incomplete, and no more of it will arrive."""
 
     def close(self) -> None:
-        """The message has its reply."""
+        """Called last, after :meth:`finish`."""
 
 
 @implementer(IPushProducer)
 class Streamed:
-    """Passes the message on to an :class:`~txsmtpd.interfaces.IMessageReceiver` as it arrives.
+    """Passes the message on to an :class:`~txsmtpd.interfaces.IMessageReceiver` while it arrives.
 
-    The receiver may raise in any method. Then it gets no more octets, its abort() is called, and the reply to the
-    message is the one for an exception.
+    If a method of the receiver raises an exception, the receiver gets no more octets, its ``abort`` is called, and the
+    reply to the message is the one for the exception.
 
-    :param receiver: what the handler has opened for the message.
-    :param hold: called when the receiver wants no more octets for now.
-    :param release: called when it wants them again.
-    :param complain: is given an exception that has no other way to be known.
-    :param finish: what to call in place of the receiver's own.
-    :raises TypeError: if the receiver is none.
+    :param receiver: the receiver that the handler has opened.
+    :param hold: called when the receiver pauses.
+    :param release: called when it resumes.
+    :param complain: called with an exception for which no reply is sent, to log it.
+    :param finish: called instead of the receiver's ``finish``.
+    :raises TypeError: if the receiver lacks a method.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class Streamed:
             self._fail(error)
 
     def write(self, octets: bytes) -> None:
-        """More of the message has come."""
+        """A piece of the message was received."""
         if self._over:
             return
         try:
@@ -188,9 +188,9 @@ class Streamed:
             self._fail(error)
 
     async def finish(self) -> Any:
-        """The message is complete; give the receiver's status."""
+        """The message is complete. Return the receiver's status."""
         if self._over and self._error is None:
-            raise Refused(FAILED)  # it was aborted, and the client is gone
+            raise Refused(FAILED)  # it was aborted, because the client has disconnected
         if self._error is None:
             try:
                 self._receiver.unregisterProducer()
@@ -205,7 +205,7 @@ class Streamed:
         return await status if isinstance(status, Awaitable) else status
 
     def abort(self, reason: BaseException) -> None:
-        """The message will not be complete."""
+        """The message is incomplete, and no more of it will arrive."""
         if self._over:
             self._tell_of_error()
             return
@@ -218,10 +218,10 @@ class Streamed:
         self._release()
 
     def close(self) -> None:
-        """The message has its reply."""
+        """Called last, after :meth:`finish`."""
 
     def _tell_of_error(self) -> None:
-        """No reply to the message will: it was aborted for another reason, after the receiver had failed."""
+        """Report an error of the receiver for which no reply is sent, because the message was aborted afterwards."""
         error, self._error = self._error, None
         if error is not None and not isinstance(error, Refused):
             self._complain(error)
@@ -230,20 +230,20 @@ class Streamed:
         self._error = error
         self.abort(error)
 
-    # What the receiver calls, as its producer.
+    # Called by the receiver, whose producer this is
 
     def pauseProducing(self) -> None:
-        """No more octets for now."""
+        """Pause the source."""
         if not self._over:
             self._hold()
 
     def resumeProducing(self) -> None:
-        """More octets, please."""
+        """Resume the source."""
         if not self._over:  # the connection may be busy with another message
             self._release()
 
     def stopProducing(self) -> None:
-        """No more octets at all: the message is refused."""
+        """Refuse the message, and abort the receiver."""
         if not self._over:
             self._fail(Refused(Reply(451, "4.3.0", "The message was not processed, try again later")))
 
