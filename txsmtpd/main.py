@@ -96,7 +96,7 @@ def parseargs(args: Sequence[str] | None = None) -> tuple[argparse.ArgumentParse
 
 
 def _make_handler(parser: argparse.ArgumentParser, path: str, arguments: Sequence[str]) -> object:
-    """Return the handler of a class or a built-in name. What the class itself raises is the program's."""
+    """Return the handler of a class or a built-in name. Exceptions of the class itself are not caught."""
     maker = find_maker(path)
     found = maker.find() if isinstance(maker, Dotted) else maker
     make = found.make_handler if found is maker else getattr(found, "from_cli", None)
@@ -185,7 +185,7 @@ def _host_and_port(listen: str) -> tuple[str, str]:
 
 
 def run(args: Sequence[str] | None = None) -> NoReturn:
-    """Run ``twist smtpd`` until it is told to stop, and exit.
+    """Run ``twist smtpd`` until a signal stops it, and exit.
 
     :param args: the arguments. Default: those of the process.
     """

@@ -1,7 +1,7 @@
-"""Client endpoints for a host's name, and for TLS, that use the reactor that they are given, and no other.
+"""Client endpoints for host names and for TLS that use only the reactor that is passed to them.
 
-Twisted's make the same connections, but import the global reactor. If that does not run, they do not work in TLS. This
-module does not depend on SMTP.
+Twisted's endpoints make the same connections, but import the global reactor, and fail with TLS if that does not run.
+This module does not depend on SMTP.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class _Resolution:
         self._addresses: list[IAddress] = []
 
     def resolutionBegan(self, resolutionInProgress: Any) -> None:
-        """Nothing is to be done yet."""
+        """Do nothing."""
 
     def addressResolved(self, address: IAddress) -> None:
         self._addresses.append(address)
@@ -81,7 +81,7 @@ class _Resolution:
 
 
 class _Attempts:
-    """Connection attempts, of which the first to succeed wins."""
+    """Connection attempts. The first that succeeds ends the others."""
 
     def __init__(self, reactor: Any, endpoints: Iterator[Any], factory: Any) -> None:
         self.first: Deferred[Any] = Deferred(self._cancelled)
@@ -106,7 +106,7 @@ class _Attempts:
     def _ended(self, result: Any, attempt: Deferred[Any]) -> None:
         self._pending.discard(attempt)
         if self._over:
-            return  # cancelled, because another has won
+            return  # cancelled, because another has succeeded
         if not isinstance(result, Failure):
             self._stop()
             self.first.callback(result)

@@ -291,7 +291,7 @@ class SQLiteStore(Store):
     def _check_ages(self) -> None:
         self._next_check = self._reactor.callLater(CHECKED_EVERY, self._check_ages)
         if self.retention.age and not self._pruning:
-            # Not the reactor's time, which has another origin if its clock is monotonic.
+            # The reactor's clock may be monotonic, and then does not return the time since 1970.
             self._start_pruning(partial(jobs.older, time.time() - self.retention.age))
 
     def _start_pruning(self, choose: Callable[[Connection], list[int]]) -> None:

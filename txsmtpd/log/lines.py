@@ -61,7 +61,7 @@ class Lines:
         self._write = write
         self._line = _line_of_json if as_json else _line_of_text
         self._now = now
-        self._second = -1  # whose text the next two are: what is before and after the milliseconds
+        self._second = -1  # the second that the next two texts belong to: those before and after the milliseconds
         self._before = self._after = ""
         self._tracebacks = Tracebacks()
 

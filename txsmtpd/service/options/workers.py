@@ -81,7 +81,7 @@ def read(chosen: Chosen) -> None:
 
 
 def tell_master(reason: str, environ: Mapping[str, str]) -> None:
-    """Let the master log why this worker cannot start: it may have a log where standard error has no reader."""
+    """Send the reason why this worker cannot start to the master, which logs it: nobody may read standard error."""
     found = inherited(environ)
     if found is not None:
         os.write(found.report, one_line(reason).encode())

@@ -292,7 +292,7 @@ class Master(Service):
     def _look(self) -> None:
         """Abort workers that hang."""
         now = self.seconds()
-        # While this process was stopped, or waited for a processor, it could not hear of anybody.
+        # While this process was stopped, or waited for a processor, it could not receive heartbeats.
         missed, self._looked = max(now - self._looked - BEAT, 0.0), now
         for worker in self.workers:
             worker.heard += missed
