@@ -345,29 +345,39 @@ from twisted.protocols import amp
 
 
 def memory(seconds: float) -> None:
+    """Resident memory, proportional (what is shared counts in part), and private."""
     words = [sys.executable, "-c", f"{TWISTED}\nprint(flush=True); input()"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as bare:
         assert bare.stdout is not None
         bare.stdout.readline()
-        tell("twist, its reactor and AMP: MB resident, proportional", "{:.0f}, {:.0f}".format(*sizes(bare.pid)), "")
+        tell("twist, its reactor and AMP: MB", sizes_text(bare.pid), "")
         bare.communicate(b"\n")
     with serving(2, "sink", "--connection-limit-per-network=none") as server:
         workers = server.pids()
         for name, pid, bar in (("master", server.process.pid, "<= 35"), ("worker", workers[0], "<= 45")):
-            tell(f"{name}: MB resident, proportional", "{:.0f}, {:.0f}".format(*sizes(pid)), bar)
-        before = sum(sizes(pid)[1] for pid in workers)
+            tell(f"{name}: MB", sizes_text(pid), bar)
+        before = sum(private(pid) for pid in workers)
         clients = [connect(server.port) for _ in range(2000)]
-        grown = sum(sizes(pid)[1] for pid in workers) - before
+        grown = sum(private(pid) for pid in workers) - before
         tell("  KB for each of 2,000 idle connections", f"{grown * 1024 / len(clients):.1f}", "<= 3")
         for client in clients:
             client.close()
 
 
-def sizes(pid: int) -> tuple[float, float]:
-    """MB of memory, resident and proportional."""
-    pages = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    rss, pss = (int(re.findall(rf"{key}:\s+(\d+)", pages)[0]) / 1024 for key in ("Rss", "Pss"))
-    return rss, pss
+def sizes_text(pid: int) -> str:
+    """Memory: resident; of which shared pages count in part; and without shared pages."""
+    return f"{memory_of(pid, 'Rss'):.0f}, {memory_of(pid, 'Pss'):.0f}, {private(pid):.0f}"
+
+
+def private(pid: int) -> float:
+    return memory_of(pid, "Private_Clean") + memory_of(pid, "Private_Dirty")
+
+
+def memory_of(pid: int, key: str) -> float:
+    """MB of memory of one kind."""
+    found = re.search(rf"^{key}:\s+(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1]) / 1024
 
 
 def p99(times: list[float]) -> float:
