@@ -322,9 +322,24 @@ class RunTests(ProcessTestCase):
             ("'25'", "ValueError: not an endpoint; did you mean tcp:25"),
             ("25", "TypeError: an endpoint is a string such as"),
             ("data_sizelimit=1", "data_size_limit"),
+            ("port=25", 'give an endpoint, as in run(handler, "localhost:8025")'),
         ]:
             process = self.run_python(
                 "-c", f"import txsmtpd.handlers; txsmtpd.run(txsmtpd.handlers.Sink(), {arguments})"
             )
             self.assertEqual(process.wait(), 1)
             self.assertIn(expected, process.errors[-1])
+
+    def test_uselessAuth(self) -> None:
+        """Options with which no client can authenticate are a warning."""
+        for options, expected in [
+            ("auth_required=True", "there is no authenticator: all mail will be rejected"),
+            ("authenticator=print", "there is no tls_context: AUTH is never offered"),
+        ]:
+            process = self.run_python(
+                "-c",
+                "import txsmtpd.handlers; txsmtpd.run(txsmtpd.handlers.Sink(), 'tcp:0:interface=127.0.0.1', "
+                f"{options})",
+            )
+            process.port()
+            self.assertIn(expected, "".join(process.errors + process.seen))

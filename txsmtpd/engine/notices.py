@@ -1,7 +1,7 @@
-"""What a protocol that a program has made itself tells the log about its options.
+"""Valid options that are probably mistakes: those that keep clients out, or leave passwords unprotected.
 
-Such programs were written for aiosmtpd and log with :mod:`logging`. A factory reports mistakes as exceptions and
-warnings.
+A protocol that a program has made itself logs them with :mod:`logging`, since such programs were written for aiosmtpd.
+``txsmtpd.run`` warns of those with which no client can authenticate. Factories raise exceptions for certain mistakes.
 """
 
 from __future__ import annotations
@@ -18,11 +18,19 @@ log = logging.getLogger(LOGGER)
 
 def give_notice(settings: Settings) -> None:
     """Log the mechanisms, and the options that will keep clients out or passwords unprotected."""
-    for warning in _warnings(settings):
+    for warning in [*_warnings(settings), *useless_auth(settings)]:
         log.warning("%s", warning)
     if trusts_nobody(settings):
         log.error("proxy_protocol_timeout without proxy_from or handle_PROXY: every connection will be closed")
     log.info("Available AUTH mechanisms: %s", " ".join(settings.mechanisms) or "none")
+
+
+def useless_auth(settings: Settings) -> Iterator[str]:
+    """Return the options with which no client can authenticate, and their effect."""
+    if settings.auth_required and not settings.mechanisms:
+        yield "auth_required == True, but there is no authenticator: all mail will be rejected"
+    if settings.mechanisms and settings.auth_require_tls and settings.tls_context is None:
+        yield "auth_require_tls == True, but there is no tls_context: AUTH is never offered"
 
 
 def _warnings(settings: Settings) -> Iterator[str]:
@@ -40,7 +48,5 @@ def _warnings(settings: Settings) -> Iterator[str]:
             )
     if settings.auth_required and not settings.auth_require_tls:
         yield "auth_required == True and auth_require_tls == False: clients may send passwords without TLS"
-    if settings.mechanisms and settings.auth_require_tls and settings.tls_context is None:
-        yield "auth_require_tls == True, but there is no tls_context: AUTH is never offered"
     if settings.proxy_protocol_timeout is not None and settings.proxy_protocol_timeout < SHORT_PROXY_TIMEOUT:
         yield f"proxy_protocol_timeout < {SHORT_PROXY_TIMEOUT}: a lost packet is enough to exceed it"

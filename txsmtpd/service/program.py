@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
@@ -9,6 +10,7 @@ from twisted.application.service import IService
 from twisted.logger import globalLogBeginner
 
 from txsmtpd.bridges.reactors import has_asyncio_reactor
+from txsmtpd.engine.notices import useless_auth
 from txsmtpd.factory import SMTPFactory
 from txsmtpd.service.command_log import CommandLog
 from txsmtpd.service.endpoints import make_endpoint
@@ -51,6 +53,9 @@ def run(
     from twisted.internet import reactor as installed
 
     reactor: Any = installed
+    for name in ("port", "host", "interface", "endpoint"):
+        if name in options:
+            raise TypeError(f'unknown option {name!r}; give an endpoint, as in run(handler, "localhost:8025")')
     for endpoint in endpoints:
         if not isinstance(endpoint, str):
             raise TypeError(f'an endpoint is a string such as "tcp:8025", not {endpoint!r}')
@@ -62,6 +67,8 @@ def run(
     listeners = []
     for endpoint in endpoints or (LOCAL,):
         factory = SMTPFactory(handler, **chosen)
+        for warning in useless_auth(factory.settings):
+            warnings.warn(warning, stacklevel=2)
         listeners.append(Listener(endpoint, make_endpoint(endpoint), factory, grace))
     globalLogBeginner.beginLoggingTo([log.lines], redirectStandardIO=False)
 
