@@ -123,7 +123,7 @@ def mistakes(program: str, port: int) -> dict[str, tuple[str, bool, str]]:
 
 COMMANDS = {
     "a misspelt option": (["--hanlder=sink"], {}, "did you mean --handler\\?"),
-    "a misspelt handler": (["--handler=mailbx:mail"], {}, "is mailbox meant\\?"),
+    "a misspelt handler": (["--handler=mailbx:mail"], {}, "did you mean mailbox\\?"),
     "a misspelt variable": ([], {"TXSMTPD_HANDLR": "sink"}, "did you mean TXSMTPD_HANDLER\\?"),
     "a port alone": (["--listen=25"], {}, "did you mean tcp:25"),
     "another server's option": (["--port=25"], {}, "did you mean --listen=tcp:PORT\\?"),
