@@ -1,10 +1,10 @@
-"""Shares the server's time fairly: the commands of a client that sends many at once are executed in batches, with other
-connections in between.
+"""Distribute the server's time fairly: if a client sends many commands at once, they are executed in batches, and other
+connections run in between.
 
 A batch ends after ``batch_limit`` commands, or after a few milliseconds. Connections with more commands are queued, and
-one of them runs a batch in each iteration of the reactor. So a client that sends few commands waits for one batch at
-most, however many clients send a lot. It never enters the queue itself. TLS handshakes, which cost as much as a batch,
-are in the same queue if there are several at the same time.
+one of them runs a batch in each iteration of the reactor. A client that sends few commands is not queued, so it waits
+for at most one batch, no matter how many clients are queued. A step of a TLS handshake costs as much as a batch, so
+handshakes are queued, too, if there are several at the same time.
 """
 
 from __future__ import annotations
@@ -15,49 +15,49 @@ from time import monotonic
 from typing import Any, Protocol
 
 BATCH_TIME = 0.004  # seconds
-FEW = 8  # commands that are executed at once even if others wait; then the time is looked at, and after as many again
-PAUSE = 0.0005  # seconds; what follows sooner may be of the same iteration of the reactor
+FEW = 8  # commands that are executed even if others wait; the time is checked after each FEW commands
+PAUSE = 0.0005  # seconds; work that follows sooner may belong to the same iteration of the reactor
 
 
 class Waiting(Protocol):
-    """What waits in the queue."""
+    """An entry of the queue."""
 
     @property
     def closing(self) -> bool:
-        """Whether it does not wait any more."""
+        """Whether the entry is to be skipped."""
 
     def call_later(self, period: float, function: Callable[..., Any]) -> Any:
-        """Call the function after so many seconds."""
+        """Call the function after *period* seconds."""
 
     def next_batch(self) -> None:
-        """It is its turn."""
+        """Run the next batch."""
 
 
 class Batches:
-    """The connections of a factory that wait for their next batch, and the handshakes that wait for their turn."""
+    """The queue of a factory: connections and TLS handshakes that wait for their next batch."""
 
     def __init__(self) -> None:
         self._waiting: deque[Any] = deque()
         self._call: Any = None
-        self.busy_at = 0.0  #: the time when a batch or a step of a handshake was last worked on
+        self.busy_at = 0.0  #: the time at which the last batch, or the last step of a handshake, ended
 
     def add(self, waiting: Waiting) -> None:
-        """A connection has more to say than one batch, or a handshake has more to do."""
+        """Add a connection with more input than one batch, or a handshake."""
         self._waiting.append(waiting)
         if self._call is None:
             self._call = waiting.call_later(0, self._next)
 
     def __bool__(self) -> bool:
-        """Whether somebody waits."""
+        """Whether the queue has entries."""
         return bool(self._waiting)
 
     @property
     def are_idle(self) -> bool:
-        """Whether nobody waits, and nothing that takes long was done a moment ago."""
+        """Whether the queue is empty, and no batch has just ended."""
         return not self._waiting and monotonic() - self.busy_at > PAUSE
 
     def step(self) -> bool:
-        """Let the next one have its turn now, in place of a reactor; whether there was one."""
+        """Run the next batch now, for tests without a reactor. Return whether there was one."""
         if self._call is None:
             return False
         self._call.cancel()
@@ -70,14 +70,14 @@ class Batches:
             waiting = self._waiting.popleft()
             if waiting.closing:
                 continue
-            if self._waiting:  # before the batch, so that nothing that it does can stop the others
+            if self._waiting:  # schedule the next one first, so that an exception in this batch does not stop the queue
                 self._call = self._waiting[0].call_later(0, self._next)
             waiting.next_batch()
             return
 
 
 def batches_of(server: Any) -> Batches:
-    """Return the batches of a server's factory. A factory that is not ours has none: its connections do not wait for
-    each other."""
+    """Return the queue of a server's factory. For a factory of another kind, return a new queue: its connections do not
+    wait for each other."""
     found: Batches | None = getattr(server.factory, "batches", None)
     return Batches() if found is None else found

@@ -1,4 +1,4 @@
-"""TLS: begun by STARTTLS (RFC 3207), or with the first octet (RFC 8314). Both are one path.
+"""The TLS handshake, after STARTTLS (RFC 3207) or at the beginning of a connection (RFC 8314).
 
 The handshake has its own timeout, and ``session.ssl`` describes the result. The command is in
 :mod:`txsmtpd.extensions.starttls`. This module does not handle certificates: it uses a context for Twisted's TLS.
@@ -23,23 +23,23 @@ TLS_NOT_GOOD_ENOUGH = Reply(554, "5.7.0", "Command refused due to lack of securi
 
 
 class TLSSetupException(Exception):
-    """The TLS handshake failed; the connection is gone. Its cause is what Twisted, OpenSSL or
-    :mod:`ssl` says of it."""
+    """The TLS handshake has failed, and the connection is closed. ``__cause__`` is the exception of Twisted, OpenSSL or
+    :mod:`ssl`."""
 
 
 def is_wrapped(transport: Any) -> bool:
-    """Whether a connection was accepted in TLS, by an endpoint that speaks it."""
+    """Whether the endpoint, and not this server, starts TLS."""
     return isinstance(transport, TLSMemoryBIOProtocol)
 
 
 async def start_tls(server: Any, begun: bytes = b"") -> None:
-    """Start TLS as soon as pending output was sent, and call the hook STARTTLS.
+    """Send pending output, start TLS, and call the hook STARTTLS.
 
     Unprocessed input is discarded, because an attacker may have sent it (RFC 3207 4.2). If the
     handshake fails or takes too long, the turn is cancelled, and the connection is lost because of a
     :class:`TLSSetupException`.
 
-    :param begun: octets of the handshake that have come already, where no plain text could come.
+    :param begun: octets of the handshake that were received before, if TLS is implicit.
     """
     connection, dispatcher, settings = server._connection, server._dispatcher, server.settings
     await Handshake(connection).start(server.tls_context, begun)
@@ -48,7 +48,7 @@ async def start_tls(server: Any, begun: bytes = b"") -> None:
         dispatcher.log(events.TLS_STARTED, protocol=tls.protocol, cipher=tls.cipher)
     try:
         if "STARTTLS" in settings.hooks:
-            dispatcher.closes_after_reply = True  # unless the hook answers: STARTTLS has had its reply
+            dispatcher.closes_after_reply = True  # if the hook fails: the reply to STARTTLS was already sent
             if not await dispatcher.ask_hook("STARTTLS"):
                 dispatcher.refuse_all = TLS_NOT_GOOD_ENOUGH
             dispatcher.closes_after_reply = False
@@ -130,21 +130,21 @@ class Handshake:
     # As a stage
 
     def input_ended(self) -> None:
-        """The client has closed its side: the turn that waits sees to it."""
+        """The client has closed its side. The connection is closed without further action."""
 
     def connection_lost(self, reason: BaseException) -> None:
-        """The handshake has failed, unless this side has ended it."""
+        """The connection was lost during the handshake. Unless the server has closed it, this is a TLS error."""
         connection = self._connection
         self._stop()
         if not connection.closing:
             connection.cause = _handshake_failed(connection.cause or reason)
 
     def idle(self) -> bool:
-        """A handshake has a deadline of its own."""
+        """Ignore the idle timeout, because a handshake has its own."""
         return False
 
     def cancel(self) -> None:
-        """The connection is going to be closed."""
+        """Stop the timeout, because the server is going to close the connection."""
         self._stop()
 
 

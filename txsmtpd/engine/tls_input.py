@@ -1,8 +1,9 @@
-"""What lies between the socket and Twisted's TLS: handshakes take turns, and so does input that is slow to decrypt.
+"""A layer between the socket and Twisted's TLS. It queues handshakes, and input that is slow to decrypt.
 
-A step of a handshake costs as much as a batch of commands, and many clients may take one at the same time. TLS passes
-each record on alone, and a record may be as small as one command: all records of one reading are one batch. If
-decrypting hundreds of them takes long, what the client sends next is decrypted in parts.
+A step of a handshake costs as much as a batch of commands, and many clients may start a handshake at the same time.
+Twisted's TLS delivers each record separately, and a record may be as small as one command. So this layer combines the
+records of one read into one batch. If a read was slow to decrypt, because it contained hundreds of small records, the
+following input of this client is decrypted in parts.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ PART = 4096  # octets
 
 
 class TLSInput:
-    """Takes what comes from the socket, and passes it on to Twisted's TLS.
+    """Receives the octets from the socket, and passes them on to Twisted's TLS.
 
     :param connection: the connection.
     :param tls: its :class:`twisted.protocols.tls.TLSMemoryBIOProtocol`.
@@ -35,20 +36,20 @@ class TLSInput:
         self._tls = tls
         self._batches = batches_of(connection.server)
         self._decrypt = tls.dataReceived
-        self._input = b""  # what waits for its turn
-        self._is_slow = True  # whether the last reading took long; nobody knows before the first
+        self._input = b""  # octets that wait in the queue
+        self._is_slow = True  # whether the last read was slow to decrypt; assumed before the first one
         self._over = False
         tls.dataReceived = self.handshake_received
 
     def handshake_received(self, octets: bytes) -> None:
-        """Take the next step of the handshake, or let it wait for its turn if others are at work."""
+        """Run the next step of the handshake, or queue it if others wait."""
         if not self._input and self._batches.are_idle:
             self._step(octets)
         else:
             self._wait(octets)
 
     def handshake_completed(self) -> None:
-        """What comes from now on are records."""
+        """The handshake is complete. Further input consists of records with data."""
         self._tls.dataReceived = self._received
 
     def _received(self, octets: bytes) -> None:
@@ -60,7 +61,7 @@ class TLSInput:
             self._step(octets)
 
     def _wait(self, octets: bytes) -> None:
-        """Keep the octets until it is the turn of this connection. Read no more until then."""
+        """Queue the octets, and pause the transport."""
         if not self._input:
             self._batches.add(self)
         self._input += octets
@@ -76,23 +77,23 @@ class TLSInput:
     def stop(self) -> None:
         """The connection is lost."""
         self._over = True
-        del self._tls.dataReceived  # which is a cycle of references
+        del self._tls.dataReceived  # breaks a reference cycle
 
-    # As what waits in the queue
+    # As an entry of the queue
 
     @property
     def closing(self) -> bool:
-        """Whether nothing will be read any more."""
+        """Whether the connection is lost."""
         return self._over
 
     def call_later(self, period: float, function: Callable[..., Any]) -> Any:
-        """Call the function after so many seconds."""
-        # In the reactor that reads the socket: tests may have another clock.
+        """Call the function after *period* seconds."""
+        # Use the reactor that reads the socket, because the connection of a test may have another clock.
         reactor = getattr(self._tls.transport, "reactor", self._connection.clock)
         return reactor.callLater(period, function)
 
     def next_batch(self) -> None:
-        """Take the step that waits, or a part of it."""
+        """Pass on the queued octets, or a part of them."""
         size = PART if self._is_slow else READING
         octets, self._input = self._input[:size], self._input[size:]
         if self._input:
