@@ -100,16 +100,19 @@ class Handshake:
                 connection.close()
                 raise
             connection.transport_changed()
-        connection.tls_input = TLSInput(connection, transport if is_wrapped(transport) else transport.protocol)
+        tls = transport if is_wrapped(transport) else transport.protocol
+        if is_wrapped(tls):  # else it only pretends, in a test
+            connection.tls_input = TLSInput(connection, tls)
         if begun:
-            connection.tls_input.handshake_received(begun)
+            tls.dataReceived(begun)
         return self._completed
 
     def completed(self) -> None:
         """The handshake is complete."""
         connection = self._connection
         self._stop()
-        connection.tls_input.handshake_completed()
+        if connection.tls_input is not None:
+            connection.tls_input.handshake_completed()
         if connection.closing:
             return
         connection.output.transport_changed()
