@@ -113,6 +113,11 @@ def mistakes(program: str, port: int) -> dict[str, tuple[str, bool, str]]:
             False,
             "data_sizelimit.*data_size_limit",
         ),
+        "a port as an option": (
+            changed(f'"localhost:{port}"', f"port={port}"),
+            False,
+            "unknown option 'port'; give an endpoint",
+        ),
         "an address of another machine": (
             changed("localhost:", "192.0.2.1:"),
             False,
@@ -127,6 +132,9 @@ COMMANDS = {
     "a misspelt variable": ([], {"TXSMTPD_HANDLR": "sink"}, "did you mean TXSMTPD_HANDLER\\?"),
     "a port alone": (["--listen=25"], {}, "did you mean tcp:25"),
     "another server's option": (["--port=25"], {}, "did you mean --listen=tcp:PORT\\?"),
+    "the name of a port": (["--listen=localhost:smtp"], {}, "invalid port 'smtp'; it must be a number"),
+    "TLS without a certificate": (["--listen-tls=localhost:465"], {}, "requires --tls"),
+    "a limit of nothing": (["--recipient-limit=0"], {}, "must be at least 1; none for no limit"),
     "a size that is none": (["--size=big"], {}, "such as 1000000, 10MB or 32MiB"),
 }
 
