@@ -451,9 +451,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     async def _start_tls(self) -> None:
         await start_tls(self)
 
-    def _ended(self, cause: BaseException) -> None:
-        """The connection is lost. Called once."""
-        session_ended(self, cause)
+    _ended = session_ended  # called once, when the connection is lost
 
     # Greetings (RFC 5321 4.1.1.1)
 

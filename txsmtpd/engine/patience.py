@@ -104,7 +104,9 @@ class Patience:
 
     def stop_time(self) -> None:
         """Stop all timeouts."""
-        self._stop_timer()
+        if self._timer is not None:
+            self._timers.cancel(self._timer)
+            self._timer = None
         if self._session_call is not None:
             if self._session_call.active():
                 self._session_call.cancel()
@@ -171,13 +173,7 @@ class Patience:
 
     def _schedule(self, now: float) -> None:
         """Set the timer for the next time at which the client may be late."""
-        connection = self._connection
-        moment = self._deadline()
-        if connection.reader is None and not connection.lines.has_part:
-            # A command line may start at any time.
-            allowed = self._hurried(connection.server.settings.command_timeout)
-            if allowed is not None and now + allowed < moment:
-                moment = now + allowed
+        moment = self._deadline(now)
         if self._session_end is not None and self._session_end < moment:
             moment = self._session_end
         self._again = False
@@ -189,11 +185,6 @@ class Patience:
         if self._timer is not None:
             self._timers.cancel(self._timer)
         self._timer = self._timers.add(moment, self)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timers.cancel(self._timer)
-            self._timer = None
 
     def on_timer(self) -> None:
         """Check whether the client is late. Called when the timer fires."""
@@ -224,18 +215,22 @@ class Patience:
         allowed = [self._hurried(each) for each in (settings.timeout, settings.command_timeout)]
         return min((each for each in allowed if each is not None), default=STRESSED_TIMEOUT)
 
-    def _deadline(self) -> float:
-        """The time at which the client is late, if nothing comes before; :data:`NEVER` if there is none."""
+    def _deadline(self, line_begins: float | None = None) -> float:
+        """Return the time at which the client is late if nothing arrives before, or :data:`NEVER`.
+
+        :param line_begins: when a line may begin that has not begun yet. None: such a line has no deadline.
+        """
         connection = self._connection
         settings = connection.server.settings
         timeout = self._hurried(settings.timeout)
         found = NEVER if timeout is None else self.last_heard + timeout
         if connection.reader is not None:
             return found if timeout is None else min(found, self.since + timeout)
-        if connection.lines.has_part:
+        begins = self.since if connection.lines.has_part else line_begins
+        if begins is not None:
             allowed = self._hurried(settings.command_timeout)
             if allowed is not None:
-                return min(found, self.since + allowed)
+                return min(found, begins + allowed)
         return found
 
     def _hurried(self, seconds: float | None) -> float | None:
