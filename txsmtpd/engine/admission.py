@@ -31,7 +31,7 @@ def require(server: Any, kind: str) -> Awaitable[None] | None:
     """
     admission = server.settings.admission
     answer = admission.admit(kind, server.session)
-    if isinstance(answer, Awaitable):
+    if answer is not None and isinstance(answer, Awaitable):
         return _required(admission, kind, answer)
     admission.note(kind, answer)
     if answer is not None:

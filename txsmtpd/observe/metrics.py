@@ -33,6 +33,7 @@ UNKNOWN = "unknown"
 HOOK = "hook"
 GREETING = "greeting"  # the command label for the greeting
 MORE_TO_COUNT = frozenset([b"AUTH", b"BDAT", b"QUIT"])  # commands with further counters for positive replies
+SHORTEST = BUCKETS[0]  # seconds
 NO_HOOKS = ("exception", "process_message")  # hooks without a server argument, or not part of a command
 OPEN, FINISH = "open_message", "finish"  # the counterparts of DATA in streaming handlers; timed like hooks
 
@@ -172,7 +173,7 @@ class Metrics:
             refused = True
             try:
                 result = hook(server, *arguments)
-                if type(result) is CoroutineType or isinstance(result, Awaitable):
+                if type(result) is CoroutineType or (type(result) is not str and isinstance(result, Awaitable)):
                     result = await result
                 refused = _refuses(result)
                 return result
@@ -186,7 +187,7 @@ class Metrics:
                 raise
             finally:
                 took = time.perf_counter() - begin
-                seconds[bisect_left(BUCKETS, took)] += 1
+                seconds[0 if took < SHORTEST else bisect_left(BUCKETS, took)] += 1  # most hooks are quick
                 seconds[-1] += took
                 if refused:
                     tell_decider(server, HOOK)
@@ -316,7 +317,7 @@ class SessionMeter(Meter):
         self._octets = octets
         took = time.monotonic() - self._data_began
         seconds = self._metrics.data_seconds
-        seconds[0 if took < BUCKETS[0] else bisect_left(BUCKETS, took)] += 1
+        seconds[0 if took < SHORTEST else bisect_left(BUCKETS, took)] += 1
         seconds[-1] += took
 
     def _message_answered(self, reply: Reply) -> None:
