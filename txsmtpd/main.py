@@ -51,7 +51,7 @@ def _parser(kind: type[argparse.ArgumentParser] = _Parser) -> argparse.ArgumentP
     )
     add = parser.add_argument
     add("-v", "--version", action="version", version=f"{PROGRAM.removeprefix('python -m ')} {__version__}")
-    add("-n", "--nosetuid", action="store_true", help="no effect: the server always runs as the user that starts it")
+    add("-n", "--nosetuid", action="store_true", help=f"do not become the user {USER}; {PROGRAM} never does")
     add("-c", "--class", dest="classpath", metavar="CLASSPATH", help="the handler's class; CLASSARGS make it")
     add("-s", "--size", metavar="OCTETS", help="the largest message; 0 for no limit")
     add("-u", "--smtputf8", action="store_true", help="take addresses and headers in UTF-8")
@@ -79,9 +79,12 @@ def parseargs(args: Sequence[str] | None = None) -> tuple[argparse.ArgumentParse
     given.classpath = given.classpath or DEFAULT_CLASS
     given.classargs = tuple(given.classargs)
     try:
-        given.handler = _make_handler(parser, _ours(given.classpath), given.classargs)
         given.size = None if given.size is None else int(given.size)
-    except (UsageError, ValueError) as error:
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        given.handler = _make_handler(parser, _ours(given.classpath), given.classargs)
+    except UsageError as error:
         parser.error(str(error))
     for cert, key in _pairs(parser, given):
         for name, path in ("Cert", cert), ("Key", key):

@@ -38,6 +38,8 @@ class Word:
     """A handler with an argument."""
 
     def __init__(self, word: str) -> None:
+        if not word:
+            raise ValueError("a word is needed")
         self.word = word
 
     @classmethod
@@ -329,6 +331,7 @@ class ModuleTests(SynchronousTestCase):
         _, given = parseargs(["-c", "tests.compatibility.test_surface.Word", "hello"])
         self.assertEqual(given.handler.word, "hello")
         self.assertRaises(TypeError, parseargs, ["-c", "tests.compatibility.test_surface.Word"])
+        self.assertRaises(ValueError, parseargs, ["-c", "tests.compatibility.test_surface.Word", ""])
         self.assertIsInstance(parseargs(["-c", "sink"])[1].handler, Sink)
 
     def test_mailboxAlone(self) -> None:
