@@ -131,12 +131,12 @@ def pytest_configure_node(node: Any) -> None:
     if not config.getoption("shared_mail_server"):
         return
     if SHARED not in config.stash:
-        from txsmtpd.testing.sharing import Tap
+        from txsmtpd.testing.sharing import SharedCatcher
 
-        config.stash[SHARED] = Tap().start()
+        config.stash[SHARED] = SharedCatcher().start()
         if INBOX in config.stash:
             config.stash[INBOX].follow(config.stash[SHARED])
-    node.workerinput["txsmtpd"] = config.stash[SHARED].whereabouts
+    node.workerinput["txsmtpd"] = config.stash[SHARED].mirror_arguments
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

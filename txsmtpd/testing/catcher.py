@@ -42,7 +42,7 @@ OCTETS = 2**28  # 256 MiB
 CAUGHT = Reply(250, "2.0.0", "Caught")
 
 
-class Reachable:
+class ServerInfo:
     """The address and the certificates of a server, in the forms that different kinds of code under test need."""
 
     tls: Literal["starttls", "implicit"] | None = None
@@ -112,7 +112,7 @@ class Reachable:
         return client
 
 
-class MailCatcher(Reachable, Inbox):
+class MailCatcher(ServerInfo, Inbox):
     """A server and its inbox.
 
     In trial, use one line in ``setUp``: ``self.catcher = MailCatcher.for_test(self)``. Elsewhere use it as a context

@@ -1,4 +1,4 @@
-"""One catcher for several processes: a :class:`Tap` sends its mail to a :class:`Mirror` in another process.
+"""One catcher for several processes: a :class:`SharedCatcher` sends its mail to a :class:`Mirror` in another process.
 
 Each query of a mirror first waits for all mail that the catcher has accepted so far, so mail sent before is found.
 """
@@ -17,13 +17,13 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
 from twisted.protocols.basic import LineReceiver
 
-from txsmtpd.testing.catcher import COUNT, HOST, OCTETS, MailCatcher, Reachable
+from txsmtpd.testing.catcher import COUNT, HOST, OCTETS, MailCatcher, ServerInfo
 from txsmtpd.testing.inbox import Inbox, Mail, Query, Store
 
 PATIENCE = 10.0  # seconds to wait for the other process
 
 
-class _Teller(LineReceiver):
+class _MirrorProtocol(LineReceiver):
     """Sends each mail to a mirror, and answers its requests in order. A request is a number, and a text to find
     transcripts with, or null."""
 
@@ -31,11 +31,11 @@ class _Teller(LineReceiver):
     factory: Any
 
     def connectionMade(self) -> None:
-        self.factory.tellers.add(self)
+        self.factory.mirrors.add(self)
         for mail in self.factory.catcher.messages:
-            self.tell(mail)
+            self.send(mail)
 
-    def tell(self, mail: Mail) -> None:
+    def send(self, mail: Mail) -> None:
         self.sendLine(json.dumps(mail.to_json()).encode("ascii"))
 
     def lineReceived(self, line: bytes) -> None:
@@ -44,63 +44,63 @@ class _Teller(LineReceiver):
         self.sendLine(json.dumps([number, answer]).encode("ascii"))
 
     def connectionLost(self, reason: Any = None) -> None:
-        self.factory.tellers.discard(self)
+        self.factory.mirrors.discard(self)
 
 
-class _Tellers(Factory):
-    protocol = _Teller
+class _MirrorFactory(Factory):
+    protocol = _MirrorProtocol
     noisy = False
 
     def __init__(self, catcher: MailCatcher) -> None:
         self.catcher = catcher
-        self.tellers: set[_Teller] = set()
+        self.mirrors: set[_MirrorProtocol] = set()
 
 
-class Tap(MailCatcher):
+class SharedCatcher(MailCatcher):
     """A catcher that other processes of this host may mirror. It listens on an additional port for them."""
 
-    _tap: IListeningPort | None = None
+    _mirror_port: IListeningPort | None = None
 
     def listen(self, port: int = 0, host: str = HOST) -> Self:
         super().listen(port, host)
-        self._tellers = _Tellers(self)
-        self._tap = self._reactor.listenTCP(0, self._tellers, interface=HOST)
+        self._mirrors = _MirrorFactory(self)
+        self._mirror_port = self._reactor.listenTCP(0, self._mirrors, interface=HOST)
         return self
 
     def caught(self, mail: Mail) -> None:
         super().caught(mail)
-        for teller in self._tellers.tellers:
-            teller.tell(mail)
+        for mirror in self._mirrors.mirrors:
+            mirror.send(mail)
 
     def stop_listening(self) -> Any:
-        if self._tap is not None:
-            for teller in list(self._tellers.tellers):
-                teller.transport.abortConnection()  # type: ignore[union-attr]
-            self._tap.stopListening()
+        if self._mirror_port is not None:
+            for mirror in list(self._mirrors.mirrors):
+                mirror.transport.abortConnection()  # type: ignore[union-attr]
+            self._mirror_port.stopListening()
         return super().stop_listening()
 
     @property
-    def whereabouts(self) -> tuple[str, int, int]:
+    def mirror_arguments(self) -> tuple[str, int, int]:
         """The arguments for a :class:`Mirror`."""
-        assert self._tap is not None
-        found: Any = self._tap.getHost()
+        assert self._mirror_port is not None
+        found: Any = self._mirror_port.getHost()
         return (*self.address, found.port)
 
 
-class Mirror(Reachable, Inbox):
+class Mirror(ServerInfo, Inbox):
     """The inbox of a catcher in another process.
 
     :param host: the catcher's host.
     :param port: its SMTP port.
-    :param tap: its port for mirrors.
+    :param mirror_port: its port for mirrors.
     """
 
-    def __init__(self, host: str, port: int, tap: int) -> None:
+    def __init__(self, host: str, port: int, mirror_port: int) -> None:
         super().__init__(Store(COUNT, OCTETS), Query())
         self._address = host, port
         self._requests: dict[int, Future[Any]] = {}
         self._numbers = itertools.count()
-        self._socket = socket.create_connection((HOST, tap), PATIENCE)
+        self._socket = socket.create_connection((HOST, mirror_port), PATIENCE)
         self._socket.settimeout(None)
         self._thread = threading.Thread(target=self._listen, name="mirror of a catcher", daemon=True)
         self._thread.start()
