@@ -50,6 +50,31 @@ class WriterTests(SynchronousTestCase):
         writer.write("late\n")
         self.assertEqual(Path(path).read_text(), "late\n")
 
+    def test_batches(self) -> None:
+        """The first line is in the file after some milliseconds. While others follow, the thread runs less often."""
+        path = self.mktemp()
+        writer = self.writer(path)
+        pauses: list[float] = []
+        done = threading.Event()
+
+        class Hurry(threading.Event):
+            def wait(self, timeout: float | None = None) -> bool:
+                assert timeout is not None
+                pauses.append(timeout)
+                if len(pauses) < 8:
+                    writer.write("another\n")
+                else:
+                    writer._hurry = threading.Event()
+                    done.set()
+                return False
+
+        writer._hurry = Hurry()
+        writer.write("one\n")
+        self.assertTrue(done.wait(PATIENCE))
+        self.assertTrue(writer.close(PATIENCE))
+        self.assertEqual(pauses, [0.01, 0.02, 0.04, 0.08, 0.1, 0.1, 0.1, 0.1])
+        self.assertEqual(Path(path).read_text(), "one\n" + 7 * "another\n")
+
     def test_renamed(self) -> None:
         """After reopen() lines go to a new file of the same name, and none is lost."""
         path = self.mktemp()

@@ -1,7 +1,8 @@
 """Writes lines to a file without blocking, even if the file is slow, full, or a pipe without a reader.
 
-A thread writes the collected lines every few milliseconds, so that a line costs the reactor's thread almost nothing. If
-the file does not accept lines, they are dropped and counted, so that the process neither blocks nor grows.
+A thread writes the collected lines after a few milliseconds, and less often while more keep coming: each time that it
+runs, it interrupts the reactor's thread. So a line costs the reactor's thread almost nothing. If the file does not
+accept lines, they are dropped and counted, so that the process neither blocks nor grows.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from contextlib import suppress
 from typing import TextIO
 
 BUFFER = 4 * 2**20  # characters to buffer; beyond that, lines are dropped
-BATCH = 0.01  # seconds to collect lines
+BATCH = 0.01  # seconds to collect lines at first
+LONGEST_BATCH = 0.1  # and while lines keep coming
 PAUSE = 0.1  # seconds to wait after a failed write
 PATIENCE = 2.0  # seconds to wait for the last lines
 
@@ -56,6 +58,7 @@ class Writer:
         self._torn = False  # whether the last line in the file is incomplete
         self._reopens = False
         self._closing = False
+        self._hurry = threading.Event()  # the same, for the thread
         self._stuck = False
         self._wake = threading.Event()
         self._idle = threading.Event()
@@ -96,6 +99,7 @@ class Writer:
         :return: whether everything was written.
         """
         self._closing = True
+        self._hurry.set()
         self._stuck = not self._idle.wait(patience)
         return not self._stuck
 
@@ -114,10 +118,11 @@ class Writer:
         while True:
             self._wake.wait()
             self._wake.clear()
-            if not self._closing:
-                time.sleep(BATCH)
+            pause = BATCH
+            self._hurry.wait(pause)
             while self._write_some():
-                pass
+                pause = min(2 * pause, LONGEST_BATCH)
+                self._hurry.wait(pause)
 
     def _write_some(self) -> bool:
         """Write queued lines. Return True if there may be more."""
