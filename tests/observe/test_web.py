@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
@@ -103,6 +105,28 @@ class SiteTests(SynchronousTestCase):
         self.assertEqual((status, text), (200, "for application/openmetrics-text\n"))
         self.assertEqual(fields["content-type"], "text/x")
         self.assertEqual(fields["cache-control"], "no-store")
+
+    def test_body(self) -> None:
+        """A request with a body is refused before the body arrives, and nothing of it is kept."""
+        site = monitoring_site(health(), reactor=Clock())
+        for field in ("Content-Length: 1000000000", "Content-Length: 1", "Transfer-Encoding: chunked"):
+            protocol, transport = site.buildProtocol(None), StringTransport()
+            protocol.makeConnection(transport)
+            protocol.dataReceived(f"POST /livez HTTP/1.1\r\nHost: x\r\n{field}\r\n\r\n".encode())
+            for _ in range(10):
+                protocol.dataReceived(b"1\r\nx\r\n" if "chunked" in field else b"x" * 1000)
+            self.assertTrue(transport.value().startswith(b"HTTP/1.1 413 Content Too Large\r\n"), transport.value())
+            self.assertEqual(transport.value().count(b"HTTP/1.1"), 1)
+            self.assertTrue(transport.disconnecting)
+
+    def test_connections(self) -> None:
+        """A hundred connections may be open; the next is closed. There is room again when one has ended."""
+        site = monitoring_site(health(), reactor=Clock())
+        protocols = [site.buildProtocol(None) for _ in range(100)]
+        self.assertIsNone(site.buildProtocol(None))
+        protocols[0].makeConnection(StringTransport())
+        protocols[0].connectionLost(Failure(ConnectionDone()))
+        self.assertIsNotNone(site.buildProtocol(None))
 
     def test_others(self) -> None:
         """There is nothing else, nothing is written, and without metrics there are none."""

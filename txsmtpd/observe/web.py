@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.web.http import Request
 from twisted.web.resource import Resource
-from twisted.web.server import Site
+from twisted.web.server import Request, Site
 
 from txsmtpd.observe.health import Health
 
 TEXT = "text/plain; charset=utf-8"
 TIMEOUT = 30  # seconds for a request, and for the next one on the same connection
+CONNECTIONS = 100  # at the same time
+BODY_REFUSED = b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 Page = Callable[[str], tuple[int, bytes, str]]
 """Takes the Accept header; returns the status, the body and its content type."""
@@ -41,7 +42,7 @@ def monitoring_site(
     root.putChild(b"readyz", _Page(readyz))
     if metrics is not None:
         root.putChild(b"metrics", _Page(lambda accept: (200, *metrics(accept))))
-    return _QuietSite(root, timeout=TIMEOUT, reactor=reactor)
+    return _QuietSite(root, requestFactory=_Request, timeout=TIMEOUT, reactor=reactor)
 
 
 class _Page(Resource):
@@ -60,11 +61,50 @@ class _Page(Resource):
         return text
 
 
+class _Request(Request):
+    """A request without a body. No page takes one, and Twisted would store it, whatever its size."""
+
+    _refused = False
+
+    def gotLength(self, length: int | None) -> None:
+        super().gotLength(0)
+        if length != 0:  # None: the body is sent in chunks
+            self._refused = True
+            channel: Any = self.channel
+            channel.transport.write(BODY_REFUSED)
+            channel.loseConnection()
+
+    def handleContentChunk(self, data: bytes) -> None: ...
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        if not self._refused:
+            super().requestReceived(command, path, version)
+
+
 class _QuietSite(Site):
-    """A site that does not log each request, because probes come every few seconds."""
+    """A site that does not log each request, because probes come every few seconds. The number of its connections is
+    limited."""
 
     noisy = False
     displayTracebacks = False
 
-    def log(self, request: Request) -> None:
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._open = 0
+
+    def buildProtocol(self, addr: Any) -> Any:
+        if self._open >= CONNECTIONS:
+            return None  # then the connection is closed
+        protocol: Any = super().buildProtocol(addr)
+        lost = protocol.connectionLost
+
+        def connection_lost(reason: Any) -> None:
+            self._open -= 1
+            lost(reason)
+
+        protocol.connectionLost = connection_lost
+        self._open += 1
+        return protocol
+
+    def log(self, request: Any) -> None:
         pass
