@@ -132,9 +132,8 @@ class IncomingMessage:
         if self._deadline is not None:
             self._forget_deadline()
         self.ends()
-        fault = reader.fault
-        if fault is not None:
-            raise self.refuse(FAULTS[fault])
+        if reader.fault is not None:
+            raise self.refuse(FAULTS[reader.fault])
         return self._complete(reader.size)
 
     # BDAT

@@ -17,11 +17,14 @@ _STUFFED = re.compile(rb"\r\n\.")
 
 
 class Fault(enum.Enum):
-    """Errors in mail data."""
+    """Errors in mail data, the most serious one first."""
 
     TOO_LARGE = "more octets than the limit"
     BARE_NEWLINE = "a CR or LF that is not part of a CRLF"
     LINE_TOO_LONG = "a line longer than the limit"
+
+
+_SEVERITY = tuple(Fault)
 
 
 class DataReader:
@@ -42,7 +45,6 @@ class DataReader:
         "_assumed",
         "_come",
         "_discarded",
-        "_faults",
         "_held",
         "_line",
         "_line_limit",
@@ -51,6 +53,7 @@ class DataReader:
         "_on_too_large",
         "_size_limit",
         "_write",
+        "fault",
         "size",
     )
 
@@ -65,6 +68,9 @@ class DataReader:
         on_excess: Callable[[], object] | None = None,
     ) -> None:
         self.size = 0  #: octets of the message so far, without dot-stuffing, while it is not too large
+        #: The most serious fault in the data so far, or None. It is not the first one, so that the result does not
+        #: depend on how the octets were cut into segments.
+        self.fault: Fault | None = None
         self._write = write
         self._size_limit = size_limit
         self._discarded = discarded
@@ -74,20 +80,11 @@ class DataReader:
         self._line_limit = line_limit
         # The decoder finds CRLF, CR and LF in one pass in C; two counts and a search would take three times as long.
         self._newlines = None if bare_newlines else IncrementalNewlineDecoder(None, translate=False)
-        self._faults: set[Fault] | None = None
         # Octets that may be the beginning of the end are held back. It starts with a CRLF that is assumed before the
         # data, so that "." CRLF may end them at once; that one is never passed on.
         self._held = b"\r\n"
         self._assumed = 2
         self._line = 0  # octets of the last line so far
-
-    @property
-    def fault(self) -> Fault | None:
-        """The most serious fault in the data so far, or None. It is not the first one, so that the result does not
-        depend on how the octets were cut into segments."""
-        if self._faults is None:
-            return None
-        return next(fault for fault in Fault if fault in self._faults)
 
     def feed(self, data: bytes, start: int = 0) -> int:
         """Process received data from *start* on.
@@ -120,7 +117,7 @@ class DataReader:
     def _pass_on(self, run: bytes, stuffed: bool) -> None:
         """Pass on a piece of the data that has no part of their end, unless there is a fault."""
         self._come += len(run)
-        if self._faults is not None and Fault.TOO_LARGE in self._faults:
+        if self.fault is Fault.TOO_LARGE:
             self._look_for_excess()
             return
         newlines = self._newlines
@@ -142,7 +139,7 @@ class DataReader:
             self._look_for_excess()
         elif self._line_limit is not None:
             self._measure(run, self._line_limit)
-        if self._faults is None and run:
+        if self.fault is None and run:
             self._write(run)
 
     def _look_for_excess(self) -> None:
@@ -159,9 +156,8 @@ class DataReader:
         self._line = len(lines[-1]) if len(lines) > 1 else first
 
     def _note(self, fault: Fault) -> None:
-        if self._faults is None:
-            self._faults = set()
-        self._faults.add(fault)
+        if self.fault is None or _SEVERITY.index(fault) < _SEVERITY.index(self.fault):
+            self.fault = fault
 
 
 def _beginning_of_end(text: bytes) -> int:
