@@ -153,13 +153,13 @@ class MasterTests(SynchronousTestCase):
         self.assertFalse(old[0].is_draining)
 
     def test_tooLate(self) -> None:
-        """A new worker that does not become ready in time is killed, and the old ones go on."""
+        """A new worker that does not become ready in time is aborted, and the old ones go on."""
         old = self.ready()
         reloaded = self.master.reload()
         new = next(each for each in self.master.workers if not each.is_ready)
         self.clock.advance(READY_WITHIN)
-        self.assertEqual(new.heard_of, [signal.SIGKILL])
-        self.end(new, number=signal.SIGKILL)
+        self.assertEqual(new.aborted, 1)
+        self.end(new, number=signal.SIGABRT)
         self.assertFalse(self.successResultOf(reloaded))
         self.assertEqual([each.is_draining for each in old], [False, False])
 

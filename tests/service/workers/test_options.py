@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 from dataclasses import asdict
 
@@ -19,6 +20,7 @@ class WorkerOptionsTests(SynchronousTestCase):
 
     def test_monitoring(self) -> None:
         """It counts, but serves no pages; and the delay before the end is over once the master tells it to end."""
+        self.patch(faulthandler, "enable", lambda file: None)  # this process is no worker
         options = Options()
         options.environ = {VARIABLE: json.dumps(asdict(Inherited(slot=0, row=0, rows=4, sockets=1, channel=5)))}
         options.parseOptions(["--handler=sink", "--workers=2", "--metrics=9125", "--drain-delay=10", "--listen=tcp:25"])

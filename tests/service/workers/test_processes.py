@@ -270,13 +270,21 @@ class ReloadTests(SynchronousTestCase):
         client.close()
 
     def test_endsWhileStarting(self) -> None:
-        """SIGTERM does not wait for a worker whose handler takes long to start."""
-        slow = "import os, time\nif '_TXSMTPD_WORKER' in os.environ:\n    time.sleep(1000)\nfrom naming import naming\n"
+        """SIGTERM does not wait for a worker whose handler takes long to start. If such a worker is aborted, the log
+        shows what it was doing."""
+        slow = (
+            "import os, time\nfrom naming import naming\n"
+            "if '_TXSMTPD_WORKER' in os.environ:\n    print('starts slowly', flush=True)\n    time.sleep(1000)\n"
+        )
         master = Master(self, "--handler=slow.naming", "--grace=1000", files={"slow.py": slow})
-        master.wait_for("worker 0 .* started")
+        [worker] = master.wait_for(r"worker 0 \(process (\d+)\) started")
+        master.wait_for("^starts slowly")
+        os.kill(int(worker[1]), signal.SIGABRT)
+        master.wait_for('worker 0 .*slow.py", line ')
+        master.wait_for("worker 1 .* started")
         master.signal(signal.SIGTERM)
         self.assertEqual(master.process.wait(PATIENCE), -signal.SIGTERM)
-        master.wait_for("worker 0 .* has ended")
+        master.wait_for("worker 1 .* has ended")
 
     def test_masterKilled(self) -> None:
         """Workers without a master end by themselves, and what they have accepted is there."""

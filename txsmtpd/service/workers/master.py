@@ -444,7 +444,7 @@ class _Reload:
     def _too_late(self) -> None:
         assert self._new is not None
         log.error("{worker} was not ready within {time:g} seconds", worker=str(self._new), time=READY_WITHIN)
-        self._new.signal(signal.SIGKILL)
+        self._new.abort()
 
     def _stop_waiting(self) -> None:
         self._new = None

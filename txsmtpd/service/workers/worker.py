@@ -86,6 +86,7 @@ def inherited(environ: Mapping[str, str] = os.environ) -> Inherited | None:
     for descriptor in range(FIRST, found.report + 1):
         with suppress(OSError):  # it is closed already
             os.set_inheritable(descriptor, False)  # a child process of a handler must not keep the address in use
+    faulthandler.enable(found.report)  # writes a traceback when the master aborts this process, also while it starts
     return found
 
 
@@ -238,7 +239,6 @@ class Link(Service):
             from twisted.internet import reactor
 
             self._reactor = reactor
-        faulthandler.enable(self._found.report)  # writes a traceback when the master aborts this process
         self._reactor.callWhenRunning(self._begin)
 
     def _begin(self) -> None:
