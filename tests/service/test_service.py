@@ -487,6 +487,25 @@ class ServiceTests(SynchronousTestCase):
         self.assertTrue(service.running)
         self.assertIs(service.port, self.port)
 
+    def test_acceptsFew(self) -> None:
+        """Its port accepts eight connections in one iteration of the reactor; one when there is little room, or if it
+        was told to."""
+
+        class Accepting(Port):
+            numberAccepts = 100
+
+            def doRead(self) -> int:
+                return self.numberAccepts
+
+        port = Accepting()
+        self.service(succeed(port)).startService()
+        self.assertEqual(port.doRead(), 8)
+        port.numberAccepts = 1  # as a worker does that shares the socket with others
+        self.assertEqual(port.doRead(), 1)
+        port.numberAccepts = 100
+        self.factory.connection_limit = 50
+        self.assertEqual(port.doRead(), 1)
+
     def test_stopsWithoutConnections(self) -> None:
         """Stopping closes the port, and it can be started again."""
         service = self.service()

@@ -160,7 +160,7 @@ def _accept_carefully(port: Any, factory: SMTPFactory) -> None:
         return
 
     def read() -> Any:
-        port.numberAccepts = 1 if factory.is_nearly_full else ACCEPTED_AT_ONCE
+        port.numberAccepts = min(port.numberAccepts, 1 if factory.is_nearly_full else ACCEPTED_AT_ONCE)
         return accept()
 
     port.doRead = read
