@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 # As in dd and most servers: K, M and G, with or without iB, are powers of 1024; kB, MB and GB are powers of 1000.
 _SIZES: dict[str, int] = {"": 1, "b": 1} | {
@@ -14,6 +14,7 @@ _SIZES: dict[str, int] = {"": 1, "b": 1} | {
     for suffix, base in (("", 1024), ("ib", 1024), ("b", 1000))
 }
 _TIMES = {"": 1.0, "ms": 0.001, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+N = TypeVar("N", int, float)
 NO_LIMIT = ("none", "unlimited", "off")
 
 
@@ -51,14 +52,6 @@ def seconds(value: str) -> float:
     return number
 
 
-def some_seconds(value: str) -> float:
-    """Parse a time above zero."""
-    number = seconds(value)
-    if not number:
-        raise ValueError("must be more than 0 seconds")
-    return number
-
-
 def count(value: str) -> int:
     """Parse an integer of at least 0."""
     if not re.fullmatch("[0-9]{1,18}", value, re.ASCII):
@@ -66,20 +59,21 @@ def count(value: str) -> int:
     return int(value)
 
 
-def some(value: str) -> int:
-    """Parse a number from 1 on."""
-    number = count(value)
-    if not number:
-        raise ValueError("must be at least 1")
-    return number
+def above_zero(read: Callable[[str], N], complaint: str) -> Callable[[str], N]:
+    """Return a function that reads the same, but rejects zero."""
+
+    def read_above_zero(value: str) -> N:
+        number = read(value)
+        if not number:
+            raise ValueError(complaint)
+        return number
+
+    return read_above_zero
 
 
-def some_octets(value: str) -> int:
-    """Parse a number of octets from 1 on."""
-    number = octets(value)
-    if not number:
-        raise ValueError("must be at least 1 octet")
-    return number
+some = above_zero(count, "must be at least 1")
+some_octets = above_zero(octets, "must be at least 1 octet")
+some_seconds = above_zero(seconds, "must be more than 0 seconds")
 
 
 def or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:
