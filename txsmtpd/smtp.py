@@ -1,4 +1,4 @@
-"""SMTP: the protocol of one connection, with the commands of RFC 5321. Users subclass this class: all names that they
+"""SMTP: the protocol of one connection, with the commands of RFC 5321. Users subclass it. Therefore all names that they
 may use or override are in one file.
 
 A command is a method ``smtp_VERB(arg)``. It returns a status or raises :class:`~txsmtpd.reply.Refused`. Its
@@ -333,7 +333,8 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     def connection_made(self, transport: Any) -> None:
         """Called by asyncio for a connection of ``loop.create_server(lambda: SMTP(handler), ...)``.
 
-        An override in a subclass is called for connections from Twisted, too, with their transport.
+        If a subclass overrides this method, the override is also called for each connection from Twisted. It then
+        receives a Twisted transport.
 
         :raises TypeError: if asyncio has started TLS. Use *tls_context* and *implicit_tls* instead.
         """
@@ -643,7 +644,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         return self._message
 
     def _payload_refused(self, reply: Reply) -> None:
-        """Refuse the message of the transaction: it is incomplete, because the octets after a command are discarded."""
+        """Refuse the message of the transaction. It would be incomplete: the octets after a command are discarded."""
         if self.envelope.mail_from is not None:
             self._begin_message().refuse_chunks(reply)
 
@@ -673,7 +674,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
 
     async def smtp_EXPN(self, arg: str | None) -> Reply:
         if not authorized.holds(self, arg):
-            raise Refused(authorized.refusal)  # not declared as a rule, because HELP lists commands with a declaration
+            raise Refused(authorized.refusal)  # a rule would need @syntax, and HELP would then list the command
         return self._said(Reply(502, "5.5.1", "EXPN is not implemented"))
 
     @syntax("HELP [command]", needs=[authorized], junk=True)
@@ -686,7 +687,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         return self._said(Reply(214, "2.0.0", f"Syntax: {command.help(self.session.extended_smtp)}"))
 
     def _said(self, reply: Reply) -> Reply:
-        """Note a reply, which is sent even if an override does not return it."""
+        """Store a reply and return it. The stored reply is sent if an override of the command returns nothing."""
         self._dispatcher.last_reply = reply
         return reply
 

@@ -102,11 +102,12 @@ class Connection:
         self._reading_paused = False
         self._held = False
         self._yields = False  # whether the rest of the input is queued behind other connections
-        self._has_turn = False  # whether the current batch is the next of that queue
-        self._in_reading = False  # whether more input of the same reading of the socket may follow
-        # While that may be: the commands of the batch so far, and the time when it was looked at first.
+        self._has_turn = False  # whether the queue has started the current batch
+        self._in_reading = False  # whether one read of the socket may still deliver more input; see read_together()
+        # During such a read: the number of commands in the batch, and the time of the first look at the clock.
         self._done, self._began = 0, 0.0
-        # One timeout at a time: while the receiver of a message has paused, or, after closing, for the last replies.
+        # One timeout for two cases, which exclude each other: the receiver of a message has paused the input, or the
+        # connection is closing and the client has not read the last replies.
         self._wait_call: IDelayedCall | None = None
 
     def start(self, first_turn: Callable[[Any], Any]) -> None:
@@ -154,7 +155,7 @@ class Connection:
 
     @property
     def may_read(self) -> bool:
-        """Whether neither the buffer is full nor the client has stopped reading."""
+        """Whether the buffer has room, and the client reads the replies."""
         return not (self._reading_paused or self._output_full)
 
     def process_input(self) -> None:
@@ -213,7 +214,7 @@ class Connection:
             transport.resumeProducing()
 
     def read_together(self, read: Callable[[bytes], object], octets: bytes) -> None:
-        """Call a function that passes input on in parts: the commands of all are one batch."""
+        """Call a function that passes input on in parts. The commands in all parts count as one batch."""
         self._in_reading = True
         try:
             read(octets)
@@ -272,13 +273,13 @@ class Connection:
     # Octets that are not lines
 
     def read_with(self, reader: Reader, then: Callable[[Any], Any]) -> None:
-        """Pass the following input to the reader instead of parsing lines. When it is finished, run the turn *then*,
-        a function of the reader."""
+        """Pass the following input to the reader instead of parsing lines. When the reader has finished, run the turn
+        *then*, and pass it the reader."""
         self.reader = reader
         self._after_reader = then
 
     def read_data(self, reader: Reader, then: Callable[[Any], Any]) -> None:
-        """Do the same for the octets of a message, and notify observers of them."""
+        """Read the octets of a message, as :meth:`read_with` does, and notify observers of them."""
         self.reader = reader if self.observer is None else CountedReader(reader, self.observer)
         self._after_reader = then
 
@@ -316,7 +317,7 @@ class Connection:
             self._wait_call = self.call_later(self.server.settings.hook_timeout, self._held_too_long)
 
     def hold_untimed(self) -> None:
-        """Do the same without a timeout, for callers that have their own."""
+        """Pause the input as :meth:`hold` does, but without a timeout. The caller must have its own."""
         if self._held or self.closing:
             return
         self._held = self.paused = True
@@ -346,7 +347,7 @@ class Connection:
     # Turns
 
     def run(self, work: Callable[[Any], Any], subject: Any) -> None:
-        """Run one turn, and pass its result to the dispatcher when it has one.
+        """Run one turn. When it has a result, pass that to the dispatcher.
 
         :param work: the turn, a function.
         :param subject: its argument.
@@ -355,9 +356,9 @@ class Connection:
         try:
             result = work(subject)
             if type(result) is CoroutineType:
-                # Most coroutines do not wait. Running the first step here avoids a Deferred for those; `go_on` runs the
-                # rest of the others. The context is a copy, so that a ContextVar that the turn sets does not affect
-                # other connections.
+                # Most coroutines do not wait. Running the first step here avoids a Deferred for those. If a coroutine
+                # waits, `go_on` runs the rest of it. The context is a copy, so that a ContextVar that the turn sets
+                # does not affect other connections.
                 turn, context = result, copy_context()
                 try:
                     awaited = context.run(turn.send, None)
@@ -491,8 +492,8 @@ class Connection:
         """The client has closed its side. Reply to what it sent, then close the connection.
 
         With TCP, this looks the same as a client that has disconnected. A client that has sent QUIT gets all replies,
-        no matter how long they take. A client that closes without QUIT violates RFC 5321 4.1.1.10, and pending work
-        must be cancelled then. It gets only the replies that are ready within a moment.
+        no matter how long they take. A client that closes without QUIT violates RFC 5321 4.1.1.10. Its pending work
+        must be cancelled, so it gets only the replies that are ready within a moment.
         """
         self.input_ended = True
         if self.closing or self._processing:

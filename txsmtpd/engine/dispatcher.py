@@ -128,8 +128,8 @@ class Dispatcher:
         word, _, rest = line.partition(b" ")
         verb = word.upper()
         command = self.commands.get(verb)
-        # A line after a refused AUTH may be the response of a client that did not wait for the reply, so it is masked,
-        # too. The same is true for lines that look like AUTH, and for the lines after them.
+        # Mask the line after a refused AUTH: the client may have sent its response without waiting for the reply. Also
+        # mask lines that look like AUTH, and the lines after them.
         hidden = command is None and self._may_be_secret(line)
         stray = hidden and (self.verb == b"AUTH" or begins_auth(line))
         if hidden:
@@ -155,7 +155,7 @@ class Dispatcher:
             raise Refused(LINE_TOO_LONG)
         if command.junk:
             count_junk(self)
-        errors = "replace" if command.junk and verb in GREETINGS else "strict"  # host names come in other charsets
+        errors = "replace" if command.junk and verb in GREETINGS else "strict"  # some host names are not UTF-8
         arg = grammar.decode(rest.strip(b" \t"), errors) or None if rest else None
         if self.refuse_all is not None and verb != b"QUIT":
             raise Refused(self.refuse_all)
@@ -205,7 +205,7 @@ class Dispatcher:
         return SECRET.encode("ascii") if not is_command and self._may_be_secret(line) else sanitize(line)
 
     def _may_be_secret(self, line: bytes) -> bool:
-        """Whether a line may contain credentials. It is not a command, and may be incomplete."""
+        """Whether a line may contain credentials. The line must not be a known command. It may be incomplete."""
         return self.verb == b"AUTH" or mentions_auth(line)
 
     def unknown_command(self, verb: bytes, line: bytes) -> Reply:
@@ -220,7 +220,7 @@ class Dispatcher:
         :param challenge: the text after 334 (RFC 4954 4).
         :return: the response, without its CRLF.
         :raises Refused: if the response is not a valid line.
-        :raises ValueError: if the challenge contains CR or LF: the client would take the rest for another reply.
+        :raises ValueError: if the challenge contains CR or LF. The client would take the rest for another reply.
         """
         if b"\r" in challenge or b"\n" in challenge:
             raise ValueError("a challenge is one line, without CR or LF")
@@ -335,8 +335,8 @@ class Dispatcher:
     def on_timeout(self, cancelled: bool) -> Reply:
         """Return the reply to a command that took too long.
 
-        :param cancelled: whether the command has ended. If it ignores the cancellation, it gets 421: the connection
-            closes, so that there is no second reply.
+        :param cancelled: whether the cancellation has ended the command. If not, the reply is 421, and the connection
+            closes before the command can send a second reply.
         """
         self.log(events.TIMED_OUT, where=printable(self.verb))
         return TAKES_TOO_LONG if cancelled else STILL_BUSY
@@ -404,7 +404,7 @@ class Dispatcher:
         try:
             return parse_status(result)
         except (TypeError, ValueError):
-            # The client is told that the command failed, so a transaction that it may have started must end.
+            # The reply tells the client that the command failed. If the command has started a transaction, end it.
             self.server.reset_transaction()
             return self.no_status(result, f"the command {printable(self.verb)} (it must return a reply, or push one)")
 
@@ -445,7 +445,7 @@ class Dispatcher:
             self.log(events.REFUSED_SENDER, sender=sender, **fields)
 
     def log_ended(self) -> None:
-        """The session is over. Log how many of its lines were not logged."""
+        """End the log of the session. If the log left out lines, it states how many."""
         if self._log is not None:
             self._log.close(self.server.session.peer)
 

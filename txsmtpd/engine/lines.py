@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-ENDLESS_LINE = 2**21  # octets; a shorter line may be a message that a client sends although DATA was rejected
+ENDLESS_LINE = 2**21  # octets; a shorter line may be part of a message: some clients send it although DATA was rejected
 BEGINNING = 16  # octets of an invalid line that are kept, to find out which command it was
 CR = 0x0D
 TLS_HANDSHAKE = 0x16  # the first octet that TLS sends
-FOREIGN_OCTETS = b"\x16\x80"  # the first octet of TLS, and of SSL 2; both do not send lines
+FOREIGN_OCTETS = b"\x16\x80"  # the first octets of TLS and of SSL 2, which do not send lines
 SSL2_HELLO = b"\x01"  # the third octet that SSL 2 sends: the type of its first message
 
 
@@ -58,7 +58,8 @@ class LineBuffer:
         """Take the next line from the input.
 
         A line that ends with LF alone gets a reply immediately, but is never executed. The text after the LF is the
-        next line. So if a client filters only CRLF, an attacker can inject one command, but not several.
+        next line. Some clients remove CRLF from untrusted text, but not LF. Through such a client, an attacker can
+        inject one command, but not several.
 
         :return: the line without its CRLF, or a :class:`BadLine`; None if the line is not complete.
         """

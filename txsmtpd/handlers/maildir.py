@@ -46,8 +46,8 @@ class Maildir:
     :raises ValueError: if the path is empty.
     :raises FileNotFoundError: if the parent does not exist.
     :raises NotADirectoryError: if it is not a folder.
-    :raises PermissionError: if the folder is not writable, or is writable by everybody: anyone could then create links
-        in it.
+    :raises PermissionError: if the server cannot write to the folder, or if everybody can. In a folder that everybody
+        can write to, anyone could create links.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, durable: bool = True, system: Any = os) -> None:

@@ -62,7 +62,7 @@ class Proxy:
         self._open: dict[str, Transaction] = {}  # by session id
         self._warned = False
         if self._streams:
-            # Subclasses that override these methods get whole messages.
+            # A subclass that overrides handle_DATA or prepare_content does not stream. It gets whole messages.
             alsoProvides(self, IStreamingHandler)
 
     @classmethod

@@ -50,7 +50,7 @@ class SQLiteStore(Store):
 
     :param path: the file; created if missing. None: a temporary file, which :meth:`close` deletes.
     :param retention: how much to keep.
-    :param headers: header fields whose values messages are filed under.
+    :param headers: the header fields that can be used as scopes, such as ``X-Test``.
     :param reactor: results are delivered in its thread (IReactorFromThreads, IReactorTime). Default: the global one.
     :raises ValueError: if the file is not an inbox.
     :raises OSError: if it cannot be opened, or another process has opened it.
@@ -134,7 +134,10 @@ class SQLiteStore(Store):
             self._folder, self.path = None, ""
 
     def _unlock(self, refused: bool = False) -> None:
-        """Let other processes open the file. If it was *refused*, leave nothing beside it."""
+        """Let other processes open the file.
+
+        :param refused: whether the file was rejected. Then delete the lock file, too.
+        """
         lock, self._lock = self._lock, None
         if lock is not None:
             if refused:
@@ -291,7 +294,7 @@ class SQLiteStore(Store):
     def _check_ages(self) -> None:
         self._next_check = self._reactor.callLater(CHECKED_EVERY, self._check_ages)
         if self.retention.age and not self._pruning:
-            # The reactor's clock may be monotonic, and then does not return the time since 1970.
+            # Do not use the reactor's clock: it may be monotonic, but ages need the time since 1970.
             self._start_pruning(partial(jobs.older, time.time() - self.retention.age))
 
     def _start_pruning(self, choose: Callable[[Connection], list[int]]) -> None:
@@ -344,8 +347,8 @@ def _explain(failure: Failure) -> Failure:
 
 
 def _lock(path: str) -> int | None:
-    """Lock the file against use by other processes. SQLite's own lock would be lost as soon as this process closed any
-    descriptor of the file."""
+    """Lock the file against use by other processes. SQLite's own lock does not suffice: the system releases it when
+    this process closes any descriptor of the file."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -359,7 +362,7 @@ def _lock(path: str) -> int | None:
             raise BlockingIOError(error.errno, "another process has opened it", path) from None
         if os.fstat(descriptor).st_nlink:
             return descriptor
-        os.close(descriptor)  # a process that refused the file has just removed this one
+        os.close(descriptor)  # another process rejected the inbox, and has just deleted this lock file
 
 
 def _lock_name(path: str) -> str:

@@ -1,4 +1,5 @@
-"""Decides whether a client may continue: the key it is counted under, and the limiter's decision. Makes no replies.
+"""Decides whether a client may continue. This module chooses the key under which the client is counted, and asks the
+limiter. It does not create replies.
 
 Clients in *unlimited* networks have no limits. Others are counted by their network or, once authenticated, by their
 login.
@@ -48,8 +49,9 @@ class Admission:
         return self._key_of(peer[0]) if type(peer) is tuple else None
 
     def admit(self, kind: str, session: Session) -> Any:
-        """Ask whether the client may do something of this kind again. ``"auth"`` asks whether it may try to log in.
+        """Ask the limiter whether the client may do something once more.
 
+        :param kind: what the client wants to do. ``"auth"``: try to log in.
         :return: None for yes, or a :class:`~txsmtpd.limits.Retry`; or an awaitable of either.
         """
         if kind not in self.kinds:

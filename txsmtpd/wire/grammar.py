@@ -1,8 +1,9 @@
 """Read commands and their arguments (RFC 5321 4.1.2, RFC 6531 3.3, RFC 3461 4 for xtext).
 
-Each function parses text from the client, or raises :class:`~txsmtpd.reply.Refused` with a reply that describes the
-error; no input makes one raise anything else.
-Where it is harmless, parsing is lenient: brackets around an address may be missing, spaces may follow the colon.
+Each function parses text from the client. If the text is invalid, the function raises :class:`~txsmtpd.reply.Refused`
+with a reply that describes the error. It raises no other exception, whatever the input is.
+
+The functions accept harmless deviations: an address without brackets, and spaces after the colon.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ _ATOM = r'(?>[^\x00-\x20"(),.:;<>@\[\\\]\x7f]+)'
 _DOT_STRING = rf"{_ATOM}(?>\.{_ATOM})*"
 _QUOTED_STRING = r'"(?>[^\x00-\x1f"\\\x7f]+|\\[\x20-\x7e])*"'
 _LOCAL_PART = rf"(?:{_DOT_STRING}|{_QUOTED_STRING})"
-# RFC 1035 labels, with all characters beyond ASCII; underscores occur in the host names of containers. The character
-# set is given by the ASCII characters that are not in it: a range to U+10FFFF takes a hundred times as long to compile.
+# RFC 1035 labels, with all characters beyond ASCII; underscores occur in the host names of containers. The pattern
+# excludes ASCII characters instead of including a range to U+10FFFF, which takes a hundred times as long to compile.
 _LABEL = r"(?!-)(?>[^\x00-,./:-@\[-^`{-\x7f]+)(?<!-)"
 _DOMAIN = rf"{_LABEL}(?>\.{_LABEL})*"
 _LITERAL = r"\[[A-Za-z0-9:.\-]+\]"
 _MAILBOX = rf"{_LOCAL_PART}@(?:{_DOMAIN}|{_LITERAL})"
 _SOURCE_ROUTE = rf"@{_DOMAIN}(?:,@{_DOMAIN})*:"  # RFC 5321 appendix C: accepted and ignored
-# Only keywords ignore case, and only that of ASCII: otherwise the Kelvin sign would match K.
+# Only keywords ignore case, and only for ASCII letters. Otherwise the Kelvin sign would match K.
 
 
 def _command(keyword: str, in_brackets: str, bare: str) -> re.Pattern[str]:
@@ -42,7 +43,8 @@ _HALF = re.compile(r" *(?:@[^@]*|[^@]*@|@+) *")  # without a local part or witho
 _RECIPIENT = rf"{_MAILBOX}|(?ai:postmaster)"  # RFC 5321 4.1.1.3: <Postmaster> needs no domain
 _MAIL = _command("FROM", rf"{_MAILBOX}|", _MAILBOX)
 _RCPT = _command("TO", _RECIPIENT, _RECIPIENT)
-# Quoted strings with any characters, to find brackets outside of them in an address that may be malformed.
+# A quoted string with any characters. The next two patterns skip such strings to find brackets outside of them, even
+# in a malformed address.
 _ANY_QUOTED = r'"(?>[^"\\]+|\\(?s:.))*"'
 _UP_TO_BRACKET = re.compile(rf'(?>[^">]+|{_ANY_QUOTED})*>')
 _WITHOUT_BRACKETS = re.compile(rf'(?>[^"<>]+|{_ANY_QUOTED})*')
@@ -76,8 +78,8 @@ def decode(octets: bytes, errors: str = "strict") -> str:
         text = octets.decode("utf-8", errors)
     except UnicodeDecodeError:
         raise Refused(_NOT_UTF8) from None
-    # str.isprintable is one pass in C. It also rejects joiners and rare spaces beyond ASCII, which addresses may
-    # contain, so only then the characters are checked again.
+    # str.isprintable is one pass in C, but it also rejects joiners and rare spaces beyond ASCII, which addresses may
+    # contain. If it returns False for such a text, check each character.
     if not text.isprintable() and (
         text.isascii() or any(unicodedata.category(letter) in ("Cc", "Zl", "Zp", "Cs") for letter in text)
     ):
@@ -88,7 +90,7 @@ def decode(octets: bytes, errors: str = "strict") -> str:
 def parse_mail(arg: str | None) -> tuple[str, Parameters]:
     """Parse the argument of MAIL (RFC 5321 4.1.1.2). Return the reverse-path, ``""`` for ``<>``, and the parameters.
 
-    :raises Refused: with 501 if the syntax of the command is wrong, with 553 if that of the address is.
+    :raises Refused: with 501 for a syntax error in the command, with 553 for an invalid address.
     """
     found = _MAIL.fullmatch(arg or "")
     if found is None:
@@ -100,7 +102,7 @@ def parse_rcpt(arg: str | None) -> tuple[str, Parameters]:
     """Parse the argument of RCPT (RFC 5321 4.1.1.3). Return the forward-path and the parameters. Only ``<Postmaster>``
     may be without a domain.
 
-    :raises Refused: with 501 if the syntax of the command is wrong, with 553 if that of the address is.
+    :raises Refused: with 501 for a syntax error in the command, with 553 for an invalid address.
     """
     found = _RCPT.fullmatch(arg or "")
     if found is None:
@@ -123,7 +125,7 @@ def parse_mail_leniently(arg: str | None) -> tuple[str, Parameters]:
 def parse_rcpt_leniently(arg: str | None) -> tuple[str, Parameters]:
     """As :func:`parse_rcpt`, but return invalid addresses unchanged; see :func:`parse_mail_leniently`.
 
-    :raises Refused: as there, and with 553 for the null path.
+    :raises Refused: for the same reasons, and with 553 for the null path.
     """
     try:
         return parse_rcpt(arg)
@@ -133,7 +135,8 @@ def parse_rcpt_leniently(arg: str | None) -> tuple[str, Parameters]:
 
 
 def _anything(arg: str | None, keyword: str) -> tuple[str, Parameters] | None:
-    """Return the text in the place of an address, valid or not, or None if there is none."""
+    """Return the text in the place of an address, even if it is not a valid address, and the parameters. Return None if
+    the argument has another error."""
     head, colon, path = (arg or "").partition(":")
     path = path.lstrip(" ")
     if not colon or head.upper() != keyword or not path:
@@ -216,9 +219,12 @@ def _has_bracket(path: str) -> bool:
 
 
 def _end_of_bare(path: str) -> int:
-    """Return the index of the end of an address without brackets: the first space that is not in a quoted string, a
-    quoted pair or a comment (RFC 5322 3.2), or behind a dot after a comment (the obsolete form of RFC 5322 A.6.3); if
-    one of the first three has no end, the first space."""
+    """Return the index of the end of an address without brackets.
+
+    The address ends at the first space. Some spaces do not count: those in a quoted string, a quoted pair or a comment
+    (RFC 5322 3.2), and those behind a dot after a comment (the obsolete form of RFC 5322 A.6.3). If a quoted string, a
+    quoted pair or a comment has no end, all spaces count.
+    """
     quoted = escaped = commented = False
     comments = 0
     for place, letter in enumerate(path):

@@ -1,4 +1,7 @@
-"""The master process: binds the sockets, starts the workers, replaces those that die, and all of them on SIGHUP."""
+"""The master process: binds the sockets, and starts the workers.
+
+It replaces a worker that dies. On SIGHUP, it replaces all workers.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +33,9 @@ log = Logger(namespace="txsmtpd")
 READY_WITHIN = 30.0  # seconds that a worker may take to start
 SILENCE = 60.0  # seconds without a heartbeat after which a worker counts as hung
 MARGIN = 5.0  # seconds after the grace period until a worker is killed
-HURRY = 1.0  # seconds that a worker has to end after a second SIGTERM; the master has 2
+HURRY = 1.0  # seconds until a worker is killed after a second SIGTERM; the master itself ends after 2 seconds
 BEAT = 1.0  # seconds between checks of the heartbeats
-LATE = 5.0  # seconds without a heartbeat after which other workers no longer leave connections to a worker
+LATE = 5.0  # seconds without a heartbeat; other workers then accept connections instead of leaving them to this one
 AT_ONCE = max(2, os.cpu_count() or 1)  # workers that start at the same time; each keeps one processor busy
 
 
@@ -45,7 +48,8 @@ class Master(Service):
     :param errand: what workers inherit besides the sockets.
     :param grace: seconds that open transactions have to finish when the service stops.
     :param silence: seconds without a heartbeat after which a worker is aborted; 0: never.
-    :param logs: log the standard output and error of workers here, for a master without standard streams of its own.
+    :param logs: whether the master logs the standard output and error of its workers. Use it if the master has no
+        standard streams of its own.
     :param end_process: called with the reactor and an exit status if no worker can start. None: keep trying.
     :param reactor: Default: the global reactor.
     """
@@ -167,8 +171,8 @@ class Master(Service):
             worker.signal(signal.SIGKILL)
 
     def hurry(self) -> None:
-        """Close all connections now. The workers stop, too; one that does not is killed, so that it does not keep the
-        addresses when this process ends."""
+        """Close all connections now, and stop the workers. Kill a worker that does not stop, because it would keep the
+        addresses in use after the end of this process."""
         self._patience = HURRY
         for worker in self.workers:
             worker.hurry()
@@ -187,7 +191,7 @@ class Master(Service):
             return None
         taken = {worker.row for worker in self.workers}
         row = next((row for row in range(page.rows) if row not in taken), None)
-        if row is None:  # there are two processes for each slot: end the oldest that drains
+        if row is None:  # the page has two rows for each slot, and all are in use: end the oldest process that drains
             oldest = min(self.workers, key=lambda worker: (not worker.is_draining, worker.started))
             log.warn("{worker} is still draining and is stopped: there are too many processes", worker=str(oldest))
             oldest.hurry()
@@ -213,7 +217,8 @@ class Master(Service):
         return worker
 
     def _start_worker(self, slot: int) -> None:
-        """Start a worker as soon as fewer than AT_ONCE are starting, unless the slot has one by then."""
+        """Queue the start of a worker for the slot. At most AT_ONCE workers start at the same time. If the slot has a
+        worker when its turn comes, none is started."""
         self._wanted.append(slot)
         self._start_wanted()
 
@@ -235,7 +240,7 @@ class Master(Service):
         self._delayed.add(delayed)
 
     def worker_ready(self, worker: Worker) -> None:
-        """Handle the message of a worker that it listens."""
+        """Handle a worker's message that it is listening."""
         self._has_served = True
         log.info("{worker} is ready", worker=str(worker))
         self._introduce()
@@ -321,8 +326,8 @@ class Master(Service):
     def reload(self) -> Deferred[bool]:
         """Replace all workers, one slot after the other. The old worker stops when the new one is ready.
 
-        If a new worker does not become ready, the reload fails and the remaining old workers stay. During a reload,
-        this schedules another one: workers that have been replaced already may have read the old configuration.
+        If a new worker does not become ready, the reload fails and the remaining old workers stay. A call during
+        a reload schedules another reload, because the new workers may have read the old configuration.
 
         :return: a Deferred that fires at the end with True if all workers were replaced. Otherwise it fires with False,
             and the log has the reason.
