@@ -18,8 +18,9 @@ PROBES = frozenset([b"", b"QUIT"])  # the last command of a health check
 def session_ended(server: Any, cause: BaseException) -> None:
     """Notify the observer, the factory, an incomplete message, the log, the hooks, and the functions of at_end()."""
     dispatcher, observer, settings = server._dispatcher, server._connection.observer, server.settings
-    if dispatcher.verb == b"QUIT" and server._connection.closing and isinstance(cause, ConnectionLost):
-        # After the reply to QUIT, many clients close TCP without closing TLS, or reset the connection.
+    if dispatcher.verb == b"QUIT" and server._connection.closing and type(cause) is ConnectionLost:
+        # After the reply to QUIT, many clients close TCP without closing TLS, or reset the connection. If a client does
+        # not read the reply, the server aborts the connection, which is a subclass.
         cause = ConnectionDone()
     if observer is not None:
         observer.closed(cause)
