@@ -124,6 +124,8 @@ class LostRecipientTests(LoggingTestCase):
         def generates(*arguments: Any) -> Any:
             yield "250 OK"
 
+        gc.collect()  # what earlier tests left, such as a loop that is not closed
+        self.flushWarnings()
         for hook, hint in (
             (forgets, "missing await?"),
             (yields, "yield in place of return?"),
