@@ -165,7 +165,7 @@ class AttributeTests(SynchronousTestCase):
             self.assertEqual(codes(said)[1:], replies)
         self.assertEqual((Long().max_command_size_limit, SMTP().max_command_size_limit), (1024, 512))
         with self.assertRaises(TypeError):
-            SMTP().command_size_limits["NOOP"] = "much"  # type: ignore[assignment]
+            SMTP().command_size_limits["NOOP"] = "much"  # type: ignore[assignment]  # the mistake
 
     def test_readPrivately(self) -> None:
         """Limits by the names that programs read although they are none of theirs."""

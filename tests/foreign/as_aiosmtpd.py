@@ -88,6 +88,7 @@ def _use_a_free_port() -> None:
         return bind(self, *args)
 
     controller.InetMixin._bind = bind_free
+    # Types are ignored below because mypy does not allow the replacement of functions of other modules.
     smtplib.SMTP.connect = lambda self, host="localhost", number=0, *args, **kwargs: connect(  # type: ignore[method-assign]
         self, host, port if number == DEFAULT_PORT else number, *args, **kwargs
     )
@@ -234,6 +235,7 @@ def _compare_by_code() -> None:
     handlers: Any = sys.modules["aiosmtpd.handlers"]
     for name in ("Debugging", "Sink", "Mailbox"):
         _say_text(getattr(handlers, name))
+    # As above: functions of pytest are replaced.
     warns = pytest.warns
     pytest.warns = lambda *args, match=None, **kwargs: warns(*args, **kwargs)  # type: ignore[assignment]
     raises = pytest.raises

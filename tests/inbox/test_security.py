@@ -323,7 +323,7 @@ class MailTests(SiteTestCase):
         hostile = (
             *("javascript:alert(1)", "JaVaScRiPt:alert(2)", "java&#10;script:alert(3)", "&#1;javascript:alert(4)"),
             *(
-                "data:text/html,<script>alert(5)</script>",
+                "data:text/html,alert(5)",
                 "vbscript:x",
                 "file:///etc/passwd",
                 "//[",
@@ -336,8 +336,7 @@ class MailTests(SiteTestCase):
         page = (await self.get(f"/m/{message.id}?tab=parts")).text
         listed = page[page.index('class="links"') :]
         found = re.findall('href="([^"]*)"', listed[: listed.index("</ul>")])
-        self.assertEqual([url for url in found if url != "#"], list(good))
-        self.assertGreaterEqual(found.count("#"), len(hostile) - 1)
+        self.assertEqual(found, ["#"] * len(hostile) + list(good))
 
     async def test_inlineImages(self) -> None:
         """An image that the HTML shows by its Content-ID is put into the document; no other part, and no markup by the

@@ -149,7 +149,7 @@ class OptionsTests(SynchronousTestCase):
         """With twist's --log-level=debug, the dialogue is logged."""
         for level, logs in [(LogLevel.debug, True), (LogLevel.info, False)]:
             options = Options()
-            options.parent = {"logLevel": level}  # type: ignore[assignment]
+            options.parent = {"logLevel": level}  # type: ignore[assignment]  # in place of twist's options
             options.parseOptions([f"--handler={HERE}.Takes"])
             self.assertIs(options["settings"]["log_dialogue"], logs)
 
@@ -157,7 +157,7 @@ class OptionsTests(SynchronousTestCase):
         """Lines about messages are not even composed if the level of the log is above theirs."""
         for level, logs in [(LogLevel.info, True), (LogLevel.warn, False)]:
             options = Options()
-            options.parent = {"logLevel": level}  # type: ignore[assignment]
+            options.parent = {"logLevel": level}  # type: ignore[assignment]  # in place of twist's options
             options.parseOptions([f"--handler={HERE}.Takes"])
             self.assertIs(options["settings"]["log_messages"], logs)
 

@@ -137,9 +137,8 @@ class FairnessTests(TLSTestCase):
         """Handshakes that begin at the same time take turns, and are all completed."""
         turns = Turns()
         context = PrivateCertificate.load(combined(self.leaf), KeyPair.load(combined(self.leaf), 1), 1).options()
-        context.getContext().set_tlsext_servername_callback(
-            turns.count
-        )  # the server does the work with the first message
+        # The server does the work with the first message of the client.
+        context.getContext().set_tlsext_servername_callback(turns.count)
         port = await self.serve(implicit_tls=True, tls_context=context)
         clients = [Records(port) for _ in range(20)]
         for client in clients:

@@ -179,7 +179,7 @@ class Writer:
 
 def _encoded(lines: list[str | bytes]) -> bytes:
     try:
-        return "".join(lines).encode("utf-8", "replace")  # type: ignore[arg-type]
+        return "".join(lines).encode("utf-8", "replace")  # type: ignore[arg-type]  # nearly always str alone
     except TypeError:  # some lines are bytes, which handlers have printed
         return b"".join(line if isinstance(line, bytes) else line.encode("utf-8", "replace") for line in lines)
 

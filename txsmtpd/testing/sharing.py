@@ -75,7 +75,7 @@ class SharedCatcher(MailCatcher):
     def stop_listening(self) -> Any:
         if self._mirror_port is not None:
             for mirror in list(self._mirrors.mirrors):
-                mirror.transport.abortConnection()  # type: ignore[union-attr]
+                mirror.transport.abortConnection()  # type: ignore[union-attr]  # those in the set are connected
             self._mirror_port.stopListening()
         return super().stop_listening()
 
