@@ -91,7 +91,7 @@ AuthCallbackType = Callable[[str, bytes, bytes], Any]
 AuthenticatorType = Callable[["SMTP", Session, Envelope, str, Any], Any]
 AuthMechanismType = Callable[["SMTP", list[str]], Any]
 
-# Names of aiosmtpd's module.
+# Names that programs import from aiosmtpd.smtp.
 __ident__ = IDENT
 BOGUS_LIMIT = ERROR_LIMIT
 make_loop = asyncio.new_event_loop
@@ -148,17 +148,19 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     AuthLoginUsernameChallenge = "User Name\0"  #: the first challenge of LOGIN
     AuthLoginPasswordChallenge = "Password\0"  #: the second
 
-    # The parts of the engine, and their classes. These attributes have no defaults in the class, because Python finds
-    # attributes faster if only the instance has them.
+    # The parts of the engine. The class has no defaults for them, because Python finds an attribute faster if only the
+    # instance has it.
     _connection: Any
     _dispatcher: Any
     _message: IncomingMessage | None  # the message being received
+    # The state of the connection, with the defaults that most connections keep.
     _attempts: auth.Attempts | None = None
-    _given: frozenset[str] | None = None  # the names of the options, if it was created without a factory
+    _given: frozenset[str] | None = None  # the names of the options, if the protocol was created without a factory
     _own_size_limits: Mapping[str, int] = {}  # limits of command lines that were set for this connection
     _taken_over = False  # whether an asyncio server has accepted the connection
     _ehlo_lines: list[str] | None = None  # during EHLO, the lines that a hook has pushed
     _at_end: tuple[Callable[[], Any], ...] = ()
+    # The classes of the parts.
     _dispatcher_class: ClassVar[type[Dispatcher]] = Dispatcher
     _message_class: ClassVar[type[IncomingMessage]] = IncomingMessage
     _mechanisms: ClassVar[Mapping[str, Any]] = {}  # mechanisms from methods auth_MECHANISM of the class
@@ -252,12 +254,12 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     def connectionMade(self) -> None:
         if type(self).connection_made is SMTP.connection_made or self._taken_over:
             self._start()
-        else:  # an override, which calls the inherited method
+        else:  # the override calls SMTP.connection_made, and that calls _start
             self.connection_made(self.transport)
 
     def _start(self) -> None:
         if hasattr(self, "_connection"):
-            raise TypeError(f"_connection is an attribute that SMTP uses itself; {type(self).__name__} needs another")
+            raise TypeError(f"{type(self).__name__}._connection is a name that SMTP uses itself; choose another")
         self.session = self._create_session()
         self.session.peer = place_of(self.transport.getPeer()) or ""
         self.envelope = self._create_envelope()
@@ -317,7 +319,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
             stage.completed()
 
     def timeoutConnection(self) -> None:
-        """The client was idle for too long."""
+        """Close the connection, because the client was idle for too long."""
         self._connection.client_late()
 
     def readConnectionLost(self) -> None:
@@ -350,7 +352,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         """Called by asyncio. Does nothing."""
 
     def eof_received(self) -> bool:
-        """Part of asyncio's protocols; not called.
+        """Part of asyncio's protocols. Not called.
 
         :return: False.
         """
@@ -511,7 +513,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
                 return self._dispatcher.final(status, "EHLO")  # type: ignore[no-any-return]
             last = Reply(250, None, lines.pop())
             if "EHLO" in hooks:
-                last = await self.call_hook("EHLO", hostname, default=_not_asked)
+                last = await self.call_hook("EHLO", hostname, default=_never_called)
             return Reply(250, None, [*lines, *self._ehlo_lines, *last.lines]) if last.code == 250 else last
         finally:
             self._ehlo_lines = None
@@ -644,7 +646,8 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         return self._message
 
     def _payload_refused(self, reply: Reply) -> None:
-        """Refuse the message of the transaction. It would be incomplete: the octets after a command are discarded."""
+        """Refuse the message of the transaction, because it would be incomplete: a command with a payload, such as
+        BDAT, was refused, and its payload is discarded."""
         if self.envelope.mail_from is not None:
             self._begin_message().refuse_chunks(reply)
 
@@ -775,5 +778,5 @@ def _ok(*arguments: Any) -> Reply:
     return OK
 
 
-def _not_asked(hostname: str) -> Reply:
-    raise AssertionError("the hook is there")
+def _never_called(hostname: str) -> Reply:
+    raise AssertionError("call_hook must not call the default, because the handler has the hook")

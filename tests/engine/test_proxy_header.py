@@ -284,12 +284,12 @@ class BadHeaderTests(LoggingTestCase):
         self.assertFalse(client.closed)
         client.wait(0.2)
         self.assertIsNone(client.server.session.proxy_data)
-        self.assertEnded(client, "it did not come in time", TimeoutError)
+        self.assertEnded(client, "it did not arrive in time", TimeoutError)
         client = proxied(self.handler)
         for octet in range(len(HEADER)):
             client.say(HEADER[octet : octet + 1])
             client.wait(0.5)
-        self.assertEnded(client, "it did not come in time", TimeoutError)
+        self.assertEnded(client, "it did not arrive in time", TimeoutError)
 
     def test_ownTimeout(self) -> None:
         """The time can be told."""
@@ -297,10 +297,10 @@ class BadHeaderTests(LoggingTestCase):
         client.wait(59)
         self.assertFalse(client.closed)
         client.wait(2)
-        self.assertEnded(client, "it did not come in time", TimeoutError)
+        self.assertEnded(client, "it did not arrive in time", TimeoutError)
         client = proxied(self.handler, proxy_protocol_timeout=60, timeout=10)
         client.wait(11)
-        self.assertEnded(client, "it did not come in time", TimeoutError)
+        self.assertEnded(client, "it did not arrive in time", TimeoutError)
 
     def test_timeIsOver(self) -> None:
         """Once the header is there, its time is of no matter any more."""

@@ -103,8 +103,8 @@ class Connection:
         self._held = False
         self._yields = False  # whether the rest of the input is queued behind other connections
         self._has_turn = False  # whether the queue has started the current batch
-        self._in_reading = False  # whether one read of the socket may still deliver more input; see read_together()
-        # During such a read: the number of commands in the batch, and the time of the first look at the clock.
+        self._in_reading = False  # whether read_together() is running
+        # While it is running: the number of commands in the batch, and the time at which the clock was first checked.
         self._done, self._began = 0, 0.0
         # One timeout for two cases, which exclude each other: the receiver of a message has paused the input, or the
         # connection is closing and the client has not read the last replies.
@@ -114,7 +114,7 @@ class Connection:
         """Run the first turn, before any input is read."""
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
-        # As a producer, the server is told when the client does not read the replies.
+        # The transport pauses its producer when the client does not read the replies.
         self.transport.registerProducer(self.server, True)
         self.patience.start_time()
         self._processing = True
@@ -214,7 +214,8 @@ class Connection:
             transport.resumeProducing()
 
     def read_together(self, read: Callable[[bytes], object], octets: bytes) -> None:
-        """Call a function that passes input on in parts. The commands in all parts count as one batch."""
+        """Call a function that delivers one read of the socket in several parts. The commands in all parts count as one
+        batch."""
         self._in_reading = True
         try:
             read(octets)
@@ -390,7 +391,8 @@ class Connection:
 
     @property
     def waits_for_server(self) -> bool:
-        """Whether the turn waits for the server, and not for the client or a TLS handshake."""
+        """Whether the turn waits for the server's own work, such as a hook. False if it waits for the client's next
+        line, or for a stage such as a TLS handshake."""
         return self.line_request is None and self.stage is None
 
     def request_line(self) -> Deferred[bytes]:
@@ -404,7 +406,7 @@ class Connection:
         if turn is not None:
             turn.stop_deadline()
         self._await_client()
-        if turn is not None:  # otherwise this is still the first step of the turn, and its caller continues
+        if turn is not None:  # in the first step of a turn it is None, and the caller of run() continues with the input
             self.go_on()
         return request
 
@@ -424,7 +426,7 @@ class Connection:
 
     @property
     def server_busy(self) -> bool:
-        """Whether the client waits for the server, and not the server for the client."""
+        """Whether the client waits for the server. If not, the server waits for the client."""
         return self._held or self._yields or (self.turn is not None and self.line_request is None)
 
     def _await_client(self) -> None:
@@ -573,7 +575,7 @@ class Connection:
         turn = self.turn
         self._stop_everything()
         if turn is not None:
-            self.end_turn(turn)  # even if it ignores the cancellation and still runs
+            self.end_turn(turn)  # even if the turn ignores the cancellation and still runs
         self.dispatcher.on_end(self.cause or reason)
         if not (self._processing or self.goes_on) and (turn is None or turn.finished):
             # Break reference cycles, so that the objects are freed now and not by the garbage collector.

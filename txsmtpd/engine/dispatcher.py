@@ -205,7 +205,7 @@ class Dispatcher:
         return SECRET.encode("ascii") if not is_command and self._may_be_secret(line) else sanitize(line)
 
     def _may_be_secret(self, line: bytes) -> bool:
-        """Whether a line may contain credentials. The line must not be a known command. It may be incomplete."""
+        """Whether a line that is not a known command may contain credentials. The line may be incomplete."""
         return self.verb == b"AUTH" or mentions_auth(line)
 
     def unknown_command(self, verb: bytes, line: bytes) -> Reply:
@@ -246,16 +246,16 @@ class Dispatcher:
         return ANSWERED_LATER
 
     def drop_payload(self, reply: Reply, result: Any) -> None:
-        """Discard the octets after a refused command, so that they are not executed as commands.
+        """Discard the payload of a refused command, so that it is not executed as commands.
 
         :param reply: the refusal.
-        :param result: the command's result once the octets are read.
+        :param result: the result of the command, used after its payload was read.
         """
         self.server._payload_refused(reply)
         self.take_payload(_drop, lambda reader: result)
 
     def _announces_payload(self, line: bytes) -> bool:
-        """Whether a malformed line is a command that octets follow, such as BDAT. Their number is then unknown."""
+        """Whether a malformed line is a command with a payload, such as BDAT. The size of the payload is unknown."""
         letters = _LETTERS.match(line.upper())
         command = self.commands.get(letters[0])  # type: ignore[index]  # the pattern also matches an empty string
         return command is not None and command.payload is not None
@@ -299,7 +299,9 @@ class Dispatcher:
         try:
             return await self._reply_for_error(error)
         except BaseException as another:  # do not call the hook again, to avoid endless recursion
-            LOGGER.error("{session} {type} in the log", session=self.server.session.id, type=type(another).__qualname__)
+            LOGGER.error(
+                "{session} logging raised {type}", session=self.server.session.id, type=type(another).__qualname__
+            )
             return FAILED_TWICE
 
     async def _reply_for_error(self, error: BaseException) -> Reply:
@@ -322,7 +324,7 @@ class Dispatcher:
         return self.final(status, "exception")
 
     def log_failure(self, what: str, error: BaseException) -> None:
-        """Log an exception. During AUTH its text is left out, since it may quote a password.
+        """Log an exception. During AUTH, the text of the exception is left out, since it may quote a password.
 
         :param what: the verb of the command, or the name of the hook.
         """

@@ -19,8 +19,8 @@ def session_ended(server: Any, cause: BaseException) -> None:
     """Notify the observer, the factory, an incomplete message, the log, the hooks, and the functions of at_end()."""
     dispatcher, observer, settings = server._dispatcher, server._connection.observer, server.settings
     if dispatcher.verb == b"QUIT" and server._connection.closing and type(cause) is ConnectionLost:
-        # After the reply to QUIT, many clients close TCP without closing TLS, or reset the connection. If a client does
-        # not read the reply, the server aborts the connection, which is a subclass.
+        # After the reply to QUIT, many clients close TCP without closing TLS, or reset the connection. The subclass
+        # ConnectionAborted is kept: the server aborts the connection if the client does not read the reply.
         cause = ConnectionDone()
     if observer is not None:
         observer.closed(cause)
@@ -74,7 +74,7 @@ async def _told(server: Any, log: Any, name: str, *arguments: Any) -> None:
         result = server.settings.hooks[name](*arguments)
         if isinstance(result, Awaitable):
             await result
-    except GeneratorExit:  # also where nobody waits for the hook any more
+    except GeneratorExit:  # the coroutine was closed, because nothing waits for the hook any more
         return
     except BaseException as error:
         log.failure(events.FAILED, error, where=f"handle_{name}", why="")

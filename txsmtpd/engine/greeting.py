@@ -71,7 +71,7 @@ def default_greeting(server: Any) -> Reply | Awaitable[Reply]:
 
 async def _ask_first(server: Any) -> Reply:
     dispatcher = server._dispatcher
-    dispatcher.closes_after_reply = True  # until the hook has accepted the client; also if it fails or times out
+    dispatcher.closes_after_reply = True  # until the hook accepts the client; stays True if it fails or times out
     greeting: Reply = server.settings.greeting
     try:
         status = await dispatcher.ask_hook("CONNECT")

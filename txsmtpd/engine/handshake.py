@@ -48,7 +48,8 @@ async def start_tls(server: Any, begun: bytes = b"") -> None:
         dispatcher.log(events.TLS_STARTED, protocol=tls.protocol, cipher=tls.cipher)
     try:
         if "STARTTLS" in settings.hooks:
-            dispatcher.closes_after_reply = True  # if the hook fails: the reply to STARTTLS was already sent
+            # If the hook fails, close the connection: the reply to STARTTLS was already sent.
+            dispatcher.closes_after_reply = True
             if not await dispatcher.ask_hook("STARTTLS"):
                 dispatcher.refuse_all = TLS_NOT_GOOD_ENOUGH
             dispatcher.closes_after_reply = False
@@ -73,10 +74,10 @@ class Handshake:
         self._call: Any = None
 
     def start(self, context: Any, begun: bytes) -> Deferred[None]:
-        """Begin. To be awaited by a turn.
+        """Start the handshake. A turn awaits the result.
 
-        :param context: what Twisted's TLS takes.
-        :return: fires when the handshake is complete.
+        :param context: the context, as for ``startTLS`` of a Twisted transport.
+        :return: a Deferred that fires when the handshake is complete.
         """
         connection = self._connection
         transport = connection.transport
@@ -93,7 +94,7 @@ class Handshake:
             try:
                 transport.startTLS(context)
             except Exception:
-                # Left half way, the transport would tell nobody that the connection is lost.
+                # A transport on which startTLS failed would not call connectionLost. Undo what it has changed.
                 transport.protocol = connection.server
                 transport.TLS = False
                 self._stop()
@@ -101,7 +102,7 @@ class Handshake:
                 raise
             connection.transport_changed()
         tls = transport if is_wrapped(transport) else transport.protocol
-        if is_wrapped(tls):  # else it only pretends, in a test
+        if is_wrapped(tls):  # the transport of a test may not start TLS really
             connection.tls_input = TLSInput(connection, tls)
         if begun:
             tls.dataReceived(begun)
@@ -143,7 +144,7 @@ class Handshake:
             connection.cause = _handshake_failed(connection.cause or reason)
 
     def idle(self) -> bool:
-        """Ignore the idle timeout, because a handshake has its own."""
+        """Return False, because a handshake has its own timeout. The idle timeout does not run while a turn waits."""
         return False
 
     def cancel(self) -> None:
@@ -152,11 +153,11 @@ class Handshake:
 
 
 def _handshake_failed(cause: BaseException) -> TLSSetupException:
-    # An OpenSSL error carries tuples of library, function and reason; the reasons are constants, fit for a log.
+    # An OpenSSL error has a list of tuples: library, function and reason. A reason is a constant, which may be logged.
     details = cause.args[0] if cause.args and isinstance(cause.args[0], list) else []
     reasons = ", ".join(str(each[-1]) for each in details) or type(cause).__name__
     error = TLSSetupException(f"the TLS handshake failed: {reasons}")
-    # Behind a context of the standard library, the cause is what that says.
+    # With an ssl.SSLContext, the exception of the ssl module is more precise.
     error.__cause__ = cause.__cause__ if isinstance(cause.__cause__, ssl.SSLError) else cause
     return error
 

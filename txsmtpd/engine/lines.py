@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-ENDLESS_LINE = 2**21  # octets; a shorter line may be part of a message: some clients send it although DATA was rejected
+# Octets of a line that closes the connection. A shorter one may be a line of a message: some clients send the message
+# although DATA was rejected.
+ENDLESS_LINE = 2**21
 BEGINNING = 16  # octets of an invalid line that are kept, to find out which command it was
 CR = 0x0D
 TLS_HANDSHAKE = 0x16  # the first octet that TLS sends
@@ -57,9 +59,9 @@ class LineBuffer:
     def next_line(self) -> bytes | BadLine | None:
         """Take the next line from the input.
 
-        A line that ends with LF alone gets a reply immediately, but is never executed. The text after the LF is the
-        next line. Some clients remove CRLF from untrusted text, but not LF. Through such a client, an attacker can
-        inject one command, but not several.
+        A line that ends with LF alone is refused immediately. The text after the LF is the next line. This limits
+        attacks through clients that remove CRLF from untrusted text, but not LF: of several lines in such a text, only
+        the last one ends with CRLF and is executed.
 
         :return: the line without its CRLF, or a :class:`BadLine`; None if the line is not complete.
         """

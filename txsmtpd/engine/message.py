@@ -58,8 +58,8 @@ class IncomingMessage:
         self._sink: Intake | None = None  # receives the octets
         self._header: HeaderMeter | None = None  # measures the header of a streamed message
         self._deadline: Any = None  # the timeout for discarding a message that is too large
-        self._octets = 0  # the total size of its chunks
-        self._time_used = 0.0  # seconds of the time for its data that its chunks have used
+        self._octets = 0  # the total size of the chunks
+        self._time_used = 0.0  # how much of the time limit for the data the chunks have used, in seconds
         self._refused: Reply | None = None  # the reply to all further chunks
 
     @property
@@ -117,7 +117,7 @@ class IncomingMessage:
         self._deadline = self.call_later(DISCARD_TIME, self._far_too_large)
 
     def _far_too_large(self) -> None:
-        """The message is too large even to be discarded, or that takes too long. Close the connection."""
+        """Close the connection: the message is too large to be discarded, or discarding it takes too long."""
         self._forget_deadline()
         dispatcher = self._server._dispatcher
         dispatcher.closes_after_reply = True
@@ -153,7 +153,7 @@ class IncomingMessage:
             if last:
                 self._server.reset_transaction()
             raise
-        if self._octets:  # not the first chunk, which starts the time for the data
+        if self._octets:  # the first chunk starts the time limit for the data, later chunks continue it
             self._go_on_in_time()
         self._octets += size
         reply = self._server._dispatcher.take_payload(self._write_to(sink), partial(self._end_of_chunk, last))
@@ -197,7 +197,7 @@ class IncomingMessage:
     # The end of the message
 
     def ends(self) -> None:
-        """The result of the current turn will be the reply to the message. For subclasses."""
+        """Called at the end of the message: the result of the current turn is the reply to it. For subclasses."""
 
     def _complete(self, octets: int) -> Any:
         if self._header is not None and self._header.excess is not None:

@@ -230,7 +230,7 @@ class Streamed:
         self._error = error
         self.abort(error)
 
-    # Called by the receiver, whose producer this is
+    # Called by the receiver. This object is its producer
 
     def pauseProducing(self) -> None:
         """Pause the source."""

@@ -1,7 +1,7 @@
 """Valid options that are probably mistakes: those that keep clients out, or leave passwords unprotected.
 
-A protocol that a program has made itself logs them with :mod:`logging`, since such programs were written for aiosmtpd.
-``txsmtpd.run`` warns of those with which no client can authenticate. Factories raise exceptions for certain mistakes.
+A protocol that was created without a factory logs them with :mod:`logging`, as aiosmtpd does. ``txsmtpd.run`` only
+warns of options with which no client can authenticate. Factories raise exceptions for certain mistakes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ log = logging.getLogger(LOGGER)
 
 
 def give_notice(settings: Settings) -> None:
-    """Log the mechanisms, and the options that will keep clients out or passwords unprotected."""
+    """Log the AUTH mechanisms, and the options that are probably mistakes."""
     for warning in [*_warnings(settings), *useless_auth(settings)]:
         log.warning("%s", warning)
     if trusts_nobody(settings):

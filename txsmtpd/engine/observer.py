@@ -41,9 +41,9 @@ class Observer:
     def data_read(self, octets: int, complete: bool, bare_newlines: bool) -> None:
         """The client has sent a message after DATA, or a chunk after BDAT.
 
-        :param octets: its size, including dot-stuffing, but without the line that ends it.
-        :param complete: whether it is complete.
-        :param bare_newlines: whether it contains CR or LF alone.
+        :param octets: the size, including dot-stuffing, but without the line that ends the message.
+        :param complete: whether the message or chunk is complete.
+        :param bare_newlines: whether it contains a CR without LF, or an LF without CR.
         """
 
     def proxy_header(self, data: ProxyData) -> None:
@@ -129,7 +129,7 @@ class Meter:
     def replied(self, verb: bytes, reply: Reply) -> None:
         """The reply to a command, or the greeting, was sent.
 
-        :param verb: the verb in upper case, also if the command does not exist.
+        :param verb: the verb in upper case, even if the command does not exist.
         """
 
     def decided(self, by: str) -> None:

@@ -6,9 +6,9 @@ calls, and unregisters the socket. But a reply is small, and the socket is nearl
 is a plain TCP or Unix connection without queued data, this module writes to the socket directly. That saves a third of
 the processor time for a short message. Twisted's TLS waits for another iteration to collect data; this is avoided, too.
 
-Octets that the socket does not accept immediately are passed to ``transport.write``. So is all output if data is
-queued already, and all output of other transports, such as those of tests. So the order of the octets, and the calls
-to the producer, do not change.
+Octets that the socket does not accept immediately are passed to ``transport.write``. All output is passed to it if data
+is already queued, or if the transport is of another kind, such as one of a test. Therefore the order of the octets and
+the calls to the producer are the same as without this module.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from twisted.protocols.tls import BufferingTLSTransport
 Way = Callable[[Any, bytes], None]
 
 RECORD = 2**14  # octets that TLS encrypts as one (RFC 8446 5.1)
-GATHERED = 2048  # maximum size of collected replies in octets; more are written, so that back-pressure has an effect
+GATHERED = 2048  # octets of collected replies, which are then written, so that back-pressure has an effect
 
 
 class Output:
@@ -48,7 +48,7 @@ class Output:
             self._write(self._transport, octets)
 
     def abort(self) -> None:
-        """Discard the pending octets, and what was delayed."""
+        """Discard the pending and the delayed octets."""
         self.pending = b""
 
     def stop_waiting(self) -> None:

@@ -65,7 +65,7 @@ def check_overrides(cls: type, base: type) -> None:
             if name in private:
                 raise TypeError(f"{cls.__name__}.{name} is a name that {base.__name__} uses itself; choose another")
             if name == "smtp_STARTTLS" and "start_tls" in getattr(getattr(value, "__code__", None), "co_names", ()):
-                # Whoever wrote it had to, for some other server. It works only with asyncio's own transports.
+                # The override was written for a server on asyncio: start_tls works only with asyncio's own transports.
                 warnings.warn(
                     f"{cls.__name__}.smtp_STARTTLS calls loop.start_tls(), which has no effect here; the server's own"
                     " STARTTLS is used instead",

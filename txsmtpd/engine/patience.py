@@ -1,7 +1,7 @@
 """Timeouts of clients: for the next octet, for a whole command line, and for the data of a message.
 
-Received octets only update a timestamp. A single timer, which is rarely set, checks it when it fires; so timeouts cost
-almost nothing for an active client. The connection handles clients that take too long.
+Received octets only update a timestamp. When the timer of the connection fires, it checks the timestamp. The timer is
+rarely set, so timeouts cost almost nothing for an active client. The connection handles clients that take too long.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from txsmtpd.reply import Reply
 if TYPE_CHECKING:
     from txsmtpd.engine.connection import Connection
 
-LAST_TRANSACTION = 300.0  # seconds that a transaction may take that is open when a session has lasted too long
+LAST_TRANSACTION = 300.0  # seconds that an open transaction may still take after session_timeout
 STRESSED_TIMEOUT = 10.0  # seconds, in stress mode
 
 
@@ -36,7 +36,7 @@ class Idle(Late):
     """The client was idle for too long (``timeout``)."""
 
     reply = Reply(421, "4.4.2", "Idle timeout, closing connection")
-    said = "the client said nothing for too long"
+    said = "the client sent nothing for too long"
 
 
 class CommandTooSlow(Late):
@@ -181,7 +181,7 @@ class Patience:
             self._look_at(moment)
 
     def _look_at(self, moment: float) -> None:
-        """Set the timer to a time, in place of the one that it was set to."""
+        """Set the timer to a new time."""
         if self._timer is not None:
             self._timers.cancel(self._timer)
         self._timer = self._timers.add(moment, self)
@@ -196,7 +196,7 @@ class Patience:
             if connection.closing:
                 return
         if connection.server_busy:
-            # The timeouts are stopped, or restart when the server waits for the client.
+            # The client cannot be late now. Check again after the shortest timeout.
             left = self._least if self._session_end is None else min(self._least, self._session_end - now)
             self._look_at(now + left)
         elif self._deadline() > now:
@@ -216,9 +216,9 @@ class Patience:
         return min((each for each in allowed if each is not None), default=STRESSED_TIMEOUT)
 
     def _deadline(self, line_begins: float | None = None) -> float:
-        """Return the time at which the client is late if nothing arrives before, or :data:`NEVER`.
+        """Return the time at which the client is late if nothing arrives before that, or :data:`NEVER`.
 
-        :param line_begins: when a line may begin that has not begun yet. None: such a line has no deadline.
+        :param line_begins: if no line has begun, the earliest time at which one may begin. None: none begins.
         """
         connection = self._connection
         settings = connection.server.settings

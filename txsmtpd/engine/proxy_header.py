@@ -51,7 +51,7 @@ class ProxyHeader:
         """The first turn of the connection."""
         server, connection = self._server, self._server._connection
         if is_wrapped(server.transport):
-            return self._refuse("the endpoint speaks TLS by itself, but the header stands before TLS; use implicit_tls")
+            return self._refuse("the endpoint starts TLS, but the header precedes TLS; use implicit_tls instead")
         connection.stage = self
         seconds = server.settings.proxy_protocol_timeout or PROXY_TIMEOUT
         self._call = connection.call_later(seconds, self._took_too_long)
@@ -73,10 +73,10 @@ class ProxyHeader:
         if client is not None:
             session.proxy_peer = own
         if trusts_nobody(server.settings):
-            return self._refuse("there is no handle_PROXY to let it in")
+            return self._refuse("the handler has no handle_PROXY, which must accept it")
         if "PROXY" in server.settings.hooks and not await self._lets_in(data):
-            return self._refuse("handle_PROXY does not let it in")
-        # Programs written for aiosmtpd put the client's address there themselves, or another of their choice.
+            return self._refuse("handle_PROXY has not accepted it")
+        # handle_PROXY of a program written for aiosmtpd may have set session.peer. Keep its value.
         if client is not None and session.peer == own:
             session.peer = client
         refusal = self._refusal_of_factory()
@@ -118,7 +118,7 @@ class ProxyHeader:
 
     def _took_too_long(self) -> None:
         self.cancel()
-        why = "it did not come in time"
+        why = "it did not arrive in time"
         self._refuse(why, TimeoutError(f"the PROXY header: {why}"))
         self._server._connection.close()
 
@@ -135,7 +135,7 @@ class ProxyHeader:
         self.input_ended()
 
     def idle(self) -> bool:
-        """The client has said nothing for too long."""
+        """Close the connection, because the header did not arrive in time."""
         self._took_too_long()
         return True
 

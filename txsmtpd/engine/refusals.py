@@ -18,7 +18,7 @@ LINES_REFUSED = {
     "foreign": FOREIGN_PROTOCOL,
 }
 PAYLOAD_UNKNOWN = Reply(421, "4.5.4", "Invalid chunk size, closing connection")
-# The same for lines that are responses to a challenge (RFC 4954 4).
+# As LINES_REFUSED, for lines that are responses to a challenge (RFC 4954 4).
 ANSWERS_REFUSED = LINES_REFUSED | {
     "long": Reply(500, "5.5.6", "Authentication exchange line is too long"),
     "missing": Reply(501, "5.7.0", "The connection was closed before the response"),

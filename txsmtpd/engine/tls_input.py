@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from txsmtpd.engine.connection import Connection
 
 READING = 65536  # octets that the transport reads at once
-LONG = 0.002  # seconds; decrypting a reading of large records takes a tenth
+LONG = 0.002  # seconds, for READING octets; with large records, decryption takes a tenth of this
 PART = 4096  # octets
 
 

@@ -1,6 +1,6 @@
 """A turn that waits: for a hook, for the client's next line, or for a TLS handshake.
 
-Most turns do not wait, and have no object. A turn that waits has a deadline while the server works on it, and none
+Most turns do not wait, and need no Turn. A turn that waits has a deadline while the server works on it, but no deadline
 while it waits for the client.
 """
 
