@@ -228,6 +228,15 @@ class ImportTests(SynchronousTestCase):
         )
         self.assertEqual(printed.stdout, "False\n")
 
+    def test_oneProcess(self) -> None:
+        """A server of one process does not import what only a server of several needs."""
+        code = "import sys, txsmtpd.service; print(*sys.modules)"
+        printed = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True, text=True)
+        imported = set(printed.stdout.split())
+        self.assertEqual(imported & {"twisted.protocols.amp", "txsmtpd.service.workers.master"}, set())
+        workers = {name for name in imported if name.startswith("txsmtpd.service.workers.")}
+        self.assertEqual(workers, {"txsmtpd.service.workers.inheritance"})
+
     def test_relativeImports(self) -> None:
         """This file's reading of relative imports: they are seen, too."""
 

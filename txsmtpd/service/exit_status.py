@@ -18,7 +18,8 @@ log = Logger(namespace="txsmtpd")
 EX_USAGE = 64
 EX_OSERR = 71
 
-_command = "smtpd"  # the subcommand of twist and twistd
+COMMAND = "smtpd"  # the subcommand of twist and twistd
+_command = COMMAND
 
 
 class Exit(SystemExit, Exception):
@@ -40,6 +41,11 @@ def name_command(name: str) -> None:
     """Set the name at the beginning of each line: that of the command that the user has typed."""
     global _command
     _command = name
+
+
+def command_name() -> str:
+    """Return the name at the beginning of each line."""
+    return _command
 
 
 def complain(reason: str, file: TextIO | None = None) -> None:

@@ -14,12 +14,11 @@ from txsmtpd.engine.notices import useless_auth
 from txsmtpd.factory import SMTPFactory
 from txsmtpd.service.command_log import CommandLog
 from txsmtpd.service.endpoints import make_endpoint
-from txsmtpd.service.exit_status import stop_with
+from txsmtpd.service.exit_status import name_command, stop_with
 from txsmtpd.service.listening import GRACE
 from txsmtpd.service.server import Listener
 from txsmtpd.service.signals import Signals
 from txsmtpd.service.welcome import Welcome
-from txsmtpd.service.workers.service import WorkerService
 from txsmtpd.typed import FactoryOptions
 
 LOCAL = "tcp:8025:interface=127.0.0.1"
@@ -90,6 +89,8 @@ def _run_workers(
             f"with workers, each process makes its own factory: give {', '.join(sorted(options))} to the SMTPFactory"
             " that the callable returns"
         )
+    from txsmtpd.service.workers.service import WorkerService
+
     server = WorkerService(factory, *endpoints, workers=workers, grace=grace, logs=False, end_process=stop_with)
     log = CommandLog.open()
     globalLogBeginner.beginLoggingTo([log.lines], redirectStandardIO=False)
@@ -99,6 +100,7 @@ def _run_workers(
 
 def _serve(reactor: Any, log: CommandLog, services: Sequence[IService]) -> None:
     """Run the reactor with these services until it stops."""
+    name_command("txsmtpd")
     reactor.addSystemEventTrigger("after", "shutdown", log.close)
     try:
         for service in services:

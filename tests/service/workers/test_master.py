@@ -13,8 +13,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from txsmtpd.service.workers import master as master_module
+from txsmtpd.service.workers.inheritance import Errand
 from txsmtpd.service.workers.master import AT_ONCE, READY_WITHIN, SILENCE, Master
-from txsmtpd.service.workers.worker import Errand
 
 
 class Stub:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import faulthandler
+import io
 import json
+import os
+from contextlib import redirect_stderr
 from dataclasses import asdict
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from txsmtpd.service import makeService
+from txsmtpd.service import exit_status, makeService
 from txsmtpd.service.options import Options
 from txsmtpd.service.server import Listener
+from txsmtpd.service.workers.inheritance import VARIABLE, Inherited
 from txsmtpd.service.workers.sockets import InheritedSocket
-from txsmtpd.service.workers.worker import VARIABLE, Inherited
 
 
 class WorkerOptionsTests(SynchronousTestCase):
@@ -28,6 +31,24 @@ class WorkerOptionsTests(SynchronousTestCase):
         [(label, endpoint)] = options["endpoints"]
         self.assertEqual(label, "--listen=tcp:25")
         self.assertIsInstance(endpoint, InheritedSocket)
+
+    def test_complaints(self) -> None:
+        """What it writes to standard error begins with the command that was typed, from the first line on; the master
+        gets the reason without it."""
+        self.patch(faulthandler, "enable", lambda file: None)
+        self.patch(exit_status, "_command", "smtpd")
+        told: list[bytes] = []
+        self.patch(os, "write", lambda descriptor, octets: told.append(octets))
+        found = Inherited(slot=0, row=0, rows=4, sockets=1, channel=5, command="txsmtpd")
+        options = Options()
+        options.environ = {VARIABLE: json.dumps(asdict(found)), "TXSMTPD_COLOUR": "red"}
+        output = io.StringIO()
+        with redirect_stderr(output):
+            self.assertRaises(SystemExit, options.parseOptions, ["--workers=2", "--size=many"])
+        lines = output.getvalue().splitlines()
+        self.assertEqual([line.partition(" ")[0] for line in lines], ["txsmtpd:", "txsmtpd:"], lines)
+        [reason] = told
+        self.assertTrue(reason.startswith(b"--size=many: "), reason)
 
 
 class SingleProcessTests(SynchronousTestCase):

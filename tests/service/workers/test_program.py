@@ -77,7 +77,7 @@ class ProgramTests(SynchronousTestCase):
         (master.folder / "makers.py").write_text("syntax error")
         master.signal(signal.SIGHUP)
         master.wait_for("the reload failed")
-        master.wait_for("smtpd: makers:make_handler: SyntaxError")
+        master.wait_for("^txsmtpd: makers:make_handler: SyntaxError")
         with connect(port) as client:
             self.assertIn(process_of(client), first)
         (master.folder / "makers.py").write_text(MAKERS)

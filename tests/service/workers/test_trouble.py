@@ -91,10 +91,12 @@ class TroubleTests(SynchronousTestCase):
         eventually(lambda: not is_alive(second))
 
     def test_fullDisk(self) -> None:
-        """A log on a full disk keeps nobody from serving, reloading and ending; standard error tells of it."""
-        master = Master(self, "--handler=sink", "--log-file=/dev/full", listen="--listen-lmtp=unix:lmtp")
+        """A log on a full disk keeps nobody from serving, reloading and ending; standard error tells of it. The lines
+        of the workers begin with the command that was typed, as the master's does."""
+        options = ["--workers=2", "--handler=sink", "--log-file=/dev/full", "--listen-lmtp=unix:lmtp"]
+        master = Master(self, words=["-m", "txsmtpd", *options])
         path = str(master.folder / "lmtp")
-        master.wait_for("/dev/full: No space left on device; log lines are lost", 3)
+        master.wait_for("^txsmtpd: /dev/full: No space left on device; log lines are lost", 3)
         eventually(lambda: len(children(master.process.pid)) == 2)
         before = {*children(master.process.pid)}
         master.signal(signal.SIGHUP)

@@ -34,6 +34,7 @@ from txsmtpd.service.options import (
 )
 from txsmtpd.service.options.help import describe, unknown_option, unknown_variables
 from txsmtpd.service.options.table import Chosen, Group, Option, read_settings
+from txsmtpd.service.workers.inheritance import inherited
 
 
 def _print_version() -> None:
@@ -141,6 +142,7 @@ class Options(Chosen, AuthOptionMixin):
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         self["words"] = [*(options or ())]  # for workers, which serve with the same options
+        self["worker"] = worker = inherited(self.environ)
         try:
             self._check_environment()
             reactor = self.environ.get("TXSMTPD_REACTOR")
@@ -152,7 +154,8 @@ class Options(Chosen, AuthOptionMixin):
             # Otherwise twist would print the whole help before the error.
             reason = self._explained(str(error))
             complain(reason, sys.stderr)
-            workers.tell_master(reason, self.environ)
+            if worker is not None:
+                workers.tell_master(worker, reason)
             raise Exit(EX_USAGE, reason) from None
 
     def _check_environment(self) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
 
 from twisted.python.usage import UsageError
 
 from txsmtpd.log.printable import one_line
 from txsmtpd.service.options.table import Chosen, Group, Option, refusing
 from txsmtpd.service.options.values import seconds
-from txsmtpd.service.workers.worker import inherited
+from txsmtpd.service.workers.inheritance import Inherited
 
 MOST = 256
 
@@ -50,7 +49,6 @@ OPTIONS = (
 
 def read(chosen: Chosen) -> None:
     """Check the number, and reject options that processes cannot share."""
-    chosen["worker"] = inherited(chosen.environ)
     chosen["workers"] = chosen.value("workers", 1)
     chosen["worker_timeout"] = chosen.value("worker-timeout", 60.0)
     chosen["shared_certificate"] = None
@@ -80,11 +78,9 @@ def read(chosen: Chosen) -> None:
                 )
 
 
-def tell_master(reason: str, environ: Mapping[str, str]) -> None:
+def tell_master(worker: Inherited, reason: str) -> None:
     """Send the reason why this worker cannot start to the master, which logs it: nobody may read standard error."""
-    found = inherited(environ)
-    if found is not None:
-        os.write(found.report, one_line(reason).encode())
+    os.write(worker.report, one_line(reason).encode())
 
 
 GROUP = Group(title="Processes", options=OPTIONS, read=read)

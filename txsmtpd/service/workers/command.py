@@ -9,9 +9,9 @@ from typing import Any
 from twisted.logger import Logger
 
 from txsmtpd.service.exit_status import stop_with
+from txsmtpd.service.workers.inheritance import Errand
 from txsmtpd.service.workers.master import Master
 from txsmtpd.service.workers.sockets import KeptSocket
-from txsmtpd.service.workers.worker import Errand
 
 log = Logger(namespace="txsmtpd")
 

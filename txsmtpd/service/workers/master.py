@@ -22,11 +22,11 @@ from txsmtpd.observe.counters import Counters, Snapshot
 from txsmtpd.service.exit_status import EX_OSERR, EX_USAGE, complain
 from txsmtpd.service.listening import GRACE
 from txsmtpd.service.workers.backoff import Backoff
+from txsmtpd.service.workers.inheritance import Errand
 from txsmtpd.service.workers.page import Page
 from txsmtpd.service.workers.process import Worker, inherited_environment
 from txsmtpd.service.workers.sketch import Sketch
 from txsmtpd.service.workers.sockets import KeptSocket
-from txsmtpd.service.workers.worker import Errand
 
 log = Logger(namespace="txsmtpd")
 

@@ -14,6 +14,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 
 from txsmtpd.observe.counters import Snapshot
+from txsmtpd.service.workers.inheritance import VARIABLE
 from txsmtpd.service.workers.messages import Beat, Channel, Drain, Farewell, Hurry, Peers, Ready, Reopen, Retire, adopt
 
 log = Logger(namespace="txsmtpd")
@@ -117,7 +118,7 @@ class Worker(ProcessProtocol):
             try:
                 adopt(self._reactor, ours.fileno(), self._channel)
                 self._reactor.spawnProcess(
-                    self, words[0], words, {**environ, "_TXSMTPD_WORKER": describe(channel)}, childFDs=children
+                    self, words[0], words, {**environ, VARIABLE: describe(channel)}, childFDs=children
                 )
             except BaseException:
                 self._close()

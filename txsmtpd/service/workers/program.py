@@ -22,9 +22,10 @@ from txsmtpd.service.listening import SMTPService
 from txsmtpd.service.monitoring import Server
 from txsmtpd.service.signals import Signals
 from txsmtpd.service.workers.callables import make_factory
+from txsmtpd.service.workers.inheritance import FIRST, Inherited, inherited
 from txsmtpd.service.workers.service import counters_of, total_of
 from txsmtpd.service.workers.sockets import InheritedSocket
-from txsmtpd.service.workers.worker import FIRST, Inherited, Link, inherited
+from txsmtpd.service.workers.worker import Link
 
 log = Logger(namespace="txsmtpd")
 

@@ -18,9 +18,9 @@ from txsmtpd.observe.counters import Counters, Snapshot
 from txsmtpd.service.endpoints import make_endpoint
 from txsmtpd.service.listening import GRACE, SMTPService
 from txsmtpd.service.workers.callables import find_callable, make_factory
+from txsmtpd.service.workers.inheritance import Errand
 from txsmtpd.service.workers.master import SILENCE, Master
 from txsmtpd.service.workers.sockets import KeptSocket
-from txsmtpd.service.workers.worker import Errand
 from txsmtpd.settings import want_number
 
 MOST = 256  # workers
