@@ -8,11 +8,14 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.inbox.support import SiteTestCase, mail, multipart
 from txsmtpd.inbox.web import content, request
 from txsmtpd.inbox.web.gate import host_is_ours, make_host, make_origin, origin_is_ours
+from txsmtpd.inbox.web.site import make_site
 from txsmtpd.inbox.web.table import ROUTES
 
 # Each way to change something, or to listen: method, path, body.
@@ -164,6 +167,19 @@ class GateTests(SiteTestCase):
             b"POST /api/v1/send HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{",
         ):
             self.assertEqual(await talk(self.port, octets), b"")
+
+    def test_slowRequestLine(self) -> None:
+        """A connection whose request line comes an octet at a time ends after a minute."""
+        clock = Clock()
+        site = make_site(self.store, reactor=clock)
+        protocol, transport = site.buildProtocol(None), StringTransport()
+        protocol.makeConnection(transport)
+        for _ in range(59):
+            clock.advance(1)
+            protocol.dataReceived(b"G")
+        self.assertFalse(transport.disconnecting)
+        clock.advance(1)
+        self.assertTrue(transport.disconnecting)
 
     async def test_largeChunks(self) -> None:
         """The same for a body whose length is not told."""

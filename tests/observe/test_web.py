@@ -128,6 +128,34 @@ class SiteTests(SynchronousTestCase):
         protocols[0].connectionLost(Failure(ConnectionDone()))
         self.assertIsNotNone(site.buildProtocol(None))
 
+    def test_slowRequest(self) -> None:
+        """A request has 30 seconds to arrive, however often an octet of it comes, and so has the next one. A client
+        that does not read what it asks for has no longer."""
+        clock = Clock()
+        site = monitoring_site(health(), reactor=clock)
+        request = b"GET /livez HTTP/1.1\r\nHost: " + b"x" * 1000
+        for before in b"", b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n":
+            protocol, transport = site.buildProtocol(None), StringTransport()
+            protocol.makeConnection(transport)
+            clock.advance(20)
+            protocol.dataReceived(before)
+            for octet in request[: 9 if not before else 29]:
+                clock.advance(1)
+                protocol.dataReceived(bytes([octet]))
+            self.assertFalse(transport.disconnecting)
+            clock.advance(1)
+            self.assertTrue(transport.disconnecting)
+            aborted: list[bool] = []
+            self.patch(transport, "abortConnection", lambda aborted=aborted: aborted.append(True))
+            clock.advance(14)
+            self.assertEqual(aborted, [])  # the client gets the end of what was sent
+            clock.advance(1)
+            self.assertEqual(aborted, [True])
+
+    def test_protocols(self) -> None:
+        """Over TLS, too, there is only the protocol that has this limit."""
+        self.assertEqual(monitoring_site(health(), reactor=Clock()).acceptableProtocols(), [b"http/1.1"])
+
     def test_others(self) -> None:
         """There is nothing else, nothing is written, and without metrics there are none."""
         site = self.site()

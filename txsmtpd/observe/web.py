@@ -9,9 +9,10 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
 from txsmtpd.observe.health import Health
+from txsmtpd.observe.http import PromptSite
 
 TEXT = "text/plain; charset=utf-8"
-TIMEOUT = 30  # seconds for a request, and for the next one on the same connection
+TIMEOUT = 30  # seconds in which a request must arrive, and then the next one on the same connection
 CONNECTIONS = 100  # at the same time
 BODY_REFUSED = b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
@@ -42,7 +43,7 @@ def monitoring_site(
     root.putChild(b"readyz", _Page(readyz))
     if metrics is not None:
         root.putChild(b"metrics", _Page(lambda accept: (200, *metrics(accept))))
-    return _QuietSite(root, requestFactory=_Request, timeout=TIMEOUT, reactor=reactor)
+    return _MonitoringSite(root, requestFactory=_Request, timeout=TIMEOUT, reactor=reactor)
 
 
 class _Page(Resource):
@@ -81,11 +82,9 @@ class _Request(Request):
             super().requestReceived(command, path, version)
 
 
-class _QuietSite(Site):
-    """A site that does not log each request, because probes come every few seconds. The number of its connections is
-    limited."""
+class _MonitoringSite(PromptSite):
+    """A site with a limited number of connections."""
 
-    noisy = False
     displayTracebacks = False
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -105,6 +104,3 @@ class _QuietSite(Site):
         protocol.connectionLost = connection_lost
         self._open += 1
         return protocol
-
-    def log(self, request: Any) -> None:
-        pass

@@ -24,6 +24,7 @@ from txsmtpd.inbox.web.gate import host_is_ours
 from txsmtpd.inbox.web.request import JSON_LIMIT, Call, InboxRequest
 from txsmtpd.inbox.web.response import HTTPError, Response, redirect, write
 from txsmtpd.inbox.web.routes import Route, Routes
+from txsmtpd.observe.http import PromptSite
 
 LIVE = 100  # clients that may receive events
 WAITING = 1000  # clients that wait for mail
@@ -226,14 +227,6 @@ def _preflight(request: Any, cors: frozenset[str]) -> Response:
     return Response(status=204, headers=dict(headers))
 
 
-class InboxSite(Site):
-    """A site that does not log each request. Errors are logged where they occur."""
-
-    noisy = False
-
-    def log(self, request: Any) -> None: ...
-
-
 def make_site(store: Store, settings: WebSettings | None = None, *, reactor: Any = None) -> Site:
     """Make the site of an inbox. It can listen on any endpoint.
 
@@ -250,7 +243,7 @@ def make_site(store: Store, settings: WebSettings | None = None, *, reactor: Any
 
     BoundedRequest.limit = limit
     options = {} if reactor is None else {"reactor": reactor}
-    return InboxSite(
+    return PromptSite(
         Inbox(store, settings, ROUTES),
         requestFactory=BoundedRequest,
         timeout=IDLE,
