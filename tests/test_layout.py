@@ -66,7 +66,7 @@ ENGINE = [
         "batches",
         "timers",
     },
-    {"turn", "patience", "admission", "budget", "tls_input"},
+    {"turn", "timeouts", "admission", "budget", "tls_input"},
     {"connection"},
     {"dispatcher"},
     {"handshake", "message"},

@@ -212,7 +212,7 @@ class SMTPFactory(ServerFactory):
         if self.connection_limit is not None and self.stress.update(self._connections_of_all(), self.connection_limit):
             self._stress_changed()
         elif self.stress.active:
-            self._hurry(protocol)
+            self._apply_stress(protocol)
 
     def proxied(self, protocol: SMTP) -> Reply | None:
         """Count a connection whose client was named by a PROXY header.
@@ -226,7 +226,7 @@ class SMTPFactory(ServerFactory):
                 self._note_refused(session.peer, "network")
                 return TOO_MANY_CONNECTIONS
             if self.stress.active:
-                self._hurry(protocol)
+                self._apply_stress(protocol)
         return None
 
     def disconnected(self, protocol: SMTP) -> None:
@@ -258,13 +258,13 @@ class SMTPFactory(ServerFactory):
         change = "begins" if self.stress.active else "ends"
         self.settings.log.emit(events.STRESS, None, {"change": change, "reason": self.stress.cause})
         for protocol in list(self.connections):
-            self._hurry(protocol)
+            self._apply_stress(protocol)
 
-    def _hurry(self, protocol: SMTP) -> None:
+    def _apply_stress(self, protocol: SMTP) -> None:
         """Shorten the client's timeouts in stress mode, or restore them."""
         connection = protocol._connection
         if self.settings.admission.network(protocol.session.peer) is not None and not connection.closing:
-            connection.patience.hurry(self.stress.active)
+            connection.timeouts.set_stressed(self.stress.active)
 
     def drain(self) -> Deferred[None]:
         """Close idle connections with 421 now, and the others when their transaction is over.

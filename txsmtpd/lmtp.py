@@ -98,9 +98,9 @@ class DispatcherForEach(Dispatcher):
                 for reply, recipients in result.by_reply().items()
             }
             replies = [said[reply] for reply in result.replies]
-        told, self.owed, self.replies_pushed = self.replies_pushed, (), 0
+        pushed, self.owed, self.replies_pushed = self.replies_pushed, (), 0
         closes = self.closes_after_reply
-        for reply in replies[told:]:
+        for reply in replies[pushed:]:
             if server.settings.log_dialogue:
                 self.log_reply(reply)
             if self.meter is not None:

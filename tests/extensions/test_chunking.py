@@ -16,7 +16,7 @@ from zope.interface import implementer
 from tests.support import GREETING, TRANSACTION, Answer, Client, LoggingTestCase, Waiting, answers, codes, conversation
 from txsmtpd import SMTP, SMTPFactory
 from txsmtpd.command import Rule, syntax
-from txsmtpd.engine.patience import Idle
+from txsmtpd.engine.timeouts import Idle
 from txsmtpd.interfaces import IMessageReceiver, IStreamingHandler
 from txsmtpd.reply import Refused, Reply
 

@@ -41,7 +41,7 @@ def asks_for_asyncio(error: BaseException) -> bool:
 # Started coroutines
 
 
-def go_on(turn: Coroutine[Any, Any, Any], awaited: Any) -> Deferred[Any]:
+def run_rest(turn: Coroutine[Any, Any, Any], awaited: Any) -> Deferred[Any]:
     """Run a coroutine that was stepped once to its end.
 
     :param awaited: the object that it waits for: a Deferred, or a future of the running loop.

@@ -46,7 +46,7 @@ def count_junk(dispatcher: Any) -> None:
     :raises Refused: with 421, if the limit is exceeded.
     """
     dispatcher.junk += 1
-    limit = STRESSED_JUNK if dispatcher.connection.patience.hurried else dispatcher.server.settings.junk_command_limit
+    limit = STRESSED_JUNK if dispatcher.connection.timeouts.stressed else dispatcher.server.settings.junk_command_limit
     if limit is not None and dispatcher.junk > limit:
         raise Refused(TOO_MUCH_JUNK)
 
@@ -62,7 +62,7 @@ def count_refusal(dispatcher: Any, reply: Reply) -> Reply:
         dispatcher.refusals += 1
     else:
         return reply
-    limit = STRESSED_ERRORS if dispatcher.connection.patience.hurried else dispatcher.server.settings.error_limit
+    limit = STRESSED_ERRORS if dispatcher.connection.timeouts.stressed else dispatcher.server.settings.error_limit
     return TOO_MANY_ERRORS if limit is not None and _errors(dispatcher) >= limit else reply
 
 
@@ -84,7 +84,7 @@ def delay_of_refusal(dispatcher: Any) -> float:
     server = dispatcher.server
     first = server.settings.error_delay
     errors = _errors(dispatcher)
-    if errors <= PROMPT_ERRORS or not first or dispatcher.connection.patience.hurried:
+    if errors <= PROMPT_ERRORS or not first or dispatcher.connection.timeouts.stressed:
         return 0.0
     if server.settings.admission.network(server.session.peer) is None:
         return 0.0

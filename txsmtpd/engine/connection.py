@@ -20,13 +20,13 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, ITCPTransport
 
-from txsmtpd.bridges.asyncio_bridge import go_on
+from txsmtpd.bridges.asyncio_bridge import run_rest
 from txsmtpd.engine.batches import BATCH_TIME, FEW, batches_of
 from txsmtpd.engine.lines import BadLine, LineBuffer
 from txsmtpd.engine.observer import CountedReader, Observer, Reader
 from txsmtpd.engine.output import GATHERED, Output, closes_at_once
-from txsmtpd.engine.patience import Late, Patience
 from txsmtpd.engine.stage import Stage
+from txsmtpd.engine.timeouts import Late, Timeouts
 from txsmtpd.engine.tls_input import TLSInput
 from txsmtpd.engine.turn import Turn
 from txsmtpd.settings import Settings
@@ -46,8 +46,8 @@ class Connection:
         "_after_reader",
         "_began",
         "_done",
-        "_has_turn",
         "_held",
+        "_in_batch",
         "_in_reading",
         "_output_full",
         "_processing",
@@ -58,21 +58,21 @@ class Connection:
         "clock",
         "closing",
         "dispatcher",
-        "goes_on",
         "input_ended",
         "line_request",
         "lines",
         "lost",
         "observer",
         "output",
-        "patience",
         "paused",
         "reader",
         "server",
         "stage",
+        "timeouts",
         "tls_input",
         "transport",
         "turn",
+        "turn_still_runs",
     )
 
     def __init__(self, server: Any, dispatcher: Any, observer: Observer | None) -> None:
@@ -83,7 +83,7 @@ class Connection:
         self.clock = settings.clock()  #: IReactorTime
         self.lines = LineBuffer(settings.longest_line)
         self.output = Output(self.transport)
-        self.patience: Any = Patience(self)  #: the timeouts of this connection
+        self.timeouts: Any = Timeouts(self)  #: the timeouts of this connection
         self.observer = observer
         self.tls_input: TLSInput | None = None  #: the input of TLS, or None
         self.stage: Stage | None = None  #: the current stage that replaces commands, or None
@@ -94,7 +94,7 @@ class Connection:
         self.paused = False  #: whether input must wait
         self.closing = False  #: whether the connection is closing; further input is ignored
         self.lost = False  #: whether the transport is disconnected
-        self.goes_on = False  #: whether a turn still runs after its timeout, because it ignored the cancellation
+        self.turn_still_runs = False  #: whether a turn that has timed out ignores its cancellation
         self.input_ended = False  #: whether the client has closed its side
         self._after_reader: Callable[[Any], Any] | None = None
         self._processing = False
@@ -102,7 +102,7 @@ class Connection:
         self._reading_paused = False
         self._held = False
         self._yields = False  # whether the rest of the input is queued behind other connections
-        self._has_turn = False  # whether the queue has started the current batch
+        self._in_batch = False  # whether the queue has started the current batch
         self._in_reading = False  # whether read_together() is running
         # While it is running: the number of commands in the batch, and the time at which the clock was first checked.
         self._done, self._began = 0, 0.0
@@ -116,7 +116,7 @@ class Connection:
             self.transport.setTcpNoDelay(True)
         # The transport pauses its producer when the client does not read the replies.
         self.transport.registerProducer(self.server, True)
-        self.patience.start_time()
+        self.timeouts.start()
         self._processing = True
         self.run(first_turn, self.server)
         self.process_input()
@@ -128,12 +128,12 @@ class Connection:
         if self.closing:
             return
         lines = self.lines
-        patience = self.patience
-        patience.last_heard = now = self.clock.seconds()
+        timeouts = self.timeouts
+        timeouts.last_heard = now = self.clock.seconds()
         if lines.data:
             data = lines.data[lines.offset :] + data
         elif self.reader is None and lines.oversize is None:
-            patience.since = now
+            timeouts.since = now
         lines.data = data
         lines.offset = 0
         if self._processing:
@@ -160,7 +160,7 @@ class Connection:
 
     def process_input(self) -> None:
         """Process input until there is none, or until it must wait."""
-        lines, server, transport, patience = self.lines, self.server, self.transport, self.patience
+        lines, server, transport, timeouts = self.lines, self.server, self.transport, self.timeouts
         done, began = self._done, self._began
         self._processing = True
         try:
@@ -174,7 +174,7 @@ class Connection:
                         batches = batches_of(server)
                         batches.busy_at = now = monotonic()
                         took_long = done == limit or (began and now - began > BATCH_TIME)
-                        if took_long or (batches and not self._has_turn):
+                        if took_long or (batches and not self._in_batch):
                             self._yields = self.paused = True
                             batches.add(self)
                             break
@@ -187,7 +187,7 @@ class Connection:
                     line = lines.next_line()
                     if line is None:
                         break
-                    patience.since = patience.last_heard
+                    timeouts.since = timeouts.last_heard
                     if isinstance(line, BadLine):
                         self.refuse_line(line)
                     elif self.line_request is None:
@@ -227,13 +227,13 @@ class Connection:
         """Process the next batch of the queued input."""
         self._yields = False
         self._await_client()
-        self._has_turn = True
+        self._in_batch = True
         try:
-            self.go_on()
+            self.resume()
         finally:
-            self._has_turn = False
+            self._in_batch = False
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Continue to process input after a pause."""
         if not self._processing and not self.closing:
             if self.paused:
@@ -250,7 +250,7 @@ class Connection:
         """Pass the requested line to the turn, but not to observers, since it may be a password."""
         if self.observer is not None:
             self.observer.line_received(None)
-        self._cancel_line_request(request)
+        self._end_line_request(request)
         request.callback(line)
 
     def refuse_line(self, bad: BadLine) -> None:
@@ -260,7 +260,7 @@ class Connection:
         if request is None:
             self.run(self.dispatcher.reply_for_error, error)
         else:
-            self._cancel_line_request(request)
+            self._end_line_request(request)
             request.errback(error)
 
     def _end_of_input(self) -> None:
@@ -294,7 +294,7 @@ class Connection:
         lines = self.lines
         begin, length = lines.offset, len(lines.data)
         end = reader.feed(lines.data, begin)
-        self.patience.data_came((end if end >= 0 else length) - begin)
+        self.timeouts.data_received((end if end >= 0 else length) - begin)
         if self.reader is not reader:  # the receiver of the message has closed the connection
             return
         if end < 0:
@@ -322,7 +322,7 @@ class Connection:
         if self._held or self.closing:
             return
         self._held = self.paused = True
-        self.patience.pause_data()
+        self.timeouts.pause()
 
     def release(self) -> None:
         """Resume after :meth:`hold`."""
@@ -331,9 +331,9 @@ class Connection:
         self._held = False
         self._stop_waiting()
         if not self.closing:
-            self.patience.resume_data()
+            self.timeouts.resume()
             self.paused = self._output_full or self.server_busy
-            self.go_on()
+            self.resume()
 
     def _stop_waiting(self) -> None:
         if self._wait_call is not None:
@@ -358,7 +358,7 @@ class Connection:
             result = work(subject)
             if type(result) is CoroutineType:
                 # Most coroutines do not wait. Running the first step here avoids a Deferred for those. If a coroutine
-                # waits, `go_on` runs the rest of it. The context is a copy, so that a ContextVar that the turn sets
+                # waits, `run_rest` runs the rest of it. The context is a copy, so that a ContextVar that the turn sets
                 # does not affect other connections.
                 turn, context = result, copy_context()
                 try:
@@ -366,7 +366,7 @@ class Connection:
                 except StopIteration as end:
                     result = end.value
                 else:
-                    waiting = context.run(go_on, turn, awaited)
+                    waiting = context.run(run_rest, turn, awaited)
             elif isinstance(result, Deferred):
                 waiting = result
         except BaseException as error:
@@ -401,16 +401,16 @@ class Connection:
         Until the line arrives, the client's timeouts apply, as between turns. If the input is not a valid line, the
         Deferred fails with the exception from the dispatcher's ``on_bad_line``.
         """
-        request = self.line_request = Deferred(self._cancel_line_request)
+        request = self.line_request = Deferred(self._end_line_request)
         turn = self.turn
         if turn is not None:
             turn.stop_deadline()
         self._await_client()
         if turn is not None:  # in the first step of a turn it is None, and the caller of run() continues with the input
-            self.go_on()
+            self.resume()
         return request
 
-    def _cancel_line_request(self, request: Deferred[bytes]) -> None:
+    def _end_line_request(self, request: Deferred[bytes]) -> None:
         """The turn no longer waits for the client."""
         if self.line_request is request:
             self.line_request = None
@@ -431,13 +431,13 @@ class Connection:
 
     def _await_client(self) -> None:
         """Wait for the client: start its timeouts, and process input unless something else pauses it."""
-        self.patience.clients_turn()
+        self.timeouts.restart()
         self.paused = self._output_full or self.server_busy
 
     def client_late(self) -> None:
         """Close the connection, because the client has taken too long."""
         if self.stage is None or not self.stage.idle():
-            self.end_late(self.patience.late())
+            self.end_late(self.timeouts.expired())
 
     def end_late(self, late: Late) -> None:
         """Close the connection with a reply that names the timeout."""
@@ -472,7 +472,7 @@ class Connection:
         if not self._reading_paused:
             self.transport.resumeProducing()
         self.paused = self.server_busy
-        self.go_on()
+        self.resume()
 
     def transport_changed(self) -> None:
         """The transport has started TLS. Its TLS layer does not know of earlier pauses, so end them."""
@@ -558,7 +558,7 @@ class Connection:
             self.stop_reader()
         if self._held:
             self.release()
-        self.patience.stop_time()
+        self.timeouts.stop()
         if self.turn is not None:
             self.turn.cancel()
 
@@ -577,7 +577,7 @@ class Connection:
         if turn is not None:
             self.end_turn(turn)  # even if the turn ignores the cancellation and still runs
         self.dispatcher.on_end(self.cause or reason)
-        if not (self._processing or self.goes_on) and (turn is None or turn.finished):
+        if not (self._processing or self.turn_still_runs) and (turn is None or turn.finished):
             # Break reference cycles, so that the objects are freed now and not by the garbage collector.
             self.dispatcher.server = self.dispatcher.connection = None
-            self.server = self.dispatcher = self.stage = self.patience = None
+            self.server = self.dispatcher = self.stage = self.timeouts = None

@@ -184,18 +184,18 @@ class Dispatcher:
         result = self._perform(command, verb, arg)
         return await result if isinstance(result, Awaitable) else result
 
-    def on_bad_line(self, bad: BadLine, asked: bool) -> Exception:
+    def on_bad_line(self, bad: BadLine, requested: bool) -> Exception:
         """Return the exception for input that is not a valid line.
 
-        :param asked: whether a command had requested the line.
+        :param requested: whether a command had requested the line.
         """
-        if not asked:
+        if not requested:
             # If this line looks like AUTH, the next one may be a response to it.
             self.verb = b"AUTH" if self._may_be_secret(bad.begins) else b""
         observer = self.connection.observer
         if observer is not None:
-            observer.line_refused(bad.why, None if asked or self.verb == b"AUTH" else bad.begins)
-        if asked:
+            observer.line_refused(bad.why, None if requested or self.verb == b"AUTH" else bad.begins)
+        if requested:
             return Refused(ANSWERS_REFUSED[bad.why])
         return Refused(PAYLOAD_UNKNOWN if self._announces_payload(bad.begins) else LINES_REFUSED[bad.why])
 
@@ -287,9 +287,9 @@ class Dispatcher:
     def warn_of_lost_recipient(self, path: str) -> None:
         """Log, once, that a hook has accepted a recipient without appending it, which is usually a mistake."""
         settings = self.server.settings
-        if "recipient" in settings.told:
+        if "recipient" in settings.warned:
             return
-        settings.told.add("recipient")
+        settings.warned.add("recipient")
         self.log(events.RECIPIENT_LOST, handler=type(settings.handler).__name__, recipient=path)
 
     # From exceptions to replies

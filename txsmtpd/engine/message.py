@@ -15,8 +15,8 @@ from typing import Any
 from twisted.internet.error import ConnectionDone
 
 from txsmtpd.engine.masking import in_one_line
-from txsmtpd.engine.message_sink import Buffered, Discarded, Intake, Source, Streamed
-from txsmtpd.engine.patience import DataTooSlow
+from txsmtpd.engine.message_sink import Buffered, Discarded, MessageSink, Source, Streamed
+from txsmtpd.engine.timeouts import DataTooSlow
 from txsmtpd.extensions.size import TOO_LARGE
 from txsmtpd.log import events
 from txsmtpd.log.events import client_text
@@ -55,7 +55,7 @@ class IncomingMessage:
 
     def __init__(self, server: Any) -> None:
         self._server = server
-        self._sink: Intake | None = None  # receives the octets
+        self._sink: MessageSink | None = None  # receives the octets
         self._header: HeaderMeter | None = None  # measures the header of a streamed message
         self._deadline: Any = None  # the timeout for discarding a message that is too large
         self._octets = 0  # the total size of the chunks
@@ -63,9 +63,9 @@ class IncomingMessage:
         self._refused: Reply | None = None  # the reply to all further chunks
 
     @property
-    def goes_on(self) -> bool:
-        """Whether further octets belong to the message. If not, they are discarded."""
-        return self._refused is None
+    def is_refused(self) -> bool:
+        """Whether the message was refused. Its further octets are then discarded."""
+        return self._refused is not None
 
     # DATA
 
@@ -85,7 +85,7 @@ class IncomingMessage:
             raise
         return self.read_into(sink)
 
-    def read_into(self, sink: Intake) -> Reply:
+    def read_into(self, sink: MessageSink) -> Reply:
         """Read the following octets into the sink, up to the line with a dot. Return 354."""
         server, settings = self._server, self._server.settings
         self._sink = sink
@@ -102,7 +102,7 @@ class IncomingMessage:
         server._dispatcher.last_reply = START_MAIL_INPUT
         return START_MAIL_INPUT
 
-    def _write_to(self, sink: Intake) -> Callable[[bytes], object]:
+    def _write_to(self, sink: MessageSink) -> Callable[[bytes], object]:
         """Return a function that writes to the sink. For a streamed message, the function also measures the header. The
         header of a message in memory is measured at the end."""
         settings = self._server.settings
@@ -154,20 +154,20 @@ class IncomingMessage:
                 self._server.reset_transaction()
             raise
         if self._octets:  # the first chunk starts the time limit for the data, later chunks continue it
-            self._go_on_in_time()
+            self._check_time()
         self._octets += size
         reply = self._server._dispatcher.take_payload(self._write_to(sink), partial(self._end_of_chunk, last))
         return await reply if isinstance(reply, Awaitable) else reply
 
-    def _go_on_in_time(self) -> None:
+    def _check_time(self) -> None:
         connection = self._server._connection
         try:
-            connection.patience.data_goes_on(self._time_used)
+            connection.timeouts.next_chunk(self._time_used)
         except DataTooSlow as late:
             connection.cause = late
             raise Refused(late.reply) from None
 
-    async def _sink_for_chunk(self, size: int) -> Intake:
+    async def _sink_for_chunk(self, size: int) -> MessageSink:
         if self._refused is not None:
             raise Refused(self._refused)
         limit = self._server.settings.data_size_limit
@@ -185,7 +185,7 @@ class IncomingMessage:
     def _end_of_chunk(self, last: bool, reader: Any) -> Any:
         if last:
             return self._complete(self._octets)
-        self._time_used = self._server._connection.patience.time_used
+        self._time_used = self._server._connection.timeouts.time_used
         return CHUNK_OK
 
     def refuse_chunks(self, reply: Reply) -> None:
@@ -284,7 +284,7 @@ class IncomingMessage:
 
     # Sinks
 
-    async def _open_sink(self) -> Intake:
+    async def _open_sink(self) -> MessageSink:
         server = self._server
         if not server.envelope.rcpt_tos:
             return Discarded()

@@ -77,10 +77,10 @@ class Buffered:
             self._octets.clear()
         if not self._share.add(len(octets)) and self._waiting is None:
             self._waiting = self._owner.call_later(MEMORY_TIMEOUT, self._no_memory)
-            self._share.wait(self._go_on)
+            self._share.wait(self._stop_waiting)
             self._source.hold_untimed()
 
-    def _go_on(self) -> None:
+    def _stop_waiting(self) -> None:
         """Stop waiting for memory."""
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
@@ -97,7 +97,7 @@ class Buffered:
     def _forget(self) -> None:
         self._runs = None
         self._octets.clear()
-        self._go_on()
+        self._stop_waiting()
         self._share.release()
 
     def finish(self) -> Any:
@@ -105,7 +105,7 @@ class Buffered:
         if self._refused:
             raise Refused(NO_MEMORY)
         if self._waiting is not None:
-            self._go_on()
+            self._stop_waiting()
         octets, runs = self._octets, self._runs
         message = octets[0] if len(octets) == 1 and runs is None else b"".join([*(runs or ()), *octets])
         self._runs = None
@@ -248,4 +248,4 @@ class Streamed:
             self._fail(Refused(Reply(451, "4.3.0", "The message was not processed, try again later")))
 
 
-Intake = Buffered | Discarded | Streamed
+MessageSink = Buffered | Discarded | Streamed

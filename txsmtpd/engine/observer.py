@@ -159,20 +159,20 @@ def tell_decider(server: Any, by: str) -> None:
 class Interceptor:
     """Can replace the actions of one session. Override the methods that you need.
 
-    Each is called before an action. It calls *go_on* to perform the action, and returns the result of the turn.
+    Each is called before an action. It calls *proceed* to perform the action, and returns the result of the turn.
     """
 
-    def connect(self, go_on: Callable[[], Any]) -> Any:
+    def connect(self, proceed: Callable[[], Any]) -> Any:
         """A client has connected. Then it is greeted, after the handshake if TLS is implicit."""
-        return go_on()
+        return proceed()
 
-    def greet(self, go_on: Callable[[], Any]) -> Any:
+    def greet(self, proceed: Callable[[], Any]) -> Any:
         """The greeting is due."""
-        return go_on()
+        return proceed()
 
-    def command(self, verb: bytes, arg: str | None, go_on: Callable[[], Any]) -> Any:
+    def command(self, verb: bytes, arg: str | None, proceed: Callable[[], Any]) -> Any:
         """A valid command was received. Then it is executed."""
-        return go_on()
+        return proceed()
 
     async def message(self, octets: int, finish: Callable[[], Any]) -> Any:
         """A message was received completely. Then it is passed to the handler.

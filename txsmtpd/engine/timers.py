@@ -1,7 +1,7 @@
 """Timers of all connections on a single delayed call of the reactor, which is set for the earliest of them.
 
 A delayed call of Twisted takes about 450 bytes, an entry here a third of that, and most connections end without
-touching the delayed call. :mod:`txsmtpd.engine.patience` decides what is late.
+touching the delayed call. :mod:`txsmtpd.engine.timeouts` decides what is late.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class Turn:
         self._result.cancel()
         connection = self._connection
         if connection.end_turn(self):
-            connection.goes_on = not self.finished
+            connection.turn_still_runs = not self.finished
             connection.dispatcher.on_result(connection.dispatcher.on_timeout(False))
             connection.close()
 
@@ -78,7 +78,7 @@ class Turn:
         connection = self._connection
         if connection.end_turn(self):
             connection.dispatcher.on_result(result)
-            connection.go_on()
+            connection.resume()
 
     def _failed(self, failure: Failure) -> None:
         self.finished = True
@@ -90,7 +90,7 @@ class Turn:
                 dispatcher.on_result(dispatcher.on_timeout(True))
             else:
                 connection.run(dispatcher.reply_for_error, failure.value)
-            connection.go_on()
+            connection.resume()
         elif not failure.check(CancelledError):
             # The reply is not needed any more, but the exception is logged.
             Deferred.fromCoroutine(dispatcher.reply_for_error(failure.value))

@@ -254,27 +254,27 @@ class FaultInterceptor(Interceptor):
 
     # Where rules apply
 
-    def connect(self, go_on: Callable[[], Any]) -> Any:
-        return self._before_greeting("connect", go_on)
+    def connect(self, proceed: Callable[[], Any]) -> Any:
+        return self._before_greeting("connect", proceed)
 
-    def greet(self, go_on: Callable[[], Any]) -> Any:
-        return self._before_greeting("greeting", go_on)
+    def greet(self, proceed: Callable[[], Any]) -> Any:
+        return self._before_greeting("greeting", proceed)
 
-    def _before_greeting(self, stage: str, go_on: Callable[[], Any]) -> Any:
+    def _before_greeting(self, stage: str, proceed: Callable[[], Any]) -> Any:
         rule = self._strike(stage)
         if rule is None:
-            return go_on()
+            return proceed()
         if isinstance(rule._effect, Replaced):
             dispatcher = self._server._dispatcher
             code = rule._effect.reply.code
             dispatcher.closes_after_reply = 400 <= code < 500
             if code >= 500:
                 dispatcher.refuse_all = BAD_SEQUENCE  # RFC 5321 3.1: wait for QUIT, answer 503 to all else
-        return self._suffer(rule, go_on)
+        return self._suffer(rule, proceed)
 
-    def command(self, verb: bytes, arg: str | None, go_on: Callable[[], Any]) -> Any:
+    def command(self, verb: bytes, arg: str | None, proceed: Callable[[], Any]) -> Any:
         rule = self._strike(verb.decode("ascii").lower(), argument=arg)
-        return go_on() if rule is None else self._suffer(rule, go_on)
+        return proceed() if rule is None else self._suffer(rule, proceed)
 
     async def message(self, octets: int, finish: Callable[[], Any]) -> Any:
         server = self._server
@@ -294,7 +294,7 @@ class FaultInterceptor(Interceptor):
 
     # Applying a rule
 
-    async def _suffer(self, rule: Any, go_on: Callable[[], Any]) -> Any:
+    async def _suffer(self, rule: Any, proceed: Callable[[], Any]) -> Any:
         """Apply the rule to a turn that would otherwise continue."""
         server = self._server
         if rule._delay:
@@ -305,9 +305,9 @@ class FaultInterceptor(Interceptor):
         elif effect is not None and not isinstance(effect, Replaced):
             return effect
         if rule._slow is None:
-            return effect.reply if isinstance(effect, Replaced) else await _awaited(go_on())
+            return effect.reply if isinstance(effect, Replaced) else await _awaited(proceed())
         try:
-            result = effect.reply if isinstance(effect, Replaced) else await _awaited(go_on())
+            result = effect.reply if isinstance(effect, Replaced) else await _awaited(proceed())
         except Exception as error:
             result = await server._dispatcher.reply_for_error(error)
         return result if result is ANSWERED_LATER or result is None else Slowly(result, rule._slow)

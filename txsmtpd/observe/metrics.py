@@ -21,8 +21,8 @@ from zope.interface import implementer
 from txsmtpd.engine.handshake import TLSSetupException
 from txsmtpd.engine.message_sink import RECEIVER_METHODS
 from txsmtpd.engine.observer import Meter, tell_decider
-from txsmtpd.engine.patience import CommandTooSlow, DataTooSlow, Idle, SessionTooLong
 from txsmtpd.engine.proxy_header import ProxyHeaderError
+from txsmtpd.engine.timeouts import CommandTooSlow, DataTooSlow, Idle, SessionTooLong
 from txsmtpd.interfaces import IMessageReceiver
 from txsmtpd.observe.counters import BUCKETS, Counters
 from txsmtpd.recipient_replies import FOR_EACH
@@ -288,7 +288,7 @@ class SessionMeter(Meter):
         elif verb == b"BDAT" and not self._message and message is not None:
             self._message = True  # the first of several chunks
         self._decided_by = None
-        if self._message and (message is None or not message.goes_on):
+        if self._message and (message is None or message.is_refused):
             self._message_answered(reply)
         if verb == b"AUTH":
             self._auth_answered(reply)

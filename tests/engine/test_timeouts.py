@@ -9,7 +9,7 @@ from twisted.internet.error import TimeoutError
 
 from tests.support import GREETING, TRANSACTION, Client, LoggingTestCase, Waiting, answers, codes, handler
 from txsmtpd import SMTPFactory
-from txsmtpd.engine.patience import CommandTooSlow, DataTooSlow, Idle, SessionTooLong
+from txsmtpd.engine.timeouts import CommandTooSlow, DataTooSlow, Idle, SessionTooLong
 
 LOCAL = IPv4Address("TCP", "127.0.0.1", 4321)
 

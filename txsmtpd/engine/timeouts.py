@@ -26,41 +26,41 @@ class Late(TimeoutError):
     """A client took too long. Base class of the timeouts."""
 
     reply: Reply
-    said = ""
+    text = ""
 
     def __init__(self) -> None:
-        super().__init__(self.said)
+        super().__init__(self.text)
 
 
 class Idle(Late):
     """The client was idle for too long (``timeout``)."""
 
     reply = Reply(421, "4.4.2", "Idle timeout, closing connection")
-    said = "the client sent nothing for too long"
+    text = "the client sent nothing for too long"
 
 
 class CommandTooSlow(Late):
     """A command line was not complete in time (``command_timeout``)."""
 
     reply = Reply(421, "4.4.2", "Command took too long, closing connection")
-    said = "a command line was not complete in time"
+    text = "a command line was not complete in time"
 
 
 class DataTooSlow(Late):
     """The data of a message came too slowly (``data_rate_minimum``)."""
 
     reply = Reply(421, "4.4.2", "Message data came too slowly, closing connection")
-    said = "the data of a message came too slowly"
+    text = "the data of a message came too slowly"
 
 
 class SessionTooLong(Late):
     """The session lasted too long (``session_timeout``)."""
 
     reply = Reply(421, "4.4.2", "Session time limit exceeded, closing connection")
-    said = "the session lasted too long"
+    text = "the session lasted too long"
 
 
-class Patience:
+class Timeouts:
     """The timeouts of a connection.
 
     :param connection: the connection.
@@ -74,10 +74,10 @@ class Patience:
         "_session_end",
         "_timer",
         "_timers",
-        "_turn_began",
-        "hurried",
+        "_waits_since",
         "last_heard",
         "since",
+        "stressed",
     )
 
     def __init__(self, connection: Connection) -> None:
@@ -85,8 +85,8 @@ class Patience:
         self.last_heard = 0.0  #: the time of the last octet, or the time since which the server waits for the client
         #: the start of the current command line, or of the message data; received data moves it forward
         self.since = 0.0
-        self.hurried = False  #: whether the server is in stress mode
-        self._turn_began = 0.0  # the time since which the server waits for the client
+        self.stressed = False  #: whether the server is in stress mode
+        self._waits_since = 0.0  # the time since which the server waits for the client
         self._paused_at: float | None = None  # the time at which the receiver of the data paused
         self._timers = timers_of(connection.clock)
         self._timer: Entry | None = None
@@ -94,15 +94,15 @@ class Patience:
         self._session_end: float | None = None  # the time at which the session has lasted too long
         self._session_call: IDelayedCall | None = None  # the timeout of a transaction that is open at that time
 
-    def start_time(self) -> None:
+    def start(self) -> None:
         """Start the timeouts, at the beginning of the connection."""
-        self.last_heard = self._turn_began = self.since = now = self._connection.clock.seconds()
+        self.last_heard = self._waits_since = self.since = now = self._connection.clock.seconds()
         lifetime = self._connection.server.settings.session_timeout
         if lifetime is not None:
             self._session_end = now + lifetime
         self._schedule(now)
 
-    def stop_time(self) -> None:
+    def stop(self) -> None:
         """Stop all timeouts."""
         if self._timer is not None:
             self._timers.cancel(self._timer)
@@ -112,9 +112,9 @@ class Patience:
                 self._session_call.cancel()
             self._session_call = None
 
-    def clients_turn(self) -> None:
+    def restart(self) -> None:
         """The server waits for the client from now on: for a command, or for a response to a challenge."""
-        self.last_heard = self._turn_began = self.since = self._connection.clock.seconds()
+        self.last_heard = self._waits_since = self.since = self._connection.clock.seconds()
         if self._paused_at is not None:
             self._paused_at = self.since
 
@@ -126,22 +126,22 @@ class Patience:
 
     # Data
 
-    def data_came(self, octets: int) -> None:
+    def data_received(self, octets: int) -> None:
         """Octets of a message were received."""
         rate = self._connection.server.settings.data_rate_minimum
         self.since = self.last_heard if rate is None else heard_at(self.since, self.last_heard, octets, rate)
 
-    def data_goes_on(self, used: float) -> None:
+    def next_chunk(self, used: float) -> None:
         """Another chunk of a message starts.
 
         :param used: the value of :attr:`time_used` at the end of the previous chunk.
         :raises DataTooSlow: if the time for the message's data is used up.
         """
-        waited = self.last_heard - self._turn_began
-        self._turn_began = self.last_heard  # several chunks may have been received together
+        waited = self.last_heard - self._waits_since
+        self._waits_since = self.last_heard  # several chunks may have been received together
         self.since -= used + waited
         settings = self._connection.server.settings
-        timeout = self._hurried(settings.timeout)
+        timeout = self._shortened(settings.timeout)
         if timeout is not None and self.time_used >= timeout and settings.data_rate_minimum is not None:
             raise DataTooSlow()
 
@@ -150,12 +150,12 @@ class Patience:
         """The used part of the time for a message's data, in seconds."""
         return max(0.0, self.last_heard - self.since)
 
-    def pause_data(self) -> None:
+    def pause(self) -> None:
         """The receiver of the data has paused. Stop the timeouts until it resumes."""
         if self._paused_at is None:
             self._paused_at = self._connection.clock.seconds()
 
-    def resume_data(self) -> None:
+    def resume(self) -> None:
         """The receiver of the data has resumed."""
         self.last_heard = now = self._connection.clock.seconds()
         if self._paused_at is not None:
@@ -165,10 +165,10 @@ class Patience:
 
     # The timer
 
-    def hurry(self, hurried: bool) -> None:
+    def set_stressed(self, stressed: bool) -> None:
         """The server has entered or left stress mode."""
-        self.hurried = hurried
-        if hurried:
+        self.stressed = stressed
+        if stressed:
             self._schedule(self._connection.clock.seconds())
 
     def _schedule(self, now: float) -> None:
@@ -212,7 +212,7 @@ class Patience:
     def _least(self) -> float:
         """The shortest timeout, in seconds, that applies when the server waits for the client."""
         settings = self._connection.server.settings
-        allowed = [self._hurried(each) for each in (settings.timeout, settings.command_timeout)]
+        allowed = [self._shortened(each) for each in (settings.timeout, settings.command_timeout)]
         return min((each for each in allowed if each is not None), default=STRESSED_TIMEOUT)
 
     def _deadline(self, line_begins: float | None = None) -> float:
@@ -222,25 +222,25 @@ class Patience:
         """
         connection = self._connection
         settings = connection.server.settings
-        timeout = self._hurried(settings.timeout)
+        timeout = self._shortened(settings.timeout)
         found = NEVER if timeout is None else self.last_heard + timeout
         if connection.reader is not None:
             return found if timeout is None else min(found, self.since + timeout)
         begins = self.since if connection.lines.has_part else line_begins
         if begins is not None:
-            allowed = self._hurried(settings.command_timeout)
+            allowed = self._shortened(settings.command_timeout)
             if allowed is not None:
                 return min(found, begins + allowed)
         return found
 
-    def _hurried(self, seconds: float | None) -> float | None:
-        if not self.hurried:
+    def _shortened(self, seconds: float | None) -> float | None:
+        if not self.stressed:
             return seconds
         return STRESSED_TIMEOUT if seconds is None else min(seconds, STRESSED_TIMEOUT)
 
-    def late(self) -> Late:
+    def expired(self) -> Late:
         """Return which timeout has expired."""
-        timeout = self._hurried(self._connection.server.settings.timeout)
+        timeout = self._shortened(self._connection.server.settings.timeout)
         if timeout is not None and self._connection.clock.seconds() - self.last_heard >= timeout:
             return Idle()
         return DataTooSlow() if self._connection.reader is not None else CommandTooSlow()
