@@ -295,7 +295,7 @@ class Settings:
     """The clock (IReactorTime). Default: the reactor that runs when a connection is made; that is the global reactor,
     except in a controller, a mail catcher or an asyncio loop."""
 
-    told: set[str] = field(init=False, repr=False, default_factory=set)
+    warned: set[str] = field(init=False, repr=False, default_factory=set)
     """Warnings about the handler that have been logged and need not be repeated."""
 
     hooks: Mapping[str, Callable[..., Any]] = field(init=False, repr=False)

@@ -139,7 +139,7 @@ class AnswerTests(WebhookTestCase):
         self.receiver.answer = nothing
         code, text = await self.send(port)
         self.assertEqual((code, text[:5]), (451, "4.4.1"))
-        self.assertIn("did not respond within 0.5 seconds", self.handler._trouble.told or "")
+        self.assertIn("did not respond within 0.5 seconds", self.handler._trouble.current or "")
 
     async def test_reset(self) -> None:
         """A connection that breaks in the middle of an answer: 451."""

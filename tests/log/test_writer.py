@@ -64,11 +64,11 @@ class WriterTests(SynchronousTestCase):
                 if len(pauses) < 8:
                     writer.write("another\n")
                 else:
-                    writer._hurry = threading.Event()
+                    writer._closes = threading.Event()
                     done.set()
                 return False
 
-        writer._hurry = Hurry()
+        writer._closes = Hurry()
         writer.write("one\n")
         self.assertTrue(done.wait(PATIENCE))
         self.assertTrue(writer.close(PATIENCE))

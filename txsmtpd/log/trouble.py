@@ -9,7 +9,7 @@ class Trouble:
     """Tracks trouble that may come and go with each message."""
 
     def __init__(self) -> None:
-        self.told: str | None = None  #: the current trouble that was logged, or None
+        self.current: str | None = None  #: the current trouble that was logged, or None
         self._last = 0.0  # when it last occurred
 
     def seen(self, trouble: str, now: float) -> bool:
@@ -19,15 +19,15 @@ class Trouble:
         :return: whether to log it, because it differs from the last one.
         """
         self._last = now
-        told, self.told = self.told, trouble
-        return told != trouble
+        previous, self.current = self.current, trouble
+        return previous != trouble
 
     def worked(self, now: float) -> bool:
         """Record a success.
 
         :return: whether to log the end of the trouble: there was some, but none for a minute.
         """
-        if self.told is None or now - self._last < QUIET:
+        if self.current is None or now - self._last < QUIET:
             return False
-        self.told = None
+        self.current = None
         return True

@@ -21,16 +21,16 @@ BUFFER = 4 * 2**20  # characters to buffer; beyond that, lines are dropped
 BATCH = 0.01  # seconds to collect lines at first
 LONGEST_BATCH = 0.1  # and while lines keep coming
 PAUSE = 0.1  # seconds to wait after a failed write
-PATIENCE = 2.0  # seconds to wait for the last lines
+CLOSE_TIMEOUT = 2.0  # seconds to wait for the last lines
 
 
-def told_on_standard_error(reason: str) -> None:
+def report_on_standard_error(reason: str) -> None:
     """Report a problem with the file on standard error, if available."""
     if sys.__stderr__ is not None:
         print(reason, file=sys.__stderr__, flush=True)
 
 
-def told(count: int, reason: str) -> str:
+def lost_lines(count: int, reason: str) -> str:
     """Return the line that reports dropped lines."""
     return f"({count} lines were lost: {reason})\n"
 
@@ -43,10 +43,10 @@ class Writer:
     :raises OSError: if the file cannot be opened.
     """
 
-    def __init__(self, path: str | int, lost: Callable[[int, str], str] = told, limit: int = BUFFER) -> None:
+    def __init__(self, path: str | int, lost: Callable[[int, str], str] = lost_lines, limit: int = BUFFER) -> None:
         self.path = path
         self.lost = lost
-        self.complain: Callable[[str], None] = told_on_standard_error  #: called in any thread
+        self.complain: Callable[[str], None] = report_on_standard_error  #: called in any thread
         self._descriptor = path if isinstance(path, int) else _opened(path)
         self._limit = limit
         self._lock = threading.Lock()
@@ -58,7 +58,7 @@ class Writer:
         self._torn = False  # whether the last line in the file is incomplete
         self._reopens = False
         self._closing = False
-        self._hurry = threading.Event()  # the same, for the thread
+        self._closes = threading.Event()  # the same, for the thread
         self._stuck = False
         self._wake = threading.Event()
         self._idle = threading.Event()
@@ -83,7 +83,7 @@ class Writer:
             if self._sleeps:
                 self._start()
         if self._closing and not self._stuck:
-            self._stuck = not self._idle.wait(PATIENCE)
+            self._stuck = not self._idle.wait(CLOSE_TIMEOUT)
 
     def reopen(self) -> None:
         """Reopen the file by its name, after log rotation."""
@@ -92,15 +92,15 @@ class Writer:
                 self._reopens = True
                 self._start()
 
-    def close(self, patience: float = PATIENCE) -> bool:
+    def close(self, timeout: float = CLOSE_TIMEOUT) -> bool:
         """Write all queued lines. Afterwards, :meth:`write` waits until a line is in the file.
 
-        :param patience: the maximum time in seconds. What is not written by then is lost.
+        :param timeout: the maximum time in seconds. What is not written by then is lost.
         :return: whether everything was written.
         """
         self._closing = True
-        self._hurry.set()
-        self._stuck = not self._idle.wait(patience)
+        self._closes.set()
+        self._stuck = not self._idle.wait(timeout)
         return not self._stuck
 
     def _start(self) -> None:
@@ -119,10 +119,10 @@ class Writer:
             self._wake.wait()
             self._wake.clear()
             pause = BATCH
-            self._hurry.wait(pause)
+            self._closes.wait(pause)
             while self._write_some():
                 pause = min(2 * pause, LONGEST_BATCH)
-                self._hurry.wait(pause)
+                self._closes.wait(pause)
 
     def _write_some(self) -> bool:
         """Write queued lines. Return True if there may be more."""
