@@ -14,7 +14,9 @@ from twisted.internet.protocol import Protocol, ServerFactory
 
 from txsmtpd.engine.admission import TOO_MANY_CONNECTIONS
 from txsmtpd.engine.batches import Batches
-from txsmtpd.engine.observer import Interceptor, Meter, Observer
+from txsmtpd.engine.interceptor import Interceptor
+from txsmtpd.engine.meter import Meter
+from txsmtpd.engine.observer import Observer
 from txsmtpd.engine.proxy_header import expects_header
 from txsmtpd.interfaces import check_handler
 from txsmtpd.limits.buckets import Buckets

@@ -10,9 +10,10 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from txsmtpd.command import commands_of, greeted, syntax
-from txsmtpd.engine.dispatcher import ANSWERED_LATER, Dispatcher
+from txsmtpd.engine.dispatcher import Dispatcher
+from txsmtpd.engine.interceptor import Interceptor
 from txsmtpd.engine.message import IncomingMessage
-from txsmtpd.engine.observer import Action, Interceptor
+from txsmtpd.engine.results import ANSWERED_LATER, Action
 from txsmtpd.recipient_replies import Replies, folded
 from txsmtpd.reply import Reply, is_part
 from txsmtpd.session import Envelope

@@ -10,8 +10,8 @@ from typing import Any
 
 from twisted.internet.task import deferLater
 
-from txsmtpd.engine.observer import Action
 from txsmtpd.engine.refusals import NEED_STARTTLS
+from txsmtpd.engine.results import Action
 from txsmtpd.limits.pace import growing_delay
 from txsmtpd.reply import Refused, Reply
 from txsmtpd.settings import ERROR_LIMIT

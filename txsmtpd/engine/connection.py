@@ -23,8 +23,9 @@ from twisted.internet.interfaces import IDelayedCall, ITCPTransport
 from txsmtpd.bridges.asyncio_bridge import run_rest
 from txsmtpd.engine.batches import BATCH_TIME, FEW, batches_of
 from txsmtpd.engine.lines import BadLine, LineBuffer
-from txsmtpd.engine.observer import CountedReader, Observer, Reader
+from txsmtpd.engine.observer import Observer
 from txsmtpd.engine.output import GATHERED, Output, closes_at_once
+from txsmtpd.engine.reader import CountedReader, Reader
 from txsmtpd.engine.stage import Stage
 from txsmtpd.engine.timeouts import Late, Timeouts
 from txsmtpd.engine.tls_input import TLSInput

@@ -11,7 +11,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from types import CoroutineType
-from typing import Any, Final
+from typing import Any
 
 from twisted.internet.defer import CancelledError
 
@@ -19,6 +19,7 @@ from txsmtpd.bridges.asyncio_bridge import HINT, asks_for_asyncio
 from txsmtpd.command import Command
 from txsmtpd.engine.admission import require
 from txsmtpd.engine.budget import count_call, count_junk, count_refusal, delay_of_refusal, delayed
+from txsmtpd.engine.interceptor import Interceptor
 from txsmtpd.engine.lines import BadLine
 from txsmtpd.engine.masking import (
     SECRET,
@@ -30,7 +31,7 @@ from txsmtpd.engine.masking import (
     printable,
     sanitize,
 )
-from txsmtpd.engine.observer import Action, Interceptor, Meter
+from txsmtpd.engine.meter import Meter
 from txsmtpd.engine.refusals import (
     ANSWERS_REFUSED,
     FOREIGN_PROTOCOL,
@@ -43,6 +44,7 @@ from txsmtpd.engine.refusals import (
     STILL_BUSY,
     reply_to_unknown,
 )
+from txsmtpd.engine.results import ANSWERED_LATER, Action
 from txsmtpd.log import events
 from txsmtpd.log.events import client_text
 from txsmtpd.log.session import SessionLog
@@ -54,9 +56,6 @@ from txsmtpd.wire.chunk import ChunkReader
 ALLOWED_BEFORE_STARTTLS = frozenset(b"NOOP EHLO LHLO STARTTLS QUIT".split())
 GREETINGS = frozenset(b"HELO EHLO LHLO".split())
 _LETTERS = re.compile(rb"[A-Z]*")
-
-#: The result of a command whose reply is sent later, after the octets that follow the command have been read.
-ANSWERED_LATER: Final = object()
 
 
 class Dispatcher:

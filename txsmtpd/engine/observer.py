@@ -1,22 +1,16 @@
-"""Observers are notified of the events of a connection. Interceptors can change its behavior.
+"""Observers are notified of the events of a session. Transcripts are observers.
 
 For each kind of event there is one place in :mod:`txsmtpd.engine.connection` or :mod:`txsmtpd.engine.dispatcher` that
-notifies the observer. Without an observer, this costs one comparison with None. Transcripts are observers, metrics are
-meters, and fault injection is an interceptor.
+notifies the observer. Without an observer, this costs one comparison with None.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from io import IncrementalNewlineDecoder
-from typing import Any, Protocol
+from typing import Any
 
-from txsmtpd.reply import Reply
 from txsmtpd.session import TLSInfo
-from txsmtpd.wire.data import DataReader
 from txsmtpd.wire.proxy import ProxyData
-
-END_OF_DATA = b".\r\n"
 
 
 class Observer:
@@ -118,126 +112,3 @@ def observer_of(server: Any, makers: Iterable[Callable[[Any], Observer]]) -> Obs
     if not observers:
         return None
     return observers[0] if len(observers) == 1 else Observers(observers)
-
-
-class Meter:
-    """Counts events of one session. Unlike an observer, it does not receive lines and data, so it costs little.
-    Override the methods that you need. They must not raise exceptions."""
-
-    __slots__ = ()
-
-    def replied(self, verb: bytes, reply: Reply) -> None:
-        """The reply to a command, or the greeting, was sent.
-
-        :param verb: the verb in upper case, even if the command does not exist.
-        """
-
-    def decided(self, by: str) -> None:
-        """A hook or a filter, and not the server, has decided on the refusal that follows.
-
-        :param by: ``"hook"``, ``"filter"``, or ``"filter_failure"`` for a filter that has failed. If this is called
-            several times for one refusal, the first call counts.
-        """
-
-    def message_complete(self, octets: int) -> None:
-        """A message was received completely. Its reply follows."""
-
-    def tls_started(self, tls: TLSInfo) -> None:
-        """A TLS handshake is complete."""
-
-    def closed(self, cause: BaseException) -> None:
-        """The connection is closed."""
-
-
-def tell_decider(server: Any, by: str) -> None:
-    """Call :meth:`Meter.decided`, if the session has a meter."""
-    dispatcher = server._dispatcher
-    if dispatcher is not None and dispatcher.meter is not None:
-        dispatcher.meter.decided(by)
-
-
-class Interceptor:
-    """Can replace the actions of one session. Override the methods that you need.
-
-    Each is called before an action. It calls *proceed* to perform the action, and returns the result of the turn.
-    """
-
-    def connect(self, proceed: Callable[[], Any]) -> Any:
-        """A client has connected. Then it is greeted, after the handshake if TLS is implicit."""
-        return proceed()
-
-    def greet(self, proceed: Callable[[], Any]) -> Any:
-        """The greeting is due."""
-        return proceed()
-
-    def command(self, verb: bytes, arg: str | None, proceed: Callable[[], Any]) -> Any:
-        """A valid command was received. Then it is executed."""
-        return proceed()
-
-    async def message(self, octets: int, finish: Callable[[], Any]) -> Any:
-        """A message was received completely. Then it is passed to the handler.
-
-        :param finish: passes the message on, and returns a coroutine of the reply.
-        """
-        return await finish()
-
-    def tls_context(self, context: Any) -> Any:
-        """Return the context for a TLS handshake that starts now. By default it is the server's."""
-        return context
-
-
-class Action:
-    """The result of a turn that performs an action on the connection instead of returning a reply."""
-
-    closes = False  #: whether the action ends the session, so that no reply follows
-    answers = False  #: whether the action sends the reply of the turn itself
-
-    def act(self, server: Any) -> None:
-        """Perform the action."""
-        raise NotImplementedError
-
-
-class Reader(Protocol):
-    """Reads octets that are not lines, until it finds their end."""
-
-    def feed(self, data: bytes, start: int) -> int:
-        """Read the octets from the position *start*.
-
-        :return: the position after the end; -1 if the end is not in the data.
-        """
-
-
-class CountedReader:
-    """Wraps the reader of a message. At the end, it calls :meth:`Observer.data_read`.
-
-    :param reader: the reader.
-    :param observer: the observer.
-    """
-
-    __slots__ = ("_newlines", "_observer", "_octets", "reader")
-
-    def __init__(self, reader: Reader, observer: Observer) -> None:
-        self.reader = reader
-        self._observer = observer
-        self._octets = 0
-        self._newlines = IncrementalNewlineDecoder(None, translate=False)
-
-    def feed(self, data: bytes, start: int) -> int:
-        end = self.reader.feed(data, start)
-        stop = end if end >= 0 else len(data)
-        self._octets += stop - start
-        self._newlines.decode(str(data[start:stop], "latin-1"), end >= 0)
-        return end
-
-    @property
-    def _bare(self) -> bool:
-        return self._newlines.newlines not in (None, "\r\n")
-
-    def finish(self) -> None:
-        """The reader has found the end."""
-        dot = len(END_OF_DATA) if isinstance(self.reader, DataReader) else 0
-        self._observer.data_read(self._octets - dot, True, self._bare)
-
-    def stop(self) -> None:
-        """The reader is removed before the end."""
-        self._observer.data_read(self._octets, False, self._bare)

@@ -13,8 +13,8 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.error import TimeoutError
 from twisted.internet.interfaces import IDelayedCall
 
-from txsmtpd.engine.dispatcher import ANSWERED_LATER
 from txsmtpd.engine.handshake import is_wrapped
+from txsmtpd.engine.results import ANSWERED_LATER
 from txsmtpd.log import events
 from txsmtpd.log.events import client_text
 from txsmtpd.reply import Reply

@@ -15,10 +15,10 @@ from typing import Any
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 
-from txsmtpd.engine.dispatcher import ANSWERED_LATER
+from txsmtpd.engine.interceptor import Interceptor
 from txsmtpd.engine.masking import in_one_line
-from txsmtpd.engine.observer import Action, Interceptor
 from txsmtpd.engine.output import Output
+from txsmtpd.engine.results import ANSWERED_LATER, Action
 from txsmtpd.recipient_replies import Replies
 from txsmtpd.reply import BAD_SEQUENCE, FAILED, Reply
 

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from txsmtpd.engine.observer import tell_decider
+from txsmtpd.engine.meter import tell_decider
 from txsmtpd.filters.interfaces import IFilter
 from txsmtpd.filters.message import FilteredMessage
 from txsmtpd.filters.receiver import DiscardedMessage, FilteredReceiver, UnfilteredReceiver, WholeMessage

@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 from txsmtpd.engine.handshake import TLSSetupException
 from txsmtpd.engine.message_sink import RECEIVER_METHODS
-from txsmtpd.engine.observer import Meter, tell_decider
+from txsmtpd.engine.meter import Meter, tell_decider
 from txsmtpd.engine.proxy_header import ProxyHeaderError
 from txsmtpd.engine.timeouts import CommandTooSlow, DataTooSlow, Idle, SessionTooLong
 from txsmtpd.interfaces import IMessageReceiver
