@@ -260,7 +260,7 @@ class BadHeaderTests(LoggingTestCase):
             (b"\x16\x03\x01\x02\x00\x01", "there is no PROXY header"),
             (b"PROXY TCP4 localhost 2.2.2.2 3 4\r\n", "an address is not an IPv4 address"),
             (b"PROXY \x1b[31m\r\n", "the protocol is not TCP4"),
-            (V2[:12] + b"\x31" + V2[13:], "there is no version 3"),
+            (V2[:12] + b"\x31" + V2[13:], "unknown version 3"),
             (WHOLE[:-1] + b"\0", "the checksum is wrong"),
         ):
             client = proxied(self.handler)

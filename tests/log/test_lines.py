@@ -233,7 +233,7 @@ class TracebackTests(LinesTestCase):
                 raise RuntimeError
 
         self.lines().emit(events.FAILED, "s1", {"where": "x", "why": ""}, Strange())
-        self.assertIn("Strange: (its text cannot be made)", self.written[0])
+        self.assertIn("Strange: (its text is not available)", self.written[0])
 
 
 class Collecting:

@@ -106,7 +106,7 @@ class WriterTests(SynchronousTestCase):
             thread.join(PATIENCE)
         *lines, told = kept
         self.assertEqual(set(lines), {line})
-        self.assertEqual(told, f"({10_000 - len(lines)} lines were lost: they were not read)\n")
+        self.assertEqual(told, f"({10_000 - len(lines)} lines were lost: they were not written in time)\n")
 
     def test_fullDisk(self) -> None:
         """A disk that is full loses lines, tells how many once it is not, and the torn line does not hide the next."""

@@ -1,7 +1,9 @@
 """ESMTP service extensions (RFC 5321 2.2), one small class for each.
 
-An extension has the fields of RFC 5321 2.2.2. EHLO asks each extension whether it is offered and with what parameter;
-MAIL and RCPT pass it its parameters, and its commands become the server's. To add one, no other file needs a change.
+An extension has the fields of RFC 5321 2.2.2. EHLO asks each extension whether it is offered, and with what parameter.
+MAIL and RCPT pass the parameters of an extension to it. Its commands become commands of the server. A new extension
+needs no change in other files.
+
 Extensions that require something of the application (DSN, REQUIRETLS, DELIVERBY, MT-PRIORITY, FUTURERELEASE, RRVS,
 LIMITS, XCLIENT, XFORWARD) are offered only if the application enables them.
 """

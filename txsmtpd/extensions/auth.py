@@ -56,7 +56,7 @@ class Attempts:
         self.commands = 0  #: AUTH commands, whatever their result
         self.failures = 0  #: credentials that were refused
         self.mechanism = ""  #: the last one used
-        self.gave_up = False  #: True if this attempt is over and the client has got a reply
+        self.gave_up = False  #: True if the client has cancelled this attempt, or sent an invalid response
 
 
 def offers_auth(server: Any) -> bool:
@@ -187,7 +187,7 @@ async def failures_of_name(server: Any, login: str | bytes | None) -> int:
 
 
 def _worded(server: Any, result: AuthResult, usual: Reply) -> Reply:
-    """Return the reply of the result if it agrees with the usual one."""
+    """Return the reply in the result's message. If it is missing, or contradicts the result, return the usual reply."""
     if result.message is None:
         return usual
     try:
@@ -222,7 +222,7 @@ def _name_shown(login: object, unknown: str) -> str:
 
 
 class Auth(Extension):
-    """AUTH. Its command is a method of every server, which refuses it if there is no mechanism.
+    """AUTH. The command is a method of every server. The server refuses it if there is no mechanism.
 
     To trust some clients' AUTH parameter of MAIL, override :meth:`trusts`.
     """

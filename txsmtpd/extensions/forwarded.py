@@ -38,7 +38,7 @@ class FromTrusted(Extension):
     def trusts(self, server: Any) -> bool:
         """Return True if the client may use the command. The peer of the connection counts, regardless of XCLIENT."""
         session = server.session
-        if session.connection_peer == "" and session.proxy_peer:  # a Unix socket, but on the host of the proxy
+        if session.connection_peer == "" and session.proxy_peer:  # the Unix socket is on the proxy's host
             return False
         return session.connection_peer in self._networks
 

@@ -32,7 +32,7 @@ async def smtp_STARTTLS(server: Any, arg: None) -> None:
 
 
 class StartTLS(Extension):
-    """STARTTLS. Its command is a method of every server, which refuses it if TLS is not available."""
+    """STARTTLS. The command is a method of every server. The server refuses it if TLS is not available."""
 
     keyword = "STARTTLS"
 

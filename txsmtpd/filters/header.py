@@ -82,8 +82,8 @@ class Header:
     def insert(self, index: int, name: str, value: str | bytes, space: bytes = b" ") -> Field:
         """Add a field.
 
-        :param index: its position. 0 is above all other fields. The trace field that the handler adds counts as one, so
-            1 is the same as 0 until a field was added there. A larger index than the number of fields is the end.
+        :param index: its position. 0 is above all other fields. The trace field that the handler adds is counted: it is
+            the first field, unless a field was inserted above it. An index beyond the last field means the end.
         :param space: the bytes between the colon and the value.
         :raises ValueError: if the name is invalid (RFC 5322 2.2).
         """

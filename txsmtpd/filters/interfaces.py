@@ -31,7 +31,7 @@ class IFilter(Interface):
     on_failure: str = Attribute("'tempfail' (the default): refuse mail for now while the filter fails; or 'accept'.")
     command_timeout: float | None = Attribute("Seconds for each method but filter_message; None: no limit.")
     message_timeout: float | None = Attribute("Seconds for filter_message; None: no limit.")
-    authserv_id: str | None = Attribute("By which it signs Authentication-Results. Default: the server's name.")
+    authserv_id: str | None = Attribute("The authserv-id in its Authentication-Results. Default: the server's name.")
 
     def filter_CONNECT(server, session, envelope):
         """A client has connected."""

@@ -104,13 +104,13 @@ class FilteredReceiver(FlowControl):
         self._body: Spool | None = None
         self._late: list[bytes] = []  # what arrives while the handler's receiver is being opened
         self._opening: Deferred[None] | None = None
-        self._receiver: Any = None  # in place of the handler's
+        self._receiver: Any = None  # the receiver that replaces the handler's, or None
         self._target: Streamed | None = None  # the destination of the filtered message
         self._aborted: BaseException | None = None
         self._gate: Deferred[None] | None = None
         self._held = False  # whether the handler has paused
         self._error: Exception | None = None
-        self._answer: Any = None  # in place of the handler's
+        self._answer: Any = None  # the status that replaces the handler's, or None
 
     # Called by the connection
 
@@ -164,7 +164,7 @@ class FilteredReceiver(FlowControl):
 
     def _make_spool(self) -> Spool:
         reactor = self._chain.clock()
-        if not IReactorThreads.providedBy(reactor):  # in memory, with a clock
+        if not IReactorThreads.providedBy(reactor):  # a session in memory, with a Clock
             return Spool(execute)
         return Spool(lambda *call: deferToThreadPool(reactor, reactor.getThreadPool(), *call))
 
@@ -319,11 +319,11 @@ class WholeMessage(FlowControl):
             self._collected.close()
 
     def hold_untimed(self) -> None:
-        """Called by what collects the message, to pause its octets."""
+        """Pause the octets of the message. Called by the sink that collects it."""
         self._pause()
 
     def release(self) -> None:
-        """Called by what collects the message, to resume its octets."""
+        """Resume the octets of the message. Called by the sink that collects it."""
         self._resume()
 
 

@@ -93,7 +93,7 @@ class Rspamd:
         self._agent: Any = None
         self._breaker: Any = None
 
-    # A plain function, because with asyncio handlers, coroutine functions are run as asyncio's.
+    # A plain function: if the handler uses asyncio, coroutine functions would be run by the asyncio loop.
     def filter_message(self, server: Any, session: Any, envelope: Any, message: FilteredMessage) -> Deferred[Any]:
         return Deferred.fromCoroutine(self._check(server, session, envelope, message))
 

@@ -42,7 +42,7 @@ class Verdict:
 
 
 ACCEPT = Verdict()
-"""Do not call this filter again for the message or, from ``filter_CONNECT`` and ``filter_HELO``, the connection."""
+"""Do not call this filter again for the message. From ``filter_CONNECT`` and ``filter_HELO``: for the connection."""
 
 DISCARD = Verdict("discard")
 """Accept the message from the client, but drop it."""

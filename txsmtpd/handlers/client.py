@@ -49,7 +49,7 @@ def verdict(reply: Reply) -> Reply:
 
 
 async def reply_of(asking: Awaitable[Reply]) -> Reply:
-    """Return the reply, whether it is returned or raised."""
+    """Return the reply that the awaitable returns, or that it raises with Refused."""
     try:
         return await asking
     except Refused as refused:
@@ -244,10 +244,10 @@ class Connection(LineReceiver):
 
         :param context: the context for Twisted's TLS.
         :param verified: whether the context verifies the server's identity.
-        :param greeted: whether the server has sent its greeting. If not, it sends it in TLS.
+        :param greeted: whether the server has already sent its greeting. If not, the greeting follows the handshake.
         """
         if self.clearLineBuffer() or self._reader.begun or self._replies:
-            # It was sent without TLS, perhaps by an attacker, and must not be taken for a reply in TLS.
+            # This input came without TLS, perhaps from an attacker. It must not be taken for a reply in TLS.
             self.fail(GARBLED)
         waiting = self._wait()
         self._handshake = True
@@ -306,11 +306,11 @@ class Connection(LineReceiver):
         await waiting
 
     def wrote(self) -> None:
-        """A piece of a message has been written. Called by its producer."""
+        """A piece of a message was written. Called by the producer of the message."""
         self._watch(self.timeout)
 
     def wrote_all(self, replies: int) -> None:
-        """All of it has been written, and *replies* replies are expected."""
+        """The whole message was written, and *replies* replies are expected."""
         self._sending = False
         self.transport.unregisterProducer()
         self._owed += replies

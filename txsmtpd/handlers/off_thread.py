@@ -12,7 +12,7 @@ from twisted.internet.threads import deferToThreadPool
 from txsmtpd.session import Envelope
 
 AT_ONCE = 2**13  # octets; up to this size a message is processed in the reactor's thread, in about a millisecond
-THREADS = 2  # for one handler at a time; more would only compete for the interpreter
+THREADS = 2  # that one handler uses at the same time; more would only compete for the interpreter
 
 T = TypeVar("T")
 

@@ -62,7 +62,7 @@ class Proxy:
         self._open: dict[str, Transaction] = {}  # by session id
         self._warned = False
         if self._streams:
-            # A subclass that overrides handle_DATA or prepare_content does not stream. It gets whole messages.
+            # Not for subclasses that override handle_DATA or prepare_content: these methods get whole messages.
             alsoProvides(self, IStreamingHandler)
 
     @classmethod
@@ -151,7 +151,8 @@ class Proxy:
         )
 
     async def handle_RSET(self, server: Any, session: Session, envelope: Envelope) -> Any:
-        await self._end(session)  # otherwise a client that repeats RSET would open another connection each time
+        # Wait, so that the connection can be used for the next MAIL. Otherwise each MAIL would open another one.
+        await self._end(session)
         return OK
 
     def handle_DISCONNECT(self, server: Any, session: Session, envelope: Envelope, cause: BaseException) -> None:

@@ -33,5 +33,5 @@ def parted_early(start: bytes) -> tuple[bytes, bytes]:
     assert fields is not None
     if _MAY_BE_FIELD.match(start, fields.end()):
         raise Refused(HEADER_TOO_LONG)
-    # For readers, a line that is not a field ends the header.
+    # Programs that read mail end the header at a line that is not a field.
     return start[: fields.end()], b"\r\n" + start[fields.end() :]

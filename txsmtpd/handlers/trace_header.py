@@ -138,7 +138,7 @@ class ForgeryFilter:
         self._over = False  # whether the header is over
         self._forged = False  # whether the field at the end of the last piece is a forgery
         self._in_line = False  # whether the last piece ended within a line that was already returned or dropped
-        self._line = b""  # the beginning of a line that was not
+        self._line = b""  # the beginning of a line that was neither returned nor dropped yet
 
     def feed(self, piece: bytes) -> bytes:
         """Return what may be written of the next piece."""

@@ -21,7 +21,7 @@ NO_RECIPIENTS = Reply(554, "5.5.1", "No valid recipients")
 
 
 class Transaction:
-    """A mail transaction (RFC 5321 3.3), which has a connection to itself. Made by :meth:`Upstream.begin`.
+    """A mail transaction (RFC 5321 3.3). No other transaction uses its connection. Made by :meth:`Upstream.begin`.
 
     :ivar mail_from: the reverse-path.
     :ivar reply: the reply to MAIL.

@@ -30,8 +30,8 @@ CONTINUED = "    | "
 _MILLISECONDS = [f".{number:03d}" for number in range(1000)]
 _encoded = json.JSONEncoder(default=str).encode
 
-# Twisted's events about ports and the reactor, by logger namespace. The server logs where it listens and when it stops
-# itself, so these are for debugging.
+# Twisted's events about ports and the reactor, by logger namespace. The server itself logs where it listens and when it
+# stops, so these are logged with level debug.
 _SAID_BETTER = {
     "log_legacy": re.compile(r"\S+ starting on (\d+|[bu]?'.*')|\(\w+ Port \S+ Closed\)"),
     "twisted.application.runner._runner.Runner": re.compile(r"Starting reactor\.\.\."),
@@ -61,8 +61,8 @@ class Lines:
         self._write = write
         self._line = _line_of_json if as_json else _line_of_text
         self._now = now
-        self._second = -1  # the second that the next two texts belong to: those before and after the milliseconds
-        self._before = self._after = ""
+        self._second = -1  # the second whose time is formatted in the next two attributes
+        self._before = self._after = ""  # the text before the milliseconds, and the text after them
         self._tracebacks = Tracebacks()
 
     def emit(
@@ -187,7 +187,7 @@ def named(error: BaseException) -> str:
     try:
         text = " ".join(str(error).split())
     except Exception:
-        text = "(its text cannot be made)"
+        text = "(its text is not available)"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

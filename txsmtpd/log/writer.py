@@ -1,8 +1,8 @@
 """Writes lines to a file without blocking, even if the file is slow, full, or a pipe without a reader.
 
-A thread writes the collected lines after a few milliseconds, and less often while more keep coming: each time that it
-runs, it interrupts the reactor's thread. So a line costs the reactor's thread almost nothing. If the file does not
-accept lines, they are dropped and counted, so that the process neither blocks nor grows.
+A thread writes the collected lines after a few milliseconds. While more lines arrive, it runs less often, because each
+run interrupts the reactor's thread. So a line costs the reactor's thread almost nothing. If the file does not accept
+lines, they are dropped and counted, so that the process neither blocks nor grows.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ class Writer:
         self._torn = False  # whether the last line in the file is incomplete
         self._reopens = False
         self._closing = False
-        self._closes = threading.Event()  # the same, for the thread
+        self._closes = threading.Event()  # set by close(), so that the thread does not collect lines any longer
         self._stuck = False
         self._wake = threading.Event()
         self._idle = threading.Event()
         self._idle.set()
-        self._sleeps = True  # the same, for every line: asking an Event takes as long as queueing
+        self._sleeps = True  # as _idle, but read for every line: to check an Event takes as long as to queue a line
         self._thread: threading.Thread | None = None
 
     def write(self, line: str | bytes) -> None:
@@ -76,7 +76,7 @@ class Writer:
                 self._dropped += 1
                 return
             if self._dropped:
-                self._lines.append(self.lost(self._dropped, "they were not read"))
+                self._lines.append(self.lost(self._dropped, "they were not written in time"))
                 self._dropped = 0
             self._lines.append(line)
             self._size += len(line)

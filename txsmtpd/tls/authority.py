@@ -123,7 +123,7 @@ class Authority:
 
     @cached_property
     def trust_root(self) -> Any:
-        """Return the same for Twisted: a ``trustRoot`` for ``optionsForClientTLS`` and others."""
+        """Return a ``trustRoot`` with only this authority, for Twisted's ``optionsForClientTLS`` and others."""
         return trustRootFromCertificates([Certificate.loadPEM(self.pem)])
 
     def client_options(self, name: str = "localhost") -> Any:

@@ -73,7 +73,7 @@ class _Entry:
         self.signature = signature
         self.loaded = loaded
         self.told: set[str] = set()  # the errors logged since it was last good
-        self.is_bad = False  # whether the files are not what is served
+        self.is_bad = False  # whether the current files cannot be used, so that an earlier version is served
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -140,9 +140,9 @@ class Certificates:
         return f"<Certificates of {self._path}>"
 
     def reload(self) -> bool:
-        """Read the files now. What cannot be used is logged again.
+        """Read the files now. Errors are logged again.
 
-        :return: whether all of them are served now.
+        :return: whether the current versions of all files are served.
         """
         self._cannot_list.clear()
         for entry in self._entries.values():

@@ -20,7 +20,7 @@ class Chunk(NamedTuple):
 
 
 def parse_bdat(arg: bytes) -> Chunk:
-    """Parse the argument of BDAT. It is bytes, since it is needed even if the command is refused for other reasons.
+    """Parse the argument of BDAT, before it is decoded: the size is needed even if the command is refused.
 
     :raises Refused: with 421, since the number of octets after a malformed command is unknown.
     """

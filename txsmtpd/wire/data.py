@@ -80,8 +80,8 @@ class DataReader:
         self._line_limit = line_limit
         # The decoder finds CRLF, CR and LF in one pass in C; two counts and a search would take three times as long.
         self._newlines = None if bare_newlines else IncrementalNewlineDecoder(None, translate=False)
-        # Octets that may be the beginning of the end are held back. It starts with a CRLF that is assumed before the
-        # data, so that "." CRLF may end them at once; that one is never passed on.
+        # Octets that may be the beginning of the end are held back. At first, a CRLF is assumed before the data, so
+        # that "." CRLF may end them immediately. The assumed CRLF is not passed on.
         self._held = b"\r\n"
         self._assumed = 2
         self._line = 0  # octets of the last line so far
@@ -93,8 +93,8 @@ class DataReader:
         """
         held = self._held
         text = held + (data[start:] if start else data)
-        # For three octets, rfind is several times as fast as find. Most chunks do not contain them; a search for a
-        # single octet is nearly free.
+        # Search for a dot first: many pieces have none, and a search for one octet costs almost nothing. For three
+        # octets, rfind is several times as fast as find.
         dot = text.rfind(b"\r\n.") if b"." in text else -1
         end = -1
         if dot >= 0:
@@ -115,7 +115,7 @@ class DataReader:
         return -1
 
     def _pass_on(self, run: bytes, stuffed: bool) -> None:
-        """Pass on a piece of the data that has no part of their end, unless there is a fault."""
+        """Pass on a piece of the data, unless there is a fault. The piece contains nothing of the end of the data."""
         self._come += len(run)
         if self.fault is Fault.TOO_LARGE:
             self._look_for_excess()

@@ -88,8 +88,9 @@ def decode(octets: bytes, errors: str = "strict") -> str:
 
 
 def parse_mail(arg: str | None) -> tuple[str, Parameters]:
-    """Parse the argument of MAIL (RFC 5321 4.1.1.2). Return the reverse-path, ``""`` for ``<>``, and the parameters.
+    """Parse the argument of MAIL (RFC 5321 4.1.1.2).
 
+    :return: the reverse-path and the parameters. The reverse-path ``<>`` is returned as ``""``.
     :raises Refused: with 501 for a syntax error in the command, with 553 for an invalid address.
     """
     found = _MAIL.fullmatch(arg or "")
@@ -221,9 +222,9 @@ def _has_bracket(path: str) -> bool:
 def _end_of_bare(path: str) -> int:
     """Return the index of the end of an address without brackets.
 
-    The address ends at the first space. Some spaces do not count: those in a quoted string, a quoted pair or a comment
-    (RFC 5322 3.2), and those behind a dot after a comment (the obsolete form of RFC 5322 A.6.3). If a quoted string, a
-    quoted pair or a comment has no end, all spaces count.
+    The address ends at the first space. Spaces within a quoted string, a quoted pair or a comment (RFC 5322 3.2) do not
+    end it. After a comment, spaces that follow a dot do not end it either, as in the example of RFC 5322 A.6.3. If a
+    quoted string, a quoted pair or a comment is not closed, the first space of any kind ends the address.
     """
     quoted = escaped = commented = False
     comments = 0

@@ -85,7 +85,7 @@ def _is_short(octets: bytes, size_limit: int, field_limit: int) -> bool:
 
 
 def harmless_size(size_limit: int | None, field_limit: int | None) -> int:
-    """Return the octets up to which the header of a message cannot exceed a limit, whatever the message is."""
+    """Return the largest size in octets of a message whose header is within the limits, whatever it contains."""
     size = sys.maxsize if size_limit is None else size_limit
     return size if field_limit is None else min(size, SHORTEST_FIELD * field_limit)
 

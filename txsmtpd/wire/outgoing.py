@@ -24,8 +24,8 @@ def with_crlf(message: bytes) -> bytes:
 
 
 def stuffed(message: bytes) -> tuple[bytes, ...]:
-    """Return the message, with CRLF line ends, in the form to send, in parts: with dot-stuffing and the final dot. If
-    no dot is doubled, one of the parts is the message itself, to avoid a copy."""
+    """Return the parts to send: the message with dot-stuffing, and the final dot. The message must have CRLF line ends.
+    If no dot is doubled, one of the parts is the message itself, to avoid a copy."""
     message = message.replace(b"\r\n.", b"\r\n..")
     first = b"." if message.startswith(b".") else b""
     last = b"" if message.endswith(b"\r\n") or not message else b"\r\n"
@@ -107,4 +107,4 @@ class ReplyReader:
         return parse_status(text)
 
 
-_LINE_END = re.compile(r"[\r\n]")  # bare ones within a line
+_LINE_END = re.compile(r"[\r\n]")  # a bare CR or LF within a line

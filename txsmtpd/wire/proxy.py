@@ -376,7 +376,7 @@ class ProxyReader:
         raw = self._raw
         size = V2_FIXED + _length(raw)
         if raw[12] >> 4 != 2:
-            self._fail(f"there is no version {raw[12] >> 4}", 2)
+            self._fail(f"unknown version {raw[12] >> 4}", 2)
         elif size > V2_LIMIT:
             self._fail(f"the header is longer than {V2_LIMIT} octets", 2)
         elif len(raw) == size:

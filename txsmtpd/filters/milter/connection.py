@@ -140,7 +140,7 @@ class MilterConnection(Protocol):
         except MilterError as error:
             raise self._broken(error) from None
         if not milter.is_allowed(response, self.agreed.actions):
-            raise self._broken(f"{response!r}, which it did not ask to do")
+            raise self._broken(f"{response!r}, which it did not negotiate")
         return response
 
     async def _next_packet(self, timeout: float) -> tuple[bytes, bytes]:

@@ -123,8 +123,8 @@ class Milter:
             found = self._dialogues[server] = MilterDialogue(self, server)
         return found
 
-    # The stages. Plain functions that return Deferreds, because with asyncio handlers, coroutine functions are run
-    # as asyncio's.
+    # The stages. Plain functions that return Deferreds: if the handler uses asyncio, coroutine functions would be run
+    # by the asyncio loop.
 
     def filter_CONNECT(self, server: Any, session: Any, envelope: Any) -> Deferred[Any]:
         self.filter_DISCONNECT(server, session, envelope, None)  # XCLIENT starts a new session
