@@ -198,7 +198,7 @@ class SMTPFactory(ServerFactory):
             fields = {
                 "client": client_text(peer),
                 "reply": TOO_MANY_CONNECTIONS.octets.decode("ascii").strip(),
-                "reason": "all places are taken" if why == "full" else "its network has no place left",
+                "reason": "the server is full" if why == "full" else "its network has too many connections",
             }
             self.settings.log.emit(events.CONNECTION_REFUSED, None, fields)
 

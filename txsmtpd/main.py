@@ -52,7 +52,7 @@ def _parser(kind: type[argparse.ArgumentParser] = _Parser) -> argparse.ArgumentP
     add = parser.add_argument
     add("-v", "--version", action="version", version=f"{PROGRAM.removeprefix('python -m ')} {__version__}")
     add("-n", "--nosetuid", action="store_true", help=f"do not become the user {USER}; {PROGRAM} never does")
-    add("-c", "--class", dest="classpath", metavar="CLASSPATH", help="the handler's class; CLASSARGS make it")
+    add("-c", "--class", dest="classpath", metavar="CLASSPATH", help="the handler's class, which gets CLASSARGS")
     add("-s", "--size", metavar="OCTETS", help="the largest message; 0 for no limit")
     add("-u", "--smtputf8", action="store_true", help="take addresses and headers in UTF-8")
     add("-d", "--debug", action="count", default=0, help="twice: log the whole dialogue")
@@ -161,7 +161,7 @@ def _pairs(parser: argparse.ArgumentParser, given: argparse.Namespace) -> list[t
 def _tls_options(parser: argparse.ArgumentParser, given: argparse.Namespace) -> list[str]:
     found = [f"--tls={quote_argument(cert)}:{quote_argument(key)}" for cert, key in _pairs(parser, given)]
     if len(set(found)) > 1:
-        parser.error("one certificate is all that a server has; give --smtpscert or --tlscert")
+        parser.error("a server has only one certificate; give either --smtpscert or --tlscert")
     starttls = given.tlscert is not None and given.smtpscert is None
     return found[:1] + ["--require-starttls"] * (starttls and not given.no_requiretls)
 
@@ -240,7 +240,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _this_threads_loop() -> asyncio.AbstractEventLoop:
     with suppress(RuntimeError), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # that there may be none
+        warnings.simplefilter("ignore", DeprecationWarning)  # there may be no current loop
         loop = asyncio.get_event_loop()
         if not loop.is_closed():
             return loop

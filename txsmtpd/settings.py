@@ -128,9 +128,9 @@ class Settings:
     that a client sends in AUTH. Unlike *timeout*, it does not restart when octets arrive."""
 
     data_rate_minimum: int | None = 500
-    """Minimum rate of message data, in octets a second. A client may fall behind this rate by *timeout* seconds in
-    total, and catch up again; then 421. Time in which the handler does not accept data is not counted. None: only
-    *timeout* applies."""
+    """Minimum rate of message data, in octets a second. A client may fall behind this rate by up to *timeout* seconds,
+    and may catch up again. If it falls behind further, the reply is 421. Time in which the handler does not accept data
+    is not counted. None: only *timeout* applies."""
 
     session_timeout: float | None = None
     """Maximum duration of a connection in seconds. Then it is closed with 421 at the end of the current transaction,
@@ -141,7 +141,7 @@ class Settings:
     for the reply to a message (RFC 5321 4.5.3.2.6), and then send it again."""
 
     linger: float = 10.0
-    """Time in seconds that the client has to read the last replies before the connection is aborted."""
+    """Maximum time in seconds for the client to read the last replies. Then the connection is aborted."""
 
     command_size_limit: int = 512
     """Maximum length of a command line in octets, without CRLF (RFC 5321 4.5.3.1.4). Extensions increase it."""
@@ -288,8 +288,8 @@ class Settings:
     asyncio: Any = False
     """Run coroutine functions as asyncio tasks: hooks, ``open_message``, ``finish`` of receivers, ``auth_MECHANISM``
     methods, authenticators, mechanisms, filters, targets of a hand-off, and commands of extensions. They run in the
-    reactor's loop if it is an asyncio reactor, else in a thread. The value may be a loop
-    that runs in another thread."""
+    reactor's loop if it is an asyncio reactor, else in a thread. The value may be a loop that runs in another
+    thread."""
 
     reactor: Any = None
     """The clock (IReactorTime). Default: the reactor that runs when a connection is made; that is the global reactor,
@@ -702,7 +702,7 @@ def want_number(name: str, value: object, kind: type[int] | type[float]) -> None
     if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
         raise TypeError(f"{name} must be {'an int' if kind is int else 'a number of seconds'}, not {value!r}")
     if not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be a number from 0 on, not {value!r}")
+        raise ValueError(f"{name} must be a number of at least 0, not {value!r}")
 
 
 _NUMBERS: dict[str, type[int] | type[float]] = {

@@ -259,7 +259,7 @@ class PlacesTests(LoggingTestCase):
         self.assertEqual(
             lines[0],
             "connection refused, client 192.0.2.1:4321: 421 4.7.0 Too many connections, try again later;"
-            " its network has no place left",
+            " its network has too many connections",
         )
         Client(factory=factory, peer=other(2))
         self.assertIn("client 192.0.2.2:4321", self.logged("info")[-1])

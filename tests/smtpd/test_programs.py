@@ -510,7 +510,7 @@ class Abstract(smtpd.SMTPServer):
             (["smtpd:servers.Channel"], "is not a subclass of txsmtpd.smtpd.SMTPServer"),
             (["smtpd:servers.Abstract"], "must override process_message"),
             (["smtpd:SMTPServer"], "must override process_message"),
-            (["smtpd:servers.Listening"], "listens where it likes"),
+            (["smtpd:servers.Listening"], "listens on an address of its own"),
             (["smtpd:servers.Server:host:x"], "invalid port 'x'"),
             (["smtpd:servers.Server:host:1:2"], "too many arguments"),
             (["smtpd:servers.Server", "--listen-lmtp=unix:lmtp.sock"], "supports only SMTP"),

@@ -177,7 +177,7 @@ class NoneTests(SynchronousTestCase):
         self.catcher.assert_none()
         send(self.catcher, "one")
         error = self.assertRaises(UnexpectedMail, self.catcher.assert_none, subject="one")
-        self.assertIn("mail subject 'one' came, and none should:\n  from 'ann@example.com'", str(error))
+        self.assertIn("mail subject 'one' arrived, but none was expected:\n  from 'ann@example.com'", str(error))
         self.catcher.assert_none(subject="two")
         self.catcher.inbox(to="eve@example.com").assert_none()
         self.successResultOf(self.catcher.next())

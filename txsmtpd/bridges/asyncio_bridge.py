@@ -42,12 +42,12 @@ def asks_for_asyncio(error: BaseException) -> bool:
 
 
 def run_rest(turn: Coroutine[Any, Any, Any], awaited: Any) -> Deferred[Any]:
-    """Run a coroutine that was stepped once to its end.
+    """Run the rest of a coroutine whose first step was made.
 
     :param awaited: the object that it waits for: a Deferred, or a future of the running loop.
     """
     if asyncio._get_running_loop() is None and type(awaited) is Deferred:
-        # A coroutine that awaits a Deferred which has not fired just yields it again when it is stepped again.
+        # While the awaited Deferred has not fired, another step of the coroutine only yields the same Deferred again.
         return Deferred.fromCoroutine(turn)
     return Deferred.fromCoroutine(_with_futures(turn, awaited))
 

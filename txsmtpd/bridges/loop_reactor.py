@@ -1,8 +1,8 @@
 """A reactor on an asyncio loop. A process may have several, each with its own loop and thread.
 
-It is based on Twisted's asyncio reactor, without what that shares with the rest of the process: it is not the global
-reactor, its timers are those of the loop, and its transports use its clock instead of the global reactor's. This module
-does not depend on SMTP, and does not import the global reactor.
+It is based on Twisted's asyncio reactor, but shares nothing with other reactors of the process: it is not the global
+reactor, its timers are those of the loop, and its transports use its own clock. This module does not depend on SMTP,
+and does not import the global reactor.
 """
 
 from __future__ import annotations
@@ -192,8 +192,10 @@ class _UNIXServer(_OwnTime, unix.Server):
 
 
 class _UNIXPort(unix.Port):
-    """A port that does not touch files it did not create: that of a socket it was given, and a file that has replaced
-    its own. Twisted's port changes the mode of the former, and removes both.
+    """A port that does not change or remove files that it did not create.
+
+    Such a file belongs to a socket that was passed to the port, or has replaced the port's own file. Twisted's port
+    would change the mode of the first, and remove both.
     """
 
     transport = _UNIXServer
@@ -233,7 +235,7 @@ def _identity(path: Any) -> tuple[int, int] | None:
 class LoopReactor(AsyncioSelectorReactor):
     """A reactor that is not the global one.
 
-    It needs not be started: it runs while its loop runs. It has no file descriptors of its own. :meth:`close` stops its
+    It need not be started: it runs while its loop runs. It has no file descriptors of its own. :meth:`close` stops its
     threads and runs the triggers of the event ``shutdown``.
 
     :param loop: the loop to use.

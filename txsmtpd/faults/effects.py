@@ -1,7 +1,7 @@
 """The effects of faults: what happens to a command, a message or a connection that matches a rule.
 
-They are applied by an interceptor, which sessions have only if the factory has faults. Commands are intercepted after
-the dispatcher has accepted them; connections, greetings and messages at their turn.
+An interceptor applies them. A session has one only if its factory has faults. It intercepts commands that the
+dispatcher has found valid, and connections, greetings and messages before they are processed.
 """
 
 from __future__ import annotations

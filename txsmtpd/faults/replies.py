@@ -24,7 +24,7 @@ def reply_lines(octets: bytes) -> Iterator[tuple[int, tuple[str, ...]]]:
     for line in octets.split(b"\r\n")[:-1]:
         parts = _LINE.fullmatch(line)
         if parts is None or len(line) > _LONGEST:
-            raise AssertionError(f"no line of a reply: {line!r}")
+            raise AssertionError(f"not a line of a reply: {line!r}")
         if lines and int(parts[1]) != code:
             raise AssertionError(f"a reply with two codes, at {line!r}")
         code = int(parts[1])

@@ -138,7 +138,7 @@ class Rule:
         return self._when(Share(share))
 
     def rate(self, number: int, *, per: float) -> Rule:
-        """Apply beyond *number* times in *per* seconds (a token bucket), in the time of the factory's clock."""
+        """Apply to each match beyond *number* matches in *per* seconds (a token bucket). The factory's clock counts."""
         return self._when(Rate(number, per))
 
     def _when(self, schedule: Schedule) -> Rule:

@@ -25,7 +25,7 @@ def _want_count(name: str, number: object) -> None:
     if isinstance(number, bool) or not isinstance(number, int):
         raise TypeError(f"{name} takes a number, not {number!r}")
     if number < 1:
-        raise ValueError(f"{name} takes a number from 1 on, not {number!r}")
+        raise ValueError(f"{name} takes a number of at least 1, not {number!r}")
 
 
 @dataclass(slots=True)

@@ -36,7 +36,9 @@ RETRY = 0.5  # seconds until the next attempt to connect, plus or minus 20 %
 LONGEST_RETRY = 30.0  # seconds; after a rejected login or a missing queue
 HEARTBEAT = 10  # seconds; the connection to a silent broker is closed after two intervals
 PROBE = 1.0  # seconds between checks whether messages can be routed again
-UNROUTABLE_FOR = 60.0  # seconds for which an unroutable message makes the server not ready; only new mail can show more
+# Seconds for which the server is not ready after an exchange has not routed a message. Only new mail can then show
+# whether the exchange routes messages again.
+UNROUTABLE_FOR = 60.0
 
 ACCESS_REFUSED = 403  # AMQP 0-9-1's reply code
 
@@ -183,7 +185,7 @@ class AMQPTarget(Service):
             self._disconnect("the server stops")
 
     async def _until_gone(self) -> bool:
-        """Wait until the connection is lost. Return True if it was too short to reconnect at once."""
+        """Wait until the connection is lost. Return True if it was lost so soon that the next attempt must wait."""
         since = self.reactor.seconds()
         why = await self._gone
         self._disconnect(why)

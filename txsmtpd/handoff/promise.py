@@ -46,8 +46,8 @@ class Handoff(MultiService):
     """A handler that hands each message to another system.
 
     It is a service: give it a parent, or start and stop it, so that the target is connected before the first message
-    and disconnected cleanly. The service of a listener must stop before it. If it was not started, it starts with the
-    first message.
+    and disconnected cleanly. Stop the services of listeners before it. If it was not started, it starts with the first
+    message.
 
     :param target: an :class:`~txsmtpd.handoff.IHandoff`.
     :param store: an :class:`~txsmtpd.handoff.IMessageStore`. Messages of more than *inline* bytes are stored there
@@ -160,7 +160,7 @@ class Handoff(MultiService):
             if isinstance(answer, Awaitable):
                 await answer
         except NotTaken as problem:
-            if not IReadiness.providedBy(self.target):  # otherwise the start of the trouble was logged
+            if not IReadiness.providedBy(self.target):  # a target with IReadiness has logged the start of the trouble
                 self._note(problem)
             raise
 

@@ -183,7 +183,7 @@ def _is_indexed(term: Term) -> bool:
 def _sequences(text: str) -> str:
     """Return the expression that finds the messages with the sequences of a text, wherever they are.
 
-    Every third sequence and the last one cover the text. More would find hardly fewer messages.
+    Every third sequence and the last one cover the text. Further sequences would exclude only few more messages.
     """
     starts = {*range(0, len(text) - INDEXED + 1, INDEXED), len(text) - INDEXED}
     sequences = (text[start : start + INDEXED].replace('"', '""') for start in sorted(starts))

@@ -33,8 +33,8 @@ class Memory:
         self.used = 0  #: bytes currently used
         self.refused = 0  #: number of messages rejected for lack of memory
         self.room = self.limit - self.limit // RESERVE  #: bytes available without the reserve
-        self._reserve_of: Share | None = None
-        self._reserve_from = 0  # the bytes of that share when it started to use the reserve
+        self._reserve_of: Share | None = None  # the share that uses the reserve
+        self._reserve_from = 0  # the bytes that this share had when it started to use the reserve
         self._waiting: dict[Share, Callable[[], object]] = {}
         self._began = 0  # shares that were made
         self._waking = False

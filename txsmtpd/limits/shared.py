@@ -99,7 +99,7 @@ class SharedLimits:
 
     @property
     def forgotten(self) -> int:
-        """The same as for the limits of this process."""
+        """The number of keys that the limits of this process removed early, because a table was full."""
         return self.local.forgotten
 
     def admit(self, kind: str, key: str) -> Retry | Awaitable[Retry | None] | None:

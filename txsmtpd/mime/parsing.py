@@ -58,7 +58,7 @@ def parse_bounded(content: object, message_class: type[Message] = Message) -> Me
     parser: Any = None
     parser_class: Any = FeedParser if isinstance(content, str) else BytesFeedParser
     parser = parser_class(make, policy=policy)
-    parts = 0  # it has tried the function
+    parts = 0  # the constructor has called make() once, to test whether it accepts a policy
     try:
         parser.feed(content)
         message: Message = parser.close()

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 
 def reply_fits(expected: str, lines: Iterable[str]) -> bool:
-    """Return True if one line of a reply begins as expected. The last line (``250 ``) and others (``250-``) are equal.
+    """Return True if one line of a reply begins as expected. It makes no difference whether the line is the last one
+    (``250 ``) or not (``250-``).
 
     >>> reply_fits("250 SIZE", ["250-mx.test", "250-SIZE 1000", "250 HELP"])
     True

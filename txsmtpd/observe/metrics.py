@@ -129,8 +129,8 @@ class Metrics:
         self.counters.before_reading.append(self._update)
         self.commands: dict[bytes, list[int]] = {}  #: counts by verb, for each first digit of a reply code
         self.unknown = [0] * 6
-        self.accepted = 0  #: messages, and their size
-        self.accepted_octets = 0
+        self.accepted = 0  #: the number of accepted messages
+        self.accepted_octets = 0  #: their total size
         self.data_seconds = self.counters["data_seconds"][()]
         self._factories: list[Any] = []
 

@@ -274,7 +274,7 @@ class Transcripts:
         tell: Callable[[Transcript, Record], object] | None = None,
     ) -> None:
         if sessions < 0 or octets < 0:
-            raise ValueError("sessions and octets must be numbers from 0 on")
+            raise ValueError("sessions and octets must be numbers of at least 0")
         if not sessions and tell is None:
             raise ValueError("sessions must be more than 0, or nothing is kept")
         self._limit = sessions

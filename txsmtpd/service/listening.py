@@ -21,7 +21,7 @@ class SMTPService(Service):
 
     :param endpoint: where to listen.
     :param factory: makes the protocols. Each service needs its own factory.
-    :param grace: seconds that open transactions have to finish when the service stops; then they are aborted.
+    :param grace: maximum time in seconds for open transactions to finish when the service stops; then they are aborted.
     :param reactor: provides the time (IReactorTime). Default: the global reactor.
 
     Starting the service binds the address, in ``privilegedStartService`` if that is called. If the endpoint fails, the

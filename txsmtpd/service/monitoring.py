@@ -53,7 +53,7 @@ class Server(MultiService):
     It is ready once all of them listen. When it stops, it reports not ready at once, stops listening after
     *drain_delay*, and stops the health checks last.
 
-    :param grace: seconds that open transactions have to finish.
+    :param grace: maximum time in seconds for open transactions to finish.
     :param drain_delay: seconds between reporting not ready and closing the listeners.
     :param monitoring: serves the monitoring pages, or None.
     :param before: the service that the listeners need. It is started before them, and stopped after them.

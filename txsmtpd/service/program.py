@@ -40,7 +40,7 @@ def run(
     :param handler: the object whose hooks decide; see :mod:`txsmtpd.interfaces`.
     :param endpoints: where to listen: ``"localhost:1025"``, or Twisted's endpoint descriptions such as ``"tcp:25"``.
         Default: port 8025 of this machine only.
-    :param grace: seconds that open transactions have to finish when the program is stopped.
+    :param grace: maximum time in seconds for open transactions to finish when the program is stopped.
     :param workers: the number of processes. With more than one, *handler* is a string ``"module:callable"``, which each
         process calls to make the handler or the :class:`~txsmtpd.factory.SMTPFactory`, and *options* must be empty: see
         :class:`~txsmtpd.service.WorkerService`. SIGHUP replaces all processes.

@@ -66,7 +66,7 @@ class Signals(Service):
             from twisted.internet import reactor
 
             self._reactor = reactor
-        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup stays nohup
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # keep nohup's setting
             signal.signal(signal.SIGHUP, self._on_hangup)
         for name in IGNORED:
             if signal.getsignal(getattr(signal, name)) is signal.SIG_DFL:  # twistd rotates its log at SIGUSR1

@@ -39,7 +39,7 @@ class Served:
         server = from_cli(parser, *rest) if from_cli is not None else server_class(None, _remote(parser, rest))
         if server.socket is not None:
             server.close()
-            parser.error(f"{name} listens where it likes; it must pass on the localaddr that it is given")
+            parser.error(f"{name} listens on an address of its own; it must pass its argument localaddr to SMTPServer")
         return cls(server)
 
     def make_factory(self, **options: Any) -> SMTPFactory:

@@ -157,11 +157,11 @@ class MailCatcher(ServerInfo, Inbox):
         if tls not in (None, "starttls", "implicit"):
             raise ValueError(f"tls must be 'starttls' or 'implicit', not {tls!r}")
         if wrong is not None and tls is None:
-            raise ValueError(f"without TLS there is nothing {wrong} about it; give tls='starttls' or 'implicit'")
+            raise ValueError(f"wrong={wrong!r} requires TLS; give tls='starttls' or 'implicit'")
         if users is not None and not isinstance(users, Mapping):
             raise TypeError(f"users must be passwords by name, as in {{'ann': 'sesame'}}, not {users!r}")
         for name in options.keys() & {"host", "port"}:
-            raise TypeError(f"{name} is an argument of start() and listen(), not of a catcher; without, a port is free")
+            raise TypeError(f"{name} is an argument of start() and listen(); by default, a free port is used")
         super().__init__(Store(count, octets, age), Query())
         self.tls = tls
         self.users = users
@@ -333,7 +333,7 @@ class MailCatcher(ServerInfo, Inbox):
             raise RuntimeError(f"{self!r} listens already")
 
         def listen() -> None:
-            self.listen(port, host)  # returns the catcher, which the thread would await
+            self.listen(port, host)  # do not return its result: the thread would await it
 
         thread = ReactorThread(finish=self.stop_listening)
         thread.start()
@@ -384,7 +384,7 @@ class MailCatcher(ServerInfo, Inbox):
         reactor = self._listening
         if reactor is None or runs_here(reactor):
             return reactor is not None
-        # A test of trial is called before the reactor runs, which a wait in it would keep from running.
+        # Trial calls a test before the reactor runs. If the test waited, the reactor would not start.
         return self._thread is None and not reactor.running and threading.current_thread() is threading.main_thread()
 
     def _soon(self, reactor: Any, function: Callable[..., object], *arguments: Any) -> None:

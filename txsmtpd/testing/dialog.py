@@ -206,7 +206,7 @@ class Dialog:
         end = list(steps)[-1].end
         if closed != (end is not None):
             seen_end = "the connection was closed" if closed else "the connection is open"
-            wanted = "nothing of an end was said" if closed else "the connection should be closed"
+            wanted = "the dialog does not end with S." if closed else "the connection should be closed"
             raise self._error(end.number if end is not None else last, wanted, seen_end, where)
 
     def _error(self, number: int, what: str, seen: str, where: str) -> DialogError:

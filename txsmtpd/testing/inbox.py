@@ -446,7 +446,7 @@ class Inbox:
 
     def _unexpected(self, wanted: Query, mail: Mail) -> UnexpectedMail:
         words = ", ".join(filter(None, (str(self._query), str(wanted))))
-        return UnexpectedMail(f"mail {words + ' ' if words else ''}came, and none should:\n  {mail}")
+        return UnexpectedMail(f"mail {words + ' ' if words else ''}arrived, but none was expected:\n  {mail}")
 
 
 class _Within(Inbox):

@@ -229,7 +229,7 @@ class MasterTests(SynchronousTestCase):
         self.assertEqual(self.slots(), [*range(100)])
 
     def test_late(self) -> None:
-        """Nobody leaves a connection to a worker that has not been heard of for some seconds."""
+        """No worker leaves a connection to a worker that has sent no heartbeat for some seconds."""
         first, second = self.ready()
         self.assertEqual((first.known, second.known), ([second.row], [first.row]))
         self.clock.pump([1] * 6)

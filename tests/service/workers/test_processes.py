@@ -99,7 +99,7 @@ class ServingTests(SynchronousTestCase):
         others = [connect(port) for _ in range(6)]
         self.assertEqual(len({*map(process_of, others)}), 1)
         self.assertNotIn("SIGABRT", log.read_text())
-        for line in ("has not been heard of", "handle_MAIL", "was ended by SIGABRT"):
+        for line in ("has sent no heartbeat", "handle_MAIL", "was ended by SIGABRT"):
             master.wait_for_log(line)
         master.wait_for_log("is ready", 3)
         for text in log.read_text().splitlines():

@@ -80,7 +80,7 @@ class TroubleTests(SynchronousTestCase):
         os.kill(first, signal.SIGSTOP)
         with connect(port) as client:
             self.assertEqual(process_of(client), second)
-        master.wait_for("has not been heard of for . seconds, and is aborted")
+        master.wait_for("has sent no heartbeat for . seconds, and is aborted")
         master.wait_for("is ready", 3)
         os.kill(second, signal.SIGSTOP)
         master.signal(signal.SIGTERM)

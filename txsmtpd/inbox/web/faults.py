@@ -104,7 +104,7 @@ def add_rule(call: Call, spec: str) -> Rule:
     if len(list(faults)) >= MOST:
         raise HTTPError(400, f"there are {MOST} rules already")
     if "certificate=" in spec and "/" in spec:
-        raise HTTPError(400, "a certificate of a file can be given on the command line only")
+        raise HTTPError(400, "a certificate file can be given only on the command line")
     if any(name not in ("to", "domain", "sender", "user") for name, _ in call.scope.keys):
         raise HTTPError(400, "a fault cannot depend on the header of a message, which comes too late")
     try:

@@ -168,7 +168,7 @@ async def events(call: Call) -> Response | None:
     if "websocket" not in (call.header("Upgrade") or "").lower():
         raise HTTPError(426, "this address requires WebSocket", {"Upgrade": "websocket"})
     _admit(call)
-    # Imported when the first client asks for it: that would be a tenth of the time that the command takes to start.
+    # Import it only when the first client needs it. At the start, the import would take a tenth of the command's time.
     from twisted.web.websocket import WebSocketResource
 
     sockets = _Sockets(call)

@@ -131,7 +131,7 @@ def _jims(call: Call) -> list[Any]:
 
 async def jim(call: Call) -> Response:
     if not _jims(call):
-        raise HTTPError(404, "Jim is not here")
+        raise HTTPError(404, "Jim is not enabled")
     found = dict.fromkeys(_JIM, 0.0)
     found["AcceptChance"] = 1.0
     for rule in _jims(call):

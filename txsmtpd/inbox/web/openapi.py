@@ -24,7 +24,7 @@ def description(routes: Iterable[Route], path: str = "") -> dict[str, Any]:
         "info": {
             "title": "Inbox",
             "version": __version__,
-            "description": "Below /in/CRITERION=VALUE/ is the whole API once more, over that mail alone.",
+            "description": "The API also exists below /in/CRITERION=VALUE/, where it applies only to matching mail.",
         },
         "servers": [{"url": path or "/"}],
         "paths": paths,

@@ -1,4 +1,4 @@
-"""Balances connections over the workers: each accepts one at a time, and leaves it to others that have fewer.
+"""Balances connections over the workers. A worker accepts one at a time, and waits for workers that have fewer.
 
 The system wakes all workers for each connection, and one of them mostly wins: with plain ``accept``, it gets 70 to 97
 of 100 connections. SMTP clients keep their connections, so that the imbalance lasts. Therefore a worker waits a moment

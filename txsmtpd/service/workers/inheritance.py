@@ -29,7 +29,7 @@ class Inherited:
     sockets: int  #: the number of listening sockets; they are the first inherited descriptors
     channel: int  #: descriptor of the channel to the master
     certificate: int | None = None  #: descriptor of the certificate of --tls=auto
-    command: str = COMMAND  #: the command that the user has typed, which begins its messages as those of the master
+    command: str = COMMAND  #: the command that the user has typed; messages to the user begin with it
 
     taken: list[int] = field(default_factory=list, compare=False)  #: the sockets that have an endpoint
 

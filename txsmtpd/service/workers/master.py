@@ -35,7 +35,7 @@ SILENCE = 60.0  # seconds without a heartbeat after which a worker counts as hun
 MARGIN = 5.0  # seconds after the grace period until a worker is killed
 HURRY = 1.0  # seconds until a worker is killed after a second SIGTERM; the master itself ends after 2 seconds
 BEAT = 1.0  # seconds between checks of the heartbeats
-LATE = 5.0  # seconds without a heartbeat; other workers then accept connections instead of leaving them to this one
+LATE = 5.0  # seconds without a heartbeat after which the other workers leave no connections to a worker
 AT_ONCE = max(2, os.cpu_count() or 1)  # workers that start at the same time; each keeps one processor busy
 
 
@@ -46,7 +46,7 @@ class Master(Service):
     :param sockets: the sockets that the workers serve.
     :param words: the command that starts a worker.
     :param errand: what workers inherit besides the sockets.
-    :param grace: seconds that open transactions have to finish when the service stops.
+    :param grace: maximum time in seconds for open transactions to finish when the service stops.
     :param silence: seconds without a heartbeat after which a worker is aborted; 0: never.
     :param logs: whether the master logs the standard output and error of its workers. Use it if the master has no
         standard streams of its own.
@@ -82,15 +82,15 @@ class Master(Service):
         self._page: Page | None = None
         self._sketch: Sketch | None = None
         self._backoffs = [Backoff() for _ in range(count)]
-        self._gone = Counters()  # the sum of the workers that have ended
+        self._gone = Counters()  # the sum of the counters of workers that have ended
         self._watch: LoopingCall | None = None
         self._looked = 0.0  # when the heartbeats were last checked
         self._has_served = False  # whether a worker was ever ready
         self._reloading: _Reload | None = None
         self._again: list[Deferred[bool]] = []  # results of the reload that follows the current one
-        self._served: list[Deferred[None]] = []  # results of when_ready() until a worker is ready
+        self._served: list[Deferred[None]] = []  # the Deferreds of when_ready(), which fire when a worker is ready
         self._stopped: Deferred[None] | None = None  # fires when the last worker has ended
-        self._patience = grace + MARGIN  # seconds that workers have to end
+        self._patience = grace + MARGIN  # maximum time in seconds for workers to end
         self._killing: Any = None  # delayed call that kills those that have not ended by then
         self._delayed: set[Any] = set()
         self._wanted: deque[int] = deque()  # slots that wait until fewer workers are starting
@@ -258,7 +258,7 @@ class Master(Service):
             worker.meet([other.row for other in self._responsive if other is not worker])
 
     def _heard_of(self) -> list[Worker]:
-        """Return the workers whose last heartbeat is recent, so that they probably accept connections."""
+        """Return the workers whose last heartbeat is recent. They probably accept connections."""
         now = self.seconds()
         return [worker for worker in self._serving() if now - worker.heard < LATE]
 
@@ -308,7 +308,7 @@ class Master(Service):
             if not worker.is_ready and not worker.is_draining and self._reloading is None and silent > READY_WITHIN:
                 self._abort(worker, "has not become ready")
             elif worker.is_ready and self._silence and silent > self._silence:
-                self._abort(worker, f"has not been heard of for {silent:.0f} seconds")
+                self._abort(worker, f"has sent no heartbeat for {silent:.0f} seconds")
 
     def _abort(self, worker: Worker, why: str) -> None:
         log.error("{worker} {why}, and is aborted", worker=str(worker), why=why)

@@ -39,7 +39,7 @@ class WorkerService(MultiService):
         imports the module, to check the name.
     :param endpoints: where to listen, such as ``"tcp:25"`` or ``"unix:/run/lmtp:mode=660"``.
     :param workers: the number of processes, from 1 to 256. With 1, this process serves, and no other is started.
-    :param grace: seconds that open transactions have to finish when the service stops.
+    :param grace: maximum time in seconds for open transactions to finish when the service stops.
     :param worker_timeout: seconds without a heartbeat after which a worker is aborted and replaced; 0: never.
     :raises TypeError: if *factory* is not a string or does not name a callable; for an argument of a wrong type.
     :raises ValueError: if *factory* names nothing, for an argument out of range, or an endpoint that cannot be shared.

@@ -25,7 +25,7 @@ from txsmtpd.service.workers.sketch import Sketch
 
 BEAT = 1.0  # seconds
 LOOK = 0.25  # seconds between checks for remaining clients
-ORPHANED = 6.0  # seconds after the time at which the master would have aborted this process
+ORPHANED = 6.0  # seconds until a worker that hangs ends itself, after the time at which a master would have aborted it
 
 log = Logger(namespace="txsmtpd")
 
@@ -114,7 +114,7 @@ class Link(Service):
     :param snapshot: returns the counters. None: there are no metrics.
     :param problems: returns why this worker cannot serve clients.
     :param hurry: closes all connections now.
-    :param grace: seconds that clients have to leave when a new worker has taken over.
+    :param grace: maximum time in seconds for clients to leave after a new worker has taken over.
     :param silence: seconds without a heartbeat after which the master aborts this process; 0: never.
     :param reopen: reopens files that may have been renamed.
     """
