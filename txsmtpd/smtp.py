@@ -330,7 +330,10 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         """Part of IHalfCloseableProtocol. Not called: the server always closes both sides."""
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
-        self._connection.connection_lost(reason.value or ConnectionDone())
+        connection = self._connection
+        cause = connection.connection_lost(reason.value or ConnectionDone())
+        session_ended(self, cause)
+        connection.break_cycles()
 
     def connection_made(self, transport: Any) -> None:
         """Called by asyncio for a connection of ``loop.create_server(lambda: SMTP(handler), ...)``.
@@ -453,8 +456,6 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
 
     async def _start_tls(self) -> None:
         await start_tls(self)
-
-    _ended = session_ended  # called once, when the connection is lost
 
     # Greetings (RFC 5321 4.1.1.1)
 

@@ -55,6 +55,7 @@ class Connection:
         "_reading_paused",
         "_wait_call",
         "_yields",
+        "cancelled_turn",
         "cause",
         "clock",
         "closing",
@@ -73,7 +74,6 @@ class Connection:
         "tls_input",
         "transport",
         "turn",
-        "turn_still_runs",
     )
 
     def __init__(self, server: Any, dispatcher: Any, observer: Observer | None) -> None:
@@ -95,7 +95,7 @@ class Connection:
         self.paused = False  #: whether input must wait
         self.closing = False  #: whether the connection is closing; further input is ignored
         self.lost = False  #: whether the transport is disconnected
-        self.turn_still_runs = False  #: whether a turn that has timed out ignores its cancellation
+        self.cancelled_turn: Turn | None = None  #: a turn that was cancelled; it may ignore that, and still run
         self.input_ended = False  #: whether the client has closed its side
         self._after_reader: Callable[[Any], Any] | None = None
         self._processing = False
@@ -563,8 +563,9 @@ class Connection:
         if self.turn is not None:
             self.turn.cancel()
 
-    def connection_lost(self, reason: BaseException) -> None:
-        """Clean up after the transport has disconnected."""
+    def connection_lost(self, reason: BaseException) -> BaseException:
+        """Stop everything, because the transport has disconnected. Return why: the server's reason, if it has closed
+        the connection, or else the transport's."""
         if self.stage is not None:
             self.stage.connection_lost(reason)
         self.lost = True
@@ -576,9 +577,13 @@ class Connection:
         turn = self.turn
         self._stop_everything()
         if turn is not None:
+            self.cancelled_turn = turn
             self.end_turn(turn)  # even if the turn ignores the cancellation and still runs
-        self.dispatcher.on_end(self.cause or reason)
-        if not (self._processing or self.turn_still_runs) and (turn is None or turn.finished):
-            # Break reference cycles, so that the objects are freed now and not by the garbage collector.
+        return self.cause or reason
+
+    def break_cycles(self) -> None:
+        """Break reference cycles, so that the objects are freed now and not by the garbage collector. Called last."""
+        turn = self.cancelled_turn
+        if not self._processing and (turn is None or turn.finished):
             self.dispatcher.server = self.dispatcher.connection = None
-            self.server = self.dispatcher = self.stage = self.timeouts = None
+            self.server = self.dispatcher = self.stage = self.timeouts = self.cancelled_turn = None

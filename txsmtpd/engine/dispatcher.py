@@ -478,12 +478,6 @@ class Dispatcher:
             self.on_shutdown()
             self.connection.close()
 
-    def on_end(self, cause: BaseException) -> None:
-        """The connection is lost. Called once."""
-        if self.meter is not None:
-            self.meter.closed(cause)
-        self.server._ended(cause)
-
 
 def _payload_of(tell: Callable[[bytes], int], argument: bytes) -> int:
     try:

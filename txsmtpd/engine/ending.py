@@ -16,8 +16,12 @@ PROBES = frozenset([b"", b"QUIT"])  # the last command of a health check
 
 
 def session_ended(server: Any, cause: BaseException) -> None:
-    """Notify the observer, the factory, an incomplete message, the log, the hooks, and the functions of at_end()."""
+    """Notify the meter, the observer, the factory, an incomplete message, the log, the hooks, and the functions of
+    at_end(). Called once, when the connection is lost.
+    """
     dispatcher, observer, settings = server._dispatcher, server._connection.observer, server.settings
+    if dispatcher.meter is not None:
+        dispatcher.meter.closed(cause)
     if dispatcher.verb == b"QUIT" and server._connection.closing and type(cause) is ConnectionLost:
         # After the reply to QUIT, many clients close TCP without closing TLS, or reset the connection. The subclass
         # ConnectionAborted is kept: the server aborts the connection if the client does not read the reply.

@@ -67,7 +67,7 @@ class Turn:
         self._result.cancel()
         connection = self._connection
         if connection.end_turn(self):
-            connection.turn_still_runs = not self.finished
+            connection.cancelled_turn = self
             connection.dispatcher.on_result(connection.dispatcher.on_timeout(False))
             connection.close()
 

@@ -163,6 +163,8 @@ class ChannelProtocol(SMTP):
 
     def attach(self, channel: Any) -> None:
         """Use this channel for the connection."""
+        if self.channel is None:
+            self.at_end(self._close_channel)
         self.channel = channel
         offered = tuple(
             verb
@@ -252,13 +254,11 @@ class ChannelProtocol(SMTP):
         """Close the connection. Replies that were written before are still sent."""
         self._connection.close()
 
-    def _ended(self, cause: BaseException) -> None:
-        super()._ended(cause)
-        if self.channel is not None:
-            try:
-                self.call(self.channel.handle_close)
-            except Exception:
-                log.failure("{session} handle_close failed", session=self.session.id)
+    def _close_channel(self) -> None:
+        try:
+            self.call(self.channel.handle_close)
+        except Exception:
+            log.failure("{session} handle_close failed", session=self.session.id)
 
 
 def debug(*words: Any, of: Callable[[Any], Any] | None = None) -> None:
