@@ -634,6 +634,8 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         if message is not None:
             self._message = None
             message.abort(Refused(TRANSACTION_RESET))
+        if self.settings.filters is not None:
+            self.settings.filters.transaction_over(self, self.session, self.envelope)
         self.envelope = self._create_envelope()
 
     def _has_recipients(self) -> bool:

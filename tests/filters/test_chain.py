@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.filters.support import Keeper, StreamingKeeper
 from tests.support import GREETING, MESSAGE, TRANSACTION, Client, codes
-from txsmtpd import SMTPFactory
+from txsmtpd import Extension, SMTPFactory, syntax
 from txsmtpd.filters import ACCEPT, DISCARD, FilterError, Verdict
 from txsmtpd.handlers import Mailbox
 from txsmtpd.lmtp import LMTP
@@ -217,6 +218,73 @@ class StageTests(FilterTests):
                 self.assertEqual(calls, ["RSET"], stage)
                 client.talk(TRANSACTION + b"DATA\r\n" + MESSAGE + b"." * 2000 + b"\r\n.\r\n")
                 self.assertEqual(calls, ["RSET"] * 2, (stage, "refused"))
+
+    def test_everyEnd(self) -> None:
+        """However a transaction ends, each filter that was asked about MAIL is told once, and before the next MAIL."""
+        large = b"x" * 2000
+        ends = {
+            "RSET": b"RSET\r\n",
+            "greeting": GREETING,
+            "message": b"DATA\r\n" + MESSAGE + b".\r\n",
+            "bare line feed": b"DATA\r\na\nb\r\n.\r\n",
+            "large": b"DATA\r\n" + large + b"\r\n.\r\n",
+            "chunks": b"BDAT 3\r\na\r\nBDAT 3 LAST\r\nb\r\n",
+            "large last chunk": b"BDAT 2000 LAST\r\n" + large,
+            "large chunk": b"BDAT 2000\r\n" + large + b"BDAT 0 LAST\r\n",
+            "large second chunk": b"BDAT 3\r\na\r\nBDAT 2000 LAST\r\n" + large,
+            "wrong chunk": b"BDAT 3 FIRST\r\na\r\nBDAT 0 LAST\r\n",
+            "no reply": b"PING\r\n",
+            "far too large": b"BDAT 2000000 LAST\r\n",
+            "QUIT": b"QUIT\r\n",
+            "nothing": b"",
+        }
+
+        class Ping(Extension):
+            keyword = "PING"
+
+            @syntax("PING")
+            async def smtp_PING(self, server: Any, arg: Any) -> Any:
+                return object()
+
+        for (name, octets), stage, answer, handler in itertools.product(
+            ends.items(),
+            ("MAIL", "DATA", "message"),
+            (None, "550 no", DISCARD),
+            (Keeper, StreamingKeeper),
+        ):
+            calls: list[str] = []
+
+            def note(name: str, result: Any = None, calls: list[str] = calls) -> Any:
+                def called(*arguments: Any) -> Any:
+                    calls.append(name)
+                    return result
+
+                return called
+
+            asking = {each: note(each) for each in ("MAIL", "RSET", "DISCONNECT")} | {stage: note(stage, answer)}
+            client = self.client(Filter(**asking), handler=handler(), data_size_limit=1000, extensions=[Ping()])
+            client.talk(TRANSACTION + octets)
+            if not client.closed:
+                client.talk(TRANSACTION + b"RSET\r\n")
+            client.vanish(ConnectionDone())
+            self.flushLoggedErrors()
+            counted = [each for each in calls if each in ("MAIL", "RSET", "DISCONNECT")]
+            expected = ["MAIL", "RSET"] * (len(counted) // 2) + ["DISCONNECT"]
+            self.assertEqual(counted, expected, (name, stage, answer, handler))
+
+    def test_droppedRecipients(self) -> None:
+        """A message that has no recipients left ends the transaction for the filters, too."""
+        calls: list[str] = []
+        handler = Keeper()
+
+        async def dropping(server: Any, session: Any, envelope: Any, address: str, options: list[str]) -> str:
+            envelope.drop(address)
+            return "250 ok"
+
+        handler.handle_RCPT = dropping  # type: ignore[attr-defined]
+        client = self.client(Filter(RSET=lambda *arguments: calls.append("RSET")), handler=handler)
+        self.assertEqual(client.send_message().code, 250)
+        self.assertEqual(calls, ["RSET"])
 
     def test_greetedAgain(self) -> None:
         """A new greeting ends the transaction, of which the filters are told."""

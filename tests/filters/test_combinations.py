@@ -89,6 +89,12 @@ class MilterSessionTests(SynchronousTestCase):
         self.assertEqual(self.milter.data_of(b"B"), [b"onetwo\r\n"])
         self.assertEqual(self.handler.content, [b"Subject: a\r\n\r\nonetwo\r\n"])
 
+    def test_refusedChunk(self) -> None:
+        """A last chunk that the server refuses aborts the message, although the milter has not seen any of it."""
+        client = self.connect(data_size_limit=10)
+        client.talk(GREETING + TRANSACTION + b"BDAT 11 LAST\r\n" + b"x" * 11)
+        self.assertEqual(self.milter.commands, "OCH" + "MRA")
+
     def test_lmtp(self) -> None:
         """LMTP: LHLO is a greeting, and the reply of a milter is one for each recipient."""
         client = self.connect(protocol=LMTP)

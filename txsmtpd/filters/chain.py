@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from txsmtpd.engine.meter import tell_decider
 from txsmtpd.filters.interfaces import IFilter
 from txsmtpd.filters.message import FilteredMessage
-from txsmtpd.filters.receiver import DiscardedMessage, FilteredReceiver, UnfilteredReceiver, WholeMessage
+from txsmtpd.filters.receiver import DiscardedMessage, FilteredReceiver, WholeMessage
 from txsmtpd.filters.timing import within
 from txsmtpd.filters.verdict import ACCEPT, FilterError, StillDownError, Verdict, Verdicts
 from txsmtpd.reply import OK, Refused, Reply, parse_status
@@ -135,15 +135,14 @@ class Chain:
         self.clock = clock
         ours = (
             ("CONNECT", ("CONNECT",), self._connect),
-            ("HELO", ("HELO", "RSET"), self._helo),
-            ("EHLO", ("HELO", "RSET"), self._ehlo),
+            ("HELO", ("HELO",), self._helo),
+            ("EHLO", ("HELO",), self._ehlo),
             ("MAIL", STAGES, self._mail),  # creates the verdicts
             ("RCPT", ("RCPT",), self._rcpt),
-            ("RSET", ("RSET",), self._rset),
-            ("DISCONNECT", ("DISCONNECT",), self._disconnect),
+            ("DISCONNECT", ("RSET", "DISCONNECT"), self._disconnect),
         )
         composed = {**hooks, **{name: hook for name, stages, hook in ours if any(map(self._at, stages))}}
-        opens = any(self._at(stage) for stage in ("MAIL", "RCPT", "DATA", "headers", "message", "RSET"))
+        opens = any(self._at(stage) for stage in ("MAIL", "RCPT", "DATA", "headers", "message"))
         return composed, self.open_message if opens else open_message
 
     def _at(self, stage: str) -> list[Link]:
@@ -162,7 +161,6 @@ class Chain:
             status = await self._inner("HELO", server, session, envelope, hostname)
         else:
             status = Reply(250, None, server.hostname)
-        self._begun_anew(status, server, session, envelope)
         return status
 
     async def _ehlo(self, server: Any, session: Any, envelope: Any, hostname: str, *responses: Any) -> Any:
@@ -170,13 +168,7 @@ class Chain:
         status = responses[0] if responses else None
         if "EHLO" in self._hooks:
             status = await self._inner("EHLO", server, session, envelope, hostname, *responses)
-        self._begun_anew(status, server, session, envelope)
         return status
-
-    def _begun_anew(self, status: Any, server: Any, session: Any, envelope: Any) -> None:
-        """End the transaction after an accepted greeting (RFC 5321 4.1.4)."""
-        if envelope.mail_from is not None and (isinstance(status, list) or _is_positive(status)):
-            self.transaction_over(server, session, envelope)
 
     async def _of_connection(self, stage: str, server: Any, session: Any, envelope: Any, *arguments: Any) -> None:
         accepted = self._accepted.get(server, ())
@@ -190,18 +182,10 @@ class Chain:
     async def _mail(self, server: Any, session: Any, envelope: Any, address: str, mail_options: list[str]) -> Any:
         envelope.filters = verdicts = Verdicts(f"{session.id}.{next(self._numbers)}")
         verdicts.finished |= self._accepted.get(server, set())
-        positive = False
-        try:
-            await self._of_transaction("MAIL", server, session, envelope, address, mail_options)
-            if "MAIL" in self._hooks:
-                status = await self._inner("MAIL", server, session, envelope, address, mail_options)
-            else:
-                status = server.begin_transaction(address, mail_options)
-            positive = _is_positive(status)
-        finally:
-            if not positive:
-                self.transaction_over(server, session, envelope)
-        return status
+        await self._of_transaction("MAIL", server, session, envelope, address, mail_options)
+        if "MAIL" in self._hooks:
+            return await self._inner("MAIL", server, session, envelope, address, mail_options)
+        return server.begin_transaction(address, mail_options)
 
     async def _rcpt(self, server: Any, session: Any, envelope: Any, address: str, rcpt_options: list[str]) -> Any:
         # Call the handler first, so that filters see only accepted recipients.
@@ -223,18 +207,21 @@ class Chain:
         seconds = server.settings.hook_timeout
         return None if seconds is None else self.clock().seconds() + SHARE * seconds
 
-    async def _rset(self, server: Any, session: Any, envelope: Any) -> Any:
-        self.transaction_over(server, session, envelope)
-        return await self._inner("RSET", server, session, envelope) if "RSET" in self._hooks else OK
-
     def _disconnect(self, server: Any, session: Any, envelope: Any, cause: Any) -> Any:
+        self.transaction_over(server, session, envelope)
         self._tell("DISCONNECT", server, session, envelope, cause)
         hook = self._hooks.get("DISCONNECT")
         return None if hook is None else hook(server, session, envelope, cause)
 
     def transaction_over(self, server: Any, session: Any, envelope: Any) -> None:
-        """Notify the filters that the transaction is over."""
-        self._tell("RSET", server, session, envelope)
+        """Notify the filters that the transaction is over, once for each MAIL that they were asked about.
+
+        The server calls this at the one place where transactions end, also those that have failed to begin.
+        """
+        verdicts = envelope.filters
+        if isinstance(verdicts, Verdicts) and not verdicts.over:
+            verdicts.over = True
+            self._tell("RSET", server, session, envelope)
 
     def _tell(self, stage: str, *arguments: Any) -> None:
         for link in self._at(stage):
@@ -261,13 +248,12 @@ class Chain:
         await self._of_transaction("DATA", server, session, envelope)
         verdicts = envelope.filters
         if verdicts.discarded:
-            return DiscardedMessage(self, server, session, envelope)
+            return DiscardedMessage()
         waiting = [link for link in self.links if link.name not in verdicts.finished]
         whole = any("message" in link.hooks for link in waiting)
         if whole or any("headers" in link.hooks for link in waiting):
             return FilteredReceiver(self, server, session, envelope, whole)
-        receiver = await self.open_inner(server, session, envelope)
-        return UnfilteredReceiver(self, receiver, server, session, envelope) if self._at("RSET") else receiver
+        return await self.open_inner(server, session, envelope)
 
     async def filter_message(self, server: Any, session: Any, envelope: Any, message: FilteredMessage) -> None:
         """Pass the message through all filters in order, and apply their changes.

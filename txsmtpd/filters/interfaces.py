@@ -61,7 +61,8 @@ class IFilter(Interface):
         """
 
     def filter_RSET(server, session, envelope):
-        """The transaction is over, for any reason. May be called outside a transaction. The result is ignored."""
+        """The transaction is over, for any reason, or MAIL was refused. Called once for each call of filter_MAIL, or
+        for each MAIL that it would have been called for. The result is ignored."""
 
     def filter_DISCONNECT(server, session, envelope, cause):
         """The connection is closed. *cause* is the exception that describes why. The result is ignored."""

@@ -40,9 +40,6 @@ _MAY_BE_FIELD = re.compile(rb"[!-9;-~]{0,1000}[ \t]*(?::[^\r]*+\Z|\Z)|[ \t][^\r]
 class DiscardedMessage:
     """Receives a message and discards it."""
 
-    def __init__(self, chain: Any, *transaction: Any) -> None:
-        self._over = lambda: chain.transaction_over(*transaction)
-
     def registerProducer(self, producer: Any, streaming: bool) -> None: ...
 
     def unregisterProducer(self) -> None: ...
@@ -50,41 +47,9 @@ class DiscardedMessage:
     def write(self, data: bytes) -> None: ...
 
     def finish(self) -> Reply:
-        self._over()
         return OK
 
-    def abort(self, reason: BaseException) -> None:
-        self._over()
-
-
-@implementer(IMessageReceiver)
-class UnfilteredReceiver:
-    """Passes a message to the handler's receiver, and notifies the filters when it is over.
-
-    :param chain: the :class:`~txsmtpd.filters.chain.Chain`.
-    :param receiver: the handler's.
-    """
-
-    def __init__(self, chain: Any, receiver: Any, *transaction: Any) -> None:
-        self._over = lambda: chain.transaction_over(*transaction)
-        self._abort = receiver.abort
-        self._finish = transaction[0].settings.in_asyncio(receiver.finish)
-        self.registerProducer = receiver.registerProducer
-        self.unregisterProducer = receiver.unregisterProducer
-        self.write = receiver.write
-
-    async def finish(self) -> Any:
-        try:
-            status = self._finish()
-            return await status if isinstance(status, Awaitable) else status
-        finally:
-            self._over()
-
-    def abort(self, reason: BaseException) -> None:
-        try:
-            self._abort(reason)
-        finally:
-            self._over()
+    def abort(self, reason: BaseException) -> None: ...
 
 
 @implementer(IMessageReceiver)
@@ -296,7 +261,6 @@ class FilteredReceiver(FlowControl):
             self._message.close()
         elif self._body is not None:
             self._body.close()
-        self._chain.transaction_over(*self._transaction)
 
 
 @implementer(IMessageReceiver)

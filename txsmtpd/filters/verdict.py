@@ -55,6 +55,7 @@ class Verdicts(dict[str, Verdict]):
     """
 
     discarded = False  #: whether a filter discards the message
+    over = False  #: whether the filters were notified that the transaction is over
 
     def __init__(self, message_id: str) -> None:
         super().__init__()
