@@ -296,7 +296,7 @@ class Settings:
     except in a controller, a mail catcher or an asyncio loop."""
 
     warned: set[str] = field(init=False, repr=False, default_factory=set)
-    """Warnings about the handler that have been logged and need not be repeated."""
+    """Warnings about the handler and the options that have been logged and need not be repeated."""
 
     hooks: Mapping[str, Callable[..., Any]] = field(init=False, repr=False)
     """The handler's hooks by name, without ``handle_``."""

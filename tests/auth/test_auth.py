@@ -19,15 +19,18 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import Interface, implementer
 from zope.interface.verify import verifyObject
 
+from tests.support import Client, LoggingTestCase
 from tests.support.auth import GOOD, INVALID, OK, WRONG, Connection, Tls, b64, friend, plain
-from txsmtpd import auth
+from txsmtpd import SMTPFactory, auth
 from txsmtpd.auth import MISSING, AuthResult, LoginPassword, PortalAuthenticator, auth_mechanism
 from txsmtpd.engine.lines import ENDLESS_LINE
+from txsmtpd.engine.notices import useless_auth
 from txsmtpd.extensions import Auth
 from txsmtpd.extensions.auth import TOO_MANY_FAILURES
 from txsmtpd.interfaces import IAuthMechanism
 from txsmtpd.settings import Settings
 from txsmtpd.smtp import SMTP, sanitize
+from txsmtpd.testing import PretendedTLS
 from txsmtpd.wire.grammar import encode_xtext
 
 GOODBYE = TOO_MANY_FAILURES.octets.rstrip()
@@ -729,6 +732,40 @@ class AuthenticatorTests(SynchronousTestCase):
             {"authenticator": friend, "portal": Portal(None)},  # type: ignore[arg-type]
         ):  # fmt: skip
             self.assertRaises(TypeError, Settings.make, None, options)
+
+
+class HiddenTests(LoggingTestCase):
+    """AUTH that is never offered."""
+
+    def told(self, *clients: Client) -> int:
+        """How often the log tells of it, after these clients' greetings."""
+        for client in clients:
+            client.talk(b"EHLO a\r\nEHLO a\r\nHELP\r\n")
+        return sum("AUTH is not offered" in line for line in self.logged("warn"))
+
+    def test_noTls(self) -> None:
+        """A factory with an authenticator but without TLS tells once, with what to do, that AUTH needs TLS."""
+        factory = SMTPFactory(authenticator=friend)
+        self.assertEqual(self.told(Client(factory=factory), Client(factory=factory)), 1)
+        [line] = self.logged("warn")
+        self.assertIn("give tls_context, or auth_require_tls=False", line)
+
+    def test_otherwise(self) -> None:
+        """Nothing is told if the client can start TLS, has TLS, need not have it, or if nobody can authenticate."""
+        tls: dict[str, Any] = {"authenticator": friend, "tls_context": PretendedTLS()}
+        self.assertEqual(self.told(Client(**tls)), 0)
+        self.assertEqual(self.told(Client(**tls, implicit_tls=True)), 0)
+        self.assertEqual(self.told(Client(authenticator=friend, auth_require_tls=False)), 0)
+        self.assertEqual(self.told(Client()), 0)
+        client = Client(authenticator=friend)
+        client.server.session.ssl = Tls()  # type: ignore[assignment]  # from the endpoint
+        self.assertEqual(self.told(client), 0)
+
+    def test_wordsOfRun(self) -> None:
+        """``run`` warns when it starts, but not if its endpoint provides TLS."""
+        settings = SMTPFactory(authenticator=friend).settings
+        self.assertEqual(len([*useless_auth(settings)]), 1)
+        self.assertEqual([*useless_auth(settings, in_tls=True)], [])
 
 
 class OfferTests(SynchronousTestCase):

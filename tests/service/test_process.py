@@ -314,7 +314,9 @@ class RunTests(ProcessTestCase):
         """A port that is taken is one line and status 71."""
         other = self.txsmtpd("--handler=sink")
         port = other.port()
-        self.assertOneLine(self.run_python("-c", RUN, f"127.0.0.1:{port}"), 71, "Address already in use")
+        self.assertOneLine(
+            self.run_python("-c", RUN, f"127.0.0.1:{port}"), 71, "Address already in use", command="txsmtpd"
+        )
 
     def test_mistakes(self) -> None:
         """An option or endpoint that will not do is an exception that says so."""

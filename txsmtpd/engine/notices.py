@@ -20,16 +20,20 @@ def give_notice(settings: Settings) -> None:
     """Log the AUTH mechanisms, and the options that are probably mistakes."""
     for warning in [*_warnings(settings), *useless_auth(settings)]:
         log.warning("%s", warning)
+    settings.warned.add("auth")
     if trusts_nobody(settings):
         log.error("proxy_protocol_timeout without proxy_from or handle_PROXY: every connection will be closed")
     log.info("Available AUTH mechanisms: %s", " ".join(settings.mechanisms) or "none")
 
 
-def useless_auth(settings: Settings) -> Iterator[str]:
-    """Return the options with which no client can authenticate, and their effect."""
+def useless_auth(settings: Settings, in_tls: bool = False) -> Iterator[str]:
+    """Return the options with which no client can authenticate, and their effect.
+
+    :param in_tls: whether the endpoint provides TLS.
+    """
     if settings.auth_required and not settings.mechanisms:
         yield "auth_required == True, but there is no authenticator: all mail will be rejected"
-    if settings.mechanisms and settings.auth_require_tls and settings.tls_context is None:
+    if settings.mechanisms and settings.auth_require_tls and settings.tls_context is None and not in_tls:
         yield "auth_require_tls == True, but there is no tls_context: AUTH is never offered"
 
 

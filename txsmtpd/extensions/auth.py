@@ -221,6 +221,16 @@ def _name_shown(login: object, unknown: str) -> str:
     return ascii(login)[:200] if isinstance(login, str) and login else unknown
 
 
+def _warn_of_no_tls(server: Any) -> None:
+    """Log, once, that AUTH is not offered because it requires TLS, and there is none. An endpoint may provide TLS, so
+    this is not known before a client has connected."""
+    settings = server.settings
+    needs_tls = settings.mechanisms and settings.tls_context is None and not _protected.holds(server, None)
+    if needs_tls and "auth" not in settings.warned:
+        settings.warned.add("auth")
+        server._dispatcher.log(events.AUTH_NEEDS_TLS)
+
+
 class Auth(Extension):
     """AUTH. The command is a method of every server. The server refuses it if there is no mechanism.
 
@@ -231,7 +241,10 @@ class Auth(Extension):
     mail_growth = 500  # RFC 4954 3, item 6
 
     def parameter(self, server: Any) -> str | None:
-        return " ".join(offered_mechanisms(server)) or None
+        offered = offered_mechanisms(server)
+        if not offered:
+            _warn_of_no_tls(server)
+        return " ".join(offered) or None
 
     def submitter(self, envelope: Envelope, value: str | None) -> str:
         """RFC 4954 5: the value from a client that is not trusted is replaced by ``<>``, which means unknown."""

@@ -112,6 +112,12 @@ RECIPIENT_LOST = Event(
 TIMED_OUT = Event("timed-out", ERROR, "{where} took too long")
 AUTHENTICATED = Event("authenticated", INFO, "authenticated by {mechanism} as {login}, client {client}")
 AUTH_FAILED = Event("auth-failed", INFO, "authentication by {mechanism} failed for {login}, client {client}")
+AUTH_NEEDS_TLS = Event(
+    "auth-needs-tls",
+    WARN,
+    "AUTH is not offered, because auth_require_tls is on, and there is no TLS: give tls_context, or"
+    " auth_require_tls=False if passwords may be sent without TLS",
+)
 FOLDED = Event("folded", INFO, "the client gets one reply for different results: {replies}")
 PROXY_REFUSED = Event("proxy-refused", WARN, "PROXY header from {proxy} refused: {reason}")
 TLS_FAILED = Event("tls-failed", INFO, "client {client}: {reason}")

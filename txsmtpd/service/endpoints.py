@@ -93,3 +93,12 @@ def _example(description: str) -> str:
     prefix, colon, rest = description.partition(":")
     near = difflib.get_close_matches(prefix, PREFIXES, 1, 0.5) if colon else []
     return f"{near[0]}:{rest}" if near and near[0] != prefix else "tcp:8025:interface=127.0.0.1 or localhost:8025"
+
+
+def provides_tls(description: str) -> bool:
+    """Return True if an endpoint with this description starts TLS, and not the server.
+
+    >>> [provides_tls(each) for each in ("tcp:25", "ssl:465:privateKey=mx.pem", "haproxy:tls:/mx:tcp:465")]
+    [False, True, True]
+    """
+    return re.match("(haproxy:)?(ssl|tls):", description) is not None

@@ -13,7 +13,7 @@ from txsmtpd.bridges.reactors import has_asyncio_reactor
 from txsmtpd.engine.notices import useless_auth
 from txsmtpd.factory import SMTPFactory
 from txsmtpd.service.command_log import CommandLog
-from txsmtpd.service.endpoints import make_endpoint
+from txsmtpd.service.endpoints import make_endpoint, provides_tls
 from txsmtpd.service.exit_status import name_command, stop_with
 from txsmtpd.service.listening import GRACE
 from txsmtpd.service.server import Listener
@@ -66,7 +66,7 @@ def run(
     listeners = []
     for endpoint in endpoints or (LOCAL,):
         factory = SMTPFactory(handler, **chosen)
-        for warning in useless_auth(factory.settings):
+        for warning in useless_auth(factory.settings, provides_tls(endpoint)):
             warnings.warn(warning, stacklevel=2)
         listeners.append(Listener(endpoint, make_endpoint(endpoint), factory, grace))
     globalLogBeginner.beginLoggingTo([log.lines], redirectStandardIO=False)
