@@ -95,6 +95,7 @@ class Server(asyncio.Server):
         self.factory = factory
         self.ports: list[IListeningPort] = ports
         self._closings: list[Deferred[Any]] = []
+        self._forever: Deferred[None] | None = None  # while serve_forever() waits
         self._held = isinstance(reactor, LoopReactor)
         if self._held:
             reactor.hold()
@@ -116,16 +117,27 @@ class Server(asyncio.Server):
         """Do nothing: it is already listening."""
 
     async def serve_forever(self) -> None:
-        """Serve until this is cancelled, then close."""
+        """Serve until this is cancelled or :meth:`close` is called, then close all connections.
+
+        :raises asyncio.CancelledError: always.
+        :raises RuntimeError: if something else already waits for it.
+        """
+        if self._forever is not None:
+            raise RuntimeError("serve_forever() is already running")
+        self._forever = forever = Deferred[None]()
         try:
-            await Deferred()
+            await to_awaitable(forever)
         finally:
+            self._forever = None
             await self.end()
 
     def close(self) -> None:
         """Stop listening. Connections stay open."""
         ports, self.ports = self.ports, []
         self._closings += [maybeDeferred(port.stopListening) for port in ports]
+        forever, self._forever = self._forever, None
+        if forever is not None:
+            forever.errback(asyncio.CancelledError())
 
     def wait_closed(self) -> Any:
         """Return an awaitable that is done when the ports are free."""
@@ -581,7 +593,7 @@ class BaseUnthreadedController(BaseController):
             reactor = global_reactor()
             if reactor.running and not runs_here(reactor):
                 raise ReactorThreadError("the reactor runs in another thread; use a threaded Controller")
-            self.server = _at_once(self._listen(reactor))
+            self.server = self._listen_at_once(reactor)
             self._loop = loop_of_reactor(reactor)
         else:
             self._begin_in_loop(running)
@@ -596,7 +608,19 @@ class BaseUnthreadedController(BaseController):
             self.server_coro = self._create_server()
             self.server = self.loop.run_until_complete(self.server_coro)
         else:
-            self.server = _at_once(self._listen(reactor_of_loop(self.loop)))
+            self.server = self._listen_at_once(reactor_of_loop(self.loop))
+
+    def _listen_at_once(self, reactor: Any) -> Server:
+        if type(self)._create_server is not BaseController._create_server:
+            raise RuntimeError(
+                "begin() cannot wait for an overridden _create_server() here; await it: server = await _create_server()"
+            )
+        coroutine = self._listen(reactor)
+        try:
+            coroutine.send(None)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        raise AssertionError("there is nothing to wait for")
 
     def finalize(self) -> Any:
         """Stop listening, and close all connections.
@@ -631,15 +655,6 @@ class BaseUnthreadedController(BaseController):
         self._cleanup()
         self.ended.set()
         return result
-
-
-def _at_once(coroutine: Any) -> Any:
-    """Return the result of a coroutine that does not wait."""
-    try:
-        coroutine.send(None)
-    except StopIteration as end:
-        return end.value
-    raise AssertionError("there is nothing to wait for")
 
 
 class Controller(InetMixin, BaseThreadedController):

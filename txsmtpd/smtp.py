@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
 from types import CoroutineType
-from typing import Any, ClassVar, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone
@@ -52,7 +52,7 @@ from txsmtpd.engine.masking import sanitize
 from txsmtpd.engine.message import IncomingMessage
 from txsmtpd.engine.notices import give_notice
 from txsmtpd.engine.observer import observer_of
-from txsmtpd.engine.overrides import check_overrides
+from txsmtpd.engine.overrides import check_overrides, missing_attribute
 from txsmtpd.engine.protocol_class import ProtocolClass, Readable, SizeLimits, setting, with_own_commands
 from txsmtpd.engine.proxy_header import ProxyHeaderError
 from txsmtpd.extensions import auth, chunking, starttls
@@ -227,6 +227,17 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     _proxy_timeout = Readable("proxy_protocol_timeout")  # used by tests in programs
     _call_limit_default = Readable("call_limit_default")
     __ident__ = setting("ident", "The text after the server's name in the greeting.")
+
+    @property
+    def _tls_protocol(self) -> Any:
+        return self.session.ssl  # hooks in programs test it
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            if name in ("session", "envelope"):
+                return None  # before the connection is made; the class has no defaults, see above
+            raise missing_attribute(self, name)
 
     @property
     def command_size_limits(self) -> SizeLimits:
@@ -412,6 +423,14 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         reply = dispatcher.final(result, name)
         dispatcher.last_reply = reply
         return reply
+
+    async def _call_handler_hook(self, command: str, *arguments: Any) -> Any:
+        """Return the result of a hook, or MISSING. Commands in programs written for aiosmtpd await it."""
+        hook = self.settings.hooks.get(command)
+        if hook is None:
+            return MISSING
+        result = hook(self, self.session, self.envelope, *arguments)
+        return await result if isinstance(result, Awaitable) else result
 
     def handle_exception(self, error: BaseException) -> Any:
         """Return the status to send after an exception. The exception is already logged.

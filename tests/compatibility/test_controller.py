@@ -980,3 +980,74 @@ async def main():
 asyncio.run(main())
 """
         self.assertEqual(self.run_program(code), "1 True True\nCancelledError\nFalse\n")
+
+    def test_serveForever(self) -> None:
+        """Such a server serves until the task is cancelled, or until it is closed, as asyncio's servers do."""
+        code = f"""{FIFTY}
+import asyncio
+from txsmtpd.controller import UnthreadedController
+
+def send(host, port):
+    with smtplib.SMTP(host, port) as client:
+        client.sendmail("a@example.com", "b@example.com", "hello")
+
+async def main():
+    handler = Keeper()
+    for stop in "cancel", "close", "finalize":
+        controller = UnthreadedController(handler, port=0)
+        controller.server = server = await controller._create_server()
+        serving = asyncio.create_task(server.serve_forever())
+        await asyncio.to_thread(send, *server.sockets[0].getsockname()[:2])
+        try:
+            await server.serve_forever()
+        except RuntimeError as error:
+            print(error)
+        if stop == "cancel":
+            serving.cancel()
+        elif stop == "close":
+            server.close()
+        else:
+            await controller.finalize()
+        await asyncio.wait([serving])
+        print(handler.kept, serving.cancelled(), server.is_serving())
+        server.close()
+        await server.wait_closed()
+
+asyncio.run(main())
+"""
+        lines = [f"serve_forever() is already running\n{kept} True False\n" for kept in (1, 2, 3)]
+        self.assertEqual(self.run_program(code), "".join(lines))
+
+    def test_ownServerInRunningLoop(self) -> None:
+        """begin() in a running loop, or in the reactor's thread, does not ignore an overridden _create_server()."""
+        code = """
+import asyncio
+from txsmtpd.controller import UnthreadedController
+from txsmtpd.handlers import Sink
+
+class Own(UnthreadedController):
+    def _create_server(self):
+        print("mine")
+        return super()._create_server()
+
+async def main():
+    controller = Own(Sink(), port=0)
+    try:
+        controller.begin()
+    except RuntimeError as error:
+        print(error)
+    controller.server = await controller._create_server()
+    print(controller.server.is_serving())
+    await controller.finalize()
+
+asyncio.run(main())
+from twisted.internet import reactor
+try:
+    Own(Sink(), port=0).begin()
+except RuntimeError as error:
+    print(error)
+"""
+        refused = (
+            "begin() cannot wait for an overridden _create_server() here; await it: server = await _create_server()"
+        )
+        self.assertEqual(self.run_program(code), f"{refused}\nmine\nTrue\n{refused}\n")

@@ -14,7 +14,7 @@ from unittest.mock import Mock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support import Client, LoggingTestCase, Waiting, codes, conversation, handler
-from txsmtpd import LMTP, SMTP, Envelope, Session, SMTPFactory, smtp, syntax
+from txsmtpd import LMTP, SMTP, Envelope, Session, SMTPFactory, handlers, smtp, syntax
 from txsmtpd.handlers import AsyncMessage, Debugging, Mailbox, Message, MessageBase, Sink
 from txsmtpd.main import parseargs
 from txsmtpd.settings import Settings
@@ -172,6 +172,31 @@ class AttributeTests(SynchronousTestCase):
         server: Any = SMTP(handler(PROXY=Waiting()), proxy_protocol_timeout=5, command_call_limit={"NOOP": 3, "*": 9})
         self.assertEqual((server._proxy_timeout, server._call_limit_default), (5, 9))
 
+    def test_beforeTheConnection(self) -> None:
+        """A protocol without a connection has no session and no envelope."""
+        server = SMTP(handler())
+        self.assertIsNone(server.session)
+        self.assertIsNone(server.envelope)
+
+    def test_privateAttributes(self) -> None:
+        """The exception for a private attribute of aiosmtpd's protocol names the replacement."""
+        server: Any = Own(handler())
+        for name, instead in (("_getaddr", "parse_mail"), ("_reader", "challenge_auth"), ("_loop", "loop")):
+            error = self.assertRaises(AttributeError, getattr, server, name)
+            self.assertIn(f"'Own' object has no attribute {name!r}; use {instead}", str(error))
+        error = self.assertRaises(AttributeError, getattr, server, "_nothing")
+        self.assertEqual(str(error), "'Own' object has no attribute '_nothing'")
+
+    def test_tlsProtocol(self) -> None:
+        """Hooks may test whether the connection uses TLS by the name that programs use."""
+        seen: list[Any] = []
+        hook = handler(NOOP=lambda server, *arguments: seen.append(server._tls_protocol) or "250 OK")
+        client = Client(SMTPFactory(hook))
+        client.talk(b"NOOP\r\n")
+        client.server.session.ssl = "a session"
+        client.talk(b"NOOP\r\n")
+        self.assertEqual(seen, [None, "a session"])
+
     def test_notices(self) -> None:
         """A protocol that a program makes itself logs its mechanisms, and options that will keep clients out."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -198,6 +223,8 @@ class AttributeTests(SynchronousTestCase):
         """Names of the module are there."""
         self.assertEqual(smtp.BOGUS_LIMIT, Settings(handler=None).error_limit)
         self.assertEqual(smtp.__ident__, SMTP().__ident__)
+        self.assertEqual((handlers.COMMASPACE, handlers.CRLF, handlers.EMPTYBYTES), (", ", b"\r\n", b""))
+        self.assertEqual(handlers.NLCRE.split(b"a\r\nb\rc\nd"), [b"a", b"b", b"c", b"d"])
         loop = smtp.make_loop()
         self.assertIsInstance(loop, asyncio.AbstractEventLoop)
         loop.close()
@@ -249,6 +276,26 @@ class HookTests(LoggingTestCase):
 
         lines = Client(SMTPFactory(handler(EHLO=handle_EHLO), hostname="mx.test")).talk(HELLO).splitlines()
         self.assertEqual((lines[0], lines[-2:]), (b"250-mx.test", [b"250-AUTH PLAIN", b"250 HELP"]))
+
+    def test_calledByCommands(self) -> None:
+        """A command of a subclass may call a hook by the private name, and test whether there is one."""
+
+        class Asking(SMTP):
+            async def smtp_TEST(self, arg: str | None) -> str:
+                status = await self._call_handler_hook("TEST", arg)
+                return "502 no hook" if status is smtp.MISSING else str(status)
+
+        async def waiting(server: Any, session: Any, envelope: Any, arg: str | None) -> str:
+            return f"250 {arg} {session.host_name}"
+
+        for hook, reply in (
+            (handler(), b"502 no hook"),
+            (handler(TEST=lambda *arguments: "251 plain"), b"251 plain"),
+            (handler(TEST=waiting), b"250 now c.test"),
+        ):
+            client = Client(SMTPFactory(hook, protocol=Asking))
+            client.talk(HELLO)
+            self.assertEqual(client.talk(b"TEST now\r\n"), reply + b"\r\n")
 
     def test_bothRaise(self) -> None:
         """A hook raises, and then handle_exception something that cannot say what it is: 500, and an end."""

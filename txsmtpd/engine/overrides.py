@@ -25,6 +25,15 @@ NEVER_CALLED = {
     "_syntax_available": "the parameter when of syntax",
     "_timeout_cb": "timeoutConnection",
 }
+# Private attributes of aiosmtpd's protocol that programs use, and what to use instead.
+ELSEWHERE = {
+    **NEVER_CALLED,
+    "_auth_methods": "settings.mechanisms",
+    "_handler_coroutine": "transport.loseConnection",
+    "_loop": "loop",
+    "_reader": "challenge_auth",
+    "_writer": "push, or transport.write",
+}
 OVERRIDABLE = {
     "_create_session",
     "_create_envelope",
@@ -43,6 +52,12 @@ PLAIN = (
     "push",
     "reset_transaction",
 )
+
+
+def missing_attribute(server: object, name: str) -> AttributeError:
+    """Return the exception for an attribute that a protocol does not have."""
+    instead = f"; use {ELSEWHERE[name]}" if name in ELSEWHERE else ""
+    return AttributeError(f"{type(server).__name__!r} object has no attribute {name!r}{instead}", name=name, obj=server)
 
 
 def check_overrides(cls: type, base: type) -> None:

@@ -6,8 +6,15 @@ Handlers use replies, sessions and trace headers, not the protocol. The command 
 A handler is imported when it is used: a sink needs no parser of messages, and no SMTP client.
 """
 
+import re
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+# Names that programs import from aiosmtpd.handlers.
+EMPTYBYTES = b""
+COMMASPACE = ", "
+CRLF = b"\r\n"
+NLCRE = re.compile(rb"\r\n|\r|\n")
 
 if TYPE_CHECKING:
     from txsmtpd.handlers.debugging import Debugging
