@@ -34,7 +34,6 @@ from txsmtpd.engine.masking import (
 from txsmtpd.engine.meter import Meter
 from txsmtpd.engine.refusals import (
     ANSWERS_REFUSED,
-    FOREIGN_PROTOCOL,
     LINE_TOO_LONG,
     LINES_REFUSED,
     NEED_STARTTLS,
@@ -44,7 +43,7 @@ from txsmtpd.engine.refusals import (
     STILL_BUSY,
     reply_to_unknown,
 )
-from txsmtpd.engine.results import ANSWERED_LATER, Action
+from txsmtpd.engine.results import ANSWERED_LATER, Action, ClosingReply
 from txsmtpd.log import events
 from txsmtpd.log.events import client_text
 from txsmtpd.log.session import SessionLog
@@ -98,7 +97,7 @@ class Dispatcher:
         #: The reply of a built-in command. It is sent if an override returns nothing.
         self.last_reply: Reply | None = None
         self.payload_due = 0  #: the number of octets after the current command that must still be read
-        self.closes_after_reply = False
+        self.closes_after_reply = False  #: whether the connection closes after the reply to the current command
         self.refuse_all: Reply | None = None  #: the reply to all commands but QUIT, or None
         self.draining: Reply | None = None  #: the 421 to send when no transaction is open, or None
         self.messages = 0  #: the number of accepted messages
@@ -415,7 +414,7 @@ class Dispatcher:
         :param whom: the refused recipients, if the refusal does not apply to all of them.
         :return: the refusal, or 421 if there were too many.
         """
-        if reply is FOREIGN_PROTOCOL:
+        if type(reply) is ClosingReply:
             self.closes_after_reply = True
         else:
             reply = count_refusal(self, reply)

@@ -8,6 +8,7 @@ from typing import Any
 from txsmtpd.engine.admission import require
 from txsmtpd.engine.handshake import is_wrapped, start_tls
 from txsmtpd.engine.proxy_header import ProxyHeader, expects_header
+from txsmtpd.engine.results import ClosingReply
 from txsmtpd.reply import BAD_SEQUENCE, Refused, Reply
 
 _COUNTED = ("connections", "tls")  # kinds of rate limits that apply at the beginning of a session
@@ -37,13 +38,14 @@ def _welcome(server: Any) -> Any:
 
 
 async def _greet_if_admitted(server: Any, in_tls: bool) -> Any:
-    dispatcher = server._dispatcher
-    dispatcher.closes_after_reply = True
-    for kind in ("connections", "tls") if in_tls else ("connections",):
-        waiting = require(server, kind)
-        if waiting is not None:
-            await waiting
-    dispatcher.closes_after_reply = False
+    try:
+        for kind in ("connections", "tls") if in_tls else ("connections",):
+            waiting = require(server, kind)
+            if waiting is not None:
+                await waiting
+    except BaseException:
+        server._dispatcher.closes_after_reply = True
+        raise
     greeting = _greet_in_tls(server) if in_tls else greet(server)
     return await greeting if isinstance(greeting, Awaitable) else greeting
 
@@ -71,17 +73,18 @@ def default_greeting(server: Any) -> Reply | Awaitable[Reply]:
 
 async def _ask_first(server: Any) -> Reply:
     dispatcher = server._dispatcher
-    dispatcher.closes_after_reply = True  # until the hook accepts the client; stays True if it fails or times out
     greeting: Reply = server.settings.greeting
     try:
         status = await dispatcher.ask_hook("CONNECT")
         reply: Reply = greeting if status is None else dispatcher.final(status, "CONNECT")
     except Refused as refused:
         reply = refused.reply
+    except BaseException:
+        dispatcher.closes_after_reply = True
+        raise
     if reply.positive:
-        dispatcher.closes_after_reply = False
         return reply if reply.code == 220 else greeting
     if reply.code >= 500:
-        dispatcher.closes_after_reply = False
         dispatcher.refuse_all = BAD_SEQUENCE  # RFC 5321 3.1: wait for QUIT, reply 503 to all other commands
-    return reply
+        return reply
+    return ClosingReply.of(reply)

@@ -47,12 +47,11 @@ async def start_tls(server: Any, begun: bytes = b"") -> None:
     if settings.log_dialogue:
         dispatcher.log(events.TLS_STARTED, protocol=tls.protocol, cipher=tls.cipher)
     try:
-        if "STARTTLS" in settings.hooks:
-            # If the hook fails, close the connection: the reply to STARTTLS was already sent.
-            dispatcher.closes_after_reply = True
-            if not await dispatcher.ask_hook("STARTTLS"):
-                dispatcher.refuse_all = TLS_NOT_GOOD_ENOUGH
-            dispatcher.closes_after_reply = False
+        if "STARTTLS" in settings.hooks and not await dispatcher.ask_hook("STARTTLS"):
+            dispatcher.refuse_all = TLS_NOT_GOOD_ENOUGH
+    except BaseException:
+        dispatcher.closes_after_reply = True  # the client expects no reply now: that to STARTTLS was already sent
+        raise
     finally:
         if dispatcher.meter is not None:
             dispatcher.meter.tls_started(tls)

@@ -16,6 +16,7 @@ from twisted.internet.error import ConnectionDone
 
 from txsmtpd.engine.masking import in_one_line
 from txsmtpd.engine.message_sink import Buffered, Discarded, MessageSink, Source, Streamed
+from txsmtpd.engine.results import ClosingReply
 from txsmtpd.engine.timeouts import DataTooSlow
 from txsmtpd.extensions.size import TOO_LARGE
 from txsmtpd.log import events
@@ -28,7 +29,7 @@ from txsmtpd.wire.header import HeaderMeter, header_excess
 
 START_MAIL_INPUT = Reply(354, None, "End data with <CR><LF>.<CR><LF>")
 CHUNK_OK = Reply(250, "2.0.0", "Chunk received")
-FAR_TOO_LARGE = Reply(552, "5.3.4", "Message size far exceeds the limit, closing connection")
+FAR_TOO_LARGE = ClosingReply(552, "5.3.4", "Message size far exceeds the limit, closing connection")
 NOT_ASCII = Reply(500, "5.6.1", "The message must be ASCII")
 FAULTS = {
     Fault.TOO_LARGE: TOO_LARGE,
@@ -119,9 +120,7 @@ class IncomingMessage:
     def _far_too_large(self) -> None:
         """Close the connection: the message is too large to be discarded, or discarding it takes too long."""
         self._forget_deadline()
-        dispatcher = self._server._dispatcher
-        dispatcher.closes_after_reply = True
-        dispatcher.on_result(FAR_TOO_LARGE)
+        self._server._dispatcher.on_result(FAR_TOO_LARGE)
 
     def _forget_deadline(self) -> None:
         deadline, self._deadline = self._deadline, None
@@ -176,7 +175,6 @@ class IncomingMessage:
                 raise Refused(TOO_LARGE)
             # The chunk is too large even to be discarded, so the connection is closed.
             self._server._dispatcher.payload_due = 0
-            self._server._dispatcher.closes_after_reply = True
             raise Refused(FAR_TOO_LARGE)
         if self._sink is None:
             self._sink = await self._open_sink()

@@ -14,7 +14,7 @@ from twisted.internet.error import TimeoutError
 from twisted.internet.interfaces import IDelayedCall
 
 from txsmtpd.engine.handshake import is_wrapped
-from txsmtpd.engine.results import ANSWERED_LATER
+from txsmtpd.engine.results import ANSWERED_LATER, CLOSE, Close
 from txsmtpd.log import events
 from txsmtpd.log.events import client_text
 from txsmtpd.reply import Reply
@@ -104,17 +104,16 @@ class ProxyHeader:
 
     # Closing without a reply
 
-    def _refuse(self, why: str, cause: BaseException | None = None) -> None:
-        """Log why the connection is rejected, and close it at the end of the turn."""
+    def _refuse(self, why: str, cause: BaseException | None = None) -> Close:
+        """Log why the connection is rejected. Return the result that closes it."""
         server, connection = self._server, self._server._connection
         if connection.closing:
-            return
+            return CLOSE
         connection.cause = cause or ProxyHeaderError(why)
         session = server.session
         peer = session.peer if session.proxy_peer is None else session.proxy_peer
-        dispatcher = server._dispatcher
-        dispatcher.log(events.PROXY_REFUSED, proxy=client_text(peer), reason=why)
-        dispatcher.pushed = dispatcher.closes_after_reply = True  # so that no reply is sent
+        server._dispatcher.log(events.PROXY_REFUSED, proxy=client_text(peer), reason=why)
+        return CLOSE
 
     def _took_too_long(self) -> None:
         self.cancel()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 
+from txsmtpd.engine.results import ClosingReply
 from txsmtpd.reply import Reply
 
 NEED_STARTTLS = Reply(530, "5.7.0", "Must issue a STARTTLS command first")  # RFC 3207 4
 SHUTTING_DOWN = Reply(421, "4.3.2", "The server is shutting down")
 STILL_BUSY = Reply(421, "4.3.0", "Processing timed out, try again later")
-FOREIGN_PROTOCOL = Reply(554, "5.5.1", "This is an SMTP server, closing connection")
+FOREIGN_PROTOCOL = ClosingReply(554, "5.5.1", "This is an SMTP server, closing connection")
 LINE_TOO_LONG = Reply(500, "5.5.2", "Command line too long")
 LINES_REFUSED = {
     "long": LINE_TOO_LONG,

@@ -1,8 +1,10 @@
-"""Results of turns that are not replies."""
+"""Results of turns that are more than a reply, or none."""
 
 from __future__ import annotations
 
 from typing import Any, Final
+
+from txsmtpd.reply import Reply
 
 #: The result of a turn whose reply is sent by another turn, after octets that are not lines have been read.
 ANSWERED_LATER: Final = object()
@@ -17,3 +19,26 @@ class Action:
     def act(self, server: Any) -> None:
         """Perform the action."""
         raise NotImplementedError
+
+
+class Close(Action):
+    """Close the connection without a reply."""
+
+    closes = True
+
+    def act(self, server: Any) -> None:
+        server._connection.close()
+
+
+CLOSE = Close()
+
+
+class ClosingReply(Reply):
+    """A refusal after which the connection closes. After 421 it closes in any case."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, reply: Reply) -> ClosingReply:
+        """Return the refusal as a closing reply."""
+        return cls(reply.code, reply.status, reply.lines)

@@ -18,7 +18,7 @@ from twisted.internet.task import deferLater
 from txsmtpd.engine.interceptor import Interceptor
 from txsmtpd.engine.masking import in_one_line
 from txsmtpd.engine.output import Output
-from txsmtpd.engine.results import ANSWERED_LATER, Action
+from txsmtpd.engine.results import ANSWERED_LATER, Action, Close
 from txsmtpd.recipient_replies import Replies
 from txsmtpd.reply import BAD_SEQUENCE, FAILED, Reply
 
@@ -40,16 +40,11 @@ class Replaced(Effect):
         return in_one_line(self.reply)
 
 
-class Drop(Effect):
+class Drop(Effect, Close):
     """Close the connection."""
-
-    closes = True
 
     def __str__(self) -> str:
         return "drop"
-
-    def act(self, server: Any) -> None:
-        server._connection.close()
 
 
 class Reset(Effect):

@@ -18,6 +18,7 @@ from txsmtpd.command import PREFIX, Command, authorized
 from txsmtpd.engine.dispatcher import Dispatcher
 from txsmtpd.engine.message import IncomingMessage
 from txsmtpd.engine.refusals import FOREIGN_PROTOCOL, LINE_TOO_LONG, NOT_RECOGNIZED
+from txsmtpd.engine.results import CLOSE, Close
 from txsmtpd.extensions.base import Extension
 from txsmtpd.extensions.eightbitmime import EightBitMIME
 from txsmtpd.extensions.size import TOO_LARGE
@@ -150,16 +151,13 @@ class ChannelProtocol(SMTP):
 
     # The channel
 
-    async def _greet(self) -> None:
-        dispatcher = self._dispatcher
-        dispatcher.closes_after_reply = True  # unless the server makes a channel
+    async def _greet(self) -> Close | None:
         try:
             self.call(self.factory.server.connected_by, self)
         except BaseException:
-            dispatcher.closes_after_reply = True
+            self._dispatcher.closes_after_reply = True
             raise
-        if self.channel is None:
-            dispatcher.pushed = True  # without a channel, there is no reply
+        return CLOSE if self.channel is None else None  # the channel has pushed the greeting
 
     def attach(self, channel: Any) -> None:
         """Use this channel for the connection."""
@@ -172,7 +170,6 @@ class ChannelProtocol(SMTP):
             if there
         )
         self.commands = self._dispatcher.commands = commands_of_channel(type(channel), offered)  # type: ignore[arg-type]  # the channel's class
-        self._dispatcher.closes_after_reply = False
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call code of the program.
