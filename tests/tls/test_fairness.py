@@ -6,15 +6,21 @@ import select
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as some
 from twisted.internet import reactor
 from twisted.internet.ssl import KeyPair, PrivateCertificate
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
+from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.tls import PATIENCE, TLSTestCase, combined, trusting
-from txsmtpd.engine import tls_input
+from txsmtpd.engine.tls_input import PART, TLSInput
 
 
 class Turns:
@@ -121,7 +127,6 @@ class FairnessTests(TLSTestCase):
 
     async def test_small(self) -> None:
         """Records that are slow to decrypt are decrypted in parts, in turns, and all of them."""
-        self.patch(tls_input, "LONG", 0)
         client = Records(await self.serve(implicit_tls=True, junk_command_limit=None, buffer_limit=1000))
         await client.handshake()
         for _ in range(4000):
@@ -164,3 +169,73 @@ class FairnessTests(TLSTestCase):
                 client.socket.send(bytes(200_000))
         await until(lambda: len(self.factory.connections) == 0 and not self.factory.batches)
         self.flushLoggedErrors()
+
+
+class SocketOfTLS:
+    """Twisted's TLS, without TLS: keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.got: list[bytes] = []
+        self.transport = StringTransport()
+
+    def dataReceived(self, octets: bytes) -> None:
+        self.got.append(octets)
+
+
+class RecordTests(SynchronousTestCase):
+    """How much is decrypted at once, by the number of records."""
+
+    def setUp(self) -> None:
+        self.tls = SocketOfTLS()
+        connection = SimpleNamespace(
+            server=SimpleNamespace(factory=None),
+            read_together=lambda function, octets: function(octets),
+            may_read=True,
+            clock=Clock(),
+        )
+        self.input = TLSInput(connection, self.tls)  # type: ignore[arg-type]  # all that it uses
+        self.input.handshake_completed()
+
+    def received(self, octets: bytes) -> list[int]:
+        """The sizes of what is decrypted at once, if this is one read."""
+        self.tls.got.clear()
+        self.tls.dataReceived(octets)
+        while self.input._batches.step():
+            pass
+        self.assertEqual(b"".join(self.tls.got), octets)
+        self.assertEqual(self.tls.transport.producerState, "producing")
+        return [len(each) for each in self.tls.got]
+
+    def test_keyUpdates(self) -> None:
+        """Hundreds of updates of the keys, each in a record of its own, are parts, also after a read of large records,
+        and also with the end of the handshake. They cost much more than their octets."""
+        updates = record(22) * (60000 // 27)
+        large = record(16401) * 3
+        for octets in (updates, large, updates, large + updates, updates):
+            sizes = self.received(octets)
+            if octets is large:
+                self.assertEqual(sizes, [len(large)])
+            else:
+                self.assertGreater(len(sizes), 10)
+                self.assertLessEqual(max(sizes), PART)
+        self.tls.dataReceived = self.input.handshake_received  # type: ignore[method-assign]
+        self.assertLessEqual(max(self.received(updates)), PART)
+
+    def test_usual(self) -> None:
+        """The records of usual clients, which fill a packet or are larger, are decrypted as they come."""
+        for size in (1400, 4096, 16401):
+            octets = record(size) * (65536 // (size + 5))
+            self.assertEqual(self.received(octets), [len(octets)])
+
+    @given(some.lists(some.integers(0, 700), max_size=20), some.lists(some.integers(0, 9000), max_size=10))
+    def test_cuts(self, lengths: list[int], cuts: list[int]) -> None:
+        """Records are counted once, wherever the reads end."""
+        octets = b"".join(map(record, lengths))
+        edges = [0, *sorted(min(cut, len(octets)) for cut in cuts), len(octets)]
+        count = sum(self.input._count_records(octets[begin:end]) for begin, end in pairwise(edges))
+        self.assertEqual(count, len(lengths))
+
+
+def record(size: int) -> bytes:
+    """A record of TLS with so many octets."""
+    return b"\x17\x03\x03" + size.to_bytes(2, "big") + b"\x17" * size

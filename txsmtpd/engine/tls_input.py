@@ -1,9 +1,9 @@
 """A layer between the socket and Twisted's TLS. It queues handshakes, and input that is slow to decrypt.
 
 A step of a handshake costs as much as a batch of commands, and many clients may start a handshake at the same time.
-Twisted's TLS delivers each record separately, and a record may be as small as one command. So this layer combines the
-records of one read into one batch. If a read was slow to decrypt, because it contained hundreds of small records, the
-following input of this client is decrypted in parts.
+Twisted's TLS delivers each record separately, and a record may be as small as one command, or an update of the keys
+(RFC 8446 4.6.3), which costs as much as some commands. So this layer combines the records of one read into one batch,
+and decrypts a read that contains hundreds of small records in parts.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from txsmtpd.engine.batches import batches_of
 if TYPE_CHECKING:
     from txsmtpd.engine.connection import Connection
 
-READING = 65536  # octets that the transport reads at once
-LONG = 0.002  # seconds, for READING octets; with large records, decryption takes a tenth of this
-PART = 4096  # octets
+MANY = 64  # records in one read; a read of 64 KiB has 5 of the largest, and 45 of those that fill a packet
+PART = 4096  # octets, for 150 of the smallest records
+HEADER = 5  # octets of a record: its type, the version, and its length (RFC 8446 5.1)
 
 
 class TLSInput:
@@ -29,7 +29,7 @@ class TLSInput:
     :param tls: its :class:`twisted.protocols.tls.TLSMemoryBIOProtocol`.
     """
 
-    __slots__ = ("_batches", "_connection", "_decrypt", "_input", "_is_slow", "_over", "_tls")
+    __slots__ = ("_batches", "_connection", "_decrypt", "_header", "_input", "_over", "_rest", "_tls")
 
     def __init__(self, connection: Connection, tls: Any) -> None:
         self._connection = connection
@@ -37,28 +37,44 @@ class TLSInput:
         self._batches = batches_of(connection.server)
         self._decrypt = tls.dataReceived
         self._input = b""  # octets that wait in the queue
-        self._is_slow = True  # whether the last read was slow to decrypt; assumed before the first one
+        self._rest = 0  # octets of the current record that have not arrived
+        self._header = b""  # the first octets of the next record, if its header is incomplete
         self._over = False
         tls.dataReceived = self.handshake_received
 
     def handshake_received(self, octets: bytes) -> None:
         """Run the next step of the handshake, or queue it if others wait."""
-        if not self._input and self._batches.are_idle:
-            self._step(octets)
-        else:
+        if self._count_records(octets) > MANY or self._input or not self._batches.are_idle:
             self._wait(octets)
+        else:
+            self._step(octets)
 
     def handshake_completed(self) -> None:
         """The handshake is complete. Further input consists of records with data."""
         self._tls.dataReceived = self._received
 
     def _received(self, octets: bytes) -> None:
-        if self._input or (self._is_slow and len(octets) > PART):
+        if self._count_records(octets) > MANY or self._input:
             self._wait(octets)
         elif len(octets) < PART:
             self._connection.read_together(self._decrypt, octets)
         else:
             self._step(octets)
+
+    def _count_records(self, octets: bytes) -> int:
+        """Return how many records begin in the octets. They follow those of the calls before."""
+        if self._header:
+            octets, position = self._header + octets, 0
+        else:
+            position = self._rest
+        size = len(octets)
+        count = 0
+        while position + HEADER <= size:
+            position += HEADER + (octets[position + 3] << 8) + octets[position + 4]
+            count += 1
+        self._header = octets[position:]
+        self._rest = max(position - size, 0)
+        return count
 
     def _wait(self, octets: bytes) -> None:
         """Queue the octets, and pause the transport."""
@@ -68,11 +84,8 @@ class TLSInput:
         self._tls.transport.pauseProducing()
 
     def _step(self, octets: bytes) -> None:
-        began = monotonic()
         self._connection.read_together(self._decrypt, octets)
-        self._batches.busy_at = ended = monotonic()
-        if len(octets) >= PART:
-            self._is_slow = ended - began > LONG * len(octets) / READING
+        self._batches.busy_at = monotonic()
 
     def stop(self) -> None:
         """The connection is lost."""
@@ -93,9 +106,8 @@ class TLSInput:
         return reactor.callLater(period, function)
 
     def next_batch(self) -> None:
-        """Pass on the queued octets, or a part of them."""
-        size = PART if self._is_slow else READING
-        octets, self._input = self._input[:size], self._input[size:]
+        """Pass on a part of the queued octets."""
+        octets, self._input = self._input[:PART], self._input[PART:]
         if self._input:
             self._batches.add(self)
         elif self._connection.may_read:
