@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from txsmtpd.service.workers import master as master_module
-from txsmtpd.service.workers.inheritance import Errand
+from txsmtpd.service.workers.inheritance import Inheritance
 from txsmtpd.service.workers.master import AT_ONCE, READY_WITHIN, SILENCE, Master
 
 
@@ -90,7 +90,7 @@ class MasterTests(SynchronousTestCase):
             count,
             [],
             ["worker"],
-            Errand(),
+            Inheritance(),
             end_process=lambda _, status: self.statuses.append(status),
             reactor=self.clock,
         )
@@ -211,7 +211,7 @@ class MasterTests(SynchronousTestCase):
         self.patch(master_module, "complain", said.append)
         statuses: list[int] = []
         master = Master(
-            2, [], ["/no/python"], Errand(), end_process=lambda _, status: statuses.append(status), reactor=Full()
+            2, [], ["/no/python"], Inheritance(), end_process=lambda _, status: statuses.append(status), reactor=Full()
         )
         master.startService()
         self.assertEqual((statuses, said), ([71], ["cannot start worker 0: /no/python: No such file or directory"]))

@@ -9,7 +9,7 @@ from typing import Any
 from twisted.logger import Logger
 
 from txsmtpd.service.exit_status import stop_with
-from txsmtpd.service.workers.inheritance import Errand
+from txsmtpd.service.workers.inheritance import Inheritance
 from txsmtpd.service.workers.master import Master
 from txsmtpd.service.workers.sockets import KeptSocket
 
@@ -28,7 +28,7 @@ def make_master(options: Any, endpoints: Sequence[tuple[str, Any]]) -> Master:
         options["workers"],
         [KeptSocket(label, endpoint) for label, endpoint in endpoints],
         command_words(options),
-        Errand(options["shared_certificate"]),
+        Inheritance(options["shared_certificate"]),
         grace=options["grace"],
         silence=options["worker_timeout"],
         logs=options["log_plan"] is None,

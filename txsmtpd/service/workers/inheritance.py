@@ -80,7 +80,7 @@ def inherited(environ: Mapping[str, str] = os.environ) -> Inherited | None:
 
 
 @dataclass
-class Errand:
+class Inheritance:
     """What workers inherit besides the sockets.
 
     :ivar certificate: descriptor of the certificate of ``--tls=auto``, or None.

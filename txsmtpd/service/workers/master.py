@@ -22,7 +22,7 @@ from txsmtpd.observe.counters import Counters, Snapshot
 from txsmtpd.service.exit_status import EX_OSERR, EX_USAGE, complain
 from txsmtpd.service.listening import GRACE
 from txsmtpd.service.workers.backoff import Backoff
-from txsmtpd.service.workers.inheritance import Errand
+from txsmtpd.service.workers.inheritance import Inheritance
 from txsmtpd.service.workers.page import Page
 from txsmtpd.service.workers.process import Worker, inherited_environment
 from txsmtpd.service.workers.sketch import Sketch
@@ -45,7 +45,7 @@ class Master(Service):
     :param count: the number of workers.
     :param sockets: the sockets that the workers serve.
     :param words: the command that starts a worker.
-    :param errand: what workers inherit besides the sockets.
+    :param inheritance: what workers inherit besides the sockets.
     :param grace: maximum time in seconds for open transactions to finish when the service stops.
     :param silence: seconds without a heartbeat after which a worker is aborted; 0: never.
     :param logs: whether the master logs the standard output and error of its workers. Use it if the master has no
@@ -59,7 +59,7 @@ class Master(Service):
         count: int,
         sockets: Sequence[KeptSocket],
         words: Sequence[str],
-        errand: Errand,
+        inheritance: Inheritance,
         *,
         grace: float = GRACE,
         silence: float = SILENCE,
@@ -73,7 +73,7 @@ class Master(Service):
         self.workers: list[Worker] = []  #: all processes, including those that drain
         self.restarts = 0  #: the number of workers that died and were replaced
         self._words = [*words]
-        self._errand = errand
+        self._inheritance = inheritance
         self._silence = silence
         self._logs = logs
         self._end_process = end_process
@@ -199,9 +199,9 @@ class Master(Service):
         page.clear(row)
         sketch.clear(row)
         worker = Worker(slot, row, self, self._reactor, self.seconds)
-        shared = (page.descriptor, sketch.descriptor, *self._errand.descriptors)
+        shared = (page.descriptor, sketch.descriptor, *self._inheritance.descriptors)
         descriptors = [*(each.descriptor for each in self.sockets), *shared]
-        describe = self._errand.describer(slot, row, page.rows, len(self.sockets))
+        describe = self._inheritance.describer(slot, row, page.rows, len(self.sockets))
         try:
             worker.spawn(self._words, inherited_environment(os.environ, sys.path), descriptors, describe, self._logs)
         except OSError as error:  # the limit of processes or descriptors is reached

@@ -18,7 +18,7 @@ from txsmtpd.observe.counters import Counters, Snapshot
 from txsmtpd.service.endpoints import make_endpoint
 from txsmtpd.service.listening import GRACE, SMTPService
 from txsmtpd.service.workers.callables import find_callable, make_factory
-from txsmtpd.service.workers.inheritance import Errand
+from txsmtpd.service.workers.inheritance import Inheritance
 from txsmtpd.service.workers.master import SILENCE, Master
 from txsmtpd.service.workers.sockets import KeptSocket
 from txsmtpd.settings import want_number
@@ -79,7 +79,7 @@ class WorkerService(MultiService):
             workers,
             [KeptSocket(each, _shared(each)) for each in endpoints],
             _command(factory, grace, worker_timeout),
-            Errand(),
+            Inheritance(),
             grace=grace,
             silence=worker_timeout,
             logs=logs,
