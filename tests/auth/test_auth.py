@@ -1,4 +1,4 @@
-"""AUTH (RFC 4954): the command, the exchange, who decides, and what is offered."""
+"""AUTH (RFC 4954): the command, the exchange, the authenticator, and the mechanisms that are offered."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ GOODBYE = TOO_MANY_FAILURES.octets.rstrip()
 
 
 class CommandTests(SynchronousTestCase):
-    """The order and the replies of the checks."""
+    """The checks of the command, in their order, and the replies."""
 
     def test_success(self) -> None:
-        """The right password is answered 235, and the session knows its user."""
+        """The right password gets 235, and the session has the user."""
         client = Connection(authenticator=friend)
         self.assertIsNone(client.session.authenticated)
         self.assertEqual(client.say(b"AUTH PLAIN " + GOOD), [OK])
@@ -49,20 +49,20 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(client.session.login_data, b"user")
 
     def test_failure(self) -> None:
-        """A wrong password is answered 535; the session knows that it was wrong."""
+        """A wrong password gets 535, and the session is not authenticated."""
         client = Connection(authenticator=friend)
         self.assertEqual(client.say(b"AUTH PLAIN " + WRONG), [INVALID])
         self.assertIs(client.session.authenticated, False)
         self.assertIsNone(client.session.auth_data)
 
     def test_afterFailure(self) -> None:
-        """A client may try again."""
+        """A client may try again after a failure."""
         client = Connection(authenticator=friend)
         client.say(b"AUTH PLAIN " + WRONG)
         self.assertEqual(client.say(b"AUTH PLAIN " + GOOD), [OK])
 
     def test_caseOfMechanism(self) -> None:
-        """The mechanism's name may be in small letters (RFC 4422 3.1 has it in upper case; clients differ)."""
+        """The mechanism's name may be in lower case (RFC 4422 3.1 requires upper case, but clients differ)."""
         self.assertEqual(Connection(authenticator=friend).say(b"auth Plain " + GOOD), [OK])
 
     def test_notGreeted(self) -> None:
@@ -70,13 +70,13 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(client.say(b"AUTH PLAIN " + GOOD), [b"503 5.5.1 Send EHLO first"])
 
     def test_greetedWithHelo(self) -> None:
-        """AUTH is an extension: a client that said HELO does not know it."""
+        """AUTH is an extension: it requires EHLO, not HELO."""
         client = Connection(authenticator=friend, ehlo=False)
         client.say(b"HELO client.test")
         self.assertEqual(client.say(b"AUTH PLAIN " + GOOD)[0][:9], b"500 5.5.1")
 
     def test_inClear(self) -> None:
-        """Outside TLS, AUTH is neither offered nor taken, and nothing is asked (RFC 4954 4)."""
+        """Without TLS, AUTH is neither offered nor accepted, and the authenticator is not called (RFC 4954 4)."""
         client = Connection(authenticator=friend, auth_require_tls=True)
         self.assertIsNone(client.offered())
         refusal = b"538 5.7.11 Encryption required for requested authentication mechanism"
@@ -91,7 +91,7 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(client.say(b"AUTH PLAIN " + GOOD), [OK])
 
     def test_twice(self) -> None:
-        """Who has authenticated cannot do so again (RFC 4954 4)."""
+        """An authenticated client cannot authenticate again (RFC 4954 4)."""
         client = Connection(authenticator=friend)
         client.say(b"AUTH PLAIN " + GOOD)
         self.assertEqual(client.say(b"AUTH PLAIN " + GOOD), [b"503 5.5.1 Already authenticated"])
@@ -116,7 +116,7 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(client.say(b"AUTH GSSAPI"), [b"504 5.5.4 Unrecognized authentication type"])
 
     def test_otherAlphabets(self) -> None:
-        """Names are of ASCII, and parted from what follows by spaces, not by whatever is a blank somewhere."""
+        """Mechanism names are ASCII. Only spaces separate them from what follows, not other white space."""
         for line in ("AUTH PLA\u0131N ", "AUTH PLAIN\u2003", "AUTH PLAIN\u00a0"):
             client = Connection(authenticator=friend)
             self.assertEqual(client.say(line.encode() + GOOD)[0][:9], b"504 5.5.4", line)
@@ -124,7 +124,7 @@ class CommandTests(SynchronousTestCase):
             self.assertEqual(Connection(authenticator=friend).say(line + GOOD), [OK], line)
 
     def test_nobodyDecides(self) -> None:
-        """Without anybody who could decide, AUTH is not offered, and not implemented."""
+        """Without an authenticator, AUTH is not offered, and the command is not implemented."""
         client = Connection()
         self.assertIsNone(client.offered())
         self.assertEqual(client.say(b"AUTH PLAIN " + GOOD)[0][:9], b"502 5.5.1")
@@ -139,7 +139,7 @@ class CommandTests(SynchronousTestCase):
         self.assertNotIn(b"AUTH", client.say(b"HELP")[0])
 
     def test_helpInClear(self) -> None:
-        """HELP lists AUTH only where it can be used."""
+        """HELP lists AUTH only if the client may use it."""
         client = Connection(authenticator=friend, auth_require_tls=True)
         self.assertNotIn(b"AUTH", client.say(b"HELP")[0])
         client.session.ssl = Tls()
@@ -160,7 +160,7 @@ class RequiredTests(SynchronousTestCase):
             return Connection(authenticator=friend, auth_required=True)
 
     def test_refused(self) -> None:
-        """What is not for strangers is answered 530 (RFC 4954 6), whatever else is wrong with it."""
+        """Commands that require authentication get 530 (RFC 4954 6), even if they have other errors."""
         client = self.client()
         for line in (b"MAIL FROM:<a@example.com>", b"RCPT TO:<a@example.com>", b"DATA", b"VRFY a", b"HELP", b"EXPN a"):
             self.assertEqual(client.say(line), [b"530 5.7.0 Authentication required"], line)
@@ -182,7 +182,7 @@ class RequiredTests(SynchronousTestCase):
         self.assertEqual(client.say(b"MAIL FROM:<a@example.com>"), [b"250 2.1.0 OK"])
 
     def test_overriddenCommand(self) -> None:
-        """A subclass that overrides MAIL does not drop the demand for AUTH."""
+        """A subclass that overrides MAIL still requires AUTH."""
 
         class Audited(SMTP):
             async def smtp_MAIL(self, arg: str | None) -> Any:
@@ -194,7 +194,7 @@ class RequiredTests(SynchronousTestCase):
         self.assertEqual(client.say(b"MAIL FROM:<a@example.com>")[0][:3], b"530")
 
     def test_warning(self) -> None:
-        """To demand AUTH where passwords pass in clear is worth a warning; once, not for each connection."""
+        """Requiring AUTH although passwords are sent without TLS causes one warning, not one for each connection."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             client = Connection(authenticator=friend, auth_required=True)
@@ -202,7 +202,7 @@ class RequiredTests(SynchronousTestCase):
         self.assertEqual([each.category for each in caught], [UserWarning])
 
     def test_checkAuthNeeded(self) -> None:
-        """A command of one's own can ask in the old way."""
+        """A subclass's own command can call check_auth_needed."""
 
         class Server(SMTP):
             async def smtp_STATS(self, arg: str | None) -> Any:
@@ -218,10 +218,10 @@ class RequiredTests(SynchronousTestCase):
 
 
 class ExchangeTests(SynchronousTestCase):
-    """Challenges and answers."""
+    """Challenges and responses."""
 
     def test_challenge(self) -> None:
-        """Without an initial response the client is asked; PLAIN's challenge is empty."""
+        """Without an initial response, the server sends a challenge. The challenge of PLAIN is empty."""
         client = Connection(authenticator=friend)
         self.assertEqual(client.say(b"AUTH PLAIN"), [b"334 "])
         self.assertEqual(client.say(GOOD), [OK])
@@ -238,7 +238,7 @@ class ExchangeTests(SynchronousTestCase):
         self.assertEqual(client.say(b64("sesame")), [OK])
 
     def test_loginChallenges(self) -> None:
-        """The words of LOGIN's challenges are attributes of the server."""
+        """The texts of LOGIN's challenges are attributes of the server."""
 
         class Server(SMTP):
             AuthLoginUsernameChallenge = "Username:"
@@ -249,7 +249,7 @@ class ExchangeTests(SynchronousTestCase):
         self.assertEqual(client.say(b64("user")), [b"334 UGFzc3dvcmQ6"])
 
     def test_abort(self) -> None:
-        """``*`` ends the exchange (RFC 4954 4); what follows are commands again."""
+        """``*`` ends the exchange (RFC 4954 4). Commands follow it."""
         client = Connection(authenticator=friend)
         for lines in ([b"AUTH PLAIN"], [b"AUTH LOGIN"], [b"AUTH LOGIN", b64("user")]):
             client.say(*lines)
@@ -258,7 +258,7 @@ class ExchangeTests(SynchronousTestCase):
         self.assertIs(client.session.authenticated, False)
 
     def test_badBase64(self) -> None:
-        """Whatever is no base64, to the last octet, is refused, not mended."""
+        """A response that is not strictly base64 is refused. It is not corrected."""
         for word in (b"dXNlcg==!!!", b"dXNlcg", b"dXNlcg=", b"=", b"dXN lcg==", b" dXNlcg==", b"dXNlcg== ", b"=dXNlcg=",
                      b"dXNlcg==dXNlcg==", b"\xff\xfe", b"d\x00XN"):  # fmt: skip
             client = Connection(authenticator=friend)
@@ -272,7 +272,7 @@ class ExchangeTests(SynchronousTestCase):
             self.assertEqual(client.say(b"AUTH PLAIN " + word), [b"501 5.5.2 Invalid base64"], word)
 
     def test_emptyInitialResponse(self) -> None:
-        """``=`` is the initial response that is empty (RFC 4954 4)."""
+        """``=`` is the empty initial response (RFC 4954 4)."""
 
         class Handler:
             async def auth_EMPTY(self, server: Any, args: list[str]) -> AuthResult:
@@ -290,7 +290,7 @@ class ExchangeTests(SynchronousTestCase):
         self.assertEqual(Connection(Handler()).say(b"AUTH EMPTY ="), [OK])
 
     def test_emptyAnswer(self) -> None:
-        """An empty line is an answer like any other; here, an empty name, which no authenticator gets to see."""
+        """An empty line is an ordinary response: here, an empty name, which is not passed to the authenticator."""
         asked: list[Any] = []
         client = Connection(authenticator=lambda *arguments: asked.append(arguments) or True)
         client.say(b"AUTH LOGIN")
@@ -299,13 +299,13 @@ class ExchangeTests(SynchronousTestCase):
         self.assertEqual(asked, [])
 
     def test_pipelined(self) -> None:
-        """What comes behind AUTH in one segment are the answers, then commands."""
+        """In one segment, the responses follow AUTH, and then commands."""
         client = Connection(authenticator=friend)
         replies = client.say(b"AUTH LOGIN", b64("user"), b64("sesame"), b"NOOP", b"MAIL FROM:<a@example.com>")
         self.assertEqual(replies, [b"334 VXNlciBOYW1lAA==", b"334 UGFzc3dvcmQA", OK, b"250 2.0.0 OK", b"250 2.1.0 OK"])
 
     def test_cutAnywhere(self) -> None:
-        """However the input is cut, the replies are the same; also if who decides takes its time."""
+        """The replies do not depend on how the input is split, even if the authenticator takes time."""
         octets = b"".join(
             line + b"\r\n"
             for line in (b"AUTH LOGIN", b64("user"), b64("xyzzy"), b"NOOP", b"AUTH PLAIN", b"*", b"AUTH LOGIN",
@@ -341,7 +341,7 @@ class ExchangeTests(SynchronousTestCase):
             self.assertEqual(replies, expected)
 
     def test_questionAfterWaiting(self) -> None:
-        """A mechanism may wait for something else between its questions."""
+        """A mechanism may wait for something else between its challenges."""
         waiting: list[Deferred[None]] = []
 
         @implementer(IAuthMechanism)
@@ -368,7 +368,7 @@ class ExchangeTests(SynchronousTestCase):
             self.assertEqual(replies + client.heard(), expected, before)
 
     def test_longAnswer(self) -> None:
-        """Lines of 12,288 octets are read; a longer one is refused, and not a part of it is taken for a command."""
+        """Lines of 12,288 octets are accepted. A longer line is refused, and no part of it is executed as a command."""
         client = Connection(authenticator=friend)
         word = b"A" * 12288
         client.say(b"AUTH LOGIN")
@@ -380,14 +380,14 @@ class ExchangeTests(SynchronousTestCase):
         )
 
     def test_longInitialResponse(self) -> None:
-        """The command may be as long as an answer: tokens are."""
+        """The command may be as long as a response, since tokens are long."""
         client = Connection(authenticator=friend)
         self.assertEqual(client.say(b"AUTH PLAIN " + b64("\0user\0" + "x" * 9000)), [INVALID])
         self.assertEqual(client.say(b"AUTH PLAIN " + b"A" * 12288)[0][:3], b"500")
         self.assertEqual(client.say(b"NOOP " + b"A" * 600), [b"500 5.5.2 Command line too long"])
 
     def test_endlessAnswer(self) -> None:
-        """An answer without end closes the connection."""
+        """A response without an end closes the connection."""
         client = Connection(authenticator=friend)
         client.say(b"AUTH LOGIN")
         self.assertEqual(client.send(b"A" * (ENDLESS_LINE + 10)), [b"421 4.7.0 Line too long, closing connection"])
@@ -400,16 +400,16 @@ class ExchangeTests(SynchronousTestCase):
         self.assertEqual(client.say(b"NOOP"), [b"250 2.0.0 OK"])
 
     def test_serverFirst(self) -> None:
-        """Where the server speaks first, an initial response is refused (RFC 4954 4)."""
+        """If the server sends the first message, an initial response is refused (RFC 4954 4)."""
         client = Connection(authenticator=friend, auth_mechanisms=[auth.CramMD5()])
         self.assertEqual(client.say(b"AUTH CRAM-MD5 AAAA")[0][:9], b"501 5.7.0")
 
 
 class TimeTests(SynchronousTestCase):
-    """Who may take how long, and what happens to those who leave."""
+    """Timeouts during AUTH, and clients that disconnect."""
 
     def test_idleClient(self) -> None:
-        """While a challenge waits for its answer, it is the client who takes too long."""
+        """While the server waits for a response, the client's timeout applies."""
         client = Connection(authenticator=friend, timeout=300, hook_timeout=10)
         client.say(b"AUTH LOGIN")
         client.clock.advance(200)
@@ -421,7 +421,7 @@ class TimeTests(SynchronousTestCase):
         self.assertTrue(client.transport.disconnecting)
 
     def test_slowAuthenticator(self) -> None:
-        """While the server decides, it is the server who takes too long."""
+        """While the authenticator runs, the server's timeout applies."""
         cancelled: list[Any] = []
         client = Connection(authenticator=lambda *_: Deferred(cancelled.append), timeout=5, hook_timeout=10)
         client.say(b"AUTH LOGIN", b64("user"))
@@ -437,7 +437,7 @@ class TimeTests(SynchronousTestCase):
         self.flushLoggedErrors()
 
     def test_goneWhileAsked(self) -> None:
-        """A client that disappears in the middle takes everything with it."""
+        """If a client disconnects during AUTH, the authenticator is cancelled and nothing is left."""
         for lines in ([b"AUTH LOGIN"], [b"AUTH LOGIN", b64("user")], [b"AUTH PLAIN"]):
             client = Connection(authenticator=friend)
             client.say(*lines)
@@ -460,7 +460,7 @@ class TimeTests(SynchronousTestCase):
         self.assertEqual(client.clock.getDelayedCalls(), [])
 
     def test_halfClosed(self) -> None:
-        """A client that has closed its side before it has answered is told that it is over."""
+        """A client that has closed its side before its response gets a reply that says so."""
         for late in (False, True):
             client = Connection(authenticator=friend)
             if late:
@@ -472,7 +472,7 @@ class TimeTests(SynchronousTestCase):
             self.assertTrue(client.transport.disconnecting)
 
     def test_halfClosedBehindAnswers(self) -> None:
-        """What was sent is answered."""
+        """Responses that were sent before the client closed its side are processed."""
         client = Connection(authenticator=friend)
         client.server.dataReceived(b"AUTH LOGIN\r\n" + b64("user") + b"\r\n" + b64("sesame") + b"\r\n")
         client.server.readConnectionLost()
@@ -480,7 +480,7 @@ class TimeTests(SynchronousTestCase):
         self.assertTrue(client.transport.disconnecting)
 
     def test_clientDoesNotRead(self) -> None:
-        """An exchange goes on when a client that did not read reads again."""
+        """An exchange continues when a client that has stopped reading reads again."""
         client = Connection(authenticator=friend)
         client.say(b"AUTH LOGIN")
         client.server.pauseProducing()
@@ -489,7 +489,7 @@ class TimeTests(SynchronousTestCase):
         self.assertEqual(client.heard(), [b"334 UGFzc3dvcmQA"])
 
     def test_delay(self) -> None:
-        """The answer to a wrong password takes its time; that to a right one does not."""
+        """The reply to a wrong password is delayed. The reply to the right one is not."""
         client = Connection(authenticator=friend, auth_failure_delay=5)
         self.assertEqual(client.say(b"AUTH PLAIN " + WRONG, b"NOOP"), [])
         client.clock.advance(4.9)
@@ -500,17 +500,17 @@ class TimeTests(SynchronousTestCase):
 
 
 class GuessingTests(SynchronousTestCase):
-    """Limits for those who try passwords."""
+    """Limits on failed attempts."""
 
     def test_failures(self) -> None:
-        """The third wrong password ends the connection."""
+        """The third wrong password closes the connection."""
         client = Connection(authenticator=friend)
         attempt = b"AUTH PLAIN " + WRONG
         self.assertEqual(client.say(attempt, attempt, attempt, b"AUTH PLAIN " + GOOD), [INVALID, INVALID, GOODBYE])
         self.assertTrue(client.transport.disconnecting)
 
     def test_hundred(self) -> None:
-        """A hundred wrong passwords, sent at once: the authenticator sees three."""
+        """Of a hundred wrong passwords sent at once, the authenticator gets three."""
         asked: list[bytes] = []
 
         async def authenticator(*arguments: Any) -> bool:
@@ -523,7 +523,7 @@ class GuessingTests(SynchronousTestCase):
         self.assertEqual(asked, [b"guess0", b"guess1", b"guess2"])
 
     def failures(self, about: str = " failed for ") -> list[str]:
-        """What is going to be logged of failures."""
+        """Collect the log events of failures."""
         lines: list[str] = []
 
         def observe(event: Any) -> None:
@@ -536,7 +536,7 @@ class GuessingTests(SynchronousTestCase):
         return lines
 
     def test_loggedAtOnce(self) -> None:
-        """A wrong guess is counted and logged before its reply is delayed, with who guessed at whom."""
+        """A failure is counted and logged before the reply is delayed, with the client and the user name."""
         lines = self.failures()
         client = Connection(authenticator=friend, auth_failure_delay=5, auth_failure_limit=1)
         self.assertEqual(client.say(b"AUTH PLAIN " + WRONG), [])
@@ -547,7 +547,7 @@ class GuessingTests(SynchronousTestCase):
         self.assertEqual(len(lines), 1)
 
     def test_loggedOfMechanisms(self) -> None:
-        """The name is logged where it is known, whatever it is made of; passwords and tokens are not."""
+        """The user name is logged, escaped, if it is known. Passwords and tokens are not logged."""
         lines = self.failures()
         deny = lambda *_: False  # noqa: E731
         mechanisms = [auth.CramMD5(), auth.XOAuth2(), auth.Scram("SHA-256", {}.get)]
@@ -594,7 +594,7 @@ class GuessingTests(SynchronousTestCase):
         )
 
     def test_successOfOwnMechanisms(self) -> None:
-        """The login of a mechanism of a handler is logged, if the result tells it."""
+        """The login of a mechanism of a handler is logged, if the result contains it."""
 
         class Handler:
             def __init__(self, auth_data: object) -> None:
@@ -610,7 +610,7 @@ class GuessingTests(SynchronousTestCase):
         self.assertEqual(lines, [f"authenticated by OWN as {each}, client 192.168.1.1:54321" for each in shown])
 
     def test_attempts(self) -> None:
-        """Attempts that come to nothing are counted, too."""
+        """Attempts that fail before the authenticator are counted, too."""
         client = Connection(authenticator=friend, error_limit=None, error_delay=0)
         replies = [client.say(b"AUTH LOGIN", b"*")[-1][:3] for _ in range(11)]
         self.assertEqual(replies, [b"501"] * 10 + [b"421"])
@@ -623,7 +623,7 @@ class GuessingTests(SynchronousTestCase):
 
 
 class AuthenticatorTests(SynchronousTestCase):
-    """Who decides, and what of it is believed."""
+    """Which results of an authenticator are accepted."""
 
     def test_arguments(self) -> None:
         asked: list[Any] = []
@@ -640,14 +640,14 @@ class AuthenticatorTests(SynchronousTestCase):
         self.assertEqual(client.session.auth_data, "somebody")
 
     def decided(self, authenticator: Any) -> bytes:
-        """The reply to credentials about which the authenticator decides."""
+        """The reply to credentials that this authenticator checks."""
         client = Connection(authenticator=authenticator)
         (reply,) = client.say(b"AUTH PLAIN " + WRONG)
         self.assertEqual(client.session.authenticated, reply == OK)
         return reply
 
     def test_coroutine(self) -> None:
-        """A coroutine is awaited: its result counts, not the coroutine, which is true."""
+        """A coroutine is awaited. Its result decides, not the coroutine object, which is true."""
 
         async def no(*arguments: Any) -> AuthResult:
             return AuthResult(success=False)
@@ -663,7 +663,7 @@ class AuthenticatorTests(SynchronousTestCase):
         self.assertEqual(self.decided(lambda *_: succeed(AuthResult(success=True))), OK)
 
     def test_hidden(self) -> None:
-        """A coroutine in a coroutine is not believed either."""
+        """A coroutine that returns a coroutine does not authenticate the client either."""
 
         async def no(*arguments: Any) -> bool:
             return False
@@ -677,19 +677,19 @@ class AuthenticatorTests(SynchronousTestCase):
         forgotten.pop().close()
 
     def test_truthiness(self) -> None:
-        """What is neither AuthResult, True nor False decides nothing."""
+        """A result other than an AuthResult, True or False does not authenticate the client."""
         for result in (None, 1, 0, "yes", b"", object(), LoginPassword(b"a", b"b"), AuthResult(success=1)):  # type: ignore[arg-type]
             self.assertEqual(
                 self.decided(lambda *_, result=result: result), b"454 4.7.0 Temporary authentication failure", result
             )
 
     def test_failing(self) -> None:
-        """An authenticator that fails has not decided."""
+        """An authenticator that raises an exception has made no decision."""
         self.assertEqual(self.decided(lambda *_: 1 / 0)[:9], b"451 4.3.0")
         self.assertEqual(self.decided(lambda *_: fail(ValueError()))[:9], b"451 4.3.0")
 
     def test_message(self) -> None:
-        """The result may word the reply, if it says the same."""
+        """The result may contain the reply, if that agrees with the result."""
         self.assertEqual(self.decided(lambda *_: AuthResult(success=False, message="535 5.7.8 No")), b"535 5.7.8 No")
         self.assertEqual(
             self.decided(lambda *_: AuthResult(success=False, message="454 4.7.0 Later")), b"454 4.7.0 Later"
@@ -702,7 +702,7 @@ class AuthenticatorTests(SynchronousTestCase):
         self.assertEqual(self.decided(lambda *_: AuthResult(success=False, handled=False)), INVALID)
 
     def test_callback(self) -> None:
-        """The callback of the old days."""
+        """The deprecated auth_callback."""
         for result, reply in (
             (True, OK),
             (False, INVALID),
@@ -724,7 +724,7 @@ class AuthenticatorTests(SynchronousTestCase):
         self.assertEqual(client.say(b"AUTH PLAIN " + GOOD), [OK])
 
     def test_options(self) -> None:
-        """What cannot be right is found out when the factory is made."""
+        """Invalid options are refused when the factory is created."""
         for options in (
             {"authenticator": "friend"}, {"auth_callback": 1}, {"auth_required": None}, {"auth_require_tls": 1},
             {"auth_exclude_mechanism": "PLAIN"}, {"auth_mechanisms": ["PLAIN"]}, {"auth_failure_limit": "3"},
@@ -769,7 +769,7 @@ class HiddenTests(LoggingTestCase):
 
 
 class OfferTests(SynchronousTestCase):
-    """What EHLO says."""
+    """AUTH in the reply to EHLO."""
 
     def test_builtIn(self) -> None:
         self.assertEqual(Connection(authenticator=friend).offered(), b"AUTH LOGIN PLAIN")
@@ -780,7 +780,7 @@ class OfferTests(SynchronousTestCase):
         self.assertEqual(client.say(b"AUTH LOGIN")[0][:3], b"504")
 
     def test_allExcluded(self) -> None:
-        """A list without mechanisms is not sent at all."""
+        """EHLO has no line AUTH if there are no mechanisms."""
         self.assertIsNone(Connection(authenticator=friend, auth_exclude_mechanism=["LOGIN", "PLAIN"]).offered())
 
     def test_own(self) -> None:
@@ -788,7 +788,7 @@ class OfferTests(SynchronousTestCase):
         self.assertEqual(client.offered(), b"AUTH CRAM-MD5 LOGIN PLAIN")
 
     def test_available(self) -> None:
-        """EXTERNAL is offered to those who have shown a certificate."""
+        """EXTERNAL is offered to clients with a certificate."""
         client = Connection(auth_mechanisms=[auth.External(friend)])
         self.assertIsNone(client.offered())
         client.session.ssl = Tls()
@@ -797,7 +797,7 @@ class OfferTests(SynchronousTestCase):
         self.assertEqual(client.offered(), b"AUTH EXTERNAL")
 
     def test_nobodyDecides(self) -> None:
-        """A mechanism is offered only if somebody can decide about its credentials."""
+        """A mechanism is offered only if something can check its credentials."""
         mechanisms = [auth.CramMD5(), auth.XOAuth2(), auth.OAuthBearer(), auth.External()]
         client = Connection(auth_mechanisms=mechanisms)
         self.assertIsNone(client.offered())
@@ -812,7 +812,7 @@ class OfferTests(SynchronousTestCase):
         self.assertEqual(client.offered(), b"AUTH XOAUTH2")
 
     def test_portalDecides(self) -> None:
-        """A portal decides about what its checkers know."""
+        """A portal checks the credentials for which it has checkers."""
 
         @implementer(ICredentialsChecker)
         class Hashed:
@@ -828,7 +828,7 @@ class OfferTests(SynchronousTestCase):
         self.assertEqual(Connection(auth_mechanisms=mechanisms, portal=portal).offered(), b"AUTH CRAM-MD5 LOGIN PLAIN")
 
     def test_hookDecides(self) -> None:
-        """handle_AUTH may decide about anything."""
+        """handle_AUTH may decide about any mechanism."""
 
         class Handler:
             def handle_AUTH(self, *arguments: Any) -> str:
@@ -838,7 +838,7 @@ class OfferTests(SynchronousTestCase):
         self.assertEqual(client.offered(), b"AUTH CRAM-MD5 LOGIN PLAIN")
 
     def test_availableFails(self) -> None:
-        """A mechanism that cannot say whether it is available is not; the log knows why."""
+        """A mechanism whose available() raises an exception is not offered, and the exception is logged."""
 
         class Broken(auth.CramMD5):
             def available(self, session: Any) -> bool:
@@ -858,7 +858,7 @@ class OfferTests(SynchronousTestCase):
             verifyObject(IAuthMechanism, mechanism)
 
     def test_replaced(self) -> None:
-        """A mechanism with the name of a built-in takes its place."""
+        """A mechanism with the name of a built-in one replaces it."""
 
         @implementer(IAuthMechanism)
         class Mine:
@@ -873,10 +873,10 @@ class OfferTests(SynchronousTestCase):
 
 
 class SubmitterTests(SynchronousTestCase):
-    """AUTH= with MAIL (RFC 4954 5)."""
+    """The parameter AUTH of MAIL (RFC 4954 5)."""
 
     def test_claim(self) -> None:
-        """What a client claims is read, and counts as an unknown user."""
+        """The parameter is parsed, and counts as an unknown user if the client is not trusted."""
         for value in (b"<>", b"e+3Dmc2@example.com", b"a@example.com"):
             client = Connection(authenticator=friend)
             self.assertEqual(client.say(b"MAIL FROM:<a@example.com> AUTH=" + value), [b"250 2.1.0 OK"])
@@ -888,7 +888,7 @@ class SubmitterTests(SynchronousTestCase):
             self.assertEqual(client.say(b"MAIL FROM:<a@example.com>" + value)[0][:9], b"501 5.5.4", value)
 
     def test_trusted(self) -> None:
-        """A server may trust its friends; the claim stays encoded."""
+        """A subclass of Auth may trust clients. The value stays encoded."""
 
         class Trusting(Auth):
             def trusts(self, envelope: Any, mailbox: str) -> bool:
@@ -899,14 +899,14 @@ class SubmitterTests(SynchronousTestCase):
         self.assertEqual(client.server.envelope.mail_options, ["AUTH=e+3Dmc2@example.com"])
 
     def test_length(self) -> None:
-        """MAIL may be 500 octets longer."""
+        """AUTH= makes MAIL up to 500 octets longer."""
         client = Connection(authenticator=friend)
         value = encode_xtext("a" * 440 + "@example.com").encode()
         self.assertEqual(client.say(b"MAIL FROM:<" + b"a" * 50 + b"@example.com> AUTH=" + value), [b"250 2.1.0 OK"])
 
 
 class MethodTests(SynchronousTestCase):
-    """``auth_MECHANISM`` on a handler or on the server's class."""
+    """``auth_MECHANISM`` methods of a handler or of the server's class."""
 
     def test_handler(self) -> None:
         class Handler:
@@ -921,7 +921,7 @@ class MethodTests(SynchronousTestCase):
         self.assertEqual(client.session.auth_data, "x")
 
     def test_server(self) -> None:
-        """The handler's method comes before the class's."""
+        """The handler's method takes precedence over the class's."""
 
         class Server(SMTP):
             def auth_ONE(self, server: Any, args: list[str]) -> AuthResult:
@@ -940,7 +940,7 @@ class MethodTests(SynchronousTestCase):
             self.assertEqual(client.session.auth_data, data)
 
     def test_withoutFactory(self) -> None:
-        """A protocol made without a factory knows the methods of its class."""
+        """A protocol that is created without a factory finds the methods of its class."""
 
         class Server(SMTP):
             def auth_ONE(self, server: Any, args: list[str]) -> AuthResult:
@@ -959,7 +959,7 @@ class MethodTests(SynchronousTestCase):
         self.assertRaises(ValueError, auth_mechanism, "")
 
     def test_notCallable(self) -> None:
-        """Attributes that are no methods are no mechanisms."""
+        """Attributes that are not methods are not mechanisms."""
 
         class Backend:
             def __call__(self, server: Any, args: list[str]) -> AuthResult:
@@ -982,7 +982,7 @@ class MethodTests(SynchronousTestCase):
         return reply, client.session.authenticated
 
     def test_legacyResults(self) -> None:
-        """The results of the old days; a success is one in the session, too."""
+        """Results in aiosmtpd's older forms. A success authenticates the session, too."""
         self.assertEqual(self.results(MISSING), (INVALID, False))
         self.assertEqual(self.results(False), (INVALID, False))
         self.assertEqual(self.results(None), (INVALID, False))
@@ -993,7 +993,7 @@ class MethodTests(SynchronousTestCase):
         self.assertEqual(self.results(AuthResult(success=False)), (INVALID, False))
 
     def test_handled(self) -> None:
-        """A method that has pushed its reply is believed to have dealt with everything."""
+        """If a method has pushed its reply, no other reply is sent."""
 
         class Handler:
             async def auth_OLD(self, server: Any, args: list[str]) -> None:
@@ -1012,7 +1012,7 @@ class MethodTests(SynchronousTestCase):
         self.assertTrue(client.transport.disconnecting)
 
     def test_gaveUp(self) -> None:
-        """A client that gives up gets one reply, whatever the method makes of it, and is never authenticated."""
+        """A client that cancels gets one reply, whatever the method returns, and is not authenticated."""
         for result in (MISSING, None, False, "anybody", AuthResult(success=False), AuthResult(success=True)):
 
             class Handler:
@@ -1039,7 +1039,7 @@ class MethodTests(SynchronousTestCase):
         self.assertEqual(client.session.auth_data, b"me")
 
     def test_lineEndInChallenge(self) -> None:
-        """What follows a line end would be a reply of its own: such a challenge is not sent."""
+        """A challenge with a line end is not sent, because the client would take the rest for another reply."""
         for challenge in ("eA==\r\n235 2.7.0 OK", "eA==\n", "\reA=="):
 
             class Handler:
@@ -1051,7 +1051,7 @@ class MethodTests(SynchronousTestCase):
             self.assertEqual(client.say(b"NOOP"), [b"250 2.0.0 OK"])
 
     def test_logClientResponse(self) -> None:
-        """The wish to log what clients answer is not granted, with a warning."""
+        """log_client_response has no effect except a warning."""
 
         class Handler:
             async def auth_LOGGED(self, server: Any, args: list[str]) -> Any:
@@ -1064,7 +1064,7 @@ class MethodTests(SynchronousTestCase):
         self.assertEqual([each.category for each in caught], [UserWarning])
 
     def test_hook(self) -> None:
-        """handle_AUTH takes the place of the mechanisms."""
+        """handle_AUTH replaces the mechanisms."""
 
         class Handler:
             async def handle_AUTH(self, server: Any, session: Any, envelope: Any, args: list[str]) -> Any:
@@ -1087,7 +1087,7 @@ class IUser(Interface):
 
 
 class Realm:
-    """A realm that remembers who is there."""
+    """A realm that records who is logged in."""
 
     def __init__(self) -> None:
         self.present: list[bytes] = []
@@ -1098,7 +1098,7 @@ class Realm:
 
 
 class PortalTests(SynchronousTestCase):
-    """twisted.cred decides."""
+    """A portal of twisted.cred makes the decision."""
 
     def setUp(self) -> None:
         self.realm = Realm()
@@ -1113,7 +1113,7 @@ class PortalTests(SynchronousTestCase):
         self.assertEqual(client.session.auth_data, "avatar of user")
 
     def test_logout(self) -> None:
-        """The avatar is logged out when the connection is gone."""
+        """The avatar is logged out when the connection is lost."""
         client = Connection(portal=self.portal)
         client.say(b"AUTH PLAIN " + GOOD)
         self.assertEqual(self.realm.present, [b"user"])
@@ -1128,7 +1128,7 @@ class PortalTests(SynchronousTestCase):
         self.assertEqual(client.say(b"AUTH PLAIN " + WRONG, b"AUTH PLAIN " + GOOD), [INVALID, OK])
 
     def test_cramMD5(self) -> None:
-        """Checkers that know passwords can tell whether a client does."""
+        """Checkers that know passwords can verify a challenge response."""
         client = Connection(portal=self.portal, auth_mechanisms=[auth.CramMD5()])
         import hmac
         from base64 import b64decode
@@ -1140,7 +1140,7 @@ class PortalTests(SynchronousTestCase):
         self.assertEqual(client.session.auth_data, "avatar of user")
 
     def test_interface(self) -> None:
-        """A realm can be asked for an interface of one's own."""
+        """The realm can be asked for a custom interface."""
         asked: list[Any] = []
 
         class Particular(Realm):
@@ -1154,15 +1154,15 @@ class PortalTests(SynchronousTestCase):
         self.assertEqual(asked, [IUser])
 
     def test_noCheckerForPasswords(self) -> None:
-        """Without a checker for passwords, none are asked for."""
+        """Without a checker for passwords, no mechanism that needs passwords is offered."""
         self.assertIsNone(Connection(portal=Portal(self.realm)).offered())
 
     def test_unhandled(self) -> None:
-        """Credentials that no checker knows are a mistake of the server's."""
+        """Credentials that no checker accepts are an error of the server."""
 
         @implementer(IAuthMechanism)
         class Odd:
-            """It does not say what its credentials are."""
+            """A mechanism that does not declare the class of its credentials."""
 
             name = "PLAIN"
 
@@ -1186,7 +1186,7 @@ class PortalTests(SynchronousTestCase):
         self.assertEqual(Connection(portal=portal).say(b"AUTH PLAIN " + plain("user", "mustard")), [INVALID])
 
     def test_late(self) -> None:
-        """A checker may take its time."""
+        """A checker may return a Deferred."""
         waiting: Deferred[Any] = Deferred()
 
         class Late(InMemoryUsernamePasswordDatabaseDontUse):
@@ -1200,10 +1200,10 @@ class PortalTests(SynchronousTestCase):
 
 
 class ThreadTests(TestCase):
-    """Slow decisions."""
+    """Authenticators that block."""
 
     async def test_inThread(self) -> None:
-        """A decision that blocks is made in a thread, and the reactor goes on."""
+        """An authenticator that blocks runs in a thread, and the reactor continues."""
         import threading
 
         seen: list[Any] = []
@@ -1217,7 +1217,7 @@ class ThreadTests(TestCase):
         self.assertIsNot(seen[0], threading.main_thread())
 
     async def test_checker(self) -> None:
-        """So can a checker; it says the same as without a thread."""
+        """A checker that blocks can run in a thread, too, with the same result."""
         checker = auth.InThread(InMemoryUsernamePasswordDatabaseDontUse(user=b"sesame"))
         self.assertEqual(await checker.requestAvatarId(LoginPassword(b"user", b"sesame")), b"user")
         with self.assertRaises(UnauthorizedLogin):
@@ -1235,7 +1235,7 @@ class ValueTests(SynchronousTestCase):
     """Credentials and results as values."""
 
     def test_loginPassword(self) -> None:
-        """A password is never shown, and no login too strange to be."""
+        """The repr never contains a password, and shows any login."""
         for login in (b"user", b"\xff\xfe", b"a'b", b"\r\n"):
             value = LoginPassword(login, b"sesame\xff")
             for text in (repr(value), str(value), f"{value}", f"{value!s:>80}", f"{[value]}"):
@@ -1275,6 +1275,6 @@ class ValueTests(SynchronousTestCase):
             self.assertEqual(sanitize(line), shown)
 
     def test_pairs(self) -> None:
-        """All credentials of cred compare as they should."""
+        """All credentials compare as twisted.cred requires."""
         for mine, theirs in itertools.product((b"a", b"b"), repeat=2):
             self.assertEqual(LoginPassword(b"u", mine).checkPassword(theirs), mine == theirs)

@@ -1,4 +1,4 @@
-"""AUTH with clients that others wrote, over TCP: smtplib and swaks."""
+"""AUTH with independent clients over TCP: smtplib and swaks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MESSAGE = "Subject: hello\r\n\r\nHello\r\n"
 
 
 class Handler:
-    """Keeps who has sent what."""
+    """Records who has sent what."""
 
     def __init__(self) -> None:
         self.taken: list[tuple[Any, str | None]] = []
@@ -39,7 +39,7 @@ class Handler:
 
 
 class ClientTests(TestCase):
-    """Real clients log in and send a message, or cannot."""
+    """Real clients log in and send a message, or are refused."""
 
     timeout = 120
 
@@ -64,7 +64,7 @@ class ClientTests(TestCase):
         self.flushWarnings()
 
     def smtplib(self, function: Callable[[smtplib.SMTP], Any]) -> Deferred[Any]:
-        """What the function makes of a client of smtplib's, in a thread."""
+        """Run the function with a client of smtplib in a thread, and return its result."""
 
         def run() -> Any:
             with smtplib.SMTP("127.0.0.1", self.port, timeout=60) as client:
@@ -79,7 +79,8 @@ class ClientTests(TestCase):
         return deferToThread(subprocess.run, command, capture_output=True, text=True, timeout=50)
 
     async def test_smtplib(self) -> None:
-        """Each mechanism of smtplib's, with and without an initial response, and the one that it chooses."""
+        """Each mechanism of smtplib works, with and without an initial response; so does the one that smtplib
+        chooses."""
         self.serve()
 
         def send(mechanism: str | None, initial: bool) -> Callable[[smtplib.SMTP], Any]:
@@ -100,7 +101,7 @@ class ClientTests(TestCase):
         self.assertEqual(self.handler.taken, [("user", "a@example.com")] * 6)
 
     async def test_smtplibWrong(self) -> None:
-        """A wrong password, and none at all."""
+        """A wrong password, and no password."""
         self.serve()
         with self.assertRaises(smtplib.SMTPAuthenticationError):
             await self.smtplib(lambda client: client.login("user", "xyzzy"))
@@ -110,7 +111,7 @@ class ClientTests(TestCase):
         self.assertEqual(self.handler.taken, [])
 
     async def test_asyncAuthenticator(self) -> None:
-        """An authenticator that takes its time, in the reactor and in a thread: its no is a no."""
+        """An authenticator that takes time, in the reactor and in a thread, can refuse a client."""
 
         async def slow(server: Any, session: Any, envelope: Any, mechanism: str, auth_data: Any) -> bool:
             await deferLater(reactor, 0.01)  # type: ignore[arg-type]
@@ -127,7 +128,7 @@ class ClientTests(TestCase):
             self.assertEqual(code, 235)
 
     async def test_guesses(self) -> None:
-        """Who guesses is thrown out, and has not guessed often."""
+        """A client that guesses passwords is disconnected after a few attempts."""
         self.serve()
 
         def guess(client: smtplib.SMTP) -> int:
@@ -161,7 +162,7 @@ class ClientTests(TestCase):
 
 @implementer(IHandshakeListener)
 class Binding(Protocol):
-    """Begins TLS at once, and tells what its end exports."""
+    """Starts TLS, and sends what its end exports."""
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -180,7 +181,7 @@ class ChannelBindingTests(TestCase):
     timeout = 120
 
     async def test_bothEnds(self) -> None:
-        """Both ends of a connection export the same, and another connection's ends something else."""
+        """Both ends of a connection export the same value, and those of another connection export a different one."""
         authority = trustme.CA()
         certificate = authority.issue_cert("localhost")
         chain = [Certificate.loadPEM(pem.bytes()).original for pem in certificate.cert_chain_pems]

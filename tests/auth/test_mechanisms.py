@@ -1,4 +1,4 @@
-"""The mechanisms, with the examples of their RFCs, and with clients that others wrote."""
+"""The mechanisms, with the examples of their RFCs, and with independent clients."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from txsmtpd.auth.saslprep import saslprep
 
 
 def unb64(line: bytes) -> bytes:
-    """The challenge in a line of the server's."""
+    """The challenge in a line of the server."""
     assert line[:4] == b"334 ", line
     return base64.b64decode(line[4:])
 
@@ -38,20 +38,21 @@ class PlainTests(SynchronousTestCase):
     """PLAIN (RFC 4616)."""
 
     def test_authorizationIdentity(self) -> None:
-        """Nobody may act for another; to name oneself twice is allowed."""
+        """An authorization identity of another user is refused. The user's own is allowed."""
         for authzid, reply in (("user", OK), ("other", INVALID), ("User", INVALID)):
             client = Connection(authenticator=friend)
             self.assertEqual(client.say(b"AUTH PLAIN " + plain("user", "sesame", authzid)), [reply])
 
     def test_fields(self) -> None:
-        """Three fields, no less and no more."""
+        """PLAIN requires exactly three fields."""
         for message in (b"", b"user", b"user\0sesame", b"\0user\0sesame\0", b"\0user\0ses\0ame"):
             client = Connection(authenticator=friend)
             client.say(b"AUTH PLAIN")
             self.assertEqual(client.say(b64(message))[0][:9], b"501 5.5.2", message)
 
     def test_refusedUnseen(self) -> None:
-        """Empty names and passwords, control characters in names and names not in UTF-8 never reach who decides."""
+        """Empty names and passwords, control characters in names, and names that are not UTF-8 never reach the
+        authenticator."""
         asked: list[Any] = []
         for message in (b"\0\0sesame", b"\0user\0", b"\0us\r\ner\0sesame", b"\0us\ter\0x", b"\0\xff\0x", b"\0\x7f\0x"):
             client = Connection(authenticator=lambda *arguments: asked.append(arguments) or True)
@@ -59,7 +60,7 @@ class PlainTests(SynchronousTestCase):
         self.assertEqual(asked, [])
 
     def test_login(self) -> None:
-        """PLAIN and LOGIN take the same names."""
+        """PLAIN and LOGIN accept the same names."""
         asked: list[Any] = []
         for name in (b"us\ner", b"\x7f", b"\xff\xfe", b"J\xfcrgen", "a\x85b".encode(), "a\u2028b".encode(),
                      "a\u2029b".encode(), "a\x9bb".encode()):  # fmt: skip
@@ -96,7 +97,7 @@ class CramMD5Tests(SynchronousTestCase):
         return Connection(authenticator=authenticator, auth_mechanisms=[auth.CramMD5()])
 
     def test_challenges(self) -> None:
-        """Each attempt has its own challenge, which looks like a message's identifier."""
+        """Each attempt has its own challenge in the form of a message id."""
         client = self.client()
         challenges = set()
         for _ in range(5):
@@ -108,7 +109,7 @@ class CramMD5Tests(SynchronousTestCase):
             self.assertRegex(challenge, rb"^<[0-9a-f]{32}\.[0-9]+@mx\.test>$")
 
     def test_replay(self) -> None:
-        """A proof is good for one attempt."""
+        """A response is valid for one attempt only."""
         client = self.client()
         challenge = unb64(client.say(b"AUTH CRAM-MD5")[0])
         proof = b64("user " + hmac.new(b"sesame", challenge, "md5").hexdigest())
@@ -123,14 +124,14 @@ class CramMD5Tests(SynchronousTestCase):
 
 
 class BoundTls(Tls):
-    """TLS whose two ends have exported the same."""
+    """A pretended TLS connection of which both ends export the same value."""
 
 
 SECRET_OF_BOTH = bytes(range(32))
 
 
 class Handle:
-    """An OpenSSL connection as far as it is asked here."""
+    """The methods of an OpenSSL connection that are needed here."""
 
     def export_keying_material(self, label: bytes, olen: int, context: bytes | None = None) -> bytes:
         assert (label, olen, context) == (b"EXPORTER-Channel-Binding", 32, b"")  # RFC 9266 2
@@ -184,7 +185,7 @@ class ScramTests(SynchronousTestCase):
         self.assertEqual(client.say(b""), [OK])
 
     def dialog(self, client: Connection, scram: ScramClient, name: bytes, initial: bool = True) -> list[bytes]:
-        """What the server replies to an independent client in the end."""
+        """The server's last reply to an independent client."""
         first = b64(scram.get_client_first())
         if initial:
             (line,) = client.say(b"AUTH " + name + b" " + first)
@@ -201,7 +202,7 @@ class ScramTests(SynchronousTestCase):
         return client.say(b"")
 
     def test_independentClient(self) -> None:
-        """A client that others wrote, with each of the hash functions."""
+        """An independent client authenticates with each of the hash functions."""
         for name in self.keys:
             mechanism = f"SCRAM-{name}"
             for password, reply in (("sesame", OK), ("xyzzy", INVALID)):
@@ -211,7 +212,7 @@ class ScramTests(SynchronousTestCase):
                     self.assertEqual(self.dialog(client, scram, mechanism.encode(), initial), [reply])
 
     def test_unknownUser(self) -> None:
-        """A user who does not exist looks like one whose password is wrong, each time the same."""
+        """A user that does not exist looks like one with another password, at each attempt."""
         mechanism = Scram("SHA-256", {"user": self.keys["SHA-256"]}.get)
         salts = []
         for _ in range(2):
@@ -226,7 +227,7 @@ class ScramTests(SynchronousTestCase):
         self.assertEqual(self.dialog(Connection(auth_mechanisms=[mechanism]), scram, b"SCRAM-SHA-256"), [INVALID])
 
     def salt(self, mechanism: Scram, name: str) -> str:
-        """The salt and the iterations that the mechanism shows for a name."""
+        """Return the salt and the iterations that the mechanism sends for a name."""
         client = Connection(auth_mechanisms=[mechanism])
         client.session.ssl = BoundTls()
         header = "p=tls-exporter,," if mechanism.plus else "n,,"
@@ -234,7 +235,8 @@ class ScramTests(SynchronousTestCase):
         return unb64(line).decode().partition(",")[2]
 
     def test_saltOfNobody(self) -> None:
-        """All mechanisms of one hash show the same salt for a user who does not exist: a second one tells nothing."""
+        """All mechanisms of one hash send the same salt for a user that does not exist, so that it is not
+        recognizable."""
         first = Scram("SHA-256", {}.get)
         for other in (Scram("SHA-256", {}.get), Scram("SHA-256", {}.get, plus=True)):
             self.assertEqual(self.salt(first, "nobody"), self.salt(other, "nobody"))
@@ -242,7 +244,7 @@ class ScramTests(SynchronousTestCase):
         self.assertNotEqual(self.salt(first, "nobody"), self.salt(Scram("SHA-512", {}.get), "nobody"))
 
     def test_secret(self) -> None:
-        """With a secret, the salt is the same also in another process."""
+        """With a secret, the salt is the same in other processes."""
         secret = b"sixteen octets.."
         mechanism = Scram("SHA-256", {}.get, secret=secret)
         expected = b64(hmac.digest(secret, b"sha256 nobody", "sha256")[:16]).decode()
@@ -252,7 +254,7 @@ class ScramTests(SynchronousTestCase):
             self.assertRaises(ValueError, Scram, "SHA-256", {}.get, secret=wrong)
 
     def test_lookups(self) -> None:
-        """Keys may be long in coming."""
+        """The lookup of keys may be asynchronous."""
 
         async def look_up(name: str) -> ScramKeys:
             return self.keys["SHA-256"]
@@ -263,7 +265,7 @@ class ScramTests(SynchronousTestCase):
             self.assertEqual(self.dialog(client, scram, b"SCRAM-SHA-256"), [OK])
 
     def test_names(self) -> None:
-        """Commas, equals signs and accents in names and passwords."""
+        """Names and passwords may contain commas, equals signs and accents."""
         for login, password in (("a,b=c", "p=,w"), ("J\u00fcrgen", "p\u00e4ss\u00a0w\u00f6rd"), ("I\u00adX", "\u00aa")):
             users = {saslprep(login): ScramKeys.of(password)}
             client = Connection(auth_mechanisms=[Scram("SHA-256", users.get)])
@@ -272,14 +274,14 @@ class ScramTests(SynchronousTestCase):
             self.assertEqual(client.session.auth_data.login, saslprep(login))
 
     def test_lastWord(self) -> None:
-        """An authenticator may say no to who has proved its name; then the server does not prove that it knows it."""
+        """An authenticator may refuse a user whose proof is valid. Then the server does not send its own signature."""
         for answer, reply in ((True, OK), (False, INVALID)):
             client = self.client(authenticator=lambda *_, answer=answer: answer)
             scram = ScramClient(["SCRAM-SHA-256"], "user", "sesame")
             self.assertEqual(self.dialog(client, scram, b"SCRAM-SHA-256"), [reply])
 
     def test_portal(self) -> None:
-        """A portal gives the avatar to who has proved its name."""
+        """A portal returns the avatar of a user whose proof is valid."""
         client = self.client(authenticator=PortalAuthenticator(Portal(NameRealm())))
         self.assertEqual(self.dialog(client, ScramClient(["SCRAM-SHA-256"], "user", "sesame"), b"SCRAM-SHA-256"), [OK])
         self.assertEqual(client.session.auth_data, "user")
@@ -293,7 +295,7 @@ class ScramTests(SynchronousTestCase):
                              b"501 5.5.2", message)  # fmt: skip
 
     def test_identities(self) -> None:
-        """Nobody may act for another."""
+        """An authorization identity of another user is refused."""
         client = self.client()
         self.assertEqual(client.say(b"AUTH SCRAM-SHA-256 " + b64("n,a=other,n=user,r=a")), [INVALID])
         self.assertEqual(client.say(b"AUTH SCRAM-SHA-256 " + b64("n,a=user,n=user,r=a"))[0][:4], b"334 ")
@@ -307,7 +309,7 @@ class ScramTests(SynchronousTestCase):
             self.assertEqual(client.say(b64(message.replace(b"{n}", nonce)))[0][:9], b"501 5.5.2", message)
 
     def test_wrongFinal(self) -> None:
-        """A proof that is too short, another's nonce, another's binding."""
+        """Proofs that are too short, other nonces and other bindings are refused."""
         right = ScramClient(["SCRAM-SHA-256"], "user", "sesame")
         for wrong in (lambda final: re.sub("p=.*", "p=AAAA", final),
                       lambda final: re.sub("r=[^,]*", "r=other", final),
@@ -320,7 +322,7 @@ class ScramTests(SynchronousTestCase):
             self.assertEqual(client.say(b64(wrong(right.get_client_final()))), [INVALID])
 
     def test_lastAnswer(self) -> None:
-        """A client that does not believe the server gives up, and is not authenticated."""
+        """A client that does not accept the server's signature cancels, and is not authenticated."""
         for answer, reply in ((b"*", b"501 5.7.0"), (b64("x"), b"501 5.5.2")):
             client = self.client()
             right = ScramClient(["SCRAM-SHA-256"], "user", "sesame")
@@ -341,7 +343,7 @@ class ScramTests(SynchronousTestCase):
         return client
 
     def test_plusOffered(self) -> None:
-        """The -PLUS form needs TLS that can be bound to."""
+        """The -PLUS variant requires TLS with channel binding."""
         self.assertEqual(self.bound().offered(), b"AUTH SCRAM-SHA-256 SCRAM-SHA-256-PLUS")
         self.assertEqual(self.bound(binds=False).offered(), b"AUTH SCRAM-SHA-256")
         client = self.bound()
@@ -349,7 +351,7 @@ class ScramTests(SynchronousTestCase):
         self.assertEqual(client.offered(), b"AUTH SCRAM-SHA-256")
 
     def plus(self, binding: bytes, header: str = "p=tls-exporter,,", password: str = "sesame") -> bytes:
-        """The reply to a client written here, by the letter of RFC 5802 3."""
+        """The reply to a client written here, according to RFC 5802 3."""
         client = self.bound()
         bare = "n=user,r=clientnonce"
         (line,) = client.say(b"AUTH SCRAM-SHA-256-PLUS " + b64(header + bare))
@@ -373,7 +375,7 @@ class ScramTests(SynchronousTestCase):
         return client.say(b"")[0]
 
     def test_plus(self) -> None:
-        """The proof is bound to this connection: somebody in between cannot use it on another."""
+        """The proof is bound to this connection, so an intermediary cannot use it on another one."""
         self.assertEqual(self.plus(SECRET_OF_BOTH), OK)
         self.assertEqual(self.plus(SECRET_OF_BOTH, password="xyzzy"), INVALID)
         self.assertEqual(self.plus(bytes(32)), INVALID)
@@ -383,7 +385,8 @@ class ScramTests(SynchronousTestCase):
         self.assertEqual(self.plus(b"", "y,,"), INVALID)
 
     def test_downgrade(self) -> None:
-        """A client that could bind, and was told that we cannot though we can, was lied to."""
+        """If the client believes that the server has no -PLUS variant although it has, someone has changed the
+        offer."""
         client = self.bound()
         self.assertEqual(client.say(b"AUTH SCRAM-SHA-256 " + b64("y,,n=user,r=a")), [INVALID])
         client = self.bound(binds=False)
@@ -439,7 +442,8 @@ class OAuthTests(SynchronousTestCase):
             self.assertEqual(client.session.auth_data, "user@example.com")
 
     def test_failure(self) -> None:
-        """The client is told why in JSON, answers what it likes, and has failed (RFC 7628 3.2.2, 3.2.3)."""
+        """The client gets the reason as JSON. Whatever its response is, the attempt has failed (RFC 7628 3.2.2,
+        3.2.3)."""
         for name, message, problem in (
             (b"OAUTHBEARER", self.OAUTHBEARER, {"status": "invalid_token", "scope": "mail"}),
             (b"XOAUTH2", self.XOAUTH2, {"status": "401", "schemes": "bearer", "scope": "mail"}),
@@ -451,7 +455,7 @@ class OAuthTests(SynchronousTestCase):
                 self.assertEqual(client.say(answer), [INVALID])
 
     def test_failuresCount(self) -> None:
-        """To give up after the bad news is a failure all the same."""
+        """Cancelling after the error message is a failure, too."""
         client = self.client()
         line = b"AUTH XOAUTH2 " + b64(self.XOAUTH2.replace(b"vF9", b"xxx"))
         replies = client.say(line, b"*", line, b"*", line, b"*")
@@ -468,7 +472,7 @@ class OAuthTests(SynchronousTestCase):
         )
 
     def test_serversAuthenticator(self) -> None:
-        """Without one of its own, a mechanism asks the server's."""
+        """A mechanism without its own authenticator uses the server's."""
         seen: list[Any] = []
         client = Connection(
             authenticator=lambda *arguments: seen.append(arguments[3:]) or True, auth_mechanisms=[auth.XOAuth2()]
@@ -484,7 +488,7 @@ class OAuthTests(SynchronousTestCase):
         self.assertEqual([credentials.login for _, credentials in seen], ["a,b=c", ""])
 
     def test_scheme(self) -> None:
-        """The name of the scheme may be in letters of any size (RFC 7235 2.1)."""
+        """The name of the scheme is case-insensitive (RFC 7235 2.1)."""
         for scheme in (b"BEARER", b"bEaReR"):
             self.assertEqual(
                 self.client().say(b"AUTH OAUTHBEARER " + b64(self.OAUTHBEARER.replace(b"Bearer", scheme))), [OK]

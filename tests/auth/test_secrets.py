@@ -1,4 +1,4 @@
-"""What a client says to prove who it is, is in no log event, no reply, no repr and no traceback."""
+"""Secrets of clients appear in no log event, reply, repr or traceback."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ DIALOGS: dict[str, list[bytes]] = {
 
 
 class Handler:
-    """A handler with a mechanism of its own, whose method leaks what it can."""
+    """A handler with its own mechanism, whose method leaks everything that it can."""
 
     def __init__(self, decide: Callable[..., Any]) -> None:
         self.decide = decide
@@ -140,7 +140,7 @@ class Handler:
 
 
 class RudeHandler(Handler):
-    """It also has a hook for exceptions, which raises the same again."""
+    """It also has a hook for exceptions, which raises the exception again."""
 
     def handle_exception(self, error: Exception) -> str:
         raise error
@@ -148,7 +148,7 @@ class RudeHandler(Handler):
 
 @implementer(ICredentialsChecker)
 class Checker:
-    """A checker that leaks what it can."""
+    """A checker that leaks everything that it can."""
 
     credentialInterfaces = (IUsernamePassword,)
 
@@ -159,7 +159,7 @@ class Checker:
 
 
 def traces(secret: str) -> list[str]:
-    """What must not be found anywhere: the secret as it is, as it is encoded, and as others write it."""
+    """Forms of the secret that must not be found anywhere: plain, encoded, and as other programs format it."""
     found = [secret, secret.replace("=", ""), secret[:12], secret[-12:]]
     for before in (
         "",
@@ -177,7 +177,7 @@ TRACES = traces(CANARY)
 
 
 def values_of(event: dict[str, Any]) -> Iterator[str]:
-    """Everything that an observer could make of a log event."""
+    """Everything that an observer could format from a log event."""
     yield formatEvent(event)
     yield eventAsText(event, includeTraceback=True)
     for key, value in event.items():
@@ -189,7 +189,7 @@ def values_of(event: dict[str, Any]) -> Iterator[str]:
 
 
 class SecretTests(SynchronousTestCase):
-    """A canary, sent in every way that there is."""
+    """A secret is sent in all possible ways."""
 
     def setUp(self) -> None:
         self.events: list[dict[str, Any]] = []
@@ -209,7 +209,8 @@ class SecretTests(SynchronousTestCase):
         return Connection(handler(decide), log_dialogue=True, log_messages=True, **(defaults | options))
 
     def test_everyMechanism(self) -> None:
-        """Right, wrong, given up, malformed, too long, with hooks that raise: at no level anything to be found."""
+        """Valid, invalid, cancelled, malformed and too long responses, with hooks that raise, leave no secret at any
+        log level."""
         for decide in DECIDERS:
             for handler in (Handler, RudeHandler):
                 for name, lines in DIALOGS.items():
@@ -233,34 +234,34 @@ class SecretTests(SynchronousTestCase):
                 self.flushLoggedErrors()
 
     def test_inClear(self) -> None:
-        """Not even where AUTH is refused, for want of TLS or of anybody who could decide."""
+        """Refusals of AUTH without TLS, or without an authenticator, leave no secret either."""
         for options in ({"auth_require_tls": True}, {"authenticator": None, "auth_mechanisms": ()}):
             for name, lines in DIALOGS.items():
                 client = self.client(right, Handler, **options)
                 self.assertSilent(name, *(each.decode() for each in client.say(*lines)))
 
     def test_portal(self) -> None:
-        """Checkers that say too much."""
+        """Checkers whose exceptions contain the secret."""
         for login in ("user", "other"):
             client = Connection(log_dialogue=True, portal=Portal(NameRealm(), [Checker()]))
             replies = client.say(b"AUTH PLAIN " + plain(login, CANARY))
             self.assertSilent(login, *(each.decode() for each in replies))
 
     def test_otherCommands(self) -> None:
-        """Web pages with such a word in their address are still told apart from clients."""
+        """HTTP requests whose address contains AUTH are still recognized as a foreign protocol."""
         client = Connection(log_dialogue=True)
         self.assertEqual(client.say(b"POST /auth HTTP/1.1")[0][:3], b"554")
         client = Connection(log_dialogue=True)
         self.assertEqual(client.say(b"XAUTH x"), [b"500 5.5.1 Command XAUTH not recognized"])
 
     def test_callLimit(self) -> None:
-        """Limits for commands do not name what only looks like a command."""
+        """The reply about the limit of commands does not quote a line that only looks like a command."""
         client = Connection(log_dialogue=True, command_call_limit={"*": 0, "EHLO": 9})
         for line in (b"AUTH NONESUCH", CANARY.encode(), b64(CANARY)):
             self.assertSilent("limit", *(each.decode() for each in client.say(line)))
 
     def test_scram(self) -> None:
-        """The keys of a SCRAM that succeeds."""
+        """The keys of a successful SCRAM login."""
         keys = auth.ScramKeys.of(CANARY)
         client = Connection(log_dialogue=True, auth_mechanisms=[auth.Scram("SHA-256", lambda name: keys)])
         scram = ScramClient(["SCRAM-SHA-256"], "user", CANARY)
@@ -278,14 +279,14 @@ class SecretTests(SynchronousTestCase):
         self.assertSilent("repr", repr(LoginPassword(b"user", CANARY.encode())))
 
     def test_theEye(self) -> None:
-        """This test would see a leak: the same events with a line that is no secret do hold it."""
+        """The test would detect a leak: with a line that is not secret, the same events contain it."""
         client = Connection(log_dialogue=True)
         client.say(b"NOOP " + CANARY.encode())
         with self.assertRaises(self.failureException):
             self.assertSilent("NOOP")
 
     def test_theLogIsOfUse(self) -> None:
-        """What is logged instead of an exception's text tells where it came from, and of what kind it was."""
+        """The log has the type and the place of an exception in place of its text."""
         client = Connection(authenticator=raises)
         client.say(b"AUTH PLAIN " + plain("user", CANARY))
         texts = "\n".join(formatEvent(event) for event in self.events)

@@ -1,4 +1,4 @@
-"""AUTH inside real TLS: passwords of smtplib's, a proof that is bound to the connection, and a client's certificate."""
+"""AUTH in real TLS: passwords of smtplib, a proof bound to the connection, and client certificates."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from txsmtpd.tls.certificates import Certificates
 
 
 def auth_line(client: LineClient) -> str | None:
-    """What EHLO says of AUTH."""
+    """Return the line AUTH of the reply to EHLO."""
     lines = client.ask("EHLO client.test").split("\n")
     return next((line[4:] for line in lines if line[4:8] == "AUTH"), None)
 
 
 class ExportingClient(LineClient):
-    """A client that knows what only the two ends of its TLS 1.3 connection know, which Python's own does not say."""
+    """A client with channel binding data of its TLS 1.3 connection, which Python's ssl module does not provide."""
 
     def secure_exporting(self) -> None:
         """Begin TLS 1.3."""
@@ -53,7 +53,7 @@ class ExportingClient(LineClient):
         self.socket = connection  # type: ignore[assignment]  # it has the methods that are used
 
     def scram_plus(self, login: str, password: str, binding: bytes) -> str:
-        """Authenticate by the letter of RFC 5802 3; return the server's last reply."""
+        """Authenticate according to RFC 5802 3. Return the server's last reply."""
         header, bare = "p=tls-exporter,,", f"n={login},r=rOprNGfwEbeRWgbNEkqO"
         reply = self.ask(f"AUTH SCRAM-SHA-256-PLUS {b64(header + bare).decode()}")
         first = base64.b64decode(reply.removeprefix("334 ")).decode()
@@ -74,7 +74,7 @@ class ExportingClient(LineClient):
 
 
 class AuthTlsTests(TLSTestCase):
-    """The defaults: AUTH inside TLS and nowhere else."""
+    """The default: AUTH only with TLS."""
 
     async def serve_user(self, **options: Any) -> int:
         checker = InMemoryUsernamePasswordDatabaseDontUse(user=b"sesame")
@@ -82,7 +82,7 @@ class AuthTlsTests(TLSTestCase):
         return await self.serve(portal=portal, auth_failure_delay=0, **options)
 
     async def test_starttls(self) -> None:
-        """smtplib logs in after STARTTLS, and sends a message."""
+        """smtplib logs in after STARTTLS and sends a message."""
 
         def send(port: int) -> None:
             with smtplib.SMTP("localhost", port, timeout=PATIENCE) as client:
@@ -94,7 +94,7 @@ class AuthTlsTests(TLSTestCase):
         self.assertEqual([session.auth_data for session in self.handler.sessions], ["user"])
 
     async def test_implicit(self) -> None:
-        """So it does in TLS from the first octet; a wrong password is refused there."""
+        """With implicit TLS, smtplib logs in, too; a wrong password is refused."""
 
         def send(port: int) -> int:
             with smtplib.SMTP_SSL("localhost", port, timeout=PATIENCE, context=trusting()) as client:
@@ -111,7 +111,7 @@ class AuthTlsTests(TLSTestCase):
         self.assertEqual([session.auth_data for session in self.handler.sessions], ["user"])
 
     async def test_offered(self) -> None:
-        """AUTH is offered inside TLS only, and refused before a password is asked for outside."""
+        """AUTH is offered only with TLS. Without TLS, it is refused before a password is sent."""
 
         def talk(port: int, implicit: int) -> list[Any]:
             clear, after = greeted(port), secured(port)
@@ -128,7 +128,7 @@ class AuthTlsTests(TLSTestCase):
         self.assertEqual(said, [None, "538", "538", "AUTH LOGIN PLAIN", "AUTH LOGIN PLAIN"])
 
     async def test_scramPlus(self) -> None:
-        """A proof is taken with what this connection exports, and with nothing else."""
+        """A proof is accepted only with the channel binding data of this connection."""
         users = {"user": auth.ScramKeys.of("sesame")}
         mechanisms = [auth.Scram("SHA-256", users.get), auth.Scram("SHA-256", users.get, plus=True)]
         port = await self.serve(auth_mechanisms=mechanisms, auth_failure_delay=0, auth_failure_limit=None)
@@ -157,7 +157,7 @@ class AuthTlsTests(TLSTestCase):
         self.assertEqual(replies, [INVALID.decode()] * 4 + [OK.decode()])
 
     async def test_external(self) -> None:
-        """A client's own certificate, verified by TLS, tells who it is; who has none is not offered EXTERNAL."""
+        """A client certificate that TLS has verified identifies the user. Without one, EXTERNAL is not offered."""
         clients = trustme.CA()
         leaf = issue("user@client.test", ca=clients)
         client_ca = self.folder / "clients.crt"

@@ -1,4 +1,4 @@
-"""Handlers that were written for asyncio: where they run, and what they are told where they do not."""
+"""Handlers that were written for asyncio: where their coroutines run, and the hints in the log if they cannot run."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ from txsmtpd.tls.authority import authority
 
 
 class WithoutTests(LoggingTestCase):
-    """Coroutines that await asyncio, in a program without an asyncio loop."""
+    """Coroutines that await asyncio objects, in a program without an asyncio loop."""
 
     def failing(self, hook: Any) -> str:
-        """The log's one line about a hook that fails, whose client is told 451 at once."""
+        """Return the one line that the log has about a hook that fails. The client gets 451 immediately."""
         client = Client(handler(NOOP=hook))
         self.assertEqual(client.codes(b"NOOP\r\nQUIT\r\n"), [451, 221])
         (line,) = self.logged("critical")
@@ -49,7 +49,7 @@ class WithoutTests(LoggingTestCase):
         return line
 
     def test_sleep(self) -> None:
-        """The log says what is missing, and what to do."""
+        """The log says what is missing, and how to fix it."""
 
         async def sleeps(*arguments: Any) -> str:
             await asyncio.sleep(1)
@@ -58,7 +58,7 @@ class WithoutTests(LoggingTestCase):
         self.assertIn("option asyncio=True", self.failing(sleeps))
 
     def test_future(self) -> None:
-        """A future of a loop that does not run is no reason to hang; the hook may tidy up behind itself."""
+        """A future of a loop that does not run does not block the connection. The hook may clean up."""
         loop = asyncio.new_event_loop()
         self.addCleanup(loop.close)
         tidied = []
@@ -74,7 +74,7 @@ class WithoutTests(LoggingTestCase):
         self.assertEqual(tidied, [True])
 
     def test_futureLater(self) -> None:
-        """Nor is one that is awaited after a Deferred."""
+        """The same applies to a future that is awaited after a Deferred."""
         loop = asyncio.new_event_loop()
         self.addCleanup(loop.close)
         first: Deferred[None] = Deferred()
@@ -92,7 +92,7 @@ class WithoutTests(LoggingTestCase):
         self.flushLoggedErrors(RuntimeError)
 
     def test_sleepZero(self) -> None:
-        """What only looks like asyncio goes on."""
+        """Objects that only resemble asyncio's are awaited as usual."""
 
         async def pauses(*arguments: Any) -> str:
             await asyncio.sleep(0)
@@ -102,7 +102,7 @@ class WithoutTests(LoggingTestCase):
         self.assertEqual(Client(handler(NOOP=pauses)).codes(b"NOOP\r\n"), [250])
 
     def test_secret(self) -> None:
-        """The hint is given for AUTH too, without what may be a secret."""
+        """AUTH gets the hint, too, without text that may be secret."""
 
         async def decide(*arguments: Any) -> None:
             raise RuntimeError("no running event loop for " + "hsifdrows"[::-1])
@@ -115,7 +115,7 @@ class WithoutTests(LoggingTestCase):
         self.assertNotIn("swordfish", line)
 
     def test_otherErrors(self) -> None:
-        """Other errors say nothing of asyncio."""
+        """Other errors get no hint about asyncio."""
 
         def fails(*arguments: Any) -> str:
             raise RuntimeError("quite another thing")
@@ -123,7 +123,7 @@ class WithoutTests(LoggingTestCase):
         self.assertNotIn("asyncio", self.failing(fails))
 
     def test_loop(self) -> None:
-        """There is no server.loop, and asking for it says why."""
+        """server.loop raises an exception that explains why there is none."""
 
         def asks(server: Any, *arguments: Any) -> str:
             return f"250 {server.loop}"
@@ -135,12 +135,12 @@ class OptionTests(SynchronousTestCase):
     """The option itself."""
 
     def test_values(self) -> None:
-        """It is True, False or a loop."""
+        """The value is True, False or a loop."""
         for wrong in (None, 1, "yes", asyncio):
             self.assertIn("asyncio must be", str(self.assertRaises(TypeError, SMTPFactory, asyncio=wrong)))
 
     def test_plainHooks(self) -> None:
-        """Hooks that make no coroutines are called as ever, and what EHLO's takes is still seen."""
+        """Plain hooks are called as usual, and the responses of handle_EHLO are still passed."""
 
         def noop(*arguments: Any) -> str:
             return "250 OK"
@@ -154,12 +154,12 @@ class OptionTests(SynchronousTestCase):
         self.assertTrue(settings.ehlo_takes_responses)
 
     def test_sessionLoop(self) -> None:
-        """A protocol may be given a loop, as in programs of old; it is not used."""
+        """A protocol accepts a loop, as in programs for aiosmtpd, and ignores it."""
         self.assertTrue(SMTP(handler(), loop=object(), timeout=3).settings.timeout, 3)
 
 
 class Keeper:
-    """A handler that cannot do without asyncio."""
+    """A handler that requires asyncio."""
 
     def __init__(self) -> None:
         self.threads: list[str] = []
@@ -218,7 +218,7 @@ Note = Callable[[Any], Any]
 
 
 async def note_task(noted: list[str], result: Any) -> Any:
-    """Note the thread in which this runs, if it is in an asyncio task."""
+    """Record the current thread, if this runs in an asyncio task."""
     await asyncio.sleep(0)
     if asyncio.current_task() is not None:
         noted.append(threading.current_thread().name)
@@ -410,7 +410,7 @@ PLACES: dict[str, Callable[[Note], dict[str, Any]]] = {
 
 
 def converse(port: int, octets: bytes, trusted: ssl.SSLContext | None) -> bytes:
-    """What a server says to a client that says this, until it closes; in TLS, if there is something to trust."""
+    """Send these commands and return the replies until the server closes; use TLS if a trusted authority is given."""
     client = socket.create_connection(("127.0.0.1", port), 30)
     if trusted is not None:
         client = trusted.wrap_socket(client, server_hostname="localhost")
@@ -423,11 +423,11 @@ def converse(port: int, octets: bytes, trusted: ssl.SSLContext | None) -> bytes:
 
 
 class ThreadTests(SynchronousTestCase):
-    """With asyncio=True and another reactor: coroutines run in a loop in a thread."""
+    """With asyncio=True and another reactor, coroutines run in a loop in a thread."""
 
     @contextmanager
     def controller(self, handler: Keeper, **options: Any) -> Iterator[Any]:
-        """A server on trial's reactor, which runs in a thread meanwhile."""
+        """A server on trial's reactor, which runs in a thread during the test."""
         with self.reactor_thread() as reactor:
             factory = SMTPFactory(
                 handler,
@@ -447,7 +447,7 @@ class ThreadTests(SynchronousTestCase):
 
     @contextmanager
     def reactor_thread(self) -> Iterator[Any]:
-        """Trial's reactor, which runs in a thread meanwhile."""
+        """Trial's reactor, which runs in a thread during the test."""
         from twisted.internet import reactor as reactor_of_trial
 
         reactor: Any = reactor_of_trial
@@ -464,7 +464,7 @@ class ThreadTests(SynchronousTestCase):
             thread.join()
 
     def test_hooks(self) -> None:
-        """Hooks are tasks of that loop, where their results and exceptions come from."""
+        """Hooks are tasks of that loop. Their results and exceptions are used."""
         keeper = Keeper()
         with self.controller(keeper) as controller:
             send(controller)
@@ -474,7 +474,7 @@ class ThreadTests(SynchronousTestCase):
         self.assertEqual(keeper.threads, ["asyncio"])
 
     def test_auth(self) -> None:
-        """So are authenticators, and methods that hold an exchange of AUTH."""
+        """Authenticators, and methods that run an AUTH exchange, are tasks of that loop, too."""
         keeper = Keeper()
         for answer, code in ((b"sesame", 235), (b"no", 535), (b"refuse", 535)):
             with self.controller(keeper) as controller, smtplib.SMTP(controller.hostname, controller.port) as client:
@@ -486,7 +486,7 @@ class ThreadTests(SynchronousTestCase):
             self.assertEqual(client.login("u", "pw")[0], 235)
 
     def test_everyPlace(self) -> None:
-        """Every coroutine that the handler brings, and what comes with it, is a task of that loop."""
+        """Every coroutine of the handler and of its filters and targets is a task of that loop."""
         for place, make in PLACES.items():
             noted: list[str] = []
             made = make(partial(note_task, noted))
@@ -513,12 +513,12 @@ class ThreadTests(SynchronousTestCase):
         self.flushLoggedErrors(LookupError)
 
     def test_places(self) -> None:
-        """The list of these places has every hook, and every method of a filter and of a target."""
+        """The list of these coroutines includes each hook, and each method of a filter and of a target."""
         names = [*HOOKS, "open_message", *(name for name in IFilter.names() if name.startswith("filter_")), "hand_off"]
         self.assertEqual(set(names) - {place.partition(" ")[0] for place in PLACES}, set())
 
     def test_timeout(self) -> None:
-        """A hook that takes too long is cancelled where it runs, and the client is told 451; the session goes on."""
+        """A hook that takes too long is cancelled in its thread, and the client gets 451. The session continues."""
         keeper = Keeper()
         with (
             self.controller(keeper, hook_timeout=0.2) as controller,
@@ -532,7 +532,7 @@ class ThreadTests(SynchronousTestCase):
         self.assertEqual(keeper.ended, ["cancelled"])
 
     def test_clientGone(self) -> None:
-        """The client goes, and its hook is cancelled."""
+        """When the client disconnects, its hook is cancelled."""
         keeper = Keeper()
         with self.controller(keeper) as controller:
             client = smtplib.SMTP(controller.hostname, controller.port)
@@ -550,7 +550,7 @@ class ThreadTests(SynchronousTestCase):
         return asyncio.run_coroutine_threadsafe(work, loop_in_thread()).result(30)
 
     def test_ownLoop(self) -> None:
-        """The loop may be one of the program's, in a thread of its own."""
+        """The loop may be one that the program runs in a thread."""
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever, name="mine")
         thread.start()
@@ -566,7 +566,7 @@ class ThreadTests(SynchronousTestCase):
         self.assertEqual(keeper.threads, ["mine"])
 
     def test_function(self) -> None:
-        """Any coroutine function can be taken there: what it gives is a Deferred."""
+        """Any coroutine function can run there, and returns a Deferred."""
 
         async def work(number: int) -> int:
             await asyncio.sleep(0)
@@ -612,7 +612,7 @@ class Handler:
 
 
 class AsyncioReactorTests(SynchronousTestCase):
-    """With asyncio's reactor: one loop for both worlds."""
+    """With asyncio's reactor, everything runs in one loop."""
 
     def run_program(self, code: str) -> list[str]:
         done = run_program(HANDLER + code)
@@ -620,7 +620,7 @@ class AsyncioReactorTests(SynchronousTestCase):
         return done.stdout.splitlines()
 
     def test_controller(self) -> None:
-        """A Controller in a program without a reactor: hooks are tasks, which may await Deferreds as well."""
+        """A Controller in a program without a reactor: hooks are tasks, which may also await Deferreds."""
         code = """
 import smtplib
 from txsmtpd.controller import Controller
@@ -641,7 +641,7 @@ with Controller(Handler(), port=0) as controller:
         self.assertEqual(sorted(self.run_program(code)), ["451", "Task", "cancelled"])
 
     def test_byHand(self) -> None:
-        """Without the option, on this reactor, futures and Deferreds can be awaited nevertheless, in any order."""
+        """Without the option, hooks on this reactor can still await futures and Deferreds in any order."""
         code = """
 import smtplib
 from twisted.internet import asyncioreactor

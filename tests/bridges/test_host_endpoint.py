@@ -1,4 +1,4 @@
-"""Connections to a host by its name, with the reactor that is given."""
+"""Connections to a host name, with the reactor that is passed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ADDRESSES = [
 
 @implementer(IHostnameResolver)
 class Resolver:
-    """Answers when it is told to."""
+    """A resolver whose answers the test triggers."""
 
     receiver: Any = None
 
@@ -61,7 +61,7 @@ class HostTests(SynchronousTestCase):
         self.reactor.tcpClients[number][2].clientConnectionFailed(None, Failure(error))
 
     def test_first(self) -> None:
-        """The first address that answers is connected to, and no other is tried."""
+        """It connects to the first address that answers. No other address is tried."""
         self.resolver.answer(ADDRESSES)
         self.assertEqual(self.tried(), ["2001:db8::1"])
         protocol = self.succeed(0)
@@ -69,8 +69,8 @@ class HostTests(SynchronousTestCase):
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_slow(self) -> None:
-        """The next address is tried when one is slow; the one that is connected first wins, and the others are
-        given up."""
+        """If an address is slow, the next one is tried. The first connection wins, and the other attempts are
+        cancelled."""
         self.resolver.answer(ADDRESSES)
         self.reactor.advance(ATTEMPT_DELAY)
         self.reactor.advance(ATTEMPT_DELAY)
@@ -81,7 +81,7 @@ class HostTests(SynchronousTestCase):
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_refused(self) -> None:
-        """After a failure the next address is tried at once; if all fail, the last error tells why."""
+        """After a failure, the next address is tried immediately. If all fail, the result is the last error."""
         self.resolver.answer(ADDRESSES)
         self.fail_attempt(0, ConnectionRefusedError())
         self.assertEqual(self.tried(), ["2001:db8::1", "192.0.2.1"])
@@ -91,7 +91,7 @@ class HostTests(SynchronousTestCase):
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_lastIsSlow(self) -> None:
-        """The last address may take its time, and the first one may still win."""
+        """If the last address is slow, the first one may still win."""
         self.resolver.answer(ADDRESSES[:2])
         self.reactor.advance(ATTEMPT_DELAY)
         self.reactor.advance(ATTEMPT_DELAY)
@@ -106,7 +106,7 @@ class HostTests(SynchronousTestCase):
         self.failureResultOf(self.connecting, DNSLookupError)
 
     def test_cancelled(self) -> None:
-        """Cancelled, it gives up its attempts; while the name is resolved, too."""
+        """Cancelling it cancels its attempts, even while the name is resolved."""
         self.resolver.answer(ADDRESSES)
         self.connecting.cancel()
         self.failureResultOf(self.connecting, ConnectingCancelledError)

@@ -1,4 +1,4 @@
-"""A reactor made of an asyncio loop, which is not the global one."""
+"""A reactor on an asyncio loop, which is not the global reactor."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class TimeTests(LoopTestCase):
         self.calls: list[Any] = []
 
     def test_interfaces(self) -> None:
-        """It keeps the time as Twisted's reactors do."""
+        """It uses the same clock as Twisted's reactors."""
         verifyObject(IReactorTime, self.clock)
         timer = self.clock.callLater(1, int)
         verifyObject(IDelayedCall, timer)
@@ -51,7 +51,7 @@ class TimeTests(LoopTestCase):
         timer.cancel()
 
     def test_called(self) -> None:
-        """The function is called once, in time, with its arguments; then the timer is done."""
+        """The function is called once, at its time, with its arguments. Then the call is no longer active."""
         timer = self.clock.callLater(0, lambda *args, **kwargs: self.calls.append((args, kwargs)), 1, a=2)
         self.assertTrue(timer.active())
         self.run_loop()
@@ -62,7 +62,7 @@ class TimeTests(LoopTestCase):
             self.assertRaises(AlreadyCalled, change)
 
     def test_cancelled(self) -> None:
-        """A call that was cancelled is not made."""
+        """A cancelled call is not made."""
         timer = self.clock.callLater(0, self.calls.append, 1)
         timer.cancel()
         self.run_loop()
@@ -71,7 +71,7 @@ class TimeTests(LoopTestCase):
         self.assertRaises(AlreadyCancelled, timer.cancel)
 
     def test_moved(self) -> None:
-        """A call can be made sooner or later than planned."""
+        """A call can be made earlier or later than planned."""
         sooner = self.clock.callLater(60, self.calls.append, "sooner")
         later = self.clock.callLater(0, self.calls.append, "later")
         sooner.reset(0)
@@ -81,7 +81,7 @@ class TimeTests(LoopTestCase):
         later.cancel()
 
     def test_fails(self) -> None:
-        """What a call raises is logged, and the loop goes on."""
+        """An exception of a call is logged, and the loop continues."""
         self.clock.callLater(0, lambda: 1 / 0)
         self.clock.callLater(0, self.calls.append, 1)
         self.run_loop()
@@ -89,7 +89,7 @@ class TimeTests(LoopTestCase):
         self.assertEqual(self.calls, [1])
 
     def test_forgets(self) -> None:
-        """Calls that were cancelled do not pile up until their time would come."""
+        """Cancelled calls are not kept until their time."""
         for _ in range(3000):
             self.clock.callLater(300, int).cancel()
             if _ % 100 == 0:
@@ -99,10 +99,10 @@ class TimeTests(LoopTestCase):
 
 
 class ChoiceTests(LoopTestCase):
-    """Which reactor is at work."""
+    """Which reactor is the current one."""
 
     def test_oneForEachLoop(self) -> None:
-        """A loop has one reactor, and another when that was closed; in the loop, it is the current one."""
+        """A loop has one reactor, and gets another when that is closed. In the loop, it is the current one."""
         reactor = reactor_of_loop(self.loop)
         self.assertIs(reactor_of_loop(self.loop), reactor)
         found: list[Any] = []
@@ -114,13 +114,13 @@ class ChoiceTests(LoopTestCase):
         self.assertIsNot(reactor_of_loop(self.loop), reactor)
 
     def test_global(self) -> None:
-        """Where no loop runs, it is the global one."""
+        """Without a running loop, the global reactor is the current one."""
         from twisted.internet import reactor
 
         self.assertIs(current_reactor(), reactor)
 
     def test_held(self) -> None:
-        """Who holds a reactor keeps it from closing."""
+        """A reactor that is held does not close."""
         reactor = LoopReactor(self.loop)
         reactor.hold()
         reactor.hold()
@@ -131,7 +131,7 @@ class ChoiceTests(LoopTestCase):
 
 
 class Server(Protocol):
-    """Starts TLS at once, and sends what a pull producer gives."""
+    """Starts TLS immediately, and sends the data of a pull producer."""
 
     size = 2**18
 
@@ -171,10 +171,10 @@ class Client(Protocol):
 
 
 class TransportTests(SynchronousTestCase):
-    """Connections, with TLS begun in them, on a reactor that is not the global one."""
+    """Connections, with and without TLS, on a reactor that is not the global one."""
 
     def test_tls(self) -> None:
-        """TLS and its pull producers work, for servers and clients."""
+        """TLS and pull producers work within it, for servers and clients."""
         certificates = Certificates(write(Path(self.mktemp()), combined(issue("localhost"))))
         thread = ReactorThread()
         thread.start()

@@ -1,4 +1,4 @@
-"""Reactors that go by a clock which is never set."""
+"""Reactors with a clock that is never set."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class MonotonicTests(SynchronousTestCase):
         return made
 
     def test_pending(self) -> None:
-        """Calls that are pending keep their delay, and later ones go by the same clock."""
+        """Pending calls keep their delay, and later calls use the same clock."""
         reactor = self.reactor()
         before = reactor.callLater(10, lambda: None)
         use_monotonic_clock(reactor)
@@ -68,13 +68,13 @@ class MonotonicTests(SynchronousTestCase):
             call.cancel()
 
     def test_others(self) -> None:
-        """What goes by another clock is left alone."""
+        """A reactor with another clock is not changed."""
         clock = Clock()
         use_monotonic_clock(clock)
         self.assertEqual(clock.seconds(), 0)
 
     def test_steps(self) -> None:
-        """When the wall clock is set, forward or back, who speaks stays, and who is silent is timed out."""
+        """When the wall clock is set, forward or back, active clients stay connected, and idle ones time out."""
         for step in ("3600", "-3600"):
             words = [sys.executable, "-c", STEPPED, step]
             done = subprocess.run(words, capture_output=True, text=True, timeout=60)

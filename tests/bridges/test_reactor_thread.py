@@ -1,4 +1,4 @@
-"""A loop and its reactor in a thread of their own."""
+"""A loop and its reactor in a separate thread."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from txsmtpd.bridges.reactors import call_in_pool, current_reactor
 
 
 def run_program(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a program of a user's, in a process of its own; it must end by itself, soon."""
+    """Run a user's program in a separate process. It must end by itself, within a limited time."""
     return subprocess.run(
         [sys.executable, *arguments, "-c", code],
         capture_output=True,
@@ -34,12 +34,12 @@ def run_program(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def reactor_threads() -> list[threading.Thread]:
-    """The threads that run a reactor for us."""
+    """The threads that run a reactor of this package."""
     return [thread for thread in threading.enumerate() if thread.name == "reactor"]
 
 
 def descriptors() -> int:
-    """How many descriptors this process has open, garbage not counted."""
+    """Return the number of open descriptors of this process, after a garbage collection."""
     gc.collect()
     return len(os.listdir("/proc/self/fd"))
 
@@ -55,7 +55,7 @@ class CallTests(ReactorThreadTestCase):
     """Calls from other threads."""
 
     def test_result(self) -> None:
-        """A function is called in the thread, with its arguments; its result comes back."""
+        """A function is called in the thread with its arguments, and its result is returned."""
 
         def work(number: int, *, name: str) -> tuple[int, str, threading.Thread]:
             return number, name, threading.current_thread()
@@ -63,7 +63,7 @@ class CallTests(ReactorThreadTestCase):
         self.assertEqual(self.thread.run(work, 1, name="a"), (1, "a", self.thread.thread))
 
     def test_waits(self) -> None:
-        """The results of coroutines and Deferreds are waited for; a coroutine may await both worlds."""
+        """It waits for the results of coroutines and Deferreds. A coroutine may await asyncio and Twisted."""
 
         async def work() -> str:
             await asyncio.sleep(0)
@@ -73,7 +73,7 @@ class CallTests(ReactorThreadTestCase):
         self.assertEqual(self.thread.run(deferLater, self.thread.reactor, 0, lambda: "later"), "later")
 
     def test_exception(self) -> None:
-        """What the function raises is raised to the caller, a TimeoutError of its own too."""
+        """An exception of the function is raised to the caller, even if it is a TimeoutError."""
 
         def work() -> None:
             raise LookupError("not there")
@@ -85,7 +85,7 @@ class CallTests(ReactorThreadTestCase):
         self.assertEqual(str(self.assertRaises(TimeoutError, self.thread.run, waits)), "mine")
 
     def test_timeout(self) -> None:
-        """What takes too long is cancelled."""
+        """A call that takes too long is cancelled."""
         cancelled = threading.Event()
         error = self.assertRaises(
             TimeoutError, self.thread.run, lambda: Deferred(lambda _: cancelled.set()), timeout=0.01
@@ -95,12 +95,12 @@ class CallTests(ReactorThreadTestCase):
         self.assertTrue(cancelled.is_set())
 
     def test_ownThread(self) -> None:
-        """In the thread itself, nothing waits for it: it is told at once."""
+        """In the thread itself, a call that would wait raises an exception immediately."""
         for function in (self.thread.stop, lambda: self.thread.run(int)):
             self.assertIn("own thread", str(self.assertRaises(ReactorThreadError, self.thread.run, function)))
 
     def test_manyThreads(self) -> None:
-        """Any thread may call, all at once."""
+        """Any thread may call, even at the same time."""
         found: list[int] = []
 
         def caller() -> None:
@@ -114,7 +114,7 @@ class CallTests(ReactorThreadTestCase):
         self.assertEqual(sorted(found), sorted([*range(10)] * 5))
 
     def test_interrupted(self) -> None:
-        """What asyncio lets out of its loop does not end the thread."""
+        """Exceptions with which asyncio stops a loop do not end the thread."""
 
         def fails(kind: Any) -> None:
             raise kind
@@ -125,7 +125,7 @@ class CallTests(ReactorThreadTestCase):
             self.assertEqual(len(self.flushLoggedErrors(kind)), 1)
 
     def test_currentReactor(self) -> None:
-        """In the thread, its reactor is the current one, with threads of its own."""
+        """In the thread, its reactor is the current one, and has its own thread pool."""
         self.assertIs(self.thread.run(current_reactor), self.thread.reactor)
         self.assertIsNot(current_reactor(), self.thread.reactor)
         thread = self.thread.run(call_in_pool, threading.current_thread)
@@ -137,7 +137,7 @@ class EndTests(SynchronousTestCase):
     """The end of a thread."""
 
     def test_nothingIsLeft(self) -> None:
-        """Tasks are cancelled, threads and descriptors are gone, what waits for the end is called."""
+        """At the end, tasks are cancelled, threads and descriptors are gone, and *finish* is called."""
         before, others = descriptors(), set(threading.enumerate())
         ends: list[str] = []
 
@@ -168,7 +168,7 @@ class EndTests(SynchronousTestCase):
         thread.stop()
 
     def test_loopStopped(self) -> None:
-        """Whoever stops the loop ends the thread, in the same order; who calls it then is told."""
+        """Stopping the loop in any way ends the thread in the same order. Later calls raise an exception."""
         ends: list[str] = []
         thread = ReactorThread(finish=lambda: ends.append("finish"))
         thread.start()
@@ -179,14 +179,14 @@ class EndTests(SynchronousTestCase):
         thread.stop()
 
     def test_whoWaits(self) -> None:
-        """Who waits for something when the thread ends is told, and does not wait for ever."""
+        """A caller that waits when the thread ends gets an exception, and does not wait forever."""
         thread = ReactorThread()
         thread.start()
         thread.loop.call_soon_threadsafe(thread.loop.call_later, 0.05, thread.loop.stop)
         self.assertRaises(CancelledError, thread.run, Deferred)
 
     def test_givenLoop(self) -> None:
-        """It runs the loop that it is given, once; one that is closed or runs already is refused."""
+        """It runs the loop that is passed, once. A loop that is closed or running is refused."""
         loop = asyncio.new_event_loop()
         thread = ReactorThread(loop)
         thread.start()
@@ -197,10 +197,10 @@ class EndTests(SynchronousTestCase):
 
 
 class OtherReactorTests(TestCase):
-    """Calls to a reactor that somebody else runs."""
+    """Calls to a reactor that other code runs."""
 
     async def test_waits(self) -> None:
-        """From another thread, the reactor that runs is called; in its own thread that is refused."""
+        """From another thread, calls reach the running reactor. In the reactor's own thread they are refused."""
         from twisted.internet import reactor
 
         await deferLater(reactor, 0)  # type: ignore[arg-type]
@@ -215,7 +215,7 @@ class OtherReactorTests(TestCase):
             await deferToThread(work)
 
     def test_doesNotRun(self) -> None:
-        """One that does not run is not waited for."""
+        """It does not wait for a reactor that does not run."""
         from twisted.internet.selectreactor import SelectReactor
 
         reactor = SelectReactor()
@@ -232,7 +232,8 @@ class ProgramTests(SynchronousTestCase):
         return done.stdout
 
     def test_ends(self) -> None:
-        """A program that forgets to stop its thread ends, and the thread in order; the global reactor is untouched."""
+        """A program that does not stop its thread still ends, and the thread ends in order. The global reactor is not
+        used."""
         code = """
 import sys
 thread = ReactorThread(finish=lambda: print("finished"))
@@ -244,7 +245,8 @@ print("done", "twisted.internet.reactor" in sys.modules)
         self.assertEqual(self.run_program(code), "done False\nfinished\nshut down\n")
 
     def test_fork(self) -> None:
-        """A child forked while one runs leaves it alone, and can have its own; the parent's goes on."""
+        """A child process that is forked while one runs does not use it, and can have its own. The parent's
+        continues."""
         code = """
 import os, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of forks beside threads, too
@@ -274,7 +276,7 @@ else:
         )
 
     def test_besideAnotherReactor(self) -> None:
-        """A program may install and run any reactor of Twisted's while such a thread runs."""
+        """A program may install and run any reactor of Twisted while such a thread runs."""
         for name in ("asyncio", "select", "epoll"):
             code = f"""
 thread = ReactorThread()

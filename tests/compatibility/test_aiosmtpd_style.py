@@ -1,4 +1,5 @@
-"""Programs in the style of aiosmtpd: run with its modules where it is installed, and with ours, by the import alone."""
+"""Programs in the style of aiosmtpd. They run with aiosmtpd, if it is installed, and with this package; only the import
+differs."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ MESSAGE = "From: a@example.com\r\nSubject: A test\r\n\r\nHello\r\n"
 
 
 class Programs:
-    """The tests. A subclass says whose modules they import."""
+    """The tests. A subclass provides the modules that they import."""
 
     package: str
 
@@ -33,7 +34,7 @@ class Programs:
         return importlib.import_module(f"{self.package}.{name}")
 
     def start(self: Any, handler: Any, kind: Any = None, **options: Any) -> Any:
-        """A controller that listens, until the test is over."""
+        """Return a controller that listens until the end of the test."""
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         controller = (kind or self.controllers.Controller)(handler, hostname="127.0.0.1", port=port, **options)
@@ -51,7 +52,7 @@ class Programs:
         return dict(refused)
 
     def test_recipients(self: Any) -> None:
-        """A hook that takes some recipients, and one that is given the message and uses asyncio."""
+        """A hook that accepts some recipients, and a hook that gets the message and uses asyncio."""
 
         class Domain:
             def __init__(self) -> None:
@@ -79,7 +80,7 @@ class Programs:
         self.assertTrue(name)
 
     def test_allHooks(self: Any) -> None:
-        """Hooks for each command: they set what the server would have set, and their status is the reply."""
+        """Hooks of all commands set what the server would set. Their status is the reply."""
 
         class All:
             def __init__(self) -> None:
@@ -128,7 +129,7 @@ class Programs:
         )
 
     def test_ehloResponses(self: Any) -> None:
-        """A hook of EHLO that is given the lines, and returns others."""
+        """A hook of EHLO that gets the lines and returns other lines."""
 
         class Announces:
             async def handle_EHLO(
@@ -158,7 +159,7 @@ class Programs:
         self.flushWarnings()
 
     def test_authenticator(self: Any) -> None:
-        """A function that decides about a login and a password, and what it knows of the user."""
+        """A function that checks a login and a password, and its information about the user."""
         smtp = self.smtp
 
         def decide(server: Any, session: Any, envelope: Any, mechanism: str, auth_data: Any) -> Any:
@@ -187,7 +188,7 @@ class Programs:
         self.flushWarnings()
 
     def test_authMethod(self: Any) -> None:
-        """A mechanism of the handler's own, which asks the client, and one that is hidden."""
+        """A mechanism of the handler, which sends challenges, and a disabled mechanism."""
         smtp = self.smtp
 
         class Tokens:
@@ -217,7 +218,7 @@ class Programs:
         self.assertEqual(other.docmd("AUTH X-ONE-TIME")[0], 235)
 
     def test_ownCommands(self: Any) -> None:
-        """A subclass with a command of its own, in HELP by its syntax, and one that is changed; made by factory()."""
+        """A subclass with an additional command, which HELP lists, and a changed command; created by factory()."""
         smtp, controllers = self.smtp, self.controllers
 
         class Greeting(smtp.SMTP):  # type: ignore[name-defined, misc]
@@ -246,7 +247,7 @@ class Programs:
         self.assertIn(b"GREET [name]", client.docmd("HELP", "greet")[1])
 
     def test_ownSession(self: Any) -> None:
-        """Sessions and envelopes of one's own class, and attributes that hooks hang on them."""
+        """Custom classes of sessions and envelopes, and attributes that hooks add to them."""
         smtp, controllers = self.smtp, self.controllers
 
         class Noted(smtp.Envelope):  # type: ignore[name-defined, misc]
@@ -276,7 +277,7 @@ class Programs:
         self.assertEqual(handler.seen, [(1, "none"), (2, "none")])
 
     def test_message(self: Any) -> None:
-        """Handlers that are given a parsed message: a plain method, or a coroutine that uses asyncio."""
+        """Handlers that get a parsed message: a plain method, or a coroutine that uses asyncio."""
         handlers = self.handlers
         kept: list[Any] = []
 
@@ -299,7 +300,7 @@ class Programs:
         self.assertEqual(len(kept), 2)
 
     def test_mailbox(self: Any) -> None:
-        """A maildir, read again with the standard library."""
+        """A maildir, which the standard library reads."""
         import mailbox
 
         folder = str(Path(self.mktemp()).absolute())
@@ -317,7 +318,7 @@ class Programs:
         self.assertIn("X-Peer: ", stream.getvalue())
 
     def test_exception(self: Any) -> None:
-        """A hook that words the reply to an exception."""
+        """A hook that returns the reply to an exception."""
 
         class Fails:
             async def handle_NOOP(self, server: Any, session: Any, envelope: Any, arg: str) -> str:
@@ -330,7 +331,7 @@ class Programs:
         self.flushLoggedErrors(ValueError)
 
     def test_limits(self: Any) -> None:
-        """Options: the size of messages, their encoding, how often a command may come."""
+        """Options: the size of messages, their encoding, and limits of commands."""
 
         class Keeps:
             content: Any = None
@@ -364,7 +365,7 @@ class Programs:
 
 
 class OurTests(Programs, SynchronousTestCase):
-    """With our modules."""
+    """With the modules of this package."""
 
     package = "txsmtpd"
 
@@ -374,7 +375,7 @@ class OurTests(Programs, SynchronousTestCase):
 
 
 class TheirTests(Programs, SynchronousTestCase):
-    """With aiosmtpd's: what the tests say is true of it as well."""
+    """With the modules of aiosmtpd: the tests hold there, too."""
 
     package = "aiosmtpd"
 
@@ -386,10 +387,10 @@ class TheirTests(Programs, SynchronousTestCase):
 
 
 class DifferenceTests(SynchronousTestCase):
-    """What must be changed tells so."""
+    """Programs that must be changed get an exception that says how."""
 
     def test_inheritedAreCoroutines(self) -> None:
-        """Whatever command a subclass overrides, the inherited method can be awaited."""
+        """A subclass can override any command and await the inherited method."""
         from inspect import iscoroutinefunction
 
         from txsmtpd.lmtp import LMTP
@@ -401,7 +402,7 @@ class DifferenceTests(SynchronousTestCase):
             self.assertEqual([verb for verb, method in methods.items() if not iscoroutinefunction(method)], [])
 
     def test_formerHooks(self) -> None:
-        """Methods that would never be called are refused when the class is made."""
+        """Methods that would never be called are refused when the class is created."""
         from txsmtpd.smtp import SMTP
 
         for name in ("connection_lost", "data_received"):

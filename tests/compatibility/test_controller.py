@@ -1,4 +1,4 @@
-"""Controllers: servers for programs that are not Twisted."""
+"""Controllers: servers for programs that do not use Twisted."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MESSAGE = "Subject: test\r\n\r\nHello\r\n"
 
 
 class Keeper:
-    """A handler that keeps all messages, and the thread that its hook was called in."""
+    """A handler that keeps all messages, and the thread in which its hook was called."""
 
     def __init__(self) -> None:
         self.contents: list[Any] = []
@@ -57,7 +57,7 @@ def send(controller: Any) -> None:
 
 
 def refused(controller: Any) -> bool:
-    """Whether nothing listens at the address."""
+    """Return True if no server listens at the address."""
     with socket.socket(socket.AF_INET6 if ":" in controller.hostname else socket.AF_INET) as probe:
         return probe.connect_ex((controller.hostname, controller.port)) != 0
 
@@ -66,7 +66,7 @@ class StartTests(SynchronousTestCase):
     """Starting and stopping."""
 
     def test_withBlock(self) -> None:
-        """It listens within the block, takes mail, and knows the port that it was given."""
+        """It listens within the block, receives mail, and knows its port."""
         handler = Keeper()
         with Controller(handler, port=0) as controller:
             self.assertNotEqual(controller.port, 0)
@@ -77,7 +77,8 @@ class StartTests(SynchronousTestCase):
         self.assertEqual(reactor_threads(), [])
 
     def test_fifty(self) -> None:
-        """Fifty times in one process, the same one and new ones, each takes a message; nothing is left."""
+        """Fifty starts in one process, of one controller and of new ones, each receive a message and leave nothing
+        behind."""
         handler = Keeper()
         again = Controller(handler, port=0)
         for _ in range(25):
@@ -92,7 +93,7 @@ class StartTests(SynchronousTestCase):
         self.assertEqual(reactor_threads(), [])
 
     def test_two(self) -> None:
-        """Two at once are apart, and one goes on when the other is stopped."""
+        """Two controllers at the same time are independent. One continues when the other is stopped."""
         first, second = Keeper(), Keeper()
         with Controller(first, port=0) as one:
             with Controller(second, port=0) as two:
@@ -103,7 +104,7 @@ class StartTests(SynchronousTestCase):
         self.assertEqual((len(first.contents), len(second.contents)), (2, 1))
 
     def test_twice(self) -> None:
-        """Starting what runs, and stopping what does not, is an AssertionError."""
+        """Starting a running controller, or stopping a stopped one, is an AssertionError."""
         controller = Controller(Sink(), port=0)
         self.assertIn("not running", str(self.assertRaises(AssertionError, controller.stop)))
         controller.stop(no_assert=True)
@@ -113,7 +114,7 @@ class StartTests(SynchronousTestCase):
             controller.stop()
 
     def test_twoThreads(self) -> None:
-        """Of threads that all start one controller, or stop it, one does."""
+        """If several threads start or stop one controller, one of them succeeds."""
         controller = Controller(Sink(), port=0)
         for change in (controller.start, controller.stop):
             done: list[str] = []
@@ -136,7 +137,7 @@ class StartTests(SynchronousTestCase):
             self.assertEqual(sorted(done), ["done"] + ["refused"] * 3)
 
     def test_portInUse(self) -> None:
-        """The system's error is raised where start() was called, and leaves nothing behind."""
+        """start() raises the error of the system, and leaves nothing behind."""
         with Controller(Sink(), port=0) as controller:
             other = Controller(Sink(), controller.hostname, controller.port)
             error = self.assertRaises(OSError, other.start)
@@ -147,12 +148,12 @@ class StartTests(SynchronousTestCase):
             send(other)
 
     def test_noSuchHost(self) -> None:
-        """A name that stands for no address of this host is an OSError too."""
+        """A name without an address of this host is an OSError, too."""
         self.assertRaises(OSError, Controller(Sink(), "192.0.2.1", 0).start)
         self.assertRaises(OSError, Controller(Sink(), "nowhere.invalid", 0).start)
 
     def test_addresses(self) -> None:
-        """A name is all its addresses, with one port; an empty one is all addresses of the host."""
+        """A name means all its addresses, with one port. An empty name means all addresses of the host."""
         for hostname in ("localhost", ""):
             with Controller(Sink(), hostname, 0) as controller:
                 self.assertEqual({each.getsockname()[1] for each in controller.server.sockets}, {controller.port})
@@ -160,12 +161,12 @@ class StartTests(SynchronousTestCase):
                     self.assertEqual(client.noop()[0], 250)
 
     def test_localhost(self) -> None:
-        """The default address is one that only this host can reach."""
+        """Only this host can reach the default address."""
         self.assertEqual(Controller(Sink()).hostname, get_localhost())
         self.assertIn(get_localhost(), ("::1", "127.0.0.1"))
 
     def test_readyTimeout(self) -> None:
-        """A start that takes too long is over when start() says so: nothing listens, and it can be started again."""
+        """When start() raises TimeoutError, nothing listens, and the controller can be started again."""
         release = threading.Event()
         self.addCleanup(release.set)
 
@@ -196,12 +197,12 @@ class StartTests(SynchronousTestCase):
                 send(controller)
 
     def test_readyTimeoutOfEnvironment(self) -> None:
-        """The environment may know better how slow this host is."""
+        """An environment variable can increase the timeout on slow hosts."""
         self.patch(os, "environ", {**os.environ, "AIOSMTPD_CONTROLLER_TIMEOUT": "7"})
         self.assertEqual(Controller(Sink(), ready_timeout=1).ready_timeout, 7)
 
     def test_openSocket(self) -> None:
-        """It listens on a socket that is open already, and leaves it open."""
+        """It listens on a socket that is already open, and does not close it."""
         with socket.create_server(("127.0.0.1", 0)) as sock:
             for _ in range(2):
                 with Controller(Sink(), sock=sock) as controller:
@@ -210,13 +211,13 @@ class StartTests(SynchronousTestCase):
             self.assertNotEqual(sock.fileno(), -1)
 
     def test_addressThatIsNot(self) -> None:
-        """A name may have an address that this host has not, as localhost often has ::1, if it has another."""
+        """A name may have an address that this host lacks, as localhost often has ::1, if it has another one."""
         self.patch(txsmtpd.controller, "_addresses", lambda hostname: [hostname, "127.0.0.1"])
         with Controller(Sink(), "2001:db8::1", 0) as controller:
             self.assertEqual(len(controller.server.sockets), 1)
 
     def test_duration(self) -> None:
-        """To start and to stop is as quick as with any server in a thread: nothing waits for a time to pass."""
+        """Starting and stopping does not wait for any period of time."""
         controller = Controller(Sink(), port=0)
 
         def use() -> None:
@@ -231,10 +232,11 @@ def _family(controller: Any) -> socket.AddressFamily:
 
 
 class StopTests(SynchronousTestCase):
-    """What becomes of connections when a controller is stopped."""
+    """Connections when a controller stops."""
 
     def test_idle(self) -> None:
-        """An idle client finds its connection closed, and may say QUIT in vain: no reply that it did not ask for."""
+        """The connection of an idle client is closed without a reply that it did not ask for. It may still send
+        QUIT."""
         controller = Controller(Sink(), port=0)
         controller.start()
         with smtplib.SMTP(controller.hostname, controller.port) as client:
@@ -245,7 +247,7 @@ class StopTests(SynchronousTestCase):
             controller.stop()  # and smtplib says QUIT
 
     def test_busy(self) -> None:
-        """A hook that waits is cancelled, before stop() returns."""
+        """A waiting hook is cancelled before stop() returns."""
         begun = threading.Event()
         ends: list[type] = []
 
@@ -269,7 +271,7 @@ class StopTests(SynchronousTestCase):
         gc.collect()  # what is left of Deferreds would be logged, and fail the test
 
     def test_tls(self) -> None:
-        """A client in TLS does not keep a server from stopping that is stopped in the client's own thread."""
+        """A TLS client in the thread that stops the server does not delay the stop."""
         controller = Controller(
             Sink(),
             "localhost",
@@ -287,7 +289,7 @@ class StopTests(SynchronousTestCase):
         self.assertEqual((stopping.is_alive(), controller.server), (False, None))
 
     def test_loopStopped(self) -> None:
-        """A program may stop the loop itself, as others do; the port is free then, and stop() is still right."""
+        """A program may stop the loop itself. Then the port is free, and stop() may still be called."""
         for stop in (lambda controller: controller.loop.stop(), lambda controller: controller.cancel_tasks()):
             controller = Controller(Sink(), port=0)
             controller.start()
@@ -301,7 +303,7 @@ class StopTests(SynchronousTestCase):
             self.assertRaises(AssertionError, controller.stop)
 
     def test_ownThread(self) -> None:
-        """A hook that would stop the server that runs it is told so, and not waited for for ever."""
+        """A hook that stops its own server gets an exception, and does not wait forever."""
         errors: list[Any] = []
 
         class Stops:
@@ -321,16 +323,16 @@ class StopTests(SynchronousTestCase):
 
 
 class OptionTests(SynchronousTestCase):
-    """What a controller is given."""
+    """The arguments of a controller."""
 
     def test_unknown(self) -> None:
-        """An unknown option is refused when the controller is made, with the nearest that there is."""
+        """An unknown option is refused when the controller is created. The message suggests the most similar one."""
         error = self.assertRaises(TypeError, Controller, Sink(), tiemout=3)
         self.assertIn("did you mean timeout?", str(error))
         self.assertRaises(ValueError, Controller, Sink(), timeout=-1)
 
     def test_passedOn(self) -> None:
-        """Options reach the server; SMTPUTF8 is on unless it is turned off."""
+        """Options are passed to the server. SMTPUTF8 is enabled by default."""
         with Controller(Sink(), port=0, server_hostname="mx.test", data_size_limit=1234) as controller:
             self.assertEqual(controller.smtpd.hostname, "mx.test")
             self.assertEqual(controller.smtpd.data_size_limit, 1234)
@@ -339,7 +341,7 @@ class OptionTests(SynchronousTestCase):
             self.assertFalse(controller.smtpd.enable_SMTPUTF8)
 
     def test_connectionLimit(self) -> None:
-        """Those of the factory too."""
+        """Options of the factory are passed, too."""
         with (
             Controller(Sink(), port=0, connection_limit=1) as controller,
             smtplib.SMTP(controller.hostname, controller.port),
@@ -348,7 +350,7 @@ class OptionTests(SynchronousTestCase):
             self.assertEqual(error.smtp_code, 421)
 
     def test_serverKwargs(self) -> None:
-        """The way of old to give options works, with a warning; keywords count more."""
+        """server_kwargs works, with a warning. Keyword arguments take precedence."""
         controller = Controller(Sink(), server_kwargs={"timeout": 7, "decode_data": True}, timeout=8)
         self.assertEqual(controller.SMTP_kwargs["timeout"], 8)
         self.assertTrue(controller.SMTP_kwargs["decode_data"])
@@ -357,7 +359,7 @@ class OptionTests(SynchronousTestCase):
         self.assertEqual(Path(warning["filename"]).name, "test_controller.py")
 
     def test_wrongServerKwargs(self) -> None:
-        """A mistake in them is raised by start(), where programs of that time expect it; then nothing listens."""
+        """Invalid options in server_kwargs are raised by start(), as older programs expect. Then nothing listens."""
         controller = Controller(Sink(), port=0, server_kwargs={"no_such_option": True})
         self.assertEqual(len(self.flushWarnings()), 1)
         for _ in range(2):
@@ -366,7 +368,7 @@ class OptionTests(SynchronousTestCase):
             controller.stop()
 
     def test_authWithoutTLS(self) -> None:
-        """A server that will never offer the AUTH that it was made for says so."""
+        """A server that has AUTH but will never offer it logs a warning."""
         options: dict[str, Any] = {"authenticator": lambda *arguments: True}
         Controller(Sink(), auth_require_tls=False, **options)
         self.assertEqual(self.flushWarnings(), [])
@@ -375,7 +377,7 @@ class OptionTests(SynchronousTestCase):
         self.assertIn("auth_require_tls=False", warning["message"])
 
     def test_sslContext(self) -> None:
-        """With ssl_context, connections begin with TLS, also if factory() does not pass the options on."""
+        """With ssl_context, connections use implicit TLS, even if factory() does not pass the options on."""
 
         class Own(Controller):
             def factory(self) -> Any:
@@ -391,16 +393,16 @@ class OptionTests(SynchronousTestCase):
                 self.assertEqual(controller.smtpd.session.ssl.protocol, "TLSv1.3")
 
     def test_nowhere(self) -> None:
-        """A controller without a mixin says what it needs."""
+        """A controller without a mixin raises an exception that says what it needs."""
         self.assertRaises(NotImplementedError, BaseThreadedController(Sink()).start)
 
 
 class FactoryTests(SynchronousTestCase):
-    """Controllers with a factory() of their own."""
+    """Controllers with an overridden factory()."""
 
     def test_tolerant(self) -> None:
-        """A protocol that factory() makes takes addresses and line ends as one of the controller's own does, unless it
-        was told otherwise."""
+        """A protocol of an overridden factory() accepts the same addresses and line ends as the default one, unless its
+        options differ."""
 
         class Own(Controller):
             options: ClassVar[dict[str, Any]] = {}
@@ -432,7 +434,7 @@ class FactoryTests(SynchronousTestCase):
             self.assertEqual(seen, expected, kind)
 
     def test_ownProtocol(self) -> None:
-        """It makes the protocol of each connection."""
+        """factory() creates the protocol of each connection."""
 
         class Pinging(SMTP):
             @syntax("PING")
@@ -450,7 +452,7 @@ class FactoryTests(SynchronousTestCase):
                 self.assertEqual(controller.smtpd.settings.timeout, 9)
 
     def test_ownOptions(self) -> None:
-        """Its options may be others than ours."""
+        """Its options may differ from the controller's."""
 
         class Coloured(SMTP):
             def __init__(self, handler: Any, *, colour: str, **options: Any) -> None:
@@ -466,7 +468,7 @@ class FactoryTests(SynchronousTestCase):
         self.assertRaises(TypeError, Own(Sink(), port=0, color="red").start)
 
     def test_super(self) -> None:
-        """It may change what the inherited one makes."""
+        """It may change the protocol that the inherited method creates."""
 
         class Own(Controller):
             def factory(self) -> Any:
@@ -478,7 +480,7 @@ class FactoryTests(SynchronousTestCase):
             self.assertEqual((controller.smtpd.mark, controller.smtpd.hostname), ("x", "mx.test"))
 
     def test_errors(self) -> None:
-        """What it raises, start() raises; so it does if nothing fit comes back. The port stays free."""
+        """start() raises its exceptions, and a TypeError if its result is not a protocol. The port stays free."""
 
         class Own(Controller):
             def factory(self) -> Any:
@@ -512,7 +514,7 @@ class UnixSocketTests(SynchronousTestCase):
             return b"".join(iter(lambda: client.recv(1000), b""))
 
     def test_listens(self) -> None:
-        """It listens there, for its owner only, and again after it was stopped."""
+        """It listens on the socket, for its owner only, and again after a stop."""
         path = self.mktemp()
         controller = UnixSocketController(Sink(), path)
         for _ in range(2):
@@ -523,7 +525,7 @@ class UnixSocketTests(SynchronousTestCase):
             self.assertEqual(os.stat(path).st_mode & 0o777, 0o666)
 
     def test_left(self) -> None:
-        """What a dead server has left behind is no hindrance; a live one is, and a file is not touched."""
+        """A stale socket is replaced. The socket of a running server and a regular file are kept."""
         path = self.mktemp()
         with socket.socket(socket.AF_UNIX) as dead:
             dead.bind(path)
@@ -537,10 +539,10 @@ class UnixSocketTests(SynchronousTestCase):
 
 
 class ReactorTests(TestCase):
-    """In programs that run the reactor themselves."""
+    """In programs that run the reactor."""
 
     async def test_threaded(self) -> None:
-        """A threaded one can be started, used and stopped in the reactor's thread: it does not need the reactor."""
+        """A threaded controller works in the reactor's thread, since it does not need the reactor."""
         from twisted.internet import reactor
 
         await deferLater(reactor, 0)  # type: ignore[arg-type]
@@ -550,7 +552,7 @@ class ReactorTests(TestCase):
         self.assertEqual(handler.threads, {"reactor"})
 
     async def test_unthreaded(self) -> None:
-        """The unthreaded one begins and ends in the reactor's thread, as often as one likes."""
+        """The unthreaded one starts and stops in the reactor's thread any number of times."""
         from twisted.internet import reactor
 
         await deferLater(reactor, 0)  # type: ignore[arg-type]
@@ -567,7 +569,7 @@ class ReactorTests(TestCase):
         controller.end()
 
     async def test_unthreadedSocket(self) -> None:
-        """So does the one on a Unix socket; end() does not wait."""
+        """The one on a Unix socket does, too. end() does not wait."""
         path = self.mktemp()
         controller = UnixSocketUnthreadedController(Sink(), path)
         controller.begin()
@@ -577,7 +579,7 @@ class ReactorTests(TestCase):
         self.assertFalse(os.path.exists(path))
 
     async def test_unthreadedElsewhere(self) -> None:
-        """While the reactor runs in another thread, it cannot begin here."""
+        """If the reactor runs in another thread, begin() is refused."""
         from twisted.internet import reactor
 
         await deferLater(reactor, 0)  # type: ignore[arg-type]
@@ -619,7 +621,7 @@ class ProgramTests(SynchronousTestCase):
         self.assertEqual(self.run_program(f"{FIFTY}\nprint(fifty())"), "50\n")
 
     def test_unittest(self) -> None:
-        """Fifty cycles in a test of unittest's."""
+        """Fifty cycles in a test of unittest."""
         code = f"""{FIFTY}
 import unittest
 class Tests(unittest.TestCase):
@@ -630,7 +632,7 @@ unittest.main()
         self.assertIn("OK", self.run_program(code))
 
     def test_pytest(self) -> None:
-        """Fifty cycles in a test of pytest's, beside tests of trial's that have the reactor in between."""
+        """Fifty cycles in a test of pytest, with tests of trial that use the reactor in between."""
         folder = Path(self.mktemp())
         folder.mkdir()
         (folder / "test_it.py").write_text(
@@ -654,17 +656,17 @@ def test_plain_again():
         self.assertIn("3 passed", self.run_program(code))
 
     def test_neverStopped(self) -> None:
-        """A program that forgets to stop its controller ends nevertheless."""
+        """A program that does not stop its controller still ends."""
         code = f"{FIFTY}\nController(Keeper(), port=0).start()\nprint('end')"
         self.assertEqual(self.run_program(code), "end\n")
 
     def test_stoppedAtExit(self) -> None:
-        """A program may stop its controller when the interpreter ends, and the reactor has, too."""
+        """A program may stop its controller at the exit of the interpreter, after the reactor has ended."""
         code = f"{FIFTY}\nimport atexit\ncontroller = Controller(Keeper(), port=0)\natexit.register(controller.stop)"
         self.assertEqual(self.run_program(f"{code}\ncontroller.start()\nprint('end')"), "end\n")
 
     def test_loop(self) -> None:
-        """The controller has the loop of the handler's coroutines, for other threads to wait for them."""
+        """The controller provides the loop of the handler's coroutines, so that other threads can wait for them."""
         code = f"""{FIFTY}
 import asyncio
 class Queuing:
@@ -681,7 +683,7 @@ with Controller(handler, port=0) as controller:
         self.assertEqual(self.run_program(code), "a@example.com\n")
 
     def test_createServer(self) -> None:
-        """asyncio may listen with a protocol, or with a controller's; hooks are tasks there."""
+        """asyncio may listen with a protocol, or with a controller's. Hooks are tasks there."""
         code = f"""{FIFTY}
 import asyncio, logging
 from txsmtpd.smtp import SMTP
@@ -721,7 +723,7 @@ with OldWay(Task(), "127.0.0.1", 0, connection_limit=1) as controller:
         self.assertEqual(self.run_program(code), "127.0.0.1\n127.0.0.1\n421\n")
 
     def test_log(self) -> None:
-        """What the server has to say is found in Python's log, and Python's warnings stay where they are."""
+        """The server's log goes to Python's logging, and Python's warnings are not redirected."""
         code = f"""{FIFTY}
 import logging, warnings
 logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
@@ -737,7 +739,7 @@ warnings.warn("beware")
         self.assertIn("UserWarning: beware", said)
 
     def test_asyncioLoop(self) -> None:
-        """The unthreaded one works in a program's own asyncio loop, begun before it runs or within."""
+        """The unthreaded one works in the program's asyncio loop, whether it begins before the loop runs or in it."""
         code = f"""{FIFTY}
 import asyncio
 from txsmtpd.controller import UnthreadedController
@@ -766,8 +768,8 @@ loop.run_until_complete(main())
         self.assertEqual(self.run_program(code), "1 True\n2 True\n")
 
     def test_loopsInTurn(self) -> None:
-        """Fifty loops in turn, each with an unthreaded server that ends with its loop, a controller, and a catcher:
-        all work, and nothing is left of them."""
+        """Fifty loops in turn, each with an unthreaded server that ends with its loop, a controller and a catcher, work
+        and leave nothing behind."""
         code = f"""{FIFTY}
 import asyncio, gc, os, threading
 from txsmtpd.controller import UnthreadedController
@@ -802,7 +804,7 @@ print(sum(turn(handler) for _ in range(50)), handler.kept, before == left())
         self.assertEqual(self.run_program(code), "50 102 True\n")
 
     def test_connectionsGone(self) -> None:
-        """A connection that is gone leaves nothing in memory: no timer, and nothing that a timer knows."""
+        """A closed connection leaves nothing in memory: no timer, and no object that a timer refers to."""
         code = f"""{FIFTY}
 import gc, socket, tracemalloc
 
@@ -826,7 +828,7 @@ with Controller(Keeper(), hostname="127.0.0.1", port=0) as controller:
         self.assertEqual(self.run_program(code), "True\n")
 
     def test_forwards(self) -> None:
-        """A hook may wait, in its thread, for a second controller and for a catcher of the same process."""
+        """A hook may wait, in its thread, for a second controller and for a catcher in the same process."""
         code = f"""{FIFTY}
 from txsmtpd.testing import MailCatcher
 
@@ -848,7 +850,7 @@ with Controller(second, port=0) as other, MailCatcher() as catcher, Controller(f
         self.assertEqual(self.run_program(code), "1 1\n")
 
     def test_relays(self) -> None:
-        """A Proxy resolves a name and connects with the controller's own reactor; the global one is not touched."""
+        """A Proxy resolves a name and connects with the controller's own reactor. The global one is not used."""
         code = """
 import smtplib, sys
 from txsmtpd.controller import Controller
@@ -867,7 +869,7 @@ print("twisted.internet.reactor" in sys.modules)
         self.assertEqual(self.run_program(code), "['b@example.com']\nFalse\n")
 
     def test_filters(self) -> None:
-        """So does a filter that asks another server, or a hand-off to one."""
+        """The same applies to a filter that connects to another server, and to a hand-off."""
         code = """
 import json, smtplib, sys, threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -898,8 +900,8 @@ print("twisted.internet.reactor" in sys.modules)
         self.assertEqual(self.run_program(code), "/checkv2\n/mail\nFalse\n")
 
     def test_globalReactor(self) -> None:
-        """Whatever a controller does - store, relay over TLS, authenticate in a thread - the global reactor is left to
-        the program, and no thread or descriptor is left."""
+        """Whatever a controller does - store, relay over TLS, authenticate in a thread - it does not use the global
+        reactor, and leaves no thread or descriptor behind."""
         code = f"""{FIFTY}
 import gc, os, sys, tempfile, threading
 from twisted.internet.ssl import CertificateOptions
@@ -932,7 +934,7 @@ with tempfile.TemporaryDirectory() as folder:
         self.assertEqual(self.run_program(code), "1 1 True True False\n")
 
     def test_loopGiven(self) -> None:
-        """A controller serves in the loop that it is given, where its hooks find what belongs to that loop."""
+        """A controller serves in the loop that is passed. Its hooks can use objects of that loop."""
         code = f"""{FIFTY}
 import asyncio
 class Waits:
@@ -956,7 +958,7 @@ print(loop.is_closed())
         self.assertEqual(self.run_program(code), "True\nTrue\n(250, b'mine')\nTrue\n")
 
     def test_createServerInLoop(self) -> None:
-        """Programs that run a loop await what the private method gives, and use it as asyncio's servers."""
+        """Programs that run a loop can await the result of the private method, and use it as an asyncio server."""
         code = f"""{FIFTY}
 import asyncio
 

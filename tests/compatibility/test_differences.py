@@ -1,4 +1,4 @@
-"""What the documentation says about tests of other projects that may fail."""
+"""The documentation of tests in other projects that may fail."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from tests.foreign.run import begins_row, heading_of, known, rows_missing
 
 
 class KnownTests(SynchronousTestCase):
-    """The list of tests of others that may fail."""
+    """The list of tests in other projects that may fail."""
 
     def test_rows(self) -> None:
-        """Each heading is a row in a table of the page that it names."""
+        """Each heading is a row in a table of the page that it refers to."""
         self.assertEqual(rows_missing(), [])
 
     def test_rowsAreWhole(self) -> None:
@@ -22,7 +22,7 @@ class KnownTests(SynchronousTestCase):
             self.assertFalse(begins_row(line, "Texts of replies" if "Texts" in line else "``smtp_state``"))
 
     def test_patterns(self) -> None:
-        """Names of tests match by their patterns; brackets are literal."""
+        """Patterns match names of tests. Brackets are literal."""
         headings = {"test_a::*[1]": "one", "test_b": "two"}
         self.assertEqual(heading_of("test_a::C::test[1]", headings), "one")
         self.assertIsNone(heading_of("test_a::C::test1", headings))

@@ -1,4 +1,4 @@
-"""Programs in the style of old, and mistakes that are easily made: they work, or say at once what is wrong."""
+"""Programs in older styles, and common mistakes: they work, or raise an exception that says what is wrong."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from txsmtpd.session import Session
 
 
 class Taker:
-    """A handler that should be made before it is used."""
+    """A handler that must be instantiated."""
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
         return "250 2.0.0 OK"
 
 
 class ConstructionTests(SynchronousTestCase):
-    """What a factory is given."""
+    """The arguments of a factory."""
 
     def test_handlerClass(self) -> None:
-        """A class where its object was meant is refused; a class with nothing to call does."""
+        """A class in place of its instance is refused, if it has something to call."""
         error = self.assertRaises(TypeError, SMTPFactory, Taker)
         self.assertIn("write Taker(...)", str(error))
         self.assertEqual(SMTPFactory(Sink).handler, Sink)
 
     def test_protocol(self) -> None:
-        """The protocol must be a class of ours."""
+        """The protocol must be a subclass of SMTP."""
         for wrong in (Sink, SMTP(), None, "SMTP"):
             self.assertRaises(TypeError, SMTPFactory, protocol=wrong)
 
     def test_keyword(self) -> None:
-        """An extension without a proper keyword is refused."""
+        """An extension without a valid keyword is refused."""
         for keyword in ("", "X FOO", "X_FOO", "X\r\nFOO", "-X"):
             extension = Extension()
             extension.keyword = keyword
@@ -48,13 +48,13 @@ class ConstructionTests(SynchronousTestCase):
         self.assertRaises(ValueError, SMTPFactory, extensions=[Extension()])
 
     def test_ownHelp(self) -> None:
-        """An extension takes the place of any built-in one, HELP too."""
+        """An extension replaces any built-in one, and the commands in HELP."""
         extension = Extension()
         extension.keyword = "HELP"
         self.assertEqual(SMTPFactory(extensions=[extension]).settings.offered[-1], extension)
 
     def test_sessionWithLoop(self) -> None:
-        """A session may be given a loop, which is its attribute then."""
+        """A session accepts a loop, which becomes its attribute."""
         loop = asyncio.new_event_loop()
         self.addCleanup(loop.close)
         self.assertIs(Session(loop).loop, loop)
@@ -74,22 +74,22 @@ class ClassLimitsTests(SynchronousTestCase):
         return client.codes(GREETING + b"\r\n".join([*lines, b""]))[1:]
 
     def test_limits(self) -> None:
-        """They are limits."""
+        """They work as limits."""
         self.assertEqual(self.answers(b"MAIL FROM:<abcd@x.y>"), [553])
         self.assertEqual(self.answers(b"NOOP " + b"x" * 40), [500])
         message = (b"MAIL FROM:<a@x.y>", b"RCPT TO:<a@x.y>", b"DATA", b"x" * 19, b".")
         self.assertEqual(self.answers(*message), [250, 250, 354, 500])
 
     def test_options(self) -> None:
-        """Options count more."""
+        """Options take precedence."""
         self.assertEqual(self.answers(b"MAIL FROM:<abcd@x.y>", local_part_limit=4), [250])
 
 
 class NoReplyTests(LoggingTestCase):
-    """Overrides that return nothing."""
+    """Overrides that return None."""
 
     def test_awaited(self) -> None:
-        """One that has awaited the inherited command, and does not pass on what it gave, has its reply all the same."""
+        """An override that has awaited the inherited command and returns None still sends its reply."""
 
         def forgetful(name: str) -> Any:
             async def command(self: Any, arg: str | None) -> None:
@@ -112,7 +112,7 @@ class NoReplyTests(LoggingTestCase):
         self.assertIn(b"354 ", expected)
 
     def test_authentication(self) -> None:
-        """The same for AUTH."""
+        """The same applies to AUTH."""
 
         class Forgetful(SMTP):
             async def smtp_AUTH(self, arg: str | None) -> None:
@@ -126,7 +126,8 @@ class NoReplyTests(LoggingTestCase):
         self.assertEqual(client.codes(b"AUTH PLAIN AHUAbm8=\r\nAUTH PLAIN AHUAc2VzYW1l\r\n"), [535, 235])
 
     def test_closed(self) -> None:
-        """One that has closed the connection need not say anything; the client sees the end, and nobody an error."""
+        """An override that has closed the connection may return None. The client sees the end, and no error is
+        logged."""
         for close in "loseConnection", "abortConnection":
 
             class Closes(SMTP):
@@ -142,7 +143,8 @@ class NoReplyTests(LoggingTestCase):
         self.assertEqual(self.logged("error"), [])
 
     def test_nothing(self) -> None:
-        """One that says nothing at all has failed: nothing of what it did stays, and the log tells what to do."""
+        """An override that returns None without a reply has failed: its changes are undone, and the log says what to
+        do."""
 
         class Silent(SMTP):
             async def smtp_RCPT(self, arg: str | None) -> None:
@@ -155,10 +157,10 @@ class NoReplyTests(LoggingTestCase):
 
 
 class OddServersTests(LoggingTestCase):
-    """What subclasses and hooks may do, and the session stays in step."""
+    """Subclasses and hooks may do these things without breaking the session."""
 
     def test_pushedRefusalOfAChunk(self) -> None:
-        """The octets of a chunk are no commands, also where an override has pushed its reply."""
+        """The octets of a chunk are not executed as commands, even if an override has pushed its reply."""
 
         class Pushing(SMTP):
             async def smtp_BDAT(self, arg: str) -> Any:
@@ -169,7 +171,7 @@ class OddServersTests(LoggingTestCase):
         self.assertEqual(client.codes(b"BDAT 6\r\nNOOP\r\nNOOP\r\n"), [503, 250])
 
     def test_syntaxAgain(self) -> None:
-        """A syntax that is declared anew keeps what was declared of the argument."""
+        """A new syntax keeps the declaration of the argument."""
 
         class Anew(SMTP):
             @syntax("EHLO hostname [more]")
@@ -186,7 +188,7 @@ class OddServersTests(LoggingTestCase):
         self.assertEqual(client.codes(GREETING + b"DATA\r\n"), [550, 354])
 
     def test_sendLineInOrder(self) -> None:
-        """A line that a command sends stands behind the replies before it."""
+        """A line that a command sends follows the earlier replies."""
 
         class Lines(SMTP):
             def smtp_LINE(self, arg: str | None) -> str:
@@ -197,7 +199,7 @@ class OddServersTests(LoggingTestCase):
         self.assertEqual(client.talk(b"NOOP\r\nLINE\r\n"), b"250 2.0.0 OK\r\n250-first\r\n250 second\r\n")
 
     def test_contextsApart(self) -> None:
-        """What one connection keeps in a ContextVar, another does not see."""
+        """A ContextVar that one connection sets does not affect other connections."""
         name: ContextVar[str] = ContextVar("name", default="nobody")
         seen = []
 
@@ -211,7 +213,7 @@ class OddServersTests(LoggingTestCase):
         self.assertEqual(seen, ["nobody", "nobody"])
 
     def test_anyFactory(self) -> None:
-        """A factory of Twisted's own will do."""
+        """A plain ServerFactory of Twisted works, too."""
         factory = Factory.forProtocol(lambda: SMTP(handler(), reactor=Clock()))  # type: ignore[arg-type]
         server: Any = factory.buildProtocol(None)  # type: ignore[arg-type]
         transport = StringTransport()
@@ -220,7 +222,7 @@ class OddServersTests(LoggingTestCase):
         server.connectionLost()
 
     def test_hookClosesTheTransport(self) -> None:
-        """Nothing behind a command whose hook has closed the transport is carried out."""
+        """Commands after one whose hook has closed the transport are not executed."""
         seen = []
 
         def close(server: Any, session: Any, envelope: Any, address: str, options: list[str]) -> str:
@@ -233,7 +235,7 @@ class OddServersTests(LoggingTestCase):
         self.assertEqual(seen, ["b@example.com"])
 
     def test_intermediateRefusal(self) -> None:
-        """A hook cannot refuse with 354."""
+        """A hook cannot reply 354."""
 
         def refuse(*arguments: Any) -> None:
             raise Refused("354 go on")
@@ -246,7 +248,8 @@ class MethodsTests(LoggingTestCase):
     """Methods of the server's class that programs call or override."""
 
     def test_handleException(self) -> None:
-        """A server's own word for what failed; the inherited method knows the handler's, or else 451."""
+        """A subclass can return its own status for an exception. The inherited method calls the handler's hook, or
+        returns 451."""
 
         class Own(SMTP):
             async def handle_exception(self, error: BaseException) -> Any:
@@ -263,7 +266,7 @@ class MethodsTests(LoggingTestCase):
         self.flushLoggedErrors(KeyError, IndexError)
 
     def test_checks(self) -> None:
-        """A command may ask whether the client has greeted, and has been told that it must."""
+        """A command can check whether the client has greeted. If not, the refusal has been sent."""
 
         class Own(SMTP):
             async def smtp_TIME(self, arg: str | None) -> Any:

@@ -1,4 +1,4 @@
-"""What becomes of hooks, clients and threads of programs that were written for aiosmtpd, with real controllers."""
+"""Hooks, clients and threads of programs that were written for aiosmtpd, with real controllers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def client_of(controller: Controller) -> smtplib.SMTP:
 
 
 class Waits:
-    """Waits for a Deferred that nobody fires, in a hook."""
+    """Waits in a hook for a Deferred that never fires."""
 
     def __init__(self) -> None:
         self.events: SimpleQueue[str] = SimpleQueue()
@@ -50,7 +50,7 @@ class Waits:
 
 
 class StopTests(SynchronousTestCase):
-    """Clients and hooks that are there at the end."""
+    """Clients and hooks at the end of a server."""
 
     def test_clientOutlivesServer(self) -> None:
         """A client in a with block that ends after the server's stop() sees the connection closed, without an
@@ -63,7 +63,7 @@ class StopTests(SynchronousTestCase):
         self.assertRaises(smtplib.SMTPServerDisconnected, client.noop)
 
     def test_waitingHook(self) -> None:
-        """A hook that waits for a Deferred when its client leaves, or at stop(), ends; no error is logged."""
+        """A hook that waits for a Deferred ends when its client leaves, or at stop(). No error is logged."""
         handler = Waits()
         with self.assertNoLogs(LOGGER, "ERROR"), Controller(handler, port=0) as controller:
             for leaves in True, False:
@@ -78,14 +78,14 @@ class StopTests(SynchronousTestCase):
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_server(self) -> None:
-        """What a controller listens with is an asyncio.Server for programs that ask."""
+        """The server of a controller is an asyncio.Server for programs that check its type."""
         with Controller(Sink(), port=0) as controller:
             self.assertIsInstance(controller.server, asyncio.Server)
             self.assertIs(controller.server.get_loop(), controller.loop)
             self.assertIn(str(controller.port), repr(controller.server))
 
     def test_socketFile(self) -> None:
-        """The socket of an unthreaded controller stays when its loop stops, and goes with end()."""
+        """The socket of an unthreaded controller remains when its loop stops, and is removed by end()."""
         path = Path(self.mktemp())
         loop = asyncio.new_event_loop()
         self.addCleanup(loop.close)
@@ -99,10 +99,10 @@ class StopTests(SynchronousTestCase):
 
 
 class HookTests(SynchronousTestCase):
-    """What hooks and methods of subclasses do."""
+    """Actions of hooks and of methods of subclasses."""
 
     def test_connectionReset(self) -> None:
-        """A ConnectionResetError of a hook is about a connection of its own: the client gets 451, and may go on."""
+        """A ConnectionResetError of a hook concerns another connection: the client gets 451 and may continue."""
 
         class Relays:
             async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
@@ -117,7 +117,7 @@ class HookTests(SynchronousTestCase):
         self.flushLoggedErrors(ConnectionResetError)
 
     def test_webhookInTLS(self) -> None:
-        """A handler may hand mail to a server in TLS, although the global reactor does not run."""
+        """A handler may send mail over TLS, although the global reactor does not run."""
         received: list[bytes] = []
 
         class Application(BaseHTTPRequestHandler):

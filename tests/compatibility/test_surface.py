@@ -1,4 +1,4 @@
-"""What programs that were written for aiosmtpd do with its classes has the same effect here."""
+"""Uses of aiosmtpd's classes in existing programs have the same effect here."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ class Word:
 
 
 class CommandTests(SynchronousTestCase):
-    """Commands that are replaced after their class was made."""
+    """Commands that are replaced after their class was created."""
 
     def test_patchedClass(self) -> None:
-        """A command that is set on a class, or deleted, takes effect for the connections that come, also those of
-        subclasses and of factories that exist."""
+        """Setting or deleting a command of a class takes effect for new connections, including those of subclasses and
+        existing factories."""
         factory = SMTPFactory(handler(), protocol=Below)
         self.assertEqual(codes(Client(factory).talk(b"NOOP\r\n")), [250])
 
@@ -66,7 +66,7 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(codes(Client(factory).talk(b"PING\r\n")), [500])
 
     def test_patchedMechanism(self) -> None:
-        """So does a mechanism, for the factories that come."""
+        """The same applies to mechanisms, for new factories."""
 
         async def auth_TOKEN(server: Any, _: Any, args: Any) -> Any:
             return True
@@ -77,7 +77,7 @@ class CommandTests(SynchronousTestCase):
         self.assertIn(b"AUTH TOKEN", Client(factory).talk(HELLO))
 
     def test_ofObject(self) -> None:
-        """A command may be an attribute of the object, set when it is made."""
+        """A command may be an attribute of the object, set in its __init__."""
 
         class Made(SMTP):
             def __init__(self, *args: Any, **options: Any) -> None:
@@ -92,7 +92,7 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(codes(client.talk(b"PING\r\nNOOP x\r\nRSET\r\n")), [259, 259, 250])
 
     def test_abstract(self) -> None:
-        """A class of protocols can be abstract."""
+        """A protocol class can be abstract."""
 
         class Abstract(SMTP, ABC):
             @abstractmethod
@@ -106,7 +106,7 @@ class ConnectionTests(SynchronousTestCase):
     """Methods of asyncio's protocols."""
 
     def test_connectionMade(self) -> None:
-        """A subclass may override connection_made, and call the inherited one."""
+        """A subclass may override connection_made and call the inherited method."""
 
         class Counting(SMTP):
             count = 0
@@ -124,7 +124,7 @@ class AttributeTests(SynchronousTestCase):
     """Options as attributes."""
 
     def test_set(self) -> None:
-        """What a subclass sets in its __init__ counts, for that connection."""
+        """Attributes that a subclass sets in its __init__ take effect for that connection."""
 
         class Small(SMTP):
             def __init__(self, *args: Any, **options: Any) -> None:
@@ -140,19 +140,19 @@ class AttributeTests(SynchronousTestCase):
         self.assertEqual(codes(said)[-1], 553)
 
     def test_wrong(self) -> None:
-        """A value that will not do is refused there."""
+        """An invalid value is refused when it is set."""
         with self.assertRaises(TypeError):
             SMTP().data_size_limit = "much"
 
     def test_read(self) -> None:
-        """Programs may read what a server was told."""
+        """Programs may read the options of a server."""
         server = SMTP(line_length_limit=2000)
         self.assertEqual((server.line_length_limit, server.require_starttls, server.local_part_limit), (2000, False, 0))
         self.assertEqual(server.command_size_limits["DATA"], server.max_command_size_limit)
         self.assertGreater(server.command_size_limits["MAIL"], server.max_command_size_limit)
 
     def test_commandSizeLimits(self) -> None:
-        """A subclass may increase the limit of a command after EHLO, for its own connections."""
+        """A subclass may increase the limit of a command after EHLO for its own connections."""
 
         class Long(SMTP):
             def __init__(self, *args: Any, **options: Any) -> None:
@@ -168,7 +168,7 @@ class AttributeTests(SynchronousTestCase):
             SMTP().command_size_limits["NOOP"] = "much"  # type: ignore[assignment]  # the mistake
 
     def test_readPrivately(self) -> None:
-        """Limits by the names that programs read although they are none of theirs."""
+        """Limits are available by names that aiosmtpd uses."""
         server: Any = SMTP(handler(PROXY=Waiting()), proxy_protocol_timeout=5, command_call_limit={"NOOP": 3, "*": 9})
         self.assertEqual((server._proxy_timeout, server._call_limit_default), (5, 9))
 
@@ -198,7 +198,7 @@ class AttributeTests(SynchronousTestCase):
         self.assertEqual(seen, [None, "a session"])
 
     def test_notices(self) -> None:
-        """A protocol that a program makes itself logs its mechanisms, and options that will keep clients out."""
+        """A protocol that a program creates itself logs its mechanisms, and options that will keep clients out."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         for options, told in (
             ({}, "INFO:mail.log:Available AUTH mechanisms: none"),
@@ -220,7 +220,7 @@ class AttributeTests(SynchronousTestCase):
         self.assertEqual(len(logged.output), 1)
 
     def test_names(self) -> None:
-        """Names of the module are there."""
+        """The names of the module exist."""
         self.assertEqual(smtp.BOGUS_LIMIT, Settings(handler=None).error_limit)
         self.assertEqual(smtp.__ident__, SMTP().__ident__)
         self.assertEqual((handlers.COMMASPACE, handlers.CRLF, handlers.EMPTYBYTES), (", ", b"\r\n", b""))
@@ -230,13 +230,13 @@ class AttributeTests(SynchronousTestCase):
         loop.close()
 
     def test_hostnameWithPort(self) -> None:
-        """Some programs give the address that they listen on as the server's name."""
+        """Some programs pass the address that they listen on as the server's name."""
         self.assertEqual(SMTP(handler(), hostname="127.0.0.1:8025").hostname, "127.0.0.1:8025")
         for wrong in ("-a:25", "a b:25", "a:b"):
             self.assertRaises(ValueError, SMTP, handler(), hostname=wrong)
 
     def test_authenticatorOfTheHandler(self) -> None:
-        """An authenticator that is no function is the affair of the handler's own methods; without, it is refused."""
+        """An authenticator that is not callable is accepted only if the handler's own methods may use it."""
 
         class Checker:
             async def auth_PLAIN(self, server: Any, args: Any) -> Any:
@@ -248,11 +248,11 @@ class AttributeTests(SynchronousTestCase):
 
 
 class HookTests(LoggingTestCase):
-    """Hooks of old, and what hooks push."""
+    """Older hooks, and replies that hooks push."""
 
     def test_methodsOfTheServer(self) -> None:
-        """ehlo_hook and rset_hook of a server's class are called, with a warning; lines that the first one pushes
-        stand behind the host's name."""
+        """ehlo_hook and rset_hook of a server's class are called, with a warning. Lines that ehlo_hook pushes follow
+        the line with the host name."""
 
         class Hooked(SMTP):
             async def ehlo_hook(self) -> None:
@@ -348,7 +348,7 @@ class WireTests(SynchronousTestCase):
 
 
 class ModuleTests(SynchronousTestCase):
-    """Functions, and handlers used alone."""
+    """Functions, and handlers that are used without a server."""
 
     def test_parseargs(self) -> None:
         """The arguments of the command line can be read without starting anything."""
