@@ -69,8 +69,8 @@ def syntax(
     :param when: the name of an attribute of the server, or a function of the server. HELP lists the command if its
         value is true.
     :param needs: rules that must hold, checked in this order.
-    :param argument: True if the command requires an argument, False if it takes none. Otherwise it is refused with 501
-        and the syntax.
+    :param argument: True if the command requires an argument, False if it takes none. A command that violates
+        this is refused with 501 and the syntax.
     :param junk: whether the command counts towards ``junk_command_limit``, because it does not help to deliver mail.
     :param payload: a function that returns from the argument how many octets follow the command. They are read and
         discarded even if the command is refused.

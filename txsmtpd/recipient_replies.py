@@ -42,9 +42,9 @@ def folded(replies: Sequence[Reply]) -> Reply:
     """Combine the replies into one, so that no recipient's mail is lost silently.
 
     The result is positive only if all replies are, because a client deletes a message after a positive reply.
-    Otherwise it is the refusal with the lowest code, with 421, which closes the connection, before all others. After a
-    4yz the client tries again, so some recipients may get the message twice. After a 5yz the sender gets a report,
-    although other recipients have the message.
+    Otherwise it is the refusal with the lowest code. So 421, which closes the connection, has precedence over all
+    others. After a 4yz the client tries again, so some recipients may get the message twice. After a 5yz the sender
+    gets a report, although other recipients have the message.
     """
     refusals = [reply for reply in replies if not reply.positive]
     if refusals:

@@ -114,7 +114,7 @@ class Settings:
     """Start TLS when the connection opens, before the greeting (RFC 8314 3.3). Requires *tls_context*."""
 
     require_starttls: bool = False
-    """Reject commands other than NOOP, EHLO, LHLO, STARTTLS and QUIT with 530 until TLS. Requires *tls_context*."""
+    """Without TLS, reject all commands except NOOP, EHLO, LHLO, STARTTLS and QUIT with 530. Requires *tls_context*."""
 
     tls_handshake_timeout: float = 30.0
     """Timeout of the TLS handshake in seconds."""
@@ -180,8 +180,9 @@ class Settings:
     neither for these nor for other rejections."""
 
     refusal_limit: int | None = REFUSAL_LIMIT
-    """Number of other rejections, such as of unknown recipients, after which a connection is closed with 421. Errors
-    and rejections count together: half of both limits closes it, too. 0 or None: such rejections do not count."""
+    """Number of other rejections, such as of unknown recipients, after which a connection is closed with 421. Each of
+    these also counts as a fraction of an error (*error_limit* divided by *refusal_limit*). So half of this limit and
+    half of *error_limit* together also close the connection. 0 or None: such rejections do not count."""
 
     error_delay: float = 1.0
     """Delay in seconds of the reply to the tenth error. The delay doubles with each further error, up to ten seconds.
@@ -215,7 +216,7 @@ class Settings:
     """Log each accepted message and each end of a connection, at info level. Rejections are always logged."""
 
     auth_required: bool = False
-    """Reject mail from clients that have not authenticated with 530 (RFC 4954 6)."""
+    """Require AUTH: reject mail with 530 until the client has authenticated (RFC 4954 6)."""
 
     auth_require_tls: bool = True
     """Require TLS for AUTH."""

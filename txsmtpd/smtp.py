@@ -146,7 +146,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     envelope: Envelope  #: the mail transaction
 
     AuthLoginUsernameChallenge = "User Name\0"  #: the first challenge of LOGIN
-    AuthLoginPasswordChallenge = "Password\0"  #: the second
+    AuthLoginPasswordChallenge = "Password\0"  #: the second challenge of LOGIN
 
     # The parts of the engine. The class has no defaults for them, because Python finds an attribute faster if only the
     # instance has it.

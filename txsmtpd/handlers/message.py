@@ -32,9 +32,11 @@ class MessageBase:
         return cls()
 
     def prepare_message(self, session: Session, envelope: Envelope) -> email.message.Message:
-        """Parse the message and add the fields X-Peer, X-MailFrom and X-RcptTo. Fields of these names from the client
-        are removed, and encoded words (RFC 2047) in their values are not decoded, so that programs can trust them.
-        X-RcptTo lists all recipients, including blind copies.
+        """Parse the message and add the fields X-Peer, X-MailFrom and X-RcptTo. X-RcptTo lists all recipients,
+        including blind copies.
+
+        Programs can trust these fields: fields of the same names from the client are removed, and encoded words
+        (RFC 2047) in the addresses are not decoded.
 
         For messages larger than 8 KiB it is called in a thread, so overrides must not use the reactor.
 

@@ -50,7 +50,7 @@ TLS_MODES = ("opportunistic", "required", "implicit", "never")
 class Upstream:
     """A server to forward mail to, and the connections to it.
 
-    :param host: its name or address; or the path of its Unix socket if it begins with a slash, then without TLS.
+    :param host: its name or address. If this begins with a slash, it is the path of a Unix socket, and TLS is not used.
     :param tls: ``"opportunistic"``: STARTTLS if the server offers it, without verifying the certificate.
         ``"required"``: STARTTLS with a certificate that is valid for *host*. ``"implicit"``: the same with implicit
         TLS. ``"never"``: no TLS. Default: ``"required"`` with a password, else ``"opportunistic"``.

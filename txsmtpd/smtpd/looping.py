@@ -33,8 +33,9 @@ def loop(
 ) -> None:
     """Serve until all servers are closed.
 
-    An exception of a signal handler, such as KeyboardInterrupt, ends the loop, which raises it. So does an exception of
-    a server's code if it is not an ``Exception``. After that, the loop may be called again.
+    An exception of a signal handler, such as KeyboardInterrupt, ends the loop, and the loop raises it. The same is true
+    for an exception such as SystemExit in a server's code, which is not a subclass of ``Exception``. After that, the
+    loop may be called again.
 
     :param timeout: with *count*, the duration of an iteration in seconds.
     :param use_poll: ignored.

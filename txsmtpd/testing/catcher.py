@@ -77,7 +77,7 @@ class ServerInfo:
 
     @property
     def url(self) -> str:
-        """Both as a URL, such as ``smtp://127.0.0.1:40025``; ``smtps:`` with implicit TLS."""
+        """Host and port as a URL, such as ``smtp://127.0.0.1:40025``; ``smtps:`` with implicit TLS."""
         return f"smtp{'s' if self.tls == 'implicit' else ''}://{self.host}:{self.port}"
 
     def environment(self) -> dict[str, str]:

@@ -310,9 +310,9 @@ class Inbox:
         return found.result()
 
     def assert_none(self, *, timeout: float = 0, **criteria: Any) -> None:
-        """Check that no matching mail has arrived, apart from that which :meth:`wait` and :meth:`next` have returned.
+        """Check that no matching mail has arrived. Mail that :meth:`wait` and :meth:`next` have returned is ignored.
 
-        :param timeout: seconds in which none may arrive either. In asynchronous code, await :meth:`none_comes` instead.
+        :param timeout: seconds to wait for mail that must not arrive. In asynchronous code, await :meth:`none_comes`.
         :param criteria: see :class:`Query`.
         :raises UnexpectedMail: if there is any.
         :raises RuntimeError: if there is a timeout and this is the reactor's thread, which would wait for itself.

@@ -20,7 +20,7 @@ MessageResult = Status | Sequence[Status] | Mapping[str, Status]
 
 
 class Handler:
-    """A base class for handlers without run-time effect: type checkers verify the parameters and results of a
+    """A base class for handlers, without any effect at run time. Type checkers verify the parameters and results of a
     subclass's hooks, and editors complete them. See :mod:`txsmtpd.interfaces` for the meaning of each hook.
 
     >>> class Printer(Handler):

@@ -239,7 +239,7 @@ ROUTES = [
         "GET",
         "/api/inbox/v1/wait",
         wait,
-        "Wait for messages. If they do not arrive, return 404 and the messages that did.",
+        "Wait for messages. If too few arrive in time, return 404 and the last messages that have arrived.",
         parameters={
             **{name: f"the messages with exactly this {name}" for name in CRITERIA},
             **options(
