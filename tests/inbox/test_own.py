@@ -285,7 +285,7 @@ class FaultTests(ServerTestCase):
             ("rcpt", "the rule has no effect"),
             ("rcqt drop", "did you mean rcpt?"),
             ("rcpt first=x drop", "a number was expected"),
-            ("starttls certificate=/etc/passwd", "on the command line only"),
+            ("starttls certificate=/etc/passwd", "only on the command line"),
             ("", "spec must be a rule"),
         ):
             answer = await self.ask("POST", f"{OWN}/faults", {"spec": spec})
