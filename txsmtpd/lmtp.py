@@ -108,7 +108,7 @@ class DispatcherForEach(Dispatcher):
                 self.meter.replied(self.verb, reply)
             self.connection.send(reply.encode(server.envelope.smtp_utf8))
             closes = closes or reply.code == 421
-        self.end_turn(closes)
+        self.after_reply(closes)
 
 
 class LMTP(SMTP):

@@ -331,7 +331,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
 
     def timeoutConnection(self) -> None:
         """Close the connection, because the client was idle for too long."""
-        self._connection.client_late()
+        self._connection.timed_out()
 
     def readConnectionLost(self) -> None:
         """The client has closed its side. Reply to what it sent, then close the connection."""
@@ -414,14 +414,14 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         """
         hook = self.settings.hooks.get(name)
         if hook is None:
-            self._dispatcher.last_reply = reply = default(*arguments)
+            self._dispatcher.default_reply = reply = default(*arguments)
             return reply
         result = hook(self, self.session, self.envelope, *arguments)
         if type(result) is CoroutineType or (type(result) is not str and isinstance(result, Awaitable)):
             result = await result
         dispatcher: Dispatcher = self._dispatcher
         reply = dispatcher.final(result, name)
-        dispatcher.last_reply = reply
+        dispatcher.default_reply = reply
         return reply
 
     async def _call_handler_hook(self, command: str, *arguments: Any) -> Any:
@@ -458,11 +458,12 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         self.push(rule.refusal)
         return True
 
-    # For the engine and the extensions
+    # Called by modules that must not import these functions: extensions, mechanisms and parts of the engine
 
-    def _greet(self) -> Any:
-        """Send the greeting. With implicit TLS, start TLS first."""
-        return default_greeting(self)
+    _greet = default_greeting
+    _start_tls = start_tls
+    _offered_mechanisms = auth.offered_mechanisms
+    _authentication_failed = auth.authentication_failed
 
     def _forget(self) -> None:
         """Discard everything that the client has sent (RFC 3207 4.2). Its address and the session id are kept."""
@@ -472,9 +473,6 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         self.session.proxy_peer = before.proxy_peer
         self.session.proxy_data = before.proxy_data
         self.reset_transaction()
-
-    async def _start_tls(self) -> None:
-        await start_tls(self)
 
     # Greetings (RFC 5321 4.1.1.1)
 
@@ -506,7 +504,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
                 self.reset_transaction()
                 if self.session.host_name is None:
                     self.session.host_name = hostname
-        self._dispatcher.last_reply = reply
+        self._dispatcher.default_reply = reply
         return reply
 
     async def _answer_to_ehlo(self, hostname: str) -> Reply:
@@ -713,7 +711,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
 
     def _said(self, reply: Reply) -> Reply:
         """Store a reply and return it. The stored reply is sent if an override of the command returns nothing."""
-        self._dispatcher.last_reply = reply
+        self._dispatcher.default_reply = reply
         return reply
 
     def _commands_text(self) -> str:
@@ -764,12 +762,6 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         if self._attempts is None:
             self._attempts = auth.Attempts()
         return self._attempts
-
-    def _offered_mechanisms(self) -> list[str]:
-        return auth.offered_mechanisms(self)
-
-    def _authentication_failed(self, exchange: Exchange) -> None:
-        auth.authentication_failed(self, exchange)
 
 
 SMTP.find_methods()

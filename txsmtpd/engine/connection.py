@@ -435,15 +435,13 @@ class Connection:
         self.timeouts.restart()
         self.paused = self._output_full or self.server_busy
 
-    def client_late(self) -> None:
-        """Close the connection, because the client has taken too long."""
-        if self.stage is None or not self.stage.idle():
-            self.end_late(self.timeouts.expired())
-
-    def end_late(self, late: Late) -> None:
-        """Close the connection with a reply that names the timeout."""
-        self.cause = late
-        self.dispatcher.on_late(late.reply)
+    def timed_out(self) -> None:
+        """Close the connection with a reply that names the timeout, because the client has taken too long."""
+        if self.stage is not None:
+            self.stage.timed_out()
+            return
+        self.cause = late = self.timeouts.expired()
+        self.send(late.reply.octets)
         self.close()
 
     # Output
@@ -528,7 +526,7 @@ class Connection:
             self.stage.cancel()
         elif self.turn is None and not self.closing:
             self.output.stop_waiting()
-            self.dispatcher.on_shutdown()
+            self.dispatcher.send_shutdown()
             self.close()
             return
         self.output.abort()

@@ -71,11 +71,11 @@ class Dispatcher:
         "closes_after_reply",
         "commands",
         "connection",
+        "default_reply",
         "draining",
         "errors",
         "interceptor",
         "junk",
-        "last_reply",
         "messages",
         "meter",
         "payload_due",
@@ -95,7 +95,7 @@ class Dispatcher:
         self.verb = b""  #: the verb of the current command
         self.pushed = False  #: whether the current command has pushed a whole reply
         #: The reply of a built-in command. It is sent if an override returns nothing.
-        self.last_reply: Reply | None = None
+        self.default_reply: Reply | None = None
         self.payload_due = 0  #: the number of octets after the current command that must still be read
         self.closes_after_reply = False  #: whether the connection closes after the reply to the current command
         self.refuse_all: Reply | None = None  #: the reply to all commands but QUIT, or None
@@ -134,7 +134,7 @@ class Dispatcher:
             verb = b"AUTH"
         self.verb = verb
         self.pushed = False
-        self.last_reply = None
+        self.default_reply = None
         self.about = line
         if settings.log_dialogue:
             self.log(events.RECEIVED, line=SECRET if hidden else printable(sanitize(line)))
@@ -348,12 +348,12 @@ class Dispatcher:
         if result is ANSWERED_LATER:
             return
         if result is None:
-            if self.pushed or (self.last_reply is None and self.connection.closed_by_command):
+            if self.pushed or (self.default_reply is None and self.connection.closed_by_command):
                 if self.payload_due:
                     self.drop_payload(FAILED, ANSWERED_LATER)
-                self.end_turn(self.closes_after_reply)
+                self.after_reply(self.closes_after_reply)
                 return
-            result = self.last_reply
+            result = self.default_reply
         if type(result) is Reply:
             reply = result
         elif isinstance(result, Action):
@@ -382,7 +382,7 @@ class Dispatcher:
         self.connection.send(reply.encode(True) if server.envelope.smtp_utf8 else reply.octets)
         self.about = b""
         if self.closes_after_reply or self.draining or reply.code == 421:
-            self.end_turn(self.closes_after_reply or reply.code == 421)
+            self.after_reply(self.closes_after_reply or reply.code == 421)
 
     def _act(self, action: Action) -> None:
         if self.payload_due and not action.closes:
@@ -390,10 +390,10 @@ class Dispatcher:
             return
         action.act(self.server)
         if not (action.closes or action.answers):
-            self.end_turn(self.closes_after_reply)
+            self.after_reply(self.closes_after_reply)
 
-    def end_turn(self, closes: bool) -> None:
-        """End a turn whose reply was sent. Close the connection if the session is over."""
+    def after_reply(self, closes: bool) -> None:
+        """The reply to the current command was sent. Close the connection if the session is over."""
         if closes:
             self.connection.close()
         elif self.draining:
@@ -455,11 +455,7 @@ class Dispatcher:
 
     # The end
 
-    def on_late(self, reply: Reply) -> None:
-        """Send the reply to a client that has taken too long."""
-        self.connection.send(reply.octets)
-
-    def on_shutdown(self) -> None:
+    def send_shutdown(self) -> None:
         """Send 421, because the server shuts down or the session has lasted too long."""
         self.connection.send((self.draining or SHUTTING_DOWN).octets)
 
@@ -474,7 +470,7 @@ class Dispatcher:
 
     def _close_if_drained(self) -> None:
         if self.server.envelope.mail_from is None and not self.connection.closing:
-            self.on_shutdown()
+            self.send_shutdown()
             self.connection.close()
 
 

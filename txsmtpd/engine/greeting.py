@@ -66,7 +66,7 @@ def greet(server: Any) -> Any:
     return server._greet() if interceptor is None else interceptor.greet(server._greet)
 
 
-def default_greeting(server: Any) -> Reply | Awaitable[Reply]:
+def default_greeting(server: Any) -> Any:
     """Return the greeting, or the reply of the hook CONNECT."""
     return _ask_first(server) if "CONNECT" in server.settings.hooks else server.settings.greeting
 

@@ -142,9 +142,8 @@ class Handshake:
         if not connection.closing:
             connection.cause = _handshake_failed(connection.cause or reason)
 
-    def idle(self) -> bool:
-        """Return False, because a handshake has its own timeout. The idle timeout does not run while a turn waits."""
-        return False
+    def timed_out(self) -> None:
+        """Do nothing: a handshake has its own timeout. The client's timeouts do not run while a turn waits."""
 
     def cancel(self) -> None:
         """Stop the timeout, because the server is going to close the connection."""

@@ -100,7 +100,7 @@ class IncomingMessage:
             self._far_too_large,
         )
         server._connection.read_data(reader, self._end_of_data)
-        server._dispatcher.last_reply = START_MAIL_INPUT
+        server._dispatcher.default_reply = START_MAIL_INPUT
         return START_MAIL_INPUT
 
     def _write_to(self, sink: MessageSink) -> Callable[[bytes], object]:

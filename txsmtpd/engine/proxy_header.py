@@ -133,10 +133,9 @@ class ProxyHeader:
         """The connection was lost before the header was complete."""
         self.input_ended()
 
-    def idle(self) -> bool:
+    def timed_out(self) -> None:
         """Close the connection, because the header did not arrive in time."""
         self._took_too_long()
-        return True
 
     def cancel(self) -> None:
         """Stop waiting for the header."""

@@ -14,8 +14,8 @@ class Stage(Protocol):
     def connection_lost(self, reason: BaseException) -> None:
         """The connection is lost. The stage may set ``connection.cause`` to a more precise exception."""
 
-    def idle(self) -> bool:
-        """The client was idle for too long. Return whether the stage has handled this."""
+    def timed_out(self) -> None:
+        """The client has taken too long."""
 
     def cancel(self) -> None:
         """The server is going to close the connection."""

@@ -105,7 +105,7 @@ async def smtp_AUTH(server: Any, arg: str | None) -> Reply | None:
     reply = await _conclude(server, exchange, result)
     if dispatcher.pushed:
         return None
-    dispatcher.last_reply = reply
+    dispatcher.default_reply = reply
     return reply
 
 
