@@ -42,6 +42,14 @@ class Frozen:
         print("writing", flush=True)
         os.open("fifo", os.O_WRONLY)
 '''
+SLOW = """
+import time
+
+class Slow:
+    async def handle_NOOP(self, server, session, envelope, arg):
+        time.sleep(1.5)
+        return "250 OK"
+"""
 END_OF_WELCOME = """Hello!\\n")'"""
 CONSOLE = ["-c", "from txsmtpd.service.console import main; main()"]
 RUN = """
@@ -331,6 +339,14 @@ class RunTests(ProcessTestCase):
             )
             self.assertEqual(process.wait(), 1)
             self.assertIn(expected, process.errors[-1])
+
+    def test_blockingHook(self) -> None:
+        """The log names a hook that blocks, of such a program and on the command line."""
+        Path(self.folder, "slow.py").write_text(SLOW)
+        code = "import txsmtpd, slow; txsmtpd.run(slow.Slow(), 'tcp:0:interface=127.0.0.1')"
+        for process in self.run_python("-c", code), self.smtpd("--handler=slow.Slow", LOOPBACK):
+            self.connect(process.port()).say("NOOP")
+            process.line_with("Slow.handle_NOOP (slow.py, line 6) has blocked the server for more than ")
 
     def test_uselessAuth(self) -> None:
         """Options with which no client can authenticate are a warning."""

@@ -124,9 +124,15 @@ TLS_FAILED = Event("tls-failed", INFO, "client {client}: {reason}")
 TLS_STARTED = Event("tls-started", DEBUG, "{protocol} with {cipher}")
 RECEIVED = Event("received", DEBUG, "C: {line}", always=True)
 SENT = Event("sent", DEBUG, "S: {line}", always=True)
-# These two have no session.
+# These have no session.
 CONNECTION_REFUSED = Event("connection-refused", INFO, "connection refused, client {client}: {reply}; {reason}")
 STRESS = Event("stress", WARN, "stress mode {change}: {reason}")
+BLOCKED = Event(
+    "blocked",
+    WARN,
+    "{hook} ({place}) has blocked the server for more than {seconds} seconds, and all clients had to wait: use a thread"
+    " or await",
+)
 LEFT_OUT = Event(
     "left-out", WARN, "{count} more log lines of this session were suppressed, client {client}", always=True
 )

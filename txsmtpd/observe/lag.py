@@ -29,11 +29,11 @@ class ReactorLag:
         self._interval = interval
         self._seconds = seconds
         self._call: Any = None
-        self._due = 0.0
+        self.due = 0.0  #: when the next call is due
 
     def start(self) -> None:
         """Start measuring."""
-        self._due = self._seconds() + self._interval
+        self.due = self._seconds() + self._interval
         self._call = self._clock.callLater(self._interval, self._tick)
 
     def stop(self) -> None:
@@ -43,6 +43,6 @@ class ReactorLag:
         self._call = None
 
     def _tick(self) -> None:
-        late = max(0.0, self._seconds() - self._due)
+        late = max(0.0, self._seconds() - self.due)
         self.start()
         self._tell(late)

@@ -20,11 +20,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from txsmtpd.log.session import Sink
 from txsmtpd.observe.health import Health
-from txsmtpd.observe.lag import ReactorLag
 from txsmtpd.service.exit_status import cannot_listen
 from txsmtpd.service.listening import GRACE, address_text
 from txsmtpd.service.notify import Notifier
+from txsmtpd.service.reactor_watch import ReactorWatch
 from txsmtpd.service.sockets import replace_stale_socket
 
 log = Logger(namespace="txsmtpd")
@@ -58,6 +59,7 @@ class Server(MultiService):
     :param monitoring: serves the monitoring pages, or None.
     :param before: the service that the listeners need. It is started before them, and stopped after them.
     :param late: called regularly with the reactor's lag in seconds, or None.
+    :param log: where warnings about hooks that block are logged (:class:`~txsmtpd.log.session.Sink`). None: nowhere.
     :param connections: returns the number of open connections.
     :param when_ready: returns a Deferred that fires once clients are served, if that is after the start.
     """
@@ -71,6 +73,7 @@ class Server(MultiService):
         monitoring: IService | None = None,
         before: IService | None = None,
         late: Callable[[float], object] | None = None,
+        log: Sink | None = None,
         connections: Callable[[], int] = lambda: 0,
         when_ready: Callable[[], Deferred[None]] = lambda: succeed(None),
         reactor: Any = None,
@@ -83,14 +86,13 @@ class Server(MultiService):
         self.monitoring = monitoring
         self.before = before
         self.notifier: Notifier | None = None
-        self._late = late
+        self._watch = None if late is None else ReactorWatch(late, log)
         self._connections = connections
         self._when_ready = when_ready
         self._reloads = 0  # the number of reloads in progress
         self._reactor = reactor
         self._environ = environ
         self._calls: list[LoopingCall] = []
-        self._lag: ReactorLag | None = None
         self._delay: Deferred[None] | None = None
 
     def privilegedStartService(self) -> None:
@@ -113,9 +115,8 @@ class Server(MultiService):
             self._repeat(STATUS_PERIOD, self._tell_status)
             if self.notifier.watchdog_period is not None:
                 self._repeat(self.notifier.watchdog_period / 3, self.notifier.watchdog)
-        if self._late is not None:
-            self._lag = ReactorLag(self._late, self._clock())
-            self._lag.start()
+        if self._watch is not None:
+            self._watch.start(self._clock())
 
     def _tell_ready(self) -> None:
         def tell(_: None) -> None:
@@ -143,8 +144,8 @@ class Server(MultiService):
             await maybeDeferred(self.monitoring.stopService)
         for call in self._calls:
             call.stop()
-        if self._lag is not None:
-            self._lag.stop()
+        if self._watch is not None:
+            self._watch.stop()
 
     def hurry(self) -> None:
         """End the drain delay now, if the server is stopping."""

@@ -16,6 +16,7 @@ from txsmtpd.service.command_log import CommandLog
 from txsmtpd.service.endpoints import make_endpoint, provides_tls
 from txsmtpd.service.exit_status import name_command, stop_with
 from txsmtpd.service.listening import GRACE
+from txsmtpd.service.reactor_watch import ReactorWatch, WatchService
 from txsmtpd.service.server import Listener
 from txsmtpd.service.signals import Signals
 from txsmtpd.service.welcome import Welcome
@@ -75,7 +76,12 @@ def run(
         for each in listeners:
             each.factory.abort()
 
-    services: list[Any] = [*listeners, Signals(reload=(), hurry=hurry, grace=grace, flush=log.close)]
+    def late(seconds: float) -> None:
+        for each in listeners:
+            each.factory.reactor_late(seconds)
+
+    watch = WatchService(ReactorWatch(late, log.lines), reactor)
+    services: list[Any] = [*listeners, watch, Signals(reload=(), hurry=hurry, grace=grace, flush=log.close)]
     if log.on_terminal:
         services.append(Welcome(listeners, type(handler).__name__, log.writer.write))
     _serve(reactor, log, services)

@@ -115,6 +115,7 @@ def _server(options: Options, listeners: list[Listener], counters: Counters | No
         monitoring=_monitoring(options["monitoring"], health, counters),
         before=_before(options, listeners, counters, health),
         late=partial(_reactor_late, listeners, counters),
+        log=listeners[0].factory.settings.log,
         connections=lambda: sum(len(each.factory.connections) for each in listeners),
     )
     for listener in listeners:

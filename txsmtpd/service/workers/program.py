@@ -105,7 +105,7 @@ def _service(
     for handler in {id(each.handler): each.handler for each in factories}.values():
         if IService.providedBy(handler):
             before.addService(handler)
-    server = Server(health, grace=grace, before=before, late=late)
+    server = Server(health, grace=grace, before=before, late=late, log=lines.lines)
     for each in listeners:
         each.setServiceParent(server)
     Signals(reload=(), hurry=hurry, grace=grace, flush=lines.close, ends=("SIGTERM",)).setServiceParent(server)
