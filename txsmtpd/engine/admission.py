@@ -31,19 +31,21 @@ def require(server: Any, kind: str) -> Awaitable[None] | None:
     """
     admission = server.settings.admission
     answer = admission.admit(kind, server.session)
-    if answer is not None and isinstance(answer, Awaitable):
-        return _required(admission, kind, answer)
-    admission.note(kind, answer)
-    if answer is not None:
-        raise Refused(refusal(kind, answer))
-    return None
+    if answer is None:
+        admission.admitted[kind] += 1
+        return None
+    if isinstance(answer, Awaitable):
+        return _require_answer(admission, kind, answer)
+    admission.refused[kind] += 1
+    raise Refused(refusal(kind, answer))
 
 
-async def _required(admission: Any, kind: str, answer: Awaitable[Retry | None]) -> None:
+async def _require_answer(admission: Any, kind: str, answer: Awaitable[Retry | None]) -> None:
     retry = await answer
-    admission.note(kind, retry)
     if retry is not None:
+        admission.refused[kind] += 1
         raise Refused(refusal(kind, retry))
+    admission.admitted[kind] += 1
 
 
 def refusal(kind: str, retry: Retry) -> Reply:

@@ -7,7 +7,7 @@ login.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
@@ -39,7 +39,8 @@ class Admission:
         self._key_of: Callable[[Any], str | None] = lru_cache(maxsize=REMEMBERED)(self._key_of_host)
         # Kinds without a rate are skipped. A custom limiter without `kinds` may limit all of them.
         self.kinds = frozenset(getattr(limiter, "kinds", [*KINDS, AUTH]))
-        self.decisions: Counter[tuple[str, str]] = Counter()  #: by kind, and "admitted" or "refused"
+        self.admitted: dict[str, int] = defaultdict(int)  #: the number of decisions by kind, for the metrics
+        self.refused: dict[str, int] = defaultdict(int)  #: the same
 
     def network(self, peer: Any) -> str | None:
         """Return the network that a client is counted under, or None if it has no limits.
@@ -56,7 +57,8 @@ class Admission:
         """
         if kind not in self.kinds:
             return None
-        key = self.network(session.peer)
+        peer = session.peer
+        key = self._key_of(peer[0]) if type(peer) is tuple else None  # as in `network`; each message asks twice
         if key is None:
             return None
         if session.authenticated and kind in ("messages", "recipients"):
@@ -65,10 +67,6 @@ class Admission:
                 login = login.decode("utf-8", "replace")
             key = f"{LOGIN}{login}" if isinstance(login, str) and login else key
         return self.limiter.admit(kind, key)
-
-    def note(self, kind: str, answer: Retry | None) -> None:
-        """Count a decision, for the metrics."""
-        self.decisions[kind, "admitted" if answer is None else "refused"] += 1
 
     def auth_failed(self, session: Session, name: str) -> Any:
         """Record a failed login with this name.

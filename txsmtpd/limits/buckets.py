@@ -29,6 +29,7 @@ class Buckets:
         self.forgotten = 0  #: keys that were forgotten too early because the table was full
         self._interval = rate.period / rate.number
         self._window = rate.burst * self._interval
+        self._most = self._window + ROUNDING
         self._paid: OrderedDict[str, float] = OrderedDict()  # in the order of the last admission
 
     def __len__(self) -> int:
@@ -42,10 +43,9 @@ class Buckets:
         """
         table = self._paid
         before = table.get(key)
-        paid = (before if before is not None and before > now else now) + self._interval
-        excess = paid - now - self._window
-        if excess > ROUNDING:
-            return Retry(excess)
+        paid = (now if before is None or before < now else before) + self._interval
+        if paid - now > self._most:
+            return Retry(paid - now - self._window)
         table[key] = paid
         if before is None:
             self._make_room(now)

@@ -49,10 +49,12 @@ class Limits:
 
     def admit(self, kind: str, key: str) -> Retry | None:
         """Decide whether the key is admitted. A kind without a rate always is."""
-        if kind == AUTH:
-            return None if self.failures is None else self.failures.admit(key, self._clock())
         buckets = self.buckets.get(kind)
-        return None if buckets is None else buckets.admit(key, self._clock())
+        if buckets is not None:
+            return buckets.admit(key, self._clock())
+        if kind == AUTH and self.failures is not None:
+            return self.failures.admit(key, self._clock())
+        return None
 
     def auth_failed(self, network: str, name: str) -> int:
         """Record a failed login of a client in the network.

@@ -219,10 +219,12 @@ class Metrics:
         for factory in self._factories:
             for why, count in factory.refused.items():
                 counters["connections_total"][self.listener, f"refused_{why}"] = count
-            for (kind, outcome), count in factory.settings.admission.decisions.items():
-                counters["limiter_total"][kind, outcome] += count
-            factory.settings.admission.decisions.clear()
-            limiter = factory.settings.limiter or factory.settings.admission.limiter
+            admission = factory.settings.admission
+            for outcome, decisions in (("admitted", admission.admitted), ("refused", admission.refused)):
+                for kind, count in decisions.items():
+                    counters["limiter_total"][kind, outcome] += count
+                decisions.clear()
+            limiter = factory.settings.limiter or admission.limiter
             counters["limiter_forgotten_total"][()] = getattr(limiter, "forgotten", 0)
             counters["limiter_store_errors_total"][()] = getattr(limiter, "errors", 0)
         for memory in {each.settings.memory for each in self._factories}:
