@@ -14,7 +14,7 @@ from threading import Thread
 from typing import Any
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, Locator, Page
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.inbox import hostile
@@ -115,6 +115,15 @@ class BrowserCase(SynchronousTestCase):
         page.goto(f"{self.server.url}{path}")
         return page
 
+    def assertFits(self, locator: Locator) -> None:
+        """Fail unless all of an element is inside the window, but for fractions of a pixel."""
+        box = locator.bounding_box()
+        size = locator.page.viewport_size
+        assert box is not None and size is not None
+        self.assertGreaterEqual((box["x"], box["y"]), (0, 0))
+        self.assertLessEqual(int(box["x"] + box["width"]), size["width"])
+        self.assertLessEqual(int(box["y"] + box["height"]), size["height"])
+
     def empty(self) -> None:
         """Delete all mail."""
         page = self.open("/delete")
@@ -133,6 +142,7 @@ class PageTests(BrowserCase):
         """An empty inbox says where to send mail, and the message that comes shows without a reload."""
         page = self.open()
         self.assertIn(f"127.0.0.1:{self.server.port}", page.locator(".empty").inner_text())
+        self.assertFits(page.locator(".empty"))
         self.server.send(letter("The first"))
         page.locator(".row", has_text="The first").wait_for()
         self.assertEqual(page.locator("#unread").inner_text().split()[0], "1")
@@ -152,22 +162,29 @@ class PageTests(BrowserCase):
         self.assertEqual(self.errors, [])
 
     def test_views(self) -> None:
-        """Each view of a message shows its side of it."""
-        message = letter("Views", "<p>As HTML</p>", "As text", X_Test="a value")
+        """Each view of a message shows its side of it, and links in its text can be followed."""
+        html = "<p style='display: flex'>As HTML</p>"
+        message = letter("Views", html, "As text, see https://example.org/?a&b.", X_Test="a value")
         message.add_attachment(b"%PDF", maintype="application", subtype="pdf", filename="report.pdf")
         self.server.send(message, "bob@example.com", "hidden@example.com")
         page = self.open()
         page.locator(".row a").click()
         for name, shown in {
+            "HTML source": "<p style='display: flex'>As HTML</p>",
             "Text": "As text",
-            "Source": "Subject: Views",
+            "Raw": "Subject: Views",
             "Headers": "a value",
             "Envelope": "hidden@example.com",
             "Session": "RCPT TO:<hidden@example.com>",
             "Parts": "application/pdf",
+            "HTML check": "display:flex",
         }.items():
             page.get_by_role("navigation", name="Views").get_by_role("link", name=name, exact=True).click()
             page.locator("#view").get_by_text(shown).first.wait_for()
+        page.get_by_role("link", name="Text", exact=True).click()
+        link = page.locator("pre.text a")
+        self.assertEqual(link.inner_text(), "https://example.org/?a&b")
+        self.assertEqual(link.get_attribute("href"), "https://example.org/?a&b")
         with page.expect_download() as download:
             page.get_by_role("link", name="report.pdf").first.click()
         self.assertEqual(download.value.suggested_filename, "report.pdf")
@@ -203,7 +220,7 @@ class PageTests(BrowserCase):
         page.get_by_label("Single-key shortcuts").uncheck()
         page.keyboard.press("Escape")
         page.keyboard.press("j")
-        page.get_by_text("Choose a message").wait_for()
+        page.get_by_text("Select a message").wait_for()
         self.assertEqual(page.locator("h1").count(), 0)
 
     def test_select(self) -> None:
@@ -211,14 +228,60 @@ class PageTests(BrowserCase):
         for number in range(3):
             self.server.send(letter(f"Letter {number}"))
         page = self.open()
+        delete = page.get_by_role("button", name="Delete the selected")
+        self.assertTrue(delete.is_disabled())
         page.get_by_label("Select: Letter 0").check(force=True)
         page.get_by_label("Select: Letter 2").check(force=True)
         self.server.send(letter("Letter 3"))
         page.locator(".row", has_text="Letter 3").wait_for()
         self.assertEqual(page.locator("#selected").inner_text(), "2 selected")
-        page.get_by_role("button", name="Delete the selected").click()
+        delete.click()
         page.get_by_text("2 messages").wait_for()
         self.assertEqual(page.locator(".row .subject").all_inner_texts(), ["Letter 3", "Letter 1"])
+
+    def test_scroll(self) -> None:
+        """The list stays where it was scrolled to when a message is opened, and when mail comes."""
+        self.server.send_all([letter(f"Letter {number}") for number in range(30)])
+        page = self.open()
+        page.locator("#live:visible").wait_for()
+        page.locator(".row").nth(24).scroll_into_view_if_needed()
+        before = page.locator(".row").nth(24).bounding_box()
+        page.locator(".row").nth(24).locator("a").click()
+        page.locator(".row.current").wait_for()
+        self.server.send(letter("New"))
+        page.locator(".row", has_text="New").wait_for(state="attached")
+        after = page.locator(".row.current").bounding_box()
+        assert before is not None and after is not None
+        self.assertLess(abs(after["y"] - before["y"]), 2)  # pixels
+        page.reload()
+        self.assertTrue(page.locator(".row.current").is_visible())
+        self.assertFits(page.locator(".row.current"))
+
+    def test_phone(self) -> None:
+        """On a phone no page is wider than the screen, and the open view is among the visible tabs."""
+        refused = "nobody@" + "example." * 20 + "com"
+        self.server.send(
+            letter("Long " * 40, f"<p>{'wide' * 100}</p>", From=f"{'Ann ' * 30}<ann@example.org>"), refused
+        )
+        page = self.open(viewport={"width": 360, "height": 640})
+        message = page.locator(".row a").get_attribute("href")
+        views = [f"{message}?tab={tab}" for tab in ("html", "text", "headers", "envelope", "session", "parts", "check")]
+        for path in ("/", *views, "/sessions", "/faults", "/delete", "/?query=nothing"):
+            page.goto(f"{self.server.url}{path}")
+            self.assertEqual((path, page.evaluate("document.documentElement.scrollWidth")), (path, 360))
+        page.goto(f"{self.server.url}{views[-1]}")
+        self.assertFits(page.locator("#tab-check"))
+
+    def test_menu(self) -> None:
+        """Escape closes a menu, and leaves the focus on its button."""
+        self.server.send(letter("Menu"))
+        page = self.open()
+        button = page.get_by_label("More actions")
+        button.press("Enter")
+        page.get_by_role("link", name="Delete all").wait_for()
+        page.keyboard.press("Escape")
+        page.get_by_role("link", name="Delete all").wait_for(state="hidden")
+        self.assertTrue(button.evaluate("element => element === document.activeElement"))
 
     def test_follow(self) -> None:
         """Who follows the newest message sees it as it comes."""
@@ -300,26 +363,28 @@ class PageTests(BrowserCase):
     def test_sessions(self) -> None:
         """A session that delivered nothing is in the list, with the reply that ended it."""
         page = self.open("/faults")
-        page.locator("li", has_text="Unknown recipient").get_by_role("button", name="Off").click()
-        page.get_by_role("button", name="On").wait_for()
+        page.get_by_role("switch", name="Unknown recipient").click()
+        page.get_by_role("switch", name="Unknown recipient", checked=True).wait_for()
+        page.get_by_role("link", name="Faults 1 active rules").wait_for()
         self.assertRaises(smtplib.SMTPRecipientsRefused, self.server.send, letter("Refused"), "nobody@example.com")
-        page.get_by_text("struck 1 time").wait_for()
+        page.get_by_text("Applied 1 time").wait_for()
         page.get_by_role("link", name="Sessions").click()
         page.get_by_text("550 5.1.1 No such user").first.wait_for()
         page.locator("tbody tr").first.get_by_role("link").click()
         page.locator(".dialog .refused", has_text="550 5.1.1 No such user").wait_for()
         page.get_by_role("link", name="Faults").click()
         page.get_by_role("button", name="Remove").click()
-        page.get_by_text("The server behaves").wait_for()
+        page.get_by_text("No faults are active").wait_for()
+        self.assertEqual(page.get_by_role("link", name="Faults").inner_text(), "Faults")
         self.assertEqual(self.errors, [])
 
     def test_ownFault(self) -> None:
         """A rule that makes no sense is refused in words, and stays in the field."""
         page = self.open("/faults")
-        page.get_by_label("Rule, as in").fill("rcpt frist=2 drop")
+        page.get_by_label("Rule, in").fill("rcpt frist=2 drop")
         page.get_by_role("button", name="Add").click()
         self.assertIn("first", page.get_by_role("alert").inner_text())
-        self.assertEqual(page.get_by_label("Rule, as in").input_value(), "rcpt frist=2 drop")
+        self.assertEqual(page.get_by_label("Rule, in").input_value(), "rcpt frist=2 drop")
 
     def test_scope(self) -> None:
         """Below ``/in/`` there is the mail of that inbox only, and deleting all deletes no other."""
@@ -354,7 +419,16 @@ class PageTests(BrowserCase):
         for theme in ("light", "dark"):
             page = self.open(color_scheme=theme)
             first = page.locator(".row a").first.get_attribute("href")
-            for path in ("/", first, f"{first}?tab=session", f"{first}?tab=parts", "/sessions", "/faults", "/delete"):
+            for path in (
+                "/",
+                first,
+                f"{first}?tab=session",
+                f"{first}?tab=parts",
+                "/sessions",
+                "/faults",
+                "/delete",
+                f"{first}?tab=check",
+            ):
                 page.goto(f"{self.server.url}{path}")
                 results = Axe().run(page, options={"iframes": False})
                 serious = [
@@ -457,7 +531,7 @@ class HostileTests(BrowserCase):
         messages = self.messages(page)
         hostile_one = next(id for subject, id in messages.items() if subject.startswith("<img"))
         script = messages["script"]
-        for tab in ("text", "source", "headers", "envelope", "session", "parts"):
+        for tab in ("markup", "text", "source", "headers", "envelope", "session", "parts", "check"):
             for message in (hostile_one, script):
                 url = f"{self.server.url}/m/{message}?tab={tab}"
                 page.goto(url)

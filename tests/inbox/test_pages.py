@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
+import re
 from typing import Any
 
-from tests.inbox.support import SiteTestCase, mail
+from tests.inbox.support import SiteTestCase, mail, multipart
 
 
 class MessageTests(SiteTestCase):
@@ -18,6 +20,32 @@ class MessageTests(SiteTestCase):
         self.assertIn("user29@", others.partition("</details>")[0])
         (few,) = await self.add(mail(to=tuple(f"user{number}@example.com" for number in range(10))))
         self.assertNotIn('<details class="rest"', (await self.get(f"/m/{few.id}")).text)
+
+    async def test_links(self) -> None:
+        """URLs in a text are links, and everything else of it is text."""
+        text = '<b>See</b> https://example.com/?a=<i>&b=1, javascript:alert(1) and http://example.net/"onclick=x.'
+        (message,) = await self.add(mail(text=text))
+        shown = (await self.get(f"/m/{message.id}?tab=text")).text.partition('<pre class="text">')[2]
+        shown = shown.partition("</pre>")[0]
+        self.assertEqual(re.findall('href="([^"]*)"', shown), ["https://example.com/?a=", "http://example.net/"])
+        self.assertEqual(html.unescape(re.sub("</?a( [^<>]*)?>", "", shown)).strip(), text)
+        self.assertEqual(set(re.findall("<(/?[a-z]+)", shown)), {"a", "/a"})
+
+    async def test_htmlOnly(self) -> None:
+        """The views of the HTML exist for messages with HTML; for others, the text is shown."""
+        plain, rich = await self.add(mail(), multipart("<p>Hello</p>"))
+        for tab, shown in ("markup", "&lt;p&gt;Hello&lt;/p&gt;"), ("check", "caniemail.com"):
+            self.assertIn(shown, (await self.get(f"/m/{rich.id}?tab={tab}")).text)
+            answer = await self.get(f"/m/{plain.id}?tab={tab}")
+            self.assertIn('<pre class="text">Hello!', answer.text)
+            self.assertNotIn("HTML source", answer.text)
+
+    async def test_missing(self) -> None:
+        """A session or message that does not exist is a page that says so."""
+        for path, said in ("/sessions/none", "There is no such session."), ("/m/none", "Message not found"):
+            answer = await self.get(path)
+            self.assertEqual(answer.status, 404)
+            self.assertIn(said, answer.text)
 
 
 class FullTests(SiteTestCase):

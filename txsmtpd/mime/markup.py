@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Iterator
 
 LONGEST = 2**18  # characters of HTML to read
 MAX_LINKS = 1000
@@ -73,9 +74,15 @@ def links(markup: str, text: str) -> list[str]:
         url = html.unescape(match[1] or match[2] or match[3] or "").strip()
         if url and not url.startswith("#"):
             found[url] = None
-    for match in _URL.finditer(text[: 8 * LONGEST]):
-        found[match[0].rstrip(".,;:!?)]")] = None
+    for start, end in urls(text[: 8 * LONGEST]):
+        found[text[start:end]] = None
     return list(found)[:MAX_LINKS]
+
+
+def urls(text: str) -> Iterator[tuple[int, int]]:
+    """Yield where each ``http`` or ``https`` URL in a text begins and ends, without the punctuation after it."""
+    for match in _URL.finditer(text):
+        yield match.start(), match.start() + len(match[0].rstrip(".,;:!?)]"))
 
 
 def codes(text: str, shortest: int = 4, longest: int = 10) -> list[str]:

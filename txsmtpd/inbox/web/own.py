@@ -151,7 +151,7 @@ async def dialog(call: Call) -> Response:
 async def _session(call: Call, session_id: str) -> SessionRecord:
     session = await find_session(call.store, session_id, call.settings.transcripts)
     if session is None:
-        raise HTTPError(404, "unknown session")
+        raise HTTPError(404, "There is no such session.")
     return session
 
 
@@ -179,7 +179,7 @@ async def found_session(call: Call) -> SessionRecord:
     """
     session = await _session(call, call.path["session"])
     if call.scope.keys and session.id not in {each.id for each in await call.store.sessions(call.scope, MOST)}:
-        raise HTTPError(404, "unknown session")
+        raise HTTPError(404, "There is no such session.")
     return session
 
 

@@ -15,9 +15,10 @@ from typing import Any
 from urllib.parse import quote, urlencode
 from zlib import crc32
 
+from txsmtpd.bridges.reactors import call_in_pool
 from txsmtpd.inbox.message import Message
 from txsmtpd.inbox.sessions import find_session, records_of
-from txsmtpd.inbox.web import faults
+from txsmtpd.inbox.web import faults, html_check
 from txsmtpd.inbox.web.content import wants_remote
 from txsmtpd.inbox.web.mailpit import terms_of
 from txsmtpd.inbox.web.own import found_session, in_scope
@@ -33,7 +34,18 @@ ROWS = 50  # messages per page of the list
 SESSIONS = 200
 SHOWN = 2**18  # bytes of the source that the page shows
 
-TABS = ("html", "text", "source", "headers", "envelope", "session", "parts")
+TABS = {
+    "html": "HTML",
+    "markup": "HTML source",
+    "text": "Text",
+    "source": "Raw",
+    "headers": "Headers",
+    "envelope": "Envelope",
+    "session": "Session",
+    "parts": "Parts",
+    "check": "HTML check",
+}
+OF_HTML = ("html", "markup", "check")  # tabs of messages that have HTML
 WIDTHS = ("phone", "tablet", "desktop")
 
 STATIC = {
@@ -44,6 +56,8 @@ STATIC = {
     "vendor/htmx.min.js": "text/javascript; charset=utf-8",
     "vendor/sse.min.js": "text/javascript; charset=utf-8",
 }
+
+_HEADINGS = {400: "Invalid request", 404: "Not found"}
 
 _templates = cache(environment)
 
@@ -69,7 +83,9 @@ def page(function: Callable[[Call], Awaitable[Response]]) -> Callable[[Call], Aw
         try:
             return await function(call)
         except HTTPError as error:
-            response = await _render(call, "error.html", page="", heading="That did not work", detail=str(error))
+            response = await _render(
+                call, "error.html", page="", heading=_HEADINGS.get(error.status, "Error"), detail=str(error)
+            )
             response.status = error.status
             response.headers.update(error.headers)
             return response
@@ -164,11 +180,11 @@ async def _details(call: Call, message: Message) -> dict[str, Any]:
     html = await store.html(message) if message.has_html else ""
     text = await store.text(message)
     tab = call.query.get("tab", "")
-    if tab not in TABS or (tab == "html" and not html):
+    if tab not in TABS or (tab in OF_HTML and not html):
         tab = "html" if html else "text"
     details: dict[str, Any] = {
         "tab": tab,
-        "tabs": [(name, "HTML" if name == "html" else name.capitalize()) for name in TABS if html or name != "html"],
+        "tabs": [(name, label) for name, label in TABS.items() if html or name not in OF_HTML],
         "width": call.query.get("width") if call.query.get("width") in WIDTHS else "desktop",
         "remote": call.query.get("remote") == "1",
         "remote_content": wants_remote(html),
@@ -177,6 +193,9 @@ async def _details(call: Call, message: Message) -> dict[str, Any]:
         "codes": markup.codes(text)[:3],
     }
     match tab:
+        case "markup":
+            details["source"] = html[:SHOWN]
+            details["cut"] = SHOWN if len(html) > SHOWN else None
         case "text":
             details["text"] = text
         case "source":
@@ -190,13 +209,15 @@ async def _details(call: Call, message: Message) -> dict[str, Any]:
             session = await find_session(call.store, message.envelope.session, call.settings.transcripts)
             details["session"] = session
             details["lines"] = list(dialog(records_of(session))) if session is not None else []
+        case "check":
+            details["check"] = await call_in_pool(html_check.check, html)
     return details
 
 
 def _envelope(message: Message) -> Any:
     envelope = message.envelope
-    yield "Reverse-path", envelope.mail_from or "<>"
-    yield "Recipients", "\n".join(envelope.rcpt_tos)
+    yield "MAIL FROM", envelope.mail_from or "<>"
+    yield "RCPT TO", "\n".join(envelope.rcpt_tos)
     for name, value in (
         ("MAIL parameters", " ".join(envelope.mail_options)),
         ("RCPT parameters", " ".join(envelope.rcpt_options)),
@@ -284,20 +305,40 @@ class Preset:
 
 PRESETS = (
     Preset(
-        "greylist", "Greylisting", "The next three recipients get 451.", "rcpt first=3 reply=451 4.7.1 Try again later"
+        "greylist",
+        "Greylisting",
+        "The next three recipients are rejected temporarily, with 451.",
+        "rcpt first=3 reply=451 4.7.1 Try again later",
     ),
-    Preset("full", "Mailbox full", "Every recipient gets 452.", "rcpt reply=452 4.2.2 Mailbox full"),
-    Preset("unknown", "Unknown recipient", "Every recipient gets 550.", "rcpt reply=550 5.1.1 No such user"),
+    Preset(
+        "full",
+        "Mailbox full",
+        "All recipients are rejected temporarily, with 452.",
+        "rcpt reply=452 4.2.2 Mailbox full",
+    ),
+    Preset(
+        "unknown",
+        "Unknown recipient",
+        "All recipients are rejected permanently, with 550.",
+        "rcpt reply=550 5.1.1 No such user",
+    ),
     Preset(
         "flaky",
         "One in three fails",
-        "A third of all messages gets 451.",
+        "A third of all messages is rejected temporarily, with 451.",
         "message share=0.33 reply=451 4.3.0 Try again",
     ),
-    Preset("slow", "Slow", "Each reply to the end of a message takes ten seconds.", "accepted delay=10"),
-    Preset("reset", "Reset after DATA", "The connection is reset when a message has been sent.", "message reset"),
-    Preset("busy", "Too busy", "New connections get 421.", "connect reply=421 4.3.2 Too many connections"),
-    Preset("silent", "Silence", "The server stops reading at MAIL, until the client gives up.", "mail stop-reading"),
+    Preset("slow", "Slow", "The reply to each message takes ten seconds.", "accepted delay=10"),
+    Preset("reset", "Reset after DATA", "The connection is reset after a message has been sent.", "message reset"),
+    Preset(
+        "busy",
+        "Too many connections",
+        "New connections are rejected temporarily, with 421.",
+        "connect reply=421 4.3.2 Too many connections",
+    ),
+    Preset(
+        "silent", "No reply", "The server does not reply to MAIL, so that the client times out.", "mail stop-reading"
+    ),
 )
 
 

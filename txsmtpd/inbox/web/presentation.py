@@ -1,4 +1,4 @@
-"""Formats values for the templates: ages, sizes, addresses, and the transcript of a session.
+"""Formats values for the templates: times, sizes, addresses, links, and the transcript of a session.
 
 Nothing here depends on requests or stores.
 """
@@ -15,8 +15,10 @@ from urllib.parse import urlsplit
 from zlib import crc32
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from txsmtpd.mime import Address
+from txsmtpd.mime.markup import urls
 
 HUES = 8  # number of colours for the circles beside messages, defined in the stylesheet
 RECIPIENTS = 3  # recipients named in a row of the list
@@ -40,6 +42,8 @@ def environment() -> Environment:
         hue=hue,
         initial=initial,
         iso=iso,
+        linked=linked,
+        moment=moment,
         number=number,
         recipients=recipients,
         safe_link=safe_link,
@@ -73,6 +77,11 @@ def iso(moment: float) -> str:
 def date(moment: float) -> str:
     """Return a full date and time, in the server's time zone."""
     return datetime.fromtimestamp(moment, UTC).astimezone().strftime("%d %B %Y, %H:%M:%S %z").lstrip("0")
+
+
+def moment(then: float) -> str:
+    """Return a short date and time, in the server's time zone, such as ``29 Nov 2026, 14:05:33``."""
+    return datetime.fromtimestamp(then, UTC).astimezone().strftime("%d %b %Y, %H:%M:%S").lstrip("0")
 
 
 def size(octets: int) -> str:
@@ -118,6 +127,22 @@ def safe_link(url: str) -> str:
         return url if urlsplit(url.strip()).scheme.lower() in SAFE_SCHEMES else "#"
     except ValueError:
         return "#"
+
+
+def linked(text: str) -> Markup:
+    """Return a text as HTML, in which URLs of the schemes ``http`` and ``https`` are links.
+
+    >>> linked("<b> https://example.com/?a&b.")
+    Markup('&lt;b&gt; <a href="https://example.com/?a&amp;b" target="_blank"
+    rel="noopener noreferrer nofollow">https://example.com/?a&amp;b</a>.')
+    """
+    link = Markup('<a href="{0}" target="_blank" rel="noopener noreferrer nofollow">{0}</a>')
+    pieces: list[Markup] = []
+    position = 0
+    for start, end in urls(text):
+        pieces += escape(text[position:start]), link.format(text[start:end])
+        position = end
+    return Markup("").join([*pieces, escape(text[position:])])
 
 
 @dataclass(frozen=True, slots=True)

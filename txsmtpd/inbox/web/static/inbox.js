@@ -32,14 +32,21 @@ showTheme();
 // Live updates
 
 const live = $("#live");
-document.body.addEventListener("htmx:sseOpen", () => { live.hidden = false; live.classList.remove("off"); live.title = "Live updates are on"; });
-document.body.addEventListener("htmx:sseError", () => { live.hidden = false; live.classList.add("off"); live.title = "Not connected; trying again"; });
+function showLive(on) {
+  live.hidden = false;
+  live.classList.toggle("off", !on);
+  live.title = on ? "Live updates are on" : "Disconnected from the server; reconnecting";
+  if ($("span", live).textContent !== live.title) $("span", live).textContent = live.title;
+}
+document.body.addEventListener("htmx:sseOpen", () => showLive(true));
+document.body.addEventListener("htmx:sseError", () => showLive(false));
 
-// The list: selection survives its updates
+// The list: selection and scroll position survive its updates
 
 const rows = () => all(".row");
 const current = () => $(".row.current");
 let selection = new Set();
+let scrolled = null;
 let known = new Set(rows().map((row) => row.dataset.id));
 let following = store.get("follow") === "1";
 
@@ -52,6 +59,7 @@ function showSelection() {
   $("#total").hidden = checked.length > 0;
   label.textContent = `${checked.length} selected`;
   const box = $("#select-all");
+  for (const button of all('.toolbar > button[name="action"]')) button.disabled = checked.length === 0;
   box.checked = checked.length > 0 && checked.length === rows().length;
   box.indeterminate = checked.length > 0 && !box.checked;
 }
@@ -77,16 +85,25 @@ document.addEventListener("change", (event) => {
   if (event.target.closest("#list")) showSelection();
   if (event.target.id === "keys-on") store.set("keys", event.target.checked ? null : "0");
 });
-document.addEventListener("submit", (event) => {
-  const action = event.submitter?.value;
-  if (event.target.id === "actions" && ["read", "unread", "delete"].includes(action) && !$(".row > input:checked")) {
-    const open = current();
-    if (open) $("input", open).checked = true;
-    else { event.preventDefault(); announce("Select messages first."); }
-  }
-});
+// Which row is at the top of a scrolled list, and where; null while the newest message shows.
+function scrollPlace() {
+  const list = $(".messages");
+  if (!list || list.scrollTop === 0) return null;
+  const edge = list.getBoundingClientRect().top;
+  const row = rows().find((each) => each.getBoundingClientRect().bottom > edge);
+  return { id: row?.dataset.id, y: row?.getBoundingClientRect().top, scrollTop: list.scrollTop };
+}
+function scrollBack(place) {
+  const list = $(".messages");
+  if (!place || !list) return;
+  list.scrollTop = place.scrollTop;
+  const row = rows().find((each) => each.dataset.id === place.id);
+  if (row) list.scrollTop += row.getBoundingClientRect().top - place.y;
+}
 document.body.addEventListener("htmx:beforeSwap", (event) => {
-  if (event.detail.target?.id === "list") selection = new Set(all('.row > input:checked').map((box) => box.value));
+  if (event.detail.target?.id !== "list") return;
+  selection = new Set(all('.row > input:checked').map((box) => box.value));
+  scrolled = scrollPlace();
 });
 document.body.addEventListener("htmx:afterSwap", (event) => {
   const target = event.detail.target?.id;
@@ -99,6 +116,7 @@ document.body.addEventListener("htmx:afterSwap", (event) => {
     if (fresh.length) announce(fresh.length === 1 ? `New message: ${$(".subject", fresh[0]).textContent}` : `${fresh.length} new messages`);
     known = new Set([...known, ...rows().map((row) => row.dataset.id)]);
     setUpList();
+    scrollBack(scrolled);
     if (following && fresh.length) open_(rows()[0]);
   }
   if (target === "detail") {
@@ -120,7 +138,8 @@ function setUpMessage() {
     button.setAttribute("aria-pressed", String(dark));
     frame.classList.toggle("dark", dark);
   }
-  const subject = $("#detail h1")?.textContent;
+  $(".tabs [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  const subject = $("#detail .message h1")?.textContent;
   if (subject) document.title = `${subject} · Inbox`;
 }
 document.addEventListener("click", (event) => {
@@ -148,7 +167,7 @@ function follow() {
   following = !following;
   store.set("follow", following ? "1" : null);
   $("#follow")?.setAttribute("aria-pressed", String(following));
-  announce(following ? "Following the newest message" : "Not following");
+  announce(following ? "New messages are opened as they arrive" : "New messages are not opened");
   if (following && rows()[0]) open_(rows()[0]);
 }
 
@@ -175,10 +194,12 @@ const keys = {
   x: () => { const row = focused(); if (row) { const box = $("input", row); box.checked = !box.checked; showSelection(); } },
   Escape: () => press("#back"),
 };
-["html", "text", "source", "headers", "envelope", "session", "parts"].forEach((name, at) => { keys[at + 1] = () => press(`#tab-${name}`); });
+["html", "markup", "text", "source", "headers", "envelope", "session", "parts", "check"].forEach((name, at) => { keys[at + 1] = () => press(`#tab-${name}`); });
 
 let before = "";
 document.addEventListener("keydown", (event) => {
+  const menu = $("details.menu[open]");
+  if (event.key === "Escape" && menu) { menu.open = false; $("summary", menu).focus(); return; }
   const typing = event.target.closest("input:not([type=checkbox]), textarea, select, dialog[open]");
   if (event.key === "Escape" && typing?.matches("input")) { typing.blur(); return; }
   if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -205,3 +226,4 @@ setInterval(() => {
 
 setUpList();
 setUpMessage();
+current()?.scrollIntoView({ block: "nearest" });
