@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -127,6 +128,28 @@ class SystemdTests(SynchronousTestCase):
         self.assertEqual(errors.count("smtpd: "), 1, errors)
         self.assertEqual([each for each in self.systemd.pending() if "READY" in each], [])
 
+    def test_unusable(self) -> None:
+        """A socket that cannot accept clients, or that two options name, is one line, and status 64."""
+        datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.addCleanup(datagrams.close)
+        accepted, other = socket.socketpair()
+        self.addCleanup(accepted.close)
+        self.addCleanup(other.close)
+        tcp = "systemd:domain=INET:name=smtp"
+        for passed, words, expected in (
+            (datagrams, (f"--listen={tcp}",), "a socket that does not listen"),
+            (accepted, ("--listen=systemd:domain=UNIX:name=smtp",), "no Accept=yes"),
+            (self.tcp_socket(), (f"--listen={tcp}", f"--listen-lmtp={tcp}"), f"--listen={tcp} listens on this socket"),
+            (self.tcp_socket(), (f"--listen={tcp}", f"--listen={tcp}"), f"--listen={tcp} listens on this socket"),
+        ):
+            systemd = Systemd()
+            self.addCleanup(systemd.close)
+            systemd.start(HANDLER, *words, sockets={"smtp": passed})
+            status, errors = systemd.failure()
+            self.assertEqual(status, 64, errors)
+            self.assertEqual(errors.count("\n"), 1, errors)
+            self.assertIn(expected, errors)
+
     def test_noSocket(self) -> None:
         """An endpoint for which nothing was passed is one line that tells why, and status 64."""
         for words, named, expected in [
@@ -135,6 +158,7 @@ class SystemdTests(SynchronousTestCase):
             ("systemd:domain=INET:index=3", True, "LISTEN_FDNAMES has web"),
             ("systemd:domain=INET6:name=web", True, "a socket of domain INET"),
             ("systemd:domain=IP:name=web", True, "domain must be INET, INET6 or UNIX"),
+            ("systemd:domain=INET:index=x", True, "write systemd:domain=INET6:name=NAME"),
             ("systemd:name=web", True, "write systemd:domain=INET6:name=NAME"),
         ]:
             systemd = Systemd()
@@ -159,6 +183,15 @@ class NotifierTests(SynchronousTestCase):
     def message(self) -> dict[str, str]:
         return dict(line.split("=", 1) for line in self.socket.recv(4096).decode().split("\n"))
 
+    def messages(self) -> list[dict[str, str]]:
+        """All messages that have come."""
+        self.socket.setblocking(False)
+        told = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                told.append(self.message())
+        return told
+
     def test_environment(self) -> None:
         """The variables are taken out of the environment; without them nobody is told."""
         environ = {"NOTIFY_SOCKET": self.address, "WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "7", "HOME": "/"}
@@ -171,7 +204,8 @@ class NotifierTests(SynchronousTestCase):
 
     def test_watchdog_of_another(self) -> None:
         """A watchdog that waits for another process, or for none, is not fed."""
-        for period, pid in ("3000000", "8"), ("0", "7"), ("x", "7"), ("", "7"):
+        infinity = str(2**64 - 1)
+        for period, pid in ("3000000", "8"), ("0", "7"), ("x", "7"), ("", "7"), (infinity, "7"), ("9" * 400, "7"):
             environ = {"NOTIFY_SOCKET": self.address, "WATCHDOG_USEC": period, "WATCHDOG_PID": pid}
             notifier = Notifier.of(environ, 7)
             assert notifier is not None
@@ -191,6 +225,32 @@ class NotifierTests(SynchronousTestCase):
         self.assertEqual(self.message(), {"STOPPING": "1", "EXTEND_TIMEOUT_USEC": "1500000"})
         notifier.watchdog()
         self.assertEqual(self.message(), {"WATCHDOG": "1"})
+
+    def test_full(self) -> None:
+        """A change of the state is not lost while systemd is busy; it is sent before what comes next, and only once."""
+        notifier = Notifier(self.address)
+        notifier.watchdog()
+        with contextlib.suppress(BlockingIOError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+            other.setblocking(False)
+            while True:
+                other.sendto(b"OTHER=1", "\0" + self.address[1:])
+        notifier.ready()
+        notifier.status("busy")  # this one may get lost
+        told = self.messages()
+        self.assertEqual(told[0], {"WATCHDOG": "1"})
+        self.assertEqual(set(map(str, told[1:])), {"{'OTHER': '1'}"})
+        notifier.watchdog()
+        notifier.watchdog()
+        ready = {"READY": "1", "MAINPID": str(os.getpid())}
+        self.assertEqual(self.messages(), [ready, {"WATCHDOG": "1"}, {"WATCHDOG": "1"}])
+
+    def test_neverRead(self) -> None:
+        """What waits for a systemd that never reads does not grow."""
+        notifier = Notifier("/nowhere/notify")
+        for _ in range(1000):
+            notifier.reloading()
+            notifier.ready()
+        self.assertLess(len(notifier._unsent), 20)
 
     def test_nobody_listens(self) -> None:
         """That systemd cannot be told stops nothing."""

@@ -23,7 +23,8 @@ DOMAINS = ("INET", "INET6", "UNIX")
 def systemd_endpoint(reactor: Any, description: str, environ: Mapping[str, str] = os.environ) -> IStreamServerEndpoint:
     """Return the endpoint for a description such as ``systemd:domain=UNIX:name=lmtp``.
 
-    :raises ValueError: if systemd has passed no such socket to this process, or one of another domain.
+    :raises ValueError: if systemd has passed no such socket to this process, one of another domain, or one on which no
+        clients can be accepted.
     """
     from twisted.internet.endpoints import serverFromString
 
@@ -31,7 +32,7 @@ def systemd_endpoint(reactor: Any, description: str, environ: Mapping[str, str] 
         endpoint: Any = serverFromString(reactor, description)
     except AttributeError:
         raise ValueError(f"domain must be {', '.join(DOMAINS[:-1])} or {DOMAINS[-1]}") from None
-    except TypeError:
+    except (TypeError, ValueError):  # the index is not a number
         raise ValueError("write systemd:domain=INET6:name=NAME, or systemd:domain=INET6:index=0") from None
     except (IndexError, KeyError):
         raise ValueError(f"systemd has passed no such socket; {_passed(environ)}") from None
@@ -40,6 +41,10 @@ def systemd_endpoint(reactor: Any, description: str, environ: Mapping[str, str] 
         known = found is not None and found.name.removeprefix("AF_")
         what = f"a socket of domain {known}" if known else "no socket"
         raise ValueError(f"systemd has passed {what}")
+    if not _is_listening(endpoint.fileno):
+        raise ValueError(
+            "systemd has passed a socket that does not listen; the socket unit needs ListenStream=, and no Accept=yes"
+        )
     if found == getattr(socket, "AF_UNIX", None):
         return AdoptedUnixSocket(reactor, endpoint.fileno)
     adopted: IStreamServerEndpoint = endpoint
@@ -65,6 +70,12 @@ def _family_of(descriptor: int) -> socket.AddressFamily | None:
         return socket.AddressFamily(duplicate.family)
 
 
+def _is_listening(descriptor: int) -> bool:
+    """Return False for a datagram socket, the connection of a client, and a socket that nobody has put to listen."""
+    with socket.socket(fileno=os.dup(descriptor)) as duplicate:
+        return bool(duplicate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
 @implementer(IStreamServerEndpoint)
 class AdoptedUnixSocket:
     """Listens on an open Unix socket. The mode and the path of the socket do not change, even when the port stops.
@@ -73,19 +84,20 @@ class AdoptedUnixSocket:
     """
 
     def __init__(self, reactor: Any, fileno: int) -> None:
+        self.fileno = fileno
         self._reactor = reactor
-        self._fileno: int | None = fileno
+        self._used = False
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
         return execute(self._listen, protocolFactory)
 
     def _listen(self, factory: IProtocolFactory) -> IListeningPort:
-        fileno, self._fileno = self._fileno, None
-        if fileno is None:
+        if self._used:
             raise AlreadyListened()
-        fdesc.setNonBlocking(fileno)
-        port = _port_class()._fromListeningDescriptor(self._reactor, fileno, factory)
-        os.close(fileno)
+        self._used = True
+        fdesc.setNonBlocking(self.fileno)
+        port = _port_class()._fromListeningDescriptor(self._reactor, self.fileno, factory)
+        os.close(self.fileno)
         port.startListening()
         adopted: IListeningPort = port
         return adopted

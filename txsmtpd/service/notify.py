@@ -1,6 +1,8 @@
 """Notifies systemd of the state of the service (sd_notify(3), ``Type=notify`` in systemd.service(5)).
 
-Each notification is one datagram to the socket that ``NOTIFY_SOCKET`` names. No library is needed.
+Each notification is one datagram to the socket that ``NOTIFY_SOCKET`` names. No library is needed. A change of the
+state that cannot be sent, because systemd is busy and the socket's queue is full, is sent before the next notification:
+without READY, systemd would end the service.
 """
 
 from __future__ import annotations
@@ -8,11 +10,15 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import MutableMapping
 
 from twisted.logger import Logger
 
 log = Logger(namespace="txsmtpd")
+
+KEPT = 8  # changes of the state that wait to be sent; what the oldest ones told is outdated by then
+FOREVER = 2**64 - 1  # microseconds; systemd's value for "infinity"
 
 
 class Notifier:
@@ -26,6 +32,7 @@ class Notifier:
         self.watchdog_period = watchdog
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._failed = False
+        self._unsent: deque[bytes] = deque(maxlen=KEPT)
 
     @classmethod
     def of(cls, environ: MutableMapping[str, str], pid: int) -> Notifier | None:
@@ -35,12 +42,11 @@ class Notifier:
         :param pid: the ID of this process. The watchdog is off if systemd names another one.
         """
         address = environ.pop("NOTIFY_SOCKET", "")
-        period = environ.pop("WATCHDOG_USEC", "")
+        period = _microseconds(environ.pop("WATCHDOG_USEC", ""))
         watched = environ.pop("WATCHDOG_PID", str(pid))
         if not address.startswith(("/", "@")):
             return None
-        watchdog = int(period) / 1e6 if period.isdecimal() and int(period) and watched == str(pid) else None
-        return cls(address, watchdog)
+        return cls(address, period / 1e6 if period and watched == str(pid) else None)
 
     def ready(self, status: str = "") -> None:
         """Report that the server listens on all addresses, or that a reload has ended."""
@@ -59,22 +65,46 @@ class Notifier:
 
     def status(self, status: str) -> None:
         """Set the line that ``systemctl status`` shows."""
-        self._send(status=status)
+        if self._send_unsent():
+            self._deliver(_datagram(status=status))
 
     def watchdog(self) -> None:
         """Report that the service is alive."""
-        self._send("WATCHDOG=1")
+        if self._send_unsent():
+            self._deliver(_datagram("WATCHDOG=1"))
 
     def _send(self, *lines: str, status: str = "") -> None:
-        if status:
-            lines += (f"STATUS={' '.join(status.split())}",)
+        """Report a change of the state. If that is not possible now, it is sent before the next notification."""
+        self._unsent.append(_datagram(*lines, status=status))
+        self._send_unsent()
+
+    def _send_unsent(self) -> bool:
+        """Send the changes that wait, in order. Return False if some still wait."""
+        while self._unsent and self._deliver(self._unsent[0]):
+            self._unsent.popleft()
+        return not self._unsent
+
+    def _deliver(self, datagram: bytes) -> bool:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
                 sender.setblocking(False)
-                sender.sendto("\n".join(lines).encode(), self._address)
+                sender.sendto(datagram, self._address)
         except OSError as error:
             if not self._failed:
                 log.warn("cannot notify systemd: {error}", error=error.strerror or str(error))
             self._failed = True
         else:
             self._failed = False
+        return not self._failed
+
+
+def _datagram(*lines: str, status: str = "") -> bytes:
+    if status:
+        lines += (f"STATUS={' '.join(status.split())}",)
+    return "\n".join(lines).encode()
+
+
+def _microseconds(text: str) -> int:
+    """Return the period of the watchdog, as sd_watchdog_enabled(3) reads it. 0: there is no watchdog."""
+    period = int(text) if text.isascii() and text.isdecimal() and len(text) <= 20 else 0
+    return period if period < FOREVER else 0

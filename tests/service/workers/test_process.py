@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from twisted.internet.error import ProcessDone
+from twisted.internet.error import ProcessDone, ProcessTerminated
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs, formatEvent
@@ -18,12 +18,14 @@ class Watcher:
     """Takes note of what becomes of a worker."""
 
     status: int | None = None
+    signal: int | None = None
 
     def worker_ready(self, worker: Worker) -> None:
         raise NotImplementedError
 
     def worker_ended(self, worker: Worker, status: int | None, signal: int | None) -> None:
         self.status = status
+        self.signal = signal
 
 
 class PrintedTests(SynchronousTestCase):
@@ -51,6 +53,20 @@ class PrintedTests(SynchronousTestCase):
                 worker.childDataReceived(1, b"x" * 2**10)
         self.assertEqual(len(events), 2)
         self.assertLess(sum(map(len, worker._unfinished.values())), 2**12)
+
+
+class EndTests(SynchronousTestCase):
+    """The end of a worker, of which its watcher is always notified."""
+
+    def test_signals(self) -> None:
+        """Any signal ends a worker, even one for which Python has no name."""
+        for number, name in (9, "SIGKILL"), (35, "signal 35"):
+            watcher = Watcher()
+            worker = Worker(0, 0, watcher, Clock(), lambda: 0.0)
+            with capturedLogs() as events:
+                worker._ended(Failure(ProcessTerminated(signal=number)))
+            self.assertEqual(watcher.signal, number)
+            self.assertIn(f"was ended by {name}", str(formatEvent(events[-1])))
 
 
 class ChannelTests(SynchronousTestCase):

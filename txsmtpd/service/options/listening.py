@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.python.usage import UsageError
@@ -71,11 +71,23 @@ def read(chosen: Chosen) -> None:
         ("lmtp_endpoints", chosen.all("listen-lmtp")),
     ):
         chosen[kind] = [(str(asked), _endpoint(asked, make)) for asked in wanted]
+    _check_adopted([*chosen["endpoints"], *chosen["tls_endpoints"], *chosen["lmtp_endpoints"]])
 
 
 def _endpoint(asked: Asked, make: Callable[[str], IStreamServerEndpoint]) -> IStreamServerEndpoint:
     with refusing(asked):
         return make(asked.text)
+
+
+def _check_adopted(endpoints: Iterable[tuple[str, IStreamServerEndpoint]]) -> None:
+    """Reject a socket from systemd that two options name: each can have one listener."""
+    users: dict[int, str] = {}
+    for label, endpoint in endpoints:
+        descriptor = getattr(endpoint, "fileno", None)
+        if descriptor in users:
+            raise UsageError(f"{label}: {users[descriptor]} listens on this socket already")
+        if descriptor is not None:
+            users[descriptor] = label
 
 
 def _read_proxies(chosen: Chosen) -> None:

@@ -104,7 +104,7 @@ def finish(chosen: Chosen) -> None:
         return
     authority, names = chosen["authority"]
     ca_out = chosen.one("ca-out")
-    where = "nowhere; give --ca-out=FILE"
+    where = "memory only; give --ca-out=FILE"
     if ca_out is not None:
         with refusing(ca_out):
             try:

@@ -214,7 +214,7 @@ class Worker(ProcessProtocol):
         if self.is_draining and (value.exitCode == 0 or number == signal.SIGTERM):
             log.info("{worker} has ended", worker=str(self))
         elif number is not None:
-            log.error("{worker} was ended by {signal}", worker=str(self), signal=signal.Signals(number).name)
+            log.error("{worker} was ended by {signal}", worker=str(self), signal=signal_name(number))
         else:
             log.error("{worker} has ended with status {status}", worker=str(self), status=value.exitCode)
         self._watcher.worker_ended(self, value.exitCode, number)
@@ -229,6 +229,18 @@ class Worker(ProcessProtocol):
         report, self._report = self._report, None
         if report is not None:
             os.close(report)
+
+
+def signal_name(number: int) -> str:
+    """Return the name of a signal. Python has none for most real-time signals.
+
+    >>> signal_name(9), signal_name(35)
+    ('SIGKILL', 'signal 35')
+    """
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def inherited_environment(environ: Mapping[str, str], path: Sequence[str]) -> dict[str, str]:
