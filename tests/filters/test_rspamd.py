@@ -176,10 +176,17 @@ class ScriptedTests(ProgramTests):
             answer({"error": "no"}),
             b"garbage\r\n\r\n",
             answer(b"x" * (2**22 + 1)),
+            answer(b'{"action": "no action", "a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
         ):
             await self.listen(wrong, wrong)
             self.assertEqual((await self.client(self.port, lambda client: send(client, "one")))[0], 451, wrong[:60])
             self.assertEqual(self.handler.content, [])
+
+    async def test_notUTF8(self) -> None:
+        """Symbols may repeat octets of the message that are not UTF-8. That is no reason to keep mail waiting."""
+        await self.listen(answer(b'{"action": "no action", "symbols": {"A": {"score": 1, "options": ["\xff"]}}}'))
+        self.assertEqual((await self.client(self.port, lambda client: send(client, "one")))[0], 250)
+        self.assertEqual(self.handler.envelopes[0].filters["rspamd"].symbols, {"A": 1.0})
 
     async def test_slow(self) -> None:
         """An answer that does not come in time is a failure; and after five of those, nobody waits any more."""
@@ -291,6 +298,18 @@ class AnswerTests(SynchronousTestCase):
             self.assertEqual(self.message.header.octets, before)
             self.assertEqual(self.message.envelope.rcpt_tos, ["b@example.com"])
             self.assertEqual(self.message.envelope.mail_from, "a@example.com")
+
+    def test_extremes(self) -> None:
+        """Numbers and characters that JSON can express, but Python or UTF-8 cannot, do no harm."""
+        symbols = {"A": {"score": 10**400}, "B": {"score": 2}}
+        verdict = self.apply(score=-(10**400), symbols=symbols)
+        self.assertEqual((verdict.score, verdict.symbols), (None, {"B": 2.0}))
+        self.apply(action="rewrite subject", subject="a\ud800b", **{"dkim-signature": "\udfff"})
+        self.assertEqual(self.lines[:2], [b"DKIM-Signature: ?", b"Subject: a?b"])
+        self.apply(milter={"add_headers": {"Y": {"value": "\ud800", "order": 10**50}}})
+        self.assertEqual(self.lines[-1], b"Y: ?")
+        self.apply(action="quarantine", messages={"smtp_message": "\ud800"})
+        self.assertEqual(self.message.quarantined, "?")
 
     def test_url(self) -> None:
         """What is no URL is refused when the filter is made."""

@@ -18,6 +18,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.ssl import Certificate as TwistedCertificate
 from twisted.internet.ssl import optionsForClientTLS, trustRootFromCertificates
 from twisted.internet.threads import deferToThread
+from twisted.logger import capturedLogs, formatEvent
 
 from tests.support.programs import program
 from tests.support.tls import PATIENCE, TLSTestCase
@@ -243,11 +244,14 @@ class TLSAndAuthTests(RelayTestCase):
         self.assertIs(self.handler.sessions[0], self.handler.sessions[1])
 
     async def test_notTrusted(self) -> None:
-        """A certificate that nobody vouches for, or for another name: 451, and no password leaves."""
+        """A certificate that nobody vouches for, or for another name: 451, and no password leaves. The log has why."""
         port = await self.upstream()
-        for context in (None, self.trusted("other.test")):
+        for context, why in (None, "certificate verify failed"), (self.trusted("other.test"), "other.test"):
             options: dict[str, Any] = {"tls": "required", "username": "relay", "password": "secret"}
-            self.assertEqual(await self.attempt(port, tls_context=context, **options), 451)
+            with capturedLogs() as events:
+                self.assertEqual(await self.attempt(port, tls_context=context, **options), 451)
+            logged = [str(formatEvent(each)) for each in events]
+            self.assertTrue(any("TLS with the next server failed: " in each and why in each for each in logged), logged)
         self.assertEqual((self.handler.messages, self.handler.sessions), ([], []))
 
     async def test_opportunistic(self) -> None:

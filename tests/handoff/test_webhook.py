@@ -110,8 +110,11 @@ class AnswerTests(WebhookTestCase):
             (204, (), "250 2.0.0"),
             (202, ("Smtp-Reply: 250 2.0.0 filed",), "250 2.0.0 filed"),
             (200, ("Smtp-Reply: 550 5.1.1 nobody",), "550 5.1.1 nobody"),
-            (200, ("Smtp-Reply: nonsense",), "250 2.0.0 OK"),
-            (200, ("Smtp-Reply: 354 more",), "250 2.0.0 OK"),
+            (200, ("Smtp-Reply: 421 4.3.2 later",), "451 4.3.2 later"),
+            *(
+                (200, (f"Smtp-Reply: {wrong}",), "451 4.3.5")
+                for wrong in ("nonsense", "354 more", "220 hello", "599 no")
+            ),
             (422, ("Smtp-Reply: 552 5.2.2 full",), "552 5.2.2 full"),
             (422, ("Smtp-Reply: 250 2.0.0 no",), "550 5.7.1"),
             (406, (), "550 5.7.1"),
@@ -202,6 +205,14 @@ class AnswerTests(WebhookTestCase):
         self.assertEqual((code, text[:5]), (451, "4.3.2"))
         self.assertEqual((await self.send(port))[0], 451)
         self.assertEqual(len(self.receiver.requests), 1)
+
+    async def test_strangePause(self) -> None:
+        """A pause until a time that no calendar has is no pause, and the reply is the same."""
+        port = await self.served()
+        for until in "never", "-1", "Thu, 01 Jan 2026 00:00:00 +" + "9" * 20:
+            self.receiver.answer = answer(429, f"Retry-After: {until}")
+            self.assertEqual(((await self.send(port))[1])[:5], "4.3.2")
+        self.assertEqual(len(self.receiver.requests), 3)
 
     async def test_concurrent(self) -> None:
         """No more requests at a time than is allowed; the others wait."""

@@ -225,6 +225,20 @@ class TracebackTests(LinesTestCase):
         ours = [each for each in self.written if "it failed: ValueError: broken" in each]
         self.assertEqual([len(each.splitlines()) > 1 for each in ours], [True, False])
 
+    def test_certificates(self) -> None:
+        """An invalid certificate of a peer is a warning without traceback; Twisted logs it as an exception."""
+        lines = self.lines()
+        globalLogPublisher.addObserver(lines)
+        self.addCleanup(globalLogPublisher.removeObserver, lines)
+        try:
+            raise ValueError("it has no names")
+        except ValueError:
+            Logger(namespace="twisted.internet._sslverify").failure("while verifying certificate")
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        (line,) = self.written
+        self.assertIn(" warn  [twisted.internet._sslverify] while verifying certificate: ValueError: it has no", line)
+        self.assertEqual(line.count("\n"), 1)
+
     def test_strange(self) -> None:
         """An exception whose text cannot be made is told of all the same."""
 

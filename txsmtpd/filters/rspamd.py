@@ -36,11 +36,13 @@ from txsmtpd.filters.message import FilteredMessage
 from txsmtpd.filters.timing import FAILURES, PAUSE, within
 from txsmtpd.filters.verdict import DISCARD, FilterError, StillDownError, Verdict
 from txsmtpd.limits.breaker import Breaker
+from txsmtpd.log.reasons import reason_of
 from txsmtpd.reply import Refused, Reply
 
 DEFAULT_URL = "http://127.0.0.1:11333"
 ANSWER_LIMIT = 2**22  # octets
 CONNECTIONS_KEPT = 16
+LAST = 2**31  # a position after the last header field
 SPAM_HEADER = "X-Spam"
 SPAM = Reply(554, "5.7.1", "Spam message rejected")
 LATER = Reply(451, "4.7.1", "Try again later")
@@ -168,12 +170,13 @@ class Rspamd:
             if _is_cancelled(error):
                 raise CancelledError from error
             # Twisted's client raises AttributeError if the response comes before the request was sent.
-            raise FilterError(f"no response from rspamd: {_reason(error)}") from error
+            raise FilterError(f"no response from rspamd: {reason_of(error)}") from error
         if response.code != 200:
             raise FilterError(f"rspamd responded {response.code} {octets[:200]!r}")
         try:
-            answer = json.loads(octets)
-        except ValueError as error:
+            # rspamd repeats parts of the message, which may not be UTF-8, in symbols.
+            answer = json.loads(octets.decode("utf-8", "replace"))
+        except (ValueError, RecursionError) as error:
             raise FilterError(f"rspamd responded with invalid JSON: {octets[:200]!r}") from error
         if not isinstance(answer, dict) or not isinstance(answer.get("action"), str):
             raise FilterError(f"rspamd responded without an action: {octets[:200]!r}")
@@ -217,27 +220,27 @@ class Answer:
         elif action == "add header":
             message.remove_header(SPAM_HEADER)
             message.append_header(SPAM_HEADER, "Yes")
-        elif action == "rewrite subject" and isinstance(self.answer.get("subject"), str):
-            message.change_header("Subject", self.answer["subject"])
+        elif action == "rewrite subject" and (subject := _string(self.answer.get("subject"))) is not None:
+            message.change_header("Subject", subject)
         return self._verdict()
 
     def _verdict(self) -> Verdict:
-        score = self.answer.get("score")
         symbols = self.answer.get("symbols")
+        scores = {
+            name: _number(symbol.get("score"))
+            for name, symbol in (symbols.items() if isinstance(symbols, dict) else ())
+            if isinstance(symbol, dict)
+        }
         return Verdict(
-            score=float(score) if isinstance(score, int | float) else None,
-            symbols={
-                name: float(symbol["score"])
-                for name, symbol in (symbols.items() if isinstance(symbols, dict) else ())
-                if isinstance(symbol, dict) and isinstance(symbol.get("score"), int | float)
-            },
+            score=_number(self.answer.get("score")),
+            symbols={name: score for name, score in scores.items() if score is not None},
             details=self.answer,
         )
 
     def _text(self) -> str | None:
         messages = self.answer.get("messages")
         text = messages.get("smtp_message") if isinstance(messages, dict) else None
-        return text if isinstance(text, str) and text else None
+        return _string(text) or None
 
     def _reply(self, usual: Reply) -> Reply:
         text = self._text()
@@ -246,8 +249,8 @@ class Answer:
     def _change_headers(self, message: FilteredMessage) -> None:
         signatures = self.answer.get("dkim-signature")
         for signature in signatures if isinstance(signatures, list) else [signatures]:
-            if isinstance(signature, str):
-                message.add_header("DKIM-Signature", signature)
+            if (value := _string(signature)) is not None:
+                message.add_header("DKIM-Signature", value)
         for name, which in _items(self.milter.get("remove_headers")):
             for occurrence in sorted(which if isinstance(which, list) else [which], key=_from_the_end):
                 if occurrence == 0:
@@ -289,10 +292,23 @@ def _add_header(message: FilteredMessage, name: str, value: Any) -> None:
         value, order = value.get("value"), value.get("order")
     if not isinstance(value, str | int | float):
         return
+    text = _string(str(value)) or ""
     if isinstance(order, int) and order >= 0:
-        message.insert_header(order, name, str(value))
+        message.insert_header(min(order, LAST), name, text)
     else:
-        message.append_header(name, str(value))
+        message.append_header(name, text)
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value) if isinstance(value, int | float) else None
+    except OverflowError:
+        return None
+
+
+def _string(value: Any) -> str | None:
+    """Return a string that can be encoded: in JSON, a surrogate can stand alone."""
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else None
 
 
 def _without_brackets(path: str) -> str:
@@ -305,11 +321,6 @@ def _octets(value: Any) -> bytes:
 
 def _is_cancelled(error: BaseException) -> bool:
     return any(each.check(CancelledError) for each in getattr(error, "reasons", ()))
-
-
-def _reason(error: BaseException) -> str:
-    reasons = getattr(error, "reasons", None)
-    return ", ".join(each.getErrorMessage() for each in reasons) if reasons else str(error) or type(error).__name__
 
 
 @implementer(IBodyProducer)

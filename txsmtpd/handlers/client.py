@@ -21,6 +21,7 @@ from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from txsmtpd.log.reasons import reason_of
 from txsmtpd.reply import Refused, Reply
 from txsmtpd.wire.outgoing import LONGEST_LINE, NoReply, ReplyReader
 
@@ -139,7 +140,7 @@ class Connection(LineReceiver):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._handshake:
-            log.warn("TLS with the next server failed: {reason}", reason=type(reason.value).__name__)
+            log.warn("TLS with the next server failed: {reason}", reason=reason_of(reason).removeprefix("TLS: "))
         self.fail(NOT_SECURE if self._handshake else DROPPED)
         self._lost(self)
 

@@ -34,6 +34,7 @@ from txsmtpd.handlers.client import (
 )
 from txsmtpd.handlers.relay_parameters import with_parameters
 from txsmtpd.handlers.transaction import Transaction, check_path
+from txsmtpd.log.reasons import reason_of
 from txsmtpd.reply import Refused, Reply
 from txsmtpd.session import place_of
 from txsmtpd.wire import grammar
@@ -335,7 +336,7 @@ class Upstream:
         except CancelledError:
             raise
         except Exception as error:
-            log.warn("{upstream} cannot be reached: {error}", upstream=repr(self), error=type(error).__name__)
+            log.warn("{upstream} cannot be reached: {error}", upstream=repr(self), error=reason_of(error))
             raise Refused(UNREACHABLE) from error
         finally:
             self._connecting -= 1

@@ -27,8 +27,8 @@ from txsmtpd.handoff.amqp_url import Address
 from txsmtpd.handoff.interfaces import IHandoff
 from txsmtpd.handoff.message import HandoffMessage
 from txsmtpd.handoff.outcome import UNAVAILABLE, NotTaken, Unroutable
-from txsmtpd.handoff.reasons import reason_of
 from txsmtpd.interfaces import IReadiness
+from txsmtpd.log.reasons import reason_of
 
 MAX_SIZE = 2**24  # bytes; RabbitMQ 4's default. AMQP does not announce the limit.
 CONNECT_TIMEOUT = 10.0  # seconds for connection, TLS and login

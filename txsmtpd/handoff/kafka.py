@@ -22,8 +22,8 @@ from txsmtpd.handoff import bindings
 from txsmtpd.handoff.interfaces import IHandoff
 from txsmtpd.handoff.message import HandoffMessage
 from txsmtpd.handoff.outcome import BUSY, TOO_LARGE, UNAVAILABLE, NotTaken, OutcomeUnknown, Unroutable
-from txsmtpd.handoff.reasons import reason_of
 from txsmtpd.interfaces import IReadiness
+from txsmtpd.log.reasons import reason_of
 from txsmtpd.reply import Refused
 
 MAX_SIZE = 10**6  # bytes; by default, brokers accept 1,048,588 including the envelope; topics may differ

@@ -29,11 +29,11 @@ from txsmtpd.handoff.breaker import Breaker
 from txsmtpd.handoff.interfaces import IHandoff
 from txsmtpd.handoff.message import HandoffMessage, new_id
 from txsmtpd.handoff.outcome import UNAVAILABLE, NotTaken, OutcomeUnknown, Unroutable
-from txsmtpd.handoff.reasons import reason_of
 from txsmtpd.handoff.signature import Secrets
 from txsmtpd.handoff.webhook_answers import NO_RECIPIENT, REFUSED, Answer, is_failure, pause_of, reply_to
 from txsmtpd.handoff.webhook_formats import FORMATS, Request
 from txsmtpd.interfaces import IReadiness
+from txsmtpd.log.reasons import reason_of
 from txsmtpd.log.trouble import Trouble
 from txsmtpd.mime.parsing import TooComplex
 from txsmtpd.reply import Refused, Reply

@@ -38,6 +38,9 @@ def reply_to(answer: Answer, refused: Reply = REFUSED) -> Reply:
     if own is not None and (200 <= status < 300 or not own.positive):
         return own
     if 200 <= status < 300:
+        if answer.smtp_reply is not None:
+            # The application wanted to decide otherwise, perhaps against the message.
+            raise Unroutable(f"the receiver has sent an invalid Smtp-Reply: {answer.smtp_reply[:100]!r}")
         return OK
     if status in FINAL:
         raise Refused(refused)
@@ -68,17 +71,22 @@ def pause_of(answer: Answer, now: float) -> float | None:
         return float(value[:9])
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - now, 0.0)
 
 
 def _own_reply(answer: Answer) -> Reply | None:
-    """Return the application's own reply (``Smtp-Reply``), if it is a valid final reply other than 421."""
+    """Return the application's own reply (``Smtp-Reply``) if it is valid: 250 to 252, 4yz or 5yz. Otherwise None.
+
+    421 becomes 451, because it would announce that this server closes the connection.
+    """
     if answer.smtp_reply is None:
         return None
     try:
         reply = parse_status(answer.smtp_reply)
     except ValueError:
         return None
-    return None if reply.code // 100 == 3 or reply.code == 421 else reply
+    if reply.code == 421:
+        return Reply(451, reply.status, reply.lines)
+    return reply if 250 <= reply.code <= 252 or 400 <= reply.code <= 559 else None

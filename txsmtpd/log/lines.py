@@ -38,6 +38,9 @@ _SAID_BETTER = {
     "twisted.internet.base": re.compile(r"Main loop terminated\."),
 }
 
+# Where Twisted logs the exception that a certificate of the other side has caused. Its traceback tells nothing more.
+_OF_PEERS = {"twisted.internet._sslverify"}
+
 
 @implementer(ILogObserver)
 class Lines:
@@ -103,7 +106,10 @@ class Lines:
         error = getattr(failure, "value", None)
         shown = None
         if isinstance(error, BaseException):
-            shown = self._tracebacks.of(error, failure.getTraceback)
+            if source in _OF_PEERS:
+                level = "warn"
+            else:
+                shown = self._tracebacks.of(error, failure.getTraceback)
             fields["error"] = named(error)
             template += ": %(error)s" if fields["text"] else "%(error)s"
         self._write(self._line(self._time(), level, "log", template, None, fields, shown))

@@ -14,7 +14,7 @@ def reason_of(error: Any) -> str:
     several = getattr(error, "reasons", None)  # from twisted.web's client
     if several:
         return "; ".join(sorted({reason_of(each) for each in several}))
-    if type(error).__module__ == "OpenSSL.SSL" and error.args:
+    if type(error).__module__ == "OpenSSL.SSL" and error.args and isinstance(error.args[0], list):
         return "TLS: " + "; ".join(str(each[-1]) for each in error.args[0])
     text = getattr(error, "reply_text", None) or str(error)  # `reply_text` is pika's
     return " ".join(text.split()) or type(error).__name__
