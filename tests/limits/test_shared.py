@@ -199,14 +199,16 @@ class RedisTests(TestCase):
         self.assertIsNone(await one.admit("auth", "192.0.2.8"))
 
     async def test_bounded(self) -> None:
-        """Keys expire, and no key keeps a name that was tried."""
-        one, _ = self.hosts()
-        await one.admit("messages", "login:fred")
+        """Keys expire, and no key or value keeps a name, neither of a user nor one that was tried."""
+        one, other = self.hosts()
+        self.assertIsNone(await one.admit("messages", "login:secret"))
+        self.assertIsNone(await other.admit("messages", "login:\ud800secret"))  # no UTF-8
         for number in range(10):
             await one.auth_failed("192.0.2.7", f"secret{number}")
         redis = self.connections[0]
         keys = await redis.keys("*")
-        self.assertNotIn("secret", str(keys))
+        self.assertEqual(sum(":login:" in key for key in keys), 2, keys)
+        self.assertNotIn("secret", str([*keys, *await redis.zrange("txsmtpd:names:192.0.2.7", 0, -1)]))
         self.assertEqual(await redis.zcard("txsmtpd:names:192.0.2.7"), 2)
         for key in keys:
             self.assertTrue(0 < await redis.ttl(key) <= 60, key)
