@@ -7,10 +7,11 @@ import math
 import socket
 from typing import Any
 
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support import handler
-from txsmtpd import Extension, Reply
+from txsmtpd import Extension, Reply, SMTPFactory
 from txsmtpd.settings import Settings, find_hooks
 
 
@@ -56,6 +57,18 @@ class OptionTests(SynchronousTestCase):
             self.assertIn(name, str(self.assertRaises(TypeError, make, **{name: b"x"})))
         for value in ("5", True, {"NOOP": "5"}, {"*": None}):
             self.assertRaises(TypeError, make, command_call_limit=value)
+
+    def test_wrongObjects(self) -> None:
+        """So is an object that cannot do what the option needs, and a class in the place of an object."""
+        for name in ("log", "portal", "limiter", "reactor"):
+            for value in ("asyncio", 5, True, Clock):
+                error = self.assertRaises(TypeError, make, **{name: value})
+                self.assertTrue(str(error).startswith(f"{name} must be a"), error)
+        for value in ("messages:100/min", ["messages:100/min"]):
+            error = self.assertRaises(TypeError, make, rates=value)
+            self.assertIn("rates must be a mapping, such as {'messages': '100/min'}", str(error))
+        error = self.assertRaises(TypeError, SMTPFactory, handler(), metrics=True)
+        self.assertIn("metrics must be a txsmtpd.observe.metrics.Metrics(), not True", str(error))
 
     def test_needed(self) -> None:
         """Limits without which nothing would be bounded cannot be None."""

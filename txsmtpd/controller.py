@@ -34,6 +34,7 @@ from txsmtpd.bridges.reactors import (
 )
 from txsmtpd.factory import SMTPFactory
 from txsmtpd.service.sockets import replace_stale_socket
+from txsmtpd.settings import check_names
 from txsmtpd.smtp import SMTP
 from txsmtpd.typed import ControllerOptions, FactoryOptions, UnixSocketControllerOptions
 
@@ -215,6 +216,9 @@ class BaseController:
     ) -> None:
         if server_kwargs is not None:
             warnings.warn("server_kwargs is deprecated; pass its items as keyword arguments", DeprecationWarning, 4)
+        if not self._has_own_factory:  # it may have options of its own
+            classes = [each for each in type(self).__mro__ if "__init__" in vars(each) and each is not object]
+            check_names(SMTP_parameters, *(vars(each)["__init__"] for each in classes), SMTPFactory)
         self.handler = handler
         self._loop: asyncio.AbstractEventLoop | None = loop
         self.ssl_context = ssl_context

@@ -27,7 +27,7 @@ from txsmtpd.log import events
 from txsmtpd.log.events import client_text
 from txsmtpd.reply import Reply
 from txsmtpd.session import place_of
-from txsmtpd.settings import Settings, trusts_nobody, want_number
+from txsmtpd.settings import Settings, check_names, trusts_nobody, want_number
 from txsmtpd.smtp import SMTP
 from txsmtpd.typed import Options
 
@@ -106,6 +106,7 @@ class SMTPFactory(ServerFactory):
         ):
             if limit is not None:
                 want_number(name, limit, int)
+        check_names(options, SMTPFactory)
         if not (isinstance(protocol, type) and issubclass(protocol, SMTP)):
             raise TypeError(f"protocol must be SMTP or a subclass, not {protocol!r}")
         # Called with each connected protocol, to create its observers and its interceptor.
@@ -113,11 +114,13 @@ class SMTPFactory(ServerFactory):
         self.interceptor: Callable[[SMTP], Interceptor] | None = None
         if transcript is not None:
             self.observers += (_method_of("transcript", transcript, "observe", "Transcripts"),)
-        if faults is not None:
-            self.interceptor = _method_of("faults", faults, "intercept", "Faults")
+        if metrics is not None:
+            _method_of("metrics", metrics, "watch", "Metrics", "observe.metrics")
         self.handler = handler
         self.protocol: Any = protocol
-        self.faults: Any = faults
+        self.faults: Any = None
+        if faults is not None:
+            self.inject(faults)
         self.transcript: Any = transcript
         self.metrics = metrics
         self.connection_limit = connection_limit
@@ -153,6 +156,11 @@ class SMTPFactory(ServerFactory):
             self.places.append(Places(connection_limit_per_host, _host_of))
         self._told = Buckets(LINES_FOR_NETWORK, size=1000)
         self._drained: list[Deferred[None]] = []
+
+    def inject(self, faults: Intercepting) -> None:
+        """Inject faults in the connections that clients make from now on."""
+        self.interceptor = _method_of("faults", faults, "intercept", "Faults")
+        self.faults = faults
 
     def _check_handler(self, protocol: type[SMTP], strict: bool) -> None:
         verbs = [verb.decode("ascii") for verb in self.settings.commands_of(protocol)]
@@ -308,8 +316,8 @@ def _host_of(peer: Any) -> str | None:
     return peer[0] if isinstance(peer, tuple) else None
 
 
-def _method_of(option: str, value: object, name: str, example: str) -> Any:
+def _method_of(option: str, value: object, name: str, example: str, module: str = "testing") -> Any:
     method = getattr(value, name, None)
     if isinstance(value, type) or not callable(method):
-        raise TypeError(f"{option} must be a txsmtpd.testing.{example}(), not {value!r}")
+        raise TypeError(f"{option} must be a txsmtpd.{module}.{example}(), not {value!r}")
     return method

@@ -462,16 +462,31 @@ class Settings:
         :raises TypeError: for an unknown option, with the most similar name, and for a value of a wrong type.
         :raises ValueError: for an invalid value.
         """
-        known = [each.name for each in fields(cls) if each.init and each.name not in ("handler", "protocol_mechanisms")]
-        for name in options:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
-                raise TypeError(f"unknown option {name!r}{hint}")
+        check_names(options)
         of_class = {name: getattr(protocol, name) for name in CLASS_OPTIONS if hasattr(protocol, name)}
         of_class = {name: value for name, value in of_class.items() if not isinstance(value, property)}
         mechanisms = getattr(protocol, "_mechanisms", {})
         return cls(handler=handler, protocol_mechanisms=mechanisms, **{**of_class, **options})
+
+
+def check_names(options: Iterable[str], *callables: Callable[..., Any]) -> None:
+    """Check the names of options.
+
+    :param callables: these take other arguments by name, which are also allowed and suggested.
+    :raises TypeError: for an unknown name, with the most similar one.
+    """
+    known = [each.name for each in fields(Settings) if each.init and each.name not in _NOT_OPTIONS]
+    unknown = [name for name in options if name not in known]
+    if not unknown:
+        return
+    for each in callables:
+        parameters = inspect.signature(each).parameters
+        known += [name for name, one in parameters.items() if one.kind in _BY_NAME and name != "self"]
+    for name in unknown:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
+            raise TypeError(f"unknown option {name!r}{hint}")
 
 
 class WrongHook(TypeError, RuntimeError):
@@ -755,7 +770,15 @@ _FLAGS = (
     "log_messages",
     "log_dialogue",
 )
+_NOT_OPTIONS = ("handler", "protocol_mechanisms")
+_BY_NAME = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _DECIDERS = ("authenticator", "auth_callback")
+_OBJECTS = {  # options that are objects: a method that they need, and what they may be
+    "log": ("emit", "a txsmtpd.log.session.Sink, such as txsmtpd.log.sinks.TWISTED"),
+    "portal": ("login", "a twisted.cred.portal.Portal"),
+    "limiter": ("admit", "an object that provides ILimiter, such as txsmtpd.limits.limiter.Limits()"),
+    "reactor": ("seconds", "a reactor or a clock, such as twisted.internet.task.Clock()"),
+}
 
 
 def _without_port(hostname: str) -> str:
@@ -795,6 +818,12 @@ def _check(settings: Settings) -> None:
             if name == "authenticator" and methods_of_handler(settings.handler):
                 continue  # the handler's own auth_MECHANISM methods may use it
             raise TypeError(f"{name} must be callable, not {getattr(settings, name)!r}")
+    for name, (method, example) in _OBJECTS.items():
+        value = getattr(settings, name)
+        if value is not None and (isinstance(value, type) or not callable(getattr(value, method, None))):
+            raise TypeError(f"{name} must be {example}, not {value!r}")
+    if settings.rates is not None and not isinstance(settings.rates, Mapping):
+        raise TypeError(f"rates must be a mapping, such as {{'messages': '100/min'}}, not {settings.rates!r}")
     if isinstance(settings.auth_exclude_mechanism, str):
         raise TypeError(f"auth_exclude_mechanism must be a list of names, not {settings.auth_exclude_mechanism!r}")
     if settings.auth_required and not settings.auth_require_tls:

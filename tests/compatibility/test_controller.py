@@ -329,6 +329,13 @@ class OptionTests(SynchronousTestCase):
         """An unknown option is refused when the controller is created. The message suggests the most similar one."""
         error = self.assertRaises(TypeError, Controller, Sink(), tiemout=3)
         self.assertIn("did you mean timeout?", str(error))
+        for name, near in (
+            ("prot", "port"),
+            ("ready_time", "ready_timeout"),
+            ("connection_limits", "connection_limit"),
+        ):
+            error = self.assertRaises(TypeError, Controller, Sink(), **{name: 3})
+            self.assertIn(f"did you mean {near}?", str(error))
         self.assertRaises(ValueError, Controller, Sink(), timeout=-1)
 
     def test_passedOn(self) -> None:

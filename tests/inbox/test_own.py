@@ -28,6 +28,28 @@ from txsmtpd.testing.dialog import Dialog
 OWN = "/api/inbox/v1"
 
 
+class ParameterTests(SiteTestCase):
+    """Query parameters."""
+
+    async def test_unknown(self) -> None:
+        """An unknown parameter of the inbox's own API is rejected, except one against caches; others ignore it."""
+        await self.add(mail())
+        for path, status in (
+            (f"{OWN}/cursor", 200),
+            (f"{OWN}/cursor?_=1764427000", 200),
+            (f"{OWN}/cursor?after=1", 400),
+            (f"{OWN}/message/latest/links?query=is:unread&tz=UTC", 200),
+            (f"{OWN}/message/latest/links?subject=x", 400),
+            (f"{OWN}/export.mbox?qeury=x", 400),
+            ("/api/v1/messages?subject=x", 200),
+        ):
+            self.assertEqual((await self.get(path)).status, status, path)
+        answer = await self.get(f"{OWN}/export.mbox?qeury=x")
+        self.assertEqual(answer.text.strip(), "there is no parameter 'qeury'; did you mean query?")
+        answer = await self.get(f"{OWN}/cursor?after=1")
+        self.assertEqual(answer.text.strip(), "there is no parameter 'after'; there are none")
+
+
 class MessageTests(SiteTestCase):
     """What Mailpit's JSON has no room for."""
 

@@ -68,6 +68,12 @@ class WaitTests(SiteTestCase):
         self.assertEqual([message["Subject"] for message in told["arrived"]], ["one"])
         self.assertEqual(told["error"], "no mail to 'bob@example.com', is:unread arrived within 0.01 seconds")
 
+    async def test_nearest(self) -> None:
+        """Similar values are listed for the criterion that is wrong, also if they only contain what was wanted."""
+        await self.add(mail("Welcome to the shop"), mail("other", to="bobby@example.com"))
+        answer = await self.get(f"{WAIT}?to=bob@example.com&subject=Welcome&timeout=0")
+        self.assertEqual(answer.json["nearest"], ["subject=Welcome to the shop"])
+
     async def test_some(self) -> None:
         """Of several messages, it says how many came."""
         await self.add(mail("one"))
@@ -106,6 +112,10 @@ class WaitTests(SiteTestCase):
             ("query=after:x", "after:x: not a date"),
             ("timeout=soon", "timeout must be a number of seconds, not 'soon'"),
             ("expect=some", "expect can only be none"),
+            ("within=1", "within requires expect=none"),
+            ("count=0", "count must be 1 or more"),
+            ("subjct=x", "there is no parameter 'subjct'; did you mean subject?"),
+            ("zebra=x", "there is no parameter 'zebra'; there are to, domain, "),
         ):
             answer = await self.get(f"{WAIT}?{query}")
             self.assertEqual(answer.status, 400, query)

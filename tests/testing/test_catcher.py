@@ -21,10 +21,11 @@ from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from tests.support import Client, codes
 from tests.support.effort import times_a_bare_server
 from tests.support.malformed import MALFORMED_FIELDS
 from txsmtpd.session import TLSInfo
-from txsmtpd.testing import Mail, MailCatcher, NoMailArrived, UnexpectedMail
+from txsmtpd.testing import Faults, Mail, MailCatcher, NoMailArrived, UnexpectedMail
 from txsmtpd.testing.inbox import Inbox, Query, Store
 
 
@@ -439,6 +440,43 @@ class OptionsTests(SynchronousTestCase):
         error = self.assertRaises(ValueError, MailCatcher, tls="starttls", wrong="rotten")
         self.assertIn("not-yet-valid", str(error))
         self.assertRaises(TypeError, MailCatcher, data_sise_limit=1)
+        for name, near in (
+            ("tsl", "tls"),
+            ("user", "users"),
+            ("fault", "faults"),
+            ("strict_handlers", "strict_handler"),
+        ):
+            error = self.assertRaises(TypeError, MailCatcher, **{name: 1})
+            self.assertEqual(str(error), f"unknown option {name!r}; did you mean {near}?")
+
+    def test_wrongTimeout(self) -> None:
+        """A timeout that is not a number is refused when the test begins to wait."""
+        catcher = MailCatcher()
+        for wait in (catcher.wait, catcher.next, catcher.assert_none):
+            error = self.assertRaises(TypeError, wait, timeout="5")  # type: ignore[arg-type]  # that is the mistake
+            self.assertEqual(str(error), "timeout must be a number of seconds, not '5'")
+
+    def test_faults(self) -> None:
+        """A catcher has faults, for the connections that come after their first use; a test may also give its own."""
+        catcher = MailCatcher()
+        before = catcher.session()
+        self.assertEqual(before.send().code, 250)
+        catcher.faults.on("rcpt").first(1).reply("451 4.7.1 Later")
+        self.assertIs(catcher.faults, catcher.faults)
+        self.assertEqual([before.send().code, catcher.session().send().code], [250, 451])
+        self.assertEqual(Client(catcher.factory).talk(b"HELO c\r\n")[:3], b"250")
+        self.assertEqual(catcher.session().send().code, 250)
+        self.assertEqual(len(catcher.faults.fired), 1)
+        own = Faults()
+        self.assertIs(MailCatcher(faults=own).faults, own)
+
+    def test_faultsBeforeTheFirst(self) -> None:
+        """Faults also apply to sessions in memory that are made later, and to the listening server."""
+        catcher = MailCatcher()
+        catcher.faults.on("rcpt").reply("451 4.7.1 Later")
+        self.assertEqual(catcher.session().send().code, 451)
+        said = Client(catcher.factory).talk(b"HELO c\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.com>\r\n")
+        self.assertEqual(codes(said)[-1], 451)
 
     def test_notUnderstood(self) -> None:
         """What would be found only once mail comes, or a client logs in, is refused at once, with what to do."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, TimeoutError
+from twisted.internet.protocol import ClientFactory, Protocol
 from twisted.internet.task import Clock
 from twisted.mail.smtp import ESMTPSenderFactory, SMTPClientError
 from twisted.trial.unittest import SynchronousTestCase
@@ -98,7 +99,7 @@ class SessionTests(SynchronousTestCase):
         faults = Faults()
         faults.on("message").drop()
         error = self.assertRaises(AssertionError, MemorySession(faults=faults).send)
-        self.assertIn("the message got 0 replies", str(error))
+        self.assertIn("the message got no reply; if a hook waits, ", str(error))
 
     def test_hookThatWaits(self) -> None:
         """What the test lets a hook answer later is heard at once."""
@@ -206,6 +207,12 @@ class ClientTests(SynchronousTestCase):
             ),
         )
         return factory, done
+
+    def test_reversed(self) -> None:
+        """A client in the place of the server is refused, with what is wanted."""
+        for client in (ClientFactory(), Protocol()):
+            error = self.assertRaises(TypeError, MemoryConnection, handler(), client)
+            self.assertIn("the server must be a handler or an SMTPFactory", str(error))
 
     def test_sends(self) -> None:
         """It sends its message before the constructor returns, however long that is."""

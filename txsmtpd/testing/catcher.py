@@ -27,9 +27,11 @@ from txsmtpd.bridges.loop_reactor import LoopReactor
 from txsmtpd.bridges.reactor_thread import ReactorThread
 from txsmtpd.bridges.reactors import current_reactor, runs_here
 from txsmtpd.factory import SMTPFactory
+from txsmtpd.faults.rules import Faults
 from txsmtpd.observe.transcript import Transcripts
 from txsmtpd.reply import Reply
 from txsmtpd.session import Envelope, Session
+from txsmtpd.settings import check_names
 from txsmtpd.testing.inbox import Inbox, Mail, Query, Store, in_asyncio
 from txsmtpd.testing.memory import MemorySession
 from txsmtpd.testing.reporting import attach
@@ -162,6 +164,7 @@ class MailCatcher(ServerInfo, Inbox):
             raise TypeError(f"users must be passwords by name, as in {{'ann': 'sesame'}}, not {users!r}")
         for name in options.keys() & {"host", "port"}:
             raise TypeError(f"{name} is an argument of start() and listen(); by default, a free port is used")
+        check_names(options, MailCatcher, SMTPFactory)
         super().__init__(Store(count, octets, age), Query())
         self.tls = tls
         self.users = users
@@ -191,6 +194,17 @@ class MailCatcher(ServerInfo, Inbox):
         self._thread: ReactorThread | None = None
         self._in_memory: SMTPFactory | None = None
         self._ca_file: str | None = None
+
+    @property
+    def faults(self) -> Faults:
+        """The faults that the server simulates, in connections that clients make after the first use; see
+        :class:`~txsmtpd.faults.rules.Faults`."""
+        faults: Faults | None = self.factory.faults
+        if faults is None:
+            self._options["faults"] = faults = Faults()
+            for factory in filter(None, (self.factory, self._in_memory)):
+                factory.inject(faults)
+        return faults
 
     def __repr__(self) -> str:
         where = f"on {self.url}" if self._port is not None else "that does not listen"

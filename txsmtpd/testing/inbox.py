@@ -20,6 +20,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from txsmtpd.bridges.reactors import current_reactor, global_reactor, has_reactor, runs_here
+from txsmtpd.settings import want_number
 from txsmtpd.testing.mail import Mail
 from txsmtpd.testing.query import Both, Query, values_of
 
@@ -283,6 +284,7 @@ class Inbox:
         :raises NoMailArrived: if no mail arrived in time.
         :raises RuntimeError: if called anywhere else.
         """
+        want_number("timeout", timeout, float)
         if in_asyncio():
             return self._next_in_asyncio(timeout, criteria)
         return self._next_in_twisted(timeout, criteria)
@@ -294,6 +296,7 @@ class Inbox:
         :raises RuntimeError: if called in the reactor's thread, which would wait for itself.
         """
         __tracebackhide__ = True  # makes pytest show the line of the test
+        want_number("timeout", timeout, float)
         found: Future[Mail] = Future()
         mail, waiter = self._begin(criteria, found.set_result, found.set_exception)
         if mail is not None:
@@ -346,9 +349,7 @@ class Inbox:
 
     def _refuse_to_block(self, instead: str) -> None:
         if self._serves_here or (has_reactor() and runs_here(global_reactor())):
-            raise RuntimeError(
-                f"this is the reactor's own thread, which would wait for itself; await {instead} instead"
-            )
+            raise RuntimeError(f"this is the reactor's own thread, which would wait for itself; await {instead}")
 
     def _next_in_twisted(self, timeout: float, criteria: Mapping[str, Any]) -> Deferred[Mail]:
         def cancel(_: Deferred[Mail]) -> None:

@@ -511,6 +511,8 @@ class MemorySession(MemoryConnection):
 
     def _the_reply(self, what: str, octets: bytes) -> Reply:
         found = self.replies(octets)
+        if not found:
+            raise AssertionError(f"{what} got no reply; if a hook waits, advance the clock or fire what it waits for")
         if len(found) != 1:
             raise AssertionError(f"{what} got {len(found)} replies: {found!r}")
         return found[0]
@@ -592,9 +594,11 @@ class MemorySession(MemoryConnection):
 def _factory(server: object, options: dict[str, Any]) -> SMTPFactory:
     """Return the factory of a server in memory, with a fake clock.
 
-    :raises TypeError: if options are passed together with a factory.
+    :raises TypeError: if options are passed together with a factory, or if the server is a client.
     """
     if not isinstance(server, SMTPFactory):
+        if isinstance(server, Protocol | Factory):
+            raise TypeError(f"the server must be a handler or an SMTPFactory, not {server!r}; is it the client?")
         options.setdefault("hostname", "mx.test")
         options.setdefault("reactor", Clock())
         return SMTPFactory(server, **options)

@@ -20,7 +20,7 @@ from txsmtpd.inbox.events import Event
 from txsmtpd.inbox.web import shapes
 from txsmtpd.inbox.web.request import Call
 from txsmtpd.inbox.web.response import Flow, HTTPError, Response
-from txsmtpd.inbox.web.routes import Route
+from txsmtpd.inbox.web.routes import Route, options
 
 HEARD = 4096  # bytes that a client may send on a WebSocket; clients normally send nothing
 BEHIND = 1000  # events that may be queued for a client
@@ -277,5 +277,6 @@ ROUTES = [
         stream,
         "Receive events as server-sent events (supports Last-Event-ID).",
         live=True,
+        parameters=options(last_event_id="as the header field Last-Event-ID"),
     ),
 ]

@@ -301,10 +301,9 @@ async def alive(call: Call) -> Response:
 
 
 _PAGE = options(start="number of messages to skip", limit="maximum number of messages; 0: all")
-_QUERY = options(query="the search", tz="the time zone of dates in the query")
-_LATEST = options(
-    query="with the id latest: the newest message that matches this search", tz="the time zone of dates in the query"
-)
+TIME_ZONE = options(tz="the time zone of dates in the query")
+_QUERY = {**options(query="the search"), **TIME_ZONE}
+LATEST = {**options(query="with the id latest: the newest message that matches this search"), **TIME_ZONE}
 _IDS = options(IDs="the ids of the messages; without ids, all messages")
 
 ROUTES = [
@@ -319,30 +318,30 @@ ROUTES = [
     Route("DELETE", "/api/v1/messages", delete_messages, "Delete messages.", body=_IDS),
     Route("GET", "/api/v1/search", search, "Search messages, newest first.", parameters={**_QUERY, **_PAGE}),
     Route("DELETE", "/api/v1/search", delete_search, "Delete the messages that match a search.", parameters=_QUERY),
-    Route("GET", "/api/v1/message/{id}", message, "Return a message, and mark it as read.", parameters=_LATEST),
-    Route("GET", "/api/v1/message/{id}/headers", message_headers, "Return the header fields.", parameters=_LATEST),
+    Route("GET", "/api/v1/message/{id}", message, "Return a message, and mark it as read.", parameters=LATEST),
+    Route("GET", "/api/v1/message/{id}/headers", message_headers, "Return the header fields.", parameters=LATEST),
     Route(
         "GET",
         "/api/v1/message/{id}/raw",
         raw,
         "Return the source.",
-        parameters={**_LATEST, **options(dl="1: send as a download")},
+        parameters={**LATEST, **options(dl="1: send as a download")},
     ),
-    Route("GET", "/api/v1/message/{id}/part/{part}", part, "Return a part, decoded.", parameters=_LATEST),
-    Route("GET", "/api/v1/message/{id}/part/{part}/thumb", thumbnail, "A white image.", parameters=_LATEST),
+    Route("GET", "/api/v1/message/{id}/part/{part}", part, "Return a part, decoded.", parameters=LATEST),
+    Route("GET", "/api/v1/message/{id}/part/{part}/thumb", thumbnail, "A white image.", parameters=LATEST),
     Route(
         "GET",
         "/api/v1/message/{id}/html-check",
         html_check,
         "Check the HTML for compatibility with mail programs, with data from caniemail.com.",
-        parameters=_LATEST,
+        parameters=LATEST,
     ),
     Route(
         "GET",
         "/api/v1/message/{id}/link-check",
         link_check,
         "List the links, without checking them.",
-        parameters=_LATEST,
+        parameters=LATEST,
     ),
     Route(
         "POST",

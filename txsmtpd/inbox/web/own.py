@@ -13,7 +13,7 @@ from txsmtpd.inbox.store import SessionRecord
 from txsmtpd.inbox.web import shapes
 from txsmtpd.inbox.web.dialogs import dialog_of
 from txsmtpd.inbox.web.export import as_mbox, as_zip
-from txsmtpd.inbox.web.mailpit import found, terms_of
+from txsmtpd.inbox.web.mailpit import LATEST, TIME_ZONE, found, terms_of
 from txsmtpd.inbox.web.openapi import description
 from txsmtpd.inbox.web.request import Call
 from txsmtpd.inbox.web.response import TEXT, HTTPError, Response, json_response
@@ -55,12 +55,16 @@ async def wait(call: Call) -> Response:
     expect = query.get("expect", "")
     if expect not in ("", "none"):
         raise HTTPError(400, "expect can only be none")
+    if count < 1:
+        raise HTTPError(400, "count must be 1 or more; use expect=none to check that no message arrives")
     timeout = call.seconds("timeout", DEFAULT, LONGEST)
     if expect:
         timeout = call.seconds("within", timeout, LONGEST)
+    elif "within" in query:
+        raise HTTPError(400, "within requires expect=none; otherwise use timeout")
     limit = call.number("limit", 50, 1000) or 50
     page, came = await wait_for(
-        call, scope, terms, timeout=timeout, count=1 if expect else max(1, count), after=after, limit=limit
+        call, scope, terms, timeout=timeout, count=1 if expect else count, after=after, limit=limit
     )
     counts = await call.store.counts(scope)
     answer = shapes.summaries(page, counts, await call.store.tags(scope), 0)
@@ -78,18 +82,26 @@ async def _missing(call: Call, scope: Scope, text: str, count: int, came: int, t
     missing = f"no mail {text + ' ' if text else ''}arrived within {timeout:g} seconds"
     if came:
         missing = f"{came} of {count} messages {text + ' ' if text else ''}arrived within {timeout:g} seconds"
-    nearest: dict[str, None] = {}
+    nearest: list[str] = []
     recent = await call.store.page(call.scope, limit=200, exact=False)
     for name, value in scope.keys[len(call.scope.keys) :]:
         values = {each for message in recent.messages for key, each in message.filed if key == name}
-        for near in difflib.get_close_matches(value, values, NEAR):
-            nearest[f"{name}={near}"] = None
+        nearest += [f"{name}={near}" for near in _similar(value, values)]
     return {
         "error": missing if there.messages else f"{missing}; nothing arrived at all",
         "wanted": text,
-        "nearest": list(nearest),
+        "nearest": nearest,
         "arrived": [shapes.summary(message) for message in there.messages],
     }
+
+
+def _similar(wanted: str, values: set[str]) -> list[str]:
+    """Return the values that resemble the one that was wanted. If it is there, another criterion is wrong."""
+    if wanted in values:
+        return []
+    close = difflib.get_close_matches(wanted, values, NEAR)
+    within = sorted(each for each in values if wanted.lower() in each.lower())
+    return list(dict.fromkeys([*close, *within]))[:NEAR]
 
 
 async def cursor(call: Call) -> Response:
@@ -232,7 +244,10 @@ async def openapi(call: Call) -> Response:
     return json_response(description(all_routes, call.settings.path))
 
 
-_SELECTION = options(ids="ids, separated by commas", query="a search, instead of ids; without both, all messages")
+_SELECTION = {
+    **options(ids="ids, separated by commas", query="a search, instead of ids; without both, all messages"),
+    **TIME_ZONE,
+}
 
 ROUTES = [
     Route(
@@ -250,23 +265,37 @@ ROUTES = [
                 timeout="seconds, at most 60; default 10",
                 expect="none: 200 if no message arrives, otherwise 409 and the message",
                 within="the timeout for expect=none, in seconds",
+                limit="maximum number of messages in the response; default 50",
             ),
+            **TIME_ZONE,
         },
     ),
     Route("GET", "/api/inbox/v1/cursor", cursor, "The number of the newest message, for wait?after=."),
     Route(
-        "GET", "/api/inbox/v1/message/{id}/envelope", envelope, "Return the envelope and the session data of a message."
+        "GET",
+        "/api/inbox/v1/message/{id}/envelope",
+        envelope,
+        "Return the envelope and the session data of a message.",
+        parameters=LATEST,
     ),
-    Route("GET", "/api/inbox/v1/message/{id}/links", links, "List the links."),
+    Route("GET", "/api/inbox/v1/message/{id}/links", links, "List the links.", parameters=LATEST),
     Route(
         "GET",
         "/api/inbox/v1/message/{id}/codes",
         codes,
         "List the one-time codes.",
-        parameters=options(shortest="minimum length; default 4", longest="maximum length; default 10"),
+        parameters={**LATEST, **options(shortest="minimum length; default 4", longest="maximum length; default 10")},
     ),
-    Route("GET", "/api/inbox/v1/message/{id}/transcript", transcript, "Return the transcript of the session."),
-    Route("GET", "/api/inbox/v1/message/{id}/dialog", dialog, "Return the session as a dialog file."),
+    Route(
+        "GET",
+        "/api/inbox/v1/message/{id}/transcript",
+        transcript,
+        "Return the transcript of the session.",
+        parameters=LATEST,
+    ),
+    Route(
+        "GET", "/api/inbox/v1/message/{id}/dialog", dialog, "Return the session as a dialog file.", parameters=LATEST
+    ),
     Route(
         "GET",
         "/api/inbox/v1/sessions",

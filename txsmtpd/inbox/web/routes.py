@@ -6,6 +6,7 @@ with a different spelling could bypass. The API's description is generated from 
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,9 @@ from typing import Any
 from txsmtpd.inbox.web.gate import origin_is_ours
 from txsmtpd.inbox.web.request import Call
 from txsmtpd.inbox.web.response import HTTPError, Response
+
+OWN = "/api/inbox/v1/"  # unknown parameters are ignored elsewhere, as Mailpit and MailHog do
+CACHE_BUSTER = "_"  # a parameter that HTTP clients add so that responses are not cached
 
 Answer = Response | None  # None: the function has taken over the request
 Function = Callable[[Call], Awaitable[Answer]]
@@ -52,7 +56,8 @@ class Route:
     async def answer(self, call: Call) -> Answer:
         """Handle a request.
 
-        :raises HTTPError: if it comes from a page of another site and would change something or receive events.
+        :raises HTTPError: if it comes from a page of another site and would change something or receive events, or if
+            the inbox's own API does not know a parameter.
         """
         if self.changes or self.live:
             headers = call.request.requestHeaders
@@ -64,7 +69,21 @@ class Route:
                 call.settings.cors,
             ):
                 raise HTTPError(403, "the request comes from a page of another site")
+        if self.path.startswith(OWN):
+            self._check_parameters(call.query)
         return await self.function(call)
+
+    def _check_parameters(self, query: Iterable[str]) -> None:
+        """Check the names of parameters: without a misspelt criterion, a request would apply to other mail.
+
+        :raises HTTPError: if one is unknown.
+        """
+        for name in query:
+            if name not in self.parameters and name != CACHE_BUSTER:
+                near = difflib.get_close_matches(name, self.parameters, 1)
+                known = f"there are {', '.join(self.parameters)}" if self.parameters else "there are none"
+                hint = f"did you mean {near[0]}?" if near else known
+                raise HTTPError(400, f"there is no parameter {name[:50]!r}; {hint}")
 
 
 def _segment(text: str) -> str | re.Pattern[str]:
