@@ -268,7 +268,7 @@ class HookTests(LoggingTestCase):
         self.assertEqual([each["category"] for each in self.flushWarnings()], [DeprecationWarning] * 2)
 
     def test_pushedByEHLO(self) -> None:
-        """A handle_EHLO of four arguments may push lines of its own."""
+        """A handle_EHLO with four arguments may push additional lines."""
 
         async def handle_EHLO(server: Any, session: Any, envelope: Any, hostname: str) -> str:
             await server.push("250-AUTH PLAIN")
@@ -298,7 +298,8 @@ class HookTests(LoggingTestCase):
             self.assertEqual(client.talk(b"TEST now\r\n"), reply + b"\r\n")
 
     def test_bothRaise(self) -> None:
-        """A hook raises, and then handle_exception something that cannot say what it is: 500, and an end."""
+        """A hook raises an exception, and so does handle_exception, with an exception whose str() fails: the reply is
+        500, and the session ends."""
 
         class Unspeakable(Exception):
             def __str__(self) -> str:
@@ -315,7 +316,7 @@ class HookTests(LoggingTestCase):
         self.flushLoggedErrors()
 
     def test_ownCode(self) -> None:
-        """The code that a hook gives is passed on, whatever it is."""
+        """A hook's reply code is sent, whatever it is."""
         for code in (299, 499, 599):
             client = Client(SMTPFactory(handler(NOOP=lambda *arguments, code=code: f"{code} mine")))
             self.assertEqual(codes(client.talk(b"NOOP\r\n")), [code])
@@ -325,13 +326,13 @@ class WireTests(SynchronousTestCase):
     """Commands."""
 
     def test_vrfyWithSMTPUTF8(self) -> None:
-        """VRFY may say SMTPUTF8 where that is offered (RFC 6531 3.7.4.2)."""
+        """VRFY accepts the parameter SMTPUTF8 if it is offered (RFC 6531 3.7.4.2)."""
         line = b"VRFY anne@example.com SMTPUTF8\r\n"
         self.assertEqual(codes(Client(SMTPFactory(handler(), enable_SMTPUTF8=True)).talk(line)), [252])
         self.assertEqual(codes(Client(SMTPFactory(handler())).talk(line)), [502])
 
     def test_longMail(self) -> None:
-        """What extensions add to the length of MAIL counts from EHLO on."""
+        """The length that extensions add to MAIL applies after EHLO."""
         line = b"MAIL FROM:<anne@example.com>".ljust(520) + b"\r\n"
         client = Client(SMTPFactory(handler()))
         self.assertEqual(codes(client.talk(line)), [500])
@@ -339,7 +340,8 @@ class WireTests(SynchronousTestCase):
         self.assertNotEqual(codes(client.talk(line)), [500])
 
     def test_repliesInLMTP(self) -> None:
-        """In LMTP, a status of several whole replies is one for each recipient (RFC 2033 4.2)."""
+        """In LMTP, a status that consists of several complete replies is one reply for each recipient (RFC 2033
+        4.2)."""
         hook = handler(DATA=lambda *arguments: "250 Ok\r\n550 no\r\n250 Ok")
         client = Client(SMTPFactory(hook, protocol=LMTP))
         client.talk(b"LHLO c.test\r\nMAIL FROM:<a@example.com>\r\n" + b"RCPT TO:<b@example.com>\r\n" * 3)
@@ -351,7 +353,7 @@ class ModuleTests(SynchronousTestCase):
     """Functions, and handlers that are used without a server."""
 
     def test_parseargs(self) -> None:
-        """The arguments of the command line can be read without starting anything."""
+        """A program can parse the arguments of the command line without starting a server."""
         _, given = parseargs(["-n", "-s", "100", "-l", "mx.test:25", "--no-requiretls"])
         self.assertEqual((given.host, given.port, given.size), ("mx.test", 25, 100))
         self.assertEqual((given.setuid, given.requiretls), (False, False))
@@ -372,7 +374,7 @@ class ModuleTests(SynchronousTestCase):
             self.assertEqual(self.assertRaises(SystemExit, parseargs, wrong).code, 2)
 
     def test_parseargsHandler(self) -> None:
-        """Any class makes a handler, and what its constructor raises is raised."""
+        """A handler can be made from any class. Exceptions of its constructor are raised."""
         _, given = parseargs(["-c", "tests.compatibility.test_surface.Bare"])
         self.assertIsInstance(given.handler, Bare)
         _, given = parseargs(["-c", "tests.compatibility.test_surface.Word", "hello"])
@@ -382,7 +384,7 @@ class ModuleTests(SynchronousTestCase):
         self.assertIsInstance(parseargs(["-c", "sink"])[1].handler, Sink)
 
     def test_mailboxAlone(self) -> None:
-        """A test may call a Mailbox with anything in the server's place, in a loop of asyncio's."""
+        """A test may call a Mailbox with any object as the server, in an asyncio loop."""
         session, envelope = Session(), Envelope()
         envelope.mail_from, envelope.rcpt_tos, envelope.content = "müller@example.com", ["b@example.com"], b"x\r\n"
         mailbox = Mailbox(self.mktemp())
@@ -393,6 +395,6 @@ class ModuleTests(SynchronousTestCase):
         mailbox.close()
 
     def test_messageBase(self) -> None:
-        """The class behind Message and AsyncMessage has its name."""
+        """The base class of Message and AsyncMessage has aiosmtpd's name."""
         for kind in (Message, AsyncMessage):
             self.assertTrue(issubclass(kind, MessageBase))

@@ -1,4 +1,4 @@
-"""Clients that send many commands at once, and those beside them."""
+"""Clients that send many commands at once, and other clients at the same time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNLIMITED: dict[str, Any] = {
 
 
 class Direct:
-    """A client whose octets go to the server as a reactor would give them."""
+    """A client whose octets reach the server as a reactor would pass them."""
 
     def __init__(self, factory: SMTPFactory) -> None:
         self.server: Any = factory.buildProtocol(None)  # type: ignore[arg-type]
@@ -39,7 +39,7 @@ class Direct:
 
 
 class BatchTests(SynchronousTestCase):
-    """How commands are carried out that come together."""
+    """Many commands that arrive together."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -48,7 +48,7 @@ class BatchTests(SynchronousTestCase):
         return SMTPFactory(hostname="mx.test", reactor=self.clock, **{"batch_limit": 10, **UNLIMITED, **options})
 
     def test_batch(self) -> None:
-        """So many commands are carried out at once, the others in later turns of the reactor, in order."""
+        """The first commands are executed immediately, the others in later iterations of the reactor, in order."""
         client = Direct(self.factory())
         client.say(b"NOOP\r\n" * 25)
         self.assertEqual(client.heard(), [250] * 10)
@@ -57,7 +57,7 @@ class BatchTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_others(self) -> None:
-        """A client that says little is served between two batches of one that says a lot."""
+        """A client that sends few commands is served between two batches of a client that sends many."""
         factory = self.factory()
         flood, client = Direct(factory), Direct(factory)
         flood.say(b"NOOP\r\n" * 1000)
@@ -67,7 +67,7 @@ class BatchTests(SynchronousTestCase):
         self.assertEqual(flood.heard(), [])
 
     def test_oneATurn(self) -> None:
-        """However many clients have more to say, one of them has a batch in a turn of the reactor."""
+        """However many clients are queued, one of them runs a batch in each iteration of the reactor."""
         factory = self.factory()
         clients = [Direct(factory) for _ in range(5)]
         for client in clients:
@@ -80,7 +80,7 @@ class BatchTests(SynchronousTestCase):
         self.assertEqual(served, [[0], [1], [2], [3], [4]] * 3)
 
     def test_fewCommands(self) -> None:
-        """Who sends a few commands at once waits for nobody."""
+        """A client that sends a few commands at once does not wait for others."""
         factory = self.factory()
         flood, client = Direct(factory), Direct(factory)
         flood.say(b"NOOP\r\n" * 1000)
@@ -88,8 +88,8 @@ class BatchTests(SynchronousTestCase):
         self.assertEqual(client.heard(), [250] * 8)
 
     def test_bursts(self) -> None:
-        """Who sends more than a few queues up behind those who wait, even if a batch would be enough, since many may do
-        that at the same time."""
+        """A client that sends more than a few commands is queued behind the others, even if they fit into one batch,
+        since many clients may do that at the same time."""
         factory = self.factory()
         flood, client = Direct(factory), Direct(factory)
         flood.say(b"NOOP\r\n" * 1000)
@@ -100,7 +100,7 @@ class BatchTests(SynchronousTestCase):
         self.assertEqual(client.heard(), [250] * 2)
 
     def test_chunks(self) -> None:
-        """Chunks count as commands do, so that tiny ones take no more turns than lines."""
+        """Chunks count as commands, so that tiny ones use no more batches than lines do."""
         client = Direct(self.factory())
         client.say(GREETING + TRANSACTION + b"BDAT 1\r\na" * 100)
         self.assertLess(len(client.heard()), 10)
@@ -110,7 +110,7 @@ class BatchTests(SynchronousTestCase):
         self.assertEqual(client.heard()[-1], 250)
 
     def test_bounded(self) -> None:
-        """What comes meanwhile is read into a buffer of bounded size, and carried out in order."""
+        """Input that arrives meanwhile is kept in a buffer of limited size, and executed in order."""
         client = Direct(self.factory(buffer_limit=1000))
         client.say(b"NOOP\r\n" * 20)
         for _ in range(200):
@@ -122,7 +122,7 @@ class BatchTests(SynchronousTestCase):
         self.assertEqual(set(client.heard()), {250})
 
     def test_goesAway(self) -> None:
-        """A client that goes, or is sent away, while it waits is forgotten; the others are served."""
+        """A client that disconnects or is disconnected while it is queued is removed. The others are served."""
         factory = self.factory()
         first, second = Direct(factory), Direct(factory)
         for client in (first, second):
@@ -133,7 +133,7 @@ class BatchTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_halfClosed(self) -> None:
-        """One that closes its side gets all its replies."""
+        """A client that closes its side gets all its replies."""
         client = Direct(self.factory())
         client.say(b"NOOP\r\n" * 30 + b"QUIT\r\n")
         client.server.readConnectionLost()
@@ -142,7 +142,7 @@ class BatchTests(SynchronousTestCase):
         self.assertTrue(client.transport.disconnecting)
 
     def test_notIdle(self) -> None:
-        """While a client waits for the others it is not idle."""
+        """A client that waits in the queue is not idle."""
         client = Direct(self.factory(timeout=10.0))
         client.say(b"NOOP\r\n" * 11)
         client.heard()
@@ -151,7 +151,7 @@ class BatchTests(SynchronousTestCase):
         self.assertFalse(client.server._connection.server_busy)
 
     def test_raises(self) -> None:
-        """A command that raises delays nobody."""
+        """A command that raises an exception does not delay others."""
 
         class Handler:
             def handle_NOOP(self, *arguments: Any) -> str:
@@ -169,10 +169,10 @@ class BatchTests(SynchronousTestCase):
 
 
 class RefusalTests(SynchronousTestCase):
-    """Refusals that are no errors of the client's."""
+    """Refusals that are not errors of the client."""
 
     def dictionary(self, names: int, **options: Any) -> list[int]:
-        """The replies to a client that tries so many names of recipients, none of which exists."""
+        """The replies to a client that sends this number of recipients, none of which exists."""
 
         class Handler:
             def handle_RCPT(self, *arguments: Any) -> str:
@@ -183,16 +183,16 @@ class RefusalTests(SynchronousTestCase):
         return client.codes(b"".join(b"RCPT TO:<%d@example.com>\r\n" % number for number in range(names)))
 
     def test_few(self) -> None:
-        """A mailing list may have some dozens of recipients that do not exist any more."""
+        """A mailing list may have some dozens of recipients that no longer exist."""
         self.assertEqual(self.dictionary(80), [550] * 80)
 
     def test_many(self) -> None:
-        """Whoever tries names by the hundred is slowed down, and then sent away."""
+        """A client that tries hundreds of names is delayed, and then disconnected."""
         self.assertEqual(self.dictionary(1000, error_delay=0), [550] * 199 + [421])
         self.assertLess(len(self.dictionary(1000)), 100)  # the others wait
 
     def test_limit(self) -> None:
-        """The limit may be another. Where it is off, such refusals neither wait nor end a session."""
+        """The limit can be changed. Without it, such refusals are not delayed and do not end a session."""
         self.assertEqual(self.dictionary(50, error_delay=0, refusal_limit=30), [550] * 29 + [421])
         self.assertEqual(self.dictionary(50, error_delay=0, refusal_limit=30, error_limit=5), [550] * 29 + [421])
         for off in (0, None):

@@ -1,4 +1,4 @@
-"""Turns over a connection: cuts, waiting, half-closed and vanished clients, clients that do not read."""
+"""Turns of a connection: segments, waiting hooks, half-closed and lost connections, clients that do not read."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ DIALOGS = [Dialog.load(path) for path in sorted((Path(__file__).parent / "dialog
 
 
 class Sluggish:
-    """A handler whose hooks all take a while, and that notes the order of things."""
+    """A handler whose hooks all wait, and that records the order of events."""
 
     def __init__(self, clock: Clock, seconds: float = 1.0) -> None:
         self.clock = clock
@@ -77,23 +77,23 @@ class Sluggish:
 
 
 def sluggish(seconds: float = 1.0, **options: Any) -> tuple[Client, Sluggish]:
-    """A client of a sluggish handler."""
+    """A client of a handler whose hooks wait."""
     clock = Clock()
     slow = Sluggish(clock, seconds)
     return Client(slow, reactor=clock, **options), slow
 
 
 class CutTests(SynchronousTestCase):
-    """However the input is cut into segments, the replies are the same."""
+    """The replies do not depend on how the input is split into segments."""
 
     def test_whole(self) -> None:
-        """A pipelined session in one segment gets all its replies, and nothing after QUIT is carried out."""
+        """A pipelined session in one segment gets all its replies. Nothing after QUIT is executed."""
         said, closed = conversation(SESSION)
         self.assertEqual(codes(said), SESSION_CODES)
         self.assertTrue(closed)
 
     def test_everyCut(self) -> None:
-        """Cut in two anywhere, or into pieces of any one size, the replies are the same."""
+        """The replies are the same if the input is split in two at any place, or into pieces of any equal size."""
         expected = conversation(SESSION)
         for cut in range(1, len(SESSION)):
             self.assertEqual(conversation(SESSION, [cut]), expected, cut)
@@ -101,7 +101,7 @@ class CutTests(SynchronousTestCase):
             self.assertEqual(conversation(SESSION, range(size, len(SESSION), size)), expected, size)
 
     def test_everyCutWithWaitingHooks(self) -> None:
-        """The same when every hook waits."""
+        """The same is true when every hook waits."""
         options = {"wait": 30}
         expected = conversation(SESSION)[0]
         for cuts in [(), range(1, len(SESSION)), *((cut,) for cut in range(1, len(SESSION), 7))]:
@@ -110,32 +110,32 @@ class CutTests(SynchronousTestCase):
             self.assertEqual((codes(said), closed), (codes(expected), True), cuts)
 
     def test_oneWrite(self) -> None:
-        """The replies to commands that came together leave together."""
+        """The replies to commands that arrive together are sent together."""
         client = Client()
         client.transport.writes.clear()
         client.talk(GREETING + TRANSACTION + b"DATA\r\n")
         self.assertEqual(len(client.transport.writes), 1)
 
     def test_octetsBehindQuit(self) -> None:
-        """What comes behind QUIT is not looked at, in whatever segment."""
+        """Input after QUIT is ignored, in the same segment or in another one."""
         for cuts in ((), (6,), (7,), (12,)):
             self.assertEqual(codes(conversation(b"QUIT\r\nGET / HTTP/1.1\r\n", cuts)[0]), [220, 221])
 
 
 class DialogTests(SynchronousTestCase):
-    """The dialogs kept as files: what a client says, and the replies it gets."""
+    """The dialog files: the client's lines and their replies."""
 
     def test_found(self) -> None:
-        """There are some."""
+        """There are dialog files."""
         self.assertGreater(len(DIALOGS), 5)
 
     def test_inStep(self) -> None:
-        """Each gets its replies when the client waits for them."""
+        """Each dialog gets its replies when the client waits for them."""
         for dialog in DIALOGS:
             dialog.play(make_server)
 
     def test_pipelined(self) -> None:
-        """Each gets the same when the client does not wait, however its octets are cut."""
+        """Each dialog gets the same replies when the client does not wait, however its octets are split."""
         for dialog in DIALOGS:
             dialog.play_cut(make_server)
 
@@ -148,7 +148,7 @@ class WaitingTests(LoggingTestCase):
     """While a hook waits."""
 
     def test_oneAtATime(self) -> None:
-        """No command begins before the one before it is answered, and replies come in order."""
+        """No command starts before the previous one has its reply. Replies are sent in order."""
         client, slow = sluggish()
         client.say(GREETING + TRANSACTION + b"DATA\r\n" + MESSAGE + b".\r\nNOOP 1\r\nNOOP 2\r\nQUIT\r\n")
         self.assertEqual(codes(client.heard()), [250])
@@ -169,13 +169,13 @@ class WaitingTests(LoggingTestCase):
         self.assertEqual(slow.envelopes[0].content, MESSAGE)
 
     def test_readsOn(self) -> None:
-        """While a hook waits the server goes on reading, so that it sees the client go."""
+        """While a hook waits, the server continues to read, so that it notices when the client disconnects."""
         client, _ = sluggish()
         client.say(b"NOOP\r\nRSET\r\n")
         self.assertTrue(client.reading)
 
     def test_bufferIsBounded(self) -> None:
-        """Above the limit the connection is not read, and below it is read again."""
+        """Above the buffer limit the connection is not read. Below it, reading continues."""
         hook = Waiting()
         client = Client(handler(NOOP=hook), buffer_limit=1000, junk_command_limit=None)
         line = b"RSET " + b" " * 93 + b"\r\n"
@@ -191,7 +191,7 @@ class WaitingTests(LoggingTestCase):
         self.assertTrue(client.reading)
 
     def test_pausedOnce(self) -> None:
-        """A hook that waits again right away leaves the connection unread until the buffer is used up."""
+        """If a hook is followed by another that waits, the connection is not read until the buffer is used up."""
         client, _ = sluggish(buffer_limit=1000, junk_command_limit=None)
         client.say(b"NOOP " + b"x" * 93 + b"\r\n")
         for _ in range(50):
@@ -200,7 +200,7 @@ class WaitingTests(LoggingTestCase):
         self.assertEqual(codes(said), [250] * 51)
 
     def test_manyReadyResults(self) -> None:
-        """Thousands of commands whose hooks are ready at once do not nest."""
+        """Thousands of commands whose hooks do not wait do not nest calls."""
 
         class Server(SMTP):
             def smtp_DEFER(self, arg: str | None) -> Deferred[str]:
@@ -212,7 +212,7 @@ class WaitingTests(LoggingTestCase):
         self.assertEqual(client.codes(b"DEFER\r\n" * 5000), [250] * 5000)
 
     def test_manyFiredResults(self) -> None:
-        """Nor do thousands of which each fires the next."""
+        """Thousands of hooks that each fire the next one's Deferred do not nest calls either."""
         waiting: list[Deferred[str]] = []
 
         def hook(*arguments: Any) -> Deferred[str]:
@@ -229,7 +229,7 @@ class WaitingTests(LoggingTestCase):
         self.assertEqual(codes(client.heard()), [250] * 5000)
 
     def test_hookFiresAtOnce(self) -> None:
-        """A hook that waits several times in one turn is one turn."""
+        """A hook that waits several times is one turn."""
 
         async def hook(*arguments: Any) -> str:
             for _ in range(3):
@@ -242,10 +242,10 @@ class WaitingTests(LoggingTestCase):
 
 
 class ClientGoneTests(LoggingTestCase):
-    """The client goes while a hook waits."""
+    """The client disconnects while a hook waits."""
 
     def test_cancelled(self) -> None:
-        """The hook is cancelled at once, and nothing is logged."""
+        """The hook is cancelled immediately, and nothing is logged."""
         hook = Waiting()
         client = Client(handler(NOOP=hook))
         client.say(b"NOOP\r\nNOOP\r\n")
@@ -254,7 +254,7 @@ class ClientGoneTests(LoggingTestCase):
         self.assertEqual(self.logged("error") + self.logged("critical"), [])
 
     def test_lateResult(self) -> None:
-        """A hook that goes on regardless ends into nothing."""
+        """The result of a hook that ignores the cancellation is discarded."""
         hook = Waiting(obedient=False)
         client = Client(handler(NOOP=hook))
         client.say(b"NOOP\r\nNOOP\r\n")
@@ -264,7 +264,7 @@ class ClientGoneTests(LoggingTestCase):
         self.assertEqual(len(hook.calls), 1)
 
     def test_cleansUp(self) -> None:
-        """A cancelled hook can clean up; if it fails at that the log has a traceback."""
+        """A cancelled hook can clean up. If that raises an exception, the log has its traceback."""
         done: list[str] = []
 
         async def hook(*arguments: Any) -> str:
@@ -282,7 +282,7 @@ class ClientGoneTests(LoggingTestCase):
         self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)
 
     def test_inMessage(self) -> None:
-        """A client that goes in the middle of a message leaves nothing."""
+        """A client that disconnects during a message leaves nothing behind."""
         client, slow = sluggish(seconds=0)
         client.say(GREETING + TRANSACTION + b"DATA\r\n")
         client.wait(1)
@@ -292,7 +292,7 @@ class ClientGoneTests(LoggingTestCase):
         self.assertEqual(slow.envelopes, [])
 
     def test_dataHook(self) -> None:
-        """So does the DATA hook's being cancelled."""
+        """The same is true if the DATA hook is cancelled."""
         hook = Waiting()
         client = Client(handler(DATA=hook))
         client.say(GREETING + TRANSACTION + b"DATA\r\n.\r\n")
@@ -304,7 +304,7 @@ class HalfCloseTests(SynchronousTestCase):
     """The client closes its side, as ``nc -N`` does."""
 
     def test_idle(self) -> None:
-        """A client that has all its replies is let go."""
+        """A client that has all its replies is disconnected."""
         client = Client()
         client.talk(b"NOOP\r\n")
         client.half_close()
@@ -312,7 +312,7 @@ class HalfCloseTests(SynchronousTestCase):
         self.assertEqual(client.heard(), b"")
 
     def test_farewell(self) -> None:
-        """A client that has said QUIT gets all replies, however long the hooks take."""
+        """A client that has sent QUIT gets all replies, no matter how long the hooks take."""
         for farewell in (b"QUIT\r\n", b"quit\r\n", b"QUIT \r\n"):
             client, slow = sluggish(seconds=200)
             client.say(GREETING + TRANSACTION + b"DATA\r\n" + MESSAGE + b".\r\n" + farewell)
@@ -323,7 +323,7 @@ class HalfCloseTests(SynchronousTestCase):
             self.assertEqual(len(slow.envelopes), 1)
 
     def test_farewellHook(self) -> None:
-        """The hook of QUIT itself may take its time as well."""
+        """The hook of QUIT itself may take any time, too."""
         hook = Waiting("221 2.0.0 at last")
         client = Client(handler(QUIT=hook))
         client.say(b"NOOP\r\nQUIT\r\n")
@@ -336,7 +336,7 @@ class HalfCloseTests(SynchronousTestCase):
         self.assertTrue(client.closed)
 
     def test_farewellIsTheLastLine(self) -> None:
-        """A line that only ends in QUIT is no farewell."""
+        """A line that only ends in QUIT does not count as QUIT."""
         client, slow = sluggish(seconds=200)
         client.say(b"NOOP\r\nNOOP QUIT\r\n")
         client.half_close()
@@ -345,7 +345,7 @@ class HalfCloseTests(SynchronousTestCase):
         self.assertEqual(slow.log, ["NOOP begins"])
 
     def test_farewellWithoutEnd(self) -> None:
-        """A QUIT without its line end is no farewell."""
+        """QUIT without a line end does not count as QUIT."""
         client, _ = sluggish(seconds=200)
         client.say(b"NOOP\r\nQUIT")
         client.half_close()
@@ -353,7 +353,7 @@ class HalfCloseTests(SynchronousTestCase):
         self.assertTrue(client.closed)
 
     def test_withoutFarewell(self) -> None:
-        """A client that has not gets what is there; the hook that waits is cancelled within a second."""
+        """Without QUIT, the client gets the replies that are ready. The waiting hook is cancelled within a second."""
         hook = Waiting()
         client = Client(handler(NOOP=hook))
         client.say(b"RSET\r\nNOOP\r\nRSET\r\n")
@@ -363,7 +363,7 @@ class HalfCloseTests(SynchronousTestCase):
         self.assertTrue(client.closed)
 
     def test_withoutFarewellInTime(self) -> None:
-        """Hooks that are done within a moment get their replies out."""
+        """The replies of hooks that finish within a moment are sent."""
         client, _ = sluggish(seconds=PREMATURE_CLOSE_GRACE / 2)
         client.say(GREETING + TRANSACTION + b"NOOP x\r\n")
         client.half_close()
@@ -380,7 +380,7 @@ class HalfCloseTests(SynchronousTestCase):
             self.assertTrue(client.closed)
 
     def test_inMessage(self) -> None:
-        """A half-close inside a message stores nothing, and closes."""
+        """A half-close during a message stores nothing, and the connection closes."""
         for cut in (0, 1, len(MESSAGE), len(MESSAGE) + 1, len(MESSAGE) + 2):
             client, slow = sluggish(seconds=0)
             client.say(GREETING + TRANSACTION + b"DATA\r\n")
@@ -392,7 +392,7 @@ class HalfCloseTests(SynchronousTestCase):
             self.assertEqual(slow.envelopes, [])
 
     def test_inMessageWhileHookWaits(self) -> None:
-        """The same when the unfinished message still waits for its turn."""
+        """The same is true if the incomplete message still waits for its turn."""
         client, slow = sluggish(seconds=0.1)
         client.say(GREETING + TRANSACTION + b"DATA\r\n" + MESSAGE)
         client.half_close()
@@ -401,7 +401,7 @@ class HalfCloseTests(SynchronousTestCase):
         self.assertEqual(slow.envelopes, [])
 
     def test_messageThatSaysQuit(self) -> None:
-        """An unfinished message whose last line is QUIT is not stored."""
+        """An incomplete message whose last line is QUIT is not stored."""
         client, slow = sluggish(seconds=200)
         client.say(GREETING + TRANSACTION + b"DATA\r\n" + MESSAGE + b"QUIT\r\n")
         client.half_close()
@@ -410,7 +410,7 @@ class HalfCloseTests(SynchronousTestCase):
         self.assertEqual(slow.envelopes, [])
 
     def test_unfinishedLine(self) -> None:
-        """A line without its end is not carried out."""
+        """A line without a line end is not executed."""
         client = Client()
         client.say(GREETING + b"MAIL FROM:<a@b>")
         client.half_close()
@@ -418,7 +418,7 @@ class HalfCloseTests(SynchronousTestCase):
         self.assertTrue(client.closed)
 
     def test_whileGreetingWaits(self) -> None:
-        """A client that half-closes before the greeting gets it, and all that it asked for, if it said QUIT."""
+        """A client that half-closes before the greeting gets it. If it has sent QUIT, it gets all replies."""
         hook = Waiting(None)
         client = Client(handler(CONNECT=hook))
         client.say(b"NOOP\r\nQUIT\r\n")
@@ -430,7 +430,7 @@ class HalfCloseTests(SynchronousTestCase):
         self.assertTrue(client.closed)
 
     def test_unread(self) -> None:
-        """A half-closed client that does not read is not waited for longer than the linger time."""
+        """The server waits for a half-closed client that does not read only for the linger time."""
         client = Client(junk_command_limit=None)
         client.stop_reading()
         client.say(b"NOOP\r\n" * 20000 + b"QUIT\r\n", range(10000, 120_000, 10000))
@@ -443,7 +443,7 @@ class UnreadTests(SynchronousTestCase):
     """The client does not read its replies."""
 
     def test_flood(self) -> None:
-        """A flood of commands with nobody reading keeps memory bounded: the server stops reading."""
+        """Memory stays bounded if a client sends many commands and does not read: the server stops reading."""
         client = Client(junk_command_limit=None)
         client.stop_reading()
         segment = b"NOOP\r\n" * 1000
@@ -455,7 +455,7 @@ class UnreadTests(SynchronousTestCase):
         self.assertGreater(client.undelivered, 5_000_000)
 
     def test_readsAgain(self) -> None:
-        """When the client reads again everything is answered, in order and once."""
+        """When the client reads again, all replies are sent, once and in order."""
         client = Client(junk_command_limit=None, protocol=Counting)
         client.stop_reading()
         lines = [b"COUNT %d\r\n" % number for number in range(20_000)]
@@ -467,7 +467,7 @@ class UnreadTests(SynchronousTestCase):
         self.assertTrue(client.reading)
 
     def test_floodWhileHookWaits(self) -> None:
-        """The same with a hook that waits in between."""
+        """The same is true with a hook that waits in between."""
         hook = Waiting()
         client = Client(handler(VRFY=hook), junk_command_limit=None, hook_timeout=None, timeout=None)
         client.stop_reading()
@@ -485,7 +485,7 @@ class UnreadTests(SynchronousTestCase):
         self.assertEqual(codes(client.heard()), [250] * (100 * 1001))
 
     def test_hookEndsWhileUnread(self) -> None:
-        """The reply of a hook that ends while nobody reads waits for the client, and no further command begins."""
+        """A reply that is ready while the client does not read is kept, and no further command starts."""
         hook = Waiting()
         client = Client(handler(VRFY=hook), junk_command_limit=None)
         client.say(b"VRFY a@b\r\nRSET\r\n")
@@ -498,7 +498,7 @@ class UnreadTests(SynchronousTestCase):
         self.assertEqual(codes(client.heard()), [250])
 
     def test_pausedWhileHookWaits(self) -> None:
-        """A client that reads again while a hook waits does not begin the next command."""
+        """A client that reads again while a hook waits does not start the next command."""
         hook = Waiting()
         client = Client(handler(VRFY=hook))
         client.say(b"VRFY a@b\r\nRSET\r\n")
@@ -511,7 +511,7 @@ class UnreadTests(SynchronousTestCase):
         self.assertEqual(codes(client.heard()), [250, 250])
 
     def test_timeout(self) -> None:
-        """A client that does not read for the time allowed is closed, and aborted."""
+        """The connection of a client that does not read in time is closed and aborted."""
         client = Client(junk_command_limit=None, timeout=300, linger=10)
         client.stop_reading()
         client.say(b"NOOP\r\n" * 20_000)
@@ -520,7 +520,7 @@ class UnreadTests(SynchronousTestCase):
         self.assertTrue(client.closed)
 
     def test_gone(self) -> None:
-        """A client that goes without reading leaves nothing behind."""
+        """A client that disconnects without reading leaves nothing behind."""
         client = Client(junk_command_limit=None)
         client.stop_reading()
         client.say(b"NOOP\r\n" * 20_000)
@@ -531,7 +531,7 @@ class UnreadTests(SynchronousTestCase):
 
 
 class Counting(SMTP):
-    """A server that repeats what it is told."""
+    """A server that repeats its input."""
 
     def smtp_COUNT(self, arg: str | None) -> str:
         return f"250 {arg}"
@@ -541,7 +541,7 @@ class BoundedTests(SynchronousTestCase):
     """Input without end."""
 
     def test_endlessLine(self) -> None:
-        """A line without end keeps memory bounded, and ends the session."""
+        """A line without an end uses limited memory, and ends the session."""
         client = Client()
         for _ in range(ENDLESS_LINE // 1000 + 2):
             client.say(b"x" * 1000)
@@ -551,7 +551,7 @@ class BoundedTests(SynchronousTestCase):
         self.assertEqual(codes(client.heard()), [421])
 
     def test_endlessLineWhileHookWaits(self) -> None:
-        """The same while a hook waits: the connection is not read beyond the buffer."""
+        """The same is true while a hook waits: the connection is read only up to the buffer limit."""
         client = Client(handler(NOOP=Waiting()))
         client.say(b"NOOP\r\n")
         for _ in range(1000):
@@ -560,7 +560,7 @@ class BoundedTests(SynchronousTestCase):
         self.assertFalse(client.reading)
 
     def test_endlessMessage(self) -> None:
-        """A message without end keeps memory bounded."""
+        """A message without an end uses limited memory."""
         client = Client(data_size_limit=10_000)
         client.say(GREETING + TRANSACTION + b"DATA\r\n")
         for _ in range(1000):
@@ -569,7 +569,7 @@ class BoundedTests(SynchronousTestCase):
         self.assertEqual(client.codes(b".\r\nNOOP\r\n")[-2:], [552, 250])
 
     def test_octetByOctet(self) -> None:
-        """A session that comes octet by octet costs no more memory than its longest line."""
+        """A session whose octets arrive one by one uses no more memory than its longest line."""
         client = Client()
         for octet in SESSION:
             client.say(bytes([octet]))
@@ -577,16 +577,16 @@ class BoundedTests(SynchronousTestCase):
 
 
 def all_cuts(octets: bytes, most: int) -> Iterable[tuple[int, ...]]:
-    """Every way to cut the octets into at most so many pieces."""
+    """All ways to split the octets into at most this number of pieces."""
     for count in range(most):
         yield from itertools.combinations(range(1, len(octets)), count)
 
 
 class ShortInputTests(SynchronousTestCase):
-    """Short inputs, in every way to cut them."""
+    """Short inputs, split in all possible ways."""
 
     def test_lineEnds(self) -> None:
-        """Line ends of all kinds read the same however they are cut."""
+        """All kinds of line ends are parsed in the same way, however they are split."""
         for octets in (
             b"NOOP\r\nNOOP\n",
             b"\r\n\r\n\n\r",
@@ -600,7 +600,7 @@ class ShortInputTests(SynchronousTestCase):
                 self.assertEqual(conversation(octets, cuts), expected, (octets, cuts))
 
     def test_endOfMessage(self) -> None:
-        """So do messages with octets behind them."""
+        """So are messages with octets after them."""
         before = GREETING + TRANSACTION + b"DATA\r\n"
         for rest in (b".\r\nNOOP\r\n", b"a\r\n.\r\n.\r\n", b"a\n.\r\n\r\n.\r\n", b".\r\r\n.\r\nx\n"):
             expected = conversation(before + rest)
@@ -610,10 +610,10 @@ class ShortInputTests(SynchronousTestCase):
 
 
 class GivenUpInTheMiddleTests(LoggingTestCase):
-    """A message whose connection is closed while its octets are being looked at."""
+    """A message whose connection is closed while its octets are processed."""
 
     def test_farTooLargeAtOnce(self) -> None:
-        """One that is far too large is answered 552, once, also if its end is in the same segment."""
+        """A message that is far too large gets 552 once, even if its end is in the same segment."""
         octets = b"x" * (EXCESS + 1000) + b"\r\nmore\r\n.\r\nNOOP\r\n"
         for size in (len(octets), 4096):
             client = Client(data_size_limit=10)
@@ -624,7 +624,8 @@ class GivenUpInTheMiddleTests(LoggingTestCase):
         self.assertEqual(self.errors_logged(), 0)
 
     def test_largeAndLong(self) -> None:
-        """A message that is too large is read to its end, for a time: the client hears 552, and need not try again."""
+        """A message that is too large is read to its end, for a limited time. The client gets 552, and need not try
+        again."""
         clock = Clock()
         client = Client(data_size_limit=10, reactor=clock)
         client.talk(GREETING + TRANSACTION + b"DATA\r\n")

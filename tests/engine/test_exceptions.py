@@ -1,4 +1,4 @@
-"""Exceptions that are no ``Exception``: what ends a program, or a coroutine, ends neither a session nor a server."""
+"""Exceptions that do not derive from ``Exception``: they end neither a session nor the server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SESSION = {
 
 
 def in_three_ways(error: type[BaseException]) -> list[Any]:
-    """Hooks that raise: a plain one, a coroutine before its first await, and one behind it."""
+    """Hooks that raise: a plain one, a coroutine before its first await, and a coroutine after it."""
 
     def plain(*arguments: Any) -> str:
         raise error
@@ -44,7 +44,7 @@ def in_three_ways(error: type[BaseException]) -> list[Any]:
 
 @implementer(IStreamingHandler)
 class Streams:
-    """Takes messages by a receiver of which one method raises."""
+    """Accepts messages with a receiver of which one method raises."""
 
     def __init__(self, method: str, error: type[BaseException]) -> None:
         def raises(*arguments: Any) -> None:
@@ -62,10 +62,10 @@ class Streams:
 
 
 class BaseExceptionTests(LoggingTestCase):
-    """SystemExit, KeyboardInterrupt and those that end coroutines."""
+    """SystemExit, KeyboardInterrupt, and the exceptions that end coroutines."""
 
     def test_hooks(self) -> None:
-        """Each hook that raises one is answered 451, whether it has awaited something or not; the session goes on."""
+        """A hook that raises one gets 451, whether it has awaited something or not. The session continues."""
         for name, octets in SESSION.items():
             for error in BASE_EXCEPTIONS:
                 for hook in in_three_ways(error):
@@ -75,7 +75,7 @@ class BaseExceptionTests(LoggingTestCase):
                     self.flushLoggedErrors(error)
 
     def test_commands(self) -> None:
-        """So is a command of a subclass."""
+        """The same is true for a command of a subclass."""
         for error in BASE_EXCEPTIONS:
             for function in in_three_ways(error):
                 client = Client(protocol=type("Own", (SMTP,), {"smtp_PING": function}))
@@ -83,7 +83,7 @@ class BaseExceptionTests(LoggingTestCase):
                 self.flushLoggedErrors(error)
 
     def test_exceptionHook(self) -> None:
-        """``handle_exception`` that raises one is answered 500, as for any exception."""
+        """If ``handle_exception`` raises one, the reply is 500, as for any exception."""
 
         def fails(*arguments: Any) -> str:
             raise ZeroDivisionError
@@ -95,7 +95,7 @@ class BaseExceptionTests(LoggingTestCase):
                 self.flushLoggedErrors(error, ZeroDivisionError)
 
     def test_receivers(self) -> None:
-        """A receiver of messages that raises one has its message refused with 451."""
+        """If a receiver of messages raises one, the message is refused with 451."""
         for method in ("registerProducer", "write", "unregisterProducer", "finish"):
             for error in BASE_EXCEPTIONS:
                 client = Client(Streams(method, error))
@@ -103,7 +103,7 @@ class BaseExceptionTests(LoggingTestCase):
                 self.flushLoggedErrors(error)
 
     def test_ends(self) -> None:
-        """Hooks at the end of a connection hold up nothing, whatever they raise."""
+        """Hooks at the end of a connection do not prevent the cleanup, whatever they raise."""
         for error in BASE_EXCEPTIONS:
             for hook in in_three_ways(error):
                 client = Client(handler(DISCONNECT=hook))
@@ -114,7 +114,7 @@ class BaseExceptionTests(LoggingTestCase):
                 self.flushLoggedErrors(error)
 
     def test_greeting(self) -> None:
-        """``handle_CONNECT`` that raises one lets nobody in, and says so."""
+        """If ``handle_CONNECT`` raises one, the client is rejected with a reply."""
         for error in BASE_EXCEPTIONS:
             for hook in in_three_ways(error):
                 client = Client(handler(CONNECT=hook))
@@ -122,7 +122,7 @@ class BaseExceptionTests(LoggingTestCase):
                 self.flushLoggedErrors(error)
 
     def test_deferred(self) -> None:
-        """A Deferred that fails with one is answered in the same way."""
+        """A Deferred that fails with one is handled in the same way."""
         for error in BASE_EXCEPTIONS:
             waits: Deferred[str] = Deferred()
             client = Client(handler(NOOP=lambda *arguments, waits=waits: waits))

@@ -65,7 +65,7 @@ PARTS = some.sampled_from(
 
 
 def proxied(version: int, address: bytes) -> bytes:
-    """A PROXY header of version 2, with what stands for addresses."""
+    """A PROXY header of version 2, with these octets in the place of addresses."""
     return b"\r\n\r\n\0\r\nQUIT\n" + struct.pack("!BBH", version, 0x11, len(address)) + address
 
 
@@ -88,7 +88,7 @@ HEADERS = some.one_of(
 
 
 class Receiver:
-    """Takes a message; fails where it is told to."""
+    """Receives a message. Fails in the given method."""
 
     def __init__(self, fails: str) -> None:
         self.fails = fails
@@ -117,11 +117,11 @@ class Receiver:
 
 
 class Broken(Exception):
-    """What a handler raises."""
+    """The exception that a handler raises."""
 
 
 class Base:
-    """A handler whose hooks take their time, or fail for an address."""
+    """A handler whose hooks take time, or fail for an address."""
 
     def __init__(self, clock: Clock, delay: float, fails: str | None = None) -> None:
         self.clock = clock
@@ -138,7 +138,7 @@ class Base:
 
 
 class Plain(Base):
-    """It takes whole messages."""
+    """It receives whole messages."""
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
         if self.delay:
@@ -169,10 +169,10 @@ FAILURES = some.sampled_from([None, "", "open_message", "registerProducer", "wri
 
 
 class HostileTests(LoggingTestCase):
-    """Dialogs put together at random."""
+    """Random dialogs."""
 
     def talk(self, octets: bytes, places: list[int], delay: float, fails: str | None, **options: Any) -> bytes:
-        """All replies to the octets, and to enough NOOPs to tell whether anybody still listens."""
+        """All replies to the octets, and to enough NOOPs to tell whether the server still executes commands."""
         clock = Clock()
         client = Client(
             Plain(clock, delay) if fails is None else Streaming(clock, delay, fails),
@@ -213,8 +213,8 @@ class HostileTests(LoggingTestCase):
     @example(FAILING, [], 0, "write")
     @example(FAILING, [], 0, "finish")
     def test_dialogs(self, parts: list[bytes], places: list[int], delay: float, fails: str | None) -> None:
-        """Each dialog gets well-formed replies, the same ones however it is cut and long its hooks take, and the server
-        listens afterwards or has closed the connection. Nothing fails but what the handler raises."""
+        """Each dialog gets well-formed replies, independent of segments and of the duration of hooks. Afterwards the
+        server still executes commands, or has closed the connection. Only the handler's exceptions occur."""
         octets = b"".join(parts)
         expected = self.talk(octets, [], 0, fails)
         answers(expected)
@@ -224,7 +224,7 @@ class HostileTests(LoggingTestCase):
     @settings(deadline=None, max_examples=60)
     @given(HEADERS, some.lists(PARTS, max_size=4), cuts())
     def test_proxied(self, header: bytes, parts: list[bytes], places: list[int]) -> None:
-        """So does one that begins with a PROXY header, or with what should be one."""
+        """The same is true for a dialog that starts with a PROXY header, or with a malformed one."""
         octets = header + b"".join(parts)
         options: dict[str, Any] = {"proxy_from": [PEER.host], "proxy_protocol_timeout": 3}
         clock_free = self.talk(octets, [], 0, None, **options)

@@ -1,4 +1,4 @@
-"""Command lines, cut out of octets that come in any pieces."""
+"""Command lines from octets that arrive in any pieces."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from txsmtpd.engine.lines import BEGINNING, ENDLESS_LINE, BadLine, LineBuffer
 
 
 def lines_of(octets: bytes, piece: int, longest: int = 20) -> list[bytes | BadLine]:
-    """The lines of the octets, which come in pieces of a size."""
+    """The lines of octets that arrive in pieces of a size."""
     buffer = LineBuffer(longest)
     found: list[bytes | BadLine] = []
     for start in range(0, len(octets), piece):
@@ -20,10 +20,10 @@ def lines_of(octets: bytes, piece: int, longest: int = 20) -> list[bytes | BadLi
 
 
 class LineBufferTests(SynchronousTestCase):
-    """Octets to lines."""
+    """Octets become lines."""
 
     def test_anyPieces(self) -> None:
-        """The lines are the same, in whatever pieces their octets come."""
+        """The lines are the same, in whatever pieces their octets arrive."""
         long = b"LONG" + b"x" * 30
         octets = b"NOOP\r\n\r\n" + b"y" * 20 + b"\r\nbare\n" + long + b"\r\nRSET\r\n\n"
         expected = [
@@ -43,7 +43,7 @@ class LineBufferTests(SynchronousTestCase):
         self.assertEqual(lines_of(octets, len(octets)), expected)
 
     def test_nothingKept(self) -> None:
-        """Of a line that is too long nothing is kept but its beginning."""
+        """Of a line that is too long, only the first octets are kept."""
         buffer = LineBuffer(20)
         for _ in range(100):
             buffer.data = buffer.data[buffer.offset :] + b"x" * 50
@@ -52,17 +52,18 @@ class LineBufferTests(SynchronousTestCase):
             self.assertEqual(len(buffer), 0)
 
     def test_endless(self) -> None:
-        """A line that goes on and on is told of, whether it ends or not."""
+        """An endless line is reported, whether it ends or not."""
         self.assertEqual(lines_of(b"x" * (ENDLESS_LINE + 2), 1000)[0], BadLine("endless"))
         self.assertEqual(lines_of(b"x" * (ENDLESS_LINE + 2) + b"\r\n", 10**6)[0][0], "endless")
 
     def test_foreign(self) -> None:
-        """The first octets of TLS are no line, and nothing behind them is."""
+        """The first octets of TLS are not a line, and no line follows them."""
         self.assertEqual(lines_of(b"\x16\x03\x01NOOP\r\nNOOP\r\n", 100), [BadLine("foreign")])
         self.assertEqual(lines_of(b"\x80\x2e\x01\x03\x01NOOP\r\nNOOP\r\n", 100), [BadLine("foreign")])
 
     def test_notQuiteForeign(self) -> None:
-        """What begins like SSL 2 and goes on like text is a line, as any other with octets that are not ASCII."""
+        """Input that starts like SSL 2 and continues as text is a line, like other lines with octets that are not
+        ASCII."""
         for line in (b"\x80", b"\x80a", b"\x80 FAIL", b"\x80" + b"x" * 10):
             self.assertEqual(lines_of(line + b"\r\nNOOP\r\n", 100), [line, b"NOOP"])
         self.assertEqual(lines_of(b"\x80" * 200 + b"\r\n", 100)[0][0], "long")

@@ -1,4 +1,4 @@
-"""What messages take in memory is counted, on every path; beyond the limit they wait, and then they are refused."""
+"""The memory of messages is counted in all cases. Beyond the limit, messages wait, and then they are refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PIECE = b"a" * 98 + b"\r\n"
 
 
 class MemoryTests(SynchronousTestCase):
-    """A factory whose messages may have 4,000 octets together, of which 1,000 are the reserve of one."""
+    """A factory whose messages may use 4,000 octets together, of which 1,000 are reserved for one message."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -55,7 +55,7 @@ class MemoryTests(SynchronousTestCase):
         client.server.connectionLost(Failure(ConnectionDone()))
 
     def test_counted(self) -> None:
-        """A message counts from its first octet to the reply of the handler."""
+        """A message counts from its first octet until the handler's reply."""
         self.hook = Deferred()
         client = self.client(self.factory(), b"DATA\r\n", PIECE)
         self.assertEqual(self.used, 98)  # what may begin the end of the data is not the message's yet
@@ -66,7 +66,7 @@ class MemoryTests(SynchronousTestCase):
         self.assertEqual(self.taken, [PIECE])
 
     def test_everyEnd(self) -> None:
-        """Whatever ends a message gives back what it took."""
+        """Any end of a message releases its memory."""
         chunk = b"BDAT 100\r\n" + PIECE
         for name, said, size in (
             ("reply", (b"DATA\r\n", PIECE, b".\r\n"), 0),
@@ -89,7 +89,7 @@ class MemoryTests(SynchronousTestCase):
             self.assertEqual(self.used, 0, name)
 
     def test_handlerFails(self) -> None:
-        """A hook that raises, takes too long, or whose client is gone, has the message no more."""
+        """When a hook raises, takes too long or loses its client, it no longer uses the message."""
         for end in (
             lambda client, hook: hook.errback(ValueError()),
             lambda client, hook: self.clock.advance(300),
@@ -106,7 +106,7 @@ class MemoryTests(SynchronousTestCase):
             self.assertEqual(self.used, 0)
 
     def test_hookThatGoesOn(self) -> None:
-        """A hook that does not end when it is cancelled still has the message."""
+        """A hook that ignores its cancellation still uses the message."""
         hook: Deferred[str] = Deferred()
         again: Deferred[str] = Deferred()
 
@@ -123,7 +123,7 @@ class MemoryTests(SynchronousTestCase):
         self.assertEqual(self.used, 0)
 
     def test_smallPieces(self) -> None:
-        """A message of many chunks of two octets does not take many times their room."""
+        """A message of many chunks of two octets does not use many times their size."""
         client = self.client(self.factory(data_size_limit=None, memory_limit=None))
         tracemalloc.start()
         self.addCleanup(tracemalloc.stop)
@@ -137,7 +137,7 @@ class MemoryTests(SynchronousTestCase):
         self.assertLess(after - before, 100_000)
 
     def test_waits(self) -> None:
-        """Beyond the limit a client is not read until another message is done; then it goes on."""
+        """Beyond the limit, a client is not read until another message is finished. Then it continues."""
         factory = self.factory(data_size_limit=None)
         first, second, third = (self.client(factory, b"DATA\r\n", PIECE * 14) for _ in range(3))
         self.assertEqual(first.heard() + second.heard() + third.heard(), [354] * 3)
@@ -156,8 +156,8 @@ class MemoryTests(SynchronousTestCase):
         self.assertEqual(self.used, 0)
 
     def test_refused(self) -> None:
-        """One that has waited too long is refused with 452 at its end, and so is what still comes of it; the next
-        message of the same client is not."""
+        """A message that has waited too long is refused with 452 at its end, and the rest of it is discarded. The
+        client's next message is accepted."""
         for begin, end in ((b"DATA\r\n", b".\r\n"), (b"BDAT 1600\r\n", b"BDAT 0 LAST\r\n")):
             factory = self.factory(data_size_limit=None)
             others = [self.client(factory, b"DATA\r\n", PIECE * 18) for _ in range(2)]
@@ -174,7 +174,7 @@ class MemoryTests(SynchronousTestCase):
             self.assertEqual(self.used, 0)
 
     def test_progress(self) -> None:
-        """Many large messages that have all begun come to their end, one after the other."""
+        """Many large messages that have all started are completed, one after the other."""
         factory = self.factory()
         clients = [self.client(factory, b"DATA\r\n") for _ in range(20)]
         for _ in range(9):
@@ -187,7 +187,7 @@ class MemoryTests(SynchronousTestCase):
         self.assertEqual(self.used, 0)
 
     def test_discarded(self) -> None:
-        """The sink keeps nothing of a message; its header has limits all the same."""
+        """The sink keeps nothing of a message, but the limits of the header apply."""
         client = self.client(self.factory(Sink()), b"DATA\r\n", b"Subject: a\r\n\r\n" + PIECE * 9)
         self.assertEqual(self.used, 0)
         client.say(b".\r\n")
@@ -196,7 +196,7 @@ class MemoryTests(SynchronousTestCase):
         self.assertEqual(client.heard(), [354, 554])
 
     def test_subclassOfSink(self) -> None:
-        """A subclass that wants to see messages is given them."""
+        """A subclass that reads messages gets them."""
         seen = []
 
         class Looks(Sink):
@@ -208,7 +208,7 @@ class MemoryTests(SynchronousTestCase):
         self.assertEqual(seen, [PIECE])
 
     def test_filtered(self) -> None:
-        """Behind filters, a message that is handed over whole counts as well."""
+        """Behind filters, a message that the handler gets whole counts, too."""
 
         class Looks:
             name = "looks"

@@ -1,4 +1,4 @@
-"""What a server says of odd messages, of odd addresses, and of mistakes in its handler's hooks."""
+"""Replies to unusual messages and addresses, and reports of mistakes in the handler's hooks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class HeaderTests(LoggingTestCase):
     """Messages whose header is too large."""
 
     def send(self, content: bytes, **options: Any) -> list[Answer]:
-        """The answers to a message, by DATA and by BDAT, followed by a good one."""
+        """The replies to a message, by DATA and by BDAT, and to a valid message after it."""
         said = []
         for way in (b"DATA\r\n" + content + b".\r\n", b"BDAT %d LAST\r\n" % len(content) + content):
             client = Client(handler(DATA=lambda *arguments: "250 2.0.0 OK"), **options)
@@ -29,7 +29,7 @@ class HeaderTests(LoggingTestCase):
         return said
 
     def test_octets(self) -> None:
-        """A header with more octets than header_size_limit is 552, and the session goes on."""
+        """A header with more octets than header_size_limit gets 552, and the session continues."""
         content = b"A: b\r\n" * 50000 + b"\r\nHello\r\n"
         for answer in self.send(content):
             self.assertEqual(
@@ -40,7 +40,7 @@ class HeaderTests(LoggingTestCase):
         )
 
     def test_fields(self) -> None:
-        """One with more fields than header_field_limit is 554."""
+        """A header with more fields than header_field_limit gets 554."""
         for answer in self.send(b"A: b\r\n" * 2001 + b"\r\n"):
             self.assertEqual(
                 (answer.code, answer.text), (554, "5.6.0 The header of the message has more than 2000 fields")
@@ -49,10 +49,10 @@ class HeaderTests(LoggingTestCase):
 
 
 class LostRecipientTests(LoggingTestCase):
-    """A handle_RCPT that accepts and does not append."""
+    """A handle_RCPT that accepts a recipient without appending it."""
 
     def test_warned(self) -> None:
-        """The log tells it, once for a handler, with the hook, the handler and the address."""
+        """The log reports it once for each handler, with the hook, the handler and the address."""
         factory = SMTPFactory(handler(RCPT=lambda *arguments: "250 2.1.5 OK"))
         for _ in range(2):
             client = Client(factory=factory)
@@ -63,7 +63,8 @@ class LostRecipientTests(LoggingTestCase):
             self.assertIn(words, warning)
 
     def test_dropped(self) -> None:
-        """Dropped on purpose, nobody is warned; a message to nobody else is taken and discarded, whole or streaming."""
+        """A recipient that is dropped on purpose causes no warning. A message with only such recipients is accepted and
+        discarded, whole or streamed."""
         taken: list[Any] = []
 
         def drop(server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
@@ -88,7 +89,7 @@ class LostRecipientTests(LoggingTestCase):
         self.assertEqual(self.logged("warn"), [])
 
     def test_refused(self) -> None:
-        """Who was dropped and then refused is no recipient."""
+        """A recipient that is dropped and then refused does not count as a recipient."""
 
         def drop(server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
             envelope.drop(address)
@@ -99,7 +100,7 @@ class LostRecipientTests(LoggingTestCase):
         self.assertEqual(client.ask(b"DATA").code, 503)
 
     def test_missingReturn(self) -> None:
-        """A hook that forgets its return is named, with what is missing."""
+        """A hook without a return statement is reported by name, with the probable mistake."""
         for name, octets in {"RCPT": TRANSACTION, "DATA": TRANSACTION + b"DATA\r\n.\r\n", "MAIL": TRANSACTION}.items():
             self.events.clear()
             client = Client(handler(**{name: lambda *arguments: None}))
@@ -110,7 +111,7 @@ class LostRecipientTests(LoggingTestCase):
             )
 
     def test_otherResults(self) -> None:
-        """So is one that forgets an await, or yields: nothing else is logged or warned of."""
+        """So is a hook that lacks an await, or that yields. Nothing else is logged, and there is no warning."""
 
         async def store() -> str:
             return "250 OK"
@@ -150,7 +151,7 @@ class LenientTests(SynchronousTestCase):
     """lenient_addresses."""
 
     def test_option(self) -> None:
-        """The hook is given addresses as they are written; without the option they are 553."""
+        """The hook gets addresses as they are written. Without the option, they get 553."""
         given: list[str] = []
 
         def note(server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
@@ -169,7 +170,7 @@ class LenientTests(SynchronousTestCase):
         self.assertEqual(strict.codes(octets), [553, 503])
 
     def test_defaults(self) -> None:
-        """It is off for factories, and on for catchers and controllers, as bare newlines are."""
+        """It is off in factories, and on in catchers and controllers, like bare_newlines."""
         for settings, on in (
             (SMTPFactory().settings, False),
             (MailCatcher().factory.settings, True),

@@ -1,4 +1,4 @@
-"""Replies that leave in the turn that made them."""
+"""Replies that are sent in the iteration in which they are created."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from txsmtpd.engine.output import RECORD, closes_at_once, encrypt_at_once, send_
 
 
 class Stingy(Connection):
-    """A connection whose socket takes so many octets at once."""
+    """A connection whose socket accepts this number of octets at once."""
 
     def __init__(self, takes: Any) -> None:
         ours, self.other = socket.socketpair()
@@ -39,7 +39,7 @@ class Stingy(Connection):
 
 
 class SendAtOnceTests(SynchronousTestCase):
-    """What becomes of the octets."""
+    """Octets over a plain connection."""
 
     def connection(self, takes: Any) -> Stingy:
         connection = Stingy(takes)
@@ -47,18 +47,18 @@ class SendAtOnceTests(SynchronousTestCase):
         return connection
 
     def later(self, connection: Stingy) -> bytes:
-        """What is still to be written."""
+        """The octets that are not yet written."""
         return connection.dataBuffer + b"".join(connection._tempDataBuffer)
 
     def test_all(self) -> None:
-        """What the socket takes is gone, and nothing is queued."""
+        """Octets that the socket accepts are sent, and nothing is queued."""
         connection = self.connection(1000)
         self.assertIs(way_to(connection), send_at_once)
         send_at_once(connection, b"250 OK\r\n")
         self.assertEqual((connection.taken, self.later(connection)), (b"250 OK\r\n", b""))
 
     def test_short(self) -> None:
-        """What the socket does not take is queued, and nothing is sent twice."""
+        """Octets that the socket does not accept are queued, and nothing is sent twice."""
         for takes in range(8):
             connection = self.connection(takes)
             send_at_once(connection, b"250 OK\r\n")
@@ -66,7 +66,7 @@ class SendAtOnceTests(SynchronousTestCase):
             self.assertEqual(len(connection.taken), takes)
 
     def test_order(self) -> None:
-        """What follows something that is queued is queued behind it, even if the socket would take it now."""
+        """Octets after queued ones are queued, too, even if the socket would accept them now."""
         connection = self.connection(3)
         send_at_once(connection, b"first")
         connection.takes = 1000
@@ -79,13 +79,13 @@ class SendAtOnceTests(SynchronousTestCase):
         self.assertEqual(connection.taken, b"fir")
 
     def test_broken(self) -> None:
-        """A broken connection is left to the transport, which tells the protocol in its own time."""
+        """If the connection is lost, the transport notifies the protocol later."""
         connection = self.connection(CONNECTION_LOST)
         send_at_once(connection, b"250 OK\r\n")
         self.assertEqual(self.later(connection), b"250 OK\r\n")
 
     def test_closing(self) -> None:
-        """Nothing is sent at once on a transport that is closing, whoever closed it."""
+        """Nothing is sent directly on a transport that is closing."""
         for attribute in ("disconnecting", "_aborting"):
             connection = self.connection(1000)
             setattr(connection, attribute, True)
@@ -93,7 +93,7 @@ class SendAtOnceTests(SynchronousTestCase):
             self.assertEqual(connection.taken, b"", attribute)
 
     def test_closes(self) -> None:
-        """A connection that has sent all closes without help; one that has not may need it."""
+        """A connection that has sent everything closes immediately. Another one may need the linger time."""
         connection = self.connection(3)
         self.assertTrue(closes_at_once(connection))
         send_at_once(connection, b"250 OK\r\n")
@@ -101,7 +101,7 @@ class SendAtOnceTests(SynchronousTestCase):
 
 
 class Sayer(SMTP):
-    """A server that says much, in different ways."""
+    """A server that sends much data, in different ways."""
 
     takes: int | None = None  # octets that the socket takes at once; None: as many as there are
     refuses = False  # whether TLS cannot encrypt now
@@ -132,7 +132,7 @@ class Unwilling:
 
 
 class EncryptAtOnceTests(TLSTestCase):
-    """What becomes of octets over TLS."""
+    """Octets over TLS."""
 
     said = f"e:10 w:20 e:30 e:{RECORD + 1} e:40 w:{3 * RECORD} e:50 e:60"
 
@@ -154,11 +154,11 @@ class EncryptAtOnceTests(TLSTestCase):
         self.assertEqual(reply.split("\n"), [*expected, "250 done"])
 
     async def test_order(self) -> None:
-        """Whatever way they go, octets arrive once and in order."""
+        """Octets arrive once and in order, by whatever way they are sent."""
         await self.check(secured)
 
     async def test_implicit(self) -> None:
-        """The same with TLS from the first octet."""
+        """The same is true with implicit TLS."""
         port = await self.serve(implicit_tls=True)
 
         def talk() -> str:
@@ -172,9 +172,9 @@ class EncryptAtOnceTests(TLSTestCase):
         self.assertEqual(await self.run_client(talk), "250 2.0.0 OK")
 
     async def test_short(self) -> None:
-        """What the socket does not take at once follows in order."""
+        """Octets that the socket does not accept immediately follow in order."""
         await self.check(secured, takes=7000)
 
     async def test_mustRead(self) -> None:
-        """Where TLS must read before it writes, the octets wait for that in the ordinary way."""
+        """If TLS must read before it writes, Twisted's transport queues the octets."""
         await self.check(secured, refuses=True)

@@ -1,4 +1,4 @@
-"""What a subclass of the protocol may call and override, and what it is told otherwise."""
+"""What a subclass of the protocol may call and override, and the exceptions otherwise."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from txsmtpd.engine.overrides import NEVER_CALLED, PLAIN
 
 
 def subclass(base: type[SMTP] = SMTP, *mixins: type, **members: Any) -> type[SMTP]:
-    """A class with these members, as a user's module makes it."""
+    """A class with these members, as in a user's module."""
     return type("Own", (*mixins, base), {"__module__": "users", **members})
 
 
 class OverrideTests(SynchronousTestCase):
-    """Subclasses that would not do what their author thinks."""
+    """Subclasses that would not have the intended effect."""
 
     def test_neverCalled(self) -> None:
-        """A method that the server would never call, as aiosmtpd's does, is a TypeError that says what to write."""
+        """A method that the server would never call, as aiosmtpd's does, is a TypeError that names the replacement."""
         for name, instead in NEVER_CALLED.items():
             error = self.assertRaises(TypeError, subclass, **{name: lambda self: None})
             self.assertIn(f"Own.{name} would never be called", str(error))
@@ -37,7 +37,8 @@ class OverrideTests(SynchronousTestCase):
             self.assertIn(name, str(error))
 
     def test_plain(self) -> None:
-        """What the server calls without awaiting it must be plain: ``async def push`` would send nothing."""
+        """Methods that the server calls without awaiting the result must be plain: ``async def push`` would send
+        nothing."""
 
         async def override(self: Any, *arguments: Any) -> None: ...
 
@@ -46,7 +47,7 @@ class OverrideTests(SynchronousTestCase):
             self.assertIn("without async", str(error))
 
     def test_startTLS(self) -> None:
-        """A STARTTLS that begins TLS by asyncio is left out, with a warning; any other is the subclass's."""
+        """A STARTTLS that starts TLS with asyncio is removed, with a warning. Any other one is kept."""
 
         async def by_asyncio(self: Any, arg: Any) -> None:
             await self.push("220 Ready")
@@ -65,14 +66,14 @@ class OverrideTests(SynchronousTestCase):
         self.assertIs(subclass(smtp_STARTTLS=other).smtp_STARTTLS, other)
 
     def test_everywhere(self) -> None:
-        """The same holds for LMTP, for subclasses of subclasses, and for mixins."""
+        """The same is true for LMTP, for subclasses of subclasses, and for mixins."""
         mixin = type("Mixin", (), {"__module__": "users", "data_received": lambda self, data: None})
         self.assertRaises(TypeError, subclass, SMTP, mixin)
         self.assertRaises(TypeError, subclass, LMTP, data_received=lambda self, data: None)
         self.assertRaises(TypeError, subclass, subclass(), data_received=lambda self, data: None)
 
     def test_ownNames(self) -> None:
-        """All other names are the subclass's own, those that the engine uses for its parts included."""
+        """A subclass may use all other names, including names that the engine uses for its own parts."""
 
         class Own(SMTP):
             closing = "today"
@@ -99,7 +100,7 @@ class OverrideTests(SynchronousTestCase):
         self.assertEqual(client.codes(b"QUIT\r\n"), [221])
 
     def test_documented(self) -> None:
-        """What is documented can be overridden, and is called."""
+        """Documented methods can be overridden, and are called."""
         called = []
 
         class Own(SMTP):
@@ -138,7 +139,7 @@ class OverrideTests(SynchronousTestCase):
         )
 
     def test_instance(self) -> None:
-        """An attribute of an instance that the server uses itself is a TypeError when the connection comes."""
+        """An attribute of an instance that the server uses itself is a TypeError when the connection is made."""
 
         class Own(SMTP):
             def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -149,10 +150,10 @@ class OverrideTests(SynchronousTestCase):
 
 
 class EndTests(SynchronousTestCase):
-    """What is left of a connection."""
+    """Objects after the end of a connection."""
 
     def test_freed(self) -> None:
-        """A protocol is freed when its connection has ended, without the garbage collector."""
+        """A protocol is freed at the end of its connection, without the garbage collector."""
         factory = SMTPFactory(handler(), hostname="mx.test", reactor=Clock())
         gc.collect()
         gc.disable()

@@ -1,4 +1,4 @@
-"""Whatever a client sends, however it is cut, whenever hooks are done: the same replies, one for each command."""
+"""The replies depend neither on segments nor on the duration of hooks. Each command has one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ UNLIMITED: dict[str, Any] = {
 
 
 class Delayed:
-    """A handler whose hooks take as long as the next number says: nothing, or seconds."""
+    """A handler whose hooks take as long as the next number says: no time, or seconds."""
 
     def __init__(self, clock: Clock, delays: list[float]) -> None:
         self.clock = clock
@@ -111,7 +111,7 @@ class SessionTests(LoggingTestCase):
     @settings(deadline=None, max_examples=150)
     @given(sessions(), cuts(), DELAYS, DELAYS)
     def test_oneReplyEach(self, session: Block, cuts: list[int], delays: list[float], pauses: list[float]) -> None:
-        """Each command gets exactly one final reply, in order, however the input is cut and long the hooks take."""
+        """Each command gets exactly one final reply, in order, independent of segments and of the duration of hooks."""
         octets = session.octets
         expected = run(octets, [], [], [])
         finals = [code for code in codes(expected[0]) if code != 354]
@@ -125,13 +125,13 @@ class SessionTests(LoggingTestCase):
     @settings(deadline=None, max_examples=100)
     @given(sessions(), cuts(), DELAYS, some.integers(0, 300))
     def test_smallBuffer(self, session: Block, cuts: list[int], delays: list[float], limit: int) -> None:
-        """The same when the connection is paused again and again because the buffer is small."""
+        """The same is true if the connection is paused repeatedly because the buffer is small."""
         expected = run(session.octets, [], [], [])
         self.assertEqual(run(session.octets, cuts, delays, [], buffer_limit=limit), expected)
 
 
 def _to_several(recipients: list[bytes], lines: list[bytes], chunk: bytes | None) -> Block:
-    """A message over LMTP, by DATA, or by BDAT if there is a chunk."""
+    """A message over LMTP, by DATA, or by BDAT if there are chunks."""
     accepted = sum(not each.startswith(b"no") for each in recipients) + 1
     octets = b"RSET\r\nMAIL FROM:<a@b>\r\n" + b"".join(b"RCPT TO:<%b>\r\n" % each for each in [*recipients, b"e@f"])
     before = 2 + len(recipients) + 1
@@ -155,7 +155,7 @@ class LMTPTests(LoggingTestCase):
     @settings(deadline=None, max_examples=100)
     @given(some.lists(some.one_of(lines(), TO_SEVERAL), max_size=8), cuts(), DELAYS, some.sampled_from([None, 20]))
     def test_oneReplyEach(self, blocks: list[Block], cuts: list[int], delays: list[float], limit: int | None) -> None:
-        """Each accepted recipient gets exactly one reply to a message, whatever is wrong with it, in order."""
+        """Each accepted recipient gets exactly one reply to a message, in order, whatever is wrong with the message."""
         octets = b"LHLO first\r\n" + b"".join(block.octets for block in blocks)
         options = {"protocol": LMTP, "data_size_limit": limit}
         expected = run(octets, [], [], [], **options)
@@ -167,12 +167,12 @@ class LMTPTests(LoggingTestCase):
 
 
 class AnythingTests(LoggingTestCase):
-    """Octets of any kind."""
+    """Arbitrary octets."""
 
     @settings(deadline=None, max_examples=400)
     @given(octets(), cuts(), DELAYS)
     def test_anything(self, octets: bytes, cuts: list[int], delays: list[float]) -> None:
-        """Any octets, cut anywhere, get the same well-formed replies, and leave no traceback in the log."""
+        """Arbitrary octets, split anywhere, get the same well-formed replies, and leave no traceback in the log."""
         expected = run(octets, [], [], [])
         answers(expected[0])
         self.assertEqual(run(octets, cuts, [], []), expected)
@@ -182,7 +182,7 @@ class AnythingTests(LoggingTestCase):
     @settings(deadline=None, max_examples=200)
     @given(octets(), some.integers(0, 400), some.booleans())
     def test_clientGoes(self, octets: bytes, cut: int, half: bool) -> None:
-        """A client that goes at any moment leaves no timer, no hook and no traceback."""
+        """A client that disconnects at any moment leaves no timer, hook or traceback behind."""
         clock = Clock()
         hooks = Delayed(clock, [2])
         client = Client(hooks, reactor=clock, **UNLIMITED)

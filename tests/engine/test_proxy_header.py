@@ -1,4 +1,4 @@
-"""Behind a proxy, in memory: whose PROXY header is believed, what it changes, and how a connection without one ends."""
+"""Behind a proxy, in memory: which PROXY headers are trusted, their effect, and connections without a valid one."""
 
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ TRUSTED = ["192.0.2.0/24"]
 
 
 def proxied(handler: object = None, **options: Any) -> Client:
-    """A connection from a proxy that is trusted, before its header."""
+    """A connection from a trusted proxy, before its header."""
     options.setdefault("proxy_from", TRUSTED)
     return Client(handler, **options)
 
 
 class HeaderTests(LoggingTestCase):
-    """A header from a network that is trusted."""
+    """A header from a trusted network."""
 
     def test_peer(self) -> None:
-        """The client is who the header says; the proxy's own address and the header are kept beside it."""
+        """The session's peer is the client of the header. The proxy's address and the header are kept in other
+        attributes."""
         for header, peer in (
             (HEADER, CLIENT),
             (V2, OWN),
@@ -54,7 +55,7 @@ class HeaderTests(LoggingTestCase):
             self.assertEqual(bytes(session.proxy_data.whole_raw), header)
 
     def test_everySplit(self) -> None:
-        """However header and commands are cut, the same is answered."""
+        """The replies do not depend on how the header and the commands are split."""
         for header in (HEADER, V2):
             octets = header + GREETING + TRANSACTION + b"QUIT\r\n"
             whole = proxied().talk(octets)
@@ -67,7 +68,7 @@ class HeaderTests(LoggingTestCase):
                 self.assertTrue(client.closed)
 
     def test_ownConnection(self) -> None:
-        """LOCAL, UNKNOWN and unspecified families name no client: it is the proxy itself that is served."""
+        """LOCAL, UNKNOWN and unspecified families name no client: the session's peer is the proxy itself."""
         for header in (LOCAL, version2(0, 1, 1, bytes(12)), b"PROXY UNKNOWN\r\n", version2(1, 0, 0, b"abc")):
             client = proxied()
             self.assertEqual(client.codes(header + GREETING), [220, 250])
@@ -76,13 +77,13 @@ class HeaderTests(LoggingTestCase):
             self.assertTrue(session.proxy_data)
 
     def test_onlyOnce(self) -> None:
-        """A second header is a bad command, and changes nothing."""
+        """A second header is an unknown command, and changes nothing."""
         client = proxied()
         self.assertEqual(client.codes(HEADER + V1 + GREETING), [220, 500, 250])
         self.assertEqual(client.server.session.peer, CLIENT)
 
     def test_untrusted(self) -> None:
-        """From elsewhere no header is looked for: the client is greeted at once, and PROXY is a bad command."""
+        """Other networks need no header: the client gets the greeting immediately, and PROXY is an unknown command."""
         client = Client(proxy_from=["198.51.100.0/24", "unix"])
         self.assertTrue(client.welcome.startswith(b"220 "))
         answer = client.ask(HEADER[:-2])
@@ -93,14 +94,14 @@ class HeaderTests(LoggingTestCase):
         self.assertEqual((session.peer, session.proxy_data), (OWN, None))
 
     def test_off(self) -> None:
-        """Without the option, nobody is a proxy."""
+        """Without the option, there are no proxies."""
         for options in ({}, {"proxy_from": []}, {"proxy_from": None}):
             client = Client(**options)
             self.assertTrue(client.welcome)
             self.assertEqual(client.ask(HEADER[:-2]).code, 500)
 
     def test_families(self) -> None:
-        """Proxies may connect by IPv4, by IPv6, and over Unix sockets."""
+        """Proxies may connect over IPv4, IPv6 and Unix sockets."""
         mapped = IPv6Address("TCP", "::ffff:192.0.2.7", 1)
         for peer, networks in (
             (PEER, ["192.0.2.7"]),
@@ -114,7 +115,7 @@ class HeaderTests(LoggingTestCase):
             self.assertEqual(client.server.session.peer, CLIENT)
 
     def test_trace(self) -> None:
-        """What is written above a message names the client."""
+        """The Received field of a message names the client."""
         lines: list[bytes] = []
 
         async def data(server: Any, session: Any, envelope: Any) -> str:
@@ -127,7 +128,7 @@ class HeaderTests(LoggingTestCase):
         self.assertIn(b"from client.test ([203.0.113.9])", lines[0])
 
     def test_connect(self) -> None:
-        """``handle_CONNECT`` is asked once the client is known, and its word is the first that is sent."""
+        """``handle_CONNECT`` is called after the header, and its reply is the first output."""
         peers = []
 
         def connect(server: Any, session: Any, envelope: Any) -> str:
@@ -144,7 +145,7 @@ class HookTests(LoggingTestCase):
     """``handle_PROXY``."""
 
     def test_told(self) -> None:
-        """It sees the header, and who the proxy is, before the client is told anything."""
+        """It gets the header and the proxy's address before anything is sent to the client."""
         seen: list[Any] = []
 
         def proxy(server: Any, session: Any, envelope: Any, proxy_data: Any) -> bool:
@@ -160,7 +161,7 @@ class HookTests(LoggingTestCase):
         self.assertEqual(client.server.session.peer, CLIENT)
 
     def test_decides(self) -> None:
-        """A true result lets the connection go on; a false one closes it without a word."""
+        """A true result continues the session. A false result closes the connection without a reply."""
         for result in (True, "yes", 1, False, None, 0, ""):
             for _, hook in in_three_forms(result):
                 client = proxied(handler(PROXY=hook))
@@ -168,7 +169,7 @@ class HookTests(LoggingTestCase):
                 self.assertEqual((bool(said), client.closed), (bool(result), not result))
 
     def test_waits(self) -> None:
-        """While it waits, nothing that has come is lost; the header's own time is over."""
+        """While it waits, no input is lost. The timeout of the header no longer applies."""
         hook = Waiting(True)
         client = proxied(handler(PROXY=hook))
         self.assertEqual(client.talk(HEADER + GREETING), b"")
@@ -177,7 +178,7 @@ class HookTests(LoggingTestCase):
         self.assertEqual(client.codes(b"NOOP\r\n"), [220, 250, 250])
 
     def test_refusesLater(self) -> None:
-        """A false result that comes late closes as well."""
+        """A false result after a wait closes the connection, too."""
         hook = Waiting(False)
         client = proxied(handler(PROXY=hook))
         client.say(HEADER + GREETING)
@@ -187,7 +188,7 @@ class HookTests(LoggingTestCase):
         self.assertEqual(self.logged("warn"), self.logged())
 
     def test_fails(self) -> None:
-        """One that raises lets nobody in; the log has its traceback, the client no word."""
+        """If it raises an exception, the connection is closed without a reply, and the log has the traceback."""
 
         def proxy(*arguments: Any) -> bool:
             raise RuntimeError("secret")
@@ -198,7 +199,7 @@ class HookTests(LoggingTestCase):
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
     def test_takesTooLong(self) -> None:
-        """One that takes too long lets nobody in."""
+        """If it takes too long, the connection is closed."""
         for obedient in (True, False):
             hook = Waiting(True, obedient)
             client = proxied(handler(PROXY=hook), hook_timeout=10)
@@ -208,7 +209,7 @@ class HookTests(LoggingTestCase):
             self.assertTrue(client.closed)
 
     def test_clientLeaves(self) -> None:
-        """Who leaves while the hook waits is gone, and nothing is refused to anybody."""
+        """If the client disconnects while the hook waits, no refusal is logged."""
         causes: list[Any] = []
         hook = Waiting(True)
         client = proxied(handler(PROXY=hook, DISCONNECT=lambda *arguments: causes.append(arguments[-1])))
@@ -219,7 +220,7 @@ class HookTests(LoggingTestCase):
         self.assertEqual(self.logged(), [])
 
     def test_ownWord(self) -> None:
-        """A hook that sets ``session.peer`` has its way."""
+        """If a hook sets ``session.peer``, its value is kept."""
 
         def proxy(server: Any, session: Any, envelope: Any, proxy_data: Any) -> bool:
             session.peer = ("198.51.100.1", 1)
@@ -232,7 +233,7 @@ class HookTests(LoggingTestCase):
 
 
 class BadHeaderTests(LoggingTestCase):
-    """What is no header, or comes too late, closes the connection: without a word, and with one line in the log."""
+    """An invalid or late header closes the connection without a reply, and with one line in the log."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -240,7 +241,7 @@ class BadHeaderTests(LoggingTestCase):
         self.handler = handler(DISCONNECT=lambda *arguments: self.causes.append(arguments[-1]))
 
     def assertEnded(self, client: Client, why: str, cause: type[BaseException] = ProxyHeaderError) -> None:
-        """The connection has ended as it should."""
+        """Assert that the connection has ended as expected."""
         self.assertTrue(client.closed)
         self.assertEqual(client.transport.taken, b"")
         (line,) = self.logged()
@@ -253,7 +254,7 @@ class BadHeaderTests(LoggingTestCase):
         self.causes.clear()
 
     def test_garbage(self) -> None:
-        """Other protocols, SMTP among them, and headers that are a little wrong."""
+        """Other protocols, SMTP included, and slightly malformed headers."""
         for octets, why in (
             (GREETING, "there is no PROXY header"),
             (b"GET / HTTP/1.1\r\n\r\n", "there is no PROXY header"),
@@ -270,7 +271,7 @@ class BadHeaderTests(LoggingTestCase):
             self.assertEnded(client, why)
 
     def test_tooLong(self) -> None:
-        """A header without an end is read no further than it could be one."""
+        """A header without an end is read only up to the maximum length of a header."""
         for octets in (b"PROXY " + b"x" * 200, V2[:14] + b"\xff\xff" + bytes(100)):
             for cuts in ([], range(len(octets))):
                 client = proxied(self.handler)
@@ -278,7 +279,7 @@ class BadHeaderTests(LoggingTestCase):
                 self.assertEnded(client, "the header is longer than")
 
     def test_slow(self) -> None:
-        """Five seconds are all there is, for who says nothing and for who says it octet by octet."""
+        """The timeout is five seconds, for silent clients and for those that send one octet at a time."""
         client = proxied(self.handler)
         client.wait(4.9)
         self.assertFalse(client.closed)
@@ -292,7 +293,7 @@ class BadHeaderTests(LoggingTestCase):
         self.assertEnded(client, "it did not arrive in time", TimeoutError)
 
     def test_ownTimeout(self) -> None:
-        """The time can be told."""
+        """The timeout is an option."""
         client = proxied(self.handler, proxy_protocol_timeout=60)
         client.wait(59)
         self.assertFalse(client.closed)
@@ -303,7 +304,7 @@ class BadHeaderTests(LoggingTestCase):
         self.assertEnded(client, "it did not arrive in time", TimeoutError)
 
     def test_timeIsOver(self) -> None:
-        """Once the header is there, its time is of no matter any more."""
+        """After the header, its timeout no longer applies."""
         client = proxied(self.handler)
         self.assertEqual(client.codes(HEADER), [220])
         client.wait(100)
@@ -311,7 +312,7 @@ class BadHeaderTests(LoggingTestCase):
         self.assertEqual(client.codes(GREETING), [250])
 
     def test_truncated(self) -> None:
-        """A connection that ends, or is closed by half, within the header."""
+        """The connection is lost or half-closed within the header."""
         for octets, why in ((b"", "there is no header"), (HEADER[:20], "not complete"), (V2[:20], "not complete")):
             client = proxied(self.handler)
             client.say(octets)
@@ -323,7 +324,7 @@ class BadHeaderTests(LoggingTestCase):
             self.assertEnded(client, why)
 
     def test_halfClose(self) -> None:
-        """A client that has said all it wants to, header and commands, is answered."""
+        """A client that half-closes after the header and its commands gets its replies."""
         client = proxied(self.handler)
         client.say(HEADER + GREETING + b"QUIT\r\n")
         client.half_close()
@@ -332,7 +333,7 @@ class BadHeaderTests(LoggingTestCase):
         )
 
     def test_shutdown(self) -> None:
-        """A server that shuts down waits for no header, and says nothing to who has sent none."""
+        """A server that shuts down does not wait for a header, and sends nothing to clients without one."""
         for end in ("drain", "abort"):
             client = proxied(self.handler)
             getattr(client.factory, end)()
@@ -342,7 +343,7 @@ class BadHeaderTests(LoggingTestCase):
             self.assertEqual(client.clock.getDelayedCalls(), [])
 
     def test_withinTLS(self) -> None:
-        """An endpoint that speaks TLS by itself has nobody who could read the header: it is not waited for."""
+        """If the endpoint starts TLS, the server cannot read the header, and does not wait for it."""
 
         class Wrapped(StringTransport, TLSMemoryBIOProtocol):
             def __init__(self) -> None:
@@ -361,10 +362,10 @@ class BadHeaderTests(LoggingTestCase):
 
 
 class EverybodyTests(SynchronousTestCase):
-    """``proxy_protocol_timeout`` alone: everybody is a proxy, and the handler decides."""
+    """``proxy_protocol_timeout`` alone: all peers are proxies, and the handler decides."""
 
     def test_everybody(self) -> None:
-        """All connections have to begin with a header, from wherever they come."""
+        """All connections must start with a header, from any network."""
         hooks = handler(PROXY=lambda *arguments: True)
         for peer in (PEER, IPv6Address("TCP", "::1", 1), UNIXAddress(None)):
             client = Client(hooks, peer=peer, proxy_protocol_timeout=3)
@@ -375,17 +376,17 @@ class EverybodyTests(SynchronousTestCase):
             self.assertTrue(client.closed)
 
     def test_networks(self) -> None:
-        """Together with ``proxy_from`` it is but the time."""
+        """Together with ``proxy_from`` it is only the timeout."""
         self.assertTrue(Client(proxy_protocol_timeout=3, proxy_from=["198.51.100.1"]).welcome)
         self.assertTrue(Client(proxy_protocol_timeout=3, proxy_from=[]).welcome)
 
     def test_needsHook(self) -> None:
-        """Without a hook that decides, everybody could say who they are: that is refused when the server is made."""
+        """Without a hook that decides, clients could claim any address. Therefore the factory refuses the options."""
         error = self.assertRaises(ValueError, SMTPFactory, proxy_protocol_timeout=5)
         self.assertIn("give proxy_from too", str(error))
 
     def test_nobodyDecides(self) -> None:
-        """A program that makes such a protocol itself is told so in the log; no connection is let in."""
+        """If a program creates such a protocol itself, the log reports it, and all connections are closed."""
         with self.assertLogs("mail.log", "ERROR"):
             server = SMTP(handler(), proxy_protocol_timeout=5, reactor=Clock())
         transport = StringTransport()
@@ -395,7 +396,7 @@ class EverybodyTests(SynchronousTestCase):
         self.assertEqual(transport.value(), b"")
 
     def test_values(self) -> None:
-        """What is no time is refused; one below that of a lost segment is warned of."""
+        """Invalid timeouts are refused. A timeout that is shorter than a retransmission causes a warning."""
         for value in (0, -1, float("nan")):
             self.assertRaises(ValueError, SMTPFactory, proxy_from=TRUSTED, proxy_protocol_timeout=value)
         for wrong in ("5", True):
@@ -408,19 +409,19 @@ class EverybodyTests(SynchronousTestCase):
             self.assertIn("proxy_protocol_timeout < 3.0", str(warned[0].message))
 
     def test_badNetworks(self) -> None:
-        """What is no network is refused when the server is made."""
+        """Invalid networks are refused when the factory is created."""
         self.assertRaises(ValueError, SMTPFactory, proxy_from=["localhost"])
         self.assertRaises(TypeError, SMTPFactory, proxy_from="192.0.2.0/24")
 
     def test_mappedNetwork(self) -> None:
-        """A network of IPv4 may be written as IPv6 has it."""
+        """An IPv4 network may be written as an IPv4-mapped IPv6 network."""
         for network in "::ffff:192.0.2.0/120", "::ffff:192.0.2.7", "::ffff:0:0/96":
             self.assertEqual(Client(proxy_from=[network]).welcome, b"", network)
         for network in "::ffff:192.0.3.0/120", "::/0":
             self.assertTrue(Client(proxy_from=[network]).welcome, network)
 
     def test_nobody(self) -> None:
-        """Whoever has no address is on a Unix socket only where it is said so."""
+        """A peer without an address counts as a Unix socket only where that is correct."""
         networks = Networks("proxy_from", ["unix", "192.0.2.0/24"])
         self.assertIn("", networks)
         for peer in None, "192.0.2.7", ["192.0.2.7", 1], ("", 0), ("unix", 0):
@@ -449,7 +450,7 @@ class LimitTests(SynchronousTestCase):
         self.assertTrue(self.connected(factory, HEADER).closed)
 
     def test_own(self) -> None:
-        """What the proxy does for itself is not limited; who connects directly is."""
+        """The proxy's own connections are not limited. Direct clients are."""
         factory = self.factory()
         for _ in range(5):
             self.assertFalse(self.connected(factory, LOCAL).closed)
@@ -458,7 +459,7 @@ class LimitTests(SynchronousTestCase):
         self.assertEqual([client.welcome[:3] for client in direct], [b"220", b"220", b"421"])
 
     def test_gone(self) -> None:
-        """Nothing is kept of clients that are gone, with or without a header."""
+        """Nothing is kept about clients that have disconnected, with or without a header."""
         factory = self.factory()
         clients = [self.connected(factory, octets) for octets in (HEADER, HEADER, HEADER, LOCAL, b"", b"EHLO\r\n")]
         for client in clients:
@@ -474,10 +475,10 @@ class LimitTests(SynchronousTestCase):
 
 
 class StartTLSTests(SynchronousTestCase):
-    """What STARTTLS forgets, and what it does not."""
+    """What STARTTLS discards, and what it keeps."""
 
     def test_forget(self) -> None:
-        """Who the client is, the connection has told, not the client: it is known in TLS too."""
+        """STARTTLS keeps the client's address, because the connection provides it and not the client."""
         client = proxied()
         client.talk(HEADER + GREETING)
         before = client.server.session
@@ -489,10 +490,10 @@ class StartTLSTests(SynchronousTestCase):
 
 
 class SubclassTests(SynchronousTestCase):
-    """Servers of one's own."""
+    """Custom servers."""
 
     def test_greet(self) -> None:
-        """A subclass without a factory is behind a proxy as well."""
+        """A subclass without a factory works behind a proxy, too."""
         server = SMTP(proxy_from=TRUSTED, hostname="mx.test", reactor=Clock())
         transport = StringTransport(peerAddress=PEER)
         server.makeConnection(transport)
@@ -502,10 +503,10 @@ class SubclassTests(SynchronousTestCase):
 
 
 class TranscriptTests(SynchronousTestCase):
-    """What a transcript keeps of a header."""
+    """A header in a transcript."""
 
     def test_kept(self) -> None:
-        """Whom it names, or what is wrong with it; it is no mail data."""
+        """A transcript has the client of the header, or the error. The header does not count as mail data."""
         for header, shown in (
             (HEADER, "for 203.0.113.9:5555"),
             (LOCAL, "the proxy's own connection"),

@@ -1,4 +1,4 @@
-"""What clients are told that do something too often: connections, messages, recipients, TLS sessions, logins."""
+"""Replies to clients that exceed rates: connections, messages, recipients, TLS sessions, logins."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class RateTests(LoggingTestCase):
     """``rates``."""
 
     def test_messages(self) -> None:
-        """One message too many is refused with 450 at MAIL, and tells how long to wait; then it is taken."""
+        """A message above the rate gets 450 at MAIL, with the time to wait. After that time, it is accepted."""
         client = Client(rates={"messages": "60/min,burst=2"}, junk_command_limit=None)
         client.talk(GREETING)
         said = answers(client.talk(MAIL * 3))
@@ -43,7 +43,7 @@ class RateTests(LoggingTestCase):
         self.assertEqual(codes(client.talk(MAIL)), [250, 250])
 
     def test_ownCommand(self) -> None:
-        """A command that is an attribute of the connection's object is counted as the one that it replaces."""
+        """A command that is an attribute of the protocol object counts like the command that it replaces."""
 
         class Own(SMTP):
             def __init__(self, *args: Any, **options: Any) -> None:
@@ -57,14 +57,14 @@ class RateTests(LoggingTestCase):
             self.assertEqual(said, [250, 250, last])
 
     def test_recipients(self) -> None:
-        """One recipient too many is refused with 450; the message goes to those before."""
+        """A recipient above the rate gets 450. The message is sent to the earlier ones."""
         client = Client(rates={"recipients": "2/hour"})
         said = client.talk(GREETING + TRANSACTION + b"RCPT TO:<c@x.test>\r\nRCPT TO:<d@x.test>\r\nDATA\r\nx\r\n.\r\n")
         self.assertEqual(codes(said)[-5:], [250, 250, 450, 354, 250])
         self.assertIn("4.7.1 Too many recipients, try again in 1800 seconds", answers(said)[-3].text)
 
     def test_connections(self) -> None:
-        """One connection too many is answered 421 in place of the greeting."""
+        """A connection above the rate gets 421 in place of the greeting."""
         factory = SMTPFactory(rates={"connections": "2/min"})
         clients = [Client(factory=factory, peer=other(1)) for _ in range(3)]
         self.assertEqual([client.closed for client in clients], [False, False, True])
@@ -75,7 +75,7 @@ class RateTests(LoggingTestCase):
         self.assertFalse(Client(factory=factory, peer=other(2)).closed)
 
     def test_sharedByNetwork(self) -> None:
-        """Clients of one network are one: all of an IPv6 /64, and an IPv4 address in both its forms."""
+        """Clients of one network count together: an IPv6 /64, and an IPv4 address in both forms."""
         for peers in (
             [IPv6Address("TCP", f"2001:db8::{number}", 1) for number in range(3)],
             [IPv4Address("TCP", "192.0.2.1", 1), IPv6Address("TCP", "::ffff:192.0.2.1", 1)] * 2,
@@ -85,13 +85,13 @@ class RateTests(LoggingTestCase):
             self.assertEqual(said[:3], [250, 250, 450])
 
     def test_prefixes(self) -> None:
-        """How much of an address is the network can be told."""
+        """The prefix length of networks is an option."""
         factory = SMTPFactory(rates={"messages": "1/min"}, network_prefixes=(24, 48))
         said = [codes(Client(factory=factory, peer=other(number)).talk(GREETING + MAIL))[1] for number in (1, 200)]
         self.assertEqual(said, [250, 450])
 
     def test_unlimited(self) -> None:
-        """Loopback has no limits, unless somebody else has none."""
+        """Loopback has no limits, unless other networks are exempt instead."""
         rates = {"messages": "1/min"}
         self.assertEqual(set(codes(Client(peer=LOCAL, rates=rates).talk(GREETING + MAIL * 9))), {250})
         mine = Client(peer=other(1), rates=rates, unlimited_networks=["192.0.2.0/24"])
@@ -100,7 +100,7 @@ class RateTests(LoggingTestCase):
         self.assertIn(450, codes(local.talk(GREETING + MAIL * 9)))
 
     def test_login(self) -> None:
-        """Who has authenticated is counted by login, from wherever."""
+        """Authenticated clients are counted by their login, from all networks."""
         options: dict[str, Any] = {"authenticator": knows, "auth_require_tls": False}
         factory = SMTPFactory(rates={"messages": "2/min"}, **options)
 
@@ -112,7 +112,7 @@ class RateTests(LoggingTestCase):
         self.assertEqual(mail(1, "anna"), 250)
 
     def test_log(self) -> None:
-        """The decision is one line, with the client's address."""
+        """The log has one line about the decision, with the client's address."""
         client = Client(rates={"messages": "1/min"})
         client.talk(GREETING + MAIL * 2)
         [line] = [each for each in self.logged("info") if "refused" in each]
@@ -121,7 +121,7 @@ class RateTests(LoggingTestCase):
         )
 
     def test_settings(self) -> None:
-        """Rates that cannot be read, unknown kinds, and two who decide are refused when the factory is made."""
+        """Invalid rates, unknown kinds, and a limiter together with rates are refused when the factory is created."""
         for options, kind, text in [
             ({"rates": {"messages": "many"}}, ValueError, "is not a rate"),
             ({"rates": {"mails": "1/s"}}, ValueError, "there is no rate of 'mails'"),
@@ -135,10 +135,10 @@ class RateTests(LoggingTestCase):
 
 
 class LimiterTests(LoggingTestCase):
-    """A limiter of the application's own."""
+    """A custom limiter."""
 
     def test_waits(self) -> None:
-        """It may take its time; what the client has sent behind the command waits with it."""
+        """It may return an awaitable. The client's further commands wait for it."""
         asked: list[Deferred[Any]] = []
 
         class Slow:
@@ -158,13 +158,13 @@ class LimiterTests(LoggingTestCase):
         self.assertEqual(codes(client.talk(b"")), [450, 250])
 
     def test_shared(self) -> None:
-        """Factories that are given one limiter have one limit."""
+        """Factories with the same limiter share its limits."""
         limits = Limits({"messages": "1/min"})
         said = [codes(Client(limiter=limits, peer=other(1)).talk(GREETING + MAIL))[1] for _ in range(2)]
         self.assertEqual(said, [250, 450])
 
     def test_fails(self) -> None:
-        """One that fails is a hook that fails: 451, and the session goes on."""
+        """If it raises an exception, the reply is 451, as for a hook. The session continues."""
 
         class Broken:
             kinds = frozenset(["messages"])
@@ -181,7 +181,7 @@ class LimiterTests(LoggingTestCase):
 
 
 class AuthTests(LoggingTestCase):
-    """Guessing from many connections."""
+    """Password guessing over many connections."""
 
     def factory(self, **options: Any) -> SMTPFactory:
         return SMTPFactory(authenticator=knows, auth_require_tls=False, auth_failure_delay=0, **options)
@@ -191,7 +191,7 @@ class AuthTests(LoggingTestCase):
         return codes(client.talk(GREETING + plain(login, password)))[-1]
 
     def test_names(self) -> None:
-        """A network that fails with too many distinct names is answered 454, whatever the password."""
+        """A network that fails with too many distinct names gets 454, whatever the password is."""
         factory = self.factory(auth_failures_per_network="3/10min")
         said = [self.attempt(factory, f"name{number}") for number in range(4)]
         self.assertEqual(said, [535, 535, 535, 454])
@@ -199,18 +199,18 @@ class AuthTests(LoggingTestCase):
         self.assertEqual(self.attempt(factory, "fred", 2, "right"), 235)
 
     def test_default(self) -> None:
-        """Twenty names in ten minutes are the limit if nothing else is said."""
+        """The default limit is twenty names in ten minutes."""
         factory = self.factory()
         self.assertEqual([self.attempt(factory, f"name{number}") for number in range(21)], [535] * 20 + [454])
 
     def test_oldPassword(self) -> None:
-        """One name may fail as often as it likes, and is never locked."""
+        """One name may fail any number of times, and is never locked."""
         factory = self.factory()
         self.assertEqual({self.attempt(factory, "fred") for _ in range(50)}, {535})
         self.assertEqual(self.attempt(factory, "fred", password="right"), 235)
 
     def test_slowedDown(self) -> None:
-        """But the reply to it waits twice as long each time, up to ten seconds, from wherever it is tried."""
+        """The delay of its reply doubles each time, up to ten seconds, from all networks."""
         factory = SMTPFactory(authenticator=knows, auth_require_tls=False)
         waits = []
         for number in range(6):
@@ -223,7 +223,7 @@ class AuthTests(LoggingTestCase):
         self.assertEqual(waits, [1, 2, 4, 8, 10, 10])
 
     def test_unlimited(self) -> None:
-        """Loopback is not counted."""
+        """Failures from loopback are not counted."""
         factory = self.factory(auth_failures_per_network="1/10min")
         for number in range(5):
             client = Client(factory=factory, peer=LOCAL)
@@ -234,7 +234,7 @@ class PlacesTests(LoggingTestCase):
     """``connection_limit_per_network``."""
 
     def test_network(self) -> None:
-        """A network has so many connections at one time; others are not touched by it."""
+        """A network may have a limited number of connections. Other networks are not affected."""
         factory = SMTPFactory(connection_limit_per_network=2)
         clients = [Client(factory=factory, peer=IPv6Address("TCP", f"2001:db8::{each}", 1)) for each in range(3)]
         self.assertEqual([client.closed for client in clients], [False, False, True])
@@ -245,12 +245,12 @@ class PlacesTests(LoggingTestCase):
         self.assertEqual(factory.refused["network"], 1)
 
     def test_unlimited(self) -> None:
-        """Loopback may have as many as it likes."""
+        """Loopback may have any number."""
         factory = SMTPFactory(connection_limit_per_network=1)
         self.assertEqual({Client(factory=factory, peer=LOCAL).closed for _ in range(9)}, {False})
 
     def test_log(self) -> None:
-        """Refusals are logged with the address, but a flood of them is not."""
+        """Refusals are logged with the address. A flood of them is not logged completely."""
         factory = SMTPFactory(connection_limit_per_network=0)
         for _ in range(100):
             Client(factory=factory, peer=other(1))
@@ -265,7 +265,7 @@ class PlacesTests(LoggingTestCase):
         self.assertIn("client 192.0.2.2:4321", self.logged("info")[-1])
 
     def test_proxy(self) -> None:
-        """Behind a proxy it is the client whom the header names that is judged, for places and rates."""
+        """Behind a proxy, limits and rates apply to the client that the header names."""
         factory = SMTPFactory(connection_limit_per_network=1, rates={"messages": "1/min"}, proxy_from=["10.0.0.0/8"])
         proxy = IPv4Address("TCP", "10.0.0.1", 1)
 

@@ -43,7 +43,7 @@ SECOND = (
 
 
 class Inbox:
-    """A handler that keeps what it is given."""
+    """A handler that keeps its messages."""
 
     def __init__(self) -> None:
         self.envelopes: list[Envelope] = []
@@ -54,22 +54,22 @@ class Inbox:
 
 
 class SmugglingTests(SynchronousTestCase):
-    """One message stays one message."""
+    """One message remains one message."""
 
     def send(self, octets: bytes, cuts: list[int], **options: bool) -> tuple[list[int], list[Envelope], Client]:
-        """The codes of the replies, the messages taken, and the client."""
+        """The codes of the replies, the accepted messages, and the client."""
         inbox = Inbox()
         client = Client(inbox, **options)
         client.say(octets, cuts)
         return codes(client.heard()), inbox.envelopes, client
 
     def ways(self, octets: bytes, end: int) -> list[list[int]]:
-        """No cut, cuts around the false end, and every octet alone."""
+        """No split, splits around the false end, and every octet alone."""
         around = range(end - 2, end + 10)
         return [[], *([cut] for cut in around), list(range(1, len(octets)))]
 
     def test_refused(self) -> None:
-        """With a CR or LF on its own the one message is refused with 550 at its real end, and none is taken."""
+        """A message with a bare CR or LF is refused with 550 at its real end."""
         for false_end in FALSE_ENDS[:-1]:
             octets = GREETING + FIRST + false_end + SECOND + b"NOOP\r\n"
             for cuts in self.ways(octets, len(GREETING + FIRST)):
@@ -79,7 +79,7 @@ class SmugglingTests(SynchronousTestCase):
                 self.assertFalse(client.closed)
 
     def test_nul(self) -> None:
-        """A NUL before the dot makes it text: one message, with the second inside it."""
+        """A NUL before the dot makes it text: one message, which contains the second one."""
         octets = GREETING + FIRST + b"\r\n\0.\r\n" + SECOND + b"NOOP\r\n"
         for cuts in self.ways(octets, len(GREETING + FIRST)):
             said, taken, _ = self.send(octets, cuts)
@@ -89,7 +89,7 @@ class SmugglingTests(SynchronousTestCase):
             self.assertIn(b"\r\n\0.\r\nMAIL FROM:<admin@example.com>\r\n", taken[0].original_content or b"")
 
     def test_bareNewlinesAllowed(self) -> None:
-        """Where they are allowed a message with them is one message, with the second inside it as text."""
+        """If they are allowed, the result is one message that contains the second one as text."""
         for false_end in FALSE_ENDS + MORE_FALSE_ENDS:
             octets = GREETING + FIRST + false_end + SECOND + b"NOOP\r\n"
             for cuts in self.ways(octets, len(GREETING + FIRST)):
@@ -100,7 +100,7 @@ class SmugglingTests(SynchronousTestCase):
                 self.assertIn(b"MAIL FROM:<admin@example.com>", taken[0].original_content or b"")
 
     def test_otherFalseEnds(self) -> None:
-        """Whatever else resembles the end: one message at most, and a clear reply to it."""
+        """Other sequences that resemble the end result in at most one message, with an unambiguous reply."""
         for false_end in MORE_FALSE_ENDS:
             octets = GREETING + FIRST + false_end + SECOND + b"NOOP\r\n"
             said, taken, _ = self.send(octets, [])
@@ -110,7 +110,7 @@ class SmugglingTests(SynchronousTestCase):
             self.assertTrue(all(envelope.mail_from == "real@example.com" for envelope in taken))
 
     def test_atTheBeginning(self) -> None:
-        """A false end at the very beginning of the data is none either."""
+        """A false end at the very beginning of the data does not end it either."""
         opening = GREETING + FIRST[: FIRST.index(b"Subject")]
         for false_end in [b".\n", b".\r", b"\n.\r\n", b"\r.\r\n", b".\r\r\n", b"\0.\r\n", b"..\r\n"]:
             for bare_newlines in (False, True):
@@ -120,13 +120,13 @@ class SmugglingTests(SynchronousTestCase):
                 self.assertTrue(all(envelope.mail_from == "real@example.com" for envelope in taken))
 
     def test_realEnd(self) -> None:
-        """The real end is one, so that these tests could fail."""
+        """The real end ends the message, so that these tests could fail."""
         said, taken, _ = self.send(GREETING + FIRST + b"\r\n.\r\n" + SECOND, [])
         self.assertEqual(said, [250, 250, 250, 354, 250, 250, 250, 354, 250])
         self.assertEqual(len(taken), 2)
 
     def test_tooLarge(self) -> None:
-        """A message that is too large is read to its real end, and nothing in it is a command."""
+        """A message that is too large is read to its real end, and no part of it is executed."""
         for false_end in FALSE_ENDS:
             inbox = Inbox()
             client = Client(inbox, data_size_limit=50)
@@ -135,7 +135,7 @@ class SmugglingTests(SynchronousTestCase):
             self.assertEqual(inbox.envelopes, [])
 
     def test_tooLongLine(self) -> None:
-        """So is one with a line that is too long."""
+        """The same is true for a message with a line that is too long."""
         for false_end in FALSE_ENDS:
             inbox = Inbox()
             client = Client(inbox, line_length_limit=100)

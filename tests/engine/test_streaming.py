@@ -1,4 +1,4 @@
-"""Messages that are passed on as they arrive: receivers, their one end, and back-pressure."""
+"""Messages that are passed on as they arrive: receivers, the single end of each, and back-pressure."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ FAILED = Answer(451, ("4.3.0 Internal error, try again later",))
 
 
 def chunk(octets: bytes, last: bool = False) -> bytes:
-    """BDAT and its octets."""
+    """BDAT and its payload."""
     return b"BDAT %d%s\r\n%s" % (len(octets), b" LAST" if last else b"", octets)
 
 
 def stuffed(message: bytes) -> bytes:
-    """DATA and the message, dots doubled, with its end."""
+    """DATA and the message, dot-stuffed, with its end."""
     text = b"\r\n" + message
     return b"DATA\r\n" + text.replace(b"\r\n.", b"\r\n..")[2:] + b".\r\n"
 
@@ -142,7 +142,7 @@ class Handler:
 
 class ReceiverTestCase(LoggingTestCase):
     def start(self, *plans: dict[str, Any], hook: Any = None, **options: Any) -> Client:
-        """A client whose transaction waits for the message."""
+        """A client whose next input is the message."""
         self.handler = Handler(*plans)
         if hook is not None:
             self.handler.hook = hook
@@ -156,16 +156,16 @@ class ReceiverTestCase(LoggingTestCase):
         return receiver
 
     def assertEnded(self, how: str) -> None:
-        """All receivers have had this end, and nothing amiss."""
+        """Assert that all receivers had this end, and that no rule was violated."""
         for receiver in self.handler.receivers:
             self.assertEqual((receiver.ends, receiver.broken), ([how], []), receiver.calls)
 
 
 class MessageTests(ReceiverTestCase):
-    """What a receiver is given."""
+    """The calls that a receiver gets."""
 
     def test_data(self) -> None:
-        """DATA: the octets with dots undone, then finish; its status is the reply."""
+        """DATA: the octets without dot-stuffing, then finish. Its status is the reply."""
         client = self.start()
         self.assertEqual(codes(client.talk(b"DATA\r\n")), [354])
         self.assertEqual(self.handler.opened, [("a@example.com", ["b@example.com"])])
@@ -179,14 +179,14 @@ class MessageTests(ReceiverTestCase):
         self.assertEnded("finish")
 
     def test_bdat(self) -> None:
-        """BDAT: the octets as they are, of all chunks; one receiver for the message."""
+        """BDAT: the octets of all chunks, unchanged; one receiver for the message."""
         client = self.start()
         self.assertEqual(codes(client.talk(chunk(b"..a\r\n") + chunk(b"\0\n.\r\n") + b"BDAT 0 LAST\r\n")), [250] * 3)
         self.assertEqual(self.receiver.message, b"..a\r\n\0\n.\r\n")
         self.assertEndedInOrder()
 
     def test_asTheyArrive(self) -> None:
-        """Octets are passed on when they come, not when the message ends."""
+        """Octets are passed on when they arrive, not at the end of the message."""
         for begin, behind in (b"DATA\r\n", b"\r\n.\r\n"), (b"BDAT 9 LAST\r\n", b"\r\n!"):
             client = self.start()
             client.say(begin)
@@ -198,7 +198,7 @@ class MessageTests(ReceiverTestCase):
             self.assertEnded("finish")
 
     def test_empty(self) -> None:
-        """A message without octets is one without a write."""
+        """A message without octets causes no write."""
         for octets in b"DATA\r\n.\r\n", b"BDAT 0 LAST\r\n":
             client = self.start()
             self.assertEqual(answers(client.talk(octets))[-1], KEPT)
@@ -212,7 +212,7 @@ class MessageTests(ReceiverTestCase):
     )
     @settings(deadline=None)
     def test_exactly(self, message: bytes, cuts: list[int]) -> None:
-        """However the octets are cut, and by DATA or BDAT, the receiver gets exactly the message."""
+        """However the octets are split, by DATA or by BDAT, the receiver gets exactly the message."""
         for octets in stuffed(message), chunk(message, True), chunk(message) + b"BDAT 0 LAST\r\n":
             client = self.start()
             client.say(octets, cuts)
@@ -221,7 +221,7 @@ class MessageTests(ReceiverTestCase):
             self.assertEnded("finish")
 
     def test_severalMessages(self) -> None:
-        """Each message has a receiver of its own."""
+        """Each message has its own receiver."""
         client = self.start()
         client.say(stuffed(b"a\r\n") + TRANSACTION + chunk(b"b", True) + TRANSACTION + stuffed(b"c\r\n"))
         self.assertEqual(codes(client.heard()), [354, 250, 250, 250, 250, 250, 250, 354, 250])
@@ -229,7 +229,7 @@ class MessageTests(ReceiverTestCase):
         self.assertEnded("finish")
 
     def test_statuses(self) -> None:
-        """finish gives its status as handle_DATA does: at once, as a coroutine, or as a Deferred."""
+        """finish returns its status as handle_DATA does: directly, as a coroutine, or as a Deferred."""
 
         async def later(receiver: Receiver) -> str:
             return "250 2.0.0 kept"
@@ -244,7 +244,7 @@ class MessageTests(ReceiverTestCase):
             self.assertEnded("finish")
 
     def test_refusedByFinish(self) -> None:
-        """finish may refuse: by its status or by Refused. It is the message's one end."""
+        """finish may refuse the message, by its status or by Refused. That is the single end of the message."""
         for finish in refusing, lambda receiver: str(FULL), lambda receiver: FULL:
             for octets in stuffed(b"a\r\n"), chunk(b"a", True):
                 client = self.start({"finish": finish})
@@ -252,19 +252,19 @@ class MessageTests(ReceiverTestCase):
                 self.assertEnded("finish")
 
     def test_noStatus(self) -> None:
-        """A finish that gives no status is answered 451, and logged."""
+        """A finish that returns no status gets 451, and is logged."""
         client = self.start({"finish": lambda receiver: 42})
         self.assertEqual(codes(client.talk(stuffed(b"a\r\n"))), [354, 451])
         self.assertEqual(self.errors_logged(), 1)
 
     def test_421(self) -> None:
-        """A finish that gives 421 closes the connection."""
+        """A finish that returns 421 closes the connection."""
         client = self.start({"finish": lambda receiver: "421 4.3.2 closing"})
         self.assertEqual(codes(client.talk(stuffed(b"a\r\n"))), [354, 421])
         self.assertTrue(client.closed)
 
     def test_producer(self) -> None:
-        """What a receiver registers is a push producer, and a receiver is a consumer."""
+        """A receiver is a consumer, and gets a push producer."""
         client = self.start()
         client.say(b"DATA\r\n")
         self.assertTrue(verifyObject(IPushProducer, self.receiver.producer))
@@ -272,7 +272,7 @@ class MessageTests(ReceiverTestCase):
         client.vanish()
 
     def test_notDeclared(self) -> None:
-        """A handler that does not declare that it streams is a mistake, and never asked for receivers."""
+        """A handler that does not declare IStreamingHandler is a mistake, and its open_message is never called."""
 
         class Handler:
             def open_message(self, *arguments: Any) -> Any:
@@ -290,7 +290,7 @@ class MessageTests(ReceiverTestCase):
 
 
 def refusing(receiver: Receiver) -> Any:
-    """A finish that raises Refused, noted as the end that it is."""
+    """A finish that raises Refused, recorded as the end of the receiver."""
     receiver.ends.append("finish")
     raise Refused(FULL)
 
@@ -299,7 +299,7 @@ class OpenTests(ReceiverTestCase):
     """open_message."""
 
     def test_refused(self) -> None:
-        """Refused gives its reply in place of 354, and the transaction stays; the next DATA may be taken."""
+        """Refused sets the reply in place of 354, and the transaction stays open. The next DATA may be accepted."""
 
         def refuse(receiver: Receiver) -> Any:
             raise Refused(FULL)
@@ -311,7 +311,7 @@ class OpenTests(ReceiverTestCase):
         self.assertEqual(codes(client.talk(stuffed(b"a\r\n"))), [354, 250])
 
     def test_raises(self) -> None:
-        """Any other exception is logged and answered 451, in place of 354."""
+        """Any other exception is logged, and the reply is 451 in place of 354."""
 
         def fail(receiver: Receiver) -> Any:
             raise ValueError("open_message")
@@ -321,14 +321,14 @@ class OpenTests(ReceiverTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
     def test_nothing(self) -> None:
-        """What is no receiver is answered 451 and logged."""
+        """A result that is not a receiver gets 451, and is logged."""
         client = self.start(hook=lambda receiver: None)
         client.say(b"DATA\r\nNOOP\r\n")
         self.assertEqual(codes(client.heard())[0], 451)
         self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
 
     def test_waits(self) -> None:
-        """open_message may wait; 354 comes when it is done, and octets sent ahead are passed on."""
+        """open_message may wait. 354 is sent when it is done, and octets that arrived earlier are passed on."""
         waiting = Waiting()
 
         async def wait(receiver: Receiver) -> Receiver:
@@ -344,7 +344,7 @@ class OpenTests(ReceiverTestCase):
             self.assertEnded("finish")
 
     def test_tooLong(self) -> None:
-        """One that takes too long is cancelled; the reply is 451."""
+        """If it takes too long, it is cancelled, and the reply is 451."""
         waiting = Waiting()
         client = self.start(hook=waiting, hook_timeout=5)
         client.say(b"DATA\r\n")
@@ -352,7 +352,7 @@ class OpenTests(ReceiverTestCase):
         self.assertEqual(waiting.cancelled, 1)
 
     def test_gone(self) -> None:
-        """It is cancelled as well if the client goes; one that opens a receiver regardless has it aborted."""
+        """It is also cancelled if the client disconnects. If it opens a receiver nevertheless, that is aborted."""
         for obedient in True, False:
             waiting = Waiting(obedient=obedient)
             client = self.start(hook=waiting)
@@ -366,7 +366,7 @@ class OpenTests(ReceiverTestCase):
 
 
 class EndTests(ReceiverTestCase):
-    """The one end of a message that does not come to its own."""
+    """The single end of a message that is not completed."""
 
     def assertAborted(self, why: type[BaseException], reply: int | None = None) -> None:
         self.assertEnded("abort")
@@ -378,7 +378,7 @@ class EndTests(ReceiverTestCase):
         self.assertEqual(self.receiver.calls[-2:], ["unregisterProducer", "abort"])
 
     def test_vanished(self) -> None:
-        """The client is gone: abort is told how."""
+        """The client disconnects: abort gets the reason."""
         for octets in b"DATA\r\nabc", b"BDAT 5\r\nabc", chunk(b"abc"):
             client = self.start()
             client.say(octets)
@@ -386,7 +386,7 @@ class EndTests(ReceiverTestCase):
             self.assertAborted(ConnectionLost)
 
     def test_idle(self) -> None:
-        """The client says nothing for too long."""
+        """The client is idle for too long."""
         for octets in b"DATA\r\nabc", b"BDAT 5\r\nabc", chunk(b"abc"):
             client = self.start(timeout=10)
             client.say(octets)
@@ -404,7 +404,7 @@ class EndTests(ReceiverTestCase):
             self.assertAborted(ConnectionDone)
 
     def test_tooLarge(self) -> None:
-        """The message is too large: the reason has the client's reply. Nothing above the limit is passed on."""
+        """The message is too large: the reason has the client's reply. No octets above the limit are passed on."""
         for octets in stuffed(bytes(20) + b"\r\n"), chunk(bytes(10)) + chunk(bytes(9)):
             client = self.start(data_size_limit=16)
             client.say(octets, range(len(octets)))
@@ -427,21 +427,21 @@ class EndTests(ReceiverTestCase):
         self.assertAborted(Refused, 500)
 
     def test_reset(self) -> None:
-        """RSET, EHLO or QUIT comes between chunks."""
+        """RSET, EHLO or QUIT between chunks."""
         for command, why in (b"RSET", Refused), (b"EHLO x", Refused), (b"HELO x", Refused), (b"QUIT", ConnectionDone):
             client = self.start()
             client.say(chunk(b"abc") + command + b"\r\n")
             self.assertAborted(why)
 
     def test_errorLimit(self) -> None:
-        """The connection ends because of what else the client says."""
+        """Other input of the client ends the connection."""
         client = self.start(error_limit=2)
         client.say(chunk(b"abc") + b"BOGUS\r\nBOGUS\r\n")
         self.assertEqual(codes(client.heard()), [250, 500, 421])
         self.assertAborted(ConnectionDone)
 
     def test_writeRaises(self) -> None:
-        """A receiver that raises is aborted with what it raised and not written to again; the reply is 451, once."""
+        """A receiver that raises an exception is aborted with it, and not written to again. The reply is 451, once."""
         for octets, expected in (stuffed(b"a\r\nb\r\n"), [354, 451]), (chunk(b"a", True), [451]):
             client = self.start({"write0": Receiver.fail})
             client.say(octets, range(len(octets)))
@@ -451,7 +451,7 @@ class EndTests(ReceiverTestCase):
             self.assertEqual(self.receiver.calls.count("write"), 1)
 
     def test_writeRefuses(self) -> None:
-        """A write may refuse the message: the rest is read, the reply comes at the end, and nothing is logged."""
+        """A write may refuse the message: the rest is read, the reply is sent at the end, and nothing is logged."""
         client = self.start({"write0": Receiver.refuse})
         client.say(b"DATA\r\na\r\n")
         self.assertEqual(codes(client.heard()), [354])
@@ -459,7 +459,7 @@ class EndTests(ReceiverTestCase):
         self.assertAborted(Refused, 452)
 
     def test_stopProducing(self) -> None:
-        """stopProducing refuses the message: it is aborted at once, and answered 451 at its end."""
+        """stopProducing refuses the message: the receiver is aborted immediately, and the reply at the end is 451."""
         for where in "registerProducer", "write0":
             client = self.start({where: Receiver.stop})
             client.say(b"DATA\r\na\r\n")
@@ -468,7 +468,7 @@ class EndTests(ReceiverTestCase):
             self.assertAborted(Refused, 451)
 
     def test_stopsLater(self) -> None:
-        """It may be called at any time, while paused too; after the end it does nothing."""
+        """It may be called at any time, even while paused. After the end it has no effect."""
         client = self.start({"write0": Receiver.pause})
         client.say(b"DATA\r\na\r\n")
         self.receiver.stop()
@@ -481,7 +481,7 @@ class EndTests(ReceiverTestCase):
         self.assertEnded("finish")
 
     def test_othersRaise(self) -> None:
-        """registerProducer and unregisterProducer may raise; the message is answered 451."""
+        """If registerProducer or unregisterProducer raises, the reply to the message is 451."""
         for name in "registerProducer", "unregisterProducer":
             client = self.start({name: Receiver.fail})
             self.assertEqual(codes(client.talk(stuffed(b"a\r\n"))), [354, 451])
@@ -489,14 +489,14 @@ class EndTests(ReceiverTestCase):
             self.assertGreater(len(self.flushLoggedErrors(ValueError)), 0)
 
     def test_finishRaises(self) -> None:
-        """If finish raises, that is the message's end: abort is not called."""
+        """If finish raises, that is the end of the message: abort is not called."""
         client = self.start({"finish": Receiver.fail})
         self.assertEqual(answers(client.talk(stuffed(b"a\r\n")))[-1], FAILED)
         self.assertEqual(self.receiver.calls[-2:], ["unregisterProducer", "finish"])
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
     def test_abortRaises(self) -> None:
-        """If abort raises, that is logged, and harms nobody."""
+        """An exception of abort is logged, and has no other effect."""
         client = self.start({"abort": Receiver.fail})
         self.assertEqual(codes(client.talk(chunk(b"a") + b"RSET\r\nNOOP\r\n")), [250, 250, 250])
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
@@ -506,7 +506,7 @@ class EndTests(ReceiverTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
     def test_errorIsNotLost(self) -> None:
-        """What a receiver has raised is in the log even if the message has no reply."""
+        """The exception of a receiver is logged even if the message has no reply."""
         for behind in b"RSET\r\n", b"QUIT\r\n", None:
             client = self.start({"write0": Receiver.fail})
             client.say(chunk(b"a"))
@@ -528,8 +528,8 @@ class EndTests(ReceiverTestCase):
         self.assertEnded("finish")
 
     def test_finishCancelled(self) -> None:
-        """A finish that waits is cancelled when the client goes, or when it takes too long. It was the message's end:
-        abort is not called, and a receiver cleans up where its finish is cancelled."""
+        """A finish that waits is cancelled if the client disconnects, or if it takes too long. That is the end of the
+        message: abort is not called, and a receiver must clean up when its finish is cancelled."""
         for way in "vanish", "time out":
             for obedient in True, False:
                 waiting = Waiting("250 2.0.0 kept", obedient)
@@ -546,7 +546,7 @@ class EndTests(ReceiverTestCase):
                 self.assertEnded("finish")
 
     def test_transactionOver(self) -> None:
-        """Whatever the end, the transaction is over and the next works."""
+        """After any end, the transaction is over, and the next one works."""
         for plan in {}, {"write0": Receiver.fail}, {"finish": Receiver.fail}, {"write0": Receiver.stop}:
             client = self.start(plan)
             client.say(stuffed(b"a\r\n"))
@@ -557,10 +557,10 @@ class EndTests(ReceiverTestCase):
 
 
 class PauseTests(ReceiverTestCase):
-    """Receivers that want no more for now."""
+    """Receivers that pause."""
 
     def test_paused(self) -> None:
-        """A receiver that has paused is not written to until it resumes; then it gets all that has come."""
+        """A receiver that has paused is not written to until it resumes. Then it gets everything that has arrived."""
         client = self.start({"write0": Receiver.pause})
         client.say(b"DATA\r\na")
         client.say(b"b")
@@ -573,7 +573,7 @@ class PauseTests(ReceiverTestCase):
         self.assertEnded("finish")
 
     def test_pausedAtOnce(self) -> None:
-        """It may pause as soon as it is told of the producer."""
+        """It may pause as soon as its producer is registered."""
         for octets in b"DATA\r\n", b"BDAT 1 LAST\r\n":
             client = self.start({"registerProducer": Receiver.pause})
             client.say(octets)
@@ -584,7 +584,7 @@ class PauseTests(ReceiverTestCase):
             client.vanish()
 
     def test_readingStops(self) -> None:
-        """While it is paused, no more than buffer_limit is read ahead: then the client is slowed down."""
+        """While it is paused, at most buffer_limit octets are read. Then the client is slowed down."""
         client = self.start({"write0": Receiver.pause}, buffer_limit=1000)
         client.say(b"DATA\r\na")
         for _ in range(20):
@@ -622,15 +622,15 @@ class PauseTests(ReceiverTestCase):
         self.assertEqual(codes(client.talk(stuffed(b"a\r\nb\r\n") + b"NOOP\r\n")), [354, 250, 250])
 
     def test_pausedAtTheEnd(self) -> None:
-        """A receiver that pauses with the last octets does not stop what follows its message: once it has finished, its
-        pause is over, as it cannot resume what was unregistered."""
+        """A receiver that pauses with the last octets does not stop the commands after its message: when it has
+        finished, its pause ends."""
         for octets, expected in (stuffed(b"a\r\n"), [354, 250]), (chunk(b"a", True), [250]):
             client = self.start({"write0": Receiver.pause})
             self.assertEqual(codes(client.talk(octets + b"NOOP\r\n")), [*expected, 250])
             self.assertEnded("finish")
 
     def test_lateResume(self) -> None:
-        """A receiver whose message is over says nothing for the next one's: that one stays paused."""
+        """A receiver whose message is over does not affect the pause of the next receiver."""
         client = self.start({}, {"write0": Receiver.pause})
         client.say(chunk(b"old"))
         old = self.handler.receivers[0].producer
@@ -645,7 +645,7 @@ class PauseTests(ReceiverTestCase):
         self.assertEnded("abort")
 
     def test_tooManyCalls(self) -> None:
-        """Calls that change nothing harm nothing."""
+        """Redundant calls have no effect."""
         client = self.start()
         client.say(b"DATA\r\na")
         producer = self.receiver.producer
@@ -662,7 +662,7 @@ class PauseTests(ReceiverTestCase):
         self.assertEqual(codes(client.talk(b"NOOP\r\n")), [250])
 
     def test_idleStandsStill(self) -> None:
-        """While the receiver is paused the client owes nothing, however long; afterwards it has its whole time."""
+        """While the receiver is paused, the client's timeouts do not run. Afterwards it has the whole time."""
         for where in "write0", "registerProducer":
             client = self.start({where: Receiver.pause}, timeout=10, hook_timeout=None)
             client.say(b"DATA\r\na")
@@ -674,7 +674,7 @@ class PauseTests(ReceiverTestCase):
             self.assertEnded("abort")
 
     def test_idleStandsStillAfterWait(self) -> None:
-        """So it is if open_message waited and its receiver pauses at once."""
+        """The same is true if open_message waited and its receiver pauses immediately."""
         waiting = Waiting()
 
         async def wait(receiver: Receiver) -> Receiver:
@@ -690,7 +690,7 @@ class PauseTests(ReceiverTestCase):
         self.assertEnded("abort")
 
     def test_idleWhileFinishing(self) -> None:
-        """A receiver that paused and resumes while its finish works does not start the client's clock."""
+        """A receiver that resumes during its finish does not start the client's timeouts."""
         waiting = Waiting("250 2.0.0 kept")
         client = self.start({"write0": Receiver.pause, "finish": waiting}, timeout=10, hook_timeout=None)
         client.say(stuffed(b"a\r\n"))
@@ -702,7 +702,7 @@ class PauseTests(ReceiverTestCase):
         self.assertEqual(answers(client.heard()), [KEPT])
 
     def test_forEver(self) -> None:
-        """A receiver that pauses for too long ends the connection, and is aborted: hook_timeout."""
+        """A receiver that pauses for longer than hook_timeout ends the connection, and is aborted."""
         for octets in b"DATA\r\na", b"BDAT 5\r\na":
             client = self.start({"write0": Receiver.pause}, hook_timeout=5)
             client.say(octets)
@@ -713,7 +713,7 @@ class PauseTests(ReceiverTestCase):
             self.assertEnded("abort")
 
     def test_eachPauseHasItsTime(self) -> None:
-        """hook_timeout is for each pause, not for all of them."""
+        """hook_timeout applies to each pause, not to all of them together."""
         plan = {f"write{number}": Receiver.pause for number in range(10)}
         client = self.start(plan, hook_timeout=5)
         client.say(b"DATA\r\n")
@@ -724,7 +724,7 @@ class PauseTests(ReceiverTestCase):
         self.assertEqual(codes(client.talk(b"\r\n.\r\n")), [354, 250][1:])
 
     def test_vanishedWhilePaused(self) -> None:
-        """A client that goes while the receiver is paused is noticed at once."""
+        """If the client disconnects while the receiver is paused, the server notices immediately."""
         client = self.start({"write0": Receiver.pause})
         client.say(b"DATA\r\na")
         client.vanish()
@@ -734,7 +734,7 @@ class PauseTests(ReceiverTestCase):
         self.assertEqual(client.clock.getDelayedCalls(), [])
 
     def test_halfClosedWhilePaused(self) -> None:
-        """One that has said everything and closes its side meanwhile gets its replies."""
+        """A client that has sent everything and half-closes meanwhile gets its replies."""
         client = self.start({"write0": Receiver.pause})
         client.say(b"DATA\r\na")
         client.say(b"\r\n.\r\nQUIT\r\n")
@@ -746,7 +746,7 @@ class PauseTests(ReceiverTestCase):
         self.assertEnded("finish")
 
     def test_raisesWhilePaused(self) -> None:
-        """A receiver that pauses and then raises in the same call is over: its pause is as well."""
+        """If a receiver pauses and then raises in the same call, its pause ends."""
 
         def both(receiver: Receiver) -> None:
             receiver.pause()
@@ -759,7 +759,7 @@ class PauseTests(ReceiverTestCase):
         self.flushLoggedErrors(ValueError)
 
     def test_clientDoesNotRead(self) -> None:
-        """A client that does not read its replies, and a receiver that is paused, do not undo each other's pause."""
+        """A client that does not read its replies, and a paused receiver, do not end each other's pause."""
         client = self.start({"write0": Receiver.pause})
         client.say(b"DATA\r\na")
         client.server.pauseProducing()  # what the transport does
@@ -864,7 +864,7 @@ class Scenario:
         return {"no status": 42, "421": "421 4.3.2 closing"}.get(how)
 
     def octets(self, way: str, ending: str) -> bytes:
-        """What the client says of the message, as far as it gets."""
+        """The octets of the message that the client sends."""
         message = b"".join(line + b"\r\n" for line in self.sending["lines"])
         message += {"bare LF": b"a\nb\r\n", "too large": bytes(200) + b"\r\n"}.get(ending, b"")
         self.message = message
@@ -878,7 +878,7 @@ class Scenario:
         return whole[: len(whole) - left_out]
 
     def happens(self, event: str) -> None:
-        """What happens between two segments."""
+        """Events between two segments."""
         receiver = self.handler.receivers[-1] if self.handler.receivers else None
         if event == "fire":
             self.fire()
@@ -894,7 +894,7 @@ class Scenario:
                 return
 
     def send(self, sending: dict[str, Any]) -> bool:
-        """One message, with whatever happens meanwhile; whether the client is still there."""
+        """One message, with any events. Returns whether the client is still connected."""
         self.sending = sending
         self.opening = sending["opening"]  # if it is tried again, all is well
         way, ending = sending["way"], sending["ending"]
@@ -921,7 +921,7 @@ class Scenario:
         return not self.client.closed and ending not in ("vanish", "half-close", "idle")
 
     def settle(self) -> None:
-        """Everybody does what is still to be done."""
+        """Complete everything that is pending."""
         for _ in range(6):
             for receiver in self.handler.receivers:
                 receiver.resume()
@@ -930,14 +930,13 @@ class Scenario:
 
 
 class PropertyTests(LoggingTestCase):
-    """Whatever clients and receivers do."""
+    """All combinations of clients and receivers."""
 
     @given(sendings=some.lists(SENDING, min_size=1, max_size=3))
     @settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow])
     def test_oneEnd(self, sendings: list[dict[str, Any]]) -> None:
-        """Each receiver that was handed over has exactly one end, once, and nothing after it. It is written to only
-        while it wants to be. What has finished is exactly the message, and 250 is said for nothing else. Nothing is
-        left behind."""
+        """Each receiver has exactly one end, and no call after it. It is written to only while it is not paused. A
+        receiver that has finished has exactly the message, and 250 is sent for nothing else. Nothing is left behind."""
         scenario = Scenario(timeout=30, hook_timeout=20, data_size_limit=150)
         for sending in sendings:
             if not scenario.send(sending):
@@ -1011,7 +1010,8 @@ class Sends(Protocol):
 
 @implementer(IMessageReceiver)
 class Slow:
-    """A receiver that pauses after each write and goes on in a later turn of the reactor, or when it is told to."""
+    """A receiver that pauses after each write, and resumes in a later iteration of the reactor, or when the test says
+    so."""
 
     def __init__(self, rests: bool = True) -> None:
         self.rests = rests
@@ -1048,7 +1048,7 @@ class TCPTests(TestCase):
     timeout = 120
 
     def run_client(self, receiver: Slow, size: int) -> Sends:
-        """Have a client send a message of this size to this receiver."""
+        """Let a client send a message of this size to this receiver."""
 
         @implementer(IStreamingHandler)
         class Handler:
@@ -1066,7 +1066,7 @@ class TCPTests(TestCase):
         return client
 
     async def test_slowReceiver(self) -> None:
-        """A receiver that pauses after each write gets the whole message, never more at once than is read ahead."""
+        """A receiver that pauses after each write gets the whole message. No write is larger than the buffer."""
         receiver = Slow()
         client = self.run_client(receiver, 16 * 2**20)
         said = await client.ended
@@ -1075,8 +1075,8 @@ class TCPTests(TestCase):
         self.assertLessEqual(receiver.largest, 2 * 65536 + 65536)
 
     async def test_stalledReceiver(self) -> None:
-        """While a receiver takes nothing, the client cannot send: what is under way is in the sockets' buffers. Then it
-        goes on, and nothing is lost."""
+        """While a receiver is paused, the client cannot send more than the sockets buffer. Then it continues, and
+        nothing is lost."""
         size = 256 * 2**20
         receiver = Slow(rests=False)
         client = self.run_client(receiver, size)
@@ -1100,9 +1100,9 @@ class TCPTests(TestCase):
 
 
 class InterfaceTests(SynchronousTestCase):
-    """What a handler and a receiver must have."""
+    """The methods that a handler and a receiver need."""
 
     def test_receiver(self) -> None:
-        """The receivers of these tests are what the interface asks for."""
+        """The receivers of these tests provide the interface."""
         self.assertTrue(verifyObject(IMessageReceiver, Receiver()))
         self.assertTrue(verifyObject(IStreamingHandler, Handler()))

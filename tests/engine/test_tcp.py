@@ -1,4 +1,4 @@
-"""Over real TCP: clients that leave, half-close, flood and never read; real client programs."""
+"""Over real TCP: clients that disconnect, half-close, send floods and never read; real client programs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PATIENCE = 60.0  # seconds after which a socket in these tests gives up
 
 
 class Inbox:
-    """A handler that keeps what it is given."""
+    """A handler that keeps its messages."""
 
     def __init__(self) -> None:
         self.envelopes: list[Envelope] = []
@@ -42,7 +42,7 @@ class Inbox:
 
 
 class Slow(Inbox):
-    """One whose hooks wait for a moment of real time."""
+    """A handler whose hooks wait for a moment of real time."""
 
     async def handle_MAIL(self, server: Any, session: Any, envelope: Envelope, address: str, options: list[str]) -> str:
         await deferLater(reactor, 0.1)  # type: ignore[arg-type]
@@ -54,7 +54,7 @@ class Slow(Inbox):
 
 
 def resident() -> int:
-    """Octets of memory that this process has."""
+    """The memory of this process in octets."""
     return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -67,7 +67,7 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 def read_replies(connection: socket.socket, count: int) -> bytes:
-    """So many complete replies."""
+    """This number of complete replies."""
     received = b""
     while len([line for line in received.split(b"\r\n")[:-1] if line[3:4] != b"-"]) < count or received[-2:] != b"\r\n":
         octets = connection.recv(65536)
@@ -104,7 +104,7 @@ class TCPTestCase(TestCase):
         return connection
 
     async def client(self, act: Callable[[socket.socket], Any]) -> Any:
-        """Let a client act in a thread; return what it returns."""
+        """Let a client act in a thread, and return its result."""
 
         def run() -> Any:
             with self.connect() as connection:
@@ -113,7 +113,7 @@ class TCPTestCase(TestCase):
         return await deferToThread(run)
 
     async def eventually(self, holds: Callable[[], bool], what: str) -> None:
-        """Wait until it holds. Fails if it takes too long."""
+        """Wait until the condition holds. Fails after a timeout."""
         began = time.monotonic()
         while not holds():
             if time.monotonic() - began > PATIENCE:
@@ -122,7 +122,7 @@ class TCPTestCase(TestCase):
 
 
 class DialogTests(TCPTestCase):
-    """Sessions over TCP are those in memory."""
+    """Sessions over TCP are equal to those in memory."""
 
     async def test_session(self) -> None:
         """A pipelined session gets all its replies, and the connection closes."""
@@ -135,7 +135,7 @@ class DialogTests(TCPTestCase):
         self.assertEqual(codes(await self.client(act)), SESSION_CODES)
 
     async def test_octetByOctet(self) -> None:
-        """So does one that comes octet by octet."""
+        """So does a session that arrives octet by octet."""
         await self.serve()
         session = SESSION[: SESSION.rindex(b"QUIT") + 6]  # what follows could make the kernel reset the connection
 
@@ -147,17 +147,17 @@ class DialogTests(TCPTestCase):
         self.assertEqual(codes(await self.client(act)), SESSION_CODES)
 
     async def test_dialogs(self) -> None:
-        """The dialogs kept as files get the same replies as in memory."""
+        """The dialog files get the same replies as in memory."""
         await self.serve()
         for dialog in DIALOGS:
             await self.client(dialog.play_over)
 
 
 class LeavingTests(TCPTestCase):
-    """Clients that leave while a hook waits."""
+    """Clients that disconnect while a hook waits."""
 
     async def gone(self, leave: Callable[[socket.socket], None]) -> None:
-        """A client leaves while its hook waits, and its hook is cancelled; nothing has to time out for that."""
+        """When a client disconnects while its hook waits, the hook is cancelled without a timeout."""
         hook = Waiting()
         causes: list[BaseException] = []
         no_limits = dict.fromkeys(("timeout", "hook_timeout", "command_timeout"), None)
@@ -187,11 +187,11 @@ class LeavingTests(TCPTestCase):
         await self.gone(leave)
 
     async def test_close(self) -> None:
-        """So does one that just closes it."""
+        """So does a client that closes it."""
         await self.gone(lambda connection: connection.close())
 
     async def test_closeAfterReading(self) -> None:
-        """So does one that closes it after it has read what was there."""
+        """So does a client that closes it after it has read everything."""
 
         def leave(connection: socket.socket) -> None:
             read_replies(connection, 1)
@@ -200,11 +200,11 @@ class LeavingTests(TCPTestCase):
         await self.gone(leave)
 
     async def test_halfClose(self) -> None:
-        """So does one that closes its side without QUIT."""
+        """So does a client that closes its side without QUIT."""
         await self.gone(lambda connection: connection.shutdown(socket.SHUT_WR))
 
     async def test_inMessage(self) -> None:
-        """A client that leaves inside a message leaves nothing."""
+        """A client that disconnects during a message leaves nothing behind."""
         inbox = Inbox()
         await self.serve(inbox)
 
@@ -217,7 +217,7 @@ class LeavingTests(TCPTestCase):
         self.assertEqual(inbox.envelopes, [])
 
     async def test_resetBeforeReplies(self) -> None:
-        """Many clients that reset the connection at once with replies under way leave nothing, and no traceback."""
+        """Many clients that reset their connections while replies are sent leave nothing behind, and no traceback."""
         await self.serve(Slow(), junk_command_limit=None)
 
         def rude() -> None:
@@ -234,7 +234,7 @@ class HalfCloseTests(TCPTestCase):
     """Clients that close their side and wait for the replies, as ``nc -N`` does."""
 
     async def session(self, octets: bytes, handler: object) -> bytes:
-        """All that the server says to a client that sends this and closes its side."""
+        """All output of the server to a client that sends this and closes its side."""
         await self.serve(handler)
 
         def act(connection: socket.socket) -> bytes:
@@ -246,21 +246,21 @@ class HalfCloseTests(TCPTestCase):
         return said
 
     async def test_waitingHooks(self) -> None:
-        """After a pipelined session with QUIT it gets all replies, however its hooks wait."""
+        """After a pipelined session with QUIT, the client gets all replies, no matter how long its hooks wait."""
         slow = Slow()
         octets = GREETING + TRANSACTION + b"DATA\r\n" + MESSAGE + b".\r\nNOOP\r\nQUIT\r\n"
         self.assertEqual(codes(await self.session(octets, slow)), [220, 250, 250, 250, 354, 250, 250, 221])
         self.assertEqual([envelope.content for envelope in slow.envelopes], [MESSAGE])
 
     async def test_readyHooks(self) -> None:
-        """Without waiting hooks it gets all replies without QUIT, too."""
+        """Without waiting hooks, it gets all replies without QUIT, too."""
         inbox = Inbox()
         octets = GREETING + TRANSACTION + b"DATA\r\n" + MESSAGE + b".\r\n"
         self.assertEqual(codes(await self.session(octets, inbox)), [220, 250, 250, 250, 354, 250])
         self.assertEqual(len(inbox.envelopes), 1)
 
     async def test_inMessage(self) -> None:
-        """Inside a message nothing is stored."""
+        """During a message, nothing is stored."""
         inbox = Inbox()
         octets = GREETING + TRANSACTION + b"DATA\r\n" + MESSAGE
         self.assertEqual(codes(await self.session(octets, inbox)), [220, 250, 250, 250, 354])
@@ -268,7 +268,7 @@ class HalfCloseTests(TCPTestCase):
 
 
 class FloodTests(TCPTestCase):
-    """Clients that send without end."""
+    """Clients that send without an end."""
 
     async def flood(self, octets: bytes, total: int, **options: Any) -> tuple[int, int]:
         """Send the octets again and again without reading, up to a total.
@@ -297,13 +297,13 @@ class FloodTests(TCPTestCase):
         return sent, growth[0]
 
     async def test_unreadReplies(self) -> None:
-        """A flood of pipelined commands with nobody reading is stopped, and memory stays bounded."""
+        """A flood of pipelined commands from a client that does not read is stopped, and memory stays bounded."""
         sent, grown = await self.flood(b"NOOP\r\n" * 10_000, 200_000_000, junk_command_limit=None)
         self.assertLess(sent, 60_000_000)
         self.assertLess(grown, 30_000_000)
 
     async def test_endlessLine(self) -> None:
-        """A line without end ends the session, and memory stays bounded."""
+        """A line without an end ends the session, and memory stays bounded."""
         sent, grown = await self.flood(b"x" * 65536, 200_000_000)
         self.assertLess(sent, 60_000_000)
         self.assertLess(grown, 30_000_000)
@@ -317,7 +317,7 @@ class FloodTests(TCPTestCase):
         self.assertEqual(len(hook.calls), 1)
 
     async def test_endlessMessage(self) -> None:
-        """A message beyond the limit is read on, and memory stays bounded."""
+        """A message beyond the limit is read to its end, and memory stays bounded."""
         await self.serve(Inbox(), data_size_limit=30_000_000)
         before = resident()
 
@@ -335,7 +335,7 @@ class FloodTests(TCPTestCase):
         self.assertLess(grown, 90_000_000)
 
     async def test_messageFarTooLarge(self) -> None:
-        """One that has 16 times the size allowed, and more, is not read to its end: 552, and the connection closes."""
+        """A message of more than 16 times the limit is not read to its end: 552, and the connection closes."""
         await self.serve(Inbox(), data_size_limit=100_000)
 
         def act(connection: socket.socket) -> bytes:
@@ -393,7 +393,7 @@ class ProgramTests(TCPTestCase):
         return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 
     async def test_smtpSource(self) -> None:
-        """2,000 messages by Postfix's smtp-source over 20 connections are 2,000 messages."""
+        """2,000 messages of Postfix's smtp-source over 20 connections are all received."""
         path = program("smtp-source", "postfix")
         inbox = Inbox()
         await self.serve(inbox)
@@ -405,7 +405,7 @@ class ProgramTests(TCPTestCase):
         self.assertTrue(all(len(envelope.content or b"") >= 1000 for envelope in inbox.envelopes))
 
     async def test_smtpSourceNewConnections(self) -> None:
-        """The same with a connection for each message and several recipients, and hooks that wait."""
+        """The same with a connection for each message, several recipients, and hooks that wait."""
         path = program("smtp-source", "postfix")
 
         class Waits(Inbox):
@@ -463,7 +463,7 @@ class ProgramTests(TCPTestCase):
         self.assertIn(b"\r\none\r\n.\r\n..two\r\n", envelope.original_content or b"")
 
     async def test_smtplib(self) -> None:
-        """Python's smtplib holds a whole session: EHLO, help, verify, messages, refusals, closing connection."""
+        """A whole session with Python's smtplib: EHLO, help, verify, messages, refusals, and a closed connection."""
         inbox = Inbox()
 
         async def rcpt(server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]) -> str:
@@ -495,7 +495,7 @@ class ProgramTests(TCPTestCase):
         self.assertEqual((second.mail_from, second.smtp_utf8), ("\u00fc@example.com", True))
 
     async def test_drain(self) -> None:
-        """A server that shuts down says 421 to the idle, and lets the others finish."""
+        """A server that shuts down sends 421 to idle clients, and lets the others finish."""
         inbox = Inbox()
         await self.serve(inbox)
 
@@ -522,10 +522,10 @@ class ProgramTests(TCPTestCase):
 
 
 class BlockedTests(TCPTestCase):
-    """A reactor that was blocked, by somebody's hook."""
+    """A hook has blocked the reactor."""
 
     async def test_notIdle(self) -> None:
-        """A client that has spoken meanwhile is not called idle: what lies in its socket is read before."""
+        """A client whose input is still in its socket is not idle: the socket is read first."""
         idle = 2.0
         await self.serve(timeout=idle, command_timeout=None)
         greeted: Deferred[None] = Deferred()

@@ -1,4 +1,4 @@
-"""How long clients may take, and what happens when the server is under stress."""
+"""Timeouts of clients, and stress mode."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOCAL = IPv4Address("TCP", "127.0.0.1", 4321)
 
 
 class Causes:
-    """A handler that keeps why sessions ended."""
+    """A handler that records why sessions ended."""
 
     def __init__(self) -> None:
         self.causes: list[type] = []
@@ -25,14 +25,14 @@ class Causes:
 
 
 def in_data(handler: Any = None, **options: Any) -> Client:
-    """A client that has been asked for a message."""
+    """A client that has received 354."""
     client = Client(handler, **options)
     assert codes(client.talk(GREETING + TRANSACTION + b"DATA\r\n"))[-1] == 354
     return client
 
 
 def drip(client: Client, octets: bytes, pause: float, times: int) -> float:
-    """Send the octets, again and again, a pause before each; how long it took until the client was ended."""
+    """Send the octets repeatedly, with a pause before each. Return the time until the client was disconnected."""
     waited = 0.0
     for _ in range(times):
         client.wait(pause, step=1)
@@ -47,7 +47,7 @@ class CommandTests(LoggingTestCase):
     """Command lines that do not end."""
 
     def test_octetBeforeEachTimeout(self) -> None:
-        """A client that sends one octet of a command before each time-out is gone after its deadline."""
+        """A client that sends one octet of a command before each timeout is disconnected at its deadline."""
         causes = Causes()
         client = Client(causes)
         took = drip(client, b"x", 299, 100)
@@ -59,20 +59,20 @@ class CommandTests(LoggingTestCase):
         self.assertEqual(client.clock.getDelayedCalls(), [])
 
     def test_longLine(self) -> None:
-        """That holds for a line that is too long, too, of which nothing is kept."""
+        """The same is true for a line that is too long and is not kept."""
         client = Client(command_timeout=30)
         client.say(b"x" * 13000)
         self.assertLessEqual(drip(client, b"x", 10, 100), 40)
 
     def test_wholeLines(self) -> None:
-        """A client that sends whole lines may take its time for each."""
+        """A client that sends complete lines has the whole time for each."""
         client = Client(timeout=30, command_timeout=30, junk_command_limit=None)
         for _ in range(20):
             client.wait(25, step=1)
             self.assertEqual(client.ask(b"NOOP").code, 250)
 
     def test_pipelined(self) -> None:
-        """Lines that came together do not use the time of one another up."""
+        """Lines that arrive together do not share their time."""
         hook = Waiting()
         client = Client(handler(NOOP=hook), timeout=30, command_timeout=30)
         client.say(b"NOOP\r\nNO")
@@ -88,7 +88,7 @@ class CommandTests(LoggingTestCase):
         self.assertTrue(client.closed)
 
     def test_answerInAuth(self) -> None:
-        """A line that AUTH asks for must be complete in time, too."""
+        """A line that AUTH requests must be complete in time, too."""
         client = Client(command_timeout=30, auth_require_tls=False, authenticator=lambda *arguments: True)
         client.talk(GREETING + b"AUTH PLAIN\r\n")
         client.say(b"A")
@@ -96,16 +96,17 @@ class CommandTests(LoggingTestCase):
         self.assertEqual(codes(client.transport.taken)[-1], 421)
 
     def test_none(self) -> None:
-        """Without a deadline an octet before each time-out is enough."""
+        """Without a deadline, one octet before each timeout is enough."""
         client = Client(command_timeout=None)
         self.assertRaises(AssertionError, drip, client, b"x", 299, 20)
 
 
 class DataTests(LoggingTestCase):
-    """Messages that come slowly."""
+    """Messages that arrive slowly."""
 
     def test_octetBeforeEachTimeout(self) -> None:
-        """A client that sends an octet of a message before each time-out is ended soon after the first."""
+        """A client that sends an octet of a message before each timeout is disconnected soon after the first
+        timeout."""
         causes = Causes()
         client = in_data(causes)
         self.assertLessEqual(drip(client, b"x", 299, 100), 2 * 299)
@@ -115,7 +116,7 @@ class DataTests(LoggingTestCase):
         self.assertEqual(causes.causes, [DataTooSlow])
 
     def test_atTheRate(self) -> None:
-        """A client that keeps to the rate is never ended."""
+        """A client at the minimum rate is never disconnected."""
         client = in_data(timeout=10)
         for _ in range(100):
             client.wait(5)
@@ -123,26 +124,26 @@ class DataTests(LoggingTestCase):
         self.assertEqual(codes(client.talk(b".\r\n")), [250])
 
     def test_halfTheRate(self) -> None:
-        """A client at half the rate uses its reserve up in twice its time."""
+        """A client at half the rate uses up its reserve in twice the timeout."""
         client = in_data(timeout=10, data_rate_minimum=500)
         self.assertIn(drip(client, b"x" * 248 + b"\r\n", 1, 100), range(18, 22))
 
     def test_silence(self) -> None:
-        """One that sends nothing is told so."""
+        """A client that sends nothing gets the idle timeout."""
         causes = Causes()
         client = in_data(causes, timeout=10)
         self.assertEqual(answers(client.wait(10))[-1].text, "4.4.2 Idle timeout, closing connection")
         self.assertEqual(causes.causes, [Idle])
 
     def test_chunks(self) -> None:
-        """Small chunks, each in time for itself, are one message that comes too slowly."""
+        """Small chunks, each within the timeout, are together one message that arrives too slowly."""
         client = Client(timeout=300)
         client.talk(GREETING + TRANSACTION)
         self.assertLessEqual(drip(client, b"BDAT 1\r\nx", 200, 100), 800)
         self.assertEqual(codes(client.transport.taken)[-1], 421)
 
     def test_chunksInTime(self) -> None:
-        """Chunks that come fast enough are not held against the next message."""
+        """Chunks that arrive fast enough do not affect the next message."""
         client = Client(timeout=30)
         client.talk(GREETING)
         for _ in range(10):
@@ -153,7 +154,7 @@ class DataTests(LoggingTestCase):
             self.assertEqual(codes(client.talk(b"BDAT 0 LAST\r\n")), [250])
 
     def test_whileHandlerPauses(self) -> None:
-        """Time in which the handler does not take the data does not count."""
+        """Time in which the handler does not accept data does not count."""
         client = in_data(timeout=10, hook_timeout=None)
         client.wait(8)
         client.server._connection.hold()
@@ -167,10 +168,10 @@ class DataTests(LoggingTestCase):
 
 
 class SessionTests(LoggingTestCase):
-    """The life of a session."""
+    """The duration of a session."""
 
     def test_idle(self) -> None:
-        """A session that has lasted too long ends at once if no transaction is open."""
+        """A session that has lasted too long ends immediately if no transaction is open."""
         causes = Causes()
         client = Client(causes, session_timeout=100)
         for _ in range(3):
@@ -182,7 +183,7 @@ class SessionTests(LoggingTestCase):
         self.assertEqual(client.clock.getDelayedCalls(), [])
 
     def test_transaction(self) -> None:
-        """A transaction that is open may end."""
+        """An open transaction may be completed."""
         client = in_data(session_timeout=100)
         client.wait(100)
         self.assertFalse(client.closed)
@@ -190,7 +191,7 @@ class SessionTests(LoggingTestCase):
         self.assertTrue(client.closed)
 
     def test_transactionWithoutEnd(self) -> None:
-        """It may not go on for ever."""
+        """It must end within a limited time."""
         client = in_data(session_timeout=100)
         for _ in range(50):
             client.wait(10)
@@ -200,10 +201,10 @@ class SessionTests(LoggingTestCase):
 
 
 class DelayTests(LoggingTestCase):
-    """Replies to errors wait."""
+    """Replies to errors are delayed."""
 
     def test_grows(self) -> None:
-        """From the tenth error on, each reply waits twice as long as the one before, up to ten seconds."""
+        """From the tenth error on, the delay of each reply doubles, up to ten seconds."""
         client = Client(error_limit=15)
         waits = []
         for _ in range(14):
@@ -215,7 +216,7 @@ class DelayTests(LoggingTestCase):
         self.assertEqual(codes(client.talk(b"FOO\r\n")), [421])
 
     def test_order(self) -> None:
-        """What follows an error in the same segment waits for it."""
+        """Commands in the same segment after an error wait for its reply."""
         client = Client(error_limit=None)
         client.talk(b"FOO\r\n" * 9)
         client.say(b"FOO\r\nNOOP\r\nFOO\r\nNOOP\r\n")
@@ -223,7 +224,7 @@ class DelayTests(LoggingTestCase):
         self.assertEqual(codes(client.wait(2)), [500, 250])
 
     def test_leaves(self) -> None:
-        """A client that does not wait for its reply leaves nothing behind."""
+        """A client that disconnects before a delayed reply leaves nothing behind."""
         client = Client()
         client.talk(b"FOO\r\n" * 9)
         client.say(b"FOO\r\n")
@@ -231,11 +232,11 @@ class DelayTests(LoggingTestCase):
         self.assertEqual(client.clock.getDelayedCalls(), [])
 
     def test_unlimited(self) -> None:
-        """Clients without limits do not wait."""
+        """Clients without limits get no delay."""
         self.assertEqual(codes(Client(peer=LOCAL).talk(b"FOO\r\n" * 19)), [500] * 19)
 
     def test_off(self) -> None:
-        """Nobody does if it is off."""
+        """No client gets a delay if the option is off."""
         self.assertEqual(codes(Client(error_delay=0).talk(b"FOO\r\n" * 19)), [500] * 19)
 
 
@@ -246,7 +247,8 @@ class StressTests(LoggingTestCase):
         return Client(factory=factory, peer=IPv4Address("TCP", f"192.0.2.{number}", 1))
 
     def test_life(self) -> None:
-        """At 80 % of the connections silent clients have ten seconds left; below 60 % they have their time again."""
+        """From 80 % of the connections on, idle clients have only ten seconds. Below 60 %, they have the whole time
+        again."""
         factory = SMTPFactory(connection_limit=10)
         clients = [self.client(factory, number) for number in range(7)]
         local = Client(factory=factory, peer=LOCAL)
@@ -267,7 +269,7 @@ class StressTests(LoggingTestCase):
         self.assertEqual([client.closed for client in [*clients[:4], local]], [False] * 5)
 
     def test_errors(self) -> None:
-        """Under stress the first error ends a session, at once."""
+        """In stress mode, the first error ends a session immediately."""
         factory = SMTPFactory()
         client = self.client(factory, 1)
         client.talk(b"FOO\r\n" * 3)
@@ -275,7 +277,7 @@ class StressTests(LoggingTestCase):
         self.assertEqual(codes(client.talk(b"FOO\r\n")), [421])
 
     def test_good(self) -> None:
-        """Honest sessions are not touched by it."""
+        """Ordinary sessions are not affected."""
         factory = SMTPFactory(tls_context=None)
         factory.reactor_late(1)
         client = self.client(factory, 1)
@@ -288,7 +290,8 @@ class StressTests(LoggingTestCase):
         self.assertFalse(factory.stress.active)
 
     def test_newcomers(self) -> None:
-        """Who comes while it lasts has less time from the beginning; and so has who speaks before."""
+        """Clients that connect during stress mode have less time from the beginning. So have clients that send
+        something before."""
         factory = SMTPFactory(timeout=None)
         before = self.client(factory, 1)
         factory.reactor_late(1)
@@ -303,7 +306,7 @@ class StressTests(LoggingTestCase):
         self.assertTrue(before.closed and after.closed)
 
     def test_newcomerLeaves(self) -> None:
-        """Who comes and goes while it lasts leaves no timer behind."""
+        """Clients that connect and disconnect during stress mode leave no timer behind."""
         factory = SMTPFactory()
         factory.reactor_late(1)
         client = self.client(factory, 1)
@@ -313,7 +316,7 @@ class StressTests(LoggingTestCase):
         self.assertEqual(client.clock.getDelayedCalls(), [])
 
     def test_lag(self) -> None:
-        """A reactor that is late is a reason, too."""
+        """A late reactor also causes stress mode."""
         factory = SMTPFactory()
         for lag in 0.2, 0.3, 0.3, 0.1:
             factory.reactor_late(lag)
@@ -326,15 +329,16 @@ class StressTests(LoggingTestCase):
         )
 
     def test_cause(self) -> None:
-        """Idle clients are ended by a time-out, as always."""
+        """Idle clients are disconnected by timeouts, as always."""
         self.assertTrue(issubclass(Idle, TimeoutError))
 
 
 class ProbeTests(LoggingTestCase):
-    """Monitors that connect and leave."""
+    """Monitors that connect and disconnect."""
 
     def test_quiet(self) -> None:
-        """A client without limits that says nothing, or QUIT, is told of at level debug only; others at info."""
+        """The sessions of clients without limits that send nothing, or only QUIT, are logged at level debug; others at
+        info."""
         for peer, octets, level in [
             (LOCAL, b"", "debug"),
             (LOCAL, b"QUIT\r\n", "debug"),

@@ -1,4 +1,4 @@
-"""One timer of the reactor for many connections."""
+"""One delayed call of the reactor for many connections."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from txsmtpd.engine.timers import CANCELLED, Timers, timers_of
 
 
 class Recorder:
-    """Records when its timer fires, and may do something then."""
+    """Records when its timer fires, and may then call a function."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -81,7 +81,7 @@ class TimersTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_cancelled(self) -> None:
-        """Who is cancelled is not looked at, and is let go. After the last one the clock has no call."""
+        """A cancelled timer does not fire, and is released. After the last one, the clock has no call."""
         kept, gone = self.recorder(), self.recorder()
         entry, other = self.timers.add(5, gone), self.timers.add(9, kept)
         self.timers.cancel(entry)
@@ -94,7 +94,7 @@ class TimersTests(SynchronousTestCase):
         self.assertEqual((kept.called, gone.called), ([], []))
 
     def test_cancelledMeanwhile(self) -> None:
-        """Who is cancelled by somebody of the same moment is not looked at; who was looked at may be cancelled."""
+        """A timer may be cancelled by another one of the same time. A timer that has fired may be cancelled."""
         first, second = self.recorder(), self.recorder()
         one = self.timers.add(1, first)
         two = self.timers.add(1, second)
@@ -108,7 +108,7 @@ class TimersTests(SynchronousTestCase):
         self.assertEqual(second.called, [2])
 
     def test_manyCancelled(self) -> None:
-        """Those who were cancelled are not kept until their time comes."""
+        """Cancelled timers are not kept until their time."""
         stays = self.recorder()
         self.timers.add(1000, stays)
         for _ in range(10 * CANCELLED):
@@ -118,7 +118,7 @@ class TimersTests(SynchronousTestCase):
         self.assertEqual(stays.called, [1000])
 
     def test_raises(self) -> None:
-        """An exception does not keep the others from their time."""
+        """An exception does not prevent the other timers from firing."""
 
         def fail() -> None:
             raise ZeroDivisionError
@@ -133,7 +133,7 @@ class TimersTests(SynchronousTestCase):
         self.assertEqual((good.called, later.called), ([1], [2]))
 
     def test_sums(self) -> None:
-        """A moment that a sum of floats misses by a trifle has come."""
+        """A time that is missed by a rounding error counts as reached."""
         self.clock.advance(1.1)
         self.assertLess(1.1 + (7.3 - 1.1), 7.3)
         recorder = self.recorder()
@@ -142,6 +142,6 @@ class TimersTests(SynchronousTestCase):
         self.assertEqual(len(recorder.called), 1)
 
     def test_ofClock(self) -> None:
-        """Each clock has its timers."""
+        """Each clock has its own timers."""
         self.assertIs(timers_of(self.clock), timers_of(self.clock))
         self.assertIsNot(timers_of(self.clock), timers_of(Clock()))

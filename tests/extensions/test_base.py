@@ -1,4 +1,4 @@
-"""ESMTP extensions as units, the built-in ones and one's own (RFC 5321 2.2.2)."""
+"""ESMTP extensions as units: built-in and custom ones (RFC 5321 2.2.2)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from txsmtpd.extensions import SMTPUTF8, EightBitMIME, Keyword, Size
 
 
 class Priority(Extension):
-    """An extension of one's own (RFC 6710)."""
+    """A custom extension (RFC 6710)."""
 
     keyword = "MT-PRIORITY"
     mail_growth = 15
@@ -30,7 +30,7 @@ class Priority(Extension):
 
 
 class Notify(Extension):
-    """One with a parameter of RCPT, offered only after a first greeting."""
+    """An extension with a parameter of RCPT, offered only after a first greeting."""
 
     keyword = "X-NOTIFY"
     rcpt_growth = 50
@@ -54,14 +54,14 @@ class OwnExtensionTests(LoggingTestCase):
         self.assertIn("PIPELINING", answer.lines)
 
     def test_notOfferedNow(self) -> None:
-        """One whose parameter is None is not offered now."""
+        """An extension whose parameter is None is not offered now."""
         client = Client(extensions=[Notify()])
         self.assertNotIn("X-NOTIFY", client.ask(b"EHLO x").lines)
         client.server.session.authenticated = True
         self.assertIn("X-NOTIFY", client.ask(b"EHLO x").lines)
 
     def test_mailParameter(self) -> None:
-        """It is handed its parameter of MAIL, and handlers see the value it returns."""
+        """It gets its parameter of MAIL, and handlers get the value that it returns."""
         client = Client(extensions=[Priority()])
         client.talk(GREETING)
         self.assertEqual(client.ask(b"MAIL FROM:<a@b> mt-priority=3 SIZE=10").code, 250)
@@ -69,14 +69,14 @@ class OwnExtensionTests(LoggingTestCase):
         self.assertEqual(client.server.envelope.mail_options, ["MT-PRIORITY=+3", "SIZE=10"])
 
     def test_refuses(self) -> None:
-        """It refuses a value with a reply of its own, and no transaction is open then."""
+        """It refuses a value with its own reply, and no transaction is open then."""
         client = Client(extensions=[Priority()])
         client.talk(GREETING)
         self.assertEqual(client.ask(b"MAIL FROM:<a@b> MT-PRIORITY").code, 501)
         self.assertEqual(client.ask(b"RCPT TO:<a@b>").code, 503)
 
     def test_fails(self) -> None:
-        """If it fails, the client gets 451 and the log a traceback."""
+        """If it raises an exception, the client gets 451, and the log has the traceback."""
         client = Client(extensions=[Priority()])
         client.talk(GREETING)
         self.assertEqual(client.ask(b"MAIL FROM:<a@b> MT-PRIORITY=high").code, 451)
@@ -84,7 +84,7 @@ class OwnExtensionTests(LoggingTestCase):
         self.assertEqual(client.ask(b"MAIL FROM:<a@b>").code, 250)
 
     def test_rcptParameter(self) -> None:
-        """It is handed its parameter of RCPT, whatever the case it was declared in; MAIL does not know it."""
+        """It gets its parameter of RCPT, in whatever case that is declared. MAIL does not accept it."""
         client = Client(extensions=[Notify()])
         client.talk(GREETING)
         self.assertEqual(client.ask(b"MAIL FROM:<a@b> X-NOTIFY=NEVER").code, 555)
@@ -94,7 +94,7 @@ class OwnExtensionTests(LoggingTestCase):
         self.assertEqual(client.server.envelope.rcpt_options, ["X-NOTIFY=NEVER"])
 
     def test_growth(self) -> None:
-        """It lengthens the command it declares, and no other."""
+        """It increases the length of its command, and of no other."""
         client = Client(extensions=[Notify()], data_size_limit=None)
         client.talk(GREETING + b"MAIL FROM:<a@b>\r\n")
         line = b"RCPT TO:<" + b"x" * (562 - len(b"RCPT TO:<@b>")) + b"@b>"
@@ -104,7 +104,7 @@ class OwnExtensionTests(LoggingTestCase):
         self.assertEqual(client.ask(b"NOOP " + b"x" * 508).code, 500)
 
     def test_inPlaceOfBuiltIn(self) -> None:
-        """One with the keyword of a built-in takes its place."""
+        """An extension with the keyword of a built-in one replaces it."""
 
         class OwnSize(Size):
             def parameter(self, server: Any) -> str:
@@ -114,11 +114,11 @@ class OwnExtensionTests(LoggingTestCase):
         self.assertEqual([line for line in lines if line.startswith("SIZE")], ["SIZE 77"])
 
     def test_keywordOnly(self) -> None:
-        """One that is nothing but its keyword needs no class."""
+        """An extension that only has a keyword needs no class."""
         self.assertIn("X-HELLO", Client(extensions=[Keyword("X-HELLO")]).ask(b"EHLO x").lines)
 
     def test_helpIsLast(self) -> None:
-        """The answer to EHLO ends with HELP, whatever is added."""
+        """The reply to EHLO ends with HELP, whatever is added."""
         self.assertEqual(Client(extensions=[Priority()]).ask(b"EHLO x").lines[-1], "HELP")
 
 
@@ -126,11 +126,11 @@ class BuiltInTests(SynchronousTestCase):
     """The built-in extensions by themselves."""
 
     def refusal(self, take: Any, *arguments: Any) -> int:
-        """The code that it refuses with."""
+        """Return the code of its refusal."""
         return int(self.assertRaises(Refused, take, *arguments).reply.code)
 
     def test_size(self) -> None:
-        """SIZE declares its limit, and refuses what is above it; a limit of 0 is none."""
+        """SIZE declares its limit, and refuses larger sizes. A limit of 0 is no limit."""
         size = Size(100)
         self.assertEqual(size.parameter(None), "100")
         size.declared(Envelope(), "100")
@@ -139,7 +139,7 @@ class BuiltInTests(SynchronousTestCase):
         Size(0).declared(Envelope(), "99999999999999999999")
 
     def test_body(self) -> None:
-        """BODY knows its values in any case of ASCII letters."""
+        """The values of BODY are case-insensitive, in ASCII."""
         body = EightBitMIME()
         self.assertEqual(body.body(Envelope(), "8bitMime"), "8BITMIME")
         for value in (None, "", "8BIT", "7\u0131BIT", "8B\u0131TMIME", "8BITM\u0131ME"):

@@ -1,4 +1,4 @@
-"""CHUNKING and BINARYMIME (RFC 3030): messages that come in chunks of known size."""
+"""CHUNKING and BINARYMIME (RFC 3030): messages in chunks of known size."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ FAILED = 451
 
 
 def chunk(octets: bytes, last: bool = False) -> bytes:
-    """BDAT and its octets."""
+    """BDAT and its payload."""
     return b"BDAT %d%s\r\n%s" % (len(octets), b" LAST" if last else b"", octets)
 
 
 class Keeps:
-    """A handler that keeps messages, and what its NOOP is told."""
+    """A handler that keeps messages, and the argument of NOOP."""
 
     def __init__(self) -> None:
         self.messages: list[bytes] = []
@@ -55,7 +55,7 @@ class Keeps:
 
 @implementer(IStreamingHandler)
 class Streams(Keeps):
-    """The same, by receivers. *opens* makes what ``open_message`` returns of the receiver."""
+    """The same, with receivers. *opens* makes the result of ``open_message`` from the receiver."""
 
     def __init__(self, opens: Callable[[Receiver], Receiver | Awaitable[Receiver]] = lambda receiver: receiver) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class DialogueTests(SynchronousTestCase):
         self.assertIn("BINARYMIME", lines)
 
     def test_binaryNotOffered(self) -> None:
-        """A server that decodes messages takes chunks, but not BINARYMIME."""
+        """A server that decodes messages accepts chunks, but not BINARYMIME."""
         lines = Client(decode_data=True).ask(b"EHLO client.test").lines
         self.assertIn("CHUNKING", lines)
         self.assertNotIn("BINARYMIME", lines)
@@ -122,20 +122,20 @@ class DialogueTests(SynchronousTestCase):
             self.assertEqual(client.codes(GREETING + b"MAIL FROM:<a@example.com> BODY=BINARYMIME\r\n"), [250, code])
 
     def test_last(self) -> None:
-        """A message of one chunk, which is the last: its reply is the handler's."""
+        """The reply to a message of one chunk, which is the last, is the handler's."""
         client = self.client()
         self.assertEqual(answers(client.talk(chunk(b"hello", True))), [KEPT])
         self.assertEqual(self.handler.messages, [b"hello"])
 
     def test_several(self) -> None:
-        """Each chunk but the last has a reply of its own; the message is all of them."""
+        """Each chunk except the last has its own reply. The message consists of all of them."""
         client = self.client()
         said = client.talk(chunk(b"Subject: a\r\n") + chunk(b"\r\nhel") + chunk(b"lo\r\n", True))
         self.assertEqual(answers(said), [CHUNK_OK, CHUNK_OK, KEPT])
         self.assertEqual(self.handler.messages, [b"Subject: a\r\n\r\nhello\r\n"])
 
     def test_emptyLast(self) -> None:
-        """BDAT 0 LAST ends the message, without a wait for octets; alone it is a message without octets."""
+        """BDAT 0 LAST ends the message immediately. Alone, it is a message without octets."""
         client = self.client()
         self.assertEqual(answers(client.talk(chunk(b"hello"))), [CHUNK_OK])
         self.assertEqual(client.ask(b"BDAT 0 LAST"), KEPT)
@@ -153,7 +153,7 @@ class DialogueTests(SynchronousTestCase):
         self.assertEqual(self.handler.messages, [b"hello!"])
 
     def test_emptyForEver(self) -> None:
-        """Chunks without octets bring no message nearer; too many of them end the connection."""
+        """Chunks without octets count as junk: too many of them end the connection."""
         client = self.client(junk_command_limit=10)
         said = answers(client.talk(b"BDAT 0\r\n" * 20))
         self.assertEqual([answer.code for answer in said][-2:], [250, 421])
@@ -161,19 +161,19 @@ class DialogueTests(SynchronousTestCase):
         self.assertTrue(client.closed)
 
     def test_lowerCase(self) -> None:
-        """Case does not matter."""
+        """The command is case-insensitive."""
         client = self.client()
         self.assertEqual(answers(client.talk(b"bdat 5 last\r\nhello")), [KEPT])
 
     def test_octets(self) -> None:
-        """All octets are kept as they are: NUL, CR and LF on their own, dots, and what would end DATA."""
+        """All octets are kept: NUL, bare CR and LF, dots, and the end of DATA."""
         message = bytes(range(256)) + b"\r\n.\r\n..\r\n\n.\n\r.\r\0\r\n.\r\n"
         client = self.client()
         self.assertEqual(answers(client.talk(chunk(message[:130]) + chunk(message[130:], True))), [CHUNK_OK, KEPT])
         self.assertEqual(self.handler.messages, [message])
 
     def test_lineLimitOfData(self) -> None:
-        """A limit to lines is one to the lines of DATA; chunks have none."""
+        """The limit of lines applies to DATA, not to chunks."""
         client = self.client(line_length_limit=100)
         self.assertEqual(answers(client.talk(chunk(b"x" * 1000, True))), [KEPT])
 
@@ -192,27 +192,27 @@ class DialogueTests(SynchronousTestCase):
         self.assertEqual(seen, [("a@example.com", ["b@example.com"], b"hello\r\n", b"hello\r\n")] * 2)
 
     def test_decoded(self) -> None:
-        """With decode_data the content is a string; one that is not ASCII is refused."""
+        """With decode_data, the content is a string. Content that is not ASCII is refused."""
         client = self.client(decode_data=True)
         self.assertEqual(client.codes(chunk(b"hello", True) + TRANSACTION + chunk(b"\xff", True)), [250, 250, 250, 500])
         self.assertEqual(self.handler.messages, ["hello"])
 
     def test_several_messages(self) -> None:
-        """The transaction is over after the last chunk; another can begin."""
+        """The transaction ends with the last chunk. Another one can start."""
         client = self.client()
         self.assertEqual(client.codes(chunk(b"a", True) + TRANSACTION + chunk(b"b", True)), [250] * 4)
         self.assertEqual(self.handler.messages, [b"a", b"b"])
         self.assertEqual(client.codes(chunk(b"c", True)), [503])
 
     def test_betweenChunks(self) -> None:
-        """NOOP, VRFY and HELP between chunks harm nothing."""
+        """NOOP, VRFY and HELP between chunks have no effect on the message."""
         client = self.client()
         said = client.codes(chunk(b"a") + b"NOOP\r\nVRFY b\r\nHELP\r\nBOGUS\r\n" + chunk(b"b", True))
         self.assertEqual(said, [250, 250, 252, 214, 500, 250])
         self.assertEqual(self.handler.messages, [b"ab"])
 
     def test_notBetweenChunks(self) -> None:
-        """DATA, RCPT and MAIL between chunks are refused, and harm nothing."""
+        """DATA, RCPT and MAIL between chunks are refused, and have no effect on the message."""
         client = self.client()
         self.assertEqual(client.codes(chunk(b"a")), [250])
         for line in b"DATA", b"RCPT TO:<c@example.com>", b"MAIL FROM:<c@example.com>":
@@ -221,14 +221,14 @@ class DialogueTests(SynchronousTestCase):
         self.assertEqual(self.handler.messages, [b"ab"])
 
     def test_dataAfterRefusedChunk(self) -> None:
-        """DATA and RCPT are refused after a chunk that was refused too, until RSET."""
+        """DATA and RCPT are refused even after a refused chunk, until RSET."""
         client = self.client(data_size_limit=10)
         self.assertEqual(answers(client.talk(chunk(bytes(11)))), [TOO_LARGE])
         self.assertEqual([client.ask(b"DATA").code, client.ask(b"RCPT TO:<c@example.com>").code], [503, 503])
         self.assertEqual(client.codes(b"RSET\r\n" + TRANSACTION + b"DATA\r\n.\r\n"), [250, 250, 250, 354, 250])
 
     def test_resets(self) -> None:
-        """RSET, EHLO and HELO between chunks end the transaction; what had come is forgotten."""
+        """RSET, EHLO and HELO between chunks end the transaction, and its chunks are discarded."""
         for command in b"RSET", b"EHLO client.test", b"HELO client.test":
             self.handler.messages.clear()
             client = self.client()
@@ -237,14 +237,14 @@ class DialogueTests(SynchronousTestCase):
             self.assertEqual(self.handler.messages, [b"new"])
 
     def test_quit(self) -> None:
-        """QUIT between chunks ends the connection; no message has come."""
+        """QUIT between chunks ends the connection, and no message is received."""
         client = self.client()
         self.assertEqual(client.codes(chunk(b"a") + b"QUIT\r\n"), [250, 221])
         self.assertTrue(client.closed)
         self.assertEqual(self.handler.messages, [])
 
     def test_binary(self) -> None:
-        """A BINARYMIME message comes by BDAT; DATA is refused with 503, and the chunks may still come."""
+        """A BINARYMIME message must use BDAT. DATA is refused with 503, and chunks may still follow."""
         client = Client(self.handler)
         client.say(GREETING + b"MAIL FROM:<a@example.com> BODY=BinaryMIME\r\nRCPT TO:<b@example.com>\r\n")
         self.assertEqual(codes(client.heard()), [250] * 3)
@@ -253,7 +253,7 @@ class DialogueTests(SynchronousTestCase):
         self.assertEqual(self.handler.messages, [b"\0\n\r"])
 
     def test_binaryWithHook(self) -> None:
-        """DATA is refused for a BINARYMIME message whatever a handle_MAIL keeps of the parameters."""
+        """DATA is refused for a BINARYMIME message, even if handle_MAIL does not keep the parameters."""
 
         class Mails(Keeps):
             def handle_MAIL(self, server: Any, session: Any, envelope: Any, address: str, mail_options: Any) -> str:
@@ -265,7 +265,7 @@ class DialogueTests(SynchronousTestCase):
         self.assertEqual(client.ask(b"DATA").code, 503)
 
     def test_notBinary(self) -> None:
-        """Any message may come by BDAT or by DATA, if it is not BINARYMIME."""
+        """Any message that is not BINARYMIME may use BDAT or DATA."""
         for body in b"", b" BODY=7BIT", b" BODY=8BITMIME":
             for data in chunk(b"hello\r\n", True), b"DATA\r\nhello\r\n.\r\n":
                 client = Client(self.handler)
@@ -274,12 +274,12 @@ class DialogueTests(SynchronousTestCase):
         self.assertEqual(self.handler.messages, [b"hello\r\n"] * 6)
 
     def test_afterHelo(self) -> None:
-        """BDAT works after HELO too."""
+        """BDAT works after HELO, too."""
         client = Client(self.handler)
         self.assertEqual(client.codes(b"HELO client.test\r\n" + TRANSACTION + chunk(b"a", True)), [250] * 4)
 
     def test_everySplit(self) -> None:
-        """However a session is cut into segments, its replies and its messages are the same."""
+        """However a session is split into segments, its replies and messages are the same."""
         session = (
             START + chunk(b"Subject: a\r\n") + b"NOOP\r\n" + chunk(b"\r\nQUIT\r\n") + b"BDAT 0 LAST\r\n"
             + TRANSACTION + chunk(b"RSET\r\n") + b"RSET\r\n" + chunk(b"NOOP smuggled\r\n", True)
@@ -299,11 +299,11 @@ class DialogueTests(SynchronousTestCase):
         )
 
     def test_help(self) -> None:
-        """HELP knows the syntax."""
+        """HELP shows the syntax."""
         self.assertEqual(Client().ask(b"HELP BDAT").text, "2.0.0 Syntax: BDAT size [LAST]")
 
     def test_waitingHook(self) -> None:
-        """Chunks that were sent ahead wait while a hook does; replies come in order."""
+        """Chunks that arrive while a hook waits are kept. The replies are in order."""
         rcpt, data = Waiting("250 2.1.5 waited"), Waiting("250 2.0.0 waited too")
 
         class Waits(Keeps):
@@ -331,7 +331,7 @@ class DialogueTests(SynchronousTestCase):
             self.assertEqual(handler.noops, ["real"])
 
     def test_tinyChunks(self) -> None:
-        """A message may come in very many chunks of one octet."""
+        """A message may consist of very many chunks of one octet."""
         client = self.client()
         said = client.talk(chunk(b"x") * 10000 + b"BDAT 0 LAST\r\n")
         self.assertEqual(said.count(CHUNK_OK.text.encode()), 10000)
@@ -353,7 +353,7 @@ class SizeTests(SynchronousTestCase):
         self.assertEqual(self.handler.messages, [bytes(10)])
 
     def test_acrossChunks(self) -> None:
-        """One octet more, in whichever chunk, and that chunk is refused."""
+        """The chunk that exceeds the limit by one octet is refused."""
         self.assertEqual(
             answers(self.client.talk(chunk(bytes(4)) + chunk(bytes(6)) + chunk(b"x", True))),
             [CHUNK_OK] * 2 + [TOO_LARGE],
@@ -361,25 +361,26 @@ class SizeTests(SynchronousTestCase):
         self.assertEqual(self.handler.messages, [])
 
     def test_transactionOver(self) -> None:
-        """A refused last chunk ends the transaction; a new one works, with the whole limit."""
+        """A refused last chunk ends the transaction. A new one works, with the whole limit."""
         self.assertEqual(self.client.codes(chunk(bytes(11), True)), [552])
         self.assertEqual(self.client.codes(chunk(b"x", True)), [503])
         self.assertEqual(self.client.codes(TRANSACTION + chunk(bytes(10), True)), [250] * 3)
 
     def test_goesOnRefusing(self) -> None:
-        """After a refused chunk all others are refused alike, the last one too; then a fresh transaction works."""
+        """After a refused chunk, all others are refused in the same way, including the last one. Then a new transaction
+        works."""
         said = self.client.talk(chunk(bytes(11)) + chunk(b"NOOP smuggled\r\n") + chunk(b"x") + chunk(b"y", True))
         self.assertEqual(answers(said), [TOO_LARGE] * 4)
         self.assertEqual(self.client.codes(TRANSACTION + chunk(b"z", True)), [250] * 3)
         self.assertEqual((self.handler.messages, self.handler.noops), ([b"z"], []))
 
     def test_resetAfterRefusal(self) -> None:
-        """RSET ends it as well, and the count begins anew."""
+        """RSET ends it, too, and the count starts again."""
         said = self.client.codes(chunk(bytes(9)) + chunk(bytes(9)) + b"RSET\r\n" + TRANSACTION + chunk(bytes(10), True))
         self.assertEqual(said, [250, 552, 250, 250, 250, 250])
 
     def test_countBeginsAnew(self) -> None:
-        """Each message has the whole limit, whatever became of the one before."""
+        """Each message has the whole limit, independent of earlier ones."""
         for before in chunk(bytes(9), True), chunk(bytes(9)) + b"RSET\r\n", chunk(bytes(9)) + b"EHLO client.test\r\n":
             self.client.say(before + TRANSACTION + chunk(bytes(10), True))
             self.assertEqual(codes(self.client.heard())[-1], 250)
@@ -387,7 +388,7 @@ class SizeTests(SynchronousTestCase):
             self.client.heard()
 
     def test_farTooLarge(self) -> None:
-        """A chunk that is not worth reading ends the connection, and is not waited for."""
+        """A chunk that is too large to be discarded ends the connection immediately."""
         for size in b"161", b"4294967296", b"9" * 20:
             client = Client(self.handler, data_size_limit=10)
             client.say(START)
@@ -398,7 +399,7 @@ class SizeTests(SynchronousTestCase):
         self.assertEqual(self.handler.noops, [])
 
     def test_noLimit(self) -> None:
-        """Without a limit a chunk of any size begins, and its octets come as they come."""
+        """Without a limit, a chunk of any size starts, and its octets are passed on as they arrive."""
         handler = Streams()
         client = Client(handler, data_size_limit=None)
         client.say(START + b"BDAT " + b"9" * 20 + b" LAST\r\n" + bytes(1000))
@@ -407,10 +408,10 @@ class SizeTests(SynchronousTestCase):
 
 
 class MalformedTests(SynchronousTestCase):
-    """When nobody knows how many octets follow."""
+    """The number of octets that follow is unknown."""
 
     def assertEnds(self, line: bytes, before: bytes = START) -> list[Answer]:
-        """The line ends the connection, with what stands behind it never looked at."""
+        """The line ends the connection, and the octets after it are not read."""
         handler = Keeps()
         client = Client(handler)
         client.say(before)
@@ -422,7 +423,7 @@ class MalformedTests(SynchronousTestCase):
         return said
 
     def test_malformed(self) -> None:
-        """A size that is none is answered 421, and the connection ends."""
+        """An invalid size gets 421, and the connection ends."""
         for argument in [
             b"", b" ", b" LAST", b" -1", b" -1 LAST", b" +5", b" 1_0", b" 5.0", b" 1e1", b" 0x10", b" five",
             b" 5LAST", b" 5 FIRST", b" 5 LAST x", b" 5\tLAST", b" \t5", b" " + b"9" * 21, b" 5\0", b" 5\x01 LAST",
@@ -431,16 +432,16 @@ class MalformedTests(SynchronousTestCase):
             self.assertEqual(self.assertEnds(b"BDAT" + argument + b"\r\n"), [MALFORMED], argument)
 
     def test_whenRefusedAnyway(self) -> None:
-        """So it is where BDAT would have been refused for another reason."""
+        """The same is true if BDAT would be refused for another reason."""
         for before in b"", GREETING, GREETING + b"MAIL FROM:<a@example.com>\r\n", START + chunk(b"a", True):
             self.assertEqual(self.assertEnds(b"BDAT -1\r\n", before), [MALFORMED])
 
     def test_tab(self) -> None:
-        """A tab in place of the blank before the size makes it a malformed BDAT, not some unknown command."""
+        """With a tab in place of the space before the size, it is a malformed BDAT and not an unknown command."""
         self.assertEnds(b"BDAT\t15 LAST\r\n")
 
     def test_bareLF(self) -> None:
-        """A BDAT whose line ends in LF alone ends the connection: the octets that follow are no commands."""
+        """A BDAT whose line ends in LF alone ends the connection, because the octets after it are not commands."""
         self.assertEnds(b"BDAT 15 LAST\n")
 
 
@@ -511,7 +512,7 @@ CASES: dict[str, Case] = {
 
 
 class SmugglingTests(LoggingTestCase):
-    """No octet of a chunk is ever a command."""
+    """No octet of a chunk is executed as a command."""
 
     @given(
         case=some.sampled_from(sorted(CASES)),
@@ -528,8 +529,8 @@ class SmugglingTests(LoggingTestCase):
     )  # fmt: skip
     @settings(deadline=None, max_examples=300)
     def test_neverACommand(self, case: str, lines: list[bytes], last: bool, cuts: list[int]) -> None:
-        """Whatever is wrong with a chunk, whatever it holds and however it comes, it has one reply, and its octets are
-        not carried out. The next command is."""
+        """A chunk has one reply, whatever is wrong with it, whatever it contains, and however it is split. Its octets
+        are not executed as commands. The next command is."""
         before, make, options, code, code_of_last = CASES[case]
         payload = b"".join(lines)
         if case.startswith("too large"):
@@ -551,7 +552,7 @@ class SmugglingTests(LoggingTestCase):
     )
     @settings(deadline=None)
     def test_longLine(self, cuts: list[int], length: int, last: bool) -> None:
-        """A BDAT that is too long a line does not let its octets be taken for commands either."""
+        """The octets of a BDAT with a line that is too long are not executed as commands either."""
         handler = Keeps()
         client = Client(handler)
         client.say(START)
@@ -563,7 +564,7 @@ class SmugglingTests(LoggingTestCase):
 
 
 class FailedChunkTests(LoggingTestCase):
-    """A chunk whose octets were dropped is missing, so the message must not be taken."""
+    """A chunk whose octets were discarded is missing, so the message must not be accepted."""
 
     def start(self, handler: Keeps, **options: Any) -> Client:
         client = Client(handler, **options)
@@ -571,7 +572,7 @@ class FailedChunkTests(LoggingTestCase):
         return client
 
     def test_refused(self) -> None:
-        """When open_message refuses, so are the chunks behind; then a fresh transaction works."""
+        """If open_message refuses the message, all its chunks are refused. Then a new transaction works."""
         handler = Streams(refuses)
         client = self.start(handler)
         self.assertEqual(client.codes(chunk(b"head") + chunk(b"middle") + chunk(b"tail", True)), [452] * 3)
@@ -580,7 +581,7 @@ class FailedChunkTests(LoggingTestCase):
         self.assertEqual((handler.messages, len(handler.receivers)), ([b"new"], 2))
 
     def test_raised(self) -> None:
-        """When open_message fails, the chunks behind fail too: no message without its head is taken."""
+        """If open_message fails, all chunks fail: no message without its beginning is accepted."""
         handler = Streams()
         attempts = iter([raises])
         handler.opens = lambda receiver: next(attempts, lambda receiver: receiver)(receiver)
@@ -592,7 +593,7 @@ class FailedChunkTests(LoggingTestCase):
         self.assertEqual(handler.messages, [b"new"])
 
     def test_tookTooLong(self) -> None:
-        """When open_message took too long, the chunks behind fail too."""
+        """If open_message takes too long, all chunks fail, too."""
         waiting = Waiting()
         handler = Streams()
         opens = iter([waiting])
@@ -612,7 +613,7 @@ class FailedChunkTests(LoggingTestCase):
         self.assertEqual((said[2:] == [250], handler.messages), (False, []))
 
     def test_ownRule(self) -> None:
-        """So is one that a rule of a subclass has refused."""
+        """So is a chunk that a rule of a subclass has refused."""
 
         class Strict(SMTP):
             @syntax(
@@ -631,13 +632,13 @@ class FailedChunkTests(LoggingTestCase):
         self.assertEqual((said[2:] == [250], handler.messages), (False, []))
 
     def test_handlerRaises(self) -> None:
-        """When handle_DATA raises, the transaction is over; chunks behind are refused, and a fresh one works."""
+        """If handle_DATA raises, the transaction is over. Further chunks are refused, and a new transaction works."""
         client = self.start(DataFails())
         self.assertEqual(client.codes(chunk(b"a", True) + chunk(b"b", True) + TRANSACTION), [451, 503, 250, 250])
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
     def test_lastRaised(self) -> None:
-        """When open_message fails for the last chunk, the transaction is over."""
+        """If open_message fails for the last chunk, the transaction is over."""
         handler = Streams(raises)
         client = self.start(handler)
         self.assertEqual(client.codes(chunk(b"a", True) + b"MAIL FROM:<c@example.com>\r\n"), [FAILED, 250])
@@ -645,7 +646,7 @@ class FailedChunkTests(LoggingTestCase):
 
 
 class WaitingTests(SynchronousTestCase):
-    """open_message that waits, with the chunk's octets already there."""
+    """open_message waits, and the chunk's octets have already arrived."""
 
     def setUp(self) -> None:
         self.waiting: list[Deferred[Any]] = []
@@ -664,7 +665,7 @@ class WaitingTests(SynchronousTestCase):
         return client
 
     def test_goesOn(self) -> None:
-        """The octets wait; then all is as ever."""
+        """The octets wait, and then the session continues as usual."""
         octets = chunk(b"NOOP smuggled\r\n") + chunk(b"b", True) + b"NOOP real\r\n"
         for cuts in [], range(len(octets)):
             self.setUp()
@@ -674,7 +675,7 @@ class WaitingTests(SynchronousTestCase):
             self.assertEqual((self.handler.messages, self.handler.noops), ([b"NOOP smuggled\r\nb"], ["real"]))
 
     def test_octetsLater(self) -> None:
-        """It goes on as well if the octets come later."""
+        """The same is true if the octets arrive later."""
         client = self.start(b"BDAT 5 LAST\r\nhe")
         self.waiting[0].callback(None)
         self.assertEqual(client.talk(b"ll"), b"")
@@ -682,7 +683,7 @@ class WaitingTests(SynchronousTestCase):
         self.assertEqual(self.handler.messages, [b"hello"])
 
     def test_raises(self) -> None:
-        """If it is refused after all, the octets are dropped."""
+        """If the chunk is refused after all, the octets are discarded."""
         octets = chunk(b"NOOP smuggled\r\n", True) + b"NOOP real\r\n"
         client = self.start(octets)
         self.waiting[0].errback(Refused(Reply(452, "4.3.1", "The disk is full")))
@@ -690,20 +691,20 @@ class WaitingTests(SynchronousTestCase):
         self.assertEqual(self.handler.noops, ["real"])
 
     def test_timesOut(self) -> None:
-        """If it takes too long, it is cancelled, the octets are dropped and the reply is 451."""
+        """If it takes too long, it is cancelled, the octets are discarded, and the reply is 451."""
         client = self.start(chunk(b"NOOP smuggled\r\n", True) + b"NOOP real\r\n", hook_timeout=5)
         self.assertEqual(codes(client.wait(6)), [451, 250])
         self.assertEqual(self.handler.noops, ["real"])
 
     def test_idleWhileWaiting(self) -> None:
-        """The client owes nothing while open_message works."""
+        """The client's timeouts do not run while open_message waits."""
         client = self.start(chunk(b"hello", True), timeout=5)
         self.assertEqual(client.wait(60), b"")
         self.waiting[0].callback(None)
         self.assertEqual(answers(client.heard()), [KEPT])
 
     def test_clientGone(self) -> None:
-        """If the client goes meanwhile, it is cancelled, and nobody is left with half a message."""
+        """If the client disconnects meanwhile, it is cancelled, and no receiver is left with a part of the message."""
         client = self.start(chunk(b"hello", True))
         client.vanish()
         self.assertTrue(self.waiting[0].called)
@@ -712,7 +713,7 @@ class WaitingTests(SynchronousTestCase):
         self.assertEqual((receiver.finished, receiver.aborts), (0, []))  # it was never handed over
 
     def test_disobedient(self) -> None:
-        """One that does not let itself be cancelled, and opens a receiver when all is over, has it aborted."""
+        """If open_message ignores the cancellation and opens a receiver later, that is aborted."""
         for way in "vanish", "time out":
             waiting = Waiting(obedient=False)
             handler = Streams(waiting)
@@ -730,7 +731,7 @@ class WaitingTests(SynchronousTestCase):
 
 
 class EndTests(SynchronousTestCase):
-    """Connections that end inside a chunk."""
+    """Connections that end within a chunk."""
 
     def setUp(self) -> None:
         self.handler = Streams()
@@ -744,7 +745,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual(self.handler.messages, [])
 
     def test_idle(self) -> None:
-        """A client that says nothing for too long inside a chunk is told so; each octet counts."""
+        """A client that is idle for too long within a chunk gets a reply. Each octet restarts the timeout."""
         self.client = Client(self.handler, timeout=30, data_rate_minimum=None)
         self.client.say(START + b"BDAT 5 LAST\r\nhe")
         self.client.heard()
@@ -756,19 +757,19 @@ class EndTests(SynchronousTestCase):
         self.assertAborted(Idle)
 
     def test_gone(self) -> None:
-        """A client that goes inside a chunk leaves no message."""
+        """A client that disconnects within a chunk leaves no message."""
         self.client.say(b"BDAT 5 LAST\r\nhell")
         self.client.vanish()
         self.assertAborted(ConnectionLost)
 
     def test_goneBetween(self) -> None:
-        """So does one that goes between chunks."""
+        """Neither does one that disconnects between chunks."""
         self.client.say(chunk(b"hello"))
         self.client.vanish()
         self.assertAborted(ConnectionLost)
 
     def test_halfClose(self) -> None:
-        """A client that closes its side inside a chunk gets no reply to it; the connection closes."""
+        """A client that half-closes within a chunk gets no reply to it. The connection closes."""
         self.client.say(b"BDAT 5 LAST\r\nhell")
         self.client.half_close()
         self.assertEqual(self.client.heard(), b"")
@@ -777,13 +778,13 @@ class EndTests(SynchronousTestCase):
         self.assertEqual((receiver.finished, len(receiver.aborts)), (0, 1))
 
     def test_halfCloseAfter(self) -> None:
-        """One that closes its side behind the last chunk gets its reply."""
+        """A client that half-closes after the last chunk gets its reply."""
         self.client.say(chunk(b"hello", True) + b"QUIT\r\n")
         self.client.half_close()
         self.assertEqual(codes(self.client.heard()), [250, 221])
 
     def test_goneWhileDropping(self) -> None:
-        """A client may go inside a chunk that is only read to be dropped."""
+        """A client may disconnect within a chunk that is being discarded."""
         client = Client(self.handler, timeout=30)
         client.say(GREETING + b"BDAT 5 LAST\r\nhell")
         self.assertEqual(codes(client.heard()), [250])

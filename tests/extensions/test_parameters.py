@@ -1,4 +1,4 @@
-"""Extensions that an application switches on: what they take, what handlers then see, and what they refuse."""
+"""Optional extensions: their parameters, what handlers get, and what is refused."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
 
 class TermsTestCase(SynchronousTestCase):
-    """A test case whose client speaks to a server with some extensions."""
+    """A test case whose client is connected to a server with some extensions."""
 
     def client(self, *extensions: Extension, **options: Any) -> Client:
-        """A client that has greeted a server with these extensions."""
+        """A client that has sent EHLO to a server with these extensions."""
         client = Client(extensions=extensions, **options)
         client.talk(GREETING)
         return client
 
     def mail(self, extension: Extension, parameters: bytes, **options: Any) -> tuple[int, str | None, Envelope]:
-        """Code and status of the reply to MAIL with the parameters, and the envelope then."""
+        """Code and status of the reply to MAIL with the parameters, and the envelope after it."""
         client = self.client(extension, **options)
         answer = client.ask(b"MAIL FROM:<a@b> " + parameters)
         return answer.code, answer.status, client.server.envelope
 
     def refused(self, extension: Extension, *parameters: bytes, code: int = 501, status: str = "5.5.4") -> None:
-        """Assert that MAIL with each of these is refused, and leaves no transaction and nothing of it behind."""
+        """Assert that MAIL with each of these is refused, and leaves no transaction and no parameter behind."""
         for each in parameters:
             *reply, envelope = self.mail(extension, each)
             self.assertEqual(reply, [code, status], each)
             self.assertEqual(vars(envelope), vars(Envelope()), each)
 
     def rcpt(self, extension: Extension, parameters: bytes, **options: Any) -> tuple[int, list[Recipient]]:
-        """Code of the reply to RCPT with the parameters, and what is known of all recipients then."""
+        """Code of the reply to RCPT with the parameters, and the parameters of all recipients after it."""
         client = self.client(extension, **options)
         client.talk(b"MAIL FROM:<a@b>\r\n")
         return client.ask(b"RCPT TO:<c@d> " + parameters).code, client.server.envelope.recipients
@@ -51,12 +51,12 @@ class TermsTestCase(SynchronousTestCase):
             self.assertEqual(self.rcpt(extension, each, **options), (501, []), each)
 
     def offered(self, extension: Extension, **options: Any) -> list[str]:
-        """The line of the answer to EHLO with the extension's keyword, if it is there."""
+        """The line of the reply to EHLO with the extension's keyword, if there is one."""
         lines = Client(extensions=[extension], **options).ask(b"EHLO x").lines
         return [line for line in lines if line.split(" ")[0] == extension.keyword]
 
     def assert_growth(self, extension: Extension, parameters: bytes, command: bytes = b"MAIL FROM:") -> None:
-        """Assert that the longest command still has room for these parameters."""
+        """Assert that these parameters fit into the longest command."""
         client = self.client(extension, data_size_limit=None, decode_data=True)
         if command == b"RCPT TO:":
             client.talk(b"MAIL FROM:<a@b>\r\n")
@@ -65,10 +65,10 @@ class TermsTestCase(SynchronousTestCase):
 
 
 class SwitchedOnTests(TermsTestCase):
-    """What is not switched on is not there."""
+    """Extensions that are not enabled are not offered."""
 
     def test_offByDefault(self) -> None:
-        """None of them is offered, and their parameters are not known, unless the application wants them."""
+        """They are not offered, and their parameters are unknown, unless the application enables them."""
         client = Client()
         lines = " ".join(client.ask(b"EHLO x").lines)
         for extension in (DSN, RRVS, DeliverBy, FutureRelease, Limits, MTPriority, RequireTLS):
@@ -77,7 +77,7 @@ class SwitchedOnTests(TermsTestCase):
             self.assertEqual(client.ask(b"MAIL FROM:<a@b> " + parameter).code, 555)
 
     def test_nothingSaid(self) -> None:
-        """Where the client says nothing, each attribute says so."""
+        """Without parameters, each attribute has its default."""
         code, _, envelope = self.mail(DSN(), b"")
         self.assertEqual(code, 250)
         self.assertEqual(
@@ -88,7 +88,7 @@ class SwitchedOnTests(TermsTestCase):
         self.assertEqual(self.rcpt(DSN(), b""), (250, [Recipient()]))
 
     def test_together(self) -> None:
-        """All at once: the parameters of one are no matter of another, and options stay as they were written."""
+        """All together: the parameters are independent, and options are passed as they were written."""
         client = self.client(DSN(), RRVS(), DeliverBy(), MTPriority(), FutureRelease(60), Limits())
         client.talk(b"MAIL FROM:<a@b> ret=hdrs BY=60;n MT-PRIORITY=-3 HOLDFOR=60 ENVID=x+2By\r\n")
         client.talk(b"RCPT TO:<c@d> RRVS=2026-11-22T12:00:00Z NOTIFY=never\r\n")
@@ -100,10 +100,10 @@ class SwitchedOnTests(TermsTestCase):
 
 
 class RecipientTests(TermsTestCase):
-    """What was said of a recipient stays with that recipient."""
+    """The parameters of a recipient stay with that recipient."""
 
     def test_each(self) -> None:
-        """Each has its own, in the order of the recipients; one of whom nothing was said has nothing."""
+        """Each recipient has its own parameters, in the order of the recipients. Without parameters, they are empty."""
         client = self.client(DSN())
         client.talk(b"MAIL FROM:<a@b>\r\nRCPT TO:<1@d> NOTIFY=NEVER\r\nRCPT TO:<2@d>\r\nRCPT TO:<1@d> NOTIFY=DELAY\r\n")
         self.assertEqual(
@@ -112,7 +112,8 @@ class RecipientTests(TermsTestCase):
         )
 
     def test_refusedByHook(self) -> None:
-        """Nothing stays of one that a hook refuses, even if it had taken the address first; nor of one it drops."""
+        """Nothing is kept of a recipient that a hook refuses, even if it has added the address before. The same is true
+        for a dropped recipient."""
 
         def rcpt(server: Any, session: Any, envelope: Envelope, address: str, options: list[str]) -> str:
             if address != "dropped@d":
@@ -127,7 +128,7 @@ class RecipientTests(TermsTestCase):
         self.assertEqual(client.server.envelope.recipients, [Recipient()])
 
     def test_seenByHook(self) -> None:
-        """handle_RCPT sees what is said of the recipient it is asked about, and nothing of the one before."""
+        """handle_RCPT sees the parameters of the current recipient, and not those of the previous one."""
         seen = []
 
         def rcpt(server: Any, session: Any, envelope: Envelope, address: str, options: list[str]) -> str:
@@ -140,7 +141,8 @@ class RecipientTests(TermsTestCase):
         self.assertEqual(seen, [frozenset([Notify.NEVER]), None])
 
     def test_severalForOne(self) -> None:
-        """Where a hook puts several in one's place, what was said is said of each; who comes later gets none of it."""
+        """If a hook adds several recipients for one, the parameters apply to each of them, but not to later
+        recipients."""
 
         def rcpt(server: Any, session: Any, envelope: Envelope, address: str, options: list[str]) -> str:
             envelope.rcpt_tos.extend(["x@d", "y@d"] if address == "list@d" else [address])
@@ -155,7 +157,7 @@ class RecipientTests(TermsTestCase):
         self.assertEqual(envelope.recipients[1:], [Recipient()])
 
     def test_nextTransaction(self) -> None:
-        """Nothing of it is left in the next transaction."""
+        """Nothing is kept in the next transaction."""
         client = self.client(DSN())
         client.talk(b"MAIL FROM:<a@b> RET=FULL\r\nRCPT TO:<c@d> NOTIFY=NEVER\r\nRSET\r\n")
         client.talk(b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n")
@@ -167,16 +169,17 @@ class DSNTests(TermsTestCase):
     """DSN (RFC 3461)."""
 
     def test_offered(self) -> None:
-        """It is a keyword without a parameter."""
+        """The keyword has no parameter."""
         self.assertEqual(self.offered(DSN()), ["DSN"])
 
     def test_mail(self) -> None:
-        """RET in any case; ENVID with its xtext undone."""
+        """RET is case-insensitive. ENVID is decoded from xtext."""
         _, _, envelope = self.mail(DSN(), b"RET=Full ENVID=QQ+20314159")
         self.assertEqual((envelope.dsn_return, envelope.dsn_id), (Return.FULL, "QQ 314159"))
 
     def test_mailRefused(self) -> None:
-        """What is neither FULL nor HDRS, no xtext, of no printable ASCII, too long, empty or given twice."""
+        """Invalid RET and ENVID: unknown words, invalid xtext, characters that are not printable ASCII, too long,
+        empty, or given twice."""
         self.refused(DSN(), b"RET", b"RET=", b"RET=ALL", b"RET=FULL,HDRS", b"RET=FULL RET=HDRS", b"ENVID", b"ENVID=+2g")
         self.refused(DSN(), b"ENVID=a+0D+0Ab", b"ENVID=+C3+A9", b"ENVID=+", b"ENVID=+7F", b"ENVID=" + b"x" * 101)
         self.assertEqual(self.mail(DSN(), b"ENVID=" + b"x" * 100)[0], 250)
@@ -191,7 +194,7 @@ class DSNTests(TermsTestCase):
         )  # fmt: skip
 
     def test_originalRecipient(self) -> None:
-        """ORCPT is a type of address, and the address with its xtext undone."""
+        """ORCPT is an address type, and the address decoded from xtext."""
         original = OriginalRecipient("rfc822", "Bob+list@example.com")
         self.assertEqual(self.rcpt(DSN(), b"ORCPT=RFC822;Bob+2Blist@example.com"), (250, [Recipient(None, original)]))
         self.rcpt_refused(
@@ -201,7 +204,7 @@ class DSNTests(TermsTestCase):
         self.assertEqual(self.rcpt(DSN(), b"ORCPT=rfc822;" + b"x" * 493)[0], 250)
 
     def test_originalRecipientInUtf8(self) -> None:
-        """One of type utf-8 has its characters by number, or as they are where MAIL said SMTPUTF8 (RFC 6533)."""
+        """An address of type utf-8 has encoded characters, or plain ones if MAIL has SMTPUTF8 (RFC 6533)."""
         original = OriginalRecipient("utf-8", "é+=\\@b")
         by_number = b"ORCPT=utf-8;\\x{E9}\\x{2B}\\x{3D}\\x{5C}@b"
         self.assertEqual(self.rcpt(DSN(), by_number), (250, [Recipient(None, original)]))
@@ -216,7 +219,7 @@ class DSNTests(TermsTestCase):
         self.assertEqual(client.server.envelope.recipients[0].original, OriginalRecipient("utf-8", "é@b"))
 
     def test_growth(self) -> None:
-        """The longest address still leaves room for all of it."""
+        """All parameters fit into a command with the longest address."""
         self.assert_growth(DSN(), b"RET=FULL ENVID=" + b"x" * 100)
         self.assert_growth(DSN(), b"NOTIFY=SUCCESS,FAILURE,DELAY ORCPT=rfc822;" + b"x" * 493, b"RCPT TO:")
 
@@ -225,7 +228,7 @@ class RequireTLSTests(TermsTestCase):
     """REQUIRETLS (RFC 8689)."""
 
     def test_inTLS(self) -> None:
-        """It is offered in TLS, and marks the message."""
+        """It is offered with TLS, and sets an attribute of the envelope."""
         client = Client(extensions=[RequireTLS()])
         client.server.session.ssl = TLSInfo("TLSv1.3", "TLS_AES_256_GCM_SHA384")
         self.assertIn("REQUIRETLS", client.ask(b"EHLO x").lines)
@@ -234,7 +237,7 @@ class RequireTLSTests(TermsTestCase):
         self.assertTrue(client.server.envelope.require_tls)
 
     def test_inClear(self) -> None:
-        """In clear it is not offered, and refused; other messages are taken."""
+        """Without TLS it is not offered, and refused. Other messages are accepted."""
         self.assertEqual(self.offered(RequireTLS()), [])
         self.refused(RequireTLS(), b"REQUIRETLS", code=530, status="5.7.0")
         self.assertEqual(self.mail(RequireTLS(), b"")[0], 250)
@@ -244,13 +247,13 @@ class DeliverByTests(TermsTestCase):
     """DELIVERBY (RFC 2852)."""
 
     def test_offered(self) -> None:
-        """It is offered with the least time that the server needs, if it says so."""
+        """It is offered with the minimum time, if the server has one."""
         self.assertEqual(self.offered(DeliverBy()), ["DELIVERBY"])
         self.assertEqual(self.offered(DeliverBy(120)), ["DELIVERBY 120"])
         self.assertRaises(ValueError, DeliverBy, -1)
 
     def test_by(self) -> None:
-        """Seconds, whether it goes back, whether relays tell; in mode N the time may be over."""
+        """Seconds, mode and trace. In mode N, the time may be over."""
         for parameter, terms in (
             (b"BY=120;R", By(120, True)),
             (b"BY=+120;rt", By(120, True, True)),
@@ -260,7 +263,7 @@ class DeliverByTests(TermsTestCase):
             self.assertEqual(self.mail(DeliverBy(), parameter)[2].deliver_by, terms)
 
     def test_refused(self) -> None:
-        """What is no time, and a time that is over, or too short, for a message that is to come back."""
+        """Invalid times are refused. So are times that are over or too short, if the message must be returned."""
         self.refused(
             DeliverBy(), b"BY", b"BY=", b"BY=5", b"BY=5;", b"BY=5;X", b"BY=5;RR", b"BY=1234567890;R", b"BY=5;TR"
         )
@@ -269,7 +272,7 @@ class DeliverByTests(TermsTestCase):
         self.assertEqual(self.mail(DeliverBy(60), b"BY=59;N")[0], 250)
 
     def test_growth(self) -> None:
-        """The longest address still leaves room for it."""
+        """The parameter fits into a command with the longest address."""
         self.assert_growth(DeliverBy(), b"BY=-12345678;NT")
 
 
@@ -283,7 +286,7 @@ class MTPriorityTests(TermsTestCase):
         self.assertRaises(ValueError, MTPriority, "a b")
 
     def test_priority(self) -> None:
-        """From -9 to 9, and nothing else."""
+        """The values are -9 to 9."""
         for text, priority in ((b"0", 0), (b"9", 9), (b"-9", -9)):
             self.assertEqual(self.mail(MTPriority(), b"MT-PRIORITY=" + text)[2].mt_priority, priority)
         for text in (b"10", b"+3", b"-0", b"00", b"high", b"", b"3.5", b"\xd9\xa3"):
@@ -298,12 +301,12 @@ class FutureReleaseTests(TermsTestCase):
     extension = FutureRelease(3600, now=NOON.timestamp)
 
     def test_offered(self) -> None:
-        """It is offered with the longest time, and with the latest."""
+        """It is offered with the longest hold time, and with the latest time."""
         self.assertEqual(self.offered(self.extension), ["FUTURERELEASE 3600 2026-11-22T13:00:00Z"])
         self.assertRaises(ValueError, FutureRelease, 0)
 
     def test_hold(self) -> None:
-        """A number of seconds, or a time: either is a time. One that is over is let be."""
+        """HOLDFOR and HOLDUNTIL both result in a time. A time in the past is accepted."""
         for parameter, until in (
             (b"HOLDFOR=3600", datetime(2026, 11, 22, 13, tzinfo=UTC)),
             (b"HOLDUNTIL=2026-11-22T14:00:00+01:00", datetime(2026, 11, 22, 13, tzinfo=UTC)),
@@ -313,7 +316,7 @@ class FutureReleaseTests(TermsTestCase):
             self.assertEqual(self.mail(self.extension, parameter)[2].hold_until, until)
 
     def test_refused(self) -> None:
-        """What is no time, is too late, and both at once (RFC 4865 4.2)."""
+        """Invalid times, times that are too late, and both parameters together are refused (RFC 4865 4.2)."""
         self.refused(
             self.extension, b"HOLDFOR", b"HOLDFOR=0", b"HOLDFOR=-1", b"HOLDFOR=1234567890", b"HOLDFOR=3601",
             b"HOLDUNTIL",
@@ -323,7 +326,7 @@ class FutureReleaseTests(TermsTestCase):
         )  # fmt: skip
 
     def test_growth(self) -> None:
-        """The longest address still leaves room for it."""
+        """The parameter fits into a command with the longest address."""
         self.assert_growth(self.extension, b"HOLDUNTIL=2026-11-22T12:00:00+00:00")
 
 
@@ -331,14 +334,14 @@ class RRVSTests(TermsTestCase):
     """RRVS (RFC 7293)."""
 
     def test_since(self) -> None:
-        """A time, and what to do where the request cannot be passed on; to reject, if that is not said."""
+        """A time, and what to do if the next server lacks the extension. The default is to reject."""
         for text, or_reject in ((b"", True), (b";R", True), (b";c", False)):
             parameter = b"RRVS=2026-11-22T12:00:00Z" + text
             self.assertEqual(self.rcpt(RRVS(), parameter), (250, [Recipient(None, None, ValidSince(NOON, or_reject))]))
         self.assert_growth(RRVS(), b"RRVS=2026-11-22T12:00:00+00:00;R", b"RCPT TO:")
 
     def test_refused(self) -> None:
-        """What is no time, and what is neither C nor R."""
+        """Invalid times and values other than C and R are refused."""
         self.rcpt_refused(RRVS(), b"RRVS", b"RRVS=;C", b"RRVS=2026-11-22T12:00:00Z;", b"RRVS=2026-11-22T12:00:00Z;X")
         self.rcpt_refused(RRVS(), b"RRVS=now", b"RRVS=2026-11-22T12:00:00Z;CR")
 
@@ -347,7 +350,7 @@ class LimitsTests(TermsTestCase):
     """LIMITS (RFC 9422)."""
 
     def test_offered(self) -> None:
-        """It tells of the server's own limit of recipients, and of those that it keeps itself."""
+        """It advertises the server's own limit of recipients, and its own two limits."""
         self.assertEqual(self.offered(Limits()), ["LIMITS RCPTMAX=1000"])
         self.assertEqual(
             self.offered(Limits(mail_max=5, rcpt_domain_max=2), recipient_limit=100),
@@ -359,14 +362,15 @@ class LimitsTests(TermsTestCase):
             self.assertRaises(ValueError, Limits, None, wrong)
 
     def test_mailMax(self) -> None:
-        """So many MAIL commands are taken, whatever becomes of them; with the next the session ends."""
+        """The limit of MAIL commands counts all of them, successful or not. The next one ends the session."""
         client = self.client(Limits(mail_max=2))
         self.assertEqual(client.codes(b"MAIL FROM:<a@b>\r\nRSET\r\nMAIL FROM:<a@b>\r\nRSET\r\n"), [250] * 4)
         self.assertEqual(client.ask(b"MAIL FROM:<a@b>").code, 421)
         self.assertTrue(client.closed)
 
     def test_rcptDomainMax(self) -> None:
-        """So many domains are taken in a session, in whatever case; another is refused for now, those go on."""
+        """The limit of domains is per session and case-insensitive. A recipient in another domain gets a temporary
+        refusal; known domains are still accepted."""
         client = self.client(Limits(rcpt_domain_max=2))
         client.talk(b"MAIL FROM:<a@b>\r\n")
         recipients = b"RCPT TO:<1@x>\r\nRCPT TO:<2@X>\r\nRCPT TO:<postmaster>\r\nRCPT TO:<1@y>\r\nRCPT TO:<1@z>\r\n"
@@ -375,7 +379,7 @@ class LimitsTests(TermsTestCase):
         self.assertEqual(client.codes(b"RCPT TO:<1@z>\r\nRCPT TO:<1@x>\r\n"), [452, 250])
 
     def test_rcptMax(self) -> None:
-        """What it tells is what the server keeps."""
+        """The server enforces the advertised limits."""
         client = self.client(Limits(), recipient_limit=1)
         client.talk(b"MAIL FROM:<a@b>\r\n")
         self.assertEqual(client.codes(b"RCPT TO:<1@x>\r\nRCPT TO:<2@x>\r\n"), [250, 452])

@@ -1,4 +1,4 @@
-"""XCLIENT and XFORWARD, and commands that extensions bring."""
+"""XCLIENT and XFORWARD, and commands of extensions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ELSEWHERE = IPv4Address("TCP", "198.51.100.1", 1)
 
 
 class ParseTests(SynchronousTestCase):
-    """What the attributes mean."""
+    """Parsing of the attributes."""
 
     def refusal(self, arg: str, forward: bool = False) -> Reply:
         with self.assertRaises(Refused) as caught:
@@ -44,7 +44,7 @@ class ParseTests(SynchronousTestCase):
         return reply
 
     def test_xclient(self) -> None:
-        """All attributes of XCLIENT, in upper or lower case, with blanks between them."""
+        """All attributes of XCLIENT, in upper or lower case, with several spaces between them."""
         said = parse_xclient(
             "NAME=client.test addr=IPV6:2001:DB8::7  PORT=4321 PROTO=esmtp HELO=+5B192.0.2.7]"
             " LOGIN=a+2Bb+40c+20d DESTADDR=198.51.100.25 DESTPORT=25",
@@ -67,7 +67,7 @@ class ParseTests(SynchronousTestCase):
         )
 
     def test_unavailable(self) -> None:
-        """What is not known is None; a name may be missing for now only."""
+        """An unknown value is None. A name may be missing because of a temporary error."""
         before = XClientData(said_by=OWN, peer=OWN, name="x", addr="203.0.113.9", port=1)
         said = parse_xclient("NAME=[unavailable] ADDR=[UNAVAILABLE] PORT=[Unavailable] LOGIN=[UNAVAILABLE]", before)
         self.assertEqual(said, XClientData(said_by=OWN, peer=("", 0)))
@@ -76,7 +76,7 @@ class ParseTests(SynchronousTestCase):
         self.assertFalse(parse_xclient("NAME=y", said).name_failed)
 
     def test_again(self) -> None:
-        """Who the client is stays until another is told; how it speaks and who it is to the server do not."""
+        """Name, address and port are kept until they are set again. Protocol, HELO and LOGIN are not kept."""
         first = parse_xclient("NAME=x ADDR=203.0.113.9 HELO=y PROTO=ESMTP LOGIN=z", XClientData(said_by=OWN, peer=OWN))
         self.assertEqual(first.peer, ("203.0.113.9", 0))
         second = parse_xclient("PORT=5", first)
@@ -85,7 +85,7 @@ class ParseTests(SynchronousTestCase):
         self.assertEqual(parse_xclient("PORT=5", XClientData(said_by="", peer="")).peer, "")
 
     def test_xforward(self) -> None:
-        """All attributes of XFORWARD; addresses need not be of the Internet."""
+        """All attributes of XFORWARD. Addresses need not be IP addresses."""
         said = parse_xforward(
             "NAME=client.test ADDR=IPV6:::1 PORT=1 PROTO=UUCP HELO=h IDENT=3CF6B2 SOURCE=remote", None
         )
@@ -99,7 +99,7 @@ class ParseTests(SynchronousTestCase):
         self.assertEqual((said.addr, said.helo, said.ident), ("uucp!host", None, "3CF6B2"))
 
     def test_malformed(self) -> None:
-        """What will not do is refused with 501 and the attribute that is wrong."""
+        """Invalid values are refused with 501 and the name of the attribute."""
         for arg, word in (
             ("FOO=bar", "NAME, ADDR, PORT, PROTO, HELO, LOGIN, DESTADDR, DESTPORT"),
             ("NAME", "as NAME=value"),
@@ -129,7 +129,7 @@ class ParseTests(SynchronousTestCase):
 
     @given(some.sampled_from(XCLIENT_ATTRIBUTES + XFORWARD_ATTRIBUTES), some.text(), some.booleans())
     def test_anything(self, name: str, text: str, forward: bool) -> None:
-        """Any text is a value or is refused, coded and as it is."""
+        """Any text is a value or is refused, encoded or not."""
         for value in (text, encode_xtext(text)):
             try:
                 parse_xforward(f"{name}={value}", None) if forward else parse_xclient(f"{name}={value}", XClientData())
@@ -145,7 +145,7 @@ class XClientTests(LoggingTestCase):
         return Client(handler, **options)
 
     def test_offered(self) -> None:
-        """EHLO and HELP name it to who may use it, and to nobody else; from others it is refused."""
+        """EHLO and HELP show it only to clients that may use it. From others it is refused."""
         client = self.client()
         self.assertIn(
             "XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT", client.ask(b"EHLO client.test").lines
@@ -160,7 +160,8 @@ class XClientTests(LoggingTestCase):
         self.assertEqual(Client().ask(b"XCLIENT ADDR=203.0.113.9").code, 500)
 
     def test_peer(self) -> None:
-        """The client is greeted anew and is who was told; all that was said before is forgotten."""
+        """The session restarts with a greeting, for the client that was named. Everything that was sent before is
+        discarded."""
         client = self.client()
         client.talk(GREETING)
         before = client.server.session
@@ -177,7 +178,7 @@ class XClientTests(LoggingTestCase):
         self.assertIn(b"from real.client.test ([203.0.113.9])", header)
 
     def test_helo(self) -> None:
-        """HELO and PROTO greet for the client: mail may follow at once."""
+        """HELO and PROTO replace the client's greeting: MAIL may follow immediately."""
         client = self.client()
         self.assertEqual(client.codes(b"XCLIENT HELO=c.test PROTO=ESMTP\r\n" + TRANSACTION), [220, 250, 250])
         session = client.server.session
@@ -187,7 +188,7 @@ class XClientTests(LoggingTestCase):
         self.assertFalse(client.server.session.extended_smtp)
 
     def test_login(self) -> None:
-        """LOGIN has authenticated; the next XCLIENT without it has not."""
+        """LOGIN authenticates the session, until the next XCLIENT without it."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that passwords pass in clear
             client = self.client(auth_required=True, auth_require_tls=False, authenticator=lambda *arguments: True)
@@ -201,7 +202,7 @@ class XClientTests(LoggingTestCase):
         self.assertEqual(client.codes(TRANSACTION), [530, 530])
 
     def test_transaction(self) -> None:
-        """In the middle of a message, or before what may be one, it is out of place."""
+        """During a message, or a transaction, it is refused."""
         client = self.client()
         client.talk(GREETING + TRANSACTION)
         answer = client.ask(b"XCLIENT ADDR=203.0.113.9")
@@ -209,7 +210,7 @@ class XClientTests(LoggingTestCase):
         self.assertEqual((client.server.session.peer, client.server.envelope.rcpt_tos), (OWN, ["b@example.com"]))
 
     def test_malformed(self) -> None:
-        """What is malformed changes nothing."""
+        """A malformed command changes nothing."""
         client = self.client()
         client.talk(GREETING)
         for line in (b"XCLIENT", b"XCLIENT ADDR", b"XCLIENT NAME=x ADDR=nowhere", b"XCLIENT FOO=1"):
@@ -218,7 +219,7 @@ class XClientTests(LoggingTestCase):
         self.assertEqual((session.peer, session.xclient, session.host_name), (OWN, None, "client.test"))
 
     def test_again(self) -> None:
-        """A client may be followed by another, whatever address the first had: it is the connection that is trusted."""
+        """Another XCLIENT may follow, whatever address the first one had: the connection is trusted."""
         client = self.client()
         self.assertEqual(
             client.codes(b"XCLIENT ADDR=203.0.113.9\r\nXCLIENT ADDR=IPV6:2001:db8::1 PORT=7\r\n"), [220, 220]
@@ -231,7 +232,7 @@ class XClientTests(LoggingTestCase):
         self.assertEqual(client.ask(b"XCLIENT ADDR=192.0.2.7").code, 550)
 
     def test_unavailable(self) -> None:
-        """A client without an address is none of a network, nor of a Unix socket."""
+        """A client without an address belongs to no network, and is not on a Unix socket."""
         client = self.client(extensions=[XClient([*TRUSTED, "unix"])])
         client.talk(b"XCLIENT ADDR=[UNAVAILABLE]\r\nEHLO client.test\r\n")
         session = client.server.session
@@ -244,7 +245,7 @@ class XClientTests(LoggingTestCase):
         self.assertEqual(client.ask(b"XCLIENT ADDR=203.0.113.9").code, 220)
 
     def test_connect(self) -> None:
-        """``handle_CONNECT`` is asked about the client as well, and may wait or turn it away."""
+        """``handle_CONNECT`` is called for the new client, too, and may wait or reject it."""
         peers: list[Any] = []
 
         def connect(server: Any, session: Any, envelope: Any) -> str | None:
@@ -264,7 +265,7 @@ class XClientTests(LoggingTestCase):
         self.assertEqual(client.codes(b""), [220, 250])
 
     def test_startTLS(self) -> None:
-        """STARTTLS forgets what XCLIENT has said in clear (RFC 3207 4.2)."""
+        """STARTTLS discards the data of an XCLIENT without TLS (RFC 3207 4.2)."""
         client = self.client()
         client.talk(b"XCLIENT ADDR=203.0.113.9\r\n")
         client.server._forget()
@@ -272,7 +273,7 @@ class XClientTests(LoggingTestCase):
         self.assertEqual((session.peer, session.xclient), (OWN, None))
 
     def test_behindProxy(self) -> None:
-        """Who comes through a trusted proxy is not the proxy: it is the client that must be trusted."""
+        """The client of a trusted proxy is not the proxy: the client itself must be trusted."""
         options: dict[str, Any] = {"proxy_from": TRUSTED, "extensions": [XClient(TRUSTED)]}
         client = self.client(**options)
         self.assertEqual(client.codes(HEADER + b"XCLIENT ADDR=10.0.0.1\r\n"), [220, 550])
@@ -284,14 +285,14 @@ class XClientTests(LoggingTestCase):
         self.assertTrue(session.proxy_data)
 
     def test_unixBehindProxy(self) -> None:
-        """A Unix socket that a header names is none of this host, unless the proxy itself comes over one."""
+        """A Unix socket in a PROXY header is not on this host, unless the proxy itself is on a Unix socket."""
         header = version2(1, 3, 1, bytes(216))
         for peer, code in (PEER, 550), (UNIXAddress(None), 220):
             client = self.client(peer=peer, proxy_from=[*TRUSTED, "unix"], extensions=[XClient(["unix"])])
             self.assertEqual(client.codes(header + b"XCLIENT ADDR=10.0.0.1\r\n"), [220, code])
 
     def test_hookedPeer(self) -> None:
-        """A hook that names the client in a form of its own has not made it trusted."""
+        """A hook that sets the peer in another form does not make it trusted."""
 
         def proxy(server: Any, session: Any, envelope: Any, proxy_data: Any) -> bool:
             session.peer = str(proxy_data.src_addr)
@@ -301,13 +302,13 @@ class XClientTests(LoggingTestCase):
         self.assertEqual(client.codes(HEADER + b"XCLIENT ADDR=10.0.0.1\r\n"), [220, 550])
 
     def test_lmtp(self) -> None:
-        """It is there in LMTP too, where every greeting allows parameters."""
+        """It is offered in LMTP, too, where each greeting allows parameters."""
         client = self.client(factory=None, protocol=LMTP)
         self.assertEqual(client.codes(b"XCLIENT ADDR=203.0.113.9\r\nLHLO client.test\r\n"), [220, 250])
         self.assertEqual(client.codes(b"XCLIENT HELO=c.test\r\nMAIL FROM:<a@example.com> SIZE=1\r\n"), [220, 250])
 
     def test_networks(self) -> None:
-        """What is no network is refused when the extension is made."""
+        """Invalid networks are refused when the extension is created."""
         self.assertIn("XCLIENT", str(self.assertRaises(ValueError, XClient, ["localhost"])))
         self.assertIn("XFORWARD", str(self.assertRaises(TypeError, XForward, "10.0.0.0/8")))
 
@@ -330,7 +331,7 @@ class XForwardTests(SynchronousTestCase):
         return client
 
     def test_transaction(self) -> None:
-        """It tells of the next message, in one command or several, and of no other."""
+        """It describes the next message, in one command or several, and no other message."""
         client = self.client()
         self.assertIn("XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE", client.ask(b"EHLO client.test").lines)
         self.assertEqual(client.codes(b"XFORWARD NAME=c.test ADDR=203.0.113.9\r\nXFORWARD IDENT=1\r\n"), [250, 250])
@@ -340,7 +341,7 @@ class XForwardTests(SynchronousTestCase):
         self.assertEqual((client.server.session.peer, client.server.session.xclient), (OWN, None))
 
     def test_reset(self) -> None:
-        """RSET and a new greeting forget it."""
+        """RSET and a new greeting discard it."""
         client = self.client()
         for line in (b"RSET", b"EHLO client.test"):
             client.ask(b"XFORWARD IDENT=1")
@@ -348,7 +349,7 @@ class XForwardTests(SynchronousTestCase):
             self.assertIsNone(client.server.envelope.xforward)
 
     def test_refused(self) -> None:
-        """Not from elsewhere, not within a transaction, not malformed."""
+        """It is refused from other networks, in a transaction, and if malformed."""
         self.assertEqual(self.client(peer=ELSEWHERE).ask(b"XFORWARD IDENT=1").code, 550)
         self.assertNotIn("XFORWARD", self.client(peer=ELSEWHERE).ask(b"EHLO x").text)
         client = self.client()
@@ -376,10 +377,11 @@ class Ping(Extension):
 
 
 class CommandTests(SynchronousTestCase):
-    """Commands that extensions bring."""
+    """Commands of extensions."""
 
     def test_command(self) -> None:
-        """An extension's method smtp_VERB is a command of the servers that have it, and HELP lists it while offered."""
+        """A method smtp_VERB of an extension is a command of the servers that have it. HELP lists it while it is
+        offered."""
         client = Client(extensions=[Ping("pong")])
         self.assertNotIn("PING", client.ask(b"HELP").text)
         client.talk(GREETING)
@@ -388,7 +390,7 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(client.ask(b"ping me").text, "2.0.0 pong me mx.test")
 
     def test_apart(self) -> None:
-        """It is a command of those servers alone."""
+        """Other servers do not have the command."""
         first, second = Client(extensions=[Ping("one")]), Client(extensions=[Ping("two")])
         self.assertEqual([each.ask(b"PING x").text[6:9] for each in (first, second)], ["one", "two"])
         self.assertEqual(Client().ask(b"PING").code, 500)
@@ -396,7 +398,7 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(dict(SMTPFactory().settings.commands), {})
 
     def test_subclass(self) -> None:
-        """Each class of protocols has its own commands beside them, and all its connections the same table."""
+        """Each class of protocols has its own commands in addition. All connections of the class share the table."""
         factory = SMTPFactory(extensions=[Ping("pong")])
         first, second = Client(factory=factory), Client(factory=factory)
         self.assertIs(first.server.commands, second.server.commands)
@@ -406,10 +408,10 @@ class CommandTests(SynchronousTestCase):
 
 
 class SwaksTests(TLSTestCase):
-    """swaks, which speaks XCLIENT."""
+    """swaks, which supports XCLIENT."""
 
     async def test_swaks(self) -> None:
-        """It sends what the server offers, is greeted again, and delivers as the client."""
+        """swaks sends the offered attributes, gets a new greeting, and delivers as the client."""
         path = program("swaks", "swaks")
         port = await self.serve(extensions=[XClient(["127.0.0.1"])])
         words = ["--xclient-addr", "203.0.113.9", "--xclient-name", "client.test", "--xclient-port", "5555"]
@@ -423,7 +425,7 @@ class SwaksTests(TLSTestCase):
         self.assertEqual((session.xclient.name, session.xclient.dest_addr), ("client.test", "198.51.100.25"))
 
     async def test_inTLS(self) -> None:
-        """TLS goes on, and the server knows."""
+        """TLS continues, and the session has it."""
         path = program("swaks", "swaks")
         port = await self.serve(extensions=[XClient(["127.0.0.1"])], require_starttls=True)
         words = [path, "--server", f"127.0.0.1:{port}", "--from", SENDER, "--to", RECIPIENT, "--tls"]
@@ -433,7 +435,7 @@ class SwaksTests(TLSTestCase):
         self.assertTrue(session.ssl)
 
     async def test_untrusted(self) -> None:
-        """From elsewhere swaks is not offered it, and gives up."""
+        """From other networks, swaks gets no offer, and gives up."""
         path = program("swaks", "swaks")
         port = await self.serve(extensions=[XClient(["192.0.2.1"])])
 

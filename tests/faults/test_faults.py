@@ -1,4 +1,4 @@
-"""Faults on purpose: stages, matches, schedules, effects, and the words for them on the command line."""
+"""Fault injection: stages, matches, schedules, effects, and the syntax of the command line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LATER = "451 4.7.1 Try again later"
 
 
 class Inbox:
-    """A handler that keeps what it is given."""
+    """A handler that keeps its messages."""
 
     def __init__(self) -> None:
         self.envelopes: list[Envelope] = []
@@ -44,42 +44,42 @@ class Inbox:
 
 
 def facing(faults: Faults, handler: object = None, **options: Any) -> Client:
-    """A client that has said EHLO, of a server with these faults."""
+    """A client that has sent EHLO to a server with these faults."""
     client = Client(handler, faults=faults, **options)
     client.talk(GREETING)
     return client
 
 
 class ScheduleTests(SynchronousTestCase):
-    """When rules strike."""
+    """When rules apply."""
 
     def strikes(self, schedule: Schedule, times: list[float] | None = None) -> list[int]:
-        """Which of ten occasions, or those at these times, it strikes at."""
+        """Return at which of ten occasions, or of those at these times, it applies."""
         random = Random(0)
         asked = [schedule.strikes(now, random) for now in times or [0.0] * 10]
         return [number for number, struck in enumerate(asked, 1) if struck]
 
     def test_counted(self) -> None:
-        """The first so many; one; every so many."""
+        """The first ones; one; every n-th."""
         self.assertEqual(self.strikes(First(2)), [1, 2])
         self.assertEqual(self.strikes(Nth(3)), [3])
         self.assertEqual(self.strikes(Every(3)), [3, 6, 9])
 
     def test_share(self) -> None:
-        """None, all, or about so many."""
+        """None, all, or approximately this share."""
         self.assertEqual(self.strikes(Share(0)), [])
         self.assertEqual(len(self.strikes(Share(1))), 10)
         share = len(self.strikes(Share(0.3), [0.0] * 10_000)) / 10_000
         self.assertTrue(0.28 < share < 0.32, share)
 
     def test_rate(self) -> None:
-        """Those beyond a rate: the bucket is full at first, fills again with time, and holds no more than that."""
+        """The occasions beyond a rate: the bucket is full at first, and is refilled over time up to its size."""
         self.assertEqual(self.strikes(Rate(3, 60), [0, 0, 0, 0, 19.9, 20.1, 20.2]), [4, 5, 7])
         self.assertEqual(self.strikes(Rate(3, 60), [0, 0, 0, 1000, 1000, 1000, 1000]), [7])
         self.assertEqual(self.strikes(Rate(10, 1), [n / 10 for n in range(1000)]), [])
 
     def test_senseless(self) -> None:
-        """Numbers that make no sense are refused where they are given."""
+        """Invalid numbers are refused immediately."""
         rule = Faults().on("rcpt")
         for number in (0, -1):
             for method in (rule.first, rule.nth, rule.every):
@@ -94,10 +94,10 @@ class ScheduleTests(SynchronousTestCase):
 
 
 class RuleTests(SynchronousTestCase):
-    """Which rule strikes at what."""
+    """Which rule applies to what."""
 
     def test_retry(self) -> None:
-        """A client that tries again gets its message through at the third attempt, and the server has it once."""
+        """A client that tries again delivers its message at the third attempt. The server has it once."""
         faults = Faults()
         faults.on("rcpt", to="*@example.com").first(2).reply(LATER)
         inbox = Inbox()
@@ -112,7 +112,7 @@ class RuleTests(SynchronousTestCase):
         self.assertEqual([each.at for each in faults.fired], [60, 120])
 
     def test_rateLimit(self) -> None:
-        """A sender that is told to slow down gets all through, as fast as allowed, and no time passes."""
+        """A sender that slows down delivers everything, as fast as allowed. No real time passes."""
         faults = Faults()
         faults.on("mail").rate(10, per=60).reply("421 4.7.0 Too fast, come back later")
         inbox = Inbox()
@@ -129,7 +129,7 @@ class RuleTests(SynchronousTestCase):
         self.assertAlmostEqual(clock.seconds(), 30 * 6)
 
     def test_stages(self) -> None:
-        """Each command can be struck at, by its name, once it is in order."""
+        """A rule can apply to each command, by its name, if the command is valid."""
         lines = {
             "helo": b"HELO a",
             "ehlo": b"EHLO a",
@@ -156,7 +156,7 @@ class RuleTests(SynchronousTestCase):
             self.assertNotEqual(said[0], said[1], stage)
 
     def test_any(self) -> None:
-        """``any`` is each command, and several stages may be named."""
+        """``any`` is each command. A rule may have several stages."""
         faults = Faults()
         faults.on("any").nth(3).reply(LATER)
         faults.on("noop", "rset").nth(4).drop()
@@ -165,7 +165,7 @@ class RuleTests(SynchronousTestCase):
         self.assertTrue(client.closed)
 
     def test_outOfOrder(self) -> None:
-        """What the server refuses anyway is refused as ever, and does not count."""
+        """Commands that the server refuses anyway are refused as usual, and do not count."""
         faults = Faults()
         faults.on("rcpt", "mail").first(1).reply(LATER)
         client = facing(faults)
@@ -174,7 +174,7 @@ class RuleTests(SynchronousTestCase):
         self.assertEqual(client.codes(TRANSACTION + b"MAIL FROM:<a@b>\r\n"), [451, 503, 250])
 
     def test_matches(self) -> None:
-        """A rule strikes only at what fits all that it asks for."""
+        """A rule applies only if all its matches fit."""
         cases: list[tuple[dict[str, Any], bool]] = [
             ({"to": "b@example.com"}, True),
             ({"to": "B@EXAMPLE.*"}, True),
@@ -203,7 +203,7 @@ class RuleTests(SynchronousTestCase):
                 self.assertEqual(said[line] == 459, strikes, (stage, matches))
 
     def test_localPeer(self) -> None:
-        """A client without an address fits no rule for one."""
+        """A client without an address fits no rule with an address."""
         faults = Faults()
         for peer in ("*", "0.0.0.0/0"):
             faults.on("noop", peer=peer).drop()
@@ -211,13 +211,13 @@ class RuleTests(SynchronousTestCase):
         self.assertEqual(facing(faults, peer=IPv4Address("TCP", "10.0.0.1", 1)).codes(b"NOOP\r\n"), [])
 
     def test_nullSender(self) -> None:
-        """A bounce has a sender, the empty one."""
+        """A bounce has the empty sender."""
         faults = Faults()
         faults.on("mail", mail_from="").reply(LATER)
         self.assertEqual(facing(faults).codes(b"MAIL FROM:<>\r\nMAIL FROM:<a@b>\r\n"), [451, 250])
 
     def test_size(self) -> None:
-        """By the size that MAIL announces, and that the message has."""
+        """A rule can match the size that MAIL declares, and the size of the message."""
         faults = Faults()
         faults.on("mail", size=1000).reply("459 announced")
         faults.on("message", size=100).reply("458 real")
@@ -228,20 +228,20 @@ class RuleTests(SynchronousTestCase):
         self.assertEqual(client.send_message(b"x" * 97 + b"\r\n").code, 250)
 
     def test_order(self) -> None:
-        """The first rule that strikes is the only one; those behind it do not count what it struck at."""
+        """Only the first rule that fits is applied. Later rules do not count the occasion."""
         faults = Faults()
         faults.on("noop").first(2).reply("456 one")
         faults.on("noop").first(2).reply("457 two")
         self.assertEqual(facing(faults).codes(b"NOOP\r\n" * 5), [456, 456, 457, 457, 250])
 
     def test_schedulesTogether(self) -> None:
-        """Schedules narrow each other, in order."""
+        """Several schedules apply one after the other."""
         faults = Faults()
         faults.on("noop").every(2).first(2).reply("456 one")
         self.assertEqual(facing(faults).codes(b"NOOP\r\n" * 8), [250, 456, 250, 456, 250, 250, 250, 250])
 
     def test_seed(self) -> None:
-        """The same seed gives the same run, another one another; what one rule does is nothing to the next."""
+        """The same seed results in the same run, another seed in another one. Rules are independent of each other."""
 
         def run(seed: int, *, more: bool = False) -> list[int]:
             faults = Faults(seed)
@@ -259,7 +259,7 @@ class RuleTests(SynchronousTestCase):
         self.assertNotEqual(run(1), run(2))
 
     def test_addedLater(self) -> None:
-        """Rules can be made while connections are open, and cleared."""
+        """Rules can be added while connections are open, and cleared."""
         faults = Faults()
         client = facing(faults)
         self.assertEqual(client.codes(b"NOOP\r\n"), [250])
@@ -270,7 +270,7 @@ class RuleTests(SynchronousTestCase):
         self.assertEqual((client.codes(b"NOOP\r\n"), faults.fired, list(faults)), ([250], [], []))
 
     def test_wrong(self) -> None:
-        """Rules that make no sense are refused, with the nearest that does."""
+        """Invalid rules are refused, with the most similar valid word."""
         faults = Faults()
         for wrong, words in (
             (lambda: faults.on("rctp"), "there is no stage 'rctp'; did you mean rcpt?"),
@@ -292,7 +292,7 @@ class RuleTests(SynchronousTestCase):
             SMTPFactory(faults=Faults)  # type: ignore[arg-type]
 
     def test_ownCommands(self) -> None:
-        """Commands of a subclass, and its overrides, stay what they are."""
+        """Commands of a subclass, and its overrides, are unchanged."""
 
         class Mine(SMTP):
             @syntax("PING")
@@ -309,7 +309,7 @@ class RuleTests(SynchronousTestCase):
         self.assertEqual(facing(faults, protocol=Mine).codes(b"PING\r\n"), [456])
 
     def test_extensions(self) -> None:
-        """``any`` is the commands that extensions bring as well."""
+        """``any`` includes the commands of extensions."""
 
         class Pong(Extension):
             keyword = "PONG"
@@ -324,13 +324,13 @@ class RuleTests(SynchronousTestCase):
         self.assertEqual(client.codes(b"PONG\r\n" * 3), [250, 451, 250])
 
     def test_offCostsNothing(self) -> None:
-        """Without faults, the class is the one that was given; with them, it is made once."""
+        """Without faults, the class of the protocol is the one that was passed. With faults, it is created once."""
         self.assertIs(SMTPFactory().protocol, SMTP)
         first, second = (SMTPFactory(faults=Faults()).protocol for _ in "ab")
         self.assertIs(first, second)
 
     def test_transcript(self) -> None:
-        """A fault and its cause stand in the transcript, before what it does."""
+        """A fault and its rule are in the transcript, before their effect."""
         transcripts = Transcripts()
         faults = Faults()
         faults.on("noop", helo="client.*").nth(1).delay(2).reply(LATER)
@@ -344,17 +344,17 @@ class RuleTests(SynchronousTestCase):
         self.assertEqual([record.at for record in transcripts[-1]][-3:], [0, 0, 2])
 
     def test_everyStageIsTold(self) -> None:
-        """The stages are the commands of SMTP and LMTP, and the moments between."""
+        """The stages are the commands of SMTP and LMTP, and four other moments."""
         self.assertEqual(
             {"connect", "greeting", "message", "accepted", "any", "lhlo", "ehlo", "bdat"} - {*STAGES}, set()
         )
 
 
 class EffectTests(LoggingTestCase):
-    """What rules do."""
+    """The effects of rules."""
 
     def test_delay(self) -> None:
-        """All goes on as ever, later; what is pipelined behind it waits, and replies stay in order."""
+        """After the delay, the session continues as usual. Pipelined commands wait, and replies are in order."""
         faults = Faults()
         faults.on("mail", "data", "message").delay(5)
         client = facing(faults)
@@ -363,7 +363,7 @@ class EffectTests(LoggingTestCase):
         self.assertEqual([codes(client.wait(5)) for _ in range(3)], [[250, 250], [354], [250, 250]])
 
     def test_delayAndGone(self) -> None:
-        """A client that goes while it waits leaves no timer."""
+        """A client that disconnects during the delay leaves no timer behind."""
         faults = Faults()
         faults.on("noop", "message").delay(5)
         client = facing(faults)
@@ -375,7 +375,7 @@ class EffectTests(LoggingTestCase):
         self.assertEqual((client.clock.getDelayedCalls(), other.clock.getDelayedCalls()), ([], []))
 
     def test_delayTooLong(self) -> None:
-        """A delay counts as the server's work, and is given up like any."""
+        """A delay counts as processing time, and has the same timeout."""
         faults = Faults()
         faults.on("message").delay(500)
         client = facing(faults)
@@ -384,7 +384,7 @@ class EffectTests(LoggingTestCase):
         self.assertEqual(client.codes(b"MAIL FROM:<a@b>\r\n"), [250])
 
     def test_message(self) -> None:
-        """A message that is refused does not reach the handler; the next one does, by DATA and by BDAT."""
+        """A refused message does not reach the handler. The next one does, by DATA and by BDAT."""
         faults = Faults()
         faults.on("message").every(2).reply("452 4.3.1 full")
         inbox = Inbox()
@@ -395,7 +395,7 @@ class EffectTests(LoggingTestCase):
         self.assertEqual(len(inbox.envelopes), 3)
 
     def test_messageLost(self) -> None:
-        """A server that says 250 and has lost the message."""
+        """A server that replies 250 and has lost the message."""
         faults = Faults()
         faults.on("message").first(1).reply("250 2.0.0 taken, as if")
         inbox = Inbox()
@@ -404,7 +404,7 @@ class EffectTests(LoggingTestCase):
         self.assertEqual((client.send_message().code, len(inbox.envelopes)), (250, 1))
 
     def test_accepted(self) -> None:
-        """A message that is taken, and a reply that gets lost: what makes senders send twice (RFC 1047)."""
+        """A message that is accepted, but whose reply is lost: senders send it twice (RFC 1047)."""
         faults = Faults()
         faults.on("accepted", to="b@*", mail_from="a@*", size=10).first(1).drop()
         inbox = Inbox()
@@ -415,14 +415,14 @@ class EffectTests(LoggingTestCase):
         self.assertEqual(len(inbox.envelopes), 1)
 
     def test_acceptedOnlyIfTaken(self) -> None:
-        """What the handler refuses was not accepted."""
+        """A message that the handler refuses does not count as accepted."""
         faults = Faults()
         faults.on("accepted").drop()
         client = facing(faults, handler(DATA=lambda *all: "550 5.7.1 no"))
         self.assertEqual(client.send_message().code, 550)
 
     def test_endings(self) -> None:
-        """Drop and reset: replies before it leave, none after it, and the handler is told once."""
+        """Drop and reset: earlier replies are sent, none after it, and the handler is notified once."""
         for effect, aborted in (("drop", False), ("reset", True)):
             for stage, octets in (
                 ("noop", b"RSET\r\nNOOP\r\nNOOP\r\n"),
@@ -446,7 +446,7 @@ class EffectTests(LoggingTestCase):
                         self.assertIn(codes(client.transport.taken)[-1], (250, 354))
 
     def test_connect(self) -> None:
-        """A connection can be dropped or refused before a word, or greeted badly."""
+        """A connection can be dropped or refused before the greeting, or get a wrong greeting."""
         faults = Faults()
         faults.on("connect").first(1).drop()
         faults.on("connect").first(1).reply("421 4.3.2 not now")
@@ -459,14 +459,14 @@ class EffectTests(LoggingTestCase):
         self.assertEqual(said, list(zip(expected, [True, True, False, True, False, False], strict=True)))
 
     def test_turnedAway(self) -> None:
-        """Behind a 554 greeting comes nothing but 503 and QUIT (RFC 5321 3.1)."""
+        """After a greeting of 554, all commands except QUIT get 503 (RFC 5321 3.1)."""
         faults = Faults()
         faults.on("greeting").reply("554 5.3.2 never")
         client = Client(faults=faults)
         self.assertEqual(client.codes(GREETING + b"NOOP\r\nQUIT\r\n"), [503, 503, 221])
 
     def test_halfClose(self) -> None:
-        """The client sees an end; what it still sends is lost; it is not waited for for ever."""
+        """The client reads the end of the stream. Its further data is discarded, for a limited time."""
         faults = Faults()
         faults.on("noop").half_close()
         transcripts = Transcripts()
@@ -479,7 +479,7 @@ class EffectTests(LoggingTestCase):
         self.assertEqual(transcripts[-1].lines[-3:-1], ["C: NOOP", "F: half-close (noop)"])
 
     def test_stopReading(self) -> None:
-        """The client is neither heard nor answered, until the hook's time is over, or the server ends."""
+        """The server neither reads nor replies until the hook timeout, or until it stops."""
         faults = Faults()
         faults.on("noop").stop_reading()
         client = facing(faults)
@@ -498,7 +498,7 @@ class EffectTests(LoggingTestCase):
         self.successResultOf(drained)
 
     def test_garbage(self) -> None:
-        """Octets that are no reply take its place; then the session goes on."""
+        """Octets that are not a reply are sent instead of it. Then the session continues."""
         faults = Faults()
         faults.on("noop").garbage(b"\xff\xfe\r\n")
         faults.on("bdat").garbage(b"!\r\n")
@@ -510,7 +510,7 @@ class EffectTests(LoggingTestCase):
         self.assertEqual((len(first), first == second), (66, False))
 
     def test_slow(self) -> None:
-        """A reply drips; what the client has sent meanwhile waits, and is answered as fast as ever."""
+        """A reply is sent slowly. Input that arrives meanwhile waits, and is then processed at full speed."""
         faults = Faults()
         faults.on("noop").first(1).slow(4)
         client = facing(faults)
@@ -521,7 +521,7 @@ class EffectTests(LoggingTestCase):
         self.assertEqual(reply, b"250 2.0.0 OK\r\n" * 2)
 
     def test_slowVariants(self) -> None:
-        """Together with a reply, an error, a delay; for one that closes; for the answer to a message."""
+        """Together with a reply, an error or a delay; with a reply that closes; for the reply to a message."""
 
         def fails(*all: Any) -> str:
             raise ZeroDivisionError
@@ -546,7 +546,7 @@ class EffectTests(LoggingTestCase):
             self.flushLoggedErrors(ZeroDivisionError)
 
     def test_slowAndGone(self) -> None:
-        """A client that goes meanwhile leaves no timer; nor does a server that is told to end."""
+        """A client that disconnects meanwhile leaves no timer. Neither does a server that stops."""
         for end in (lambda client: client.vanish(), lambda client: client.factory.abort()):
             faults = Faults()
             faults.on("quit").slow(1)
@@ -559,7 +559,7 @@ class EffectTests(LoggingTestCase):
             self.assertEqual(client.clock.getDelayedCalls(), [])
 
     def test_waitingHook(self) -> None:
-        """A hook that waits behind a delay is cancelled when the client goes."""
+        """A hook that waits after a delay is cancelled when the client disconnects."""
         hook = Waiting()
         faults = Faults()
         faults.on("noop").delay(2)
@@ -571,7 +571,7 @@ class EffectTests(LoggingTestCase):
         self.assertEqual(hook.cancelled, 1)
 
     def test_noTracebacks(self) -> None:
-        """Every effect at every stage, in step and pipelined: no traceback, no timer, no connection is left."""
+        """Every effect at every stage, with and without pipelining, leaves no traceback, timer or connection."""
         effects = ["reply", "drop", "reset", "half_close", "stop_reading", "garbage", "delay", "slow"]
         session = b"HELO a\r\nEHLO a\r\nNOOP\r\n" + TRANSACTION + b"DATA\r\n" + MESSAGE + b".\r\n"
         session += TRANSACTION + b"BDAT 2 LAST\r\nabVRFY a@b\r\nHELP\r\nEXPN\r\nRSET\r\nQUIT\r\n"
@@ -594,7 +594,7 @@ class LMTPTests(SynchronousTestCase):
     """LMTP, where each recipient has a reply."""
 
     def test_oneRecipient(self) -> None:
-        """A rule for recipients strikes at theirs; the others get the message, without them."""
+        """A rule with recipients applies to these. The message is delivered to the others."""
         for way in ("one", "each"):
             faults = Faults()
             faults.on("message", to="c@*").reply("452 4.2.2 full")
@@ -613,7 +613,7 @@ class LMTPTests(SynchronousTestCase):
             self.assertEqual([line[:3] for line in send_lmtp(client, b"b@x")], ["250"])
 
     def test_all(self) -> None:
-        """A rule for all of them leaves nothing for the handler; a rule without recipients is for all, too."""
+        """If a rule applies to all of them, the handler gets nothing. A rule without recipients applies to all, too."""
         for matches in ({"to": "*@x"}, {}):
             faults = Faults()
             faults.on("message", **matches).reply("452 4.2.2 full")
@@ -624,7 +624,7 @@ class LMTPTests(SynchronousTestCase):
             self.assertEqual(client.codes(b"NOOP\r\n"), [250])
 
     def test_counted(self) -> None:
-        """Schedules count recipients, where a rule is for them."""
+        """Schedules count recipients if a rule has recipients."""
         faults = Faults()
         faults.on("message", to="*").nth(2).reply("452 4.2.2 full")
         client = lmtp(Inbox(), faults=faults)
@@ -632,14 +632,14 @@ class LMTPTests(SynchronousTestCase):
         self.assertEqual([line[:3] for line in send_lmtp(client, *BCD)], ["250", "250", "250"])
 
     def test_failing(self) -> None:
-        """A hook that refuses refuses for those that are left."""
+        """A refusal of a hook applies to the remaining recipients."""
         faults = Faults()
         faults.on("message", to="c@*").reply("452 4.2.2 full")
         client = lmtp(handler(DATA=lambda *all: "550 5.7.1 no"), faults=faults)
         self.assertEqual([line[:3] for line in send_lmtp(client, *BCD)], ["550", "452", "550"])
 
     def test_sameTwice(self) -> None:
-        """A recipient that was named twice is struck at twice, or once."""
+        """A rule applies twice or once to a recipient that is named twice."""
         faults = Faults()
         faults.on("message", to="b@*").first(1).reply("452 4.2.2 full")
         inbox = Inbox()
@@ -648,7 +648,8 @@ class LMTPTests(SynchronousTestCase):
         self.assertEqual(inbox.envelopes[0].rcpt_tos, ["b@x", "c@x"])
 
     def test_otherEffects(self) -> None:
-        """What is no reply is for the message as a whole; nobody is answered twice, nor owed a reply after it."""
+        """Effects without a reply apply to the message as a whole. No recipient gets two replies, and no reply is due
+        after it."""
         for effect, arguments in (("garbage", (b"!\r\n",)), ("slow", (1000,)), ("delay", (1,))):
             for matches in ({"to": "c@*"}, {}):
                 faults = Faults()
@@ -662,14 +663,14 @@ class LMTPTests(SynchronousTestCase):
                 self.assertEqual(client.codes(b"NOOP\r\n"), [250])
 
     def test_lhlo(self) -> None:
-        """LHLO is a stage of its own."""
+        """LHLO is a stage, too."""
         faults = Faults()
         faults.on("lhlo", helo="a").reply(LATER)
         self.assertEqual(Client(faults=faults, protocol=LMTP).codes(b"LHLO a\r\nLHLO b\r\n"), [451, 250])
 
 
 class TCPTests(TCPTestCase):
-    """As real clients see it."""
+    """Effects on real clients."""
 
     async def begin(self, build: Any) -> None:
         self.faults = Faults()
@@ -695,7 +696,7 @@ class TCPTests(TCPTestCase):
         self.assertEqual(await self.client(send), [451, 451, 250])
 
     async def test_drop(self) -> None:
-        """A drop is an end, behind the replies that were due."""
+        """With a drop, the client sees the end of the stream after the replies that were due."""
         await self.begin(lambda faults: faults.on("noop").drop())
 
         def act(connection: socket.socket) -> bytes:
@@ -705,7 +706,7 @@ class TCPTests(TCPTestCase):
         self.assertEqual(codes(await self.client(act)), [220, 250])
 
     async def test_reset(self) -> None:
-        """A reset is an error."""
+        """With a reset, the client sees an error."""
         await self.begin(lambda faults: faults.on("noop").reset())
 
         def act(connection: socket.socket) -> None:
@@ -717,12 +718,12 @@ class TCPTests(TCPTestCase):
             await self.client(act)
 
     async def test_connect(self) -> None:
-        """A connection that is dropped before a word."""
+        """A connection that is dropped before the greeting."""
         await self.begin(lambda faults: faults.on("connect").drop())
         self.assertEqual(await self.client(read_all), b"")
 
     async def test_halfClose(self) -> None:
-        """The client reads an end, and can still send."""
+        """The client reads the end of the stream, and can still send."""
         await self.begin(lambda faults: faults.on("noop").half_close())
 
         def act(connection: socket.socket) -> bytes:
@@ -736,7 +737,7 @@ class TCPTests(TCPTestCase):
         await self.eventually(lambda: not self.factory.connections, "the connection is gone")
 
     async def test_stopReading(self) -> None:
-        """What the client sends piles up until it can send no more."""
+        """The client's data fills the buffers until it can send no more."""
         await self.begin(lambda faults: faults.on("noop").stop_reading())
 
         def act(connection: socket.socket) -> str:
@@ -752,7 +753,7 @@ class TCPTests(TCPTestCase):
         self.assertEqual(await self.client(act), "stuck")
 
     async def test_slow(self) -> None:
-        """A reply that drips arrives whole."""
+        """A reply that is sent slowly arrives completely."""
         await self.begin(lambda faults: faults.on("quit").slow(200))
 
         def act(connection: socket.socket) -> bytes:
@@ -766,7 +767,7 @@ class TLSTests(TLSTestCase):
     """Faults with TLS."""
 
     async def test_certificate(self) -> None:
-        """A certificate for another name fails the handshake, by STARTTLS and from the first octet."""
+        """A certificate for another name fails the handshake, with STARTTLS and with implicit TLS."""
         wrong = Certificates(write(self.folder / "wrong.pem", combined(issue("elsewhere.example"))))
         for implicit in (False, True):
             faults = Faults()
@@ -807,7 +808,7 @@ class TLSTests(TLSTestCase):
 
 
 class WordsTests(SynchronousTestCase):
-    """Rules in words."""
+    """Rules as text."""
 
     def rule(self, spec: str) -> str:
         faults = Faults()
@@ -816,7 +817,7 @@ class WordsTests(SynchronousTestCase):
         return f"{rule}: {rule.effect}"
 
     def test_words(self) -> None:
-        """Stages, matches, schedules and effects, each in its words."""
+        """Stages, matches, schedules and effects, each in its syntax."""
         for spec, expected in {
             "rcpt reply=451 4.7.1 later on": "rcpt: 451 4.7.1 later on",
             "RCPT to=*@example.com first=2 REPLY=451 later": "rcpt to=*@example.com, first 2: 451 later",
@@ -834,7 +835,7 @@ class WordsTests(SynchronousTestCase):
             self.assertEqual(self.rule(spec), expected)
 
     def test_wrong(self) -> None:
-        """What cannot be understood is refused, in words."""
+        """Invalid rules are refused with an explanation."""
         for spec, words in {
             "": "a rule needs a stage",
             "reply=451 x": "a rule needs a stage",
@@ -871,7 +872,7 @@ class CommandLineTests(CommandLineTestCase):
     """``--fault``."""
 
     def test_faults(self) -> None:
-        """They happen, and stand in the transcript."""
+        """They are applied, and are in the transcript."""
         process = self.smtpd(
             LOOPBACK,
             "--handler=sink",
@@ -893,14 +894,14 @@ class CommandLineTests(CommandLineTestCase):
         )
 
     def test_environment(self) -> None:
-        """In the environment, they are parted by semicolons."""
+        """In the environment, semicolons separate them."""
         process = self.smtpd(LOOPBACK, TXSMTPD_FAULT="noop reply=459 one; rset reply=458 two;")
         client = self.connect(process.port())
         client.reply()
         self.assertEqual((client.say("NOOP"), client.say("RSET")), ("459 one\r\n", "458 two\r\n"))
 
     def test_seed(self) -> None:
-        """--fault-seed decides about chance."""
+        """--fault-seed determines random faults."""
         said = []
         for seed in "1", "1", "2":
             process = self.smtpd(LOOPBACK, "--fault=noop share=0.5 reply=459 one", f"--fault-seed={seed}")
@@ -911,16 +912,16 @@ class CommandLineTests(CommandLineTestCase):
         self.assertNotEqual(said[0], said[2])
 
     def test_refused(self) -> None:
-        """What cannot be understood is one line and status 64."""
+        """An invalid rule is one line and exit status 64."""
         self.assertOneLine(self.smtpd("--fault=rctp drop"), 64, "--fault=rctp drop: ", "did you mean rcpt?")
         self.assertOneLine(self.smtpd(TXSMTPD_FAULT="rcpt"), 64, "TXSMTPD_FAULT=rcpt: ", "the rule has no effect")
 
 
 class OccasionTests(SynchronousTestCase):
-    """What a rule's own test is given."""
+    """The argument of a rule's custom condition."""
 
     def test_occasion(self) -> None:
-        """The stage, the session, the envelope, and what is known of the address and the size."""
+        """It has the stage, the session, the envelope, and the address and size if known."""
         seen: list[Occasion] = []
         faults = Faults()
         faults.on("any", "message", "accepted", when=lambda occasion: seen.append(occasion)).drop()
