@@ -642,7 +642,7 @@ class LineTests(SynchronousTestCase):
             for before in (b"", GREETING, b"NOOP\r\n"):
                 client = Client()
                 client.talk(before)
-                self.assertEqual(client.codes(hello), [554])
+                self.assertIn(b"554 5.5.1 TLS without STARTTLS is not accepted on this port", client.talk(hello))
                 self.assertTrue(client.closed)
 
     def test_foreignBeforeGreeting(self) -> None:

@@ -58,8 +58,8 @@ class LineBufferTests(SynchronousTestCase):
 
     def test_foreign(self) -> None:
         """The first octets of TLS are not a line, and no line follows them."""
-        self.assertEqual(lines_of(b"\x16\x03\x01NOOP\r\nNOOP\r\n", 100), [BadLine("foreign")])
-        self.assertEqual(lines_of(b"\x80\x2e\x01\x03\x01NOOP\r\nNOOP\r\n", 100), [BadLine("foreign")])
+        self.assertEqual(lines_of(b"\x16\x03\x01NOOP\r\nNOOP\r\n", 100), [BadLine("TLS")])
+        self.assertEqual(lines_of(b"\x80\x2e\x01\x03\x01NOOP\r\nNOOP\r\n", 100), [BadLine("TLS")])
 
     def test_notQuiteForeign(self) -> None:
         """Input that starts like SSL 2 and continues as text is a line, like other lines with octets that are not

@@ -47,11 +47,14 @@ class OptionTests(SynchronousTestCase):
         options = self.parsed("--handler=inbox")
         self.assertEqual([label for label, _ in options["endpoints"]], ["--listen=tcp:1025:interface=127.0.0.1"])
         self.assertEqual(options["inbox"][0], "--web=tcp:8025:interface=127.0.0.1")
-        self.assertTrue(options["settings"]["enable_SMTPUTF8"])
+        for name in ("enable_SMTPUTF8", "bare_newlines", "lenient_addresses"):
+            self.assertTrue(options["settings"][name], name)
         self.assertIsNotNone(options["settings"]["authenticator"])
         options = self.parsed("--handler=inbox", "--listen=tcp:2525", "--size=1000", TXSMTPD_SMTPUTF8="no")
         self.assertEqual([label for label, _ in options["endpoints"]], ["--listen=tcp:2525"])
         self.assertFalse(options["settings"]["enable_SMTPUTF8"])
+        strict = self.parsed("--handler=inbox", TXSMTPD_BARE_NEWLINES="no", TXSMTPD_LENIENT_ADDRESSES="no")["settings"]
+        self.assertFalse(strict["bare_newlines"] or strict["lenient_addresses"])
         self.assertEqual(options["inbox"][2].size_limit, 1000)
 
     def test_others(self) -> None:

@@ -112,7 +112,7 @@ class RecordTests(SynchronousTestCase):
                 "(a line ended by LF alone: NOOP \u00fc)",
                 "(a line that is too long: NOOP xxxxxxxxxxx)",
                 r"\x00\x1b[2J",
-                "(octets of another protocol)",
+                "(the start of TLS)",
             ],
         )
 

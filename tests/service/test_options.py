@@ -117,6 +117,7 @@ class EndpointTests(SynchronousTestCase):
         for text, meant in [
             ("25", "did you mean tcp:25 (on all addresses) or localhost:25 (on this machine only)?"),
             ("tpc:25", "did you mean tcp:25?"),
+            ("localhsot:25", "did you mean localhost:25?"),
             ("myhost:25", "did you mean tcp:25:interface=myhost?"),
             ("tccp:25:interface=127.0.0.1", "not an endpoint such as tcp:25:interface=127.0.0.1: "),
             ("localhost", "did you mean localhost:8025?"),

@@ -21,7 +21,7 @@ SSL2_HELLO = b"\x01"  # the third octet that SSL 2 sends: the type of its first 
 class BadLine(NamedTuple):
     """Input that is not a valid line."""
 
-    why: str  #: "long", "endless", "bare LF", "foreign"; or "missing": the client closed instead of sending a response
+    why: str  #: "long", "endless", "bare LF", "TLS"; or "missing": the client closed instead of sending a response
     begins: bytes = b""  #: the first octets of the line
 
 
@@ -82,7 +82,7 @@ class LineBuffer:
         if not dropped and data[start] in FOREIGN_OCTETS:
             if data[start] == TLS_HANDSHAKE or data[start + 2 : start + 3] == SSL2_HELLO:
                 self.offset = len(data)
-                return BadLine("foreign")
+                return BadLine("TLS")
             if start < end <= start + self._longest + 1 and data[end - 1] == CR:
                 self.offset = end + 1
                 return data[start : end - 1]

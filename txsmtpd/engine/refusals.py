@@ -11,12 +11,13 @@ NEED_STARTTLS = Reply(530, "5.7.0", "Must issue a STARTTLS command first")  # RF
 SHUTTING_DOWN = Reply(421, "4.3.2", "The server is shutting down")
 STILL_BUSY = Reply(421, "4.3.0", "Processing timed out, try again later")
 FOREIGN_PROTOCOL = ClosingReply(554, "5.5.1", "This is an SMTP server, closing connection")
+UNEXPECTED_TLS = ClosingReply(554, "5.5.1", "TLS without STARTTLS is not accepted on this port, closing connection")
 LINE_TOO_LONG = Reply(500, "5.5.2", "Command line too long")
 LINES_REFUSED = {
     "long": LINE_TOO_LONG,
     "endless": Reply(421, "4.7.0", "Line too long, closing connection"),
     "bare LF": Reply(500, "5.5.2", "Lines must end with CR LF, not with LF alone"),
-    "foreign": FOREIGN_PROTOCOL,
+    "TLS": UNEXPECTED_TLS,
 }
 PAYLOAD_UNKNOWN = Reply(421, "4.5.4", "Invalid chunk size, closing connection")
 # As LINES_REFUSED, for lines that are responses to a challenge (RFC 4954 4).

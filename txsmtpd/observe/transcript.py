@@ -29,7 +29,7 @@ _REFUSED_LINES = {
     "long": "a line that is too long",
     "endless": "a line without end",
     "bare LF": "a line ended by LF alone",
-    "foreign": "octets of another protocol",
+    "TLS": "the start of TLS",
 }
 
 

@@ -81,7 +81,7 @@ def description_of(text: str) -> str:
         return text
     host = found["six"] or found["host"]
     if not (host in ("", "*", "localhost") or "." in host or ":" in host):
-        near = difflib.get_close_matches(host, PREFIXES, 1)
+        near = difflib.get_close_matches(host, [*PREFIXES, "localhost"], 1)
         meant = f"{near[0]}:{found['port']}" if near else f"tcp:{found['port']}:interface={host}"
         raise ValueError(f"not an endpoint; did you mean {meant}?")
     if host in ("", "*"):

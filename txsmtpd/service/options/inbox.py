@@ -140,7 +140,9 @@ def finish(chosen: Chosen) -> None:
     chosen["transcript"] = make_transcripts(handler.store, journal and journal.tell)
     if chosen["faults"] is None:
         chosen["faults"] = Faults(chosen.value("fault-seed", "0"))
-    chosen.settings.setdefault("enable_SMTPUTF8", True)
+    # Show what an application sends, even if some servers would reject it.
+    for name in ("enable_SMTPUTF8", "bare_newlines", "lenient_addresses"):
+        chosen.settings.setdefault(name, True)
     if "portal" not in chosen.settings:
         # Programs that log in before they send should work without an account.
         chosen.settings.update(authenticator=accept_anyone, auth_require_tls=False)
