@@ -94,6 +94,11 @@ class Round:
         for thread in self._threads:
             thread.join()
 
+    def text(self, name: str) -> str:
+        """The message of this number, of a random size."""
+        body = "x" * 70 + "\r\n"
+        return f"X-Number: {name}\r\n\r\n{body * (random.choice(SIZES) // len(body))}{END.decode()}\r\n"
+
     def _send(self, client: int) -> None:
         with suppress(OSError, smtplib.SMTPException):
             connection = smtplib.SMTP("127.0.0.1", self._port, timeout=30)
@@ -101,10 +106,8 @@ class Round:
             while True:
                 number += 1
                 name = f"{self._name}.{client}.{number}"
-                body = "x" * 70 + "\r\n"
-                text = f"X-Number: {name}\r\n\r\n{body * (random.choice(SIZES) // len(body))}{END.decode()}\r\n"
                 self.partly += 1
-                connection.sendmail("a@example.com", ["b@example.com"], text)
+                connection.sendmail("a@example.com", ["b@example.com"], self.text(name))
                 self.partly -= 1
                 self.accepted.append(name)
 
