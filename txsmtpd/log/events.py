@@ -98,7 +98,7 @@ REFUSED_SENDER = Event("refused", INFO, "{command} refused, client {client}, fro
 REFUSED_RECIPIENTS = Event(
     "refused", INFO, "{command} refused, client {client}, from <{sender}> to {recipients}: {reply}"
 )
-ENDED = Event("ended", INFO, "client {client} left, {cause}; messages: {messages}", always=True)
+ENDED = Event("ended", INFO, "session ended, client {client}: {cause}; messages: {messages}", always=True)
 # A client without limits (see Settings.unlimited_networks) that connected and left, typically a health check.
 PROBED = Event("probed", DEBUG, ENDED.text, always=True)
 FAILED = Event("failed", CRITICAL, "{where} failed{why}")
