@@ -46,22 +46,27 @@ class _Parser(argparse.ArgumentParser):
 def _parser(kind: type[argparse.ArgumentParser] = _Parser) -> argparse.ArgumentParser:
     parser = kind(
         prog=PROGRAM,
-        description="Receive mail over SMTP and hand it to a handler. Other options are those of twist smtpd.",
+        description="Receive mail over SMTP. The options are those of aiosmtpd, and those that txsmtpd --help lists.",
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("-v", "--version", action="version", version=f"{PROGRAM.removeprefix('python -m ')} {__version__}")
-    add("-n", "--nosetuid", action="store_true", help=f"do not become the user {USER}; {PROGRAM} never does")
-    add("-c", "--class", dest="classpath", metavar="CLASSPATH", help="the handler's class, which gets CLASSARGS")
-    add("-s", "--size", metavar="OCTETS", help="the largest message; 0 for no limit")
-    add("-u", "--smtputf8", action="store_true", help="take addresses and headers in UTF-8")
-    add("-d", "--debug", action="count", default=0, help="twice: log the whole dialogue")
-    add("-l", "--listen", metavar="[HOST][:PORT]", help=f"or an endpoint [default: {DEFAULT_HOST}:{DEFAULT_PORT}]")
-    add("--smtpscert", metavar="FILE", help="connections begin with TLS, with this certificate")
-    add("--smtpskey", metavar="FILE", help="its key")
-    add("--tlscert", metavar="FILE", help="offer STARTTLS, with this certificate")
-    add("--tlskey", metavar="FILE", help="its key")
-    add("--no-requiretls", action="store_true", help="accept mail without TLS although STARTTLS is offered")
+    add("-n", "--nosetuid", action="store_true", help=f"do not become the user {USER} ({PROGRAM} never does)")
+    add("-c", "--class", dest="classpath", metavar="CLASSPATH", help=f"class of the handler [default: {DEFAULT_CLASS}]")
+    add("-s", "--size", metavar="OCTETS", help="maximum size of a message; 0 for no limit [default: 33554432]")
+    add("-u", "--smtputf8", action="store_true", help="accept addresses and headers in UTF-8 (SMTPUTF8)")
+    add("-d", "--debug", action="count", default=0, help="-dd logs all commands and replies")
+    add(
+        "-l",
+        "--listen",
+        metavar="[HOST][:PORT]",
+        help=f"address, or a Twisted endpoint [default: {DEFAULT_HOST}:{DEFAULT_PORT}]",
+    )
+    add("--smtpscert", metavar="FILE", help="certificate for implicit TLS (SMTPS)")
+    add("--smtpskey", metavar="FILE", help="private key of --smtpscert")
+    add("--tlscert", metavar="FILE", help="certificate for STARTTLS")
+    add("--tlskey", metavar="FILE", help="private key of --tlscert")
+    add("--no-requiretls", action="store_true", help="with --tlscert, also accept mail without TLS")
     add("classargs", metavar="CLASSARGS", nargs="*", help="arguments of the handler")
     return parser
 

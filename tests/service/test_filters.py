@@ -13,8 +13,8 @@ from tests.service.test_service import parse, refusal
 from txsmtpd.filters.milter import Milter
 from txsmtpd.filters.rspamd import Rspamd
 from txsmtpd.service import makeService
-from txsmtpd.service.filters import describe_filters
 from txsmtpd.service.options import Options
+from txsmtpd.service.topics import describe_filters
 
 
 class Marks:

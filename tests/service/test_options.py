@@ -22,11 +22,10 @@ from tests.service.test_service import parse, refusal
 from txsmtpd.service import makeService
 from txsmtpd.service.endpoints import description_of
 from txsmtpd.service.exit_status import cannot_listen
-from txsmtpd.service.filters import describe_filters
-from txsmtpd.service.handlers import describe_handlers
 from txsmtpd.service.options import values
 from txsmtpd.service.options.help import described_option
 from txsmtpd.service.options.parser import GROUPS, TABLE
+from txsmtpd.service.topics import describe_checkers, describe_faults, describe_filters, describe_handlers
 from txsmtpd.settings import _NUMBERS, Settings
 
 
@@ -275,7 +274,7 @@ class HelpTests(SynchronousTestCase):
     def test_width(self) -> None:
         """No line is longer than a terminal of 80 columns."""
         self.patch(os, "environ", {**os.environ, "COLUMNS": "80"})
-        for text in self.help(), describe_handlers(), describe_filters():
+        for text in self.help(), describe_handlers(), describe_filters(), describe_faults(), describe_checkers():
             self.assertEqual([line for line in text.splitlines() if len(line) > 80], [])
 
     def test_defaults(self) -> None:

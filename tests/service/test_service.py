@@ -31,6 +31,7 @@ from txsmtpd.log.printable import one_line
 from txsmtpd.service import Options, SMTPService, handlers, makeService
 from txsmtpd.service.listening import address_text
 from txsmtpd.service.server import connection_limit
+from txsmtpd.service.topics import describe_handlers
 
 
 class Takes:
@@ -410,7 +411,7 @@ class HandlerTests(SynchronousTestCase):
         """A third party's handler is found by its name, and listed."""
         with plugins(Greeting()):
             made = handlers.make_handler("greeting:hello")
-            self.assertIn("greeting:WORD", handlers.describe_handlers())
+            self.assertIn("greeting:WORD", describe_handlers())
             self.assertRefused("greeting", "a word is needed")
         assert isinstance(made, TakesFolder)
         self.assertEqual(made.folder, "hello")

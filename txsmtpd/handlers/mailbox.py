@@ -110,7 +110,7 @@ class Mailbox(Message):
                 f"{cls.__name__} takes one folder, not {len(args)} arguments; write a colon in its name as \\:"
             )
         if not args or not args[0]:
-            parser.error(f"{cls.__name__} needs the folder of the maildir")
+            parser.error(f"{cls.__name__} needs the folder of the Maildir, as in mailbox:DIR")
         try:
             return cls(args[0])
         except OSError as error:

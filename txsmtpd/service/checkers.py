@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 
 from twisted.cred.checkers import ICredentialsChecker, InMemoryUsernamePasswordDatabaseDontUse
 from twisted.cred.credentials import IUsernamePassword
 from twisted.cred.portal import Portal
-from twisted.cred.strcred import InvalidAuthType, makeChecker
+from twisted.cred.strcred import ICheckerFactory, InvalidAuthType, findCheckerFactories, makeChecker
 
 from txsmtpd.auth import FirstOf, InThread, NameRealm
 
@@ -39,6 +39,13 @@ def make_checker(description: str) -> ICredentialsChecker:
         checker.users = {_octets(name): _octets(password) for name, password in checker.users.items()}
         return checker
     return InThread(checker) if kind in BLOCKING else checker
+
+
+def checker_factories() -> Iterator[ICheckerFactory]:
+    """Yield the plugins that make checkers of passwords."""
+    for factory in findCheckerFactories():
+        if any(interface in INTERFACES for interface in factory.credentialInterfaces):
+            yield factory
 
 
 def _check_readable(path: str) -> None:

@@ -13,9 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from txsmtpd.service.columns import two_columns
 from txsmtpd.service.exit_status import described
-from txsmtpd.service.handlers import OWN_CLASS, HandlerParser, Raised, find_object, parse_spec
+from txsmtpd.service.handlers import HandlerParser, Raised, find_object, parse_spec
 
 
 def _seconds(text: str) -> float:
@@ -151,19 +150,3 @@ def _checked(filter: Any) -> Any:
 
     Link(filter, (), lambda hook: hook)
     return filter
-
-
-def describe_filters() -> str:
-    """Return the text of ``--help-filters``."""
-    rows = [(each.usage, each.description) for each in BUILT_IN.values()]
-    options = [(name, ", ".join(f"{each}=" for each in built.options)) for name, built in BUILT_IN.items()]
-    return "\n".join(
-        [
-            "Values of --filter:",
-            *two_columns((f"  {usage}", description) for usage, description in [*rows, OWN_CLASS]),
-            "Options follow after commas, as in rspamd:http://127.0.0.1:11333,timeout=10:",
-            *two_columns((f"  {name}", words) for name, words in options),
-            "While the filter is down, on-failure=tempfail (the default) refuses mail for",
-            "now, and on-failure=accept accepts it without the filter.",
-        ]
-    )

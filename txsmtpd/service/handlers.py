@@ -23,17 +23,11 @@ from twisted.python.usage import UsageError
 from zope.interface import implementer
 
 from txsmtpd.interfaces import IHandlerMaker, IStreamingHandler
-from txsmtpd.service.columns import two_columns
 from txsmtpd.service.exit_status import described
 from txsmtpd.settings import find_hooks
 
 # Exceptions of foreign code while it is imported or called. SystemExit: the module may be a program.
 Raised = (Exception, SystemExit)
-
-OWN_CLASS = (
-    "package.Class[:ARG...]",
-    "A class of your own; its from_cli(parser, *args) makes it, if it has one.",
-)  # a row of --help-handlers and --help-filters
 
 
 class HandlerParser:
@@ -134,7 +128,7 @@ BUILT_IN = [
     Dotted(
         "amqp",
         "amqp:[URL:]queue=NAME[:OPTION...]",
-        "Hand each message to RabbitMQ.",
+        "Publish each message to RabbitMQ.",
         "txsmtpd.handoff.AMQPHandoff",
         "TXSMTPD_AMQP_URL",
     ),
@@ -147,18 +141,18 @@ BUILT_IN = [
     Dotted(
         "inbox",
         "inbox[:FILE]",
-        "Show messages in a browser, and serve them to tests; kept in FILE, or until the server stops.",
+        "Show messages in a browser, and to tests over HTTP; kept in FILE, or until the server stops.",
         "txsmtpd.inbox.handler.InboxHandler",
         listen="tcp:1025:interface=127.0.0.1",
     ),
     Dotted(
         "kafka",
         "kafka:BROKERS:topic=NAME[:OPTION...]",
-        "Hand each message to Kafka.",
+        "Publish each message to Kafka.",
         "txsmtpd.handoff.KafkaHandoff",
         "TXSMTPD_KAFKA_BROKERS",
     ),
-    Dotted("mailbox", "mailbox:DIR", "Store each message in the maildir DIR.", "txsmtpd.handlers.Mailbox"),
+    Dotted("mailbox", "mailbox:DIR", "Store each message in the Maildir DIR.", "txsmtpd.handlers.Mailbox"),
     Dotted(
         "proxy",
         "proxy:HOST:PORT[:OPTION...]",
@@ -169,13 +163,13 @@ BUILT_IN = [
     Dotted(
         "smtpd",
         "smtpd:CLASS[:HOST:PORT]",
-        "Serve with a server class of the old smtpd module, whose remote server is HOST:PORT.",
+        "Run a server class written for the old smtpd module; HOST:PORT is its remote address.",
         "txsmtpd.smtpd.commandline.Served",
     ),
     Dotted(
         "webhook",
         "webhook:URL[:OPTION...]",
-        "Post each message to an application.",
+        "Post each message to an application over HTTP.",
         "txsmtpd.handoff.WebhookHandoff",
         "TXSMTPD_WEBHOOK_URL",
     ),
@@ -208,18 +202,6 @@ def find_maker(name: str) -> Any:
     near = difflib.get_close_matches(name.lower(), known, 1)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}, and dotted names"
     raise UsageError(f"no handler is called {name!r}; {hint}")
-
-
-def describe_handlers() -> str:
-    """Return the text of ``--help-handlers``."""
-    rows = [(maker.usage, maker.description) for maker in sorted(makers().values(), key=lambda maker: str(maker.name))]
-    return "\n".join(
-        [
-            "Values of --handler:",
-            *two_columns((f"  {usage}", description) for usage, description in [*rows, OWN_CLASS]),
-            "A backslash before a colon makes the colon part of the argument.",
-        ]
-    )
 
 
 # Dotted names

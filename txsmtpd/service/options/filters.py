@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from txsmtpd.interfaces import IFactoryMaker
-from txsmtpd.service.filters import describe_filters, make_filter
+from txsmtpd.service.filters import make_filter
 from txsmtpd.service.options.table import Chosen, Group, Option, refusing
+from txsmtpd.service.topics import describe_filters
 
 OPTIONS = (
     Option(

@@ -39,6 +39,23 @@ _ELSEWHERE = {
     "verbose": "--log-level=debug",
     "debug": "--log-level=debug",
 }
+_EXAMPLES = (
+    ("txsmtpd --handler=inbox", "Show mail in a browser: http://127.0.0.1:8025/. SMTP is on port 1025."),
+    ("txsmtpd --handler=mailbox:mail", "Store mail in the Maildir mail."),
+    ("txsmtpd --listen=localhost:1025", "Print mail that arrives on port 1025."),
+    ("txsmtpd --listen=tcp:25 --handler=proxy:mx.internal:25", "Relay mail to another server."),
+)
+_TOPICS = (
+    ("--help-handlers", "Where mail can go: values of --handler and their options."),
+    ("--help-filters", "rspamd, milters: values of --filter."),
+    ("--help-auth", "Password checkers: values of --auth."),
+    ("--help-faults", "Rules of --fault, which simulates server problems."),
+)
+_FORMS = (
+    "TIME is a number of seconds, or has a unit, such as 5min. OCTETS is a size, and may have a unit, such as 10MB."
+    " Each option can also be set in the environment: --log-level=debug is TXSMTPD_LOG_LEVEL=debug. There, a flag is"
+    " yes or no, and several values are separated by spaces."
+)
 # Variables that Kubernetes and Docker set for a service named "txsmtpd".
 _CLUSTER_VARIABLES = re.compile(r"TXSMTPD_(?:SERVICE_(?:HOST|PORT)|PORT|NAME|ENV)(?:_.*)?")
 
@@ -46,6 +63,9 @@ _CLUSTER_VARIABLES = re.compile(r"TXSMTPD_(?:SERVICE_(?:HOST|PORT)|PORT|NAME|ENV
 def describe(groups: Iterable[Group], intro: str) -> str:
     """Return the text of ``--help``: the options in their groups."""
     lines = ["Usage: txsmtpd [options]", "       twist smtpd [options]", "", *textwrap.wrap(intro, width())]
+    lines += ["", "Examples:", *two_columns((f"  {command}", text) for command, text in _EXAMPLES)]
+    lines += ["", "More help:", *two_columns((f"  {option}", text) for option, text in _TOPICS)]
+    lines += ["", *textwrap.wrap(_FORMS, width())]
     for group in groups:
         lines += ["", f"{group.title}:", *two_columns(map(described_option, group.options))]
     return "\n".join(lines)

@@ -46,6 +46,8 @@ def relay(text: str) -> Any:
     from txsmtpd.handlers import Proxy
 
     _, arguments = parse_spec(f"relay:{text}")
+    if len(arguments) < 2 and not text.startswith("/"):
+        raise ValueError("must be HOST:PORT, such as smtp.example.com:587")
     return Proxy.from_cli(HandlerParser(), *arguments).upstream
 
 

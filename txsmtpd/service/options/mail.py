@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 
 from txsmtpd.interfaces import IFactoryMaker
-from txsmtpd.service.handlers import describe_handlers, make_handler
+from txsmtpd.service.handlers import make_handler
 from txsmtpd.service.listening import GRACE
 from txsmtpd.service.options.table import Asked, Chosen, Group, Option, refusing
 from txsmtpd.service.options.values import name, seconds, text, yes_or_no
 from txsmtpd.service.privileges import server_privileges
+from txsmtpd.service.topics import describe_handlers
 from txsmtpd.settings import Settings
 
 DEFAULT_HANDLER = "debugging"

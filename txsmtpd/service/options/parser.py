@@ -34,6 +34,7 @@ from txsmtpd.service.options import (
 )
 from txsmtpd.service.options.help import describe, unknown_option, unknown_variables
 from txsmtpd.service.options.table import Chosen, Group, Option, read_settings
+from txsmtpd.service.topics import describe_checkers
 from txsmtpd.service.workers.inheritance import inherited
 
 
@@ -43,8 +44,8 @@ def _print_version() -> None:
 
 # These options have methods below; they are declared here for --help.
 _METHODS = (
-    Option(name="help-auth", help="List the checkers and exit."),
-    Option(name="help-auth-type", metavar="TYPE", help="Describe a checker and exit."),
+    Option(name="help-auth", help="List the password checkers and exit."),
+    Option(name="help-auth-type", metavar="TYPE", help="Describe a password checker and exit."),
     Option(name="reactor", metavar="NAME", help="Twisted reactor, such as asyncio, for handlers that need it."),
     Option(name="help", help="Print this help and exit."),
 )
@@ -69,6 +70,23 @@ GROUPS: tuple[Group, ...] = (
     _GENERAL,
 )
 """All options. A group may use the values of the groups before it."""
+
+SHOWN = (
+    mail.GROUP,
+    inbox.GROUP,
+    listening.GROUP,
+    tls.GROUP,
+    auth.GROUP,
+    filters.GROUP,
+    log.GROUP,
+    testing.GROUP,
+    monitoring.GROUP,
+    workers.GROUP,
+    limits.GROUP,
+    rates.GROUP,
+    _GENERAL,
+)
+"""The same in the order in which --help shows them: what new users need comes first."""
 
 TABLE: Mapping[str, Option] = {option.name: option for group in GROUPS for option in group.options}
 # The handler is made first: --tls=auto and transcripts write files, which should not remain if it fails.
@@ -99,10 +117,8 @@ class Options(Chosen, AuthOptionMixin):
 
     synopsis = "[options]"
     longdesc = (
-        "Receive mail over SMTP and hand it to a handler. Without options, it prints each message and listens on"
-        f" {listening.DEFAULT_LISTEN} only. Each option can be given in the environment, as TXSMTPD_<OPTION>, where"
-        " flags are yes or no, and several values are separated by spaces. A TIME is in seconds, or has a unit, such as"
-        " 5min; OCTETS may have one, such as 10MB."
+        "Receive mail over SMTP. By default, the server listens on port 8025 of this machine only, and prints each"
+        " message."
     )
     optParameters = [
         [option.name, option.short, None, option.help]
@@ -125,6 +141,11 @@ class Options(Chosen, AuthOptionMixin):
             elif option.metavar is None:
                 self[option.name] = None
         self.authOutput = sys.stdout
+
+    def opt_help_auth(self) -> None:
+        """List the password checkers."""
+        print(describe_checkers())
+        raise SystemExit(0)
 
     def opt_reactor(self, name: str) -> None:
         """Install a reactor at once, before anything imports the default one."""
@@ -179,7 +200,9 @@ class Options(Chosen, AuthOptionMixin):
 
     def parseArgs(self, *args: str) -> None:
         if args:
-            raise usage.UsageError(f"unexpected argument {args[0]!r}; only options are allowed")
+            raise usage.UsageError(
+                f"unexpected argument {args[0]!r}; only options are allowed, and values with spaces need quotes"
+            )
 
     def postOptions(self) -> None:
         self["settings"] = {}
@@ -192,7 +215,7 @@ class Options(Chosen, AuthOptionMixin):
             group.finish(self)
 
     def __str__(self) -> str:
-        return describe(GROUPS, self.longdesc)
+        return describe(SHOWN, self.longdesc)
 
 
 def _method_of(option: Option) -> Callable[..., None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from txsmtpd.service.exit_status import described
 from txsmtpd.service.options.table import Chosen, Group, Option, refusing
 from txsmtpd.service.options.values import name
+from txsmtpd.service.topics import describe_faults
 
 OPTIONS = (
     Option(
@@ -12,7 +13,7 @@ OPTIONS = (
         metavar="RULE",
         many=True,
         separator=";",
-        help='Inject a fault, such as "rcpt first=2 reply=451 4.7.1 later".',
+        help='Inject a fault, such as "rcpt first=2 reply=451 4.7.1 later". See --help-faults.',
     ),
     Option(
         name="fault-seed",
@@ -27,6 +28,7 @@ OPTIONS = (
         help="Write a transcript of all sessions to the file, as JSON lines; without credentials.",
         read=name,
     ),
+    Option(name="help-faults", help="List the parts of a rule and exit.", action=lambda: print(describe_faults())),
 )
 
 
