@@ -1,4 +1,4 @@
-"""Real filters, and a server in this process that they stand in front of."""
+"""Real filters, and a server in this process that uses them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ProgramTests(TestCase):
         self.processes: list[subprocess.Popen[bytes]] = []
 
     async def start(self, name: str, package: str, *arguments: str, ready: Callable[[], bool], **env: str) -> None:
-        """Start a program, which ends with the test, and wait until it is ready."""
+        """Start a program, which ends with the test. Wait until it is ready."""
         command = [program(name, package) if "/" not in name else name, *arguments]
         log = self.folder / f"{Path(name).name}.log"
         with log.open("ab") as output:
@@ -58,13 +58,13 @@ class ProgramTests(TestCase):
             await deferLater(reactor, 0.02)  # type: ignore[arg-type]
 
     async def end(self, process: subprocess.Popen[bytes]) -> None:
-        """End a program, with the processes that it has started. Milters take seconds to end when they are asked."""
+        """End a program, with its child processes. Milters take seconds to end after SIGTERM."""
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await deferToThread(process.wait, 5)
 
     async def serve(self, handler: Any, **options: Any) -> int:
-        """Listen with this handler; return the port."""
+        """Listen with this handler. Return the port."""
         self.factory = SMTPFactory(handler, hostname="mx.example.com", **options)
         port = await serverFromString(reactor, "tcp:0:interface=127.0.0.1").listen(self.factory)
         self.addCleanup(self.stop, port)
@@ -77,7 +77,7 @@ class ProgramTests(TestCase):
         await self.factory.drain()
 
     def client(self, port: int, function: Callable[[smtplib.SMTP], Any]) -> Deferred[Any]:
-        """What the function of a client gives, in a thread."""
+        """Return the result of a client's function, which runs in a thread."""
 
         def run() -> Any:
             with smtplib.SMTP("127.0.0.1", port, "client.test", timeout=30) as client:
@@ -88,7 +88,7 @@ class ProgramTests(TestCase):
 
 
 def send_data(client: smtplib.SMTP, content: bytes) -> tuple[int, bytes]:
-    """Send the message of a transaction; return the reply to it, whatever it is."""
+    """Send the message of a transaction. Return the reply to it, whatever it is."""
     code, text = client.docmd("DATA")
     if code != 354:
         return code, text
@@ -97,18 +97,18 @@ def send_data(client: smtplib.SMTP, content: bytes) -> tuple[int, bytes]:
 
 
 def exists(*paths: Path) -> Callable[[], bool]:
-    """Whether all paths are there."""
+    """Return True if all paths exist."""
     return lambda: all(path.exists() for path in paths)
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A port that no process listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def answers(port: int) -> bool:
-    """Whether somebody listens on the port."""
+    """Return True if a process listens on the port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,4 +1,4 @@
-"""What the tests of filters share: a milter in memory, and handlers that keep what they get."""
+"""Shared by the tests of filters: a milter in memory, and handlers that keep what they receive."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class MilterInMemory:
         self.transports: list[MilterTransport] = []
 
     def answer(self, command: bytes, data: bytes) -> bytes | None:
-        """What the milter answers."""
+        """The response of the milter."""
         answer = self.answers.get(command, CONTINUE)
         return answer(data) if callable(answer) else answer
 
@@ -86,16 +86,16 @@ class MilterInMemory:
 
     @property
     def commands(self) -> str:
-        """The letters of the commands that were said, macros left out."""
+        """The letters of the commands that the milter has received, without macros."""
         return b"".join(command for command, _ in self.said if command != milter.MACROS).decode("ascii")
 
     def data_of(self, command: bytes) -> list[bytes]:
-        """The data of each command of this letter."""
+        """The data of each command with this letter."""
         return [data for each, data in self.said if each == command]
 
 
 class Keeper:
-    """A handler that keeps what it gets, whole."""
+    """A handler that keeps whole messages."""
 
     def __init__(self) -> None:
         self.content: list[bytes] = []
@@ -139,7 +139,7 @@ class Receiver:
 
 @implementer(IStreamingHandler)
 class StreamingKeeper:
-    """A handler that takes messages as they arrive."""
+    """A handler that receives messages in pieces."""
 
     def __init__(self, status: Any = "250 2.0.0 streamed") -> None:
         self.receivers: list[Receiver] = []

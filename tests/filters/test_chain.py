@@ -1,4 +1,4 @@
-"""Filters of one's own, in front of handlers: what they see, what they may do, and what happens when they fail."""
+"""Custom filters in front of handlers: their input, their effects, and their failures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from txsmtpd.smtpd import SMTPServer
 
 
 class Filter:
-    """A filter of the functions that it is given: ``Filter(RCPT=function)`` has a ``filter_RCPT``, without a self."""
+    """A filter with the given functions: ``Filter(RCPT=function)`` has a ``filter_RCPT``, without self."""
 
     def __init__(self, name: str = "test", on_failure: str = "tempfail", **stages: Any) -> None:
         self.name = name
@@ -33,7 +33,7 @@ class Filter:
 
 
 def says(result: Any) -> Any:
-    """A stage with this result; an exception is raised."""
+    """A stage that returns this result, or raises it if it is an exception."""
 
     async def stage(*arguments: Any) -> Any:
         if isinstance(result, Exception):
@@ -47,14 +47,14 @@ class FilterTests(SynchronousTestCase):
     """One server, one client, some filters."""
 
     def client(self, *filters: Any, handler: Any = None, **options: Any) -> Client:
-        """A client of a server with these filters, greeted."""
+        """A client that has sent EHLO to a server with these filters."""
         self.handler = Keeper() if handler is None else handler
         client = Client(self.handler, filters=filters, **options)
         self.assertEqual(codes(client.talk(GREETING if "protocol" not in options else b"LHLO c.test\r\n"))[-1], 250)
         return client
 
     def content(self) -> bytes:
-        """The one message that the handler has got."""
+        """The one message that the handler has received."""
         if isinstance(self.handler, Keeper):
             (content,) = self.handler.content
             return content
@@ -67,7 +67,7 @@ class StageTests(FilterTests):
     """What filters see, and when."""
 
     def test_order(self) -> None:
-        """Each stage of each filter is called in order; a later filter sees what the one before has changed."""
+        """Each stage of each filter is called in order. A later filter sees the changes of earlier ones."""
         seen: list[Any] = []
 
         def note(name: str, stage: str) -> Any:
@@ -109,7 +109,7 @@ class StageTests(FilterTests):
         self.assertEqual(codes(client.heard()), [550])
 
     def test_refusals(self) -> None:
-        """A filter may refuse at each stage, by a status or by Refused; the handler does not get the message."""
+        """A filter may refuse at each stage, with a status or with Refused. The handler does not get the message."""
         for stage, expected in (
             ("HELO", [550, 503, 503, 503]),
             ("MAIL", [250, 550, 503, 503]),
@@ -130,12 +130,13 @@ class StageTests(FilterTests):
                 self.assertEqual(client.send_message().code, 554)
 
     def test_connectRefused(self) -> None:
-        """A client that a filter refuses gets 554 in place of the greeting, and 503 then."""
+        """A client that a filter rejects gets 554 in place of the greeting, and then 503."""
         client = Client(Keeper(), filters=[Filter(CONNECT=says("554 5.7.1 go away"))])
         self.assertEqual(codes(client.welcome + client.talk(GREETING)), [554, 503])
 
     def test_handlerFirstAtRcpt(self) -> None:
-        """A filter is told of recipients that the handler has accepted; whom the filter refuses, is none."""
+        """A filter is called for recipients that the handler has accepted. A recipient that the filter refuses is not
+        added."""
         seen: list[str] = []
 
         class Picky(Keeper):
@@ -157,7 +158,7 @@ class StageTests(FilterTests):
         self.assertEqual(self.handler.envelopes[0].rcpt_tos, ["yes@example.com"])
 
     def test_accept(self) -> None:
-        """A filter that accepts is not asked about the rest of the message; about the next one it is."""
+        """A filter that accepts is not called for the rest of the message, but for the next one."""
         calls: list[str] = []
 
         def at(stage: str, result: Any) -> Any:
@@ -170,13 +171,13 @@ class StageTests(FilterTests):
         self.assertEqual(self.handler.content, [MESSAGE, MESSAGE])
 
     def test_acceptConnection(self) -> None:
-        """A filter that accepts the connection is not asked again."""
+        """A filter that accepts the connection is not called again."""
         client = self.client(Filter(CONNECT=says(ACCEPT), HELO=says("550 no"), message=says("550 no")))
         self.assertEqual(client.send_message().code, 250)
         self.assertEqual(self.content(), MESSAGE)
 
     def test_discard(self) -> None:
-        """A message that a filter discards is answered 250; nobody gets it, and no other filter is asked."""
+        """A message that a filter discards gets 250. It is not delivered, and no other filter is called."""
         for stage in "MAIL", "RCPT", "DATA", "headers", "message":
             for handler in Keeper(), StreamingKeeper():
                 with self.subTest(stage=stage):
@@ -186,7 +187,7 @@ class StageTests(FilterTests):
                     self.assertEqual(getattr(handler, "content", []) or getattr(handler, "receivers", []), [])
 
     def test_untouched(self) -> None:
-        """Where no filter looks, the handler's hooks are its own."""
+        """For stages without filters, the handler's hooks are called directly."""
         handler = StreamingKeeper()
         settings = SMTPFactory(handler, filters=[Filter(CONNECT=says(None))]).settings
         self.assertEqual(settings.hooks.keys(), {"CONNECT", "MAIL"})
@@ -194,7 +195,7 @@ class StageTests(FilterTests):
         self.assertEqual(dict(SMTPFactory(handler).settings.hooks), {})
 
     def test_rset(self) -> None:
-        """A filter is told when a transaction is over, whatever has ended it, and when the connection is."""
+        """A filter is notified of the end of each transaction, whatever its cause, and of the end of the connection."""
         calls: list[str] = []
         note = {stage: (lambda *more, stage=stage: calls.append(stage)) for stage in ("RSET", "DISCONNECT")}
         client = self.client(Filter(message=says(None), **note))
@@ -206,7 +207,7 @@ class StageTests(FilterTests):
         self.assertEqual(calls, ["RSET", "RSET", "DISCONNECT"])
 
     def test_endOfMessage(self) -> None:
-        """The end of a message ends the transaction for each filter, whatever stages it has."""
+        """The end of a message ends the transaction for each filter, whichever stages it has."""
         for stage in "MAIL", "RCPT", "DATA", "headers", "message":
             for handler in Keeper(), StreamingKeeper():
                 calls: list[str] = []
@@ -287,7 +288,7 @@ class StageTests(FilterTests):
         self.assertEqual(calls, ["RSET"])
 
     def test_greetedAgain(self) -> None:
-        """A new greeting ends the transaction, of which the filters are told."""
+        """A new greeting ends the transaction, and the filters are notified."""
         calls: list[str] = []
         client = self.client(Filter(RSET=lambda *arguments: calls.append("RSET")))
         client.talk(TRANSACTION + GREETING)
@@ -302,13 +303,13 @@ class ChangeTests(FilterTests):
     """What filters may change."""
 
     def change(self, function: Any, handler: Any = None, message: bytes = MESSAGE, **options: Any) -> Client:
-        """Send a message past a filter that does this to it."""
+        """Send a message through a filter that changes it in this way."""
         client = self.client(Filter(message=lambda *arguments: function(arguments[-1])), handler=handler, **options)
         self.reply = client.send_message(message)
         return client
 
     def test_headers(self) -> None:
-        """Fields are added on top or below, changed and removed; all else stays, octet for octet."""
+        """Fields are added at the top or the bottom, changed and removed. Everything else keeps its exact octets."""
 
         def function(message: Any) -> None:
             message.add_header("X-Top", "1\nX-Not: a field of its own")
@@ -327,7 +328,7 @@ class ChangeTests(FilterTests):
             )
 
     def test_noHeader(self) -> None:
-        """A message without a header, or whose header runs into its text, stays a message with this text."""
+        """A message without a header, or without an empty line after it, keeps its text."""
         for sent, expected in (
             (b"\r\ntext\r\n", b"X-A: 1\r\n\r\ntext\r\n"),
             (b"text\r\n", b"X-A: 1\r\n\r\ntext\r\n"),
@@ -342,12 +343,12 @@ class ChangeTests(FilterTests):
                 self.assertEqual(self.content(), sent)
 
     def test_body(self) -> None:
-        """A body is replaced; the header stays."""
+        """A body is replaced. The header stays the same."""
         self.change(lambda message: message.replace_body(b"another\r\n"))
         self.assertEqual(self.content(), b"Subject: test\r\n\r\nanother\r\n")
 
     def test_envelope(self) -> None:
-        """Sender and recipients are changed before the handler gets the message."""
+        """The sender and the recipients are changed before the handler gets the message."""
 
         def function(message: Any) -> None:
             message.change_sender("", ["RET=HDRS"])
@@ -362,13 +363,14 @@ class ChangeTests(FilterTests):
         self.assertEqual((envelope.rcpt_tos, envelope.rcpt_options), (["c@example.com"], ["NOTIFY=NEVER"]))
 
     def test_nobodyLeft(self) -> None:
-        """A message whose recipients were all removed is taken, and reaches nobody."""
+        """A message whose recipients were all removed is accepted, and not delivered."""
         self.change(lambda message: message.remove_recipient("b@example.com"))
         self.assertEqual(self.reply.code, 250)
         self.assertEqual(self.handler.content, [])
 
     def test_replies(self) -> None:
-        """Over LMTP, each recipient that the client has named gets a reply, although others get the message."""
+        """Over LMTP, each recipient that the client has named gets a reply, even if the filters have changed the
+        recipients."""
         handler = StreamingKeeper(["250 2.1.5 one", "451 4.3.0 two"])
         filters = [Filter(message=lambda *arguments: arguments[-1].add_recipient("c@example.com"))]
         client = self.client(*filters, handler=handler, protocol=LMTP)
@@ -376,7 +378,7 @@ class ChangeTests(FilterTests):
         self.assertEqual(codes(client.talk(MESSAGE + b".\r\n")), [451, 451])
 
     def test_quarantine(self) -> None:
-        """A message to be quarantined has a field that says why; the handler's hook decides what that means."""
+        """A quarantined message has a header field with the reason. The handler's hook decides what else happens."""
         self.change(lambda message: message.quarantine("odd"))
         self.assertEqual(self.content(), b"X-Quarantine: odd\r\n" + MESSAGE)
         self.assertEqual(self.handler.envelopes[0].filters["test"].action, "quarantine")
@@ -397,7 +399,7 @@ class ChangeTests(FilterTests):
         self.assertEqual(other.receivers[0].octets, b"X-Quarantine: odd\r\n" + MESSAGE)
 
     def test_forgeries(self) -> None:
-        """What only this server may say is removed before filters see it, and nothing else."""
+        """Fields that only this server may add are removed before filters see the message. Other fields are kept."""
         sent = (
             b"Authentication-Results: mx.example.com; dkim=pass\r\n"
             b"Authentication-Results: other.example; spf=pass\r\n"
@@ -408,17 +410,17 @@ class ChangeTests(FilterTests):
         self.assertEqual(self.content(), b"Authentication-Results: other.example; spf=pass\r\n\r\nHello\r\n")
 
     def test_verdict(self) -> None:
-        """What a filter says of its own is in the envelope."""
+        """The verdict of a filter is in the envelope."""
         verdict = Verdict(score=4.5, symbols={"A": 4.5}, details={"raw": 1})
         self.change(lambda message: verdict)
         self.assertEqual(self.handler.envelopes[0].filters, {"test": verdict})
 
 
 class FailureTests(FilterTests):
-    """What happens when a filter cannot do its work."""
+    """Filters that fail."""
 
     def test_tempfail(self) -> None:
-        """Mail is refused for now, unless the filter says otherwise; the connection goes on."""
+        """If a filter fails, mail is refused temporarily by default. The connection continues."""
         for stage, place in ("MAIL", 1), ("RCPT", 2), ("DATA", 3):
             client = self.client(Filter(**{stage: says(FilterError("down"))}))
             self.assertEqual(codes(client.talk(TRANSACTION + b"DATA\r\n"))[place - 1], 451)
@@ -427,14 +429,14 @@ class FailureTests(FilterTests):
         self.assertEqual(self.handler.content, [])
 
     def test_tempfailAtConnect(self) -> None:
-        """A filter that fails before there is a transaction closes the connection with 421."""
+        """A filter that fails before any transaction closes the connection with 421."""
         for stage, expected in ("CONNECT", [421]), ("HELO", [220, 421]):
             client = Client(Keeper(), filters=[Filter(**{stage: says(FilterError("down"))})])
             self.assertEqual(codes(client.welcome + client.talk(GREETING)), expected)
             self.assertTrue(client.closed)
 
     def test_accept(self) -> None:
-        """Or mail passes, and the handler can tell."""
+        """With on_failure="accept", mail is accepted, and the handler can see the failure."""
         for stage in "CONNECT", "HELO", "MAIL", "RCPT", "DATA", "headers", "message":
             client = self.client(Filter(on_failure="accept", **{stage: says(FilterError("down"))}))
             self.assertEqual(client.send_message().code, 250)
@@ -443,7 +445,7 @@ class FailureTests(FilterTests):
             self.assertEqual(self.handler.envelopes[0].filters, expected)
 
     def test_bugs(self) -> None:
-        """Any exception is a failure, and so is what no filter may return; the log tells where."""
+        """Any exception is a failure, and so is an invalid result. The log names the stage."""
         for wrong in ValueError("a bug"), "250 2.0.0 no decision", 42:
             client = self.client(Filter(message=says(wrong)))
             self.assertEqual(client.send_message().code, 451)
@@ -451,13 +453,13 @@ class FailureTests(FilterTests):
             self.assertIn(failure.type, (ValueError, TypeError))
 
     def test_toldAsCoroutine(self) -> None:
-        """What tells a filter that a transaction is over may be a coroutine function; its failure is logged."""
+        """The method that ends a transaction may be a coroutine function. Its failure is logged."""
         client = self.client(Filter(MAIL=says(None), RSET=says(ValueError("a bug"))))
         self.assertEqual(codes(client.talk(TRANSACTION + b"RSET\r\n"))[-1], 250)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
     def test_slow(self) -> None:
-        """A filter that takes too long has failed, even if it does not end when it is cancelled."""
+        """A filter that takes too long has failed, even if it ignores the cancellation."""
         for stage, seconds in ("MAIL", 30), ("message", 300):
             for obedient in True, False:
                 waiting: Deferred[Any] = Deferred(None if obedient else lambda each: each.callback(None))
@@ -467,7 +469,7 @@ class FailureTests(FilterTests):
                 self.assertEqual(codes(client.wait(2, step=1)), [451])
 
     def test_clientLeaves(self) -> None:
-        """A client that leaves ends what its message waits for."""
+        """When a client disconnects, the filter that its message waits for is cancelled."""
         cancelled: list[Any] = []
         waiting: Deferred[Any] = Deferred(cancelled.append)
         client = self.client(Filter(message=lambda *more: waiting))
@@ -477,7 +479,7 @@ class FailureTests(FilterTests):
         self.flushLoggedErrors()
 
     def test_leavesWhileSending(self) -> None:
-        """A message that is cut off reaches neither filters nor handler."""
+        """An incomplete message reaches neither filters nor the handler."""
         handler = StreamingKeeper()
         client = self.client(Filter(message=says(ValueError("never called"))), handler=handler)
         client.talk(TRANSACTION + b"DATA\r\nSubject: a\r\n\r\nhalf")
@@ -485,7 +487,7 @@ class FailureTests(FilterTests):
         self.assertEqual(handler.receivers, [])
 
     def test_wrong(self) -> None:
-        """What is no filter is refused when the factory is made, with the reason."""
+        """An object that is not a filter is refused when the factory is created, with the reason."""
         for filters, text in (
             ("rspamd", "must be a list"),
             ([object()], "is not a filter"),
@@ -499,7 +501,7 @@ class FailureTests(FilterTests):
                 SMTPFactory(None, filters=filters)
 
     def test_noTimeLeft(self) -> None:
-        """All filters together have less time than the server allows, so that their failure mode counts."""
+        """All filters together have less time than the server's timeout, so that on_failure takes effect."""
         waiting = [Deferred() for _ in range(3)]
         filters = [
             Filter(on_failure="accept", message=lambda *more, each=each: each)  # type: ignore[misc]
@@ -511,12 +513,12 @@ class FailureTests(FilterTests):
         self.assertEqual(self.content(), MESSAGE)
 
     def test_oldServers(self) -> None:
-        """A server of the smtpd module, which never waits, takes no filters."""
+        """Servers of the smtpd module do not support filters, because they never wait."""
         with self.assertRaisesRegex(ValueError, "servers of the smtpd module do not support filters"):
             SMTPServer(None, None, filters=[Filter(MAIL=says(None))])
 
     def test_names(self) -> None:
-        """Filters of the same name get names of their own."""
+        """Filters with the same name get distinct names."""
         client = self.client(*(Filter("same", message=says(None)) for _ in range(3)))
         client.send_message()
         self.assertEqual(list(self.handler.envelopes[0].filters), ["same", "same-2", "same-3"])
@@ -528,7 +530,7 @@ class StreamTests(FilterTests):
     LARGE = MESSAGE + (b"0123456789" * 95 + b"\r\n") * 6000
 
     def test_large(self) -> None:
-        """A large message waits in a file, and comes out as it was; the handler may slow it down."""
+        """A large message is kept in a file, and stays the same. The handler may slow it down."""
         handler = StreamingKeeper()
         handler.pauses = True
         client = self.client(Filter(message=says(None)), handler=handler)
@@ -550,7 +552,7 @@ class StreamTests(FilterTests):
         st.booleans(),
     )
     def test_anyMessage(self, lines: list[bytes], cuts: list[int], whole: bool) -> None:
-        """A filter that changes nothing leaves each message as it is, however it is made and wherever it is cut."""
+        """A filter without changes leaves each message unchanged, however it is split."""
         message = b"".join(line + b"\r\n" for line in lines)
         stuffed = b"".join((b"." if line[:1] == b"." else b"") + line + b"\r\n" for line in lines)
         for handler in Keeper(), StreamingKeeper():
@@ -562,7 +564,7 @@ class StreamTests(FilterTests):
             self.assertEqual(self.content(), message)
 
     def test_read(self) -> None:
-        """Filters read a large message as often as they like."""
+        """Filters may read a large message any number of times."""
         sizes: list[Any] = []
 
         async def filter_message(server: Any, session: Any, envelope: Any, message: Any) -> None:
@@ -575,7 +577,7 @@ class StreamTests(FilterTests):
         self.assertEqual(self.content(), self.LARGE)
 
     def test_headersOnly(self) -> None:
-        """A filter that looks at headers alone lets the body pass as it arrives."""
+        """If a filter only examines headers, the body is passed on as it arrives."""
         handler = StreamingKeeper()
         waiting: Deferred[Any] = Deferred()
 
@@ -606,7 +608,7 @@ class StreamTests(FilterTests):
         self.assertEqual(receiver.octets, b"Subject: test\r\n\r\none\r\ntwo\r\n")
 
     def test_headersRefused(self) -> None:
-        """Such a filter's refusal is the reply to the message."""
+        """The refusal of such a filter is the reply to the message."""
         handler = StreamingKeeper()
         client = self.client(Filter(headers=says("554 5.6.0 no")), handler=handler)
         self.assertEqual(client.send_message(self.LARGE).text, "5.6.0 no")
@@ -614,20 +616,20 @@ class StreamTests(FilterTests):
         self.assertEqual(client.send_message().code, 554)
 
     def test_headerWithoutEnd(self) -> None:
-        """A header is not kept in memory without end."""
+        """The memory for a header is limited."""
         endless = (b"X: " + b"y" * 900 + b"\r\n") * 400, b"X: " + b"y" * 300_000 + b"\r\n"
         for header in endless:
             client = self.client(Filter(message=says(None)), header_size_limit=None)
             self.assertEqual(client.send_message(header).code, 552)
 
     def test_noHeaderAndLong(self) -> None:
-        """A long text without a header is no long header."""
+        """A long text without a header does not count as a long header."""
         for text in (b"text\r\n" * 60_000, b"y" * 300_000 + b"\r\n", b"A: b\r\n" + b"text\r\n" * 60_000):
             self.client(Filter(message=says(None)), header_size_limit=None).send_message(text)
             self.assertEqual(self.content(), text)
 
     def test_mailbox(self) -> None:
-        """A mailbox behind a filter stores what the filter has made of the message, octet for octet."""
+        """A mailbox behind a filter stores the changed message, octet for octet."""
         folder = self.mktemp()
         marks = Filter(message=lambda *arguments: arguments[-1].add_header("X-Mark", "1"))
         client = self.client(marks, handler=Mailbox(folder, durable=False))
@@ -637,7 +639,7 @@ class StreamTests(FilterTests):
         self.assertTrue(path.read_bytes().endswith(b"\n" + expected.replace(b"\r\n", b"\n")))
 
     def test_receiverAborted(self) -> None:
-        """A handler's receiver is told when the client leaves while the message is handed over."""
+        """A handler's receiver is notified if the client disconnects while the message is passed to it."""
         handler = StreamingKeeper()
         handler.pauses = True
         client = self.client(Filter(message=says(None)), handler=handler)

@@ -1,4 +1,4 @@
-"""Filters together with what else changes a session: XCLIENT, STARTTLS, AUTH, chunks, LMTP, asyncio."""
+"""Filters together with other changes of a session: XCLIENT, STARTTLS, AUTH, chunks, LMTP, asyncio."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from txsmtpd.tls.authority import Authority
 
 
 class MilterSessionTests(SynchronousTestCase):
-    """What a milter is told when the session is not the first one of its connection."""
+    """What a milter gets if the session is not the first one of its connection."""
 
     def connect(self, handler: Any = None, **options: Any) -> Client:
         """A client of a server behind a milter."""
@@ -32,12 +32,12 @@ class MilterSessionTests(SynchronousTestCase):
         return client
 
     def told(self, stage: bytes) -> dict[bytes, bytes]:
-        """The macros that were told last with a stage."""
+        """The macros that were sent last for a stage."""
         words = [data[1:].split(b"\0") for data in self.milter.data_of(b"D") if data[:1] == stage][-1]
         return dict(zip(words[::2], words[1::2], strict=False))
 
     def test_xclient(self) -> None:
-        """XCLIENT begins a new session with the milter, as the client that it names."""
+        """XCLIENT starts a new session with the milter, for the client that it names."""
         client = self.connect(extensions=[XClient(["192.0.2.0/24"])])
         client.talk(GREETING)
         self.assertEqual(codes(client.talk(b"XCLIENT ADDR=198.51.100.9 PORT=99 HELO=other.test\r\n")), [220])
@@ -47,7 +47,7 @@ class MilterSessionTests(SynchronousTestCase):
         self.assertEqual(self.milter.data_of(b"H"), [b"client.test\0", b"other.test\0"])
 
     def test_names(self) -> None:
-        """Who a client is: its name where XCLIENT has told it, or that its address is not known."""
+        """The client's name is the one of XCLIENT. Without XCLIENT, it is unknown."""
         for said, expected in (
             (b"ADDR=198.51.100.9 NAME=c.example", b"c.example\0004\0\x00198.51.100.9\0"),
             (b"ADDR=IPV6:2001:db8::9", b"[2001:db8::9]\0006\0\x002001:db8::9\0"),
@@ -59,7 +59,7 @@ class MilterSessionTests(SynchronousTestCase):
             self.assertEqual(self.milter.data_of(b"C")[1], expected)
 
     def test_starttls(self) -> None:
-        """After STARTTLS the milter is told of the new greeting and of TLS."""
+        """After STARTTLS, the milter gets the new greeting and the data about TLS."""
         authority = Authority()
         client = self.connect(tls_context=authority.issue("mx.example.com"))
         client.talk(GREETING)
@@ -69,7 +69,7 @@ class MilterSessionTests(SynchronousTestCase):
         self.assertTrue(self.told(b"H")[b"{tls_version}"].startswith(b"TLSv1"))
 
     def test_auth(self) -> None:
-        """The milter is told who has authenticated, and how."""
+        """The milter gets the user name and the mechanism."""
 
         def authenticator(*arguments: Any) -> AuthResult:
             assert isinstance(arguments[-1], LoginPassword)
@@ -81,7 +81,7 @@ class MilterSessionTests(SynchronousTestCase):
         self.assertEqual((macros[b"{auth_type}"], macros[b"{auth_authen}"]), (b"PLAIN", b"user"))
 
     def test_chunks(self) -> None:
-        """BDAT: the milter is asked at the first chunk, and sees one body."""
+        """BDAT: the milter gets DATA at the first chunk, and one body."""
         client = self.connect()
         client.talk(GREETING + TRANSACTION + b"BDAT 14\r\nSubject: a\r\n\r\nBDAT 3\r\none")
         self.assertEqual(self.milter.commands, "OCHMRT")
@@ -96,7 +96,7 @@ class MilterSessionTests(SynchronousTestCase):
         self.assertEqual(self.milter.commands, "OCH" + "MRA")
 
     def test_lmtp(self) -> None:
-        """LMTP: LHLO is a greeting, and the reply of a milter is one for each recipient."""
+        """LMTP: LHLO is a greeting, and the reply of a milter applies to each recipient."""
         client = self.connect(protocol=LMTP)
         self.milter.answers[b"E"] = b"\0\0\0\x1dy" + b"554 5.7.1 no thanks, really\0"
         client.talk(b"LHLO c.test\r\n" + TRANSACTION + b"RCPT TO:<c@example.com>\r\nDATA\r\n")
@@ -104,14 +104,14 @@ class MilterSessionTests(SynchronousTestCase):
         self.assertEqual(self.milter.data_of(b"H"), [b"c.test\0"])
 
     def test_pipelined(self) -> None:
-        """All at once, in any cut: the milter hears everything in order."""
+        """All together, split anywhere: the milter gets everything in order."""
         client = self.connect()
         client.say(GREETING + (TRANSACTION + b"DATA\r\n" + MESSAGE + b".\r\n") * 3 + b"QUIT\r\n", range(1, 600, 7))
         self.assertEqual(codes(client.heard())[-1], 221)
         self.assertEqual(self.milter.commands, "OCH" + "MRTLNBEA" * 3 + "Q")
 
     def test_wholeAndDecoded(self) -> None:
-        """A handler that wants text gets the changed message as text."""
+        """A handler that requires str gets the changed message as str."""
 
         class AddsBody:
             def filter_message(self, server: Any, session: Any, envelope: Any, message: Any) -> None:
@@ -126,7 +126,8 @@ class MilterSessionTests(SynchronousTestCase):
         self.assertEqual(handler.envelopes[0].original_content, "Subject: test\r\n\r\n\u00e4\r\n".encode())
 
     def test_ownFilterInAsyncio(self) -> None:
-        """With the option asyncio, coroutine functions of filters run there, as hooks do; a milter's methods do not."""
+        """With the option asyncio, coroutine functions of filters run in asyncio, as hooks do. Those of a milter do
+        not."""
 
         class Own:
             async def filter_RCPT(self, *arguments: Any) -> None: ...
@@ -141,7 +142,8 @@ class MilterSessionTests(SynchronousTestCase):
         self.assertEqual(second.hooks["MAIL"], milter.filter_MAIL)
 
     def test_slowHandler(self) -> None:
-        """A handler that waits, behind a milter, is cancelled when its client leaves; the milter is let go."""
+        """A handler that waits behind a milter is cancelled when its client disconnects, and the milter's connection is
+        closed."""
         waiting: Deferred[Any] = Deferred()
 
         class Waits:

@@ -1,4 +1,4 @@
-"""The milter filter against a milter in memory: what it says, what it takes, and what it does about a bad one."""
+"""The milter filter with a milter in memory: its commands, the accepted responses, and invalid ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DATA = TRANSACTION + b"DATA\r\n" + MESSAGE + b".\r\n"
 
 
 def agreed(steps: int = 0, actions: int = milter.ALL_ACTIONS, version: int = 6, chosen: bytes = b"") -> bytes:
-    """The answer to a negotiation."""
+    """The response to a negotiation."""
     return packet(b"O", milter.NEGOTIATION.pack(version, actions, steps) + chosen)
 
 
@@ -48,17 +48,17 @@ class MilterTests(SynchronousTestCase):
         return client
 
     def send(self, answers: dict[bytes, Any] | None = None, **options: Any) -> int:
-        """Send a message past this milter; return the reply's code."""
+        """Send a message through this milter. Return the reply's code."""
         client = self.connect(answers, **options)
         client.talk(GREETING)
         return codes(client.talk(DATA))[-1]
 
 
 class DialogueTests(MilterTests):
-    """What the milter is told."""
+    """What the milter receives."""
 
     def test_order(self) -> None:
-        """The commands come in the order of Postfix, and between messages there is an abort."""
+        """The commands have the order of Postfix, with an abort between messages."""
         client = self.connect()
         client.talk(GREETING + DATA + DATA + b"QUIT\r\n")
         client.vanish(ConnectionDone())
@@ -67,7 +67,7 @@ class DialogueTests(MilterTests):
         self.assertTrue(self.milter.transports[0].gone)
 
     def test_values(self) -> None:
-        """Names, addresses, parameters, fields and body are told as they are."""
+        """Names, addresses, parameters, fields and body are sent unchanged."""
         client = self.connect()
         client.talk(
             b"EHLO c.test\r\nMAIL FROM:<a@example.com> SIZE=10 BODY=8BITMIME\r\nRCPT TO:<b@example.com>\r\nDATA\r\n"
@@ -84,7 +84,7 @@ class DialogueTests(MilterTests):
             self.assertEqual(self.milter.data_of(command), expected)
 
     def test_macros(self) -> None:
-        """The macros of each stage are told with it; those that the milter chooses in place of ours."""
+        """The macros of each stage are sent with it. The milter may choose others."""
         client = self.connect({b"O": agreed(chosen=b"\0\0\0\x02i {unknown} {color}\0")}, macros={"color": "blue"})
         client.talk(GREETING + DATA)
         told = {data[:1]: data[1:].split(b"\0")[:-1] for data in self.milter.data_of(milter.MACROS)}
@@ -96,7 +96,7 @@ class DialogueTests(MilterTests):
         self.assertEqual(told[b"E"], [b"i", identifier])
 
     def test_chunks(self) -> None:
-        """A body goes in chunks of 65,535 octets."""
+        """A body is sent in chunks of 65,535 octets."""
         body = b"x" * 70 + b"\r\n"
         client = self.connect()
         client.talk(GREETING)
@@ -105,7 +105,8 @@ class DialogueTests(MilterTests):
         self.assertEqual(sizes, [65535, 65535, 144000 - 2 * 65535])
 
     def test_steps(self) -> None:
-        """What the milter does not want is not sent; what it does not answer is not waited for."""
+        """Commands that the milter does not want are not sent. The server does not wait for responses that it does not
+        send."""
         unwanted = Steps.NO_HELO | Steps.NO_RCPT | Steps.NO_BODY | Steps.NO_HEADERS | Steps.NO_DATA
         self.assertEqual(self.send({b"O": agreed(unwanted)}), 250)
         self.assertEqual(self.milter.commands, "OCMNEA")
@@ -116,33 +117,33 @@ class DialogueTests(MilterTests):
         self.assertEqual(self.milter.commands, "OCHMRTLNBEA")
 
     def test_oldVersion(self) -> None:
-        """A milter of version 2 is told what that version knows."""
+        """A milter of version 2 gets only the commands of that version."""
         self.assertEqual(self.send({b"O": agreed(version=2)}), 250)
         self.assertEqual(self.milter.commands, "OCHMRLNBEA")
 
     def test_leadingSpace(self) -> None:
-        """A milter that wants the space after the colon gets it, and gives it back itself."""
+        """A milter that wants the space after the colon gets it, and sends it back."""
         end = packet(b"h", b"X\0\t1\0") + CONTINUE
         self.send({b"O": agreed(Steps.LEADING_SPACE), b"E": end})
         self.assertEqual(self.milter.data_of(b"L"), [b"Subject\0 test\0"])
         self.assertIn(b"X:\t1\r\n", self.handler.content[0])
 
     def test_skip(self) -> None:
-        """A milter that has seen enough of the body gets no more of it, and the end nevertheless."""
+        """A milter that skips the rest of the body gets no more of it, but the end of the message."""
         client = self.connect({b"B": packet(b"s")})
         client.talk(GREETING)
         client.send_message(b"\r\n" + b"x\r\n" * 50000)
         self.assertEqual(self.milter.commands, "OCHMRTNBEA")
 
     def test_rset(self) -> None:
-        """RSET, and a new greeting, abort the message."""
+        """RSET and a new greeting abort the message."""
         client = self.connect()
         client.talk(GREETING + TRANSACTION + b"RSET\r\n" + TRANSACTION + b"HELO c.test\r\n")
         self.assertEqual(self.milter.commands, "OCH" + "MRA" + "MRA" + "H")
 
 
 class DecisionTests(MilterTests):
-    """What the milter decides."""
+    """Decisions of the milter."""
 
     def test_refusals(self) -> None:
         """Refusals at each stage become replies."""
@@ -160,13 +161,13 @@ class DecisionTests(MilterTests):
                     self.assertEqual(self.handler.content, [])
 
     def test_connect(self) -> None:
-        """A client that the milter rejects is told so at once."""
+        """A client that the milter rejects gets the reply immediately."""
         client = self.connect({b"C": packet(b"r")})
         self.assertEqual(codes(client.welcome), [554])
         self.assertEqual(codes(client.talk(GREETING)), [503])
 
     def test_accept(self) -> None:
-        """A milter that accepts the client is asked no more; one that accepts a message is asked about the next."""
+        """A milter that accepts the client gets no more commands. One that accepts a message gets the next one."""
         for command, expected in (
             (b"C", "OCQ"),
             (b"H", "OCHQ"),
@@ -181,13 +182,13 @@ class DecisionTests(MilterTests):
             self.assertEqual((self.milter.commands, len(self.handler.content)), (expected, 2))
 
     def test_discard(self) -> None:
-        """A message that the milter discards is taken and forgotten."""
+        """A message that the milter discards is accepted and dropped."""
         for command in b"MRTLNBE":
             self.assertEqual(self.send({bytes([command]): packet(b"d")}), 250)
             self.assertEqual(self.handler.content, [])
 
     def test_changes(self) -> None:
-        """All changes, after signs of life."""
+        """All changes, after progress responses."""
         changes = (
             (b"p", b""),
             (b"h", b"X-Last\0one\n two\0"),
@@ -211,7 +212,7 @@ class DecisionTests(MilterTests):
         self.assertEqual(envelope.filters["milter"].action, "quarantine")
 
     def test_twoChanges(self) -> None:
-        """A field that is removed does not count any more when the next is."""
+        """A removed field no longer counts when the next one is changed."""
         changes = packet(b"m", b"\0\0\0\x01A\0\0") + packet(b"m", b"\0\0\0\x01A\0\0") + CONTINUE
         client = self.connect({b"E": changes})
         client.talk(GREETING)
@@ -223,7 +224,8 @@ class FaultTests(MilterTests):
     """Milters that are down, slow or broken."""
 
     def test_down(self) -> None:
-        """A milter that is down: 421 at once, or mail passes; nobody asks it again and again."""
+        """If a milter is down, the reply is 421 immediately, or mail is accepted. After some failures, no connection is
+        tried."""
         endpoint = MilterInMemory()
         endpoint.down = True
         self.assertEqual(codes(self.connect_to(endpoint).welcome), [421])
@@ -236,7 +238,7 @@ class FaultTests(MilterTests):
         self.assertEqual(self.handler.envelopes[0].filters["milter"].action, "failed")
 
     def test_log(self) -> None:
-        """That a milter is down is said once, and once that it works again."""
+        """The log has one line when a milter is down, and one when it works again."""
         endpoint = MilterInMemory()
         endpoint.down = True
         said: list[str] = []
@@ -257,7 +259,7 @@ class FaultTests(MilterTests):
         self.assertEqual(said[1], "the filter milter works again")
 
     def test_upAgain(self) -> None:
-        """A milter that is there again is told what it has missed, in the same session."""
+        """A milter that is available again gets the commands that it missed in the same session."""
         client = self.connect()
         client.talk(GREETING + DATA)
         self.milter.transports[0].lose()
@@ -266,7 +268,7 @@ class FaultTests(MilterTests):
         self.assertEqual(self.milter.commands, "OCHMRTLNBEA")
 
     def test_goneInTransaction(self) -> None:
-        """A milter that is gone within a transaction: this one is refused for now, the next one is not."""
+        """If a milter is lost during a transaction, this one is refused temporarily, and the next one works."""
         client = self.connect()
         client.talk(GREETING + TRANSACTION)
         self.milter.transports[0].lose()
@@ -274,7 +276,8 @@ class FaultTests(MilterTests):
         self.assertEqual(codes(client.talk(DATA))[-1], 250)
 
     def test_silent(self) -> None:
-        """A milter that does not answer: 30 seconds for a command, 300 for the content; then it is given up."""
+        """The timeout of a milter is 30 seconds for a command and 300 seconds for the content. Then its connection is
+        closed."""
         for command, seconds in (b"M", 30), (b"E", 300), (b"L", 300), (b"O", 30), (b"C", 30):
             client = self.connect({command: b""})
             client.talk(GREETING + DATA)
@@ -285,7 +288,7 @@ class FaultTests(MilterTests):
             self.assertEqual(self.handler.content, [])
 
     def test_silentAndAccepted(self) -> None:
-        """A milter that does not answer is given up before the server gives up: mail passes, if it shall."""
+        """The timeout of the milter is shorter than the server's, so that mail is accepted if on_failure says so."""
         client = self.connect({b"E": b""}, on_failure="accept", hook_timeout=300)
         client.talk(GREETING + DATA)
         self.assertEqual(client.wait(269, step=1), b"")
@@ -293,7 +296,7 @@ class FaultTests(MilterTests):
         self.assertEqual(self.handler.content, [MESSAGE])
 
     def test_noConnection(self) -> None:
-        """A connection that does not come about is given up after 30 seconds."""
+        """The timeout for a connection is 30 seconds."""
         endpoint = MilterInMemory()
         endpoint.silent = True
         client = self.connect_to(endpoint)
@@ -301,7 +304,7 @@ class FaultTests(MilterTests):
         self.assertEqual(codes(client.wait(2, step=1)), [421])
 
     def test_endless(self) -> None:
-        """A milter that only says that it still works is given up after ten minutes."""
+        """A milter that only sends progress responses is disconnected after ten minutes."""
         client = self.connect({b"E": packet(b"p")}, on_failure="accept")
         client.talk(GREETING + DATA)
         self.assertEqual(self.handler.content, [])
@@ -312,14 +315,14 @@ class FaultTests(MilterTests):
         self.assertTrue(self.milter.transports[0].gone)
 
     def test_tooMuch(self) -> None:
-        """A milter whose changes do not end is given up."""
+        """A milter that sends too many changes is disconnected."""
         endless = (packet(b"h", b"X\0" + b"y" * 60000 + b"\0") * 40, packet(b"h", b"X\0y\0") * 10001)
         for answer in endless:
             self.assertEqual(self.send({b"E": answer}), 451)
             self.assertEqual(self.handler.content, [])
 
     def test_broken(self) -> None:
-        """What no milter may say is a failure, and the connection is given up."""
+        """An invalid response is a failure, and the connection is closed."""
         for command, answer in (
             (b"O", b"\0\0\0\0"),
             (b"O", packet(b"c")),
@@ -340,12 +343,12 @@ class FaultTests(MilterTests):
                 self.assertEqual(self.handler.envelopes[0].filters["milter"].action, "failed")
 
     def test_notAgreed(self) -> None:
-        """A milter may do what it has agreed to, and nothing else."""
+        """A milter may do only what it has negotiated."""
         only = agreed(actions=milter.Actions.CHANGE_BODY)
         self.assertEqual(self.send({b"O": only, b"E": packet(b"h", b"X\0y\0") + CONTINUE}), 451)
 
     def test_clientLeaves(self) -> None:
-        """A client that leaves while the milter works ends its connection."""
+        """If a client disconnects while the milter works, the milter's connection is closed."""
         client = self.connect({b"E": b""})
         client.talk(GREETING + DATA)
         client.vanish(ConnectionDone())
@@ -355,7 +358,7 @@ class FaultTests(MilterTests):
         self.flushLoggedErrors()
 
     def test_wrongEndpoint(self) -> None:
-        """What is no endpoint is refused when the filter is made."""
+        """An invalid endpoint is refused when the filter is created."""
         for wrong in "/run/milter.sock", "inet:8891@localhost", "":
             with self.assertRaisesRegex(ValueError, "is not an endpoint; write unix:"):
                 Milter(wrong)
@@ -373,7 +376,7 @@ class FaultTests(MilterTests):
         st.booleans(),
     )
     def test_anyOctets(self, command: int, octets: bytes, on_failure: str, cut: bool) -> None:
-        """Any octets in any place end in a verdict or in the failure mode, in bounded time, and the server goes on."""
+        """Arbitrary octets at any place result in a verdict or a failure in limited time, and the server continues."""
 
         def answer(data: bytes) -> bytes:
             if not cut:

@@ -54,7 +54,7 @@ postlog unix-dgram n - n -   1 postlogd
 
 
 class RecordingServer(portforward.ProxyServer):
-    """Passes on what a mail server says, and keeps it."""
+    """Forwards and records what a mail server sends."""
 
     def connectionMade(self) -> None:
         self.reader = PacketReader()
@@ -77,7 +77,7 @@ class RecordingFactory(portforward.ProxyFactory):
 
 
 def talk(client: smtplib.SMTP) -> list[int]:
-    """The dialogue: messages that are taken, changed, refused, discarded and broken off."""
+    """The session: messages that are accepted, changed, refused, discarded and aborted."""
     replies = []
 
     def message(
@@ -109,7 +109,7 @@ def talk(client: smtplib.SMTP) -> list[int]:
 
 
 def comparable(said: list[tuple[bytes, bytes]]) -> list[tuple[bytes, Any]]:
-    """What both should say: without what is known to differ."""
+    """What both should send, without known differences."""
     found: list[tuple[bytes, Any]] = []
     for command, data in said:
         value: Any = data
@@ -137,7 +137,7 @@ class PostfixTests(ProgramTests):
     """Postfix is the model."""
 
     async def test_sameDialogue(self) -> None:
-        """Postfix and we say the same to a milter."""
+        """Postfix and this server send the same commands to a milter."""
         postfix = program("postfix", "postfix")
         if os.getuid():
             raise not_here("Postfix must be started by root")
@@ -161,12 +161,12 @@ class PostfixTests(ProgramTests):
         self.assertGreater(len(ours), 200)
 
     async def with_ours(self, milter_port: int, postfix: str) -> Any:
-        """What our server says."""
+        """What this server sends."""
         port = await self.serve(Keeper(), filters=[Milter(f"tcp:127.0.0.1:{milter_port}")])
         return await self.client(port, talk)
 
     async def with_postfix(self, milter_port: int, postfix: str) -> Any:
-        """What Postfix says."""
+        """What Postfix sends."""
         for name in "etc", "queue", "data":
             (self.folder / name).mkdir()
         account = pwd.getpwnam("postfix")
@@ -179,7 +179,7 @@ class PostfixTests(ProgramTests):
         return await self.client(port, talk)
 
     async def run_postfix(self, postfix: str, word: str) -> None:
-        """Start or stop it."""
+        """Start or stop Postfix."""
         command = [postfix, "-c", f"{self.folder}/etc", word]
         with (self.folder / "postfix.log").open("ab") as output:
             done = await deferToThread(subprocess.run, command, stdout=output, stderr=output, timeout=30, check=False)

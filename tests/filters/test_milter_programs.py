@@ -34,7 +34,7 @@ def compiled(folder: Path) -> str:
 
 
 def send(client: smtplib.SMTP, subject: str, sender: str = "a@example.com", to: str = "b@example.com") -> Any:
-    """Send a message; return the code and the text of the first refusal, or of the last reply."""
+    """Send a message. Return the code and the text of the first refusal, or of the last reply."""
     content = f"Subject: {subject}\r\nX-Remove: 1\r\nX-Remove: 2\r\n\r\nHello\r\n".encode()
     replies = [client.docmd(f"MAIL FROM:<{sender}>"), client.docmd(f"RCPT TO:<{to}>")]
     refused = [reply for reply in replies if reply[0] >= 400]
@@ -45,7 +45,7 @@ def send(client: smtplib.SMTP, subject: str, sender: str = "a@example.com", to: 
 
 
 class LibmilterTests(ProgramTests):
-    """Sendmail's libmilter, which most milters are made with."""
+    """Sendmail's libmilter, which most milters use."""
 
     async def start_milter(self, **env: str) -> Milter:
         path = self.folder / "s"
@@ -54,7 +54,7 @@ class LibmilterTests(ProgramTests):
         return Milter(f"unix:{path}")
 
     async def test_everyAction(self) -> None:
-        """All that a milter can do, over one connection."""
+        """All actions of a milter, over one connection."""
         handler = Keeper()
         port = await self.serve(handler, filters=[await self.start_milter()])
         asked = (
@@ -118,7 +118,7 @@ class LibmilterTests(ProgramTests):
         self.assertNotIn(b"X-Seen", handler.content[0])
 
     async def test_restarted(self) -> None:
-        """A milter that dies within a session: mail is refused for now, and taken again once the milter is back."""
+        """If a milter dies within a session, mail is refused temporarily, and accepted when the milter is back."""
         handler = Keeper()
         port = await self.serve(handler, filters=[await self.start_milter()])
         with smtplib.SMTP() as client:
@@ -133,7 +133,7 @@ class LibmilterTests(ProgramTests):
         self.assertEqual(len(handler.content), 2)
 
     async def test_negotiated(self) -> None:
-        """Headers that are not answered, spaces that are kept, and macros that the milter chooses."""
+        """Headers without responses, kept spaces, and macros that the milter chooses."""
         handler = Keeper()
         milter = await self.start_milter(NOREPLY="1", LEADSPC="1", SYMLIST="1")
         port = await self.serve(handler, filters=[milter])
@@ -151,7 +151,7 @@ class OpenDKIMTests(ProgramTests):
     """OpenDKIM and OpenDMARC."""
 
     async def test_signVerify(self) -> None:
-        """One OpenDKIM signs, a second one verifies what the first has done, OpenDMARC reads the result of that."""
+        """One OpenDKIM signs, a second one verifies the signature, and OpenDMARC reads the result."""
         key = generate_private_key(65537, 2048)
         path = self.folder / "key"
         path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()))
@@ -200,7 +200,7 @@ class ClamAVTests(ProgramTests):
     """clamav-milter, with a scanner that knows one virus."""
 
     async def test_eicar(self) -> None:
-        """A message with the test virus is refused; another one is marked as clean."""
+        """A message with the test virus is refused. Another one is marked as clean."""
         database = self.folder / "db"
         database.mkdir()
         (database / "test.ndb").write_text(f"Test.Eicar:0:*:{EICAR.hex()}\n")

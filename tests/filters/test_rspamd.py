@@ -1,4 +1,4 @@
-"""rspamd: the real one, and what is made of its answers and of those that are none."""
+"""rspamd: the real program, and the handling of its responses and of invalid ones."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ GTUBE = b"XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X\r
 
 
 def send(client: Any, subject: str, body: bytes = b"Hello\r\n") -> tuple[int, bytes]:
-    """Send a message; return the reply."""
+    """Send a message. Return the reply."""
     for line in "MAIL FROM:<a@example.com>", "RCPT TO:<b@example.com>", "RCPT TO:<c@example.com>":
         client.docmd(line)
     return send_data(client, f"From: a@example.com\r\nSubject: {subject}\r\n\r\n".encode() + body)
@@ -63,7 +63,8 @@ class RealTests(ProgramTests):
     """rspamd of Debian's package."""
 
     async def test_rspamd(self) -> None:
-        """Mail passes, is marked, is put off and is refused; while rspamd is down, mail waits or passes, as told."""
+        """Mail is accepted, marked, deferred and refused. While rspamd is down, mail is deferred or accepted, as
+        configured."""
         port = free_port()
         (self.folder / "tld").write_text("com\n")
         (self.folder / "rules.lua").write_text(RULES)
@@ -94,7 +95,7 @@ class RealTests(ProgramTests):
 
 
 class Scripted(Protocol):
-    """An HTTP server that answers what it is told to."""
+    """An HTTP server with the responses that the test sets."""
 
     def connectionMade(self) -> None:
         self.received = b""
@@ -115,7 +116,7 @@ class Scripted(Protocol):
 
 
 def answer(document: Any, code: bytes = b"200 OK") -> bytes:
-    """An answer of a server that keeps the connection."""
+    """A response of a server that keeps the connection."""
     octets = document if isinstance(document, bytes) else json.dumps(document).encode()
     return b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n%b" % (code, len(octets), octets)
 
@@ -124,7 +125,7 @@ FINE = answer({"action": "no action", "score": 1})
 
 
 class ScriptedTests(ProgramTests):
-    """Answers that rspamd would not give, or not at once."""
+    """Responses that rspamd would not send, or not immediately."""
 
     async def listen(self, *said: bytes | None, **options: Any) -> Rspamd:
         self.scripted = factory = Factory.forProtocol(Scripted)
@@ -141,7 +142,7 @@ class ScriptedTests(ProgramTests):
         return filter
 
     async def test_request(self) -> None:
-        """All that is known goes with the message, and connections are kept."""
+        """All known data is sent with the message, and connections are reused."""
         await self.listen(FINE, FINE, password="secret")
         await self.client(self.port, lambda client: [send(client, "one"), send(client, "two")])
         self.assertEqual(self.scripted.connections, 1)
@@ -161,13 +162,13 @@ class ScriptedTests(ProgramTests):
         self.assertEqual(body, b"From: a@example.com\r\nSubject: one\r\n\r\nHello\r\n")
 
     async def test_keptConnectionClosed(self) -> None:
-        """A connection that was closed while nobody used it is made again."""
+        """An idle connection that was closed is replaced."""
         await self.listen(FINE, None, FINE)
         replies = await self.client(self.port, lambda client: [send(client, "one")[0], send(client, "two")[0]])
         self.assertEqual(replies, [250, 250])
 
     async def test_wrong(self) -> None:
-        """An error, no JSON, JSON without an action: mail waits, or passes."""
+        """After an error, invalid JSON, or JSON without an action, mail is deferred or accepted."""
         for wrong in (
             answer(b"", b"500 Internal Error"),
             answer(b"hello"),
@@ -189,7 +190,7 @@ class ScriptedTests(ProgramTests):
         self.assertEqual(self.handler.envelopes[0].filters["rspamd"].symbols, {"A": 1.0})
 
     async def test_slow(self) -> None:
-        """An answer that does not come in time is a failure; and after five of those, nobody waits any more."""
+        """A response after the timeout is a failure. After five failures, rspamd is not called for a while."""
         filter = await self.listen(*[b""] * 9, timeout=0.05, on_failure="accept")
         replies = await self.client(self.port, lambda client: [send(client, "one")[0] for _ in range(8)])
         self.assertEqual(replies, [250] * 8)
@@ -204,7 +205,7 @@ class ScriptedTests(ProgramTests):
         self.assertTrue(self.scripted.requests[0].endswith(b"Subject: large\r\n\r\n" + body))
 
     async def test_notSerialised(self) -> None:
-        """Clients do not wait for each other's answers."""
+        """Clients do not wait for each other's responses."""
         await self.listen(*[b""] * 5)
         waiting = [self.client(self.port, lambda client: send(client, "one")) for _ in range(5)]
         while len(self.scripted.requests) < 5:
@@ -217,10 +218,10 @@ class ScriptedTests(ProgramTests):
 
 
 class AnswerTests(SynchronousTestCase):
-    """What is done about an answer."""
+    """The effects of a response."""
 
     def apply(self, **answer: Any) -> Any:
-        """Apply the answer to a message; return the verdict."""
+        """Apply the response to a message. Return the verdict."""
         envelope = Envelope()
         envelope.mail_from = "a@example.com"
         envelope.rcpt_tos = ["b@example.com"]
@@ -258,7 +259,7 @@ class AnswerTests(SynchronousTestCase):
         self.assertEqual(self.apply(action="something of one's own").action, "accept")
 
     def test_milter(self) -> None:
-        """Headers and addresses are changed as the milter block says, the DKIM signature comes on top."""
+        """Headers and addresses are changed as in the milter block. The DKIM signature is added at the top."""
         self.apply(
             **{"dkim-signature": ["v=1;\r\n\ta=1", "v=1; a=2"]},
             milter={
@@ -278,14 +279,14 @@ class AnswerTests(SynchronousTestCase):
         self.assertEqual((envelope.mail_from, envelope.rcpt_tos), ("other@example.com", ["c@example.com"]))
 
     def test_rejectOtherwise(self) -> None:
-        """The milter block may make a rejection a discard or a quarantine, or take the action back."""
+        """The milter block may turn a rejection into a discard or a quarantine, or cancel the action."""
         self.assertIs(self.apply(action="reject", milter={"reject": "discard"}), DISCARD)
         self.apply(action="reject", milter={"reject": "quarantine"})
         self.assertEqual(self.message.quarantined, "rspamd")
         self.assertEqual(self.apply(action="reject", milter={"no_action": True}).action, "accept")
 
     def test_misfits(self) -> None:
-        """What does not fit is passed over: nothing gets into header or envelope that does not belong there."""
+        """Unexpected values are ignored, so that nothing unexpected is added to the header or the envelope."""
         before = b"Subject: test\r\nX-Spam: No\r\nA: 1\r\nA: 2\r\nA: 3\r\n"
         for milter in (
             {"add_headers": {"Bad: name\r\nX": "1", "X\n": "1", "": "1", "X": None, "Y": {"order": 1}}},
@@ -312,7 +313,7 @@ class AnswerTests(SynchronousTestCase):
         self.assertEqual(self.message.quarantined, "?")
 
     def test_url(self) -> None:
-        """What is no URL is refused when the filter is made."""
+        """An invalid URL is refused when the filter is created."""
         for wrong in "", "127.0.0.1:11333", "ftp://a", "http://", "http://\u00fc.example":
             with self.assertRaisesRegex(ValueError, "is not a URL of rspamd; write http://127.0.0.1:11333"):
                 Rspamd(wrong)

@@ -1,4 +1,4 @@
-"""Where messages wait: bounded memory, files without a name, and disks that are slow, full or gone."""
+"""Where messages are kept: limited memory, unnamed files, and disks that are slow, full or missing."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ class Thread:
         return done
 
     def run(self) -> None:
-        """Do what waits longest."""
+        """Run the work that has waited longest."""
         done, call = self.work.pop(0)
         execute(call).chainDeferred(done)
 
 
 async def read(spool: Spool) -> bytes:
-    """All of a spool."""
+    """The whole content of a spool."""
     return b"".join([piece async for piece in spool.pieces()])
 
 
 class SpoolTests(SynchronousTestCase):
-    """One message that waits."""
+    """One message in a spool."""
 
     def read(self, spool: Spool) -> bytes:
         return self.successResultOf(Deferred.fromCoroutine(read(spool)))
 
     def test_short(self) -> None:
-        """A short message stays in memory: nothing is done in a thread."""
+        """A short message stays in memory, without work in a thread."""
         spool = Spool(Thread())
         for _ in range(MEMORY // 1024):
             spool.write(b"x" * 1024)
@@ -51,7 +51,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual(spool.size, MEMORY)
 
     def test_long(self) -> None:
-        """A long message goes into a file; it is read as often as one likes, octet for octet."""
+        """A long message is written to a file. It may be read any number of times, octet for octet."""
         spool = Spool(execute)
         pieces = [bytes([number % 251]) * 60001 for number in range(100)]
         for piece in pieces:
@@ -61,7 +61,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertLess(sum(map(len, spool._tail)), 2 * PIECE)
 
     def test_file(self) -> None:
-        """The file has no name, and is gone when the spool is closed."""
+        """The file has no name, and is removed when the spool is closed."""
         folder = self.mktemp()
         os.mkdir(folder)
         spool = Spool(execute, directory=folder)
@@ -73,7 +73,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertRaises(OSError, os.fstat, descriptor)
 
     def test_slowDisk(self) -> None:
-        """While the disk works, the writer is told to pause, so that memory has a bound; and to go on."""
+        """While the disk works, the writer is paused, so that memory is limited. Then it is resumed."""
         thread = Thread()
         spool = Spool(thread)
         told: list[str] = []
@@ -93,7 +93,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual(len(self.successResultOf(reading)), written)
 
     def test_room(self) -> None:
-        """A writer that nobody can pause waits for the disk instead."""
+        """A writer that cannot be paused waits for the disk instead."""
         thread = Thread()
         spool = Spool(thread)
         spool.write(b"x" * (MEMORY + 1))
@@ -105,7 +105,7 @@ class SpoolTests(SynchronousTestCase):
         self.successResultOf(waiting)
 
     def test_fullDisk(self) -> None:
-        """A disk that is full is an OSError, for whoever writes on and for whoever reads."""
+        """A full disk is an OSError, when writing and when reading."""
         thread = Thread()
         spool = Spool(thread)
 
@@ -121,7 +121,7 @@ class SpoolTests(SynchronousTestCase):
         spool.close()
 
     def test_closedWhileWriting(self) -> None:
-        """A spool that is closed while a thread writes closes its file when the thread has done so."""
+        """If a spool is closed while a thread writes, the file is closed after that."""
         thread = Thread()
         spool = Spool(thread)
         spool.write(b"x" * (MEMORY + 1))
@@ -131,7 +131,7 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual(thread.work, [])
 
     def test_readerLeaves(self) -> None:
-        """Who waits for the disk may give up; the work goes on, and others are told."""
+        """A caller that waits for the disk may be cancelled. The work continues, and other callers are notified."""
         thread = Thread()
         spool = Spool(thread)
         spool.write(b"x" * (MEMORY + 1))

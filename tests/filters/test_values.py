@@ -1,4 +1,4 @@
-"""Headers and Authentication-Results: leaves of the filters, by plain calls."""
+"""Headers and Authentication-Results: units of the filters."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ LONG_EXAMPLE = (
 
 
 class HeaderTests(SynchronousTestCase):
-    """Fields out of octets and back."""
+    """Fields are parsed and written."""
 
     def test_fields(self) -> None:
-        """Fields are found with all their lines, up to the empty line or what is none."""
+        """Fields are found with all their lines, up to the empty line or a line that is not a field."""
         for octets, names, rest in (
             (b"A: 1\r\nB:2\r\n\tmore\r\n\r\nbody", [b"A", b"B"], b"\r\nbody"),
             (b"A : 1\r\nno field\r\n\r\n", [b"A"], b"no field\r\n\r\n"),
@@ -38,25 +38,25 @@ class HeaderTests(SynchronousTestCase):
 
     @given(st.lists(st.sampled_from([b"A", b": ", b":", b"\r\n", b"\r\n ", b"\r", b"\n", b"x", b"\t"]), max_size=30))
     def test_nothingIsLost(self, pieces: list[bytes]) -> None:
-        """Whatever the octets are, header and rest together are the same."""
+        """Whatever the octets are, the header and the rest together are unchanged."""
         octets = b"".join(pieces)
         header, rest = Header.parse(octets)
         self.assertEqual(header.octets + rest, octets)
 
     @given(st.text(), st.sampled_from([b" ", b"", b"\t"]))
     def test_oneField(self, value: str, space: bytes) -> None:
-        """Whatever the value is, it makes one field: none of its lines begins another, or ends the header."""
+        """Any value results in one field: none of its lines starts another field, or ends the header."""
         octets = make_field("X-Test", value, space).octets
         header, rest = Header.parse(octets + b"\r\nbody")
         self.assertEqual((len(list(header)), rest), (1, b"\r\nbody"))
 
     def test_badName(self) -> None:
-        """What is no name of a field is refused."""
+        """An invalid name of a field is refused."""
         for name in "", "two words", "X:", "X\r\nY", "\u00e4":
             self.assertRaises(ValueError, make_field, name, "value")
 
     def test_text(self) -> None:
-        """A value is read in one line, whatever its octets are."""
+        """A value is read as one line, whatever its octets are."""
         header, _ = Header.parse(b"Subject: one\r\n\t two \xff\r\n\r\n")
         self.assertEqual(header.get("SUBJECT"), "one two \ufffd")
         self.assertIsNone(header.get("From"))
@@ -99,11 +99,11 @@ class ResultsTests(SynchronousTestCase):
 
     @given(st.text(alphabet='ab=;."\\() \r\n/1'))
     def test_anyText(self, value: str) -> None:
-        """No text is too much for it."""
+        """Any text can be parsed."""
         parse_results(value)
 
     def test_longText(self) -> None:
-        """A long text takes no longer than its length, however it is made: a stranger may have written it."""
+        """The time is proportional to the length of the text, which may come from an attacker."""
 
         def read(text: str) -> None:
             parse_results("a;" + text)
@@ -114,7 +114,7 @@ class ResultsTests(SynchronousTestCase):
             self.assertEqual(grows_faster_than_its_input(read, part.__mul__, 4_000), "", part)
 
     def test_longHeader(self) -> None:
-        """Neither does a header."""
+        """The same is true for a header."""
 
         def read(octets: bytes) -> None:
             header, _ = Header.parse(octets)
@@ -125,7 +125,7 @@ class ResultsTests(SynchronousTestCase):
             self.assertEqual(grows_faster_than_its_input(read, part.__mul__, 4_000), "", repr(part))
 
     def test_ofFilters(self) -> None:
-        """The results of all filters, from the fields that they have added."""
+        """The results of all filters are read from the fields that they have added."""
         envelope = Envelope()
         self.assertEqual(authentication_results(envelope), [])
         envelope.filters = {

@@ -52,7 +52,7 @@ current: list[str] = []
 
 
 def install() -> None:
-    """Let txsmtpd stand where aiosmtpd would."""
+    """Install txsmtpd under the name aiosmtpd."""
     package: Any = types.ModuleType("aiosmtpd")
     source = os.environ.get("AIOSMTPD_SOURCE")
     package.__path__ = [str(Path(source, "aiosmtpd"))] if source else []
@@ -70,12 +70,12 @@ def install() -> None:
 
 
 def _use_our_host_name() -> None:
-    """The server's own name is the host's here, and nothing is asked of the DNS."""
+    """The server's default name is the host's, without a DNS lookup."""
     socket.getfqdn = lambda name="": own_host_name()
 
 
 def _use_a_free_port() -> None:
-    """The default port may be taken on this host by something else."""
+    """Another process of this host may use the default port."""
     controller: Any = sys.modules["aiosmtpd.controller"]
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -95,7 +95,7 @@ def _use_a_free_port() -> None:
 
 
 def _stand_in(package: Any) -> None:
-    """What the tests import and is none of txsmtpd's business."""
+    """Modules that the tests import and that txsmtpd does not have."""
     module: Any = types.ModuleType("pkg_resources")  # which setuptools has no more
     module.resource_filename = lambda package, name: str(Path(importlib.import_module(package).__path__[0], name))
     sys.modules.setdefault("pkg_resources", module)
@@ -124,7 +124,7 @@ def _same_code(expected: int, text: bytes, said: int) -> bool:
 
 
 class _Said(tuple[Any, ...]):
-    """What a client was told."""
+    """The replies that a client got."""
 
     __slots__ = ()
 
@@ -150,7 +150,7 @@ class _Octets(bytes):
 
 
 class _Lines(list[bytes]):
-    """The lines of a reply; to EHLO it may have extensions that only this server has."""
+    """The lines of a reply. A reply to EHLO may have extensions that only this server has."""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, list):
@@ -175,7 +175,7 @@ class _Reply(bytes):
 
 
 class _Text(str):
-    """What is said to people: that something is said is compared, and not what."""
+    """A text for people: the tests compare whether there is one, but not its words."""
 
     __slots__ = ()
 
@@ -189,7 +189,7 @@ class _Text(str):
 
 
 class _Complaint(_Text):
-    """What is said to people on standard error."""
+    """A text for people on standard error."""
 
     __slots__ = ()
 
@@ -200,7 +200,7 @@ class _Complaint(_Text):
 
 
 class _Raises:
-    """A context manager of :func:`pytest.raises`, after which the exception's arguments are texts."""
+    """A context manager of :func:`pytest.raises`, after which the arguments of the exception are texts."""
 
     def __init__(self, raises: Any) -> None:
         self.raises = raises
@@ -254,7 +254,7 @@ def _compare_by_code() -> None:
 
 
 def _say_text(handler: Any) -> None:
-    """Let a handler's class give its parser texts that are not compared."""
+    """Let a handler's class pass texts to its parser that are not compared."""
     from_cli = handler.from_cli.__func__
 
     class Parser:

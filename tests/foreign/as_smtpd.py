@@ -27,7 +27,7 @@ PEER = "peer-address", "peer-port"
 
 
 class MockedSocket(StringTransport):
-    """What a test queues comes to the channel; what the channel says, a test can read."""
+    """Passes what a test queues to the channel, and the channel's output to the test."""
 
     def __init__(self) -> None:
         super().__init__(peerAddress=IPv4Address("TCP", *PEER))  # type: ignore[arg-type]  # a port as the tests have it
@@ -48,13 +48,13 @@ class MockedSocket(StringTransport):
 
 
 class SMTPChannel(ours.SMTPChannel):
-    """A channel that can be made for a connection that a test has taken from the server itself."""
+    """A channel for a connection that a test has accepted itself."""
 
     _emptystring = ""
     _asks = 0  # a state of a subclass's own, in which lines are no commands
 
     def __init_subclass__(cls, **arguments: Any) -> None:
-        """Any method may be overridden: some of asyncore's are called here."""
+        """Any method may be overridden. Some methods of asyncore are called here."""
 
     def __init__(self, server: Any, conn: Any, *args: Any, **kwargs: Any) -> None:
         make = super().__init__
@@ -94,7 +94,7 @@ SMTPChannel.found_terminator = _found_terminator  # type: ignore[attr-defined]
 
 
 class Server(ours.SMTPServer):
-    """A server that a test may ask for a connection that nobody has made."""
+    """A server that a test may ask for a connection that does not exist."""
 
     channel_class = SMTPChannel
 
@@ -114,7 +114,7 @@ class DebuggingServer(Server, ours.DebuggingServer):
 
 
 class PureProxy(Server, ours.PureProxy):
-    """Passes messages on."""
+    """Forwards messages."""
 
 
 def _on_line(dispatcher: Any, line: bytes) -> Any:
@@ -132,7 +132,7 @@ ChannelDispatcher.on_line = _on_line  # type: ignore[method-assign]  # sees each
 
 
 class _Module(types.ModuleType):
-    """The old module: what is set on it is set on ours."""
+    """The old module: attributes that are set on it are set on the new one."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(ours, name)

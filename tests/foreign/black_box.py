@@ -38,7 +38,7 @@ def private_names(source: Path) -> set[str]:
 
 
 def reaches_into(item: Any, private: set[str]) -> str | None:
-    """Return what keeps a test from being a black-box test, or None."""
+    """Return why a test is not a black-box test, or None."""
     for function in _functions_of(item):
         for code in _codes(function.__code__):
             names = set(code.co_names)
@@ -52,7 +52,7 @@ def reaches_into(item: Any, private: set[str]) -> str | None:
 
 
 def _functions_of(item: Any) -> Iterator[FunctionType]:
-    """The test's function, and all of the tests' own that it uses."""
+    """The test's function, and all functions of the tests that it uses."""
     waiting: list[Any] = [item.function]
     waiting += [found[-1].func for found in item._fixtureinfo.name2fixturedefs.values()]
     for marker in item.iter_markers():

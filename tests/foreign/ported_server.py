@@ -18,13 +18,13 @@ REPLACED = ("_getaddr", "_call_handler_hook", "push")  # by lenient_addresses, c
 
 
 class Writer:
-    """What the mocks use of a stream."""
+    """The methods of a stream that the mocks use."""
 
     def __init__(self, transport: Any) -> None:
         self.write = transport.write
 
     async def drain(self) -> None:
-        """Everything is written."""
+        """All data is written."""
 
 
 class Ported(smtp.SMTP):

@@ -80,7 +80,7 @@ def heading_of(name: str, headings: dict[str, str]) -> str | None:
 
 
 def rows_missing() -> list[str]:
-    """The headings that are no row of the page that they name."""
+    """Return the headings that are not a row of the page that they name."""
     missing = []
     for heading in sorted(set(known().values()) - {WHITE_BOX}):
         page, _, row = heading.partition(": ")
@@ -91,12 +91,12 @@ def rows_missing() -> list[str]:
 
 
 def begins_row(line: str, row: str) -> bool:
-    """Whether a line is the first of a row in a table of reStructuredText, of either kind."""
+    """Return True if a line is the first line of a row in a table of reStructuredText, of either kind."""
     return line == f"   * - {row}" or line.startswith(f"{row}  ")
 
 
 def fetch(folder: Path) -> list[Path]:
-    """The folders of the sources: aiosmtpd's, and those of SUITES."""
+    """The folders of the sources: of aiosmtpd, and of SUITES."""
     pip = [sys.executable, "-m", "pip", "-q"]
     releases = [RELEASE, *SUITES]
     sources = [word for name in releases for word in ("--no-binary", name.partition("==")[0])]
@@ -112,7 +112,7 @@ def fetch(folder: Path) -> list[Path]:
 
 
 def run(source: Path, folder: Path) -> dict[str, Any]:
-    """Run the tests, and return what became of them."""
+    """Run the tests, and return their results."""
     (folder / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n")
     results = folder / "results.json"
     command = [sys.executable, "-m", "pytest", "-p", "as_aiosmtpd", "-q", "--tb=no", "-W", "ignore", "--timeout=10"]
@@ -184,7 +184,7 @@ def run_suite(source: Path, folder: Path, release: str) -> int:
 
 
 def _faults(failed: list[str]) -> int:
-    """Print the tests that must not fail; the exit status."""
+    """Print the tests that must not fail. Return the exit status."""
     headings = known()
     faults = [name for name in failed if heading_of(name, headings) is None]
     for name in faults:
@@ -193,7 +193,7 @@ def _faults(failed: list[str]) -> int:
 
 
 def run_kit(folder: Path) -> int:
-    """Run the fixtures beside other plugins."""
+    """Run the fixtures together with other plugins."""
     status = 0
     path = os.pathsep.join([str(folder / "needed"), str(HERE / "kit"), str(HERE.parent.parent)])
     environment = {**os.environ, "PYTHONPATH": path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
@@ -211,7 +211,7 @@ def run_kit(folder: Path) -> int:
 
 
 def run_smtpd(folder: Path) -> int:
-    """Run the tests that come with this Python, if it has had the module smtpd."""
+    """Run the tests of this Python, if it has the module smtpd."""
     if sys.version_info >= (3, 12):
         print("test_smtpd: no Python from 3.12 on has it; run this with Python 3.11")
         return 0

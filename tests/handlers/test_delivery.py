@@ -1,4 +1,4 @@
-"""Messages on their way into a maildir, piece by piece."""
+"""Messages that are stored in a maildir, piece by piece."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HEADER = b"X-Trace: ours\n"
 
 
 class Threads:
-    """Stands for threads: what is to be done waits until it is told to go on."""
+    """Stands for threads: work waits until the test runs it."""
 
     def __init__(self) -> None:
         self.waiting: list[tuple[Deferred[Any], Callable[[], Any]]] = []
@@ -37,7 +37,7 @@ class Threads:
         return done
 
     def run(self) -> None:
-        """Do all that is to be done, and what comes of it."""
+        """Run all pending work, and the work that results from it."""
         while self.waiting:
             done, work = self.waiting.pop(0)
             try:
@@ -62,7 +62,7 @@ class Producer:
 
 
 class FullDisk:
-    """The system's file operations, but for one that fails."""
+    """The system's file operations, of which one fails."""
 
     def __init__(self, failing: str) -> None:
         self.failing = failing
@@ -77,11 +77,11 @@ class FullDisk:
 
 
 class NotStored(Exception):
-    """What the tests' deliveries raise for an OSError."""
+    """The exception that the tests' deliveries raise for an OSError."""
 
 
 class DeliveryTestCase(SynchronousTestCase):
-    """Makes deliveries into a maildir of its own."""
+    """Creates deliveries into its own maildir."""
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp())
@@ -118,7 +118,7 @@ class DeliveryTests(DeliveryTestCase):
         self.assertTrue(verifyObject(IMessageReceiver, self.delivery()))
 
     def test_shortMessage(self) -> None:
-        """A short message makes one trip to a thread, and lies below our header with LF line ends."""
+        """A short message needs one call in a thread. It is stored after the trace header, with LF line ends."""
         delivery = self.delivery()
         delivery.write(b"Subject: x\r\n\r\n")
         delivery.write(b"body\r\n")
@@ -135,7 +135,7 @@ class DeliveryTests(DeliveryTestCase):
         self.assertEqual(self.files("new"), [HEADER])
 
     def test_cutAnywhere(self) -> None:
-        """However a message is cut into pieces, the same file comes of it."""
+        """The file does not depend on how a message is split into pieces."""
         line = b"x" * 70 + b"\r\n"
         message = b"Subject: long\r\nX-Peer: forged\r\n\r\n" + line * (2 * PIECE // len(line))
         expected = [HEADER + b"Subject: long\n\n" + message[message.index(b"\r\n\r\n") + 4 :].replace(b"\r\n", b"\n")]
@@ -156,7 +156,7 @@ class DeliveryTests(DeliveryTestCase):
         check()
 
     def test_carriageReturnAtTheEdge(self) -> None:
-        """A CR LF that is cut in two becomes one LF."""
+        """A CR LF that is split becomes one LF."""
         delivery = self.delivery()
         delivery.write(b"A: b\r\n\r\n" + b"y" * PIECE + b"\r")
         self.threads.run()
@@ -165,14 +165,14 @@ class DeliveryTests(DeliveryTestCase):
         self.assertEqual(self.files("new"), [HEADER + b"A: b\n\n" + b"y" * PIECE + b"\nend\n"])
 
     def test_bareCarriageReturnsStay(self) -> None:
-        """A CR on its own is an octet like any other."""
+        """A bare CR is kept."""
         delivery = self.delivery()
         delivery.write(b"A: b\r\n\r\na\rb\r\n")
         self.successResultOf(self.finished(delivery))
         self.assertEqual(self.files("new"), [HEADER + b"A: b\n\na\rb\n"])
 
     def test_slowDisk(self) -> None:
-        """While a piece is being written and a second one has gathered, the client is slowed down."""
+        """While a piece is written and a second one is complete, the client is slowed down."""
         delivery = self.delivery()
         delivery.write(b"A: b\r\n\r\n" + b"y" * PIECE)
         self.assertEqual(self.producer.paused, 0)
@@ -184,7 +184,7 @@ class DeliveryTests(DeliveryTestCase):
         self.assertEqual(self.files("new"), [HEADER + b"A: b\n\n" + b"y" * PIECE + b"z" * PIECE])
 
     def test_forgeryFarDown(self) -> None:
-        """A forged field is found wherever it stands in a long header."""
+        """A forged field is found anywhere in a long header."""
         delivery = self.delivery()
         long = b"".join(b"X-%d: %s\r\n" % (number, b"v" * 60) for number in range(2 * PIECE // 64))
         delivery.write(long)
@@ -194,7 +194,7 @@ class DeliveryTests(DeliveryTestCase):
         self.assertEqual(self.files("new"), [HEADER + long.replace(b"\r\n", b"\n") + b"Last: field\n\nbody\n"])
 
     def test_forgeryBehindMegabytes(self) -> None:
-        """However much header stands before it, a forged field is not stored."""
+        """A forged field is not stored, however much header precedes it."""
         delivery = self.delivery()
         for number in range(40):
             delivery.write(b"X-%d: %s\r\n" % (number, b"v" * PIECE))
@@ -207,7 +207,7 @@ class DeliveryTests(DeliveryTestCase):
         self.assertTrue(stored.endswith(b"v\nLast: field\n\nX-Peer: body\n"))
 
     def test_headerWithoutEnd(self) -> None:
-        """A header that does not end is written as it comes, and does not gather in memory."""
+        """A header without an end is written as it arrives, and is not collected in memory."""
         delivery = self.delivery()
         for _ in range(16):
             delivery.write(b"a" * PIECE)
@@ -217,7 +217,7 @@ class DeliveryTests(DeliveryTestCase):
         self.assertEqual(self.files("new"), [HEADER + b"a" * 16 * PIECE])
 
     def test_abort(self) -> None:
-        """Of a message that is not completed, nothing is left."""
+        """Nothing is left of an incomplete message."""
         delivery = self.delivery()
         delivery.write(b"A: b\r\n\r\n" + b"y" * PIECE)
         self.threads.run()
@@ -228,7 +228,7 @@ class DeliveryTests(DeliveryTestCase):
         self.assertEqual(self.files("tmp") + self.files("new"), [])
 
     def test_abortBeforeAnything(self) -> None:
-        """A message of which nothing was written yet is simply forgotten."""
+        """A message of which nothing was written is discarded."""
         delivery = self.delivery()
         delivery.write(b"A: b\r\n")
         delivery.abort(ConnectionLost())
@@ -236,7 +236,7 @@ class DeliveryTests(DeliveryTestCase):
         self.assertEqual(self.files("tmp") + self.files("new"), [])
 
     def test_cancelledWhileWriting(self) -> None:
-        """Cancelled before it was complete, nothing of it is left."""
+        """If it is cancelled before it is complete, nothing is left of it."""
         delivery = self.delivery()
         delivery.write(b"A: b\r\n\r\n" + b"y" * PIECE)
         done = Deferred.fromCoroutine(delivery.finish())
@@ -246,7 +246,7 @@ class DeliveryTests(DeliveryTestCase):
         self.assertEqual(self.files("tmp") + self.files("new"), [])
 
     def test_faults(self) -> None:
-        """Whatever the disk does not want, the client is told so, and nothing is left behind."""
+        """Whatever the disk refuses, the client gets a refusal, and nothing is left."""
         for failing in ("open", "write", "rename", "close"):
             for octets in (10, 2 * PIECE):
                 maildir = Maildir(self.folder, durable=False)
@@ -261,7 +261,7 @@ class DeliveryTests(DeliveryTestCase):
 
 class MailboxStreamsTests(SynchronousTestCase):
     def test_streams(self) -> None:
-        """A Mailbox takes messages as they arrive; one that wants to look at them is given them whole."""
+        """A Mailbox receives messages as they arrive. A subclass that reads messages gets them whole."""
 
         class Filter(Mailbox):
             async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> Any:
@@ -278,7 +278,8 @@ class MailboxStreamsTests(SynchronousTestCase):
 
 class TwoThreadsTests(DeliveryTestCase):
     def test_goneDuringCommit(self) -> None:
-        """A client that leaves while its message is committed changes nothing: nobody else touches the file."""
+        """If a client disconnects while its message is committed, the commit continues and no other code touches the
+        file."""
         delivery = self.delivery()
         delivery.write(b"A: b\r\n\r\n" + b"y" * PIECE)
         self.threads.run()

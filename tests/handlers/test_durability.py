@@ -1,4 +1,4 @@
-"""What was accepted is stored, whatever happens to the server: real processes, real clients, real disks."""
+"""Accepted messages are stored, whatever happens to the server: real processes, clients and disks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class MailboxTests(CommandLineTestCase):
         return list(Path(self.folder, "mail", folder).iterdir())
 
     def test_allOfThem(self) -> None:
-        """2,000 messages over 20 connections are 2,000 messages in the Maildir, each of them whole."""
+        """2,000 messages over 20 connections are 2,000 complete messages in the maildir."""
         source = program("smtp-source", "postfix")
         server = self.smtpd(LOOPBACK, "--handler=mailbox:mail")
         subprocess.run(
@@ -35,7 +35,7 @@ class MailboxTests(CommandLineTestCase):
         self.assertEqual(self.stored("tmp"), [])
 
     def test_killed(self) -> None:
-        """Of a server that is killed in the middle, every message that got its 250 is there, and no part of another."""
+        """After the server is killed, every message that got 250 is stored, and no partial message."""
         server = self.smtpd(LOOPBACK, "--handler=mailbox:mail")
         port = server.port()
         acknowledged: list[str] = []
@@ -74,7 +74,7 @@ class MailboxTests(CommandLineTestCase):
         self.assertLessEqual(len(names - set(acknowledged)), CLIENTS)
 
     def test_byteForByte(self) -> None:
-        """A message lies in the Maildir as it was sent, below our header: from smtplib, and from swaks."""
+        """A message is stored as sent, after the trace header: from smtplib, and from swaks."""
         swaks = program("swaks", "swaks")
         server = self.smtpd(LOOPBACK, "--handler=mailbox:mail", "--hostname=mx.example")
         port = server.port()
@@ -91,7 +91,7 @@ class MailboxTests(CommandLineTestCase):
         self.assertEqual(self.below_header().rstrip(b"\n"), data.encode().rstrip(b"\n"))
 
     def below_header(self) -> bytes:
-        """What stands below the trace header of the only message, which is removed."""
+        """Return what follows the trace header of the only message, and remove the message."""
         [path] = self.stored()
         content = path.read_bytes()
         os.unlink(path)

@@ -1,4 +1,4 @@
-"""The built-in handlers that store nothing, or leave it to a subclass."""
+"""The built-in handlers that store nothing, or leave that to a subclass."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MESSAGE = b"Subject: Hi\r\nX-Peer: forged\r\nx-rcptto: forged\r\nX-MAILFROM: for
 
 
 class UsageError(Exception):
-    """The command line is wrong."""
+    """The command line is invalid."""
 
 
 class Parser:
@@ -53,7 +53,7 @@ def mail(content=MESSAGE, **attributes):
 
 class HandlerTestCase(SynchronousTestCase):
     def deliver(self, handler, *arguments, **attributes):
-        """What the handler answers, or a Deferred."""
+        """The result of the handler, or a Deferred."""
         return Deferred.fromCoroutine(handler.handle_DATA(None, *mail(*arguments, **attributes)))
 
     def deliver_into(self, results, *arguments):
@@ -70,7 +70,7 @@ class HandlerTestCase(SynchronousTestCase):
 
 class SinkTests(HandlerTestCase):
     def test_hooks(self):
-        """It has no hooks, so the server takes everything."""
+        """It has no hooks, so the server accepts everything."""
         self.assertTrue(verifyHandler(Sink()))
         self.assertEqual([name for name in dir(Sink) if name.startswith("handle_")], [])
 
@@ -96,13 +96,13 @@ class DebuggingTests(HandlerTestCase):
         )
 
     def test_options(self):
-        """Parameters of MAIL and RCPT stand above the message."""
+        """Parameters of MAIL and RCPT are printed before the message."""
         printed = self.printed(b"\r\n", mail_options=["SIZE=3"], rcpt_options=["NOTIFY=NEVER"])
         self.assertIn("mail options: ['SIZE=3']\nrcpt options: ['NOTIFY=NEVER']\n\nX-Peer", printed)
         self.assertIn("FOLLOWS ----------\nrcpt options: ['X']\n\n", self.printed(rcpt_options=["X"]))
 
     def test_noBody(self):
-        """A message without an empty line is printed as it is."""
+        """A message without an empty line is printed unchanged."""
         self.assertNotIn("X-Peer", self.printed(b"Subject: Hi\r\n"))
         self.assertNotIn("X-Peer", self.printed(None))
 
@@ -111,15 +111,15 @@ class DebuggingTests(HandlerTestCase):
         self.assertEqual(self.printed(MESSAGE.decode()), self.printed(MESSAGE))
 
     def test_terminal(self):
-        """Nothing in a message commands the terminal."""
+        """Nothing in a message can control the terminal."""
         self.assertIn("\\x1b[2Jhi\t\\x9b\n", self.printed("\x1b[2Jhi\t\x9b\r\n"))
 
     def test_notUtf8(self):
-        """Octets that are not UTF-8 are shown as replaced."""
+        """Octets that are not UTF-8 are printed as replacement characters."""
         self.assertIn("\ufffd", self.printed(b"\xff\r\n"))
 
     def test_asciiStream(self):
-        """A terminal that knows ASCII only does not keep mail from being taken."""
+        """On an ASCII terminal, mail is still accepted."""
         stream = io.TextIOWrapper(io.BytesIO(), "ascii")
         self.taken(Debugging(stream), "ä\r\n")
         self.assertIn(b"\\xe4", stream.buffer.getvalue())
@@ -137,7 +137,7 @@ class DebuggingTests(HandlerTestCase):
         self.assertIs(Debugging.from_cli(Parser(), "summary").raw, False)
 
     def test_invisible(self):
-        """Marks that turn text round and separators of lines are shown as what they are; text is not."""
+        """Marks that change the direction of text, and separators of lines, are escaped. Text is not."""
         self.assertIn("\\u202e日本\\u2028\n", self.printed("\u202e日本\u2028\r\n"))
 
 
@@ -151,7 +151,7 @@ class SummaryTests(HandlerTestCase):
         return stream.getvalue()
 
     def test_message(self):
-        """The envelope, the decoded header fields that matter, the text, and a list of attachments."""
+        """The summary has the envelope, the important header fields, the text, and a list of attachments."""
         message = EmailMessage()
         message["From"] = "Ann <a@example.com>"
         message["Subject"] = "Grüße"
@@ -173,7 +173,7 @@ class SummaryTests(HandlerTestCase):
         )
 
     def test_harmless(self):
-        """Nothing in a message commands the terminal, wherever it stands, and however it is encoded."""
+        """Nothing in a message can control the terminal, wherever it is and however it is encoded."""
         evil = "=?utf-8?q?=1B[2J=C2=9B=E2=80=AE?="
         octets = (
             f"From: {evil}\r\nSubject: {evil}\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n"
@@ -186,7 +186,7 @@ class SummaryTests(HandlerTestCase):
         self.assertIn("\\x1b[2J", printed)
 
     def test_long(self):
-        """A long text, and many attachments, are cut with a word about the rest."""
+        """A long text and many attachments are truncated, with a note."""
         self.assertIn("[6,000 characters more]", self.printed(b"Subject: x\r\n\r\n" + 10_000 * b"x"))
         part = b"--b\r\nContent-Type: image/png\r\n\r\nx\r\n"
         content = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + 30 * part + b"--b--\r\n"
@@ -201,7 +201,7 @@ class SummaryTests(HandlerTestCase):
 
     @given(st.binary())
     def test_anything(self, octets):
-        """Whatever comes is shown, and is harmless."""
+        """Any message is printed safely."""
         for line in self.printed(octets).splitlines():
             self.assertTrue(line.replace("\t", " ").isprintable(), line)
 
@@ -216,12 +216,12 @@ class Keeping(Message):
 
 class MessageTests(HandlerTestCase):
     def test_abstract(self):
-        """A subclass must say what to do with a message."""
+        """A subclass must define handle_message."""
         for abstract in (Message, AsyncMessage):
             self.assertRaises(TypeError, abstract)
 
     def test_message(self):
-        """The handler is given the parsed message, and the reply is 250."""
+        """The handler gets the parsed message, and the reply is 250."""
         handler = Keeping()
         self.assertEqual(self.taken(handler), "250 2.0.0 OK")
         self.assertIs(type(handler.message), email.message.Message)
@@ -229,7 +229,7 @@ class MessageTests(HandlerTestCase):
         self.assertEqual(handler.message.get_payload(), "Hello\r\n")
 
     def test_fields(self):
-        """X-Peer, X-MailFrom and X-RcptTo are the server's, and what the client wrote there is gone."""
+        """X-Peer, X-MailFrom and X-RcptTo are from the server. The client's fields with these names are removed."""
         for message_class in (None, email.message.EmailMessage):
             handler = Keeping(message_class)
             self.taken(handler)
@@ -241,20 +241,20 @@ class MessageTests(HandlerTestCase):
                 self.assertEqual(handler.message.get_all(name), [value])
 
     def test_hostileAddress(self):
-        """A line end in an address, if ever one came so far, is none in the message."""
+        """A line end in an address, if there could be one, does not end the field."""
         for message_class in (None, email.message.EmailMessage):
             handler = Keeping(message_class)
             self.taken(handler, mail_from="a\r\nBcc: b")
             self.assertEqual(handler.message["X-MailFrom"], "a??Bcc: b")
 
     def test_emailMessage(self):
-        """An EmailMessage comes with all of its methods working."""
+        """All methods of an EmailMessage work."""
         handler = Keeping(email.message.EmailMessage)
         self.taken(handler)
         self.assertEqual(handler.message.get_content(), "Hello\r\n")
 
     def test_ownClass(self):
-        """A message class of one's own is used."""
+        """A custom message class is used."""
 
         class Own(email.message.Message):
             pass
@@ -264,14 +264,14 @@ class MessageTests(HandlerTestCase):
         self.assertIsInstance(handler.message, Own)
 
     def test_text(self):
-        """With decode_data the text is parsed."""
+        """With decode_data, the str is parsed."""
         handler = Keeping()
         for content in (MESSAGE.decode(), bytearray(MESSAGE)):
             self.taken(handler, content)
             self.assertEqual(handler.message["Subject"], "Hi")
 
     def test_wrongContent(self):
-        """A content that is neither octets nor text is the caller's mistake."""
+        """Content that is neither bytes nor str is a TypeError."""
         for content in (None, 5):
             error = self.failureResultOf(self.deliver(Keeping(), content), TypeError)
             self.assertIn(type(content).__name__, str(error.value))
@@ -283,7 +283,7 @@ class MessageTests(HandlerTestCase):
         self.assertEqual(self.taken(handler), "550 5.7.1 No")
 
     def test_nested(self):
-        """A message that is nested too deeply to be parsed is refused for good."""
+        """A message that is nested too deeply gets a permanent refusal."""
         depth = 3000
         content = b"".join(
             b'Content-Type: multipart/mixed; boundary="%d"\r\n\r\n--%d\r\n' % (n, n) for n in range(depth)
@@ -291,7 +291,7 @@ class MessageTests(HandlerTestCase):
         self.assertEqual(self.failureResultOf(self.deliver(Keeping(), content), Refused).value.reply.code, 554)
 
     def test_prepareMessage(self):
-        """A subclass may prepare the message in its own way."""
+        """A subclass may override prepare_message."""
 
         class Prepared(Keeping):
             def prepare_message(self, session, envelope):
@@ -304,12 +304,13 @@ class MessageTests(HandlerTestCase):
         self.assertEqual(handler.message["X-Own"], "x")
 
     def test_fromCli(self):
-        """On the command line a subclass takes no arguments, unless it has a from_cli of its own."""
+        """On the command line, a subclass takes no arguments unless it has its own from_cli."""
         self.assertIsInstance(Keeping.from_cli(Parser()), Keeping)
         self.assertEqual(self.refuses(Keeping, "x"), "Keeping takes no arguments")
 
     def test_disguised(self):
-        """Encoded words in an address are not decoded in X-MailFrom, not even once it was written and read again."""
+        """Encoded words in an address are not decoded in X-MailFrom, even after the message is written and parsed
+        again."""
         path = "=?utf-8?q?root=40corp=2Eexample=2C=0D=0AX:_y?=@evil.example"
         for message_class in (None, email.message.EmailMessage):
             handler = Keeping(message_class)
@@ -321,7 +322,7 @@ class MessageTests(HandlerTestCase):
                 self.assertEqual(message.keys(), ["Subject", "X-Peer", "X-MailFrom", "X-RcptTo"])
 
     def test_manyRecipients(self):
-        """The addresses of a thousand recipients with quoted blanks are not parsed, whatever the message class."""
+        """The addresses of a thousand recipients with quoted spaces are not parsed, whatever the message class is."""
         recipients = ['"' + "a " * 30 + f'{number}"@example.com' for number in range(1000)]
         for message_class in (None, email.message.EmailMessage):
             handler = Keeping(message_class)
@@ -330,8 +331,8 @@ class MessageTests(HandlerTestCase):
             self.assertEqual(handler.message["X-RcptTo"], ", ".join(recipients))
 
     def test_bounds(self):
-        """Messages with too many parts, too many lines or too deeply nested parts are refused for good, and early:
-        most of it has not been parsed then."""
+        """Messages with too many parts, too many lines or too deeply nested parts get a permanent refusal before most
+        of the message is parsed."""
         multipart = b"Content-Type: multipart/mixed; boundary=a\r\n\r\n"
         nested = b"".join(b"Content-Type: multipart/mixed; boundary=%d\r\n\r\n--%d\r\n" % (n, n) for n in range(300))
         for content in (
@@ -351,7 +352,7 @@ class MessageTests(HandlerTestCase):
                 self.assertLess(calls, 500_000)
 
     def test_malformed(self):
-        """A message is given to the handler however malformed its fields are, and they raise nothing there."""
+        """The handler gets a message whatever its fields are, and reading them raises nothing."""
         for field in MALFORMED_FIELDS:
             for message_class in (None, email.message.EmailMessage):
                 handler = Keeping(message_class)
@@ -373,7 +374,8 @@ class ThreadTests(TestCase):
         return await handler.handle_DATA(server, *mail(content))
 
     async def test_large(self):
-        """A message of more than a few KiB is parsed in a thread, a short one at once; the reactor's handles it."""
+        """A message of more than a few KiB is parsed in a thread, a short one directly. The handler is called in the
+        reactor's thread."""
         ours = threading.get_ident()
 
         class Handler(Keeping):
@@ -390,7 +392,7 @@ class ThreadTests(TestCase):
             self.assertEqual((handler.parsed == ours, handler.handled), (at_once, ours))
 
     async def test_mailbox(self):
-        """So it is for a Mailbox that changes messages."""
+        """The same is true for a Mailbox that changes messages."""
 
         class Handler(Mailbox):
             def prepare_message(self, session, envelope):
@@ -403,7 +405,7 @@ class ThreadTests(TestCase):
         self.assertEqual(len(handler.mailbox), 1)
 
     def test_manyFields(self):
-        """The time that a Mailbox takes to change a message grows with its fields, not with the square of them."""
+        """The time in which a Mailbox changes a message is proportional to the number of fields."""
         handler = Mailbox(self.mktemp(), durable=False)
         taken = grows_faster_than_its_input(
             lambda content: handler.prepare_message(*mail(content)).as_bytes(), many_fields, 2_000
@@ -420,7 +422,7 @@ class AsyncMessageTests(HandlerTestCase):
         return Handler(loop=None)
 
     def test_coroutine(self):
-        """handle_message may be a coroutine function; its status is the reply."""
+        """handle_message may be a coroutine function. Its status is the reply."""
 
         class Handler(AsyncMessage):
             async def handle_message(self, message):
@@ -442,7 +444,7 @@ class AsyncMessageTests(HandlerTestCase):
         self.assertEqual(self.taken(self.handler("451 4.3.0 No")), "451 4.3.0 No")
 
     def test_failure(self):
-        """What it raises gets to the server."""
+        """The server gets its exceptions."""
         waiting = Deferred()
         answer = self.deliver(self.handler(waiting))
         waiting.errback(KeyError("x"))
@@ -451,12 +453,12 @@ class AsyncMessageTests(HandlerTestCase):
 
 class MailboxFromCliTests(HandlerTestCase):
     def test_folder(self):
-        """On the command line a Mailbox takes its folder."""
+        """On the command line, a Mailbox takes its folder."""
         folder = self.mktemp()
         self.assertEqual(Mailbox.from_cli(Parser(), folder).mail_dir, folder)
 
     def test_wrong(self):
-        """No folder, several, or one that will not do: one line that says so."""
+        """Without a folder, with several, or with an unusable one, the error is one line."""
         self.assertIn("needs the folder", self.refuses(Mailbox))
         self.assertIn("needs the folder", self.refuses(Mailbox, ""))
         self.assertIn("takes one folder, not 2", self.refuses(Mailbox, "a", "b"))

@@ -1,4 +1,4 @@
-"""The maildir: what is stored, when it may be acknowledged, and that every failing file operation leaves nothing."""
+"""The maildir: what is stored, when it may be acknowledged, and that a failed file operation leaves nothing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def mail(content=MESSAGE):
 
 
 def threads() -> set[threading.Thread]:
-    """The threads of all mailboxes; other tests may have left some that nobody has stopped yet."""
+    """The threads of all mailboxes. Other tests may have left some running."""
     return {each for each in threading.enumerate() if "txsmtpd mailbox" in each.name}
 
 
@@ -85,7 +85,7 @@ def failing(number):
 
 
 def then_failing(operation, number):
-    """An operation that is done, and reported to have failed."""
+    """An operation that succeeds, but reports an error."""
 
     def fail(*arguments):
         operation(*arguments)
@@ -95,7 +95,7 @@ def then_failing(operation, number):
 
 
 def short_write(number):
-    """A disk that takes three octets, and then fails."""
+    """A disk that accepts three octets, and then fails."""
     written = []
 
     def write(fd, octets):
@@ -139,7 +139,7 @@ class MaildirTestCase(SynchronousTestCase):
 
 class MaildirDeliveryTests(MaildirTestCase):
     def test_deliver(self):
-        """What was delivered lies in new, readable by its owner only, and nothing is left in tmp."""
+        """A delivered message is in new, readable only by its owner. Nothing is left in tmp."""
         name = self.make().deliver([b"one\n", b"", b"two\n"])
         self.assertEqual((self.stored(), self.stored("tmp"), self.stored("cur")), ([name], [], []))
         with open(f"{self.path}/new/{name}", "rb") as file:
@@ -147,7 +147,7 @@ class MaildirDeliveryTests(MaildirTestCase):
             self.assertEqual(os.fstat(file.fileno()).st_mode & 0o777, 0o600)
 
     def test_order(self):
-        """The file is synced before it is in new, and new is synced before anybody is told."""
+        """The file is synced before it is moved to new, and new is synced before the delivery returns."""
         self.make().deliver([b"x"])
         self.assertEqual(
             self.system.calls,
@@ -155,12 +155,12 @@ class MaildirDeliveryTests(MaildirTestCase):
         )
 
     def test_notDurable(self):
-        """If it need not outlive a power cut, nothing is synced."""
+        """Without durability, nothing is synced."""
         self.make(durable=False).deliver([b"x"])
         self.assertEqual(self.system.calls, ["open tmp", "write tmp", "close tmp", "rename tmp"])
 
     def test_faults(self):
-        """Whichever operation fails, the error is reported, no file is left anywhere, and none is left open."""
+        """Whichever operation fails, the error is raised, no file is left, and no descriptor stays open."""
         maildir = self.make()
         before = self.open_files()
         for operation, fault in FAULTS:
@@ -174,21 +174,21 @@ class MaildirDeliveryTests(MaildirTestCase):
         self.assertEqual(self.stored(), [name])
 
     def test_syncNotRepeated(self):
-        """A sync that failed is not tried again: the second may succeed although octets were lost."""
+        """A failed sync is not repeated: the second one may succeed although data was lost."""
         maildir = self.make()
         self.system.faults = {"fsync tmp": failing(errno.EIO)}
         self.assertRaises(OSError, maildir.deliver, [b"x"])
         self.assertEqual(self.system.calls.count("fsync tmp"), 1)
 
     def test_closeNotRepeated(self):
-        """A close that failed is not tried again: the number may be another file's by then."""
+        """A failed close is not repeated: another file may have the descriptor by then."""
         maildir = self.make()
         self.system.faults = {"close tmp": then_failing(os.close, errno.EIO)}
         self.assertRaises(OSError, maildir.deliver, [b"x"])
         self.assertEqual(self.system.calls.count("close tmp"), 1)
 
     def test_shortWrites(self):
-        """A disk that takes a few octets at a time gets all of them."""
+        """A disk that accepts a few octets at a time gets all of them."""
         maildir = self.make()
         self.system.faults = {"write tmp": lambda fd, octets: os.write(fd, octets[:3])}
         name = maildir.deliver([b"ten octets"])
@@ -206,7 +206,7 @@ class MaildirDeliveryTests(MaildirTestCase):
         self.assertEqual((self.stored(), self.stored("tmp")), ([], []))
 
     def test_takenName(self):
-        """A name that is taken is never written over; another one is found."""
+        """An existing file is never overwritten. Another name is used."""
         maildir = self.make()
         with open(f"{self.path}/tmp/taken", "w") as file:
             file.write("other")
@@ -215,13 +215,13 @@ class MaildirDeliveryTests(MaildirTestCase):
         self.assertEqual((self.stored(), self.stored("tmp")), ([name], ["taken"]))
 
     def test_allNamesTaken(self):
-        """It does not look for a name for ever."""
+        """The search for a name ends."""
         maildir = self.make()
         self.system.faults = {"open tmp": failing(errno.EEXIST)}
         self.assertRaises(FileExistsError, maildir.deliver, [b"x"])
 
     def test_names(self):
-        """Names are unique, and begin with the time; slashes and colons of the host are escaped."""
+        """Names are unique, and start with the time. Slashes and colons of the host name are escaped."""
         maildir = self.make()
         names = {maildir.new_name() for _ in range(1000)}
         self.assertEqual(len(names), 1000)
@@ -229,12 +229,12 @@ class MaildirDeliveryTests(MaildirTestCase):
             self.assertRegex(name, r"^\d+\.M\d{1,6}P\d+Q\d+R[0-9a-f]{16}\.")
 
     def test_hostInNames(self):
-        """A host name cannot lead out of the folder."""
+        """A host name cannot refer to another folder."""
         self.patch(socket, "gethostname", lambda: "a/b:c")
         self.assertTrue(self.make().new_name().endswith(r".a\057b\072c"))
 
     def test_abort(self):
-        """A file that was begun can be given up; one that was delivered stays."""
+        """A file can be aborted after it was started. A delivered file stays."""
         maildir = self.make()
         draft = maildir.open()
         maildir.write(draft, b"half")
@@ -247,7 +247,7 @@ class MaildirDeliveryTests(MaildirTestCase):
         self.assertEqual(self.stored(), [draft.name])
 
     def test_sharedSync(self):
-        """Those who wait while the folder is being synced share the next sync."""
+        """Threads that wait while the folder is synced share the next sync."""
         maildir = self.make()
         tickets, drawn, synced = maildir._tickets, threading.Semaphore(0), threading.Event()
 
@@ -276,14 +276,14 @@ class MaildirDeliveryTests(MaildirTestCase):
 
 class MaildirFolderTests(MaildirTestCase):
     def test_created(self):
-        """A missing maildir is made, for its owner only, and its making outlives a power cut."""
+        """A missing maildir is created, for its owner only, and survives a power failure."""
         Maildir(self.path, system=self.system)
         for folder in ("", "/tmp", "/new", "/cur"):
             self.assertEqual(os.stat(self.path + folder).st_mode & 0o777, 0o700)
         self.assertEqual(len([call for call in self.system.calls if call.startswith("fsync")]), 2)
 
     def test_there(self):
-        """One that is there is used as it is."""
+        """An existing maildir is used unchanged."""
         self.make()
         with open(f"{self.path}/new/old", "w"):
             pass
@@ -292,13 +292,13 @@ class MaildirFolderTests(MaildirTestCase):
         self.assertNotIn("fsync", " ".join(self.system.calls))
 
     def test_noParent(self):
-        """The folder that it stands in is not made: its name may be a slip."""
+        """The parent folder is not created: its name may be a mistake."""
         error = self.assertRaises(FileNotFoundError, Maildir, f"{self.path}/a")
         self.assertIn("the folder for the maildir does not exist", str(error))
         self.assertIn(os.path.abspath(self.path), str(error))
 
     def test_noFolder(self):
-        """A file is no maildir; neither is a folder with a file called new."""
+        """A file is not a maildir. Neither is a folder with a file called new."""
         self.assertRaises(NotADirectoryError, Maildir, __file__)
         os.mkdir(self.path)
         with open(f"{self.path}/new", "w"):
@@ -310,7 +310,7 @@ class MaildirFolderTests(MaildirTestCase):
         self.assertRaises(ValueError, Maildir, "")
 
     def test_worldWritable(self):
-        """A maildir where everybody may write, and so plant links, is refused."""
+        """A maildir that everybody can write to is refused, because anyone could create links in it."""
         self.make()
         for folder in ("", "/tmp", "/new", "/cur"):
             os.chmod(self.path + folder, 0o1777)
@@ -319,12 +319,12 @@ class MaildirFolderTests(MaildirTestCase):
             os.chmod(self.path + folder, 0o700)
 
     def test_notWritable(self):
-        """A maildir where we may not write is told of at once, not with the first message."""
+        """A maildir without write permission is refused immediately, not with the first message."""
         self.system.faults = {f"access {os.path.basename(self.path)}": lambda *arguments: False}
         self.assertIn("no permission to write", str(self.assertRaises(PermissionError, self.make)))
 
     def test_parentNotReadable(self):
-        """A parent folder that may be passed through only is no obstacle."""
+        """A parent folder without read permission is no problem."""
         parent = os.path.basename(os.path.dirname(os.path.abspath(self.path)))
         self.system.faults = {f"open {parent}": failing(errno.EACCES)}
         self.make().deliver([b"x"])
@@ -339,7 +339,7 @@ class MaildirFolderTests(MaildirTestCase):
         self.assertEqual(os.listdir(f"{path}/new"), [name])
 
     def test_stale(self):
-        """What a killed server left in tmp is removed after 36 hours, not before."""
+        """Files that a killed server left in tmp are removed after 36 hours, not before."""
         self.make()
         for name, hours in {"old": 37, "young": 35}.items():
             with open(f"{self.path}/tmp/{name}", "w"):
@@ -390,14 +390,14 @@ class MailboxTestCase(TestCase):
 
 class MailboxTests(MailboxTestCase):
     async def test_stored(self):
-        """A message is stored octet for octet, with LF line ends, below the trace header."""
+        """A message is stored octet for octet, with LF line ends, after the trace header."""
         await self.deliver()
         header, _, message = self.octets().partition(b"X-RcptTo: b@example.com\n")
         self.assertEqual(message, MESSAGE.replace(b"\r\n", b"\n"))
         self.assertRegex(header, rb"(?s)^Return-Path: <a@example.com>\nReceived: .*by mx.example with ESMTP id")
 
     async def test_identifier(self):
-        """The reply, the Received field and the file name tell the same identifier."""
+        """The reply, the Received field and the file name have the same identifier."""
         reply = await self.deliver()
         self.assertRegex(reply, r"^250 2\.0\.0 OK, stored as \S+$")
         identifier = reply.rpartition(" ")[2]
@@ -405,12 +405,12 @@ class MailboxTests(MailboxTestCase):
         self.assertIn(f" id {identifier}\n".encode(), self.octets())
 
     async def test_text(self):
-        """With decode_data the same octets are stored."""
+        """With decode_data, the same octets are stored."""
         await self.deliver("Subject: ä\udcff\r\n\r\nx\r\n")
         self.assertTrue(self.octets().endswith(b"\nSubject: \xc3\xa4\xff\n\nx\n"))
 
     async def test_forgeries(self):
-        """Only the server's own X-MailFrom and Return-Path are in what is stored."""
+        """The stored X-MailFrom and Return-Path are only those of the server."""
         await self.deliver(b" boss@example.com\r\nX-MailFrom: boss@example.com\r\nReturn-Path: <x>\r\n\r\nbody\r\n")
         [message] = self.handler.mailbox
         self.assertEqual(message.get_all("X-MailFrom"), ["a@example.com"])
@@ -418,7 +418,7 @@ class MailboxTests(MailboxTestCase):
         self.assertEqual(message["X-RcptTo"], "b@example.com")
 
     async def test_pieces(self):
-        """Large messages are written in pieces, whose edges do not show, wherever they fall."""
+        """Large messages are written in pieces, with the same result wherever they are split."""
         for size in range(1, 9):
             self.patch(mailbox_module, "PIECE", size)
             await self.deliver(b"A: b\r\n\r\nx\r\n\r\r\n\ny\r\n")
@@ -426,7 +426,7 @@ class MailboxTests(MailboxTestCase):
             self.handler.reset()
 
     async def test_binary(self):
-        """What is declared BINARYMIME is stored octet for octet below the trace header, whole or streaming."""
+        """A BINARYMIME message is stored octet for octet after the trace header, whole or streamed."""
         content = b"A: b\r\nX-Peer: forged\r\n\r\n" + bytes(range(256)) + b"\n\r\r\n\n.\r"
         server, session, envelope = mail(content)
         envelope.body = "BINARYMIME"
@@ -443,17 +443,17 @@ class MailboxTests(MailboxTestCase):
         self.assertEqual(self.octets().partition(b"A: b\r\n")[2], stored)
 
     async def test_wrongContent(self):
-        """A content that is neither octets nor text is an error, and stores nothing."""
+        """Content that is neither bytes nor str is an error, and stores nothing."""
         await self.assertFailure(self.deliver(None), TypeError)
         self.assertEqual(self.names(), [])
 
     async def test_empty(self):
-        """An empty message is a header only."""
+        """An empty message is only a header."""
         await self.deliver(b"")
         self.assertTrue(self.octets().endswith(b"X-RcptTo: b@example.com\n"))
 
     async def test_reset(self):
-        """reset() removes all messages; mailbox reads them back; mail_dir is what was given."""
+        """reset() removes all messages, mailbox reads them, and mail_dir is the argument."""
         await self.deliver()
         self.assertEqual(self.handler.mail_dir, self.path)
         self.assertIsInstance(self.handler.mailbox, mailbox.Maildir)
@@ -462,7 +462,7 @@ class MailboxTests(MailboxTestCase):
         self.assertEqual((self.names(), len(self.handler.mailbox)), ([], 0))
 
     async def test_many(self):
-        """A hundred messages at once are all stored, by several threads, each with an identifier of its own."""
+        """A hundred messages at the same time are all stored, by several threads, each with its own identifier."""
         at_once = threading.Barrier(4)
 
         def fsync(fd):
@@ -477,7 +477,7 @@ class MailboxTests(MailboxTestCase):
         self.assertEqual(self.names("tmp"), [])
 
     async def test_faults(self):
-        """Whichever file operation fails, the client may try again later, and nothing is left."""
+        """Whichever file operation fails, the client gets a temporary refusal, and nothing is left."""
         for operation, fault in FAULTS:
             for number, code, status in [
                 (errno.ENOSPC, 452, "4.3.1"),
@@ -492,7 +492,8 @@ class MailboxTests(MailboxTestCase):
                 self.assertEqual((self.names(), self.names("tmp")), ([], []), operation)
 
     async def test_log(self):
-        """Trouble is logged once, not with each message, and so is its end, which is a minute without; no traceback."""
+        """Trouble is logged once, not with each message. Its end is logged after a minute without trouble. No traceback
+        is logged."""
         now = [1000.0]
         self.patch(mailbox_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
         for number in (errno.EIO, errno.EIO, errno.EIO, errno.ENOSPC, errno.ENOSPC):
@@ -509,7 +510,7 @@ class MailboxTests(MailboxTestCase):
         self.assertEqual(self.levels(), [(LogLevel.error, False), (LogLevel.error, False), (LogLevel.info, False)])
 
     async def test_removed(self):
-        """Somebody removed the maildir: mail is refused for now, and taken again once it is back."""
+        """While the maildir is missing, mail is refused temporarily. When it is back, mail is accepted."""
         os.rename(self.path, self.path + "-away")
         self.assertEqual((await self.refusal()).code, 451)
         os.rename(self.path + "-away", self.path)
@@ -517,7 +518,7 @@ class MailboxTests(MailboxTestCase):
         self.assertEqual(len(self.names()), 1)
 
     async def test_clientGone(self):
-        """The client goes while its message is being stored: the file stays."""
+        """If the client disconnects while its message is stored, the file stays."""
         begun, go_on = threading.Event(), threading.Event()
 
         def fsync(fd):
@@ -535,7 +536,7 @@ class MailboxTests(MailboxTestCase):
         self.assertEqual((len(self.names()), self.names("tmp")), (1, []))
 
     async def test_close(self):
-        """close() ends the threads; another message starts new ones."""
+        """close() ends the threads. Another message starts new ones."""
         others = threads()
         self.handler.close()
         await self.deliver()
@@ -546,7 +547,7 @@ class MailboxTests(MailboxTestCase):
         self.assertEqual(len(self.names()), 2)
 
     async def test_notDurable(self):
-        """A Mailbox for tests may do without waiting for the disk."""
+        """A Mailbox for tests need not wait for the disk."""
         handler = Mailbox(self.mktemp(), durable=False)
         self.addCleanup(handler.close)
         await handler.handle_DATA(*mail())
@@ -555,7 +556,7 @@ class MailboxTests(MailboxTestCase):
 
 class MailboxReactorTests(SynchronousTestCase):
     def test_shutdown(self):
-        """No thread is there before the first message, and none after the reactor has ended."""
+        """There are no threads before the first message, and none after the end of the reactor."""
 
         class Reactor(Clock):
             triggers = ()
@@ -597,7 +598,7 @@ class LabelledMailboxTests(MailboxTestCase):
     mailbox_class = Labelled
 
     async def test_stored(self):
-        """A subclass may change the message before it is stored; the trace header stands above it all the same."""
+        """A subclass may change the message before it is stored. The trace header still precedes it."""
         await self.deliver(b"Return-Path: <x>\r\nX-Peer: forged\r\n" + MESSAGE)
         [message] = self.handler.mailbox
         self.assertEqual(
@@ -608,7 +609,7 @@ class LabelledMailboxTests(MailboxTestCase):
         self.assertNotIn(b"\r", self.octets())
 
     async def test_utf8(self):
-        """Addresses beyond ASCII do no harm to such a subclass, whatever its message class."""
+        """Addresses that are not ASCII work in such a subclass, whatever its message class is."""
         for message_class in (None, email.message.EmailMessage):
             handler = Labelled(self.mktemp(), message_class)
             server, session, envelope = mail("Subject: ä\r\n\r\nbody ö\r\n".encode())
@@ -619,7 +620,7 @@ class LabelledMailboxTests(MailboxTestCase):
             self.assertIn("body ö".encode(), handler.mailbox.get_bytes(key))
 
     async def test_nested(self):
-        """Parts within each other are stored; a message with too many levels of them is refused for good."""
+        """Nested parts are stored. A message with too many levels gets a permanent refusal."""
         for depth, stored in ((49, True), (300, False)):
             content = b"".join(
                 b"Content-Type: multipart/mixed; boundary=%d\r\n\r\n--%d\r\n" % (level, level) for level in range(depth)
@@ -638,12 +639,12 @@ class WatchedMailboxTests(MailboxTestCase):
     mailbox_class = Watched
 
     async def test_stored(self):
-        """A subclass may look at each message; when it has called super(), the message is stored."""
+        """A subclass may read each message. When super() returns, the message is stored."""
         self.assertEqual(await self.deliver(), "250 2.0.0 OK")
         self.assertEqual((self.handler.seen, len(self.names())), ("Hi", 1))
 
     async def test_faults(self):
-        """If the message cannot be stored, the client is told so, although the subclass does not look at results."""
+        """If the message cannot be stored, the client gets a refusal, even if the subclass ignores results."""
         self.system.faults = {"fsync new": failing(errno.ENOSPC)}
         self.assertEqual((await self.refusal()).code, 452)
         self.assertEqual(self.names(), [])

@@ -1,4 +1,4 @@
-"""Large messages of a Proxy: they go on while they arrive, as fast as the next server takes them."""
+"""Large messages of a Proxy are forwarded as they arrive, as fast as the next server reads them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ LARGE = HEADER + LINE * (3 * WHOLE // len(LINE))
 
 
 class StreamTests(SynchronousTestCase):
-    """A message that is larger than what is collected."""
+    """A message that is larger than the limit for collecting."""
 
     def begun(self, relayed: Relayed, *recipients: str, message: bytes = LARGE) -> None:
-        """A transaction, and all of the message but its end."""
+        """A transaction, and the whole message without its end."""
         relayed.begin(*recipients or ("b@upstream.test",))
         self.assertEqual(relayed.ask("DATA")[:3], "354")
         self.feed(relayed, message)
@@ -37,7 +37,7 @@ class StreamTests(SynchronousTestCase):
         return [f"{each.code} {' / '.join(each.lines)}" for each in relayed.hear(b".\r\n", seconds)]
 
     def test_arrives(self) -> None:
-        """It arrives as a short one does: with its fields, dots and line ends, and the next server's reply."""
+        """It is forwarded like a short message: with its fields, dots and line ends, and the next server's reply."""
         relayed = Relayed(Script())
         self.begun(relayed)
         self.assertEqual(relayed.script.said("DATA"), ["DATA"])  # while the message is still coming
@@ -51,7 +51,7 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual(relayed.script.connections, 1)  # which is used again
 
     def test_binary(self) -> None:
-        """BINARYMIME goes on in chunks, octet for octet."""
+        """BINARYMIME is forwarded in chunks, octet for octet."""
         message = HEADER + b"\r\r\n\n." * WHOLE
         relayed = Relayed(Script(offers=UNLIMITED))
         relayed.ask("MAIL FROM:<a@x> BODY=BINARYMIME")
@@ -69,7 +69,7 @@ class StreamTests(SynchronousTestCase):
         self.assertTrue(b"".join(relayed.script.messages).endswith(b"\r\r\n\n." * WHOLE))
 
     def test_binaryRefused(self) -> None:
-        """A chunk that the next server refuses is the reply to the message, and the rest is dropped."""
+        """If the next server refuses a chunk, that is the reply to the message. The rest is discarded."""
         relayed = Relayed(Script(DOT=[b"452 4.3.1 full\r\n"]))
         relayed.ask("MAIL FROM:<a@x> BODY=BINARYMIME")
         relayed.ask("RCPT TO:<b@x>")
@@ -79,7 +79,7 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual(relayed.script.said("BDAT")[1:], [])
 
     def test_backPressure(self) -> None:
-        """While the next server does not read, the client is not read either; then the message goes on."""
+        """While the next server does not read, the client is not read either. Then the message continues."""
         relayed = Relayed(Script(offers=UNLIMITED), timeout=100)
         self.begun(relayed, message=HEADER)
         wire = relayed.script.open[0]
@@ -99,7 +99,7 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual(self.end(relayed), ["250 2.6.0 queued as 42"])
 
     def test_stalls(self) -> None:
-        """A next server that reads nothing for too long is given up; the client hears it at the end."""
+        """A next server that reads nothing for too long is disconnected. The client gets the refusal at the end."""
         relayed = Relayed(Script(), timeout=20)
         self.begun(relayed, message=HEADER)
         relayed.script.open[0].takes = False
@@ -113,7 +113,7 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual(self.end(relayed), ["451 4.4.2 The next server timed out, try again later"])
 
     def test_refused(self) -> None:
-        """What the next server says to DATA, in the midst of a message or at its end, is the client's reply."""
+        """A refusal of the next server, of DATA, during a message or at its end, is the client's reply."""
         for script, expected in (
             ({"DATA": b"452 4.3.1 full\r\n"}, "452 4.3.1 full"),
             (
@@ -135,13 +135,13 @@ class StreamTests(SynchronousTestCase):
             self.assertEqual(relayed.send(), "250 2.6.0 queued as 42")
 
     def test_silent(self) -> None:
-        """A next server that says nothing is 451."""
+        """A next server that sends no reply results in 451."""
         relayed = Relayed(Script(DOT=SILENT), final_timeout=20)
         self.begun(relayed)
         self.assertEqual(self.end(relayed, 20)[0][:9], "451 4.4.2")
 
     def test_notForIt(self) -> None:
-        """What turns out to be too large for the next server, or no ASCII, does not reach it."""
+        """A message that is too large for the next server, or not ASCII, is not completed there."""
         for offers, message, expected in (
             (("SIZE 300000", "8BITMIME"), LARGE, "552 5.3.4"),
             ((), LARGE + b"\xc3\xa9\r\n", "554 5.6.3"),
@@ -152,7 +152,7 @@ class StreamTests(SynchronousTestCase):
             self.assertEqual((relayed.script.messages, relayed.script.aborted), ([], 1))
 
     def test_refusedHere(self) -> None:
-        """One that our own server refuses, or whose client leaves, never becomes complete at the next server."""
+        """A message that this server refuses, or whose client disconnects, is never completed at the next server."""
         for server, message, leave in (
             ({"data_size_limit": 2 * WHOLE}, LARGE, False),
             ({}, LARGE + b"a\nb\r\n", False),
@@ -168,7 +168,7 @@ class StreamTests(SynchronousTestCase):
             self.assertEqual((relayed.script.messages, relayed.script.aborted, relayed.script.open), ([], 1, []))
 
     def test_leavesWhileItWaits(self) -> None:
-        """A client that leaves while the next server is silent: its connection is given up."""
+        """If the client disconnects while the next server is silent, the connection is closed."""
         for verb in ("DATA", "DOT"):
             relayed = Relayed(Script(**{verb: SILENT}))
             self.begun(relayed, message=LARGE if verb == "DOT" else LARGE[: WHOLE + 1000])
@@ -180,7 +180,7 @@ class StreamTests(SynchronousTestCase):
             self.assertEqual((relayed.script.open, relayed.script.aborted), ([], 1))
 
     def test_recipients(self) -> None:
-        """A recipient that was refused is not asked again; under LMTP each of the others has its reply."""
+        """A refused recipient is not sent again. Under LMTP, each of the others has its reply."""
         relayed = Relayed(Script(RCPT=[None, b"550 5.1.1 who?\r\n", None]))
         self.begun(relayed, "b@x", "c@x", "d@x")
         self.assertEqual(self.end(relayed), ["250 2.6.0 queued as 42"])
@@ -191,7 +191,7 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual(self.end(relayed), ["250 2.0.0 one", "550 5.7.1 two"])
 
     def test_beginsAnew(self) -> None:
-        """A next server that did not wait for the message is asked again, from MAIL on."""
+        """If the next server has closed the connection before the message, a new transaction is started."""
         relayed = Relayed(Script())
         relayed.begin("b@x", "c@x")
         relayed.script.open[0].end(ConnectionError())
@@ -203,8 +203,8 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual((relayed.script.connections, len(relayed.script.messages)), (2, 1))
 
     def test_headers(self) -> None:
-        """A header that goes in circles, or without an end, is refused before the next server hears of it; one that
-        ends in a line that is no field goes on."""
+        """A message in a mail loop, or with an endless header, is refused before it is forwarded. A header that ends
+        with a line that is not a field is accepted."""
         body = b"no field\r\n" + LINE * (2 * WHOLE // len(LINE))
         for header, options, expected in (
             (b"Received: x\r\n" * 100 + b"\r\n", {}, "554 5.4.6"),
@@ -218,7 +218,7 @@ class StreamTests(SynchronousTestCase):
             self.assertEqual(len(relayed.script.said("DATA")), int(expected[0] == "2"))
 
     def test_subclass(self) -> None:
-        """A subclass that wants to see messages is given them whole."""
+        """A subclass that reads messages gets them whole."""
         from txsmtpd.handlers import Proxy
 
         sizes = []
@@ -235,11 +235,11 @@ class StreamTests(SynchronousTestCase):
 
 
 class PieceTests(SynchronousTestCase):
-    """What is written in pieces is what would be written at once."""
+    """Writing in pieces has the same result as writing at once."""
 
     @given(st.lists(st.lists(st.sampled_from([b"\r", b"\n", b".", b"\r\n", b"a"])).map(b"".join)))
     def test_asAtOnce(self, pieces: list[bytes]) -> None:
-        """However a message is cut."""
+        """The result does not depend on how a message is split."""
         ends, stuffer = LineEnds(), Stuffer()
         found = b"".join(stuffer.feed(ends.feed(piece)) for piece in pieces)
         found += stuffer.feed(ends.end()) + stuffer.end()

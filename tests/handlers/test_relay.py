@@ -1,4 +1,4 @@
-"""Relaying: what a Proxy's client hears is what the next server says, and no mail is taken that was not passed on."""
+"""Relaying: a Proxy's client gets the replies of the next server. No message is accepted that was not forwarded."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ MESSAGE = b"Subject: test\r\n\r\nHello\r\n"
 
 
 class VerdictTests(LoggingTestCase):
-    """Each verdict of the next server is the client's, at the time when it is given."""
+    """Each reply of the next server is the client's reply to the same command."""
 
     def test_taken(self) -> None:
-        """A message that the next server takes: its own words, command by command."""
+        """The client gets the next server's texts, command by command."""
         relayed = Relayed(Script())
         self.assertEqual(
             relayed.begin("b@upstream.test", "c@upstream.test"),
@@ -47,7 +47,7 @@ class VerdictTests(LoggingTestCase):
         verifyHandler(relayed.proxy)
 
     def test_refused(self) -> None:
-        """4yz and 5yz stay what they are, with all their lines and without what they must not have."""
+        """4yz and 5yz are passed on with all lines, without invalid characters."""
         for verb in ("MAIL", "RCPT", "DATA", "DOT"):
             for answer, expected in (
                 (b"450 4.7.1 wait\r\n", "450 4.7.1 wait"),
@@ -63,7 +63,7 @@ class VerdictTests(LoggingTestCase):
                 self.assertEqual(len(relayed.script.messages), int(verb == "DOT"))
 
     def test_oneOfThree(self) -> None:
-        """One recipient of three is refused, at once; the message goes to the others."""
+        """One recipient of three is refused at RCPT. The message goes to the others."""
         relayed = Relayed(Script(RCPT=[None, b"550 5.1.1 who?\r\n", None]))
         replies = relayed.begin("b@x", "c@x", "d@x")
         self.assertEqual(replies[2], "550 5.1.1 who?")
@@ -80,7 +80,8 @@ class VerdictTests(LoggingTestCase):
         return replies
 
     def test_closes(self) -> None:
-        """A server that closes, at whatever point, is 451; the next message gets a new connection."""
+        """If the server closes the connection at any point, the reply is 451. The next message uses a new
+        connection."""
         for verb in ("CONNECT", "EHLO", "MAIL", "RCPT", "DATA", "DOT"):
             relayed = Relayed(Script(**{verb: [CLOSE]}))
             self.assertIn(self.replies(relayed)[-1], [
@@ -91,7 +92,7 @@ class VerdictTests(LoggingTestCase):
             self.assertEqual(relayed.script.connections, 2)
 
     def test_farewell(self) -> None:
-        """A next server that says 421 behind its reply has said its reply; the next message goes elsewhere."""
+        """A reply of the next server followed by 421 is passed on. The next message uses another connection."""
         for lmtp in (False, True):
             script = Script(DOT=[b"250 2.0.0 queued\r\n421 4.3.2 bye\r\n"])
             relayed = Relayed(script, lmtp=lmtp)
@@ -103,7 +104,7 @@ class VerdictTests(LoggingTestCase):
         self.assertEqual(script.messages, [])
 
     def test_slow(self) -> None:
-        """One that says nothing for too long is 451, and its connection is given up."""
+        """A next server that is silent for too long results in 451, and its connection is closed."""
         for verb in ("CONNECT", "EHLO", "MAIL", "RCPT", "DATA", "DOT"):
             relayed = Relayed(Script(**{verb: SILENT}), timeout=20, final_timeout=20)
             self.assertEqual(
@@ -113,7 +114,7 @@ class VerdictTests(LoggingTestCase):
             self.assertEqual(relayed.script.open, [])
 
     def test_garbage(self) -> None:
-        """One that does not keep to the protocol is 451, whatever it says."""
+        """A next server that violates the protocol results in 451, whatever it sends."""
         garbage: list[Any] = [b"HTTP/1.1 200 OK\r\n", b"250-a\r\n251 b\r\n", b"999 a\r\n", b"2500 a\r\n", b"\r\n"]
         garbage += [
             b"250 " + b"x" * 5000,
@@ -129,7 +130,7 @@ class VerdictTests(LoggingTestCase):
                 self.assertEqual(len(relayed.script.messages), int(verb == "DOT"))
 
     def test_positiveTooEarly(self) -> None:
-        """A 354 that is none, for MAIL, RCPT and the end, and a 250 for DATA, are no promise."""
+        """A 354 to MAIL, RCPT or the end of data, and a 250 to DATA, do not count as acceptance."""
         for verb in ("MAIL", "RCPT", "DOT"):
             self.assertEqual(self.replies(Relayed(Script(**{verb: b"354 go\r\n"})))[-1][:9], "451 4.5.0", verb)
         self.assertEqual(self.replies(Relayed(Script(DATA=b"250 2.0.0 done\r\n")))[-1][:9], "451 4.5.0")
@@ -138,7 +139,7 @@ class VerdictTests(LoggingTestCase):
         self.assertEqual(self.replies(Relayed(Script(DATA=b"354 go\r\n552 5.3.4 big\r\n")))[-1], "552 5.3.4 big")
 
     def test_neitherYesNorNo(self) -> None:
-        """A recipient that is answered by 354 or 421: nothing more is said on that connection."""
+        """After a 354 or 421 to RCPT, nothing more is sent on that connection."""
         for answer in (b"354 go\r\n", b"421 4.3.2 bye\r\n"):
             relayed = Relayed(Script(RCPT=[answer]))
             self.assertEqual(relayed.begin("b@x")[1][0], "4")
@@ -148,7 +149,7 @@ class VerdictTests(LoggingTestCase):
             self.assertEqual((relayed.script.said("RCPT"), relayed.script.open), (["RCPT TO:<b@x>"], []))
 
     def test_down(self) -> None:
-        """One that cannot be reached, or never answers, is 451."""
+        """A next server that cannot be reached, or never replies, results in 451."""
         relayed = Relayed(Script(down=True))
         unreachable = "451 4.4.1 The next server cannot be reached, try again later"
         self.assertEqual(relayed.ask("MAIL FROM:<a@x>"), unreachable)
@@ -160,7 +161,7 @@ class VerdictTests(LoggingTestCase):
         self.assertEqual(relayed.send(), "250 2.6.0 queued as 42")
 
     def test_turnedAway(self) -> None:
-        """A greeting that is a refusal is no verdict on the mail; nor is a refused EHLO and HELO."""
+        """A refusal as greeting does not refuse the mail. Nor do refusals of EHLO and HELO."""
         for script in (
             {"CONNECT": b"554 5.7.1 no\r\n"},
             {"EHLO": b"421 4.3.2 no\r\n"},
@@ -173,7 +174,7 @@ class VerdictTests(LoggingTestCase):
             self.assertEqual(relayed.script.open, [])
 
     def test_refusedUnasked(self) -> None:
-        """A refusal that comes before any message was spoken of is no verdict on it, whoever it is from."""
+        """A refusal before any message does not refuse the mail, whoever it is from."""
         for verb in ("CONNECT", "EHLO"):
             script = Script()
             script.script[verb] = script.answer(verb) + b"550 5.7.1 never\r\n"
@@ -182,13 +183,13 @@ class VerdictTests(LoggingTestCase):
             self.assertEqual(script.open, [])
 
     def test_hello(self) -> None:
-        """Without a name of its own, the Proxy greets by the server's."""
+        """By default, the Proxy uses the server's name in EHLO."""
         relayed = Relayed(Script(), hello=None)
         relayed.send()
         self.assertEqual(relayed.script.lines[0], "EHLO mx.test")
 
     def test_helo(self) -> None:
-        """One that knows no EHLO is asked by HELO, and gets no parameters."""
+        """A next server that does not support EHLO gets HELO, and no parameters."""
         relayed = Relayed(Script(EHLO=b"500 what?\r\n"))
         relayed.ask("MAIL FROM:<a@x> SIZE=9 BODY=8BITMIME")
         self.assertEqual(relayed.script.lines[1:], ["HELO relay.test", "MAIL FROM:<a@x>"])
@@ -231,8 +232,8 @@ class AnyServerTests(SynchronousTestCase):
         st.lists(st.sampled_from(["send", "send", "RSET", "vanish", "wait"]), min_size=1, max_size=6),
     )
     def test_nothingLost(self, answers: dict[str, Any], deeds: list[str]) -> None:
-        """The client gets one reply to each command, and 250 to as many messages at most as the server has read; in
-        the end nothing is left that waits or is open."""
+        """The client gets one reply to each command, and at most as many 250 as the server has messages. In the end,
+        nothing waits or is open."""
         script = Script()
         script.script = answers
         relayed = Relayed(script, timeout=20, final_timeout=20, keep_for=5)
@@ -259,10 +260,10 @@ class AnyServerTests(SynchronousTestCase):
 
 
 class ConnectionTests(SynchronousTestCase):
-    """Connections are used again, and none is left behind."""
+    """Connections are reused, and none is left open."""
 
     def test_reused(self) -> None:
-        """Messages of one client, and of another, go over one connection, one after the other."""
+        """Messages of one client, and of another one, use one connection, one after the other."""
         relayed = Relayed(Script())
         for _ in range(3):
             self.assertEqual(relayed.send(), "250 2.6.0 queued as 42")
@@ -273,13 +274,13 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual(relayed.script.said("RSET"), [])
 
     def test_bareLF(self) -> None:
-        """A server whose lines end in LF alone is understood."""
+        """A server whose lines end with LF alone works."""
         script = Script()
         script.usual = {verb: reply.replace(b"\r\n", b"\n") for verb, reply in script.usual.items()}
         self.assertEqual(Relayed(script).send(), "250 2.6.0 queued as 42")
 
     def test_idle(self) -> None:
-        """One that nobody needs is closed after a while, in good order."""
+        """An idle connection is closed after a while, with QUIT."""
         relayed = Relayed(Script(), keep_for=30)
         relayed.send()
         relayed.turn(29)
@@ -289,7 +290,7 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual(relayed.send(), "250 2.6.0 queued as 42")
 
     def test_foundDead(self) -> None:
-        """One that turns out to be dead, in whatever way, is replaced by a new one, once."""
+        """A connection that turns out to be closed, in any way, is replaced by a new one, once."""
 
         def dead(relayed: Relayed) -> None:
             relayed.script.script["MAIL"] = [CLOSE]
@@ -312,21 +313,21 @@ class ConnectionTests(SynchronousTestCase):
             self.assertEqual((relayed.script.connections, len(relayed.script.open)), (2, 1))
 
     def test_onceOnly(self) -> None:
-        """A new one that is dead as well is 451."""
+        """If the new one fails, too, the reply is 451."""
         relayed = Relayed(Script(MAIL=[None, CLOSE, CLOSE]))
         relayed.send()
         self.assertEqual(relayed.ask("MAIL FROM:<a@x>")[:9], "451 4.4.2")
         self.assertEqual(relayed.script.connections, 2)
 
     def test_slowIsNotDead(self) -> None:
-        """One that is slow is not tried again: the client has waited long enough."""
+        """If the connection is slow, no other one is tried: the client has waited long enough."""
         relayed = Relayed(Script(MAIL=[None, SILENT]), timeout=20)
         relayed.send()
         self.assertEqual(relayed.ask("MAIL FROM:<a@x>", 20)[:9], "451 4.4.2")
         self.assertEqual(relayed.script.connections, 1)
 
     def test_keptAfterRefusal(self) -> None:
-        """A refusal of sender, DATA or message leaves the connection fit for the next one."""
+        """After a refusal of the sender, DATA or the message, the connection can be reused."""
         for verb in ("MAIL", "DATA", "DOT"):
             relayed = Relayed(Script(**{verb: [b"550 5.7.1 no\r\n"]}))
             VerdictTests.replies(self, relayed)  # type: ignore[arg-type]
@@ -334,14 +335,14 @@ class ConnectionTests(SynchronousTestCase):
             self.assertEqual(relayed.script.connections, 1, verb)
 
     def test_mailMax(self) -> None:
-        """It carries no more messages than the server has said it takes (RFC 9422)."""
+        """It is used for no more messages than the server advertises (RFC 9422)."""
         relayed = Relayed(Script(offers=("LIMITS RCPTMAX=5 MAILMAX=2",)))
         for _ in range(3):
             relayed.send()
         self.assertEqual((relayed.script.connections, relayed.script.said("QUIT")), (2, ["QUIT"]))
 
     def test_limit(self) -> None:
-        """There are no more connections than may be, those that are being made counted; the others are 451."""
+        """The number of connections is limited, including those that are being made. Further messages get 451."""
         for script in ({"MAIL": SILENT}, {"down": SILENT}):
             relayed = Relayed(Script(**script), connection_limit=2)
             for _ in range(2):
@@ -359,14 +360,14 @@ class ConnectionTests(SynchronousTestCase):
             self.assertEqual(relayed.send(), "250 2.6.0 queued as 42")
 
     def test_refusedOnce(self) -> None:
-        """A sender that is refused on a connection that has no more to carry is not asked about again."""
+        """If the sender is refused on a connection that has reached its limit, it is not tried again."""
         relayed = Relayed(Script(offers=("LIMITS MAILMAX=2",), MAIL=[None, b"550 5.7.1 no\r\n"]))
         relayed.send()
         self.assertEqual(relayed.ask("MAIL FROM:<a@x>"), "550 5.7.1 no")
         self.assertEqual(relayed.script.connections, 1)
 
     def test_close(self) -> None:
-        """A Proxy that is told to close keeps none."""
+        """A Proxy that is closed keeps no connections."""
         relayed = Relayed(Script())
         relayed.send()
         closed = relayed.proxy.upstream.close()
@@ -380,10 +381,10 @@ class ConnectionTests(SynchronousTestCase):
 
 
 class AbortTests(SynchronousTestCase):
-    """A message that the client does not finish is finished by nobody."""
+    """A message that the client does not complete is not completed at the next server."""
 
     def test_reset(self) -> None:
-        """RSET, EHLO and another MAIL: the next server forgets the message, and the connection is kept."""
+        """After RSET, EHLO and another MAIL, the next server discards the message, and the connection is kept."""
         for line in ("RSET", "EHLO again.test\r\nMAIL FROM:<c@x>"):
             relayed = Relayed(Script())
             relayed.begin("b@x")
@@ -394,14 +395,15 @@ class AbortTests(SynchronousTestCase):
         self.assertEqual(len(relayed.script.messages), 1)
 
     def test_resetAgainAndAgain(self) -> None:
-        """However often a client begins and resets, without waiting, one connection is enough."""
+        """However often a client repeats MAIL and RSET without waiting, one connection is enough."""
         relayed = Relayed(Script())
         replies = relayed.hear(b"MAIL FROM:<a@x>\r\nRSET\r\n" * 20 + b"MAIL FROM:<a@x>\r\nEHLO y\r\n" * 20)
         self.assertEqual({reply.code for reply in replies}, {250})
         self.assertEqual((len(replies), relayed.script.connections), (80, 1))
 
     def test_didNotWait(self) -> None:
-        """A next server that closes while the client still sends the message: it is asked anew once it is there."""
+        """If the next server closes while the client still sends the message, the transaction is repeated on a new
+        connection."""
         for last in (b"421 4.4.2 too slow\r\n", CLOSE):
             relayed = Relayed(Script(), server={"extensions": [DSN()]})
             relayed.ask("MAIL FROM:<a@x> RET=HDRS")
@@ -420,7 +422,7 @@ class AbortTests(SynchronousTestCase):
             self.assertEqual(len(relayed.script.messages), 1)
 
     def test_gone(self) -> None:
-        """QUIT, or a client that vanishes, before DATA or within the message: nothing is sent."""
+        """After QUIT, or if the client disconnects, before DATA or during the message, nothing is sent."""
         for before in ("", "DATA\r\nSubject: half\r\n"):
             for end in ("quit", "vanish"):
                 relayed = Relayed(Script())
@@ -435,7 +437,8 @@ class AbortTests(SynchronousTestCase):
                 self.assertEqual((relayed.script.messages, relayed.proxy._open), ([], {}))
 
     def test_goneWhileWaiting(self) -> None:
-        """A client that vanishes while the next server thinks: that connection is of no more use; no other is made."""
+        """If a client disconnects while the next server processes a command, that connection is closed and no other one
+        is made."""
         for verb in ("CONNECT", "EHLO", "MAIL", "RCPT", "DATA"):
             relayed = Relayed(Script(**{verb: SILENT}))
             relayed.client.say(b"MAIL FROM:<a@x>\r\n")
@@ -450,7 +453,7 @@ class AbortTests(SynchronousTestCase):
             self.assertEqual((relayed.script.messages, relayed.proxy._open), ([], {}), verb)
 
     def test_goneWhileConnecting(self) -> None:
-        """A client that vanishes before there is a connection."""
+        """A client disconnects before the connection is made."""
         relayed = Relayed(Script(down=SILENT))
         relayed.client.say(b"MAIL FROM:<a@x>\r\n")
         relayed.client.vanish()
@@ -458,7 +461,7 @@ class AbortTests(SynchronousTestCase):
         self.assertEqual(relayed.script.connections, 0)
 
     def test_goneWhileSending(self) -> None:
-        """A client that vanishes while its message is on the way: the end is not sent, the connection aborted."""
+        """If a client disconnects while its message is sent, the end is not sent, and the connection is aborted."""
         relayed = Relayed(Script(), server={"data_size_limit": None})
         relayed.begin("b@x")
         relayed.script.open[0].takes = False
@@ -469,7 +472,8 @@ class AbortTests(SynchronousTestCase):
         self.assertEqual((relayed.script.messages, relayed.script.open, relayed.script.aborted), ([], [], 1))
 
     def test_stalled(self) -> None:
-        """A server that takes no more of the message, for too long, is 451; one that takes some has all the time."""
+        """A server that stops reading the message for too long results in 451. One that reads slowly does not time
+        out."""
         message = MESSAGE + b"x\r\n" * 100_000
         relayed = Relayed(Script(), timeout=20)
         relayed.begin("b@x")
@@ -491,7 +495,7 @@ class AbortTests(SynchronousTestCase):
         self.assertEqual(heard, b"250 2.6.0 queued as 42\r\n")
 
     def test_messageRefusedHere(self) -> None:
-        """A message that our own server refuses is forgotten there, too, before the next one."""
+        """A message that this server refuses is also discarded at the next server before another one."""
         relayed = Relayed(Script(), server={"data_size_limit": 100})
         relayed.begin("b@x")
         self.assertEqual(relayed.send_data(b"x" * 200 + b"\r\n")[:3], "552")
@@ -500,10 +504,10 @@ class AbortTests(SynchronousTestCase):
 
 
 class MessageTests(SynchronousTestCase):
-    """The message as it is passed on."""
+    """The forwarded message."""
 
     def passed_on(self, message: bytes, **more: Any) -> bytes:
-        """What the next server gets of a message, dots undone, without what is known of Received."""
+        """The message that the next server gets, without dot-stuffing and without the variable parts of Received."""
         relayed = Relayed(Script(), **more)
         self.assertEqual(relayed.send(message)[:3], "250")
         (octets,) = relayed.script.messages
@@ -518,7 +522,7 @@ class MessageTests(SynchronousTestCase):
         return octets
 
     def test_fields(self) -> None:
-        """Received on top, and X-Peer at the end of the header, whatever the header is like."""
+        """Received is added at the top, and X-Peer at the end of the header, whatever the header is like."""
         for message, expected in (
             (b"Subject: a\r\n\r\nbody\r\n", b"Subject: a\r\nX-Peer: 192.0.2.7\r\n\r\nbody\r\n"),
             (b"\r\nbody\r\n", b"X-Peer: 192.0.2.7\r\n\r\nbody\r\n"),
@@ -531,19 +535,19 @@ class MessageTests(SynchronousTestCase):
         self.assertEqual(self.passed_on(b"A: b\r\n\r\n", received=False), b"A: b\r\nX-Peer: 192.0.2.7\r\n\r\n")
 
     def test_dots(self) -> None:
-        """Dots at the beginning of lines are doubled, so nothing in a message ends it."""
+        """Dots at the beginning of lines are doubled, so that nothing in a message ends it."""
         body = b"A: b\r\n\r\n..\r\n..a\r\n\r\n...\r\n"
         (octets,) = self.sent(body)
         self.assertTrue(octets.endswith(b"\r\n\r\n..\r\n..a\r\n\r\n...\r\n"), octets)
 
     def sent(self, message: bytes, **server: Any) -> list[bytes]:
-        """Messages as they are on the wire, for a message in the client's own words."""
+        """Return the messages as sent on the wire for a client's message."""
         relayed = Relayed(Script(), server=server)
         self.assertEqual(relayed.send(message)[:3], "250")
         return relayed.script.messages
 
     def test_bareNewlines(self) -> None:
-        """No CR or LF on its own is passed on, even if our server takes them: what it hides is one message."""
+        """No bare CR or LF is forwarded, even if this server accepts them: the next server gets one message."""
         (octets,) = self.sent(b"A: b\r\n\r\nx\n.\nMAIL FROM:<evil@x>\r.\ry\r\n", bare_newlines=True)
         self.assertTrue(octets.endswith(b"\r\n\r\nx\r\n..\r\nMAIL FROM:<evil@x>\r\n..\r\ny\r\n"), octets)
 
@@ -555,24 +559,24 @@ class MessageTests(SynchronousTestCase):
         self.assertEqual(relayed.script.connections, 1)
 
     def test_text(self) -> None:
-        """A handler behind decode_data, or one that changed the content, passes on what it has."""
+        """With decode_data, or if a hook changes the content, the present content is forwarded."""
         (octets,) = self.sent(b"A: \xc3\xa9\r\n\r\n", decode_data=True)
         self.assertIn(b"A: \xc3\xa9\r\n", octets)
 
 
 class ParameterTests(SynchronousTestCase):
-    """Parameters go along where the next server knows them; what must not get lost is refused where it does not."""
+    """Parameters are forwarded if the next server supports them. Required parameters are refused otherwise."""
 
     everything = (DSN(), RRVS(), DeliverBy(), FutureRelease(99), RequireTLS())
 
     def relayed(self, *offers: str) -> Relayed:
-        """A client of a server with all extensions, in front of one that offers these."""
+        """A client of a server with all extensions, whose next server has these."""
         relayed = Relayed(Script(offers=offers), server={"extensions": self.everything})
         relayed.client.server.session.ssl = TLSInfo("TLSv1.3", "x")
         return relayed
 
     def test_goAlong(self) -> None:
-        """With all that they say."""
+        """Parameters are forwarded with their values."""
         relayed = self.relayed(*OFFERS, "DELIVERBY", "FUTURERELEASE 99 2030-01-01T00:00:00Z", "RRVS")
         mail = "MAIL FROM:<\u00e9@x> SIZE=100 BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=+41 BY=9;R HOLDFOR=9"
         rcpt = "RCPT TO:<\u00e8@x> NOTIFY=SUCCESS ORCPT=rfc822;b+2Bc@x RRVS=2026-01-01T00:00:00Z"
@@ -580,14 +584,14 @@ class ParameterTests(SynchronousTestCase):
         self.assertEqual(relayed.script.lines[1:], [mail, rcpt])
 
     def test_dropped(self) -> None:
-        """What is advice only is left out."""
+        """Parameters that may be dropped are dropped."""
         relayed = self.relayed()
         self.assertEqual(relayed.ask("MAIL FROM:<a@x> SIZE=9 BODY=8BITMIME RET=FULL ENVID=1 BY=9;N")[:3], "250")
         self.assertEqual(relayed.ask("RCPT TO:<b@x> NOTIFY=NEVER ORCPT=x;y RRVS=2026-01-01T00:00:00Z;C")[:3], "250")
         self.assertEqual(relayed.script.lines[1:], ["MAIL FROM:<a@x>", "RCPT TO:<b@x>"])
 
     def test_mustNotBeLost(self) -> None:
-        """What is more than advice is refused; the connection is kept."""
+        """Parameters that must not be dropped are refused, and the connection is kept."""
         for parameter, refusal in (
             ("SMTPUTF8", "550 5.6.7"),
             ("REQUIRETLS", "550 5.7.30"),
@@ -603,7 +607,8 @@ class ParameterTests(SynchronousTestCase):
             self.assertEqual(relayed.script.lines[1:], ["MAIL FROM:<a@x>"])
 
     def test_eightBits(self) -> None:
-        """A message beyond ASCII to a server without 8BITMIME is 554 5.6.3 (RFC 6152 3); one in ASCII is passed on."""
+        """A message that is not ASCII gets 554 5.6.3 if the next server lacks 8BITMIME (RFC 6152 3). An ASCII message
+        is forwarded."""
         relayed = self.relayed()
         relayed.ask("MAIL FROM:<a@x> BODY=8BITMIME")
         relayed.ask("RCPT TO:<b@x>")
@@ -613,13 +618,13 @@ class ParameterTests(SynchronousTestCase):
         self.assertEqual(relayed.send_data(b"A: b\r\n\r\n")[:3], "250")
 
     def test_size(self) -> None:
-        """One that is larger than the next server takes is refused without being sent."""
+        """A message that is too large for the next server is refused without being sent."""
         relayed = self.relayed("SIZE 500")
         self.assertEqual(relayed.send(b"x" * 500 + b"\r\n")[:9], "552 5.3.4")
         self.assertEqual((relayed.send()[:3], len(relayed.script.said("DATA"))), ("250", 1))
 
     def test_binary(self) -> None:
-        """BINARYMIME goes by BDAT, octet for octet."""
+        """BINARYMIME is sent with BDAT, octet for octet."""
         relayed = self.relayed(*OFFERS)
         relayed.ask("MAIL FROM:<a@x> BODY=BINARYMIME")
         relayed.ask("RCPT TO:<b@x>")
@@ -630,7 +635,7 @@ class ParameterTests(SynchronousTestCase):
         self.assertEqual(relayed.script.said("RSET"), [])
 
     def test_binaryRefused(self) -> None:
-        """A BINARYMIME message that is refused leaves a connection that is fit for the next (RFC 3030 2)."""
+        """After a refused BINARYMIME message, the connection can be reused (RFC 3030 2)."""
         relayed = self.relayed(*OFFERS)
         relayed.script.script["."] = [b"554 5.6.0 no\r\n"]
         relayed.ask("MAIL FROM:<a@x> BODY=BINARYMIME")
@@ -640,7 +645,7 @@ class ParameterTests(SynchronousTestCase):
         self.assertEqual((relayed.send()[:3], relayed.script.connections), ("250", 1))
 
     def test_requireTLS(self) -> None:
-        """REQUIRETLS goes along to a server that offers it and has shown who it is (RFC 8689 4.2.1)."""
+        """REQUIRETLS is forwarded only to a verified server that offers it (RFC 8689 4.2.1)."""
         relayed = self.relayed("REQUIRETLS")
         relayed.send()
         relayed.script.open[0].protocol.verified = True
@@ -649,12 +654,12 @@ class ParameterTests(SynchronousTestCase):
 
 
 class LMTPTests(SynchronousTestCase):
-    """Servers that speak LMTP, behind us and before us."""
+    """Clients and next servers that use LMTP."""
 
     each = (b"250 2.0.0 b has it\r\n", b"452 4.2.2 c is full\r\n", b"250 2.0.0 d has it\r\n")
 
     def test_underSMTP(self) -> None:
-        """Each recipient has a verdict; a client of SMTP gets one that loses nobody's mail."""
+        """Each recipient has a reply. An SMTP client gets one that loses no mail."""
         relayed = Relayed(Script(DOT=self.each), lmtp=True)
         relayed.begin("b@x", "c@x", "d@x")
         self.assertEqual(relayed.send_data(), "452 4.2.2 c is full")
@@ -665,7 +670,7 @@ class LMTPTests(SynchronousTestCase):
         self.assertEqual(relayed.script.connections, 1)
 
     def test_underLMTP(self) -> None:
-        """A client of LMTP gets each of them."""
+        """An LMTP client gets all replies."""
         relayed = Relayed.__new__(Relayed)
         script = Script(DOT=self.each)
         relayed.script, relayed.clock = script, script.clock
@@ -687,7 +692,7 @@ class LMTPTests(SynchronousTestCase):
         return Client(factory=factory)
 
     def test_closesWithin(self) -> None:
-        """One that closes before all verdicts are there: those that it gave stand."""
+        """If the server closes before all replies, those that it has sent are valid."""
         script = Script(DOT=(*self.each[:2], CLOSE))
         upstream = Upstream("x.test", endpoint=script, reactor=script.clock, lmtp=True)
         self.assertEqual([reply.code for reply in sent(script, upstream, ["b@x", "c@x", "d@x"])], [250, 452, 451])
@@ -696,7 +701,7 @@ class LMTPTests(SynchronousTestCase):
 def sent(
     script: Script, upstream: Upstream, recipients: list[str], content: bytes = MESSAGE, **more: Any
 ) -> list[Reply]:
-    """What becomes of a message that a program sends."""
+    """The result of sending a message from a program."""
     sending = Deferred.fromCoroutine(upstream.send("a@x", recipients, content, **more))
     for _ in range(50):
         script.clock.advance(0)
@@ -707,7 +712,7 @@ def sent(
 
 
 class SendTests(SynchronousTestCase):
-    """A whole message at once, for programs."""
+    """A program sends a whole message."""
 
     def send(self, recipients: list[str], content: bytes = MESSAGE, more: Any = None, **script: Any) -> list[str]:
         self.script = Script(**script)
@@ -721,7 +726,8 @@ class SendTests(SynchronousTestCase):
         self.assertEqual(self.script.messages, [MESSAGE])
 
     def test_all(self) -> None:
-        """Refused sender, recipients, or message; down: all recipients have the same."""
+        """If the sender, the recipients or the message are refused, or the server is down, all recipients have the same
+        reply."""
         self.assertEqual(self.send(["b@x", "c@x"], MAIL=b"550 5.1.8 no\r\n"), ["550 5.1.8 no"] * 2)
         self.assertEqual(self.send(["b@x", "c@x"], DOT=b"451 4.3.0 no\r\n"), ["451 4.3.0 no"] * 2)
         self.assertEqual([each[:9] for each in self.send(["b@x", "c@x"], down=True)], ["451 4.4.1"] * 2)
@@ -730,37 +736,37 @@ class SendTests(SynchronousTestCase):
         self.assertEqual(self.send([]), [])
 
     def test_closesBetween(self) -> None:
-        """A server that closes among the recipients: none has the message."""
+        """If a server closes during the RCPT commands, no recipient has the message."""
         replies = self.send(["b@x", "c@x", "d@x"], RCPT=[None, CLOSE])
         self.assertEqual([each[:9] for each in replies], ["451 4.4.2"] * 3)
         self.assertEqual(self.script.messages, [])
 
     def test_lineEnds(self) -> None:
-        """Whatever line ends the program has, CRLF are sent; the last line gets one."""
+        """Any line ends become CRLF. The last line gets one, too."""
         self.send(["b@x"], b"A: b\n\n.\nc")
         self.assertEqual(self.script.messages, [b"A: b\r\n\r\n..\r\nc\r\n"])
 
     def test_eightBits(self) -> None:
-        """Octets beyond ASCII are announced."""
+        """Octets that are not ASCII are declared with BODY."""
         self.send(["b@x"], b"A: \xc3\xa9\n")
         self.assertEqual(self.script.said("MAIL"), ["MAIL FROM:<a@x> BODY=8BITMIME"])
 
     def test_options(self) -> None:
-        """Parameters, of MAIL and of each recipient."""
+        """Parameters of MAIL and of each recipient."""
         self.send(["b@x", "c@x"], more={"mail_options": ["RET=FULL"], "rcpt_options": [["NOTIFY=NEVER"], []]})
         self.assertEqual(
             self.script.lines[1:4], ["MAIL FROM:<a@x> RET=FULL", "RCPT TO:<b@x> NOTIFY=NEVER", "RCPT TO:<c@x>"]
         )
 
     def test_nothingGetsOut(self) -> None:
-        """An address that would be more than one, or a command of its own, is refused and never written."""
+        """A text that is more than one address, or contains a command, is refused and never sent."""
         evil = ["b@x> NOTIFY=NEVER", "b@x>\r\nRSET", "b@x\r\nRSET", "<b@x", "", "@y:b@x", "\u00e9@x", "b@x\n"]
         replies = self.send([*evil, "good@x"])
         self.assertEqual([each[0] for each in replies], ["5"] * len(evil) + ["2"])
         self.assertEqual(self.script.said("RCPT"), ["RCPT TO:<good@x>"])
 
     def test_noCharacters(self) -> None:
-        """What cannot be encoded, or controls something, is refused and never written, with SMTPUTF8 too."""
+        """Text that cannot be encoded, and control characters, are refused and never sent, even with SMTPUTF8."""
         evil = ["\udcff@x", "\x85@x", "\u2028@x"]
         utf8 = {"mail_options": ["SMTPUTF8"]}
         replies = self.send([*evil, "\u00e9@x"], more=utf8)
@@ -770,7 +776,7 @@ class SendTests(SynchronousTestCase):
             self.assertEqual(self.send(["b@x"], more={"mail_options": [option]})[0][:9], "550 5.6.7")
 
     def test_mistakes(self) -> None:
-        """A message or parameters that a program has got wrong are an exception, and leave no connection behind."""
+        """A message or parameter of a wrong type is an exception, and leaves no connection behind."""
         for content, more in (
             (None, {}),
             ("text", {}),
@@ -790,16 +796,16 @@ class SendTests(SynchronousTestCase):
             self.assertEqual(script.open, [])
 
     def test_lineEndInOption(self) -> None:
-        """Nor does a parameter get out."""
+        """Nor is an invalid parameter sent."""
         self.assertEqual(self.send(["b@x"], more={"mail_options": ["RET=FULL\r\nRSET"]})[0][:3], "501")
         self.assertEqual(self.script.said("RSET"), [])
 
 
 class SubclassTests(SynchronousTestCase):
-    """Proxies of one's own."""
+    """Subclasses of Proxy."""
 
     def test_handleDATA(self) -> None:
-        """handle_DATA may change the message before it goes on."""
+        """handle_DATA may change the message before it is forwarded."""
 
         class Stamping(Proxy):
             async def handle_DATA(self, server: Any, session: Any, envelope: Envelope) -> Any:
@@ -811,7 +817,8 @@ class SubclassTests(SynchronousTestCase):
         self.assertIn(b"\r\nX-Stamp: seen\r\n", relayed.script.messages[0])
 
     def test_ownRecipients(self) -> None:
-        """Hooks that decide about recipients and senders by themselves: the next server is asked with the message."""
+        """If hooks decide about recipients and senders themselves, the next server gets the transaction with the
+        message."""
 
         class Deciding(Proxy):
             async def handle_RCPT(
@@ -832,7 +839,7 @@ class SubclassTests(SynchronousTestCase):
         self.assertEqual(relayed.send_data(), "550 5.1.1 who?")
 
     def test_recipientTakenOut(self) -> None:
-        """A recipient that a hook takes out again gets nothing."""
+        """A recipient that a hook removes again gets nothing."""
 
         class Dropping(Proxy):
             async def handle_DATA(self, server: Any, session: Any, envelope: Envelope) -> Any:
@@ -849,10 +856,10 @@ class SubclassTests(SynchronousTestCase):
 
 
 class OptionTests(SynchronousTestCase):
-    """What a Proxy is told, in Python and on the command line."""
+    """The arguments of a Proxy, in Python and on the command line."""
 
     def test_wrong(self) -> None:
-        """Values that will not do are refused when it is made."""
+        """Invalid values are refused when it is created."""
         for arguments, options in (
             (("",), {}), (("a b",), {}), (("x", 0), {}), (("x", 65536), {}), (("x", "25"), {}), (("x", True), {}),
             (("x",), {"tls": "maybe"}), (("x",), {"username": "u"}), (("x",), {"hello": "a b"}), (("x",), {"tls": ""}),
@@ -872,13 +879,13 @@ class OptionTests(SynchronousTestCase):
                 self.assertRaises(ValueError, Proxy, "x", **{name: seconds})
 
     def test_tlsByDefault(self) -> None:
-        """A password goes over TLS only, unless one says otherwise."""
+        """A password is sent only over TLS, unless the option tls says otherwise."""
         self.assertEqual(Upstream("x").tls, "opportunistic")
         self.assertEqual(Upstream("x", username="u", password="p").tls, "required")
         self.assertEqual(Upstream("/run/x", username="u", password="p").tls, "never")
 
     def test_addresses(self) -> None:
-        """Brackets are no part of an address."""
+        """Brackets are not part of an address."""
         for host, bare in (
             ("[::1]", "::1"),
             ("::1", "::1"),
@@ -917,7 +924,7 @@ class OptionTests(SynchronousTestCase):
 
 
 class WarningTests(LoggingTestCase):
-    """Who relays for everybody is told."""
+    """An open relay logs a warning."""
 
     def warnings(self, server: dict[str, Any], make: Any = Proxy) -> int:
         relayed = Relayed(Script(), server=server, make=make)
@@ -926,11 +933,12 @@ class WarningTests(LoggingTestCase):
         return len(self.logged("warn"))
 
     def test_open(self) -> None:
-        """Once, where the server listens beyond loopback without AUTH, and no handle_RCPT decides."""
+        """Once, if the server listens on other addresses than loopback without AUTH, and has no handle_RCPT of its
+        own."""
         self.assertEqual(self.warnings({}), 1)
 
     def test_deciding(self) -> None:
-        """Not where a handle_RCPT decides."""
+        """Not with an overridden handle_RCPT."""
 
         class Deciding(Proxy):
             async def handle_RCPT(self, *arguments: Any) -> Any:

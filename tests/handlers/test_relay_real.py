@@ -1,4 +1,4 @@
-"""Relaying over real sockets: to Postfix's smtp-sink, and to another server of ours with TLS and AUTH."""
+"""Relaying over real sockets: to Postfix's smtp-sink, and to another server of this package with TLS and AUTH."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class RelayTestCase(TLSTestCase):
     """A test case with a Proxy that listens on loopback."""
 
     async def relay(self, host: str, port: int = 25, listen: int = 0, **options: Any) -> int:
-        """Listen with a Proxy to this server; return the port."""
+        """Listen with a Proxy to this server. Return the port."""
         proxy = Proxy(host, port, **options)
         factory = SMTPFactory(proxy, hostname="relay.test")
         listening = await TCP4ServerEndpoint(reactor, listen, interface="127.0.0.1").listen(factory)
@@ -52,7 +52,7 @@ class RelayTestCase(TLSTestCase):
 
 
 def send(port: int, message: str | bytes = MESSAGE, recipients: list[str] = RECIPIENTS) -> Any:
-    """Send a message; return the refused recipients, or the refusal of all."""
+    """Send a message. Return the refused recipients, or the refusal of all."""
     with smtplib.SMTP("127.0.0.1", port, timeout=PATIENCE) as client:
         try:
             return client.sendmail(SENDER, recipients, message)
@@ -72,7 +72,7 @@ class SinkTests(RelayTestCase):
         self.addCleanup(shutil.rmtree, self.stores)
 
     async def sink(self, *options: str, unix: bool = False) -> Any:
-        """Start smtp-sink; return where it listens, and the folder of its messages."""
+        """Start smtp-sink. Return its address, and the folder of its messages."""
         path = self.stores / "socket"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -101,11 +101,11 @@ class SinkTests(RelayTestCase):
         return (str(path),) if unix else ("127.0.0.1", number)
 
     def stored(self) -> list[bytes]:
-        """The messages that it has taken."""
+        """The messages that it has received."""
         return [each.read_bytes() for each in self.stores.iterdir() if each.is_file()]
 
     async def test_taken(self) -> None:
-        """A message with dots and three recipients arrives as it was sent, with Received and X-Peer."""
+        """A message with dots and three recipients arrives unchanged, with Received and X-Peer."""
         port = await self.relay(*await self.sink())
         self.assertEqual(await self.run_client(send, port), {})
         (message,) = self.stored()
@@ -114,7 +114,7 @@ class SinkTests(RelayTestCase):
         self.assertIn(b"\nReceived: from ", message)
 
     async def test_refusing(self) -> None:
-        """What it refuses, for now or for good, at whatever point, the client hears."""
+        """The client gets each refusal, temporary or permanent, at any point."""
         for option, refused in (("-f", "5"), ("-r", "4")):
             for command in ("MAIL", "RCPT", "DATA", "."):
                 port = await self.relay(*await self.sink(option, command))
@@ -123,7 +123,7 @@ class SinkTests(RelayTestCase):
                 self.assertEqual({str(code)[0] for code in codes}, {refused}, (option, command, answer))
 
     async def test_closing(self) -> None:
-        """Where it closes, with 421 or without a word, the client hears 451, and keeps its connection."""
+        """If it closes, with 421 or without, the client gets 451, and keeps its connection."""
         for option in ("-q", "-Q"):
             for command in ("CONNECT", "EHLO", "MAIL", "RCPT", "DATA", "."):
                 port = await self.relay(*await self.sink(option, command))
@@ -132,7 +132,7 @@ class SinkTests(RelayTestCase):
                 self.assertEqual(codes, {451}, (option, command, answer))
 
     async def test_premature(self) -> None:
-        """One that refuses the message in the middle of it, and reads no more: its refusal is the client's."""
+        """If it refuses the message before its end and stops reading, the client gets the refusal."""
         port = await self.relay(*await self.sink("-A", "0"))
         answer = await self.run_client(
             send, port, b"Subject: x\r\n\r\n" + b"x" * 70 + b"\r\n" + b"y" * 5_000_000 + b"\r\n"
@@ -140,14 +140,14 @@ class SinkTests(RelayTestCase):
         self.assertIn(answer, (550, 451))
 
     async def test_down(self) -> None:
-        """Nobody there: 451."""
+        """If no server listens, the reply is 451."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = await self.relay("127.0.0.1", probe.getsockname()[1])
             self.assertEqual(await self.run_client(send, port), 451)
 
     async def test_itself(self) -> None:
-        """A Proxy whose next server it is itself: the first message shows it, and the reply is 451."""
+        """A Proxy whose next server is itself detects that with the first message, and replies 451."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -170,7 +170,7 @@ class SinkTests(RelayTestCase):
         self.assertEqual(len(self.stored()), 1)
 
     async def test_large(self) -> None:
-        """A message of many megabytes arrives whole."""
+        """A message of many megabytes arrives complete."""
         port = await self.relay(*await self.sink())
         body = b"".join(b"%07d.%s\r\n" % (number, b"x" * 60) for number in range(150_000))
         self.assertEqual(await self.run_client(send, port, b"Subject: x\r\n\r\n" + body), {})
@@ -178,7 +178,7 @@ class SinkTests(RelayTestCase):
         self.assertTrue(message.rstrip(b"\n").endswith(body.replace(b"\r\n", b"\n").rstrip(b"\n")))
 
     async def test_nobodyWaits(self) -> None:
-        """While the next server takes seconds for each reply, other sessions are quick."""
+        """While the next server takes seconds for each reply, other sessions are fast."""
         port = await self.relay(*await self.sink("-w", "2"))
         slow = self.run_client(send, port)
         waiting = DeferredList([_of(slow)])
@@ -201,15 +201,15 @@ def _of(coroutine: Any) -> Any:
 
 
 class TLSAndAuthTests(RelayTestCase):
-    """Another server of ours as the next one, which wants TLS and a password."""
+    """Another server of this package as the next one, which requires TLS and a password."""
 
     def trusted(self, name: str = "localhost") -> Any:
-        """What a client trusts that is told about the tests' authority."""
+        """The trust of a client that has the authority of the tests."""
         root = trustRootFromCertificates([TwistedCertificate.loadPEM(self.ca_file.read_bytes())])
         return optionsForClientTLS(name, trustRoot=root)
 
     async def upstream(self, **options: Any) -> int:
-        """A server with TLS that lets in who knows the password."""
+        """A server with TLS that accepts one password."""
 
         def decide(server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
             return AuthResult(success=data.login == b"relay" and data.password == b"secret")
@@ -217,12 +217,12 @@ class TLSAndAuthTests(RelayTestCase):
         return await self.serve(authenticator=decide, auth_required=True, auth_failure_delay=0, **options)
 
     async def attempt(self, port: int, **options: Any) -> Any:
-        """What becomes of a message by way of a Proxy with these options."""
+        """Send a message through a Proxy with these options, and return the result."""
         relay = await self.relay("localhost", port, connect_timeout=PATIENCE, **options)
         return await self.run_client(send, relay)
 
     async def test_starttls(self) -> None:
-        """By STARTTLS, with a certificate that was verified, and logged in."""
+        """With STARTTLS, a verified certificate, and a login."""
         port = await self.upstream(require_starttls=True)
         self.assertEqual(
             await self.attempt(port, tls="required", tls_context=self.trusted(), username="relay", password="secret"),
@@ -232,7 +232,7 @@ class TLSAndAuthTests(RelayTestCase):
         self.assertTrue(session.ssl and session.authenticated)
 
     async def test_implicit(self) -> None:
-        """In TLS from the first octet; a large message, too."""
+        """With implicit TLS, and a large message."""
         port = await self.upstream(implicit_tls=True)
         relay = await self.relay(
             "localhost", port, tls="implicit", tls_context=self.trusted(), username="relay", password="secret"
@@ -255,7 +255,7 @@ class TLSAndAuthTests(RelayTestCase):
         self.assertEqual((self.handler.messages, self.handler.sessions), ([], []))
 
     async def test_opportunistic(self) -> None:
-        """TLS where it is offered, whoever it is; in clear where it is not; but not the password."""
+        """TLS without verification if it is offered, and plain text otherwise. The password is not sent."""
         port = await self.serve()
         self.assertEqual(await self.attempt(port), {})
         self.assertTrue(self.handler.sessions[0].ssl)
@@ -266,7 +266,7 @@ class TLSAndAuthTests(RelayTestCase):
         self.assertEqual(len(self.handler.messages), 2)
 
     async def test_notLetIn(self) -> None:
-        """A wrong password, and none at all: the client is to try again; the sender is not told of our password."""
+        """With a wrong password, or without one, the client gets a temporary refusal without details of the login."""
         port = await self.upstream()
         options: dict[str, Any] = {"tls": "required", "tls_context": self.trusted()}
         self.assertEqual(await self.attempt(port, username="relay", password="wrong", **options), 451)

@@ -1,4 +1,4 @@
-"""Trace header fields: what they say, and that nothing a client chose gets out of its field."""
+"""Trace header fields: their contents, and that values from the client cannot end a field."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ class TraceHeaderTests(SynchronousTestCase):
         )
 
     def test_date(self):
-        """The date is one of RFC 5322 with a numeric zone, and is the moment that was given."""
+        """The date has the form of RFC 5322 with a numeric zone, and is the given time."""
         message = email.message_from_bytes(header(), policy=email.policy.default)
         text = message["Received"].rpartition(";")[2].strip()
         self.assertEqual(email.utils.parsedate_to_datetime(text).timestamp(), 86400 * 365)
         self.assertRegex(text, r"[+-]\d{4}$")
 
     def test_dateIsOfNow(self):
-        """Without a time given it is the present."""
+        """By default, it is the current time."""
         self.assertIn(b";\n\t", trace_header.trace_header("mx.example", *exchange(), "1"))
 
     def test_bounce(self):
@@ -70,7 +70,7 @@ class TraceHeaderTests(SynchronousTestCase):
         self.assertEqual(message["X-RcptTo"], "b@example.com, c@example.com")
 
     def test_transmissionTypes(self):
-        """The with clause tells EHLO, TLS, AUTH, SMTPUTF8 and LMTP by the registered names."""
+        """The with clause shows EHLO, TLS, AUTH, SMTPUTF8 and LMTP with the registered keywords."""
         for attributes, lmtp, name in [
             ({"extended_smtp": False}, False, "SMTP"),
             ({}, False, "ESMTP"),
@@ -87,7 +87,7 @@ class TraceHeaderTests(SynchronousTestCase):
             self.assertEqual(trace_header.transmission_type(*exchange(**attributes), lmtp=lmtp), name)
 
     def test_clientAddress(self):
-        """The client's address is a literal of RFC 5321; a Unix socket has none."""
+        """The client's address is an address literal of RFC 5321. A Unix socket has none."""
         for peer, literal in [
             (("2001:db8::1", 25, 0, 0), "from client.example ([IPv6:2001:db8::1])\n"),
             (("fe80::1%eth0", 25), "from client.example ([IPv6:fe80::1])\n"),
@@ -98,11 +98,11 @@ class TraceHeaderTests(SynchronousTestCase):
             self.assertIn(literal, header(peer=peer).decode())
 
     def test_noGreeting(self):
-        """A client that did not say its name is unknown."""
+        """A client without a name is called unknown."""
         self.assertIn(b"Received: from unknown ([", header(host_name=None))
 
     def test_hostileClient(self):
-        """Line ends, NULs and parentheses in what the client says add no field, no clause and no body."""
+        """Line ends, NULs and parentheses in values from the client add no field, clause or body."""
         for attributes in [
             {"host_name": HOSTILE},
             {"sender": HOSTILE},
@@ -117,16 +117,16 @@ class TraceHeaderTests(SynchronousTestCase):
             octets.decode("utf-8")
 
     def test_hostileName(self):
-        """A greeting with blanks, comments and semicolons is a single word in Received."""
+        """A greeting with spaces, comments and semicolons is a single word in Received."""
         self.assertIn(b"Received: from a??by?evil???x ([192.0.2.1])\n", header(host_name="a (by evil) ;x"))
 
     def test_longName(self):
-        """A greeting is not longer in Received than a domain can be."""
+        """A greeting in Received is not longer than a domain can be."""
         octets = header(host_name="x" * 5000)
         self.assertLess(max(map(len, octets.split(b"\n"))), 300)
 
     def test_utf8Addresses(self):
-        """Addresses beyond ASCII stand in the fields in UTF-8; in those that programs read, so that they can."""
+        """Addresses that are not ASCII are UTF-8 in most fields, and encoded in the fields that programs read."""
         octets = header("jörg@example.com", ["用户@例子.example"], smtp_utf8=True)
         self.assertIn("Return-Path: <jörg@example.com>\n".encode(), octets)
         self.assertIn("for <用户@例子.example>;".encode(), octets)
@@ -134,7 +134,7 @@ class TraceHeaderTests(SynchronousTestCase):
         self.assertEqual((message["X-MailFrom"], message["X-RcptTo"]), ("jörg@example.com", "用户@例子.example"))
 
     def test_manyRecipients(self):
-        """A thousand recipients are all in X-RcptTo, in lines that are not too long, and read back as one value."""
+        """A thousand recipients are all in X-RcptTo, in lines that are not too long, and are read as one value."""
         recipients = [f"user{number}@example.com" for number in range(1000)]
         octets = header(recipients=recipients)
         self.assertLess(max(map(len, octets.split(b"\n"))), 998)
@@ -153,16 +153,17 @@ DISGUISED = (
 
 
 class DisguisedTests(SynchronousTestCase):
-    """Nothing that a client says is decoded into something else."""
+    """Nothing from a client is decoded into something else."""
 
     def readings(self, octets):
-        """The header as readers of three kinds have it."""
+        """The header as three kinds of readers parse it."""
         yield email.message_from_bytes(octets, policy=email.policy.default)
         yield email.message_from_bytes(octets, policy=email.policy.SMTP)
         yield email_message(octets)
 
     def test_x(self):
-        """X-MailFrom and X-RcptTo say what the client said to those who decode, and say nothing else to others."""
+        """Readers that decode X-MailFrom and X-RcptTo get exactly what the client sent. For others they have no other
+        meaning."""
         for path in DISGUISED:
             octets = header(path, [path, "b@example.com"])
             for message in self.readings(octets):
@@ -173,7 +174,7 @@ class DisguisedTests(SynchronousTestCase):
             self.assertLess(max(map(len, octets.split(b"\n"))), 998)
 
     def test_paths(self):
-        """Return-Path and Received name an address that means the same, and has nothing to decode."""
+        """Return-Path and Received have an equivalent address without encoded words."""
         octets = header(DISGUISED[0], [DISGUISED[0]])
         same = '<"=\\?utf-8?q?root=40corp=2Eexample=2C?="@evil.example>'
         for message in self.readings(octets):
@@ -191,7 +192,7 @@ class WithoutForgeriesTests(SynchronousTestCase):
         self.assertEqual(trace_header.without_forgeries(message), expected)
 
     def test_nothingToDo(self):
-        """A message without forgeries stays as it is."""
+        """A message without forgeries is unchanged."""
         for message in [
             b"",
             b"\n",
@@ -202,11 +203,11 @@ class WithoutForgeriesTests(SynchronousTestCase):
             self.check(message, message)
 
     def test_forgery(self):
-        """Fields of our names go, whatever their case and however they are folded."""
+        """Fields with these names are removed, in any case and however they are folded."""
         self.check(b"X-Peer: x\nA: b\nx-mailFROM :y\n z\n\tz\nC: d\nX-RcptTo:\n\nbody\n", b"A: b\nC: d\n\nbody\n")
 
     def test_onlyForgeries(self):
-        """A header that is nothing but forgeries leaves the body."""
+        """A header that consists of forgeries is removed, and the body stays."""
         self.check(b"Return-Path: <x>\nX-Peer: y\n\nbody\n", b"\nbody\n")
 
     def test_noBody(self):
@@ -214,16 +215,16 @@ class WithoutForgeriesTests(SynchronousTestCase):
         self.check(b"A: b\nX-Peer: y", b"A: b\n")
 
     def test_body(self):
-        """What stands in the body is nobody's forgery."""
+        """Lines of the body do not count as forgeries."""
         self.check(b"A: b\nX-Peer: c\n\nX-Peer: x\n", b"A: b\n\nX-Peer: x\n")
 
     def test_foldedFirstLine(self):
-        """A message that begins with a folded line does not go on with our last field."""
+        """A message that starts with a folded line does not continue the last trace field."""
         self.check(b" , boss@example.com\nA: b\n\nx\n", b"\n , boss@example.com\nA: b\n\nx\n")
         self.check(b"\tx\n", b"\n\tx\n")
 
     def test_bareCR(self):
-        """A forgery behind a CR on its own is found too: Python's email package sees a line there."""
+        """A forgery after a bare CR is found, too: Python's email package treats it as a line end."""
         message = trace_header.without_forgeries(b"A: b\rX-Peer: x\nC: d\n\nbody\n")
         self.assertEqual(email.message_from_bytes(message).get_all("X-Peer"), None)
 
@@ -235,7 +236,7 @@ class WithoutForgeriesTests(SynchronousTestCase):
     @example(b" a\rb", [4])
     @example(b" a\nb", [3])
     def test_binary(self, message, cuts):
-        """So it is with CR LF, and of a message without such fields each octet is left."""
+        """The same is true with CR LF. A message without such fields keeps every octet."""
         message = message.replace(b"\n", b"\r\n")
         for content in message, b"A: " + message.replace(b"X", b"Y").replace(b"x", b"y").replace(b"R", b"S") + b"\r":
             forgeries = trace_header.ForgeryFilter(b"\r\n")
@@ -248,7 +249,7 @@ class WithoutForgeriesTests(SynchronousTestCase):
     @example(b"A: b\nX-Peer" + b" " * 70 + b":x\n y\n", [70])
     @example(b"X-Peer: " + b"v" * 100 + b"\n w\nA: b\n\nx", [20, 110])
     def test_pieces(self, message, cuts):
-        """However a message is cut into pieces, the same is left of it, and none of the fields of our names."""
+        """The result does not depend on how a message is split, and has no fields with these names."""
         forgeries = trace_header.ForgeryFilter()
         edges = [0, *sorted(min(cut, len(message)) for cut in cuts), len(message)]
         fed = b"".join(forgeries.feed(message[start:end]) for start, end in pairwise(edges)) + forgeries.close()

@@ -1,4 +1,4 @@
-"""What the tests of hand-offs share: a server of theirs on loopback, and clients in threads."""
+"""Shared by the tests of hand-offs: a server on loopback, and clients in threads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATIENCE = 60  # seconds
 
 
 def message_of(size: int) -> bytes:
-    """A message of so many octets."""
+    """A message of this number of octets."""
     header = b"Subject: large\r\n\r\n"
     line = b"x" * 76 + b"\r\n"
     return (header + line * (size // 78 + 1))[: size - 2] + b"\r\n"
@@ -32,7 +32,7 @@ class Client:
         self.smtp.ehlo("client.test")
 
     def send(self, message: bytes = MESSAGE, to: str = "b@y.test", declared: bool = True) -> tuple[int, str]:
-        """Send a message; return code and text of the reply that decided."""
+        """Send a message. Return the code and text of the reply that decides."""
         smtp = self.smtp
         options = ["BODY=8BITMIME", *([f"SIZE={len(message)}"] if declared else [])]
         for command in (lambda: smtp.mail("a@x.test", options), lambda: smtp.rcpt(to)):
@@ -52,7 +52,7 @@ class Client:
 
 
 def send(port: int, message: bytes = MESSAGE, **options: Any) -> tuple[int, str]:
-    """Send a message in a session of its own."""
+    """Send a message in its own session."""
     client = Client(port)
     try:
         return client.send(message, **options)
@@ -66,7 +66,7 @@ class HandoffTestCase(TestCase):
     timeout = 120
 
     async def serve(self, handler: Any, **settings: Any) -> int:
-        """Serve with a handler, which is started; return the port."""
+        """Serve with a handler, which is started. Return the port."""
         factory = SMTPFactory(handler, hostname="mx.test", **settings)
         port: Any = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
         handler.startService()
@@ -81,7 +81,7 @@ class HandoffTestCase(TestCase):
             await handler.stopService()
 
     def send(self, port: int, *arguments: Any, **options: Any) -> Deferred[tuple[int, str]]:
-        """Send a message in a session of its own, from a thread."""
+        """Send a message in its own session, from a thread."""
         return deferToThread(send, port, *arguments, **options)
 
     async def wait_for(self, condition: Any, seconds: float = PATIENCE) -> None:

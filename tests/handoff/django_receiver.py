@@ -1,4 +1,4 @@
-"""A Django application that receives mail by anymail, as its documentation says, run by the tests as a process."""
+"""A Django application that receives mail with anymail, as in its documentation. The tests run it as a process."""
 
 import json
 import sys
@@ -29,7 +29,7 @@ urlpatterns = [path("anymail/", include("anymail.urls"))]
 
 
 def received(sender, event, esp_name, **kwargs):
-    """Write down what the application sees of a message."""
+    """Record what the application gets of a message."""
     mail = event.message
     seen = {
         "service": esp_name,

@@ -1,4 +1,4 @@
-"""A Kafka cluster of the tests' own: librdkafka's mock cluster, in this process, with what can go wrong in it."""
+"""A Kafka cluster for the tests: librdkafka's mock cluster, in this process, with faults."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PRODUCE = 0  # the API keys of Kafka's protocol
 
 
 def _library() -> Any:
-    """The librdkafka that confluent-kafka brings."""
+    """The librdkafka of confluent-kafka."""
     found = importlib.util.find_spec("confluent_kafka")
     assert found is not None and found.origin is not None
     libraries = list(Path(found.origin).parent.parent.glob("confluent_kafka.libs/librdkafka*.so*"))
@@ -64,11 +64,11 @@ class Cluster:
         self._library.rd_kafka_destroy(self._client)
 
     def lead(self, broker: int) -> None:
-        """Another broker is the leader of the partition."""
+        """Another broker becomes the leader of the partition."""
         self._library.rd_kafka_mock_partition_set_leader(self._cluster, self._topic, 0, broker)
 
     def down(self) -> None:
-        """No broker answers, and connections are lost."""
+        """No broker responds, and connections are lost."""
         for broker in self.BROKERS:
             self._library.rd_kafka_mock_broker_set_down(self._cluster, broker)
 
@@ -77,7 +77,7 @@ class Cluster:
             self._library.rd_kafka_mock_broker_set_up(self._cluster, broker)
 
     def delay(self, milliseconds: int) -> None:
-        """All brokers answer late."""
+        """All brokers respond late."""
         for broker in self.BROKERS:
             self._library.rd_kafka_mock_broker_set_rtt(self._cluster, broker, milliseconds)
 
@@ -89,11 +89,11 @@ class Cluster:
         )
 
     def fail_topic(self, error: int) -> None:
-        """Whoever asks for the topic gets this error."""
+        """Requests for the topic get this error."""
         self._library.rd_kafka_mock_topic_set_error(self._cluster, self._topic, error)
 
     def take_all(self, count: int) -> list[Any]:
-        """So many messages from the beginning of the topic."""
+        """This number of messages from the beginning of the topic."""
         from confluent_kafka import Consumer
 
         consumer = Consumer({"bootstrap.servers": self.brokers, "group.id": "test", "auto.offset.reset": "earliest"})

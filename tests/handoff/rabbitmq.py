@@ -1,4 +1,4 @@
-"""A RabbitMQ broker of the tests' own: Debian's package, on loopback ports, in a folder of its own."""
+"""A RabbitMQ broker for the tests: Debian's package, on loopback ports, with its own folder."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def free_port() -> int:
 
 
 class Broker:
-    """One RabbitMQ node, with a TLS listener for clients that show a certificate."""
+    """One RabbitMQ node, with a TLS listener for clients with a certificate."""
 
     def __init__(self) -> None:
         if not os.path.exists(SERVER):
@@ -72,13 +72,13 @@ class Broker:
 
     @property
     def authority(self) -> Path:
-        """The file of the authority of all certificates."""
+        """The certificate file of the authority."""
         path = self.folder / "authority.pem"
         path.write_bytes(tls.authority().cert_pem.bytes())
         return path
 
     def certificate(self, name: str) -> Path:
-        """The file of a certificate for the name, its key included."""
+        """A file with the certificate for the name and its key."""
         path = self.folder / f"{name}.pem"
         if not path.exists():
             path.write_bytes(tls.combined(tls.issue(name)))
@@ -109,7 +109,7 @@ class Broker:
         }
 
     def start(self, wait: bool = True) -> None:
-        """Start the node; wait until it takes connections."""
+        """Start the node. Wait until it accepts connections."""
         if self._epmd is None:
             epmd = program("epmd", "erlang-base")
             self._epmd = subprocess.Popen(
@@ -123,7 +123,7 @@ class Broker:
             self.wait()
 
     def wait(self) -> None:
-        """Wait until the node takes messages."""
+        """Wait until the node accepts messages."""
         import pika
 
         deadline = time.monotonic() + PATIENCE
@@ -157,7 +157,7 @@ class Broker:
         self.control("eval", "[dets:sync(Table) || Table <- dets:all()].")
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """End the node: SIGKILL at once, SIGTERM in good order."""
+        """End the node: immediately with SIGKILL, cleanly with SIGTERM."""
         if self.process is None:
             return
         with suppress(ProcessLookupError):  # it has ended itself
@@ -182,14 +182,14 @@ class Broker:
         return pika.BlockingConnection(pika.URLParameters(self.url))
 
     def declare(self, queue: str, **arguments: Any) -> None:
-        """Make an empty quorum queue."""
+        """Create an empty quorum queue."""
         with self.connection() as connection:
             channel = connection.channel()
             channel.queue_delete(queue)
             channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum", **arguments})
 
     def take_all(self, queue: str) -> list[tuple[Any, bytes]]:
-        """Properties and body of each message of the queue, which is empty then."""
+        """Return the properties and the body of each message of the queue, and empty it."""
         found = []
         with self.connection() as connection:
             channel = connection.channel()
@@ -204,7 +204,7 @@ _shared: Broker | None = None
 
 
 def shared_broker() -> Broker:
-    """The broker that all tests of this process share; started with the first one."""
+    """The broker that all tests of this process share. The first test starts it."""
     global _shared
     if _shared is None:
         broker = Broker()

@@ -1,4 +1,4 @@
-"""Hand-off to RabbitMQ: a real broker, real clients, and what goes wrong between them."""
+"""Hand-off to RabbitMQ with a real broker and real clients, and failures."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class AMQPTestCase(HandoffTestCase):
 
 
 class PublishTests(AMQPTestCase):
-    """Messages that the broker takes."""
+    """Messages that the broker accepts."""
 
     async def test_message(self) -> None:
         """250 means that the queue has the message, persistent, with its envelope."""
@@ -58,7 +58,7 @@ class PublishTests(AMQPTestCase):
         self.assertEqual(properties.headers["rcpt_domain"], "y.test")
 
     async def test_repeat(self) -> None:
-        """A message that its client sends again has another id and the same fingerprint."""
+        """A message that the client sends again has another id and the same fingerprint."""
         port = await self.served()
         await self.send(port)
         await self.send(port)
@@ -69,7 +69,7 @@ class PublishTests(AMQPTestCase):
         self.assertNotEqual(found[0]["fingerprint"], found[2]["fingerprint"])
 
     async def test_controller(self) -> None:
-        """A program that is not Twisted starts nothing: the first message connects."""
+        """A program without Twisted starts nothing: the first message connects."""
         controller = Controller(AMQPHandoff(self.broker.url, queue=self.queue), hostname="127.0.0.1", port=0)
         await deferToThread(controller.start)
         try:
@@ -80,7 +80,7 @@ class PublishTests(AMQPTestCase):
         self.assertEqual(len(await self.taken()), 2)
 
     async def test_pipelined(self) -> None:
-        """Sessions do not wait for each other's confirms: many messages are in flight at one time."""
+        """Sessions do not wait for each other's confirms: many messages are in flight at the same time."""
         port = await self.served()
         channel = await self._channel()
         most = 0
@@ -106,7 +106,7 @@ class PublishTests(AMQPTestCase):
         self.assertEqual(len(await self.taken()), 100)
 
     async def test_exchange(self) -> None:
-        """The routing key for an exchange is the recipient's domain from the top down."""
+        """The routing key for an exchange is the recipient's domain in reverse order."""
 
         def bind() -> None:
             with self.broker.connection() as connection:
@@ -125,7 +125,7 @@ class PublishTests(AMQPTestCase):
         self.assertEqual(len(await self.taken()), 2)
 
     async def test_declare(self) -> None:
-        """``declare`` makes a quorum queue with dead letters, which is full before it drops anything."""
+        """``declare`` creates a quorum queue with dead letters. If it is full, it rejects messages and drops none."""
         port = await self.served(queue=f"{self.queue}-declared", declare=True)
         self.assertEqual((await self.send(port))[0], 250)
         listed = await deferToThread(self.broker.control, "-q", "list_queues", "name", "type", "arguments")
@@ -135,7 +135,7 @@ class PublishTests(AMQPTestCase):
         self.assertIn("quorum", line)
 
     async def test_full(self) -> None:
-        """A queue that is full rejects: 451, and nothing is dropped."""
+        """A full queue rejects: the reply is 451, and nothing is dropped."""
         await deferToThread(self.broker.declare, self.queue, **{"x-max-length": 1, "x-overflow": "reject-publish"})
         port = await self.served()
         codes = [(await self.send(port))[0] for _ in range(5)]
@@ -144,7 +144,7 @@ class PublishTests(AMQPTestCase):
         self.assertEqual(len(await self.taken()), codes.count(250))
 
     async def test_tls(self) -> None:
-        """With TLS the broker's certificate is verified, and ours is shown."""
+        """With TLS, the broker's certificate is verified, and the client certificate is sent."""
         options = f"queue={self.queue}:ca={self.broker.authority}:certificate={self.broker.certificate('client')}"
         handler: Any = make_handler(f"amqp:amqps://guest:guest@localhost:{self.broker.tls_port}:{options}")
         self.assertEqual((await self.send(await self.serve(handler)))[0], 250)
@@ -154,7 +154,7 @@ class PublishTests(AMQPTestCase):
         self.assertIn("certificate verify failed", str(handler.not_ready()))
 
     async def test_size(self) -> None:
-        """A message that the broker would not take is refused with 552, and other sessions see nothing of it."""
+        """A message that is too large for the broker is refused with 552. Other sessions are not affected."""
         port = await self.served()
         channel = await self._channel()
         other = await deferToThread(Client, port)
@@ -170,7 +170,8 @@ class PublishTests(AMQPTestCase):
         self.assertEqual(len(await self.taken()), 6)
 
     async def test_sizeOfBroker(self) -> None:
-        """A broker that takes less than it was said to: 451, mail is taken again, and the next one is told 552."""
+        """If the broker's limit is lower than configured, the reply is 451. Then mail is accepted again, and the next
+        such message gets 552."""
         port = await self.served(max_size=30 * 2**20, memory=80 * 2**20)
         huge = message_of(20 * 2**20)
         self.assertEqual((await deferToThread(send, port, huge))[0], 451)
@@ -185,10 +186,11 @@ class PublishTests(AMQPTestCase):
 
 
 class FaultTests(AMQPTestCase):
-    """What goes wrong with the broker: never 250 for a message that no queue has."""
+    """Failures of the broker: never 250 for a message that no queue has."""
 
     async def test_queueDeleted(self) -> None:
-        """A queue that is deleted: 451 for all that are in flight, never 250; unready until it is there again."""
+        """If a queue is deleted, all messages in flight get 451, never 250. The server is not ready until the queue
+        exists again."""
         port = await self.served()
         self.assertEqual((await self.send(port))[0], 250)
         await deferToThread(self._delete)
@@ -203,7 +205,7 @@ class FaultTests(AMQPTestCase):
         self.assertEqual((await self.send(port))[0], 250)
 
     async def test_alarm(self) -> None:
-        """A broker short of memory: 451 at once, and mail is taken again when it has recovered."""
+        """If the broker is short of memory, the reply is 451 immediately. Mail is accepted when it has recovered."""
         port = await self.served()
         self.assertEqual((await self.send(port))[0], 250)
         await deferToThread(self.broker.control, "set_vm_memory_high_watermark", "0.0000001")
@@ -220,7 +222,7 @@ class FaultTests(AMQPTestCase):
         self.assertEqual((await self.send(port))[0], 250)
 
     async def test_noQueue(self) -> None:
-        """A server whose queue is missing starts, is unready, says which queue, and takes mail once it is there."""
+        """A server whose queue is missing starts, is not ready, names the queue, and accepts mail once it exists."""
         await deferToThread(self._delete)
         port = await self.served()
         self.assertEqual((await self.send(port))[0], 451)
@@ -230,7 +232,7 @@ class FaultTests(AMQPTestCase):
         self.assertEqual((await self.send(port))[0], 250)
 
     async def test_login(self) -> None:
-        """A login that is refused is told as such, without the password."""
+        """A refused login is reported as such, without the password."""
         handler = AMQPHandoff(self.broker.url.replace("guest:guest", "guest:canary"), queue=self.queue)
         port = await self.serve(handler)
         self.assertEqual((await self.send(port))[0], 451)
@@ -238,8 +240,8 @@ class FaultTests(AMQPTestCase):
         self.assertNotIn("canary", str(handler.not_ready()))
 
     async def test_stoppedUnderLoad(self) -> None:
-        """The broker stops under load: 451 and nothing else, and mail is taken again after its return, for which the
-        server looks more often than once a second."""
+        """If the broker stops under load, all replies are 451. Mail is accepted after its return, which the server
+        checks more than once a second."""
         port = await self.served()
         codes: list[int] = []
         end = threading.Event()
@@ -275,7 +277,7 @@ class StopTests(HandoffTestCase):
     """A server without its broker."""
 
     async def test_stops(self) -> None:
-        """It stops at any time: while it connects, waits to try again, or has not begun."""
+        """It can stop at any time: while it connects, before the next attempt, or before its start."""
         for turns in 0, 1, 5, 50:
             handler = AMQPHandoff("amqp://127.0.0.1:1", queue="mail")
             handler.startService()
@@ -285,7 +287,7 @@ class StopTests(HandoffTestCase):
             self.assertFalse(handler.running)
 
     async def test_silent(self) -> None:
-        """A broker that accepts connections and says nothing is given up."""
+        """A broker that accepts connections and sends nothing is disconnected."""
         with socket.create_server(("127.0.0.1", 0)) as listening:
             handler = AMQPHandoff(f"amqp://127.0.0.1:{listening.getsockname()[1]}", queue="mail")
             self.patch(amqp, "CONNECT_TIMEOUT", 0.2)

@@ -1,4 +1,4 @@
-"""``twist smtpd --handler=amqp:...`` as a process: killed at any time, and how much memory it takes."""
+"""``twist smtpd --handler=amqp:...`` as a process: kills at any time, and its memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MEGABYTE = 2**20
 
 
 class Load:
-    """Clients that send until they are told to stop, whatever happens to the server."""
+    """Clients that send until they are stopped, whatever happens to the server."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -49,7 +49,7 @@ class Load:
                 time.sleep(0.05)
 
     def wait(self, more: int) -> None:
-        """Wait until so many more messages have been acknowledged."""
+        """Wait until this number of further messages is acknowledged."""
         enough, deadline = len(self.acknowledged) + more, time.monotonic() + 60
         while len(self.acknowledged) < enough:
             if time.monotonic() > deadline:
@@ -63,7 +63,7 @@ class Load:
 
 
 class ProcessTests(CommandLineTestCase):
-    """The server with RabbitMQ behind it."""
+    """The server, with RabbitMQ as its target."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -76,7 +76,7 @@ class ProcessTests(CommandLineTestCase):
         return self.smtpd(listen, f"--handler={handler}", *options, TXSMTPD_AMQP_URL=self.broker.url)
 
     def test_killed(self) -> None:
-        """The broker and the server are killed in turn, under load: whatever got its 250 is in the queue."""
+        """The broker and the server are killed in turn under load. Every message that got 250 is in the queue."""
         number = free_port()
         self.broker.sync()
         listen = f"--listen=tcp:{number}:interface=127.0.0.1"
@@ -101,7 +101,7 @@ class ProcessTests(CommandLineTestCase):
         self.assertLessEqual(load.codes, {451})
 
     def test_memory(self) -> None:
-        """50 clients with 10 MB each at one time: all get 250, and memory stays within three times its bound."""
+        """50 clients with 10 MB each at the same time all get 250, and memory stays within three times its limit."""
         server = self.served(handler=f"amqp:queue={self.queue}:memory=48m:max-size=16m:wait=100")
         port = server.port()
         send(port)
@@ -123,7 +123,7 @@ class ProcessTests(CommandLineTestCase):
             connection.channel().queue_purge(self.queue)
 
     def test_password(self) -> None:
-        """Whatever is wrong with the option, its password is not printed."""
+        """Errors in the option do not print its password."""
         for rest, problem in (
             ("", "queue=NAME or exchange=NAME is required"),
             (":queue=mail:declear=yes", "did you mean declare?"),
@@ -143,7 +143,7 @@ def _wait_until_started(server: Process) -> None:
 
 
 def _peak_memory(process: Process) -> int:
-    """The most octets that a process has had in memory."""
+    """The highest memory use of a process, in octets."""
     status = Path(f"/proc/{process.process.pid}/status").read_text()
     found = re.search(r"VmHWM:\s+(\d+) kB", status)
     assert found is not None

@@ -1,4 +1,4 @@
-"""``--handler=amqp:...`` and its like: URLs with colons, options, and mistakes."""
+"""``--handler=amqp:...`` and similar values: URLs with colons, options, and errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OPTIONS = {"queue": arguments.text, "max_size": arguments.size, "declare": argum
 
 
 class Parser:
-    """Raises what it is told."""
+    """Raises its error messages."""
 
     def error(self, message: str) -> Any:
         raise UsageError(message)
@@ -30,7 +30,7 @@ class ParseTests(SynchronousTestCase):
         return arguments.parse_arguments(Parser(), spec.split(":"), OPTIONS)
 
     def test_url(self) -> None:
-        """The colons of URLs need no backslash; a hyphen stands for an underscore."""
+        """The colons of URLs need no backslash. A hyphen stands for an underscore."""
         self.assertEqual(
             self.parse("amqp://u:p@mq.test:5672/vhost:queue=mail:max-size=16m:store=s3://bucket/a:declare=yes"),
             (
@@ -41,7 +41,7 @@ class ParseTests(SynchronousTestCase):
         self.assertEqual(self.parse("queue=mail"), ("", {"queue": "mail"}))
 
     def test_mistakes(self) -> None:
-        """Each is told by its name, with what to do."""
+        """Each error names the option, and says what to do."""
         for spec, expected in (
             ("amqp://x:quue=mail", "there is no option 'quue'; did you mean queue?"),
             ("zzz=1", "there are declare, max-size, queue, store"),
@@ -67,7 +67,7 @@ class AddressTests(SynchronousTestCase):
     """The URL of a broker."""
 
     def test_parts(self) -> None:
-        """What is not said is RabbitMQ's default."""
+        """The defaults are those of RabbitMQ."""
         address = Address.parse("amqp://localhost")
         self.assertEqual((address.port, address.virtual_host, address.user), (5672, "/", "guest"))
         address = Address.parse("amqps://m%40il:p%2F%3A@[::1]/a%2Fb")
@@ -76,7 +76,7 @@ class AddressTests(SynchronousTestCase):
         self.assertEqual(str(address), "[::1]:5671")
 
     def test_secret(self) -> None:
-        """The password is in no repr and in no complaint."""
+        """The password is in no repr and in no error message."""
         self.assertNotIn("canary", repr(Address.parse("amqp://a:canary@mq.test")))
         for url in ("http://a:canary@mq.test", "amqp://a:canary@mq.test:x", "amqp://a:canary@h/v?x=1", "amqp:///a/b"):
             error = self.assertRaises(ValueError, Address.parse, url)
@@ -84,7 +84,7 @@ class AddressTests(SynchronousTestCase):
 
 
 class CommandLineTests(SynchronousTestCase):
-    """Handlers as ``--handler`` makes them."""
+    """Handlers as ``--handler`` creates them."""
 
     def setUp(self) -> None:
         self.patch(os, "environ", {name: value for name, value in os.environ.items() if "TXSMTPD" not in name})
@@ -126,7 +126,7 @@ class CommandLineTests(SynchronousTestCase):
         self.assertEqual((target.timeout, target.format, repr(target.secrets)), (5, "json", "<2 secrets>"))
 
     def test_mistakes(self) -> None:
-        """Each is one line that says what to do."""
+        """Each error is one line that says what to do."""
         wrong = Path(self.mktemp())
         wrong.write_text("sasl.pasword=canary\n")
         for spec, expected in (
@@ -153,6 +153,6 @@ class CommandLineTests(SynchronousTestCase):
             self.assertIn(expected, str(error), spec)
 
     def test_extra(self) -> None:
-        """A library that is missing is told by the extra that brings it."""
+        """The error for a missing library names the extra that contains it."""
         error = self.assertRaises(UsageError, arguments.need, Parser(), "no_such_library.part", "amqp")
         self.assertEqual(str(error), "no_such_library is not installed; pip install 'txsmtpd[amqp]'")

@@ -1,4 +1,4 @@
-"""How much memory messages may take: shares of a budget."""
+"""The memory of messages: shares of a budget."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class BudgetTests(SynchronousTestCase):
         self.budget = Budget(3, 100, 40)
 
     def test_messages(self) -> None:
-        """A message too many waits until one is over; they are served in order."""
+        """A message above the limit waits until another one is finished. They are served in order."""
         shares = [self.successResultOf(self.budget.take(1)) for _ in range(3)]
         fourth, fifth = self.budget.take(1), self.budget.take(1)
         self.assertNoResult(fourth)
@@ -24,7 +24,7 @@ class BudgetTests(SynchronousTestCase):
         self.assertNoResult(fifth)
 
     def test_octets(self) -> None:
-        """What does not fit waits, and so does whoever comes later, however little it wants."""
+        """A message that does not fit waits. So do later ones, even if they are smaller."""
         first = self.successResultOf(self.budget.take(50))
         second, third = self.budget.take(20), self.budget.take(1)
         self.assertNoResult(second)
@@ -35,7 +35,7 @@ class BudgetTests(SynchronousTestCase):
         self.assertEqual(self.budget.octets, 21)
 
     def test_reserve(self) -> None:
-        """Of messages that grow, one can always be read to its end, and so all of them are."""
+        """Of messages that grow, one can always be read to its end, and so all of them are completed."""
         first, second = (self.successResultOf(self.budget.take(30)) for _ in range(2))
         grown = [first.grow(5), second.grow(5)]
         self.successResultOf(grown[0])  # from the reserve
@@ -47,7 +47,7 @@ class BudgetTests(SynchronousTestCase):
         self.assertEqual((self.budget.messages, self.budget.octets), (0, 0))
 
     def test_growingFirst(self) -> None:
-        """Messages that have begun come before those that have not."""
+        """Messages that have started are served before those that have not."""
         first, second = (self.successResultOf(self.budget.take(30)) for _ in range(2))
         self.successResultOf(first.grow(1))
         opening, growing = self.budget.take(20), second.grow(25)
@@ -56,7 +56,7 @@ class BudgetTests(SynchronousTestCase):
         self.assertNoResult(opening)
 
     def test_cancelled(self) -> None:
-        """Whoever has stopped waiting is forgotten."""
+        """A message that has stopped waiting is removed."""
         first, second = (self.successResultOf(self.budget.take(30)) for _ in range(2))
         self.successResultOf(first.grow(1))
         waiting = [self.budget.take(20), second.grow(25)]
@@ -66,14 +66,14 @@ class BudgetTests(SynchronousTestCase):
         self.assertEqual(self.budget.waiting, 0)
 
     def test_releasedTwice(self) -> None:
-        """A share is given back once."""
+        """A share is released once."""
         share = self.successResultOf(self.budget.take(10))
         share.release()
         share.release()
         self.assertEqual((self.budget.messages, self.budget.octets), (0, 0))
 
     def test_numbers(self) -> None:
-        """A budget that could not hold its largest message beside others is refused."""
+        """A budget that has no room for its largest message and others is refused."""
         self.assertRaises(ValueError, Budget, 0, 100, 40)
         error = self.assertRaises(ValueError, Budget, 1, 79, 40)
         self.assertIn("twice as many", str(error))

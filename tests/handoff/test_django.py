@@ -1,4 +1,4 @@
-"""Django with anymail takes mail from a web hook as it is, unharmed."""
+"""Django with anymail receives mail from a web hook unchanged."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class DjangoTests(HandoffTestCase):
     """A Django application with anymail's views."""
 
     async def test_inbound(self) -> None:
-        """Both forms arrive with envelope, text and attachments; a wrong signature is refused, and nothing is lost."""
+        """Both forms arrive with envelope, text and attachments. A wrong signature is refused, and nothing is lost."""
         folder = Path(self.mktemp())
         folder.mkdir()
         process = subprocess.Popen(

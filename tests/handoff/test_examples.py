@@ -1,4 +1,4 @@
-"""The programs in ``examples`` that receive what is handed off."""
+"""The programs in ``examples`` that receive messages from a hand-off."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATIENCE = 60  # seconds
 
 
 class ExampleTestCase(HandoffTestCase):
-    """Runs an example as a process, and reads what it prints."""
+    """Runs an example as a process, and reads its output."""
 
     def run_example(self, name: str, *arguments: str, **variables: str) -> None:
         self.process = subprocess.Popen(
@@ -57,7 +57,7 @@ LAST = b"Subject: last\r\n\r\nHello\r\n"
 
 
 class ConsumerTests(ExampleTestCase):
-    """Consumers: repeats are found, and what cannot be used is put aside."""
+    """Consumers recognize repeated messages, and set unusable ones aside."""
 
     async def check_consumer(self, port: int) -> None:
         for message in MESSAGE, MESSAGE, UNUSABLE, LAST:
@@ -65,7 +65,7 @@ class ConsumerTests(ExampleTestCase):
         self.assertEqual([await self.line() for _ in range(2)], ["a@x.test b@y.test hello", "a@x.test b@y.test last"])
 
     async def test_rabbitmq(self) -> None:
-        """``rabbitmq_consumer.py``, also with messages of which there are references only."""
+        """``rabbitmq_consumer.py``, also with messages that are only references."""
         broker = await deferToThread(shared_broker)
         seen = os.path.abspath(self.mktemp())
         store = DirectoryStore(self.mktemp(), durable=False)
@@ -93,7 +93,7 @@ class WebhookReceiverTests(ExampleTestCase):
     """``webhook_receiver.py``."""
 
     async def test_receiver(self) -> None:
-        """It takes messages that are signed, words its own refusals, and believes nobody else."""
+        """It accepts signed messages, has its own refusals, and rejects other requests."""
         number = free_port()
         self.run_example("webhook_receiver.py", str(number), WEBHOOK_SECRET=SECRET)
         url = f"http://127.0.0.1:{number}/"

@@ -1,4 +1,4 @@
-"""Hand-off to Kafka: librdkafka's mock cluster of three brokers, and what goes wrong in it."""
+"""Hand-off to Kafka: librdkafka's mock cluster of three brokers, and failures."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class KafkaTests(HandoffTestCase):
         self.assertIn(envelope["id"], text)
 
     async def test_leaders(self) -> None:
-        """The leader changes while messages are in flight: each gets its 250, and the topic has each once."""
+        """If the leader changes while messages are in flight, each gets 250, and the topic has each once."""
         port = await self.served()
         self.assertEqual((await self.send(port))[0], 250)
         self.cluster.delay(20)
@@ -60,7 +60,7 @@ class KafkaTests(HandoffTestCase):
         self.assertEqual((len(ids), len(set(ids))), (61, 61))
 
     async def test_size(self) -> None:
-        """A message that is too large for us or for the brokers is 552; others are untouched."""
+        """A message that is too large for the hand-off or the brokers gets 552. Others are not affected."""
         port = await self.served()
         for declared in True, False:
             code, _ = await deferToThread(send, port, message_of(2 * 10**6), declared=declared)
@@ -71,7 +71,7 @@ class KafkaTests(HandoffTestCase):
         self.assertEqual((await self.send(port))[0], 250)
 
     async def test_noAnswer(self) -> None:
-        """Brokers that do not acknowledge in time: 451; nobody says 250."""
+        """If brokers do not acknowledge in time, the reply is 451, never 250."""
         port = await self.served(confirm_timeout=5)
         self.assertEqual((await self.send(port))[0], 250)
         self.cluster.delay(30_000)
@@ -80,7 +80,8 @@ class KafkaTests(HandoffTestCase):
         self.cluster.delay(0)
 
     async def test_down(self) -> None:
-        """All brokers are lost: unready, 451 before a message is sent; mail is taken again when they are back."""
+        """If all brokers are lost, the server is not ready, and replies 451 before a message is sent. When they are
+        back, mail is accepted."""
         port = await self.served(confirm_timeout=10)
         self.assertEqual((await self.send(port))[0], 250)
         await deferToThread(self.cluster.down)
@@ -91,7 +92,7 @@ class KafkaTests(HandoffTestCase):
         self.assertEqual((await self.send(port))[0], 250)
 
     async def test_noTopic(self) -> None:
-        """A topic that is not there: 451, unready; until it is."""
+        """If a topic is missing, the reply is 451 and the server is not ready, until the topic exists."""
         self.cluster.fail_topic(KafkaError.UNKNOWN_TOPIC_OR_PART)
         port = await self.served()
         self.assertEqual((await self.send(port))[0], 451)
@@ -101,7 +102,7 @@ class KafkaTests(HandoffTestCase):
         self.assertEqual((await self.send(port))[0], 250)
 
     def test_promise(self) -> None:
-        """What the promise rests on cannot be configured away."""
+        """Configuration on which safe delivery depends cannot be changed."""
         for name in "acks", "enable.idempotence":
             error = self.assertRaises(ValueError, KafkaHandoff, "b:9092", "mail", config={name: "0"})
             self.assertIn(f"{name} cannot be configured", str(error))

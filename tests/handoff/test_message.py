@@ -1,4 +1,4 @@
-"""The dictionary that goes with a message, and how it is written for each kind of target."""
+"""The dictionary that is sent with a message, and its format for each kind of target."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class EnvelopeTests(SynchronousTestCase):
     """The dictionary."""
 
     def test_plain(self) -> None:
-        """All names are there, and what was not said is None."""
+        """All names are present. Missing values are None."""
         made = envelope_of(server(), session(), envelope(), "the-id", now=0.5)
         session_id = made.pop("session")
         self.assertTrue(session_id)
@@ -103,7 +103,7 @@ class EnvelopeTests(SynchronousTestCase):
         )
 
     def test_source(self) -> None:
-        """IPv6 addresses have brackets, and paths of sockets no slash."""
+        """IPv6 addresses have brackets, and socket paths have no slash."""
         sources = [
             envelope_of(server(address), session(peer=""), envelope(), "id")["source"]
             for address in (IPv6Address("TCP", "2001:db8::1", 25), UNIXAddress("/run/lmtp.sock"))
@@ -111,13 +111,13 @@ class EnvelopeTests(SynchronousTestCase):
         self.assertEqual(sources, ["smtp://mx.test/[2001:db8::1]:25", "smtp://mx.test/%2Frun%2Flmtp.sock"])
 
     def test_size(self) -> None:
-        """The size that MAIL has declared, if it has."""
+        """The size that MAIL has declared, if any."""
         self.assertEqual(declared_size(envelope(mail_options=["BODY=8BITMIME", "SIZE=17"])), 17)
         self.assertIsNone(declared_size(envelope(mail_options=["SIZE="])))
         self.assertIsNone(declared_size(envelope()))
 
     def test_fingerprint(self) -> None:
-        """Anybody can compute it: each path and a line feed, an empty line, the message."""
+        """The fingerprint is easy to compute: each path and a line feed, an empty line, the message."""
         fingerprint = Fingerprint("a@x.test", ["b@y.test", "c@y.test"])
         fingerprint.update(b"Subject: hello\r\n")
         fingerprint.update(b"\r\n")
@@ -136,7 +136,7 @@ class BindingTests(SynchronousTestCase):
     """AMQP, Kafka, NATS, HTTP."""
 
     def test_amqp(self) -> None:
-        """Persistent, with the envelope as JSON and what header exchanges choose by."""
+        """Messages are persistent, with the envelope as JSON, and headers for routing."""
         properties = bindings.amqp_properties(message("b@Sub.Y.test"))
         headers = properties["headers"]
         self.assertEqual(json.loads(headers["envelope"])["rcpt_tos"], ["b@Sub.Y.test"])
@@ -144,24 +144,24 @@ class BindingTests(SynchronousTestCase):
         self.assertEqual((properties["delivery_mode"], properties["timestamp"]), (2, 0))
 
     def test_routingKey(self) -> None:
-        """The domain from the top down; a recipient without one has none; 255 octets at most."""
+        """The domain in reverse order. A recipient without a domain has none. The limit is 255 octets."""
         keys = [bindings.routing_key(message(path)) for path in ("b@Sub.Y.test", "postmaster", "b@" + "x." * 200)]
         self.assertEqual(keys[:2], ["mail.test.y.sub", "mail"])
         self.assertLessEqual(len(keys[2]), 255)
 
     def test_kafka(self) -> None:
-        """CloudEvents' names, and the envelope."""
+        """The names of CloudEvents, and the envelope."""
         headers = dict(bindings.kafka_headers(message()))
         self.assertEqual(headers["ce_id"], b"the-id")
         self.assertEqual(headers["content-type"], b"message/rfc822")
         self.assertEqual(json.loads(headers["envelope"])["mail_from"], "a@x.test")
 
     def test_nats(self) -> None:
-        """JetStream drops repeats by the fingerprint."""
+        """JetStream drops repeated messages by their fingerprint."""
         self.assertEqual(bindings.nats_headers(message())["Nats-Msg-Id"], "abc")
 
     def test_http(self) -> None:
-        """A header for each recipient; nothing but printable ASCII, whatever the address has."""
+        """One header for each recipient. All values are printable ASCII."""
         headers = bindings.http_headers(message("b@y.test", "müller@y.test", 'a"%b@y.test', mail_from=""))
         self.assertEqual(
             [value for name, value in headers if name == "Mail-Rcpt"],
@@ -171,7 +171,7 @@ class BindingTests(SynchronousTestCase):
         self.assertIn(("Mail-From", ""), headers)
 
     def test_reference(self) -> None:
-        """In place of the message stands where it is."""
+        """A reference replaces the message."""
         reference = bindings.with_reference(message(), "s3://bucket/key", 5, "00ff")
         self.assertEqual(reference.content_type, "application/vnd.txsmtpd.reference+json")
         self.assertEqual(json.loads(reference.content), {"uri": "s3://bucket/key", "size": 5, "sha256": "00ff"})

@@ -1,4 +1,4 @@
-"""The fixtures, and a catcher, beside pytest-asyncio and anyio."""
+"""The fixtures and a catcher together with pytest-asyncio and anyio."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ from txsmtpd.testing import MailCatcher
 
 @pytest.mark.asyncio
 async def test_catcher(mail_catcher):
-    """Mail is awaited in a task, whoever sends it."""
+    """A task can await mail from any sender."""
     waiting = mail_catcher.next()
     await asyncio.to_thread(send, mail_catcher)
     assert (await waiting).subject == "hello"
@@ -29,7 +29,7 @@ async def test_block():
 
 @pytest.mark.asyncio
 async def test_inTheLoop():
-    """listen() serves in the loop that runs."""
+    """listen() serves in the running loop."""
     catcher = MailCatcher().listen()
     await asyncio.to_thread(send, catcher)
     assert (await catcher.next()).subject == "hello"
@@ -38,6 +38,6 @@ async def test_inTheLoop():
 
 @pytest.mark.anyio
 async def test_anyio(mail_catcher):
-    """Whatever loop anyio uses, the fixture works."""
+    """The fixture works with any loop of anyio."""
     await anyio.to_thread.run_sync(send, mail_catcher)
     assert mail_catcher.wait().subject == "hello"

@@ -1,4 +1,4 @@
-"""The fixtures beside crochet, which runs the reactor in a thread."""
+"""The fixtures together with crochet, which runs the reactor in a thread."""
 
 import crochet
 from sending import send
@@ -15,7 +15,7 @@ def later():
 
 
 def test_catcher(mail_catcher):
-    """Both serve at once."""
+    """Both serve at the same time."""
     assert later() == "later"
     send(mail_catcher)
     assert mail_catcher.wait().subject == "hello"
