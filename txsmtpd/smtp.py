@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, ClassVar, Unpack
+from typing import Any, ClassVar, Unpack
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone
@@ -52,7 +52,7 @@ from txsmtpd.engine.masking import sanitize
 from txsmtpd.engine.message import IncomingMessage
 from txsmtpd.engine.notices import give_notice
 from txsmtpd.engine.observer import observer_of
-from txsmtpd.engine.overrides import check_overrides, missing_attribute
+from txsmtpd.engine.overrides import add_missing_attributes, check_overrides
 from txsmtpd.engine.protocol_class import ProtocolClass, Readable, SizeLimits, setting, with_own_commands
 from txsmtpd.engine.proxy_header import ProxyHeaderError
 from txsmtpd.extensions import auth, chunking, starttls
@@ -178,6 +178,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         loop: object = None,
         **options: Unpack[Options],
     ) -> None:
+        self.session = self.envelope = None  # type: ignore[assignment]  # until the connection is made
         self.settings = settings or Settings.make(handler, options, type(self))
         if settings is None:
             self._given = frozenset(options)
@@ -231,13 +232,6 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     @property
     def _tls_protocol(self) -> Any:
         return self.session.ssl  # hooks in programs test it
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name):
-            if name in ("session", "envelope"):
-                return None  # before the connection is made; the class has no defaults, see above
-            raise missing_attribute(self, name)
 
     @property
     def command_size_limits(self) -> SizeLimits:
@@ -765,6 +759,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
 
 
 SMTP.find_methods()
+add_missing_attributes(SMTP)
 
 
 def sanitized_log(function: Callable[..., object], message: str, *arguments: Any, **more: Any) -> None:

@@ -36,6 +36,15 @@ class OverrideTests(SynchronousTestCase):
             error = self.assertRaises(TypeError, subclass, **{name: lambda self: None})
             self.assertIn(name, str(error))
 
+    def test_missing(self) -> None:
+        """Names that only aiosmtpd's protocol has are free for subclasses. Without ``__getattr__``, which would cost
+        each message a tenth, their exceptions are made by descriptors."""
+        self.assertFalse(hasattr(SMTP, "__getattr__"))
+        own: Any = subclass(_reader="own")(handler())
+        self.assertEqual(own._reader, "own")
+        own._writer = 1
+        self.assertEqual((own._writer, hasattr(own, "_loop")), (1, False))
+
     def test_plain(self) -> None:
         """Methods that the server calls without awaiting the result must be plain: ``async def push`` would send
         nothing."""

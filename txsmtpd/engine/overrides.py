@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from typing import Any
 
 # Methods that other frameworks call, and what to use instead.
 NEVER_CALLED = {
@@ -54,10 +55,29 @@ PLAIN = (
 )
 
 
-def missing_attribute(server: object, name: str) -> AttributeError:
-    """Return the exception for an attribute that a protocol does not have."""
-    instead = f"; use {ELSEWHERE[name]}" if name in ELSEWHERE else ""
-    return AttributeError(f"{type(server).__name__!r} object has no attribute {name!r}{instead}", name=name, obj=server)
+class Missing:
+    """An attribute that aiosmtpd's protocol has and ours does not. The exception names the replacement.
+
+    The class has one for each name, and no ``__getattr__``, which would make all attributes of protocols slower.
+
+    :param name: the name of the attribute.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, server: object, cls: type) -> Any:
+        name = self._name
+        raise AttributeError(
+            f"{cls.__name__!r} object has no attribute {name!r}; use {ELSEWHERE[name]}", name=name, obj=server
+        )
+
+
+def add_missing_attributes(cls: type) -> None:
+    """Add the attributes of aiosmtpd's protocol that a class does not have."""
+    for name in ELSEWHERE:
+        if not hasattr(cls, name):
+            setattr(cls, name, Missing(name))
 
 
 def check_overrides(cls: type, base: type) -> None:
@@ -69,7 +89,8 @@ def check_overrides(cls: type, base: type) -> None:
         function that must be a plain function.
     """
     names = {*vars(base), *base.__annotations__}
-    private = {name for name in names if name.startswith("_") and not name.endswith("__")} - OVERRIDABLE
+    private = {name for name in names if name.startswith("_") and not name.endswith("__")}
+    private -= OVERRIDABLE | ELSEWHERE.keys()
     for each in cls.__mro__:
         was_checked = each is not cls and base in each.__mro__
         if was_checked or each in base.__mro__ or each.__module__.partition(".")[0] == "txsmtpd":
