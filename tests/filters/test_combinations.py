@@ -68,6 +68,14 @@ class MilterSessionTests(SynchronousTestCase):
         self.assertEqual(self.milter.commands, "OCHHMR")
         self.assertTrue(self.told(b"H")[b"{tls_version}"].startswith(b"TLSv1"))
 
+    def test_starttlsInTransaction(self) -> None:
+        """STARTTLS in a transaction aborts the message."""
+        authority = Authority()
+        client = self.connect(tls_context=authority.issue("mx.example.com"))
+        client.talk(GREETING + TRANSACTION)
+        client.start_tls(authority.client_options("mx.example.com"))
+        self.assertEqual(self.milter.commands, "OCHMRA")
+
     def test_auth(self) -> None:
         """The milter gets the user name and the mechanism."""
 
