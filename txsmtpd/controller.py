@@ -13,7 +13,6 @@ import errno
 import os
 import socket
 import threading
-import warnings
 from dataclasses import replace
 from typing import Any, Self, Unpack
 
@@ -33,6 +32,7 @@ from txsmtpd.bridges.reactors import (
     runs_here,
 )
 from txsmtpd.factory import SMTPFactory
+from txsmtpd.log.warning import warn_program
 from txsmtpd.service.sockets import replace_stale_socket
 from txsmtpd.settings import check_names
 from txsmtpd.smtp import SMTP
@@ -215,7 +215,7 @@ class BaseController:
         **SMTP_parameters: Unpack[FactoryOptions],
     ) -> None:
         if server_kwargs is not None:
-            warnings.warn("server_kwargs is deprecated; pass its items as keyword arguments", DeprecationWarning, 4)
+            warn_program("server_kwargs is deprecated; pass its items as keyword arguments", DeprecationWarning)
         if not self._has_own_factory:  # it may have options of its own
             classes = [each for each in type(self).__mro__ if "__init__" in vars(each) and each is not object]
             check_names(SMTP_parameters, *(vars(each)["__init__"] for each in classes), SMTPFactory)
@@ -242,10 +242,9 @@ class BaseController:
                 raise
             return  # programs that pass options in this way expect the exception from start()
         if settings.mechanisms and settings.auth_require_tls and settings.tls_context is None:
-            warnings.warn(
+            warn_program(
                 "AUTH is never offered: auth_require_tls is on, and there is no TLS; give tls_context or ssl_context,"
-                " or auth_require_tls=False",
-                stacklevel=3,
+                " or auth_require_tls=False"
             )
 
     def factory(self) -> Any:

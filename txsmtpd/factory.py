@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, Unpack
@@ -25,6 +24,7 @@ from txsmtpd.limits.rate import Rate
 from txsmtpd.limits.stress import Stress
 from txsmtpd.log import events
 from txsmtpd.log.events import client_text
+from txsmtpd.log.warning import warn_program
 from txsmtpd.reply import Reply
 from txsmtpd.session import place_of
 from txsmtpd.settings import Settings, check_names, trusts_nobody, want_number
@@ -172,7 +172,7 @@ class SMTPFactory(ServerFactory):
         except TypeError as error:
             if strict:
                 raise
-            warnings.warn(str(error), stacklevel=3)
+            warn_program(str(error))
 
     @property
     def is_nearly_full(self) -> bool:

@@ -12,7 +12,6 @@ import math
 import re
 import ssl
 import time
-import warnings
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -52,6 +51,7 @@ from txsmtpd.limits.networks import PREFIXES
 from txsmtpd.limits.rate import Rate
 from txsmtpd.log.session import LINES
 from txsmtpd.log.sinks import TWISTED
+from txsmtpd.log.warning import warn_program
 from txsmtpd.reply import Reply
 from txsmtpd.session import Envelope
 from txsmtpd.tls.sslcontext import SSLContextAdapter
@@ -516,7 +516,7 @@ def find_hooks(handler: object) -> dict[str, Callable[..., Any]]:
         if "DATA" in hooks:
             del hooks["process_message"]
         else:
-            warnings.warn("process_message is deprecated; implement handle_DATA", DeprecationWarning, stacklevel=2)
+            warn_program("process_message is deprecated; implement handle_DATA", DeprecationWarning)
     return hooks
 
 
@@ -529,11 +529,7 @@ def _ehlo_takes_responses(hook: Callable[..., Any]) -> bool:
         raise WrongHook(
             "handle_EHLO must take (server, session, envelope, hostname, responses), or the same without responses"
         ) from None
-    warnings.warn(
-        "handle_EHLO without the argument responses is deprecated; add it",
-        DeprecationWarning,
-        stacklevel=2,
-    )
+    warn_program("handle_EHLO without the argument responses is deprecated; add it", DeprecationWarning)
     return False
 
 
@@ -827,9 +823,9 @@ def _check(settings: Settings) -> None:
     if isinstance(settings.auth_exclude_mechanism, str):
         raise TypeError(f"auth_exclude_mechanism must be a list of names, not {settings.auth_exclude_mechanism!r}")
     if settings.auth_required and not settings.auth_require_tls:
-        warnings.warn("Requiring AUTH while not requiring TLS can lead to security vulnerabilities!", stacklevel=4)
+        warn_program("Requiring AUTH while not requiring TLS can lead to security vulnerabilities!")
     if settings.proxy_protocol_timeout is not None and settings.proxy_protocol_timeout < SHORT_PROXY_TIMEOUT:
-        warnings.warn("proxy_protocol_timeout < 3.0: a lost segment would be repeated too late", stacklevel=4)
+        warn_program("proxy_protocol_timeout < 3.0: a lost segment would be repeated too late")
     limit = settings.command_call_limit
     if limit is not None and not isinstance(limit, Mapping):
         want_number("command_call_limit", limit, int)
