@@ -1,4 +1,4 @@
-"""The promise that holds for every target: 250 once it has the message, and otherwise 451 or 552."""
+"""The rule for every target: 250 once it has the message, and otherwise 451 or 552."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MESSAGE = b"Subject: test\r\n\r\nHello\r\n"
 
 @implementer(IHandoff)
 class Target(Service):
-    """Answers when the test says so."""
+    """Responds when the test says so."""
 
     def __init__(self, max_size: int | None = None) -> None:
         self.max_size = max_size
@@ -66,7 +66,7 @@ class PromiseTestCase(LoggingTestCase):
         return client
 
     def begin(self, client: Client, message: bytes = MESSAGE, declared: bool = True) -> None:
-        """Send a whole message, whatever the server says."""
+        """Send a complete message, whatever the server replies."""
         size = b" SIZE=%d" % len(message) if declared else b""
         client.say(b"MAIL FROM:<a@x.test>%s\r\nRCPT TO:<b@y.test>\r\n" % size)
         client.say(b"BDAT %d LAST\r\n%s" % (len(message), message))
@@ -76,7 +76,7 @@ class PromiseTestCase(LoggingTestCase):
 
 
 class OutcomeTests(PromiseTestCase):
-    """What the client is told."""
+    """The replies to the client."""
 
     def answered(self, answer: Any) -> Answer:
         client = self.client()
@@ -91,14 +91,15 @@ class OutcomeTests(PromiseTestCase):
         return self.last(client)
 
     def test_interfaces(self) -> None:
-        """A hand-off is a streaming handler whose readiness can be asked."""
+        """A hand-off is a streaming handler that provides IReadiness."""
         self.serve()
         verifyObject(IStreamingHandler, self.handoff)
         verifyObject(IReadiness, self.handoff)
         verifyObject(IHandoff, self.target)
 
     def test_outcomes(self) -> None:
-        """250 once the target has the message; a refusal is the target's; after all else the client sends it again."""
+        """250 once the target has the message. A refusal is the target's. After any other result, the client sends it
+        again."""
         self.serve()
         taken = self.answered(None)
         self.assertEqual(taken.code, 250)
@@ -117,7 +118,7 @@ class OutcomeTests(PromiseTestCase):
         self.assertEqual(self.handoff.budget.messages, 0)
 
     def test_metrics(self) -> None:
-        """What became of messages is counted by the target and the outcome, and how long it took."""
+        """The outcomes of messages are counted by target and outcome, and their duration is measured."""
         counters = Counters()
         self.serve()
         self.factory = SMTPFactory(self.handoff, metrics=Metrics("tcp:25", counters))
@@ -142,7 +143,7 @@ class OutcomeTests(PromiseTestCase):
         self.assertEqual(by, {"hook": 6})
 
     def test_timeout(self) -> None:
-        """A target that does not answer in time: 451, and the memory is free again."""
+        """If a target does not respond in time, the reply is 451, and the memory is released."""
         self.serve(confirm_timeout=60)
         client = self.client()
         self.begin(client)
@@ -154,7 +155,7 @@ class OutcomeTests(PromiseTestCase):
         self.assertIn("no confirmation within 60 seconds", self.logged("error")[0])
 
     def test_content(self) -> None:
-        """The message with a Received field on top, and its envelope."""
+        """The message has a Received field, and its envelope."""
         self.serve()
         self.answered(None)
         message = self.target.messages[0]
@@ -165,20 +166,20 @@ class OutcomeTests(PromiseTestCase):
         self.assertEqual((message.envelope["size"], message.rcpt_tos), (len(MESSAGE), ["b@y.test"]))
 
     def test_withoutReceived(self) -> None:
-        """The octets as they came, if that is wanted."""
+        """The octets are unchanged, if the option says so."""
         self.serve(received=False)
         self.answered(None)
         self.assertEqual(self.target.messages[0].content, MESSAGE)
 
     def test_noHeader(self) -> None:
-        """A message that begins with white space does not continue the Received field."""
+        """A message that starts with white space does not continue the Received field."""
         self.serve()
         client = self.client()
         self.begin(client, b" not folded\r\n")
         self.assertTrue(self.target.messages[0].content.endswith(b"\r\n\r\n not folded\r\n"))
 
     def test_check(self) -> None:
-        """A target that takes nothing refuses before the message is sent."""
+        """A target that is not available refuses before the message is sent."""
         self.serve()
         self.target.refusal = NotTaken("away", MISCONFIGURED)
         client = self.client()
@@ -188,7 +189,8 @@ class OutcomeTests(PromiseTestCase):
         self.assertEqual(self.target.messages, [])
 
     def test_clientLeaves(self) -> None:
-        """A client that leaves while the target has the message: nothing is cancelled, nothing is held for ever."""
+        """If a client disconnects while the target has the message, nothing is cancelled, and nothing is kept
+        forever."""
         self.serve()
         client = self.client()
         self.begin(client)
@@ -198,7 +200,7 @@ class OutcomeTests(PromiseTestCase):
         self.assertEqual(self.handoff.budget.messages, 0)
 
     def test_clientLeavesEarly(self) -> None:
-        """A client that leaves in the middle of its message: nothing is handed over."""
+        """If a client disconnects during its message, nothing is handed over."""
         self.serve()
         client = self.client()
         client.say(b"MAIL FROM:<a@x.test>\r\nRCPT TO:<b@y.test>\r\nDATA\r\nSubject: half\r\n")
@@ -207,7 +209,7 @@ class OutcomeTests(PromiseTestCase):
         self.assertEqual((self.handoff.budget.messages, self.target.messages), (0, []))
 
     def test_readiness(self) -> None:
-        """Unroutable is critical in the log, once, and makes the server unready until a message is taken."""
+        """An unroutable message is logged once, as critical. The server is not ready until a message is accepted."""
         self.serve()
         self.assertIsNone(self.handoff.not_ready())
         for _ in range(3):
@@ -218,7 +220,7 @@ class OutcomeTests(PromiseTestCase):
         self.assertIsNone(self.handoff.not_ready())
 
     def test_log(self) -> None:
-        """Trouble is logged when it begins and when it is over; verdicts about messages are none."""
+        """Trouble is logged when it begins and when it ends. Refusals of single messages do not count as trouble."""
         self.serve()
         for answer in Refused("550 5.7.1 no"), None, ConnectionLost(), ConnectionLost(), Refused("550 5.7.1 no"), None:
             self.answered(answer)
@@ -232,14 +234,14 @@ class OutcomeTests(PromiseTestCase):
 
 
 class SizeTests(PromiseTestCase):
-    """Messages that can never fit: 552, and nothing is handed over."""
+    """Messages that are too large for the target: 552, and nothing is handed over."""
 
     def setUp(self) -> None:
         super().setUp()
         self.target.max_size = 2000
 
     def test_declared(self) -> None:
-        """One that says so is refused before it is sent."""
+        """With a declared size, it is refused before it is sent."""
         self.serve()
         client = self.client()
         reply = client.talk(b"MAIL FROM:<a@x.test> SIZE=2001\r\nRCPT TO:<b@y.test>\r\nDATA\r\n")
@@ -247,7 +249,7 @@ class SizeTests(PromiseTestCase):
         self.assertNotIn(b"354", reply)
 
     def test_undeclared(self) -> None:
-        """One that does not say so is refused at its end, and its session goes on."""
+        """Without a declared size, it is refused at its end, and the session continues."""
         self.serve()
         client = self.client()
         self.begin(client, b"x" * 3000, declared=False)
@@ -258,14 +260,14 @@ class SizeTests(PromiseTestCase):
         self.assertEqual(len(self.target.messages), 1)
 
     def test_received(self) -> None:
-        """The Received field counts: what the target is given is never more than it takes."""
+        """The Received field counts: the target never gets more than its limit."""
         self.serve()
         client = self.client()
         self.begin(client, b"x" * 1950)
         self.assertEqual(self.last(client).code, 552)
 
     def test_lower(self) -> None:
-        """A limit of the hand-off's own holds, but never above the target's."""
+        """A limit of the hand-off applies, but is never above the target's."""
         for own, size, code in (500, 600, 552), (5000, 3000, 552):
             self.serve(max_size=own)
             client = self.client()
@@ -274,10 +276,10 @@ class SizeTests(PromiseTestCase):
 
 
 class PressureTests(PromiseTestCase):
-    """Bounded memory: clients wait, and then are told 451."""
+    """Limited memory: clients wait, and then get 451."""
 
     def test_wait(self) -> None:
-        """A message too many waits until another is confirmed."""
+        """A message above the limit waits until another one is confirmed."""
         self.serve(in_flight=2)
         clients = [self.client() for _ in range(3)]
         for client in clients:
@@ -287,7 +289,7 @@ class PressureTests(PromiseTestCase):
         self.assertEqual(len(self.target.messages), 3)
 
     def test_tooLong(self) -> None:
-        """One that has waited for too long is refused; the client may try again."""
+        """A message that has waited too long is refused. The client may try again."""
         self.serve(in_flight=1, wait=30)
         first, second = self.client(), self.client()
         self.begin(first)
@@ -299,7 +301,7 @@ class PressureTests(PromiseTestCase):
         self.assertEqual(len(self.target.messages), 2)
 
     def test_growing(self) -> None:
-        """Messages that do not say their size are held back, and all of them get through."""
+        """Messages without a declared size are slowed down, and all are completed."""
         self.target.max_size = 1_000_000
         self.serve(memory=2_400_000)
         clients = [self.client() for _ in range(4)]
@@ -312,7 +314,7 @@ class PressureTests(PromiseTestCase):
         self.assertEqual([len(message.content) > 900_000 for message in self.target.messages], [True] * 4)
 
     def test_growingTooLong(self) -> None:
-        """One that waits for memory in its middle for too long is refused at its end, and frees what it held."""
+        """A message that waits too long for memory before its end is refused at its end, and releases its memory."""
         self.target.max_size = 1_000_000
         self.serve(memory=2_400_000, wait=30)
         clients = [self.client() for _ in range(4)]
@@ -326,7 +328,7 @@ class PressureTests(PromiseTestCase):
         self.assertEqual(self.handoff.budget.messages, 0)
 
     def test_stop(self) -> None:
-        """The service stops once all that is being handed over has its answer."""
+        """The service stops when all messages that are being handed over have a result."""
         self.serve()
         self.handoff.startService()
         self.assertTrue(self.target.running)

@@ -1,4 +1,4 @@
-"""Claim check: large messages go to a store while they arrive, and the target is given a reference."""
+"""Claim check: large messages are stored while they arrive, and the target gets a reference."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ BUCKET = "mail"
 
 @implementer(IHandoff)
 class Target:
-    """Keeps messages, or fails as it is told."""
+    """Keeps messages, or fails when the test says so."""
 
     def __init__(self) -> None:
         self.messages: list[HandoffMessage] = []
@@ -61,7 +61,7 @@ class Target:
 
 
 class Upload:
-    """Keeps octets in memory, and is as slow as the test wants."""
+    """Keeps octets in memory, at the speed that the test sets."""
 
     def __init__(self) -> None:
         self.written: list[bytes] = []
@@ -95,7 +95,7 @@ class Store:
 
 
 class ReceiverTests(PromiseTestCase):
-    """A store that the test controls: when is the client slowed down, and what becomes of an upload."""
+    """A store that the test controls: back-pressure, and the end of uploads."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -103,13 +103,13 @@ class ReceiverTests(PromiseTestCase):
         self.serve(store=self.store, inline=5_000, received=False)
 
     def test_small(self) -> None:
-        """A message that is small enough never sees the store."""
+        """A small message is not stored."""
         self.begin(self.client(), b"x" * 5_000)
         self.assertEqual(self.store.uploads, [])
         self.assertEqual(self.target.messages[0].content, b"x" * 5_000)
 
     def test_streams(self) -> None:
-        """A large one goes there in parts while it arrives; its client waits while the store does."""
+        """A large message is stored in parts while it arrives. While the store works, the client waits."""
         client = self.client()
         client.talk(b"MAIL FROM:<a@x.test>\r\nRCPT TO:<b@y.test>\r\nBDAT 60000 LAST\r\n")
         client.say(b"x" * 12_000)
@@ -135,7 +135,7 @@ class ReceiverTests(PromiseTestCase):
         self.assertFalse(upload.aborted)
 
     def test_fails(self) -> None:
-        """A store that fails: 451, nothing is handed over, and nothing is left."""
+        """If a store fails, the reply is 451, nothing is handed over, and nothing is left."""
         client = self.client()
         self.begin(client, b"x" * 60_000)
         upload = self.store.uploads[0]
@@ -145,7 +145,7 @@ class ReceiverTests(PromiseTestCase):
         self.assertIn("the store failed: the disk is full", self.logged("error")[0])
 
     def test_leaves(self) -> None:
-        """A client that leaves in the middle: nothing is left, once the part that is on its way is there."""
+        """If a client disconnects during its message, nothing is left once the current part is written."""
         client = self.client()
         client.talk(b"MAIL FROM:<a@x.test>\r\nRCPT TO:<b@y.test>\r\nBDAT 60000 LAST\r\n")
         client.say(b"x" * 12_000)
@@ -158,7 +158,7 @@ class ReceiverTests(PromiseTestCase):
 
 
 class StoreTestCase(HandoffTestCase):
-    """A test case with a target, and a store that its subclass makes."""
+    """A test case with a target, and a store that the subclass creates."""
 
     async def served(self, store: Any, **options: Any) -> int:
         self.target = Target()
@@ -171,7 +171,7 @@ class StoreTestCase(HandoffTestCase):
         raise NotImplementedError
 
     async def check_store(self, store: Any) -> None:
-        """What holds for every store."""
+        """The common rules of all stores."""
         verifyObject(IMessageStore, store)
         verifyObject(IUpload, store.open("name", datetime(2026, 11, 28)))
         port = await self.served(store)
@@ -231,7 +231,7 @@ class DirectoryTests(StoreTestCase):
         return [each.name for each in Path(self.folder, "new").iterdir()]
 
     async def test_store(self) -> None:
-        """Files are whole, their references are right, and what was not taken is gone."""
+        """Files are complete, references are correct, and rejected messages are removed."""
         self.folder = Path(self.mktemp())
         await self.check_store(DirectoryStore(self.folder, durable=False))
         self.assertEqual(list(Path(self.folder, "tmp").iterdir()), [])
@@ -281,7 +281,7 @@ _server: S3Server | None = None
 
 
 def s3_server() -> S3Server:
-    """The server of this process."""
+    """The moto server of this process."""
     global _server
     _server = _server or S3Server()
     return _server
@@ -302,7 +302,7 @@ class S3Tests(StoreTestCase):
         return self.s3.keys()
 
     async def test_store(self) -> None:
-        """Objects are whole, their references are right, and what was not taken is gone."""
+        """Objects are complete, references are correct, and rejected messages are removed."""
         await self.check_store(S3Store(BUCKET, "in/", client=self.s3.client))
         self.assertRegex(self.s3.keys()[-1], r"^in/\d{4}/\d\d/\d\d/[0-9a-f-]{36}$")
         await self.wait_for(lambda: not self.s3.uploads())
@@ -317,7 +317,7 @@ class S3Tests(StoreTestCase):
         self.assertEqual(self.s3.uploads(), [])
 
     async def test_away(self) -> None:
-        """A bucket that is not there: 451, and nothing is handed over."""
+        """If a bucket is missing, the reply is 451, and nothing is handed over."""
         port = await self.served(S3Store("no-such-bucket", client=self.s3.client))
         for size in LARGE, 12 * MEGABYTE:
             code, text = await deferToThread(send, port, message_of(size))
@@ -330,7 +330,7 @@ class S3ProcessTests(CommandLineTestCase):
     """The server as a process, whose memory can be measured."""
 
     def test_memory(self) -> None:
-        """30 MB stream through: memory stays flat. With the store away, 451."""
+        """Memory stays constant while 30 MB are streamed. Without the store, the reply is 451."""
         once()
         s3 = s3_server()
         Path(self.folder, "keeps.py").write_text(
@@ -371,7 +371,7 @@ class OptionTests(SynchronousTestCase):
         self.assertEqual(str(handler.store), "s3://mail/in/box/")
 
     def test_mistakes(self) -> None:
-        """Each is told with what to do."""
+        """Each error says what to do."""
         for spec, expected in (
             ("store=ftp://x", "store=ftp://x: must be s3://BUCKET/PREFIX or file:/FOLDER"),
             ("store=s3://", "must be s3://BUCKET/PREFIX"),

@@ -1,4 +1,4 @@
-"""Web hooks: what an application's answer means for the client, over real connections."""
+"""Web hooks: the effect of an application's response on the client, over real connections."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SECRET = "whsec_" + base64.b64encode(b"a key of twenty octets").decode()
 
 
 class HTTP(Protocol):
-    """A server that answers as the test wants, to each request or with nothing."""
+    """A server that responds to each request as the test says, or not at all."""
 
     def __init__(self, receiver: Receiver) -> None:
         self.receiver = receiver
@@ -62,7 +62,7 @@ class Receiver(Factory):
 
 
 def answer(status: int, *fields: str, body: bytes = b"") -> Any:
-    """Answers with this status."""
+    """Responds with this status."""
     lines = [f"HTTP/1.1 {status} Whatever", *fields]
     if status != 204:
         lines.append(f"Content-Length: {len(body)}")
@@ -71,11 +71,11 @@ def answer(status: int, *fields: str, body: bytes = b"") -> Any:
 
 
 def nothing(connection: HTTP) -> None:
-    """Never answers."""
+    """Never responds."""
 
 
 def reset(connection: HTTP) -> None:
-    """Breaks off in the middle of an answer."""
+    """Closes the connection within a response."""
     connection.transport.write(b"HTTP/1.1 200 OK\r\nContent-")
     connection.transport.abortConnection()
 
@@ -100,7 +100,7 @@ class WebhookTestCase(HandoffTestCase):
 
 
 class AnswerTests(WebhookTestCase):
-    """The table of answers."""
+    """The table of responses."""
 
     async def test_table(self) -> None:
         """Each status has its reply."""
@@ -135,7 +135,7 @@ class AnswerTests(WebhookTestCase):
             self.assertEqual(len(self.receiver.requests), before + 1, status)  # nothing is followed or tried again
 
     async def test_late(self) -> None:
-        """An answer that comes late is taken; one that does not come in time is 451."""
+        """A late response is used. After the timeout, the reply is 451."""
         port = await self.served(timeout=0.5)
         self.receiver.answer = lambda connection: reactor.callLater(0.2, answer(200), connection)
         self.assertEqual((await self.send(port))[0], 250)
@@ -145,14 +145,14 @@ class AnswerTests(WebhookTestCase):
         self.assertIn("did not respond within 0.5 seconds", self.handler._trouble.current or "")
 
     async def test_reset(self) -> None:
-        """A connection that breaks in the middle of an answer: 451."""
+        """If a connection is lost within a response, the reply is 451."""
         port = await self.served()
         self.receiver.answer = reset
         self.assertEqual((await self.send(port))[0], 451)
         self.assertEqual(len(self.receiver.requests), 1)
 
     async def test_body(self) -> None:
-        """The header of an answer is the verdict: a body that never ends keeps nobody waiting."""
+        """The header of a response decides: a body without an end does not delay the reply."""
         port = await self.served()
         self.receiver.answer = lambda connection: connection.transport.write(
             b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\nbegin"
@@ -161,14 +161,14 @@ class AnswerTests(WebhookTestCase):
         self._close()
 
     async def test_away(self) -> None:
-        """Nobody listens, or not with TLS that can be trusted: 451."""
+        """If no server listens, or its TLS is not trusted, the reply is 451."""
         port = await self.served(url="http://127.0.0.1:1/")
         self.assertEqual((await self.send(port))[1][:5], "4.4.1")
         port = await self.served(url=self.url.replace("http:", "https:"), timeout=0.5)
         self.assertEqual((await self.send(port))[1][:5], "4.4.1")
 
     async def test_keptConnections(self) -> None:
-        """Connections are kept; one that the receiver has closed meanwhile costs no message."""
+        """Connections are reused. If the receiver has closed one meanwhile, no message is lost."""
         port = await self.served()
         for _ in range(3):
             self.assertEqual((await self.send(port))[0], 250)
@@ -184,7 +184,8 @@ class AnswerTests(WebhookTestCase):
         self.assertEqual(ids[-1], ids[-2])
 
     async def test_breaker(self) -> None:
-        """After five failures in a row the receiver is left alone; clients hear 451 before they send."""
+        """After five failures in a row, the receiver is not called for a while. Clients get 451 before they send a
+        message."""
         port = await self.served()
         self.receiver.answer = answer(500)
         for _ in range(5):
@@ -198,7 +199,7 @@ class AnswerTests(WebhookTestCase):
         self.assertIsNone(self.handler.not_ready())
 
     async def test_pause(self) -> None:
-        """A receiver that asks for a pause gets it."""
+        """If a receiver asks for a pause, it gets no requests for that time."""
         port = await self.served()
         self.receiver.answer = answer(429, "Retry-After: 60")
         code, text = await self.send(port)
@@ -215,7 +216,7 @@ class AnswerTests(WebhookTestCase):
         self.assertEqual(len(self.receiver.requests), 3)
 
     async def test_concurrent(self) -> None:
-        """No more requests at a time than is allowed; the others wait."""
+        """The number of concurrent requests is limited. Others wait."""
         port = await self.served(requests=2)
         waiting: list[HTTP] = []
         most = 0
@@ -233,10 +234,10 @@ class AnswerTests(WebhookTestCase):
 
 
 class ControllerTests(WebhookTestCase):
-    """A program that is not Twisted."""
+    """A program without Twisted."""
 
     async def test_controller(self) -> None:
-        """A hand-off works in a controller's thread, and in the threads of that, too."""
+        """A hand-off works in a controller's thread, and in its thread pool."""
         folder = self.mktemp()
         store = DirectoryStore(folder, durable=False)
         controller = Controller(WebhookHandoff(self.url, format="json", store=store), hostname="127.0.0.1", port=0)
@@ -251,10 +252,10 @@ class ControllerTests(WebhookTestCase):
 
 
 class RequestTests(WebhookTestCase):
-    """What is posted."""
+    """The requests."""
 
     async def test_raw(self) -> None:
-        """The octets, with the envelope in header fields and a signature that a receiver can check."""
+        """The octets, with the envelope in header fields, and a signature that a receiver can verify."""
         port = await self.served(
             url=self.url.replace("//", "//actionmailbox:pass%2Fword@"), secrets=[SECRET, "another"], received=False
         )
@@ -281,7 +282,7 @@ class RequestTests(WebhookTestCase):
         self.assertEqual(document["envelope"]["rcpt_tos"], ["b@y.test"])
 
     async def test_eachRecipient(self) -> None:
-        """``mailgun`` asks for each recipient; the sender hears of one who is refused."""
+        """``mailgun`` sends one request for each recipient. The sender gets a refusal if one is rejected."""
         port = await self.served(format="mailgun")
 
         def by_recipient(connection: HTTP) -> None:
@@ -306,7 +307,7 @@ class RequestTests(WebhookTestCase):
         self.assertEqual(len(self.receiver.requests), 2)
 
     async def test_recipients(self) -> None:
-        """``rcpt`` is asked before a recipient is accepted; its answer is the reply."""
+        """``rcpt`` is called before a recipient is accepted. Its response is the reply."""
         port = await self.served(rcpt=self.url + "/rcpt")
         for status, code in (204, 250), (410, 550), (500, 451), (404, 451):
             self.receiver.answer = answer(status)
@@ -318,7 +319,8 @@ class RequestTests(WebhookTestCase):
         self.assertEqual(json.loads(body)["rcpt_to"], "b@y.test")
 
     async def test_manyRecipients(self) -> None:
-        """Envelopes in header fields have 50 recipients at most; the client sends the others in another message."""
+        """With the envelope in header fields, a message has at most 50 recipients. The client sends the others in
+        another one."""
         port = await self.served()
 
         def ask() -> list[int]:

@@ -1,4 +1,4 @@
-"""The bodies of web hooks, the table of their answers, signatures, and the breaker: without a network."""
+"""The bodies of web hooks, the table of responses, signatures, and the circuit breaker, without a network."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class SevenBitTests(SynchronousTestCase):
     """Messages in ASCII."""
 
     def test_ascii(self) -> None:
-        """A message that is ASCII stays as it is, octet for octet."""
+        """An ASCII message is unchanged, octet for octet."""
         for content in b"", b"Subject: a\r\n\r\nb\n c\r\r\n":
             self.assertEqual(in_seven_bits(content), content)
 
     def test_parts(self) -> None:
-        """Parts mean the same afterwards, and those that were ASCII are untouched."""
+        """Parts have the same meaning as before. ASCII parts are unchanged."""
         parsed = email.message_from_bytes(in_seven_bits(EIGHT_BIT))
         parts = [part for part in parsed.walk() if not part.is_multipart()]
         self.assertEqual([part["Content-Transfer-Encoding"] for part in parts], ["base64", "base64", None])
@@ -57,19 +57,19 @@ class SevenBitTests(SynchronousTestCase):
         self.assertEqual(payloads[:2], ["naïve\r\n".encode("iso-8859-1"), b"\xff\x00\xfe"])
 
     def test_header(self) -> None:
-        """Fields in UTF-8 stay, and all that is not ASCII is in the header."""
+        """Header fields in UTF-8 are kept, if only the header is not ASCII."""
         header, _, body = in_seven_bits(EIGHT_BIT).partition(b"\r\n\r\n")
         self.assertIn("Subject: café".encode(), header)
         self.assertTrue(body.isascii())
 
     def test_nested(self) -> None:
-        """A message within the message, too."""
+        """The same is true for a message within the message."""
         inner = b"Content-Type: message/rfc822\r\n\r\n" + EIGHT_BIT
         self.assertTrue(in_seven_bits(inner).partition(b"--x")[2].isascii())
 
 
 class FormTests(SynchronousTestCase):
-    """The forms of services."""
+    """The forms of existing services."""
 
     def test_sendgrid(self) -> None:
         """The message, and the envelope with all recipients."""
@@ -80,7 +80,7 @@ class FormTests(SynchronousTestCase):
         self.assertEqual(fields["sender_ip"], b"198.51.100.7")
 
     def test_mailgun(self) -> None:
-        """A request for each recipient, which the same message would be again, signed as Mailgun signs."""
+        """A request for each recipient, the same at each attempt, with Mailgun's signature."""
         requests = mailgun(message("b@y.test", "c@y.test"), b"key", 1000)
         self.assertEqual([fields_of(each)["recipient"] for each in requests], [b"b@y.test", b"c@y.test"])
         fields = fields_of(requests[0])
@@ -90,7 +90,7 @@ class FormTests(SynchronousTestCase):
         self.assertEqual(fields["token"], fields_of(mailgun(message("b@y.test"), b"key", 2000)[0])["token"])
 
     def test_boundary(self) -> None:
-        """A message that holds the boundary gets another."""
+        """If a message contains the boundary, another one is used."""
         original = message()
         [request] = sendgrid(original, None, 0)
         boundary = request.headers[0][1].partition("boundary=")[2]
@@ -102,14 +102,14 @@ class SignatureTests(SynchronousTestCase):
     """Standard Webhooks."""
 
     def test_known(self) -> None:
-        """What another implementation of the specification computes."""
+        """The signature is that of another implementation of the specification."""
         # The example of the specification's own libraries.
         secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
         headers = dict(Secrets([secret]).headers("msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}'))
         self.assertEqual(headers["webhook-signature"], "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=")
 
     def test_secrets(self) -> None:
-        """Any text is a key; several sign each request; none is in the repr."""
+        """Any text is a key. Each request has a signature of each key. None is in the repr."""
         secrets = Secrets(["canary", "whsec_bmV3"])
         signature = dict(secrets.headers("id", 1, b"x"))["webhook-signature"]
         self.assertEqual(signature, f"{signed(b'canary', 'id', 1, b'x')} {signed(b'new', 'id', 1, b'x')}")
@@ -118,15 +118,15 @@ class SignatureTests(SynchronousTestCase):
             self.assertRaises(ValueError, Secrets, wrong)
 
     def test_file(self) -> None:
-        """A line for each secret."""
+        """One secret in each line."""
         self.assertEqual(lines_of("# old\none\n\n two \n"), ["one", "two"])
 
 
 class PauseTests(SynchronousTestCase):
-    """Who is left alone, and for how long."""
+    """When a receiver is not called, and for how long."""
 
     def test_retryAfter(self) -> None:
-        """Seconds or a date, of 429 and 503."""
+        """Seconds or a date, with 429 and 503."""
         date = "Thu, 01 Jan 1970 00:02:00 GMT"
         for status, value, pause in (
             (429, "30", 30.0),
@@ -139,12 +139,12 @@ class PauseTests(SynchronousTestCase):
             self.assertEqual(pause_of(Answer(status, retry_after=value), 100.0), pause)
 
     def test_busy(self) -> None:
-        """503 with a pause is a refusal; the message was not taken."""
+        """503 with a pause is a refusal: the message was not taken."""
         error = self.assertRaises(NotTaken, reply_to, Answer(503, retry_after="5"))
         self.assertEqual((error.reply.code, error.reply.status), (451, "4.3.2"))
 
     def test_breaker(self) -> None:
-        """Five failures in a row, a pause, one trial, and so on until it succeeds."""
+        """Five failures in a row cause a pause, then one attempt, and so on until one succeeds."""
         breaker = Breaker(failures=5, pause=5.0)
         for _ in range(4):
             breaker.failed(0)
@@ -165,7 +165,7 @@ class PauseTests(SynchronousTestCase):
         self.assertFalse(breaker.is_open(10))
 
     def test_longest(self) -> None:
-        """Nobody is left alone for more than five minutes."""
+        """No pause is longer than five minutes."""
         breaker = Breaker()
         breaker.pause(0, 1e9)
         self.assertFalse(breaker.allows(299))
@@ -173,16 +173,16 @@ class PauseTests(SynchronousTestCase):
 
 
 class UrlTests(SynchronousTestCase):
-    """URLs to post to."""
+    """URLs for requests."""
 
     def test_secrets(self) -> None:
-        """Neither password nor query are shown."""
+        """Neither the password nor the query is shown."""
         url = Url("https://user:canary@app.test:8443/mail?token=canary")
         self.assertEqual(str(url), "https://app.test:8443/mail")
         self.assertEqual(url.bare, "https://app.test:8443/mail?token=canary")
 
     def test_mistakes(self) -> None:
-        """What is no URL is told without its password."""
+        """The error for an invalid URL does not contain the password."""
         for wrong in "app.test/mail", "ftp://a:canary@app.test/", "http://", "http://a:canary@app.test:x/", "http://ä/":
             error = self.assertRaises(ValueError, Url, wrong)
             self.assertNotIn("canary", str(error))

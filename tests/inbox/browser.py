@@ -1,4 +1,4 @@
-"""A real browser in front of the command as it is started: Debian's Chromium, driven by Playwright."""
+"""A real browser, Debian's Chromium driven by Playwright, and the command as users start it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PATIENCE = 60  # seconds
 
 
 class Server:
-    """``twist smtpd --handler=inbox`` on ports of its own."""
+    """``twist smtpd --handler=inbox`` on its own ports."""
 
     def __init__(self, *options: str) -> None:
         folder = str(Path(txsmtpd.__file__).parent.parent)
@@ -77,7 +77,7 @@ class Server:
 
 
 class Elsewhere:
-    """The hosts that mail leads to, as the browser sees them. It counts the connections that come."""
+    """The hosts that mail refers to, as the browser sees them. It counts connections."""
 
     def __init__(self) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
@@ -107,7 +107,7 @@ class Elsewhere:
 
 @contextmanager
 def chromium(elsewhere: Elsewhere) -> Iterator[Browser]:
-    """The browser, for which every host named ``*.example`` is *elsewhere*."""
+    """The browser, which connects to *elsewhere* for every host named ``*.example``."""
     path = program("chromium", "chromium")
     rules = f"MAP *.example 127.0.0.1:{elsewhere.port}, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
     quiet = ("background-networking", "component-update", "sync", "domain-reliability", "default-apps", "extensions")
@@ -132,7 +132,7 @@ def chromium(elsewhere: Elsewhere) -> Iterator[Browser]:
 
 
 def context(browser: Browser, **options: Any) -> BrowserContext:
-    """A window without a past."""
+    """A window with a new profile."""
     made = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
     made.set_default_timeout(PATIENCE * 1000)
     return made

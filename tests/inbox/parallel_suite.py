@@ -25,7 +25,7 @@ def ask(method: str, url: str) -> Any:
 
 @pytest.mark.parametrize("number", range(int(os.environ.get("INBOX_TESTS", "0"))))
 def test_own(number: int) -> None:
-    """Send, wait, list, and delete: there is one message, then none; the neighbour's is out of reach."""
+    """Send, wait, list, and delete: there is one message, and then none. The mail of other tests is not visible."""
     base = f"{URL}/in/domain=test{number}.example"
     neighbour = f"x@test{number + 1}.example"
     cursor = ask("GET", f"{base}/api/inbox/v1/cursor")["cursor"]

@@ -1,4 +1,4 @@
-"""What the tests of the inbox share: a store with its site on a port, and requests to it."""
+"""Shared by the tests of the inbox: a store with its site on a port, and requests to it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Body:
 
 @dataclass
 class Answer:
-    """What the server has said."""
+    """The response of the server."""
 
     status: int
     headers: dict[str, str]
@@ -74,7 +74,7 @@ def mail(
 
 
 def multipart(html: str = "<p>Hello</p>", *parts: str, text: str = "Hello", subtype: str = "mixed") -> Arrival:
-    """A message with text, HTML and other parts; each of these begins with its header."""
+    """A message with text, HTML and other parts. Each of these starts with its header."""
     alternative = (
         "Content-Type: multipart/alternative; boundary=inner\r\n\r\n"
         f"--inner\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n{text}\r\n"
@@ -89,7 +89,7 @@ def multipart(html: str = "<p>Hello</p>", *parts: str, text: str = "Hello", subt
 
 
 class StoreTestCase(TestCase):
-    """A store, open for the time of a test."""
+    """A store that is open during the test."""
 
     def make_store(self) -> Store:
         return SQLiteStore()
@@ -104,7 +104,7 @@ class StoreTestCase(TestCase):
 
 
 class SiteTestCase(StoreTestCase):
-    """The site of a store on a port of loopback, for the time of a test."""
+    """The site of a store on a loopback port, during the test."""
 
     settings: dict[str, Any] = {}
 

@@ -1,4 +1,4 @@
-"""The inbox in a real browser: what people do there, and what hostile mail cannot do."""
+"""The inbox in a real browser: actions of users, and hostile mail."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ stage = cache(Stage)
 
 
 def in_browser(method: Callable[[Any], None]) -> Callable[[Any], None]:
-    """A test's method that runs in the browser's thread; the windows that it opens are closed."""
+    """Run a test method in the browser's thread, and close the windows that it opens."""
 
     @wraps(method)
     def run(case: BrowserCase) -> None:
@@ -102,12 +102,12 @@ class BrowserCase(SynchronousTestCase):
                 setattr(cls, name, in_browser(method))
 
     def window(self, **options: Any) -> BrowserContext:
-        """A window without a past."""
+        """A window with a new profile."""
         self.windows.append(context(self.browser, **options))
         return self.windows[-1]
 
     def open(self, path: str = "/", **options: Any) -> Page:
-        """Open a page in a window of its own; what goes wrong in it fails the test."""
+        """Open a page in its own window. Errors in the page fail the test."""
         page: Page = self.window(**options).new_page()
         self.errors: list[str] = []
         page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -133,13 +133,13 @@ class BrowserCase(SynchronousTestCase):
 
 
 class PageTests(BrowserCase):
-    """What people do."""
+    """Actions of users."""
 
     def setUp(self) -> None:
         self.empty()
 
     def test_firstMinute(self) -> None:
-        """An empty inbox says where to send mail, and the message that comes shows without a reload."""
+        """An empty inbox shows where to send mail. A message that arrives appears without a reload."""
         page = self.open()
         self.assertIn(f"127.0.0.1:{self.server.port}", page.locator(".empty").inner_text())
         self.assertFits(page.locator(".empty"))
@@ -149,7 +149,7 @@ class PageTests(BrowserCase):
         self.assertEqual(self.errors, [])
 
     def test_open(self) -> None:
-        """A click opens a message, which is read from then on; the address is one to share."""
+        """A click opens a message and marks it as read. Its address can be shared."""
         self.server.send(letter("Invoice", "<p>Dear <b>Bob</b></p>"))
         page = self.open()
         page.get_by_text("Invoice").click()
@@ -191,7 +191,7 @@ class PageTests(BrowserCase):
         self.assertEqual(self.errors, [])
 
     def test_search(self) -> None:
-        """A search leaves what matches, and its address is one to share."""
+        """A search shows the matches. Its address can be shared."""
         for subject in ("Invoice 1", "Invoice 2", "Welcome"):
             self.server.send(letter(subject))
         page = self.open()
@@ -204,7 +204,7 @@ class PageTests(BrowserCase):
         self.assertEqual(page.locator(".row").count(), 2)
 
     def test_keyboard(self) -> None:
-        """Mail can be read and deleted with single keys, which can be switched off."""
+        """Single keys mark mail as read and delete it. They can be switched off."""
         for number in range(3):
             self.server.send(letter(f"Letter {number}"))
         page = self.open()
@@ -224,7 +224,7 @@ class PageTests(BrowserCase):
         self.assertEqual(page.locator("h1").count(), 0)
 
     def test_select(self) -> None:
-        """Selected messages stay selected when mail comes, and are deleted together."""
+        """Selected messages stay selected when mail arrives, and are deleted together."""
         for number in range(3):
             self.server.send(letter(f"Letter {number}"))
         page = self.open()
@@ -284,7 +284,7 @@ class PageTests(BrowserCase):
         self.assertTrue(button.evaluate("element => element === document.activeElement"))
 
     def test_follow(self) -> None:
-        """Who follows the newest message sees it as it comes."""
+        """A page that follows the newest message shows it when it arrives."""
         self.server.send(letter("Old"))
         page = self.open()
         page.keyboard.press("f")
@@ -293,7 +293,7 @@ class PageTests(BrowserCase):
         page.get_by_role("heading", name="New").wait_for()
 
     def test_theme(self) -> None:
-        """The page follows the system's theme, or the one that was chosen, and keeps the choice."""
+        """The page uses the system's theme, or the chosen one, which it remembers."""
         page = self.open(color_scheme="dark")
 
         def background() -> str:
@@ -307,7 +307,7 @@ class PageTests(BrowserCase):
         self.assertEqual(background(), light)
 
     def test_withoutJavaScript(self) -> None:
-        """Without JavaScript everything works by links and forms."""
+        """Without JavaScript, everything works with links and forms."""
         self.server.send(letter("Plain", "<p>As HTML</p>"))
         self.server.send(letter("Other"))
         page = self.open(java_script_enabled=False)
@@ -323,7 +323,7 @@ class PageTests(BrowserCase):
         page.get_by_text("Nothing found").wait_for()
 
     def test_widths(self) -> None:
-        """The HTML shows as wide as a phone has it, and in the mail's own dark mode."""
+        """The HTML can be shown with the width of a phone, and in the mail's own dark mode."""
         dark = "<style>@media (prefers-color-scheme: dark) { p { color: rgb(1, 2, 3) } }</style><p>Shown</p>"
         self.server.send(letter("Wide", dark))
         page = self.open(color_scheme="null")  # not one that is pinned by the test
@@ -338,7 +338,7 @@ class PageTests(BrowserCase):
         self.assertEqual(shown.evaluate("element => getComputedStyle(element).color"), "rgb(1, 2, 3)")
 
     def test_remoteContent(self) -> None:
-        """Remote images are blocked until somebody asks for them, for that message."""
+        """Remote images are blocked until the user allows them for that message."""
         self.server.send(letter("Remote", "<img src='https://cdn.example/x.png'><p>Shown</p>"))
         page = self.open()
         page.locator(".row a").click()
@@ -348,7 +348,7 @@ class PageTests(BrowserCase):
             page.get_by_text("Load them for this message").click()
 
     def test_inlineImage(self) -> None:
-        """An image of the mail itself shows where the HTML wants it."""
+        """An image of the mail itself is shown where the HTML refers to it."""
         message = letter("Inline", "<img src='cid:dot' alt=dot>")
         gif = bytes.fromhex("47494638396102000200800000000000ffffff2c000000000200020000020284510 03b".replace(" ", ""))
         html = message.get_payload()[1]
@@ -361,7 +361,7 @@ class PageTests(BrowserCase):
         self.assertTrue(str(image.get_attribute("src")).startswith("data:image/gif"))
 
     def test_sessions(self) -> None:
-        """A session that delivered nothing is in the list, with the reply that ended it."""
+        """A session without mail is in the list, with the reply that ended it."""
         page = self.open("/faults")
         page.get_by_role("switch", name="Unknown recipient").click()
         page.get_by_role("switch", name="Unknown recipient", checked=True).wait_for()
@@ -379,7 +379,7 @@ class PageTests(BrowserCase):
         self.assertEqual(self.errors, [])
 
     def test_ownFault(self) -> None:
-        """A rule that makes no sense is refused in words, and stays in the field."""
+        """An invalid rule is refused with an explanation, and stays in the field."""
         page = self.open("/faults")
         page.get_by_label("Rule, in").fill("rcpt frist=2 drop")
         page.get_by_role("button", name="Add").click()
@@ -387,7 +387,7 @@ class PageTests(BrowserCase):
         self.assertEqual(page.get_by_label("Rule, in").input_value(), "rcpt frist=2 drop")
 
     def test_scope(self) -> None:
-        """Below ``/in/`` there is the mail of that inbox only, and deleting all deletes no other."""
+        """Below ``/in/``, only the mail of that inbox is shown, and deleting all deletes no other mail."""
         self.server.send(letter("Mine"), "a@w3.test")
         self.server.send(letter("Theirs"), "a@w4.test")
         page = self.open("/in/domain=w3.test/")
@@ -400,7 +400,7 @@ class PageTests(BrowserCase):
         self.assertEqual(page.locator(".row .subject").all_inner_texts(), ["Theirs"])
 
     def test_weight(self) -> None:
-        """The first page weighs less than 120 KB, and all of it comes from our own address."""
+        """The first page is smaller than 120 KB, and comes only from the server's own address."""
         for number in range(50):
             self.server.send(letter(f"Letter {number}"))
         page = self.window().new_page()
@@ -413,7 +413,7 @@ class PageTests(BrowserCase):
         self.assertEqual([url for url in sizes if not url.startswith(self.server.url)], [])
 
     def test_accessible(self) -> None:
-        """axe finds nothing serious on any page, in either theme."""
+        """axe finds no serious problem on any page, in either theme."""
         self.server.send(letter("Accessible", "<p>Hi</p>"))
         found: dict[str, list[str]] = {}
         for theme in ("light", "dark"):
@@ -442,7 +442,7 @@ class PageTests(BrowserCase):
 
 
 class HostileTests(BrowserCase):
-    """Mail that wants to run scripts, to fetch something, or to lead the browser away."""
+    """Mail that tries to run scripts, to fetch something, or to navigate the browser away."""
 
     def setUp(self) -> None:
         if hostile.NAME in self.messages(self.window().new_page()):
@@ -452,7 +452,7 @@ class HostileTests(BrowserCase):
         self.server.send_all([*letters, *parts, _hostile_header(), letter(hostile.NAME)])
 
     def watched(self) -> Page:
-        """A page that must not open a dialog, fetch anything of a mail, or be led away."""
+        """A page that must not open a dialog, fetch anything of a mail, or navigate."""
         window = self.window()
         page: Page = window.new_page()
         self.harm: list[str] = []
@@ -465,7 +465,7 @@ class HostileTests(BrowserCase):
             self.harm.append(f"answer of {url}")
 
     def messages(self, page: Page) -> dict[str, str]:
-        """The ids of all messages, by their subjects."""
+        """The ids of all messages, by subject."""
         answer = page.request.get(f"{self.server.url}/api/v1/messages?limit=0").json()
         return {each["Subject"]: each["ID"] for each in answer["messages"]}
 
@@ -477,7 +477,7 @@ class HostileTests(BrowserCase):
         self.assertEqual(self.elsewhere.connections[self.before :], [], name)
 
     def test_html(self) -> None:
-        """In the page, and opened directly, no HTML of a mail runs a script, fetches anything, or navigates."""
+        """In the page and opened directly, no HTML of a mail runs a script, fetches anything, or navigates."""
         page = self.watched()
         messages = self.messages(page)
         for name in hostile.HTML:
@@ -486,7 +486,7 @@ class HostileTests(BrowserCase):
                 self.check(page, name, f"{self.server.url}{path}")
 
     def test_clicks(self) -> None:
-        """A click on what a mail shows runs no script, sends no form, and leaves the page where it is."""
+        """A click on the content of a mail runs no script, sends no form, and does not leave the page."""
         page = self.watched()
         messages = self.messages(page)
         for name, html in hostile.HTML.items():
@@ -507,7 +507,7 @@ class HostileTests(BrowserCase):
         self.assertEqual(len(self.messages(page)), len(messages))
 
     def test_parts(self) -> None:
-        """Parts are downloaded or shown as what they are; none of them runs."""
+        """Parts are downloaded, or shown according to their type. None of them runs."""
         page = self.watched()
         for subject, message in self.messages(page).items():
             if not subject.startswith("Part "):
@@ -526,7 +526,7 @@ class HostileTests(BrowserCase):
                 self.assertEqual((self.harm, self.elsewhere.connections[self.before :]), ([], []), subject)
 
     def test_otherViews(self) -> None:
-        """Hostile text in headers, addresses and source shows as text in every view, and in the list."""
+        """Hostile text in headers, addresses and source is shown as text in every view and in the list."""
         page = self.watched()
         messages = self.messages(page)
         hostile_one = next(id for subject, id in messages.items() if subject.startswith("<img"))

@@ -15,7 +15,7 @@ from txsmtpd.testing import MailCatcher
 
 
 def ask(url: str, method: str = "GET") -> Any:
-    """What the inbox answers."""
+    """The response of the inbox."""
     with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=60) as answer:
         body = answer.read()
     return json.loads(body) if body[:1] in b"{[" else body.decode()
@@ -27,7 +27,7 @@ def send(catcher: MailCatcher, subject: str) -> None:
 
 
 class ServeTests(TestCase):
-    """A catcher in a thread of its own, whose inbox is served."""
+    """A catcher in a thread, whose inbox is served."""
 
     def setUp(self) -> None:
         self.catcher = MailCatcher(faults=Faults()).start()
@@ -39,8 +39,7 @@ class ServeTests(TestCase):
         return [message["Subject"] for message in ask(f"{self.url}/api/v1/messages")["messages"]]
 
     def test_shared(self) -> None:
-        """The page shows what was caught, before and after; what is deleted there is gone here, and the other way
-        round."""
+        """The page shows mail that was caught before and after. Deleting works in both directions."""
         send(self.catcher, "after")
         self.assertEqual(self.subjects(), ["after", "before"])
         ask(f"{self.url}/api/v1/search?query=subject:before", "DELETE")
@@ -49,20 +48,20 @@ class ServeTests(TestCase):
         self.assertEqual(self.subjects(), [])
 
     def test_waiting(self) -> None:
-        """Mail that comes is waited for."""
+        """The API can wait for mail."""
         send(self.catcher, "after")
         answer = ask(f"{self.url}/in/domain=example.com/api/inbox/v1/wait?subject=after&timeout=5")
         self.assertEqual(answer["messages_count"], 1)
 
     def test_sessions(self) -> None:
-        """What was said stands beside each message, and faults can be switched."""
+        """Each message has the transcript of its session. Faults can be switched on and off."""
         answer = ask(f"{self.url}/api/inbox/v1/message/latest/transcript")
         self.assertIn("mail from:<ann@example.org>", json.dumps(answer).lower())
         self.assertEqual(len(ask(f"{self.url}/api/inbox/v1/sessions")["sessions"]), 1)
         self.assertEqual(ask(f"{self.url}/api/inbox/v1/faults")["faults"], [])
 
     def test_again(self) -> None:
-        """Asked again, the address is the same."""
+        """A second call returns the same address."""
         self.assertEqual(self.catcher.serve_inbox(), self.url)
 
 
@@ -70,7 +69,7 @@ class AsyncioTests(IsolatedAsyncioTestCase):
     """A catcher on an asyncio loop."""
 
     async def test_loop(self) -> None:
-        """The inbox is served on the loop of the catcher; what it takes a thread for comes back to that loop."""
+        """The inbox is served on the catcher's loop. Results of threads are delivered there."""
         catcher = MailCatcher().listen()
         try:
             url = catcher.serve_inbox()
@@ -87,7 +86,7 @@ class RefusedTests(TestCase):
     """Where an inbox cannot be served."""
 
     def test_notListening(self) -> None:
-        """A catcher that does not listen serves no inbox, and says what to do."""
+        """A catcher that does not listen serves no inbox. The exception says what to do."""
         with self.assertRaisesRegex(RuntimeError, r"call start\(\) or listen\(\) before"):
             MailCatcher().serve_inbox()
 
@@ -96,7 +95,7 @@ class TrialTests(TrialCase):
     """A catcher in trial."""
 
     async def test_trial(self) -> None:
-        """In trial the site is on the reactor of the tests."""
+        """In trial, the site uses the reactor of the tests."""
         from twisted.internet import reactor
         from twisted.web.client import Agent, HTTPConnectionPool, readBody
 

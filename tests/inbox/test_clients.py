@@ -19,7 +19,7 @@ PATIENCE = 60.0
 
 
 class Server:
-    """An inbox, started by the command line, on ports that are free."""
+    """An inbox that the command line starts, on free ports."""
 
     def __init__(self, *options: str, handler: str = "inbox") -> None:
         self.process = subprocess.Popen(
@@ -55,7 +55,7 @@ class MailpitClientTests(TestCase):
     """The npm package mailpit-api."""
 
     def test_everything(self) -> None:
-        """All that the client can call is answered to the letter, and its events come."""
+        """All methods of the client work, and its events arrive."""
         node = program("node", "nodejs")
         if not (PACKAGES / "packages").exists():
             raise not_here("the packages of npm are missing; .ci/npm.sh, run as root, installs them")

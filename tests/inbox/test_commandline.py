@@ -1,4 +1,4 @@
-"""--handler=inbox and its options: what is asked for, and what is refused."""
+"""--handler=inbox and its options: valid and invalid values."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from txsmtpd.service.options import Options
 
 
 class OptionTests(SynchronousTestCase):
-    """Options, parsed."""
+    """The parsed options."""
 
     def parsed(self, *arguments: str, **environ: str) -> Any:
-        """What was asked for."""
+        """The settings that result."""
         options = Options()
         options.environ = environ
         options.parseOptions([*arguments])
@@ -35,15 +35,14 @@ class OptionTests(SynchronousTestCase):
         return options
 
     def assertRefused(self, text: str, *arguments: str) -> None:
-        """The options are refused with one line, and status 64."""
+        """Assert that the options are refused with one line and status 64."""
         self.patch(sys, "stderr", io.StringIO())
         refused = self.assertRaises(Exit, self.parsed, *arguments)
         self.assertIn(text, str(refused))
         self.assertEqual(refused.code, 64)
 
     def test_defaults(self) -> None:
-        """SMTP is on 1025 of loopback, unless it is told otherwise; everybody may log in, and addresses may be in
-        UTF-8."""
+        """By default, SMTP listens on port 1025 of loopback, everybody may log in, and addresses may be in UTF-8."""
         options = self.parsed("--handler=inbox")
         self.assertEqual([label for label, _ in options["endpoints"]], ["--listen=tcp:1025:interface=127.0.0.1"])
         self.assertEqual(options["inbox"][0], "--web=tcp:8025:interface=127.0.0.1")
@@ -58,13 +57,13 @@ class OptionTests(SynchronousTestCase):
         self.assertEqual(options["inbox"][2].size_limit, 1000)
 
     def test_others(self) -> None:
-        """Other handlers listen where they did."""
+        """Other handlers have their own defaults."""
         options = self.parsed("--handler=sink")
         self.assertEqual([label for label, _ in options["endpoints"]], ["--listen=tcp:8025:interface=127.0.0.1"])
         self.assertIsNone(options["inbox"])
 
     def test_web(self) -> None:
-        """The options of the pages become settings of the site; the environment has them, too."""
+        """The options of the pages become settings of the site. They are also read from the environment."""
         options = self.parsed(
             "--handler=inbox",
             "--web-path=/a/b/",
@@ -84,14 +83,14 @@ class OptionTests(SynchronousTestCase):
         self.assertIsNotNone(settings.portal)
 
     def test_kept(self) -> None:
-        """How much is kept is told by number, size and age."""
+        """The number, size and age of kept mail can be set."""
         kept = self.parsed("--handler=inbox", "--keep=10", "--keep-size=1M", "--keep-age=12h")[
             "handler"
         ].store.retention
         self.assertEqual((kept.messages, kept.octets, kept.age), (10, 2**20, 43200))
 
     def test_mistakes(self) -> None:
-        """What will not do is refused before anything listens."""
+        """Invalid values are refused before anything listens."""
         folder = os.path.abspath(self.mktemp())
         os.mkdir(folder)
         other = os.path.join(folder, "other")
@@ -116,7 +115,7 @@ class OptionTests(SynchronousTestCase):
             self.assertRefused(text, *arguments)
 
     def test_noExtra(self) -> None:
-        """Where the extra is missing, that is said, with its name."""
+        """If the extra is missing, the error names it."""
         from txsmtpd.inbox import handler
 
         self.patch(handler, "find_spec", lambda name: None)
@@ -124,10 +123,10 @@ class OptionTests(SynchronousTestCase):
 
 
 class ProcessTests(TestCase):
-    """The server, as people start it."""
+    """The server, as users start it."""
 
     def test_mail(self) -> None:
-        """Mail that is sent to the one address is seen at the other, below its path; at the end nothing is left."""
+        """Mail that is sent to one address appears at the other, below its path. At the end nothing is left."""
         server = Server("--web-path=/mail")
         self.addCleanup(server.stop)
         with smtplib.SMTP("127.0.0.1", server.smtp_port or 0, timeout=60) as client:
@@ -141,7 +140,7 @@ class ProcessTests(TestCase):
         self.assertNotIn("Traceback", said)
 
     def test_open(self) -> None:
-        """Beyond loopback and without a login, one line warns."""
+        """On other addresses than loopback without a login, there is one warning."""
         server = Server("--web=tcp:0:interface=0.0.0.0")
         self.addCleanup(server.stop)
         server.process.terminate()
@@ -149,7 +148,7 @@ class ProcessTests(TestCase):
         self.assertIn("can read the mail; use --web-auth", server.before + said)
 
     def test_terminal(self) -> None:
-        """On a terminal, two lines tell where to send mail and where to look; the log follows."""
+        """On a terminal, two lines show where to send mail and where to read it. The log follows."""
         master, slave = pty.openpty()
         self.addCleanup(os.close, master)
         process = subprocess.Popen(

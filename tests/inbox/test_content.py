@@ -1,4 +1,4 @@
-"""What is asked of the HTML of a mail before a browser gets it."""
+"""The checks of the HTML of a mail before it is sent to a browser."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REPEATED = ("<a", " href", "<", "a", "a-", "1 ", "111 ", " \n", "\n", "cid:", "h
 
 
 class RemoteTests(SynchronousTestCase):
-    """Whether a mail shows something from elsewhere."""
+    """Whether a mail loads something from other hosts."""
 
     def test_remote(self) -> None:
         """Images, backgrounds, media, style sheets and fonts of other hosts are found, however they are written."""
@@ -35,7 +35,7 @@ class RemoteTests(SynchronousTestCase):
             self.assertTrue(wants_remote(html), html)
 
     def test_own(self) -> None:
-        """Links, and what the mail brings along, are not."""
+        """Links and the mail's own parts do not count."""
         for html in (
             "<a href='https://a.example/'>https://a.example/</a>",
             "<img src='cid:logo'>",
@@ -47,10 +47,10 @@ class RemoteTests(SynchronousTestCase):
 
 
 class TimeTests(SynchronousTestCase):
-    """The time that HTML takes grows with its length, and no faster, whatever is in it."""
+    """The time for HTML is proportional to its length, whatever it contains."""
 
     def test_patterns(self) -> None:
-        """Each pattern comes to the end of a long text that it almost matches everywhere."""
+        """Each pattern finishes on a long text that it almost matches everywhere."""
         patterns = [
             each
             for module in (content, markup, html_check)

@@ -1,4 +1,4 @@
-"""The examples of the documentation are run as they stand, against one server."""
+"""The examples of the documentation are run unchanged, against one server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ExampleTests(TestCase):
         self.addCleanup(shutil.rmtree, self.folder)
 
     def run_example(self, *command: str) -> str:
-        """What was printed."""
+        """The output."""
         done = subprocess.run(
             command,
             cwd=self.folder,
@@ -45,14 +45,14 @@ class ExampleTests(TestCase):
         return done.stdout
 
     def test_pytest(self) -> None:
-        """Two tests of pytest, each with an inbox of its own."""
+        """Two tests of pytest, each with its own inbox."""
         said = self.run_example(
             sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(EXAMPLES / "test_signup.py")
         )
         self.assertIn("2 passed", said)
 
     def test_browser(self) -> None:
-        """A test that clicks through a mail in a browser."""
+        """A test that clicks on a mail in a browser."""
         program("chromium", "chromium")
         said = self.run_example(
             sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(EXAMPLES / "test_browser.py")
@@ -60,7 +60,7 @@ class ExampleTests(TestCase):
         self.assertIn("1 passed", said)
 
     def test_javascript(self) -> None:
-        """A test in JavaScript, with a client that knows nothing of this server."""
+        """A test in JavaScript, with a client that does not depend on this server."""
         node = program("node", "nodejs")
         if not (PACKAGES / "packages").exists():
             raise not_here("the packages of npm are missing; .ci/npm.sh, run as root, installs them")

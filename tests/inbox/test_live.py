@@ -1,4 +1,4 @@
-"""Events, as they happen."""
+"""Events, immediately after changes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.inbox.support import SiteTestCase, mail
 
 
 class Client(Protocol):
-    """A client that keeps what it is sent."""
+    """A client that keeps the data that it receives."""
 
     def __init__(self) -> None:
         self.octets = b""
@@ -38,7 +38,7 @@ class Client(Protocol):
                 done.callback(None)
 
     async def until(self, wanted: bytes) -> bytes:
-        """All that was sent, once it has these octets; or the connection is gone."""
+        """All received data, once it contains these octets, or the connection is lost."""
         if wanted not in self.octets and not self.lost:
             done: Deferred[None] = Deferred()
             self._waiting.append((wanted, done))
@@ -46,7 +46,7 @@ class Client(Protocol):
         return self.octets
 
     async def end(self) -> bytes:
-        """All that was sent, once the connection is gone."""
+        """All received data, once the connection is lost."""
         return await self.until(b"no such octets")
 
 
@@ -64,12 +64,12 @@ class LiveTestCase(SiteTestCase):
         self.addCleanup(self.nobody_listens)
 
     async def nobody_listens(self) -> None:
-        """Return when the server has noticed that all clients have left."""
+        """Return when the server has noticed that all clients have disconnected."""
         while self.web.live:
             await deferLater(reactor, 0.005)
 
     async def check_dropped(self, client: Any) -> None:
-        """A client that does not read is dropped, and nothing more is kept for it."""
+        """A client that does not read is disconnected, and nothing more is kept for it."""
         client.transport.pauseProducing()
         (message,) = await self.add(mail("x" * 900))
         for _ in range(200):
@@ -88,7 +88,7 @@ class StreamTests(LiveTestCase):
     path = "/api/inbox/v1/events"
 
     async def test_events(self) -> None:
-        """A client is told of each change, with a number."""
+        """A client gets each change, with a number."""
         client = await self.connect(self.path)
         await client.until(b"event: hello")
         self.assertIn(b"content-type: text/event-stream", client.octets.lower())
@@ -99,14 +99,14 @@ class StreamTests(LiveTestCase):
         await client.until(b'event: delete\ndata: {"ID": "' + message.id.encode())
 
     async def test_scope(self) -> None:
-        """Below /in/ a client is told of that mail alone."""
+        """Below /in/, a client gets only the events of that mail."""
         client = await self.connect(f"/in/domain=w3.test{self.path}")
         await client.until(b"event: hello")
         await self.add(mail("theirs", to="a@w4.test"), mail("mine", to="a@w3.test"))
         self.assertNotIn(b"theirs", await client.until(b"mine"))
 
     async def test_comesBack(self) -> None:
-        """A client that comes back is told what it has missed, and one that missed too much is told to reload."""
+        """A client that reconnects gets the events that it missed. If they are too many, it is told to reload."""
         client = await self.connect(self.path)
         await client.until(b"event: hello")
         await self.add(mail("one"))
@@ -122,7 +122,7 @@ class StreamTests(LiveTestCase):
             await client.until(b"event: reload")
 
     async def test_tooMany(self) -> None:
-        """More clients than allowed are refused; one that leaves makes room."""
+        """Clients above the limit are refused. When one disconnects, there is room again."""
         self.web.live_limit = 1
         client = await self.connect(self.path)
         await client.until(b"event: hello")
@@ -133,13 +133,13 @@ class StreamTests(LiveTestCase):
         await client.until(b"event: hello")
 
     async def test_slow(self) -> None:
-        """A client that does not read is dropped, and nothing is kept for it."""
+        """A client that does not read is disconnected, and nothing is kept for it."""
         client = await self.connect(self.path)
         await client.until(b"event: hello")
         await self.check_dropped(client)
 
     async def test_end(self) -> None:
-        """When the server stops, clients are let go."""
+        """When the server stops, clients are disconnected."""
         client = await self.connect(self.path)
         await client.until(b"event: hello")
         for each in list(self.web.live):
@@ -161,7 +161,7 @@ class SocketTests(LiveTestCase):
         )
 
     async def test_events(self) -> None:
-        """A new message is told with its summary, then the counts."""
+        """A new message is sent with its summary, and then the counts."""
         client = await self.open()
         await client.until(b"101 ")
         (message,) = await self.add(mail("one"))
@@ -177,19 +177,19 @@ class SocketTests(LiveTestCase):
         self.assertIn(b" 403 ", (await client.until(b"another site")).split(b"\r\n")[0])
 
     async def test_own(self) -> None:
-        """A page of ours is welcome."""
+        """A page of the inbox is accepted."""
         client = await self.open(f"Origin: http://{self.host}", "Sec-Fetch-Site: same-origin")
         await client.until(b"101 ")
 
     async def test_talkative(self) -> None:
-        """A client that sends anything is told that this was wrong (1003)."""
+        """A client that sends anything is disconnected with an error (1003)."""
         client = await self.open()
         await client.until(b"\r\n\r\n")
         client.transport.write(frame(b"hello", 0x81))
         self.assertIn(b"\x03\xeb", (await client.end()).partition(b"\r\n\r\n")[2])
 
     async def test_endless(self) -> None:
-        """One that sends a message without end is cut off (1009), long before it fills the memory."""
+        """A client that sends a message without an end is disconnected (1009), long before memory is full."""
         client = await self.open()
         await client.until(b"\r\n\r\n")
         for number in range(9):
@@ -197,18 +197,18 @@ class SocketTests(LiveTestCase):
         self.assertIn(b"\x03\xf1", (await client.end()).partition(b"\r\n\r\n")[2])
 
     async def test_slow(self) -> None:
-        """A client that does not read is dropped, and nothing more is kept for it."""
+        """A client that does not read is disconnected, and nothing more is kept for it."""
         client = await self.open()
         await client.until(b"101 ")
         await self.check_dropped(client)
 
     async def test_noSocket(self) -> None:
-        """A request that is none for a WebSocket is told so."""
+        """A request that is not for a WebSocket gets an explanation."""
         answer = await self.get("/api/events")
         self.assertEqual(answer.status, 426)
 
 
 def frame(payload: bytes, first: int) -> bytes:
-    """A frame of a client (RFC 6455 5.2), whose mask changes nothing."""
+    """A frame of a client (RFC 6455 5.2), with a mask that changes nothing."""
     length = bytes([0x80 | len(payload)]) if len(payload) < 126 else b"\xfe" + len(payload).to_bytes(2, "big")
     return bytes([first]) + length + bytes(4) + payload

@@ -7,10 +7,10 @@ from txsmtpd.faults.rules import Faults
 
 
 class MailHogTests(SiteTestCase):
-    """What MailHog's clients call."""
+    """The requests of MailHog's clients."""
 
     async def test_list(self) -> None:
-        """A list has whole messages, with envelope, header and body as they came."""
+        """A list has whole messages, with envelope, header and body as received."""
         [message] = await self.add(mail("one", helo="client"))
         answer = (await self.get("/api/v2/messages")).json
         [item] = answer.pop("items")
@@ -24,7 +24,7 @@ class MailHogTests(SiteTestCase):
         self.assertEqual(item["Raw"]["Data"].encode(), await self.store.content(message))
 
     async def test_parts(self) -> None:
-        """Parts are undecoded, within each other."""
+        """Parts are not decoded, and may be nested."""
         await self.add(multipart("<p>x</p>", "Content-Transfer-Encoding: base64\r\n\r\naGk="))
         [item] = (await self.get("/api/v2/messages")).json["items"]
         inner, last = item["MIME"]["Parts"]
@@ -54,7 +54,7 @@ class MailHogTests(SiteTestCase):
         self.assertEqual((await self.get(f"/api/v1/messages/{message.id}")).status, 404)
 
     async def test_jim(self) -> None:
-        """Jim comes, changes, and goes."""
+        """Jim can be enabled, changed and disabled."""
         self.web.faults = Faults()
         self.assertEqual((await self.get("/api/v2/jim")).status, 404)
         answer = await self.ask("POST", "/api/v2/jim", {"RejectSenderChance": 0.5, "AcceptChance": 0.9})

@@ -1,4 +1,4 @@
-"""Mailpit's API: what its clients rely on."""
+"""Mailpit's API, as its clients need it."""
 
 from __future__ import annotations
 
@@ -49,19 +49,19 @@ class ListTests(SiteTestCase):
         )
 
     async def test_pages(self) -> None:
-        """Lists are newest first, and are asked for by start and limit; limit=0 asks for all."""
+        """Lists are newest first, with start and limit. limit=0 returns all."""
         await self.add(*[mail(str(number)) for number in range(5)])
         self.assertEqual(await self.subjects("/api/v1/messages?start=1&limit=2"), ["3", "2"])
         self.assertEqual(await self.subjects("/api/v1/messages?limit=0"), ["4", "3", "2", "1", "0"])
         self.assertEqual(await self.subjects("/api/v1/messages?limit=0&start=3"), ["1", "0"])
 
     async def test_notANumber(self) -> None:
-        """A start that is no number is refused, with its name."""
+        """An invalid start is refused, with its name."""
         answer = await self.get("/api/v1/messages?start=x")
         self.assertEqual((answer.status, answer.text), (400, "start must be a number, not 'x'\n"))
 
     async def test_search(self) -> None:
-        """A search counts its hits; total and unread are of all mail."""
+        """A search counts its matches. Total and unread count all mail."""
         await self.add(mail("one"), mail("two"))
         answer = (await self.get("/api/v1/search?query=subject:ONE")).json
         self.assertEqual([answer[name] for name in ("total", "messages_count")], [2, 1])
@@ -76,7 +76,7 @@ class MessageTests(SiteTestCase):
     """One message."""
 
     async def test_full(self) -> None:
-        """A message has its text, its HTML and its parts; those that the HTML shows are inline."""
+        """A message has its text, its HTML and its parts. Parts that the HTML refers to are inline."""
         image = (
             "Content-Type: image/png; name=a.png\r\nContent-ID: <a@b>\r\nContent-Transfer-Encoding: base64\r\n\r\n"
             + base64.b64encode(PNG).decode()
@@ -105,7 +105,7 @@ class MessageTests(SiteTestCase):
         self.assertEqual((await self.get("/api/v1/messages")).json["unread"], 0)
 
     async def test_latest(self) -> None:
-        """The newest message has the id latest; a query chooses among them."""
+        """The newest message has the id latest. With a query, it is the newest match."""
         await self.add(mail("one"), mail("two"))
         self.assertEqual((await self.get("/api/v1/message/latest")).json["Subject"], "two")
         self.assertEqual((await self.get("/api/v1/message/latest?query=subject:one")).json["Subject"], "one")
@@ -116,7 +116,7 @@ class MessageTests(SiteTestCase):
         self.assertEqual((answer.status, answer.text), (404, "Message not found\n"))
 
     async def test_hiddenRecipients(self) -> None:
-        """Recipients that no field names are in Bcc, and Return-Path is the reverse-path; the source has neither."""
+        """Recipients that no field names are in Bcc, and Return-Path is the reverse-path. The source has neither."""
         content = b"To: bob@example.com\r\n\r\nHello\r\n"
         from txsmtpd.inbox.message import Arrival
 
@@ -139,20 +139,20 @@ class ChangeTests(SiteTestCase):
         self.assertEqual(await self.subjects(), [])
 
     async def test_deleteSome(self) -> None:
-        """DELETE with ids deletes those messages; the case of the key makes no difference."""
+        """DELETE with ids deletes those messages. Keys are case-insensitive."""
         one, _ = await self.add(mail("one"), mail("two"))
         await self.ask("DELETE", "/api/v1/messages", {"ids": [one.id]})
         self.assertEqual(await self.subjects(), ["two"])
 
     async def test_deleteGarbage(self) -> None:
-        """DELETE with a body that is not JSON, or no list of ids, deletes nothing."""
+        """DELETE with a body that is not JSON, or not a list of ids, deletes nothing."""
         await self.add(mail("one"))
         for body in (b"{", b"[]", b'{"IDs": "x"}', b'{"IDs": [1]}'):
             self.assertEqual((await self.ask("DELETE", "/api/v1/messages", body)).status, 400, body)
         self.assertEqual(await self.subjects(), ["one"])
 
     async def test_deleteSearch(self) -> None:
-        """DELETE of a search deletes what it finds, and nothing without a query."""
+        """DELETE of a search deletes its matches, and nothing without a query."""
         await self.add(mail("one"), mail("two"))
         self.assertEqual((await self.ask("DELETE", "/api/v1/search")).status, 400)
         await self.ask("DELETE", "/api/v1/search?query=subject:one")
@@ -172,7 +172,7 @@ class ChangeTests(SiteTestCase):
         self.assertEqual((await self.ask("PUT", "/api/v1/messages", {"IDs": [one.id], "Search": "x"})).status, 400)
 
     async def test_tags(self) -> None:
-        """Tags are set, renamed and removed; characters that no tag has are dropped."""
+        """Tags are set, renamed and removed. Characters that tags cannot have are removed."""
         [message] = await self.add(mail())
         await self.ask("PUT", "/api/v1/tags", {"IDs": [message.id], "Tags": ["one", "<two>"]})
         self.assertEqual((await self.get("/api/v1/tags")).json, ["one", "two"])
@@ -182,7 +182,7 @@ class ChangeTests(SiteTestCase):
         self.assertEqual((await self.get("/api/v1/tags")).json, ["three"])
 
     async def test_send(self) -> None:
-        """A message that is sent by the API is stored as if it had come by SMTP."""
+        """A message that is sent with the API is stored like one that arrived over SMTP."""
         body = {
             "From": {"Email": "ann@example.org", "Name": "Ann"},
             "To": [{"Email": "bob@example.com", "Name": "Bob"}],
@@ -202,7 +202,7 @@ class ChangeTests(SiteTestCase):
         self.assertEqual([part["ContentType"] for part in message["Attachments"]], ["image/png"])
 
     async def test_sendWrong(self) -> None:
-        """What is no message is refused, with the reason as JSON."""
+        """An invalid message is refused, with the reason as JSON."""
         for body in (
             {},
             {"From": {"Email": "x"}},
@@ -218,10 +218,10 @@ class ChangeTests(SiteTestCase):
 
 
 class ServerTests(SiteTestCase):
-    """What the server tells of itself."""
+    """Information about the server."""
 
     async def test_info(self) -> None:
-        """The server has a version that Mailpit's clients understand, and asks nobody for a newer one."""
+        """The server has a version that Mailpit's clients accept, and does not look for a newer one."""
         await self.add(mail())
         answer = (await self.get("/api/v1/info")).json
         self.assertRegex(answer["Version"], r"^v1\.30\.5\+txsmtpd\.")
@@ -229,23 +229,22 @@ class ServerTests(SiteTestCase):
         self.assertEqual(answer["RuntimeStats"]["SMTPAccepted"], 1)
 
     async def test_missing(self) -> None:
-        """An address that leads nowhere is answered 404, and a method that is not there 405."""
+        """An unknown path gets 404, and an unknown method 405."""
         self.assertEqual((await self.get("/nowhere")).text, "404 page not found\n")
         answer = await self.ask("POST", "/api/v1/info", {})
         self.assertEqual((answer.status, answer.headers["allow"]), (405, "GET"))
 
     async def test_alive(self) -> None:
-        """Probes are answered."""
+        """Probes get a response."""
         for path in ("/livez", "/readyz"):
             self.assertEqual((await self.get(path)).status, 200)
 
 
 class CheckTests(SiteTestCase):
-    """What mail programs make of the HTML."""
+    """The HTML check."""
 
     async def test_features(self) -> None:
-        """Elements, attributes, properties, rules and functions are found by name, and counted; what is only text is
-        not."""
+        """Elements, attributes, properties, rules and functions are found by name, and counted. Text does not count."""
         html = (
             "<style>@media print { p:hover { margin: 0 } }</style><video></video><h2 align=left>position: x</h2>"
             "<p style=\"display:flex; border-radius: 3px\">x</p><p style='border-radius:1px'>y</p>"

@@ -51,10 +51,10 @@ class ParameterTests(SiteTestCase):
 
 
 class MessageTests(SiteTestCase):
-    """What Mailpit's JSON has no room for."""
+    """Data that Mailpit's JSON does not have."""
 
     async def test_envelope(self) -> None:
-        """The envelope is told as it was received."""
+        """The envelope is returned as received."""
         [message] = await self.add(
             mail(
                 to=("a@w3.test", "b@w3.test"),
@@ -87,7 +87,7 @@ class MessageTests(SiteTestCase):
         )
 
     async def test_links(self) -> None:
-        """The links of HTML and text are told in their order, each once."""
+        """The links of HTML and text are returned in order, without duplicates."""
         html = (
             "<a href='https://a.example/?x=1&amp;y=2'>a</a> <A class=b HREF=mailto:b@c.test>b</A> <a href='#top'>t</a>"
         )
@@ -96,7 +96,7 @@ class MessageTests(SiteTestCase):
         self.assertEqual(answer, {"links": ["https://a.example/?x=1&y=2", "mailto:b@c.test", "https://b.example/path"]})
 
     async def test_codes(self) -> None:
-        """What looks like a one-time code is told; words, years in dates, prices and addresses are none."""
+        """Text that looks like a one-time code is returned. Words, years in dates, prices and addresses are not."""
         text = "Your code: 123 456. Or AB12CD! On 2026-11-29, for 12.50, see https://x.test/123456 HELLO"
         await self.add(mail("Code 9876", text))
         self.assertEqual((await self.get(f"{OWN}/message/latest/codes")).json, {"codes": ["9876", "123456", "AB12CD"]})
@@ -108,7 +108,7 @@ class ExportTests(SiteTestCase):
     """Messages as one file."""
 
     async def test_mbox(self) -> None:
-        """An mbox is read by Python's module; lines that begin with From are quoted."""
+        """Python's module can read the mbox. Lines that start with From are quoted."""
         await self.add(mail("one", "From here\r\n>From there"), mail("two"))
         path = self.mktemp()
         with open(path, "wb") as file:
@@ -118,7 +118,7 @@ class ExportTests(SiteTestCase):
         self.assertEqual(found[1].get_payload(), ">From here\n>>From there\n")
 
     async def test_zip(self) -> None:
-        """A zip has each message byte for byte; a query or ids choose among them."""
+        """A zip has each message byte for byte. A query or ids select messages."""
         one, two = await self.add(mail("one"), mail("two"))
         for query, wanted in ("", [two, one]), ("?query=subject:one", [one]), (f"?ids={two.id},x", [two]):
             answer = await self.get(f"{OWN}/export.zip{query}")
@@ -128,7 +128,7 @@ class ExportTests(SiteTestCase):
                 self.assertEqual(archive.read(name), await self.store.content(message))
 
     async def test_large(self) -> None:
-        """A message that is read from the store in pieces is exported whole, with the same lines."""
+        """A message that is read from the store in pieces is exported completely, with the same lines."""
         text = "".join(f"From {number} {'x' * (number % 70)}\r\n" for number in range(60_000)) + "y" * PIECE * 2
         (message,) = await self.add(mail("large", text))
         self.assertGreater(message.size, 3 * PIECE)
@@ -141,7 +141,7 @@ class ExportTests(SiteTestCase):
         self.assertEqual(quoted.partition(b"\n\n")[2] == expected, True)
 
     async def test_many(self) -> None:
-        """More messages than are looked up at once are all there."""
+        """More messages than are looked up at once are all exported."""
         await self.add(*[mail(str(number)) for number in range(250)])
         archive = zipfile.ZipFile(io.BytesIO((await self.get(f"{OWN}/export.zip")).body))
         self.assertEqual(len(archive.namelist()), 250)
@@ -151,7 +151,7 @@ class DescriptionTests(SiteTestCase):
     """The description of the API."""
 
     async def test_routes(self) -> None:
-        """Each route of the API is described, with its variables; each operation has a name of its own."""
+        """The description has each route, with its variables. Each operation has its own name."""
         answer = (await self.get(f"{OWN}/openapi.json")).json
         described = {(method.upper(), path) for path, methods in answer["paths"].items() for method in methods}
         routes = {(route.method, route.path) for route in ROUTES if "/api/" in route.path or "/view/" in route.path}
@@ -172,7 +172,7 @@ class DescriptionTests(SiteTestCase):
 
 
 class ServerTestCase(SiteTestCase):
-    """An inbox with a server that takes mail for it."""
+    """An inbox with a server that receives mail for it."""
 
     async def setUp(self) -> None:
         await super().setUp()
@@ -186,7 +186,7 @@ class ServerTestCase(SiteTestCase):
         self.addCleanup(self.smtp.stopListening)
 
     async def say(self, *lines: str) -> list[str]:
-        """Say lines to the server, and QUIT; the last line of each reply."""
+        """Send lines to the server, and QUIT. Return the last line of each reply."""
 
         def talk() -> list[str]:
             replies = []
@@ -201,7 +201,7 @@ class ServerTestCase(SiteTestCase):
         return replies
 
     async def sessions(self) -> list[Any]:
-        """The sessions, once there is one that has ended."""
+        """The sessions, once one has ended."""
         while True:
             found = (await self.get(f"{OWN}/sessions")).json["sessions"]
             if found:
@@ -210,12 +210,12 @@ class ServerTestCase(SiteTestCase):
 
 
 class SessionTests(ServerTestCase):
-    """What was said."""
+    """The transcripts of sessions."""
 
     mail = ("EHLO client.test", "MAIL FROM:<a@b.test>", "RCPT TO:<c@d.test>", "DATA", "Subject: x\r\n\r\n..x\r\n.")
 
     async def test_transcript(self) -> None:
-        """What was said stands beside the message, and credentials do not."""
+        """A message has the transcript of its session, without credentials."""
         await self.say("EHLO client.test", "AUTH PLAIN AGFubgBzZWNyZXQ=", *self.mail[1:])
         records = (await self.get(f"{OWN}/message/latest/transcript")).json["records"]
         said = [record["text"] for record in records if record["mark"] == "C:"]
@@ -223,7 +223,7 @@ class SessionTests(ServerTestCase):
         self.assertNotIn("AGFubgBzZWNyZXQ", json.dumps(records))
 
     async def test_refused(self) -> None:
-        """A session in which no mail came is listed too, with the reply that ended it."""
+        """A session without mail is in the list, too, with the reply that ended it."""
         self.web.faults.on("rcpt").reply("550 5.1.1 Nobody")
         await self.say(*self.mail[:3])
         [session] = await self.sessions()
@@ -237,7 +237,7 @@ class SessionTests(ServerTestCase):
                 self.assertEqual(answer.status, status, path)
 
     async def test_dialog(self) -> None:
-        """A session becomes a dialog, which another server like this one passes."""
+        """A session can be converted to a dialog, which passes against a similar server."""
         await self.say(*self.mail)
         await self.sessions()
         answer = await self.get(f"{OWN}/message/latest/dialog")
@@ -250,7 +250,7 @@ class SessionTests(ServerTestCase):
         dialog.play_cut(lambda: SMTPFactory())
 
     async def test_othersInSession(self) -> None:
-        """In a scope, a session shows its own messages alone, and its dialog has the content of no other."""
+        """In a scope, a session shows only its messages of the scope, and its dialog has no other contents."""
         secret = ("MAIL FROM:<a@b.test>", "RCPT TO:<e@other.test>", "DATA", "Subject: y\r\n\r\nsecret\r\n.")
         await self.say(*self.mail, *secret)
         [session] = await self.sessions()
@@ -267,17 +267,17 @@ class SessionTests(ServerTestCase):
             self.assertNotIn("secret", text)
 
     async def test_unknown(self) -> None:
-        """A session that is not known is not found."""
+        """An unknown session is not found."""
         self.assertEqual((await self.get(f"{OWN}/sessions/x")).status, 404)
 
 
 class FaultTests(ServerTestCase):
-    """Faults, switched while clients are connected."""
+    """Faults that are switched on and off while clients are connected."""
 
     rcpt = ("EHLO a.test", "MAIL FROM:<a@b.test>", "RCPT TO:<c@d.test>", "RCPT TO:<c@d.test>")
 
     async def test_switched(self) -> None:
-        """A rule is put into force, counts its hits, and is removed."""
+        """A rule is added, counts its hits, and is removed."""
         answer = await self.ask("POST", f"{OWN}/faults", {"spec": "rcpt first=2 reply=451 4.7.1 Later"})
         rule = answer.json
         self.assertEqual((answer.status, rule["hits"], rule["left"]), (201, 0, 2))
@@ -289,7 +289,7 @@ class FaultTests(ServerTestCase):
         self.assertEqual((await self.ask("DELETE", f"{OWN}/faults/{rule['id']}")).status, 404)
 
     async def test_scope(self) -> None:
-        """Below /in/ a rule strikes at that mail alone, and is seen there alone, or from above."""
+        """Below /in/, a rule applies only to that mail. It is listed there and above."""
         base = f"/in/domain=d.test{OWN}/faults"
         await self.ask("POST", base, {"spec": "rcpt reply=550 5.1.1 Nobody"})
         replies = await self.say("EHLO a.test", "MAIL FROM:<a@b.test>", "RCPT TO:<c@d.test>", "RCPT TO:<c@other.test>")
@@ -302,7 +302,7 @@ class FaultTests(ServerTestCase):
         self.assertEqual(len(list(self.web.faults)), 0)
 
     async def test_mistakes(self) -> None:
-        """Words that describe no rule are refused, with what is wrong, and leave no rule behind."""
+        """An invalid rule is refused with an explanation, and is not added."""
         for spec, text in (
             ("rcpt", "the rule has no effect"),
             ("rcqt drop", "did you mean rcpt?"),
@@ -318,7 +318,7 @@ class FaultTests(ServerTestCase):
         self.assertEqual(list(self.web.faults), [])
 
     async def test_chaos(self) -> None:
-        """Mailpit's chaos is three rules with a share."""
+        """Mailpit's chaos consists of three rules with a share."""
         body = {"Recipient": {"ErrorCode": 552, "Probability": 100}}
         answer = await self.ask("PUT", "/api/v1/chaos", body)
         self.assertEqual(answer.json["Recipient"], {"ErrorCode": 552, "Probability": 100})
@@ -329,17 +329,17 @@ class FaultTests(ServerTestCase):
             self.assertEqual((await self.ask("PUT", "/api/v1/chaos", wrong)).status, 400, wrong)
 
     async def test_noFaults(self) -> None:
-        """Where faults cannot be switched, that is said."""
+        """If faults cannot be changed, the response says so."""
         self.web.faults = None
         self.assertEqual((await self.get("/api/v1/chaos")).status, 400)
         self.web.faults = Faults()
 
 
 class ReleaseTests(SiteTestCase):
-    """Release to the relay of the configuration."""
+    """Release to the configured relay."""
 
     async def test_released(self) -> None:
-        """A message is sent on, byte for byte, to the recipients of the request."""
+        """A message is forwarded, byte for byte, to the recipients of the request."""
         relay = MailCatcher.for_test(self)
         self.web.relay = Upstream(*relay.address)
         [message] = await self.add(mail("one"))
@@ -351,7 +351,7 @@ class ReleaseTests(SiteTestCase):
         await self.web.relay.close()
 
     async def test_noOtherTarget(self) -> None:
-        """Whatever server the request names, none but the configured one is asked; without one, none."""
+        """Whatever server the request names, only the configured one is used. Without one, none is used."""
         elsewhere = MailCatcher.for_test(self)
         [message] = await self.add(mail("one"))
         body = {
@@ -369,7 +369,7 @@ class ReleaseTests(SiteTestCase):
         self.assertEqual(elsewhere.messages, [])
 
     async def test_recipients(self) -> None:
-        """Recipients that are none are refused, and none is put into a command."""
+        """Invalid recipients are refused, and are not sent in a command."""
         self.web.relay = Upstream("127.0.0.1", 1)
         [message] = await self.add(mail("one"))
         for wrong in ([], ["x"] * 101, ["a@b.test>\r\nRSET"], ["a b"]):
@@ -377,7 +377,7 @@ class ReleaseTests(SiteTestCase):
             self.assertEqual(answer.status, 400, wrong)
 
     async def test_relayRefuses(self) -> None:
-        """What the relay refuses is told."""
+        """A refusal of the relay is returned."""
         relay = MailCatcher.for_test(self, faults=Faults())
         relay.factory.faults.on("rcpt").reply("550 5.1.1 Nobody")
         self.web.relay = Upstream(*relay.address)
@@ -398,7 +398,7 @@ class LoginTests(SiteTestCase):
         return {"portal": portal_of([make_checker("memory:user:secret")])}
 
     async def test_login(self) -> None:
-        """Without it nothing is answered but probes."""
+        """Without a login, only probes get a response."""
         for header in (
             {},
             {"Authorization": "Basic dXNlcjp3cm9uZw=="},

@@ -1,4 +1,4 @@
-"""The pages, as far as it takes no browser: what they say to requests that are wrong."""
+"""The pages without a browser: responses to invalid requests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class MessageTests(SiteTestCase):
     """The page of a message."""
 
     async def test_manyAddresses(self) -> None:
-        """Of many addresses the page shows ten, and the others on request."""
+        """Of many addresses, the page shows ten, and the others on request."""
         (message,) = await self.add(mail(to=tuple(f"user{number}@example.com" for number in range(30))))
         shown, _, others = (await self.get(f"/m/{message.id}")).text.partition("<summary>and 20 more</summary>")
         self.assertIn("user9@", shown.partition("<dt>To</dt>")[2])
@@ -49,10 +49,10 @@ class MessageTests(SiteTestCase):
 
 
 class FullTests(SiteTestCase):
-    """A disk without room."""
+    """A full disk."""
 
     async def test_change(self) -> None:
-        """A change that finds no room is answered with 507, and what is there can be read."""
+        """If the disk is full, a change gets 507, and messages can still be read."""
         (message,) = await self.add(mail())
         store: Any = self.store
         await store._write(lambda connection: connection.execute("PRAGMA max_page_count = 1"))  # as a full disk
@@ -63,10 +63,10 @@ class FullTests(SiteTestCase):
 
 
 class SearchTests(SiteTestCase):
-    """Searches that make no sense."""
+    """Invalid searches."""
 
     async def test_refused(self) -> None:
-        """The list says what is wrong with a search, and keeps it in the field; nothing is deleted by it."""
+        """The list explains an invalid search, and keeps it in the field. Nothing is deleted."""
         (message,) = await self.add(mail())
         for query, reason in (
             ("larger:big", "larger:big: not a size"),
@@ -86,7 +86,7 @@ class SearchTests(SiteTestCase):
         self.assertEqual(await self.subjects(), ["hello"])
 
     async def test_hostile(self) -> None:
-        """Whatever is searched for, the pages answer, and show it as text."""
+        """Whatever the search is, the pages respond, and show it as text."""
         for query in (
             '"',
             '""',

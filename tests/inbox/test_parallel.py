@@ -1,4 +1,4 @@
-"""Many tests at once on one inbox, and a server that is killed under load."""
+"""Many tests at the same time on one inbox, and a server that is killed under load."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ParallelTests(TestCase):
     """Two hundred tests in eight processes."""
 
     def test_isolated(self) -> None:
-        """Tests at once, each below /in/domain=.../, wait, list and delete; none sees the mail of another."""
+        """Tests at the same time, each below /in/domain=.../, wait, list and delete. None sees the mail of another."""
         once()
         server = Server()
         self.addCleanup(server.stop)
@@ -56,7 +56,7 @@ class KilledTests(TestCase):
     """kill -9, while clients send."""
 
     def test_nothingLost(self) -> None:
-        """Every message that got its 250 is in the file, whole, when the server is started again."""
+        """Every message that got 250 is in the file, complete, when the server is started again."""
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "mail")
             server = Server(handler=f"inbox:{path}")

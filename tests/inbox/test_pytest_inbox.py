@@ -51,7 +51,7 @@ class PytestTests(TestCase):
     """Runs of pytest."""
 
     def run_suite(self, suite: str, *options: str) -> tuple[int, str]:
-        """The exit status and what was printed."""
+        """The exit status and the output."""
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "test_suite.py").write_text(suite, "utf-8")
             done = subprocess.run(
@@ -67,7 +67,7 @@ class PytestTests(TestCase):
         return done.returncode, done.stdout
 
     def test_run(self) -> None:
-        """The mail of all tests is there, also of those that are over, with their names; a failure tells where."""
+        """The mail of all tests is shown, including finished ones, with their names. A failure prints the address."""
         status, said = self.run_suite(SUITE, "--mail-inbox=0")
         self.assertEqual(status, 1, said)
         self.assertIn("1 failed, 3 passed", said)
@@ -75,13 +75,13 @@ class PytestTests(TestCase):
         self.assertRegex(said, r"mail of this run: http://127\.0\.0\.1:\d+")
 
     def test_parallel(self) -> None:
-        """With pytest-xdist the workers share one mail_server, whose mail is there."""
+        """With pytest-xdist, the workers share one mail_server, whose mail is shown."""
         once()
         status, said = self.run_suite(SHARED, "--mail-inbox=0", "-n2")
         self.assertEqual(status, 0, said)
 
     def test_portInUse(self) -> None:
-        """A port that is not free is told in one line."""
+        """The error for a port that is not free is one line."""
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             taken.listen()

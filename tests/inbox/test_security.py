@@ -1,4 +1,4 @@
-"""Who may ask, and what a browser is told: one test for each hole that such servers have had."""
+"""Access and response headers: one test for each vulnerability that such servers have had."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class HostTests(SynchronousTestCase):
     """The names that the server answers to."""
 
     def test_ours(self) -> None:
-        """Addresses, local names and names that were configured are ours."""
+        """IP addresses, local names and configured names are accepted."""
         for host in (
             "127.0.0.1",
             "127.0.0.1:8025",
@@ -46,7 +46,7 @@ class HostTests(SynchronousTestCase):
             self.assertTrue(host_is_ours(host, {"mail.example.com"}), host)
 
     def test_foreign(self) -> None:
-        """Names of the public DNS are not, and neither is what is malformed or a number in disguise."""
+        """Names of the public DNS are not. Neither are malformed names, nor numbers in other forms."""
         for host in (
             "evil.example",
             "localhost.evil.example",
@@ -63,7 +63,7 @@ class HostTests(SynchronousTestCase):
             self.assertFalse(host_is_ours(host), host)
 
     def test_configured(self) -> None:
-        """A name or an origin that is none is refused when it is configured."""
+        """An invalid name or origin is refused when it is configured."""
         self.assertEqual(make_host("Mail.Example.com"), "mail.example.com")
         self.assertEqual(make_origin("HTTP://localhost:3000/"), "http://localhost:3000")
         self.assertEqual(make_origin("https://a.example:443"), "https://a.example")
@@ -77,7 +77,7 @@ class OriginTests(SynchronousTestCase):
     """The origins that may change something."""
 
     def test_ours(self) -> None:
-        """Programs send no origin, and our own pages send ours."""
+        """Programs send no origin. The pages of the inbox send its own."""
         for origins, site in (
             ([], None),
             ([], "none"),
@@ -88,7 +88,7 @@ class OriginTests(SynchronousTestCase):
             self.assertTrue(origin_is_ours("127.0.0.1:8025", origins, site), (origins, site))
 
     def test_foreign(self) -> None:
-        """Whole origins are compared: another port is another origin, and so is none of a sandbox."""
+        """Whole origins are compared: another port is another origin, and so is the null origin of a sandbox."""
         for origins, site in (
             (["http://127.0.0.1:3000"], None),
             (["http://127.0.0.1"], None),
@@ -103,10 +103,10 @@ class OriginTests(SynchronousTestCase):
 
 
 class GateTests(SiteTestCase):
-    """What is refused before anything is done."""
+    """Requests that are refused before they have an effect."""
 
     async def test_rebinding(self) -> None:
-        """Under a foreign name nothing is answered, whatever the path: the name of an attacker may point here."""
+        """With a foreign Host, every path is refused: an attacker's name may point to this address."""
         await self.add(mail())
         for path in ("/", "/api/v1/messages", "/api/v1/message/latest", "/view/latest", "/livez", "/in/to=a/"):
             answer = await self.get(path, Host="evil.example")
@@ -114,7 +114,7 @@ class GateTests(SiteTestCase):
             self.assertNotIn("hello", answer.text)
 
     async def test_forgery(self) -> None:
-        """A page of another site changes nothing, and hears nothing by WebSocket or events."""
+        """A page of another site can change nothing, and receives no events."""
         await self.add(mail("one"))
         self.assertGreater(len(ACTS), 15)
         for method, path, body in ACTS:
@@ -124,28 +124,28 @@ class GateTests(SiteTestCase):
         self.assertEqual(await self.subjects(), ["one"])
 
     async def test_spelling(self) -> None:
-        """However a path is spelled, the same route is found, and guards itself."""
+        """However a path is spelled, the same route is found, and checks the origin itself."""
         for path in ("/%61pi/events", "/api/%65vents", "/%61%70%69/inbox/v1/events", "/in/to=a/%61pi/events"):
             self.assertEqual((await self.get(path, Origin="http://evil.example")).status, 403, path)
         for path in ("//api/events", "/./api/events", "/x/../api/events", "/api/events/"):
             self.assertEqual((await self.get(path, Origin="http://evil.example")).status, 404, path)
 
     async def test_form(self) -> None:
-        """A form of another site could send JSON as text; so a body of JSON has to say what it is."""
+        """A form of another site could send JSON as text. Therefore a JSON body must declare its type."""
         await self.add(mail("one"))
         answer = await self.ask("DELETE", "/api/v1/messages", b"{}", {"Content-Type": "text/plain"})
         self.assertEqual(answer.status, 415)
         self.assertEqual(await self.subjects(), ["one"])
 
     async def test_noCors(self) -> None:
-        """No other origin can read an answer, unless it was configured."""
+        """No other origin can read a response, unless it is configured."""
         answer = await self.get("/api/v1/messages", Origin="http://localhost:3000")
         self.assertNotIn("access-control-allow-origin", answer.headers)
         answer = await self.ask("OPTIONS", "/api/v1/messages", headers={"Origin": "http://localhost:3000"})
         self.assertNotIn("access-control-allow-origin", answer.headers)
 
     async def test_largeBody(self) -> None:
-        """A body above the limit is refused before it is read, by every route, also one that expects none."""
+        """A body above the limit is refused before it is read, by every route, even by those that expect none."""
         InboxLimit = self.port.factory.requestFactory
         InboxLimit.limit = 1000
         for path in ("/api/v1/send", "/api/v1/messages", "/nowhere"):
@@ -153,14 +153,14 @@ class GateTests(SiteTestCase):
             self.assertEqual(answer.status, 413, path)
 
     async def test_announced(self) -> None:
-        """The length that a request tells is enough to refuse it; its body need not come."""
+        """The declared length of a request suffices to refuse it, without its body."""
         said = await talk(
             self.port, b"POST /api/v1/send HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999999999999\r\n\r\n{"
         )
         self.assertIn(b" 413 ", said.split(b"\r\n")[0])
 
     async def test_slow(self) -> None:
-        """A request that does not arrive in time is cut off, whatever part of it is missing."""
+        """A request that does not arrive in time is disconnected, whatever part of it is missing."""
         self.patch(request, "ARRIVAL", 0.02)
         for octets in (
             b"GET / HTTP/1.1\r\nHost: localhost\r\n",
@@ -169,7 +169,7 @@ class GateTests(SiteTestCase):
             self.assertEqual(await talk(self.port, octets), b"")
 
     def test_slowRequestLine(self) -> None:
-        """A connection whose request line comes an octet at a time ends after a minute."""
+        """A connection whose request line arrives octet by octet ends after a minute."""
         clock = Clock()
         site = make_site(self.store, reactor=clock)
         protocol, transport = site.buildProtocol(None), StringTransport()
@@ -182,7 +182,7 @@ class GateTests(SiteTestCase):
         self.assertTrue(transport.disconnecting)
 
     async def test_largeChunks(self) -> None:
-        """The same for a body whose length is not told."""
+        """The same is true for a body without a declared length."""
         self.port.factory.requestFactory.limit = 1000
         said = await talk(
             self.port,
@@ -197,7 +197,7 @@ class GateTests(SiteTestCase):
         self.assertEqual(answer.status, 413)
 
     async def test_halfCharacters(self) -> None:
-        """JSON with half of a surrogate pair is refused: it is no text, and no store takes it."""
+        """JSON with a lone surrogate is refused, because no store accepts it."""
         for method, path, body in (
             ("PUT", "/api/v1/messages", {"Search": "\ud800", "Read": True}),
             ("PUT", "/api/v1/tags", {"IDs": [], "Tags": ["\udc00"]}),
@@ -214,7 +214,7 @@ class GateTests(SiteTestCase):
             self.assertEqual((await self.get(f"/api/v1/messages?{'&'.join(['a=b'] * count)}")).status, status)
 
     async def test_deepJson(self) -> None:
-        """JSON that is too deep is refused."""
+        """JSON that is nested too deeply is refused."""
         answer = await self.ask("PUT", "/api/v1/messages", b"[" * 100_000)
         self.assertEqual(answer.status, 400)
 
@@ -226,12 +226,12 @@ class GateTests(SiteTestCase):
 
 
 class CorsTests(SiteTestCase):
-    """An origin that was configured."""
+    """A configured origin."""
 
     settings = {"cors": frozenset(["http://localhost:3000"])}
 
     async def test_exact(self) -> None:
-        """Its pages may use the API, without the browser's credentials; those of others may not."""
+        """Its pages may use the API, without the browser's credentials. Pages of other origins may not."""
         await self.add(mail())
         answer = await self.get("/api/v1/messages", Origin="http://localhost:3000")
         self.assertEqual(answer.headers["access-control-allow-origin"], "http://localhost:3000")
@@ -245,7 +245,7 @@ class CorsTests(SiteTestCase):
 
 
 class MailTests(SiteTestCase):
-    """What a browser is told about octets of a mail."""
+    """Headers of responses with content of a mail."""
 
     paths = (
         "/view/{}.html",
@@ -256,7 +256,7 @@ class MailTests(SiteTestCase):
     )
 
     async def test_sandbox(self) -> None:
-        """Whatever comes from a mail is in a sandbox without scripts and origin, and loads nothing."""
+        """All content of a mail is in a sandbox without scripts and origin, and loads nothing."""
         part = "Content-Type: image/svg+xml; name=a.svg\r\n\r\n<svg onload=alert(1)></svg>"
         [message] = await self.add(multipart("<script>alert(1)</script>", part))
         for path in self.paths:
@@ -277,7 +277,7 @@ class MailTests(SiteTestCase):
             self.assertEqual(answer.headers["cache-control"], "no-store")
 
     async def test_pages(self) -> None:
-        """Pages run our scripts alone, load nothing from elsewhere, and are in the frame of no other site."""
+        """Pages run only their own scripts, load nothing from other hosts, and cannot be framed by other sites."""
         [message] = await self.add(mail())
         for path in "/", f"/m/{message.id}", "/sessions", "/delete", "/no-such-page":
             policy = (await self.get(path)).headers["content-security-policy"].split("; ")
@@ -294,7 +294,7 @@ class MailTests(SiteTestCase):
                 self.assertIn(rule, policy, path)
 
     async def test_fileName(self) -> None:
-        """The name of a file cannot end its quotes, and so cannot become another parameter."""
+        """A file name cannot end its quotes, and so cannot add another parameter."""
         name = "a%22.html%3B%20x%3D%22y.txt"
         part = f"Content-Type: application/pdf\r\nContent-Disposition: attachment; filename*=utf-8''{name}\r\n\r\nx"
         [message] = await self.add(multipart("", part))
@@ -305,7 +305,7 @@ class MailTests(SiteTestCase):
         )
 
     async def test_onlyContent(self) -> None:
-        """No other answer has a type that a browser would run, but pages, which have a policy of their own."""
+        """No other response has a type that a browser would run, except pages, which have their own policy."""
         await self.add(mail("<script>alert(1)</script>", header="X-Tags: <b>\r\n"))
         for path in ("/api/v1/messages", "/api/v1/message/latest", "/api/v2/messages", "/api/inbox/v1/wait", "/<b>"):
             answer = await self.get(path)
@@ -313,7 +313,7 @@ class MailTests(SiteTestCase):
             self.assertIn("default-src 'none'", answer.headers["content-security-policy"])
 
     async def test_dangerousParts(self) -> None:
-        """Parts that a browser might run are saved, not shown; the file name is only a name."""
+        """Parts that a browser might run are downloaded, not shown. The file name is only a suggestion."""
         parts = [
             f'Content-Type: {kind}\r\nContent-Disposition: inline; filename="../../etc/a{number}"\r\n\r\nx'
             for number, kind in enumerate(("text/html", "image/svg+xml", "application/pdf", "text/xml", "x"))
@@ -327,7 +327,7 @@ class MailTests(SiteTestCase):
             self.assertNotIn("/", disposition)
 
     async def test_thumbnail(self) -> None:
-        """No image of a mail is decoded: the small picture is the same for all."""
+        """No image of a mail is decoded: the thumbnail is the same for all."""
         bomb = "Content-Type: image/png; name=a.png\r\n\r\n" + "x" * 1000
         [message] = await self.add(multipart("", bomb))
         answer = await self.get(f"/api/v1/message/{message.id}/part/2/thumb")
@@ -335,7 +335,7 @@ class MailTests(SiteTestCase):
         self.assertEqual((await self.get(f"/api/v1/message/{message.id}/part/9/thumb")).status, 404)
 
     async def test_links(self) -> None:
-        """The page links to web pages and mail addresses of a mail. Other URLs, such as scripts, are only shown."""
+        """The page links to web pages and mail addresses of a mail. Other URLs, such as scripts, are shown as text."""
         hostile = (
             *("javascript:alert(1)", "JaVaScRiPt:alert(2)", "java&#10;script:alert(3)", "&#1;javascript:alert(4)"),
             *(
@@ -355,8 +355,8 @@ class MailTests(SiteTestCase):
         self.assertEqual(found, ["#"] * len(hostile) + list(good))
 
     async def test_inlineImages(self) -> None:
-        """An image that the HTML shows by its Content-ID is put into the document; no other part, and no markup by the
-        way of a Content-ID."""
+        """An image that the HTML refers to by its Content-ID is embedded in the document. No other part is, and a
+        Content-ID cannot inject markup."""
         image = 'Content-Type: image/png\r\nContent-ID: <a"><script>@b>\r\n\r\nPNG'
         good = "Content-Type: image/png\r\nContent-ID: <good@b>\r\n\r\nPNG"
         script = "Content-Type: text/html; name=a.html\r\nContent-ID: <bad@b>\r\n\r\n<script>"
@@ -368,7 +368,7 @@ class MailTests(SiteTestCase):
         )
 
     async def test_manyImages(self) -> None:
-        """All images of a document together have a limit; those beyond it stay as they are."""
+        """The images of a document have a limit together. Images beyond it are not embedded."""
         self.patch(content, "INLINE_LIMIT", 5)
         images = [f"Content-Type: image/png\r\nContent-ID: <{name}@b>\r\n\r\nPNG" for name in "ab"]
         [message] = await self.add(multipart('<img src="cid:a@b"><img src="cid:b@b">', *images))
@@ -376,7 +376,7 @@ class MailTests(SiteTestCase):
         self.assertEqual(answer.text, '<img src="data:image/png;base64,UE5H"><img src="cid:b@b">')
 
     async def test_connections(self) -> None:
-        """Elements for which browsers connect in spite of the policy lose their names; the rest stays as it is."""
+        """Elements for which browsers connect despite the policy are renamed. Everything else is unchanged."""
         html = (
             "<p>5 < 6 <linker> <IFRAME src=x></IFRAME><object data=x><embed\nsrc=x><frame/><link rel=preconnect href=x>"
             '<b onclick="x">&amp;</b>'
@@ -390,8 +390,7 @@ class MailTests(SiteTestCase):
         )
 
     async def test_remote(self) -> None:
-        """What a mail wants from elsewhere the browser loads when it is asked to, and nothing but images, styles, fonts
-        and media."""
+        """On request, the browser loads remote images, styles, fonts and media of a mail, and nothing else."""
         [message] = await self.add(multipart("<img src=https://example.com/a>"))
         policy = (await self.get(f"/view/{message.id}.html?remote=1")).headers["content-security-policy"]
         self.assertIn("img-src data: https:;", policy)
@@ -400,10 +399,10 @@ class MailTests(SiteTestCase):
 
 
 class OutwardTests(SiteTestCase):
-    """The server sends no request because of a mail."""
+    """The content of a mail does not cause the server to send a request."""
 
     async def test_nothing(self) -> None:
-        """Whatever is asked about a mail with addresses of this host, nobody connects to them."""
+        """No request about a mail that contains addresses of this host causes a connection to them."""
         connections: list[object] = []
         factory = Factory.forProtocol(Protocol)
         factory.buildProtocol = connections.append
@@ -435,7 +434,7 @@ class _Said(Protocol):
 
 
 async def talk(port: object, octets: bytes) -> bytes:
-    """Send octets to a port; what is said until it closes."""
+    """Send octets to a port, and return the response until the connection closes."""
     endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
     said = await connectProtocol(endpoint, _Said())
     said.transport.write(octets)

@@ -1,4 +1,4 @@
-"""What every store does, on a file and in memory alike."""
+"""The common behavior of all stores, in a file and in memory."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ class Shared:
         return [message.subject for message in page.messages]
 
     async def test_octets(self) -> None:
-        """A message is kept byte for byte, whatever its octets."""
+        """A message is kept byte for byte, whatever its octets are."""
         for content in (b"", b"\0\xff\r\r\n.\n", b"Subject: x\n\nbare", bytes(range(256)) * 5000):
             message = await self.store.add(Arrival(content, "a@b.test", ("c@d.test",)))
             self.assertEqual(await self.store.content(message), content)
             self.assertEqual(await self.store.content(message, 3, 4), content[3:7])
 
     async def test_again(self) -> None:
-        """What is read is what was stored."""
+        """The message that is read is equal to the stored one."""
         stored = await self.store.add(multipart("<p>x</p>", "Content-Type: image/png; name=a.png\r\n\r\nPNG"))
         self.assertEqual(await self.store.message(stored.id), stored)
         self.assertEqual((await self.store.page()).messages, [stored])
         self.assertIsNone(await self.store.message("nothing"))
 
     async def test_search(self) -> None:
-        """Each term finds what it should, whatever the case; all terms have to hold."""
+        """Each term finds its messages, case-insensitively. All terms must match."""
         await self.add(
             mail("Grüße aus Köln", "Der Text mit 100%_Sicherheit", sender="ann@example.org", to="bob@example.com"),
             mail("two words here", "nothing", sender="carl@example.net", to="dora@w3.test"),
@@ -96,7 +96,7 @@ class Shared:
             self.assertEqual(await self.found(query), subjects, query)
 
     async def test_searchRandomly(self) -> None:
-        """Any text finds the messages that have it, and no others: quotes, wildcards, any script."""
+        """Any text finds exactly the messages that contain it: quotes, wildcards, any script."""
         random = Random(1)
         alphabet = 'ab"%_*^ -:()ß\u0130é漢😀\0'
 
@@ -121,7 +121,7 @@ class Shared:
             self.assertEqual(page.count, len(expected), terms)
 
     async def test_pages(self) -> None:
-        """Pages are asked for by what is left out, or by the number of the last message that is known."""
+        """Pages start after a number of messages, or before the last known message."""
         messages = await self.add(*[mail(str(number)) for number in range(6)])
         page = await self.store.page(start=1, limit=2)
         self.assertEqual([message.subject for message in page.messages], ["4", "3"])
@@ -132,7 +132,7 @@ class Shared:
         self.assertEqual(([message.subject for message in page.messages], page.count), (["5", "4"], 2))
 
     async def test_seen(self) -> None:
-        """Messages are read or unread; the counts follow, of all mail and of a scope."""
+        """Messages are read or unread. The counts are updated, for all mail and for a scope."""
         one, _ = await self.add(mail("one", to="a@one.test"), mail("two", to="a@two.test"))
         await self.store.set_seen(True, ids=[one.id])
         self.assertEqual(await self.store.counts(), Counts(2, 1))
@@ -143,7 +143,7 @@ class Shared:
         self.assertEqual(await self.found("is:unread"), ["two", "one"])
 
     async def test_scopes(self) -> None:
-        """Mail is filed exactly: under whole addresses, not under parts of them."""
+        """Mail is filed under whole addresses, not under parts of them."""
         await self.add(
             mail("one", to="bob@w3.test", user="ann", header="X-Test: 42\r\n"),
             mail("two", to=("notbob@w3.test", "x@other.test")),
@@ -163,7 +163,7 @@ class Shared:
         self.assertEqual(await self.found("notbob", scope(domain="w3.test")), ["two"])
 
     async def test_deleteInScope(self) -> None:
-        """Deleting in a scope deletes what belongs to it alone, and hides there what others share."""
+        """Deleting in a scope deletes messages that belong only to it, and hides shared ones in it."""
         _, shared = await self.add(mail("own", to="a@w3.test"), mail("shared", to=("a@w3.test", "b@other.test")))
         await self.store.delete(scope(domain="w3.test"))
         self.assertEqual(await self.found("", scope(domain="w3.test")), [])
@@ -174,7 +174,7 @@ class Shared:
         self.assertEqual(await self.found(), ["shared"])
 
     async def test_deleteForeign(self) -> None:
-        """In a scope, the mail of others is out of reach, by id and by search."""
+        """In a scope, other mail is not accessible, by id or by search."""
         (message,) = await self.add(mail("one", to="a@one.test"))
         await self.store.delete(scope(domain="two.test"), [message.id])
         await self.store.delete(scope(domain="two.test"), terms=parse_query("one"))
@@ -183,7 +183,7 @@ class Shared:
         self.assertEqual(await self.store.message(message.id), message)
 
     async def test_delete(self) -> None:
-        """Deleted by id, by search, or all, messages are gone from lists, searches and counts."""
+        """Messages that were deleted by id, by search or all are not in lists, searches and counts."""
         one, *_ = await self.add(*[mail(subject) for subject in ("one", "two", "three", "four")])
         await self.store.delete(ids=[one.id])
         await self.store.delete(terms=parse_query("subject:two"))
@@ -198,7 +198,7 @@ class Shared:
         self.assertEqual((after.number, await self.found("after")), (5, ["after"]))
 
     async def test_tags(self) -> None:
-        """Tags are set, renamed, removed and counted; a field X-Tags brings some."""
+        """Tags are set, renamed, removed and counted. A field X-Tags sets some."""
         one, two = await self.add(mail("one", header="X-Tags: a, b\r\n"), mail("two"))
         await self.store.set_tags([two.id], ["b", "c"])
         self.assertEqual(dict(await self.store.tags()), {"a": 1, "b": 2, "c": 1})
@@ -210,7 +210,7 @@ class Shared:
         self.assertEqual(await self.found("-is:tagged"), [])
 
     async def test_events(self) -> None:
-        """Each change is told to those whom it concerns."""
+        """Each change is published to the subscribers whose scope it concerns."""
         told: dict[str, list[tuple[str, str]]] = {"all": [], "one": []}
 
         def teller(name: str) -> Any:
@@ -233,8 +233,8 @@ class Shared:
         self.assertEqual(told["one"], [("new", "one"), ("seen", "one"), ("delete", "one"), ("truncate", "")])
 
     async def test_sessions(self) -> None:
-        """Sessions are kept with the ids of their messages, newest first; a scope shows those that concern it, also
-        if no mail came in them."""
+        """Sessions are kept with the ids of their messages, newest first. A scope includes those without mail that
+        tried to send it."""
         (message,) = await self.add(mail("one", to="a@one.test", session="s1"))
         for name, said in ("s1", "RCPT TO:<a@one.test>"), ("s2", "RCPT TO:<b@One.test>"), ("s3", "QUIT"):
             await self.store.put_session(SessionRecord(name, float(name[1]), 9.0, "peer", "550 no", said))
@@ -256,7 +256,7 @@ class Shared:
         self.assertIsNone(await self.store.session("s4"))
 
     async def test_retention(self) -> None:
-        """Beyond the bounds, the oldest messages make room; the newest is kept whatever its size."""
+        """Above the limits, the oldest messages are deleted. The newest is kept, whatever its size."""
         self.store.retention = Retention(messages=3, octets=0)  # type: ignore[attr-defined]
         await self.add(*[mail(str(number)) for number in range(6)])
         await self.settle()
@@ -267,7 +267,7 @@ class Shared:
         self.assertEqual(await self.found(), ["large"])
 
     async def settle(self) -> None:
-        """Let the store do what it does later."""
+        """Let the store do its pending work."""
 
 
 class SQLiteTests(Shared, StoreTestCase):
@@ -278,8 +278,8 @@ class SQLiteTests(Shared, StoreTestCase):
         await self.store.set_tags([], [])
 
     async def test_age(self) -> None:
-        """Messages that are too old are deleted, soon after they have become that; also with the clock of the command
-        line, which does not count from the epoch."""
+        """Messages that are too old are deleted soon after, even with the clock of the command line, which does not
+        count from the epoch."""
         from twisted.internet import reactor
 
         use_monotonic_clock(reactor)
@@ -293,13 +293,14 @@ class SQLiteTests(Shared, StoreTestCase):
         self.assertEqual(await self.found(), ["new"])
 
     async def test_group(self) -> None:
-        """Messages that come together are all stored, in the order in which they came."""
+        """Messages that arrive together are all stored, in their order."""
         added = await gatherResults([Deferred.fromCoroutine(self.store.add(mail(str(n)))) for n in range(100)])
         self.assertEqual([message.number for message in added], list(range(1, 101)))
         self.assertEqual(await self.store.counts(), Counts(100, 100))
 
     async def test_cancelled(self) -> None:
-        """A client that leaves while its message is being stored changes no count: the message is there, and told."""
+        """If a client disconnects while its message is stored, the counts are correct: the message is stored and
+        published."""
         told: list[Event] = []
         self.store.hub.subscribe(EVERYTHING, told.append)
         work = Deferred.fromCoroutine(self.store.add(mail("one")))
@@ -317,7 +318,7 @@ class MemoryTests(Shared, StoreTestCase):
 
 
 def later() -> Deferred[None]:
-    """Fires in a later turn of the reactor."""
+    """Fires in a later iteration of the reactor."""
     from twisted.internet import reactor
     from twisted.internet.task import deferLater
 
@@ -325,10 +326,10 @@ def later() -> Deferred[None]:
 
 
 class FileTests(TestCase):
-    """Files that a store is opened on."""
+    """Opening files."""
 
     async def test_kept(self) -> None:
-        """What was stored is there when the file is opened again, and numbers go on."""
+        """Stored messages are there when the file is opened again, and the numbers continue."""
         path = self.mktemp()
         for number in 1, 2:
             store = SQLiteStore(path)
@@ -339,7 +340,7 @@ class FileTests(TestCase):
             await store.close()
 
     async def test_temporary(self) -> None:
-        """A file that nobody asked for is gone when the store is closed."""
+        """A temporary file is removed when the store is closed."""
         store = SQLiteStore()
         await store.open()
         folder = os.path.dirname(store.path)
@@ -347,7 +348,7 @@ class FileTests(TestCase):
         self.assertFalse(os.path.exists(folder))
 
     async def test_inUse(self) -> None:
-        """A file that another store has open is refused."""
+        """A file that another store has opened is refused."""
         store = SQLiteStore(self.mktemp())
         with self.assertRaisesRegex(OSError, "another process has opened it"):
             SQLiteStore(store.path)
@@ -355,7 +356,7 @@ class FileTests(TestCase):
         await SQLiteStore(store.path).close()
 
     def test_foreign(self) -> None:
-        """A file that is something else is refused, and nothing is left beside it."""
+        """A file of another kind is refused, and no other file is left."""
         for content in b"x", b"This is no database, and never was one." * 100:
             path = self.mktemp()
             Path(path).write_bytes(content)
@@ -385,5 +386,5 @@ class FileTests(TestCase):
             SQLiteStore(path)
 
     def test_noFolder(self) -> None:
-        """A file in a folder that is not there is refused."""
+        """A file in a missing folder is refused."""
         self.assertRaises(OSError, SQLiteStore, os.path.join(self.mktemp(), "mail"))

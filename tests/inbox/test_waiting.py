@@ -1,4 +1,4 @@
-"""Waiting on the server, and inboxes that are isolated by their address."""
+"""Waiting for mail on the server, and inboxes that are separated by their address."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ class WaitTests(SiteTestCase):
     """A request that waits for mail."""
 
     async def started(self, path: str, **headers: str) -> Deferred[Answer]:
-        """A request that has begun to wait."""
+        """A request that has started to wait."""
         waiting = Deferred.fromCoroutine(self.get(path, **headers))
         while not self.web.waiting:
             await deferLater(reactor, 0.005)
         return waiting
 
     async def test_there(self) -> None:
-        """What is there already is answered at once, with a cursor behind it."""
+        """Messages that are already there are returned immediately, with a cursor."""
         await self.add(mail("one"), mail("two"))
         answer = await self.get(f"{WAIT}?subject=two&timeout=0")
         self.assertEqual((answer.status, answer.headers["inbox-cursor"]), (200, "2"))
         self.assertEqual([message["Subject"] for message in answer.json["messages"]], ["two"])
 
     async def test_comes(self) -> None:
-        """What comes later is answered when it comes; other mail is not."""
+        """A later message is returned when it arrives. Other mail is ignored."""
         waiting = await self.started(f"{WAIT}?to=bob@example.com&timeout=30")
         await self.add(mail("other", to="notbob@example.com"))
         self.assertEqual(len(self.web.waiting), 1)
@@ -41,13 +41,13 @@ class WaitTests(SiteTestCase):
         self.assertEqual(len(self.web.waiting), 0)
 
     async def test_count(self) -> None:
-        """Several messages are waited for by their number."""
+        """A request can wait for several messages."""
         waiting = await self.started(f"{WAIT}?domain=example.com&count=3&timeout=30")
         await self.add(*[mail(str(number)) for number in range(3)])
         self.assertEqual((await waiting).json["messages_count"], 3)
 
     async def test_cursor(self) -> None:
-        """Mail before a cursor does not count, even if it was deleted since."""
+        """Mail before a cursor does not count, even if it was deleted meanwhile."""
         await self.add(mail("old"))
         answer = await self.get("/api/inbox/v1/cursor")
         self.assertEqual((answer.json, answer.headers["inbox-cursor"]), ({"cursor": 1}, "1"))
@@ -58,7 +58,8 @@ class WaitTests(SiteTestCase):
         self.assertEqual([message["Subject"] for message in answer.json["messages"]], ["new"])
 
     async def test_missing(self) -> None:
-        """Mail that does not come in time is answered 404, with what was wanted, what is like it, and what did come."""
+        """If no message arrives in time, the response is 404, with the criteria, similar mail, and the mail that did
+        arrive."""
         await self.add(mail("one", to="bobby@example.com"))
         answer = await self.get(f"{WAIT}?to=bob@example.com&query=is:unread&timeout=0.01")
         self.assertEqual(answer.status, 404)
@@ -75,13 +76,13 @@ class WaitTests(SiteTestCase):
         self.assertEqual(answer.json["nearest"], ["subject=Welcome to the shop"])
 
     async def test_some(self) -> None:
-        """Of several messages, it says how many came."""
+        """Of several messages, the response says how many arrived."""
         await self.add(mail("one"))
         answer = await self.get(f"{WAIT}?count=2&timeout=0")
         self.assertEqual(answer.json["error"], "1 of 2 messages arrived within 0 seconds")
 
     async def test_none(self) -> None:
-        """That no mail comes can be waited for, too."""
+        """A request can also check that no mail arrives."""
         answer = await self.get(f"{WAIT}?to=bob@example.com&expect=none&within=0.01")
         self.assertEqual(answer.status, 200)
         waiting = await self.started(f"{WAIT}?to=bob@example.com&expect=none&within=30")
@@ -90,7 +91,7 @@ class WaitTests(SiteTestCase):
         self.assertEqual((answer.status, answer.json["messages_count"]), (409, 1))
 
     async def test_criteria(self) -> None:
-        """The criteria are exact; a field is named with its value."""
+        """Criteria are exact. A header field is given with its value."""
         await self.add(mail("one", user="ann", header="X-Test: 42\r\n"))
         for query, status in (
             ("sender=ann@example.org", 200),
@@ -104,7 +105,7 @@ class WaitTests(SiteTestCase):
             self.assertEqual((await self.get(f"{WAIT}?{query}&timeout=0")).status, status, query)
 
     async def test_mistakes(self) -> None:
-        """A criterion that will not do is refused at once, with what would."""
+        """An invalid criterion is refused immediately, with the valid ones."""
         for query, text in (
             ("header=X-Test", "header must be a field and its value"),
             ("header=X-Other:1", "'x-other' is not a criterion; there are to, domain, sender, user, subject, X-Test"),
@@ -122,7 +123,7 @@ class WaitTests(SiteTestCase):
             self.assertIn(text, answer.text)
 
     async def test_tooMany(self) -> None:
-        """Too many requests that wait are refused, and told when to come again."""
+        """If too many requests wait, further ones are refused with Retry-After."""
         self.web.waiting_limit = 1
         waiting = await self.started(f"{WAIT}?timeout=30")
         answer = await self.get(WAIT)
@@ -131,7 +132,7 @@ class WaitTests(SiteTestCase):
         await waiting
 
     async def test_left(self) -> None:
-        """Nobody waits any more for a client that has left."""
+        """When a client disconnects, its request ends."""
         waiting = await self.started(f"{WAIT}?timeout=60")
         waiting.addErrback(lambda _: None)
         waiting.cancel()
@@ -139,7 +140,7 @@ class WaitTests(SiteTestCase):
             await deferLater(reactor, 0.005)
 
     async def test_prefer(self) -> None:
-        """An unchanged client of Mailpit waits by a header of its configuration."""
+        """An unmodified client of Mailpit waits if its configuration adds a header."""
         for path, status in (
             ("/api/v1/search?query=subject:one", 200),
             ("/api/v1/message/latest?query=subject:one", 200),
@@ -152,7 +153,7 @@ class WaitTests(SiteTestCase):
             self.assertEqual((answer.status, answer.headers["preference-applied"]), (status, "wait=30"), path)
 
     async def test_preferInVain(self) -> None:
-        """When none comes in time, the answer is the usual one."""
+        """If no message arrives in time, the response is the usual one."""
         answer = await self.get("/api/v1/search?query=one", Prefer="wait=0")
         self.assertEqual((answer.status, answer.json["messages"]), (200, []))
         answer = await self.get("/api/v1/message/latest", Prefer="respond-async, wait=0")
@@ -161,7 +162,7 @@ class WaitTests(SiteTestCase):
         self.assertNotIn("preference-applied", (await self.get("/api/v1/search?query=one")).headers)
 
     async def test_preferTooLong(self) -> None:
-        """A request that prefers to wait for longer than a minute waits for a minute, and the answer says so."""
+        """A request to wait longer than a minute waits for a minute, and the response says so."""
         await self.add(mail("one"))
         answer = await self.get("/api/v1/search?query=one", Prefer="wait=999999")
         self.assertEqual(answer.headers["preference-applied"], "wait=60")
@@ -189,7 +190,7 @@ class IsolationTests(SiteTestCase):
         self.assertEqual((await self.json(f"{base}/api/v2/messages"))["total"], 2)
 
     async def test_foreign(self) -> None:
-        """The mail of others is not there, by no address."""
+        """Other mail is not accessible below any address of the scope."""
         for path in (
             "api/v1/message/{}",
             "api/v1/message/{}/raw",
@@ -204,14 +205,14 @@ class IsolationTests(SiteTestCase):
             self.assertEqual((await self.get(f"/{path.format(self.theirs.id)}")).status, 200, path)
 
     async def test_delete(self) -> None:
-        """Deleting all there leaves the mail of others, and what is shared with them."""
+        """Deleting all messages there keeps other mail, and hides shared messages."""
         self.assertEqual((await self.ask("DELETE", "/in/domain=w3.test/api/v1/messages")).body, b"ok")
         self.assertEqual(await self.subjects("/in/domain=w3.test/api/v1/messages"), [])
         self.assertEqual(await self.subjects("/in/domain=w4.test/api/v1/messages"), ["shared", "theirs"])
         self.assertEqual(await self.subjects(), ["shared", "theirs"])
 
     async def test_names(self) -> None:
-        """A scope is named by any criterion, by a field, and by several, one within the other."""
+        """A scope is a criterion, a header field, or several, one within the other."""
         await self.add(mail("named", to="b@w3.test", header="X-Test: a/b 1\r\n"))
         for base, subjects in (
             ("/in/to=b@w3.test", ["named"]),
@@ -222,7 +223,7 @@ class IsolationTests(SiteTestCase):
             self.assertEqual(await self.subjects(f"{base}/api/v1/messages"), subjects, base)
 
     async def test_mistakes(self) -> None:
-        """What names no scope leads nowhere, and says what would."""
+        """An invalid scope is not found, and the response names the valid ones."""
         for path, text in (
             ("/in/colour=red/", "'colour' is not a criterion; there are to, domain, sender, user, subject, X-Test"),
             ("/in/w3.test/", "such as /in/domain=example.com/"),
@@ -233,19 +234,19 @@ class IsolationTests(SiteTestCase):
             self.assertIn(text, answer.text)
 
     async def test_redirects(self) -> None:
-        """Addresses that lead on stay in the scope."""
+        """Links stay in the scope."""
         answer = await self.get("/in/domain=w3.test/view/latest")
         self.assertEqual(answer.headers["location"], f"/in/domain=w3.test/view/{self.shared.id}.txt")
         self.assertEqual((await self.get("/in/domain=w3.test")).headers["location"], "/in/domain=w3.test/")
 
 
 class BasePathTests(SiteTestCase):
-    """A path before all others, for a reverse proxy."""
+    """A path prefix, for a reverse proxy."""
 
     settings = {"path": "/mail"}
 
     async def test_below(self) -> None:
-        """All is below the path, and nothing beside it."""
+        """Everything is below the path, and nothing is elsewhere."""
         await self.add(mail("one"))
         self.assertEqual(await self.subjects("/mail/api/v1/messages"), ["one"])
         self.assertEqual((await self.get("/api/v1/messages")).status, 404)

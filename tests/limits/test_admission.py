@@ -1,4 +1,4 @@
-"""Who a client is counted as, and the places of a network."""
+"""The key under which a client is counted, and the connections of a network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLIENT = ("192.0.2.7", 4321)
 
 
 class Known(Session):
-    """A session of a class of its own: Python lays the instances of a class out by what the first ones do."""
+    """A session of its own class: Python lays out the instances of a class according to the first ones."""
 
 
 def session(peer: Any = CLIENT, login: Any = None) -> Session:
@@ -45,10 +45,11 @@ class Notes:
 
 
 class AdmissionTests(SynchronousTestCase):
-    """What the limiter is asked."""
+    """The questions to the limiter."""
 
     def test_keys(self) -> None:
-        """A client is its network; once it has authenticated, its messages and recipients are its login's."""
+        """A client is counted by its network. The messages and recipients of an authenticated client are counted by its
+        login."""
         notes = Notes()
         admission = Admission(notes)
         for kind in "connections", "messages", "recipients", "tls":
@@ -59,14 +60,14 @@ class AdmissionTests(SynchronousTestCase):
         self.assertEqual([key for _, key in notes.asked[1::2]], ["2001:db8::/64", login, login, "2001:db8::/64"])
 
     def test_odd_login(self) -> None:
-        """A login that is no text leaves the client its network."""
+        """A client whose login is not a string is counted by its network."""
         notes = Notes()
         for login in object(), "", b"":
             Admission(notes).admit("messages", session(login=login))
         self.assertEqual({key for _, key in notes.asked}, {"192.0.2.7"})
 
     def test_unlimited(self) -> None:
-        """Loopback and Unix sockets have no limits unless it is said who has none."""
+        """By default, loopback and Unix sockets have no limits."""
         notes = Notes()
         for peer in ("127.0.0.5", 1), ("::1", 1), "", None, ("::ffff:127.0.0.1", 1):
             self.assertIsNone(Admission(notes).admit("messages", session(peer)), peer)
@@ -79,7 +80,7 @@ class AdmissionTests(SynchronousTestCase):
         self.assertIsNone(Admission(notes, ["192.0.2.0/24"]).admit("messages", session()))
 
     def test_not_asked(self) -> None:
-        """Kinds without a rate are not asked about."""
+        """The limiter is not asked about kinds without a rate."""
         admission = Admission(Limits({"messages": "1/min"}))
         self.assertEqual([admission.admit("recipients", session()) for _ in range(3)], [None] * 3)
         self.assertIsNone(admission.admit("messages", session()))
@@ -95,16 +96,16 @@ class AdmissionTests(SynchronousTestCase):
         self.assertIsNone(admission.admit("auth", session(("192.0.2.8", 1))))
 
     def test_seconds(self) -> None:
-        """A client is told whole seconds, never too few."""
+        """The time to wait is in whole seconds, rounded up."""
         self.assertEqual([seconds_left(Retry(each)) for each in (0.001, 1, 1.001, 59.5)], [1, 1, 2, 60])
 
 
 class PlacesTests(SynchronousTestCase):
-    """Connections at one time."""
+    """Connections at the same time."""
 
     @given(st.lists(st.tuples(st.booleans(), st.integers(0, 15)), max_size=100))
     def test_bound(self, steps: list[tuple[bool, int]]) -> None:
-        """No network ever has more than its places, and nothing is left of those that are gone."""
+        """No network has more connections than the limit, and nothing is kept of those that have ended."""
         places = Places(2, networks_of((24, 64)))
         open_: dict[int, str] = {}
         for comes, number in steps:
@@ -123,7 +124,7 @@ class PlacesTests(SynchronousTestCase):
         self.assertEqual((places.taken, places._of), ({}, {}))
 
     def test_unlimited(self) -> None:
-        """Who has no network needs no place."""
+        """A client without a network has no limit."""
         places = Places(0, networks_of())
         self.assertTrue(places.take(1, None))
         self.assertFalse(places.take(2, "192.0.2.7"))

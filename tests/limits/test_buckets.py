@@ -1,4 +1,4 @@
-"""The generic cell rate algorithm, and the bound of its table."""
+"""The generic cell rate algorithm, and the limit of its table."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ arrivals = st.lists(
 
 
 class BucketsTests(SynchronousTestCase):
-    """What is admitted."""
+    """Which attempts are admitted."""
 
     @given(rate=rates, arrivals=arrivals, start=st.sampled_from([0.0, 1e6]))
     def test_never_more(self, rate: Rate, arrivals: list[tuple[str, float]], start: float) -> None:
-        """In any time t, each key is admitted at most rate * t + burst times, whatever the order of the keys."""
+        """In any time t, each key is admitted at most rate * t + burst times, whatever the order of the keys is."""
         buckets = Buckets(rate)
         admitted = defaultdict(list)
         now = start
@@ -38,7 +38,7 @@ class BucketsTests(SynchronousTestCase):
 
     @given(rate=rates, arrivals=arrivals)
     def test_retry(self, rate: Rate, arrivals: list[tuple[str, float]]) -> None:
-        """Who waits as long as told is admitted; a refusal costs nothing."""
+        """A client that waits for the given time is admitted. A refusal is not counted."""
         buckets = Buckets(rate)
         now = 0.0
         for key, pause in arrivals:
@@ -50,7 +50,7 @@ class BucketsTests(SynchronousTestCase):
                 self.assertIsNone(buckets.admit(key, now))
 
     def test_burst(self) -> None:
-        """As many as the burst come at once; then one for each interval."""
+        """The burst is admitted at once, and then one in each interval."""
         buckets = Buckets(Rate(60, 60, 3))
         self.assertEqual([buckets.admit("a", 0) for _ in range(4)][:3], [None] * 3)
         refused = buckets.admit("a", 0)
@@ -60,14 +60,14 @@ class BucketsTests(SynchronousTestCase):
         self.assertIsNotNone(buckets.admit("a", 1))
 
     def test_keys(self) -> None:
-        """One key's use is not charged to another."""
+        """The keys are independent."""
         buckets = Buckets(Rate(1, 60, 1))
         self.assertIsNone(buckets.admit("a", 0))
         self.assertIsNone(buckets.admit("b", 0))
         self.assertIsNotNone(buckets.admit("a", 0))
 
     def test_bound(self) -> None:
-        """A flood of addresses keeps the table at its bound; those that were forgotten are counted."""
+        """A flood of addresses does not increase the table beyond its limit. Forgotten keys are counted."""
         buckets = Buckets(Rate(1, 60, 1), size=1000)
         for number in range(100_000):
             self.assertIsNone(buckets.admit(str(number), number / 1e6))
@@ -75,7 +75,7 @@ class BucketsTests(SynchronousTestCase):
         self.assertEqual(buckets.forgotten, 99_000)
 
     def test_recent_are_kept(self) -> None:
-        """In a full table it is the one that was admitted longest ago that is forgotten."""
+        """In a full table, the key that was admitted longest ago is forgotten."""
         buckets = Buckets(Rate(2, 60, 2), size=2)
         for key in "aba":
             buckets.admit(key, 0)
@@ -84,7 +84,7 @@ class BucketsTests(SynchronousTestCase):
         self.assertEqual([buckets.admit("b", 0) for _ in range(3)][:2], [None, None])
 
     def test_shrinks(self) -> None:
-        """Keys that have nothing to wait for are dropped as others come, and are not counted as forgotten."""
+        """Keys that need not wait are removed when others are added, and do not count as forgotten."""
         buckets = Buckets(Rate(1, 1, 1))
         for number in range(1000):
             buckets.admit(str(number), 0)
@@ -99,7 +99,7 @@ class LimitsTests(SynchronousTestCase):
     """All limits of a process."""
 
     def test_kinds(self) -> None:
-        """Each kind has a rate of its own, or none."""
+        """Each kind has its own rate, or none."""
         now = 0.0
         limits = Limits({"messages": "1/min", "recipients": "2/min"}, clock=lambda: now)
         self.assertIsNone(limits.admit("messages", "a"))
@@ -112,7 +112,7 @@ class LimitsTests(SynchronousTestCase):
         self.assertIsNone(limits.admit("messages", "a"))
 
     def test_forgotten(self) -> None:
-        """What all tables have forgotten is told in one number."""
+        """The forgotten keys of all tables are one number."""
         limits = Limits({"messages": "1/min"}, "1/min", table_size=1, clock=lambda: 0.0)
         limits.admit("messages", "a")
         limits.admit("messages", "b")

@@ -17,15 +17,15 @@ NOT_BOUNDS = {"bare_newlines", "lenient_addresses"}  # options of the group that
 
 
 def rows() -> dict[str, str]:
-    """The defaults as the table has them, by the option's name."""
+    """The defaults in the table, by the option's name."""
     return dict(re.findall(r"^   \* - ``([^`]+)``.*\n     - (.*)$", PAGE.read_text(), re.MULTILINE))
 
 
 class TableTests(SynchronousTestCase):
-    """One table, which is whole."""
+    """The table is complete."""
 
     def test_options(self) -> None:
-        """Each limit of the command line has a row, and so has each rate."""
+        """Each limit of the command line, and each rate, has a row."""
         wanted = {option.setting or option.name.replace("-", "_") for option in GROUP.options} - NOT_BOUNDS
         wanted |= {f'rates["{kind}"]' for kind in KINDS} | {"auth_failures_per_network", "auth_failure_limit"}
         self.assertEqual(wanted - set(rows()), set())
@@ -37,7 +37,7 @@ class TableTests(SynchronousTestCase):
         self.assertEqual(wanted - set(rows()) - {"proxy_protocol_timeout", "log_limit"}, set())
 
     def test_defaults(self) -> None:
-        """The defaults are those of the code."""
+        """The defaults are equal to those in the code."""
         defaults = {each.name: each.default for each in fields(Settings)}
         units = {"s": 1, "octets": 1, "octets a second": 1, "KiB": 1024, "MiB": 2**20, "": 1}
         for name, text in rows().items():

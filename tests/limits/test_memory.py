@@ -1,4 +1,4 @@
-"""The memory for messages: what is counted, who may go on, and what it is by default."""
+"""The memory for messages: what counts, which message may continue, and the default."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from txsmtpd.settings import Settings
 
 
 class MemoryTests(SynchronousTestCase):
-    """Shares of a memory of 400 bytes, of which 100 are the reserve."""
+    """Shares of a memory of 400 bytes, of which 100 are reserved."""
 
     def setUp(self) -> None:
         self.memory = Memory(400)
@@ -28,7 +28,7 @@ class MemoryTests(SynchronousTestCase):
         return share
 
     def test_counts(self) -> None:
-        """What messages take is counted, and given back once."""
+        """The memory of messages is counted, and released once."""
         first, second = self.share(100), self.share(150)
         self.assertEqual(self.memory.used, 250)
         first.release()
@@ -38,7 +38,7 @@ class MemoryTests(SynchronousTestCase):
         self.assertEqual(self.memory.used, 0)
 
     def test_reserve(self) -> None:
-        """Beyond three quarters one message goes on, up to the limit; the others wait."""
+        """Beyond three quarters, one message continues up to the limit, and the others wait."""
         first, second = self.share(300), self.memory.share()
         self.assertTrue(first.add(50))
         self.assertFalse(second.add(60))
@@ -49,7 +49,7 @@ class MemoryTests(SynchronousTestCase):
         self.assertFalse(first.add(1))
 
     def test_oldestFirst(self) -> None:
-        """Once there is room, the messages go on in the order in which they began."""
+        """When there is room, the messages continue in the order in which they started."""
         shares = [self.share(90) for _ in range(6)]
         self.assertEqual(self.memory.waiting, 2)
         self.assertEqual(self.woken, [])
@@ -61,7 +61,7 @@ class MemoryTests(SynchronousTestCase):
         self.assertEqual(self.woken, [4, 5])
 
     def test_wakingAndReleasing(self) -> None:
-        """Whoever is woken may give back all that it has: thousands do so in turn."""
+        """A message that continues may release all its memory: thousands do so in turn."""
         first = self.share(400)
         shares = [self.memory.share() for _ in range(5000)]
         for share in shares:
@@ -79,7 +79,7 @@ class MemoryTests(SynchronousTestCase):
 
 
 class DefaultTests(SynchronousTestCase):
-    """The limit when nobody says one."""
+    """The default limit."""
 
     def cgroups(self, **limits: str) -> None:
         folder = Path(self.mktemp())
@@ -92,24 +92,24 @@ class DefaultTests(SynchronousTestCase):
         self.found = memory._limits_of_cgroups(group)
 
     def test_controlGroups(self) -> None:
-        """The limits of the control group count, and those of the groups that it is in."""
+        """The limits of the control group and of its parents apply."""
         self.cgroups(own_memory_max="max\n", own_memory_high="268435456\n", memory_max="1073741824\n")
         self.assertEqual(self.found, [2**28, 2**30])
 
     def test_noControlGroups(self) -> None:
-        """There may be none."""
+        """There may be no control group."""
         self.patch(memory, "CGROUP", Path(self.mktemp()))
         self.assertEqual(memory._limits_of_cgroups(memory._own_cgroup()), [])
         self.assertGreater(memory.memory_of_machine.__wrapped__(), 2**20)
 
     def test_settings(self) -> None:
-        """It is a quarter of the machine's memory, and never too little for four of the largest messages."""
+        """It is a quarter of the machine's memory, but at least four times the largest message."""
         self.patch(memory, "memory_of_machine", lambda: 2**30)
         self.assertEqual(make().memory.limit, 2**28)
         self.assertEqual(make(data_size_limit=2**28).memory.limit, 2**30)
 
     def test_given(self) -> None:
-        """It may be a number, none, or what several factories have in common."""
+        """It may be a number, None, or a Memory that several factories share."""
         self.assertEqual(make(memory_limit=2**27).memory.limit, 2**27)
         self.assertGreater(make(memory_limit=None).memory.limit, 2**60)
         shared = Memory(2**30)
@@ -117,14 +117,14 @@ class DefaultTests(SynchronousTestCase):
         self.assertIsNot(make().memory, make().memory)
 
     def test_mistakes(self) -> None:
-        """One that cannot hold four of the largest messages is refused, and so is what is no number."""
+        """A limit below four times the largest message is refused. So is a value that is not a number."""
         self.assertIn("134217728", str(self.assertRaises(ValueError, make, memory_limit=1000)))
         self.assertRaises(ValueError, make, memory_limit=0, data_size_limit=None)
         for value in ("much", 1.5, True, b"1"):
             self.assertIn("memory_limit", str(self.assertRaises(TypeError, make, memory_limit=value)))
 
     def test_commandLine(self) -> None:
-        """All listeners of the command line have one memory together."""
+        """All listeners of the command line share one memory."""
         self.assertEqual(self.chosen("--memory-limit=1G").limit, 2**30)
         self.assertEqual(self.chosen("--memory-limit=4MiB", "--size=1MiB").limit, 2**22)
         self.assertGreater(self.chosen("--memory-limit=none").limit, 2**60)

@@ -13,17 +13,17 @@ THREE = Rate(3, 600, 3)
 
 
 class FailuresTests(SynchronousTestCase):
-    """Networks are judged by names, and names are only slowed down."""
+    """Networks are limited by the number of names. Names are only delayed."""
 
     def test_one_name(self) -> None:
-        """One name may fail as often as it likes: that is a client with an old password."""
+        """One name may fail any number of times: that is a client with an old password."""
         failures = Failures(THREE)
         for second in range(100):
             failures.failed("a", "fred", second)
             self.assertIsNone(failures.admit("a", second))
 
     def test_many_names(self) -> None:
-        """A network that has failed with too many names must wait until the first of them is past."""
+        """A network that has failed with too many names must wait until the first of them expires."""
         failures = Failures(THREE)
         for second, name in enumerate(["fred", "anna", "fred", "bart"]):
             self.assertIsNone(failures.admit("a", second))
@@ -33,7 +33,7 @@ class FailuresTests(SynchronousTestCase):
         self.assertIsNone(failures.admit("a", 601))
 
     def test_name_counts(self) -> None:
-        """The failures of a name are counted over all networks, and forgotten after the period."""
+        """The failures of a name are counted over all networks, and expire after the period."""
         failures = Failures(THREE)
         self.assertEqual([failures.failed(network, "fred", 0) for network in "abc"], [1, 2, 3])
         self.assertEqual(failures.failed("d", "anna", 0), 1)
@@ -41,7 +41,7 @@ class FailuresTests(SynchronousTestCase):
         self.assertEqual(failures.failed("a", "fred", 1300), 1)
 
     def test_bounds(self) -> None:
-        """Neither many networks nor many names make the tables grow without a bound."""
+        """Neither many networks nor many names increase the tables beyond their limits."""
         failures = Failures(THREE, size=100)
         for number in range(10_000):
             failures.failed(str(number), f"name{number}", 0)
@@ -52,7 +52,7 @@ class FailuresTests(SynchronousTestCase):
         self.assertLessEqual(max(map(len, failures._networks.values())), 3)
 
     def test_emptied(self) -> None:
-        """A network whose names are all past, and that has asked since, is in nobody's way."""
+        """A network whose names have all expired is removed like others, even if it was checked since."""
         failures = Failures(THREE)
         for name in "abc":
             failures.failed("192.0.2.1", name, 0)
@@ -68,7 +68,7 @@ class FailuresTests(SynchronousTestCase):
         st.integers(1, 4),
     )
     def test_anyOrder(self, steps: list[tuple[str, str, float, bool]], size: int) -> None:
-        """Whatever order questions and failures come in, both are answered, and the tables keep to their bounds."""
+        """In whatever order checks and failures arrive, both work, and the tables keep their limits."""
         failures = Failures(Rate(1, 600, 1), size=size)
         now = 0.0
         for network, name, pause, fails in steps:
@@ -78,7 +78,7 @@ class FailuresTests(SynchronousTestCase):
             self.assertLessEqual(len(failures), size)
 
     def test_past_networks(self) -> None:
-        """Networks whose failures are past make room, and are not counted as forgotten."""
+        """Networks whose failures have expired are removed, and do not count as forgotten."""
         failures = Failures(THREE)
         for number in range(1000):
             failures.failed(str(number), "fred", number * 1000)
@@ -87,7 +87,7 @@ class FailuresTests(SynchronousTestCase):
 
     @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.floats(0, 400)), max_size=60))
     def test_never_more(self, tries: list[tuple[str, float]]) -> None:
-        """In no period does a network fail with more distinct names than it may."""
+        """In no period does a network fail with more distinct names than the limit."""
         failures = Failures(THREE)
         now = 0.0
         failed = []

@@ -1,4 +1,4 @@
-"""Rates as people write them."""
+"""Rates in text form."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class RateTests(SynchronousTestCase):
     """N/PERIOD[,burst=N]."""
 
     def test_forms(self) -> None:
-        """A period is a unit, by any of its usual names, or several of it."""
+        """A period is a unit, with any of its usual names, or a number of units."""
         for text, rate in [
             ("100/min,burst=20", Rate(100, 60, 20)),
             ("5/s", Rate(5, 1, 5)),
@@ -25,7 +25,7 @@ class RateTests(SynchronousTestCase):
             self.assertEqual(Rate.parse(text), rate, text)
 
     def test_malformed(self) -> None:
-        """What is not a rate is refused with the form of one."""
+        """Invalid rates are refused, with the valid form."""
         for text in [
             "",
             "100",
@@ -43,12 +43,12 @@ class RateTests(SynchronousTestCase):
             self.assertIn(repr(text), str(error))
 
     def test_nothing(self) -> None:
-        """A rate that allows nothing is refused: it would refuse everybody for ever."""
+        """A rate of zero is refused, because it would reject everything."""
         for text in "0/min", "5/0min", "5/min,burst=0":
             self.assertIn("must be more than 0", str(self.assertRaises(ValueError, Rate.parse, text)))
 
     def test_kind(self) -> None:
-        """The kind is one of those that there are; a slip gets the nearest."""
+        """The kind must be a known one. A misspelt kind gets the most similar one."""
         self.assertEqual(parse_rate_of("messages:1/s", KINDS), ("messages", Rate(1, 1, 1)))
         self.assertIn("did you mean messages?", str(self.assertRaises(ValueError, parse_rate_of, "message:1/s", KINDS)))
         self.assertIn("there are connections", str(self.assertRaises(ValueError, parse_rate_of, "xyz:1/s", KINDS)))

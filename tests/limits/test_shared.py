@@ -1,4 +1,4 @@
-"""Limits that hosts share: the rules with a real Redis, and what happens when it is slow or gone."""
+"""Limits that hosts share: the algorithms with a real Redis, and a Redis that is slow or down."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from txsmtpd.limits.shared import SharedLimits, connect, connection_options
 
 
 class BreakerTests(SynchronousTestCase):
-    """When something that fails is tried."""
+    """When a failed service is tried again."""
 
     def test_life(self) -> None:
-        """After three failures there is a pause; then one tries; success ends it."""
+        """After three failures there is a pause, and then one attempt. Success ends it."""
         breaker = Breaker()
         self.assertEqual([breaker.failed(0), breaker.failed(0), breaker.failed(0)], [False, False, True])
         self.assertFalse(breaker.allows(4.9))
@@ -41,7 +41,7 @@ class BreakerTests(SynchronousTestCase):
         self.assertTrue(breaker.allows(10.0))
 
     def test_notInARow(self) -> None:
-        """Failures with successes between begin no pause."""
+        """Failures with successes in between cause no pause."""
         breaker = Breaker()
         for now in range(10):
             breaker.failed(now)
@@ -51,10 +51,10 @@ class BreakerTests(SynchronousTestCase):
 
 
 class URLTests(SynchronousTestCase):
-    """Where Redis is."""
+    """The address of Redis."""
 
     def test_forms(self) -> None:
-        """Host, port, database, user and password; a password may have any characters."""
+        """Host, port, database, user and password. A password may have any characters."""
         self.assertEqual(connection_options("redis://h")["port"], 6379)
         found = connection_options("redis://u:p%40%2F@[::1]:7000/3")
         self.assertEqual(
@@ -62,14 +62,14 @@ class URLTests(SynchronousTestCase):
         )
 
     def test_malformed(self) -> None:
-        """What is no such URL is refused, without its password."""
+        """An invalid URL is refused, without its password in the message."""
         for url in "", "localhost", "http://h", "redis://", "redis://u:secret@h:x", "redis://h/x", "redis://h:99999":
             error = self.assertRaises(ValueError, connection_options, url)
             self.assertEqual(str(error), "must be redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]")
 
 
 class Unanswering:
-    """A connection whose answers never come, or that fails."""
+    """A connection whose responses never arrive, or that fails."""
 
     def __init__(self, result: Any = None) -> None:
         self.result = result
@@ -81,7 +81,7 @@ class Unanswering:
 
 
 class FailOpenTests(LoggingTestCase):
-    """Redis being away refuses nobody, and delays nobody for long."""
+    """If Redis is down, no client is rejected because of that, or delayed for long."""
 
     def limits(self, connection: Unanswering) -> SharedLimits:
         self.clock = Clock()
@@ -89,7 +89,7 @@ class FailOpenTests(LoggingTestCase):
         return SharedLimits(local, lambda: connection, self.clock, seconds=self.clock.seconds)
 
     def test_slow(self) -> None:
-        """A decision takes 50 ms at most; then this process decides."""
+        """A decision takes at most 50 ms. After that, the limits of this process decide."""
         limits = self.limits(Unanswering())
         waiting = maybeDeferred(limits.admit, "messages", "login:fred")
         self.clock.advance(0.049)
@@ -99,7 +99,7 @@ class FailOpenTests(LoggingTestCase):
         self.assertEqual(limits.errors, 1)
 
     def test_breaker(self) -> None:
-        """After three failures nobody waits at all for five seconds; the local rule is the one that decides."""
+        """After three failures, Redis is not asked for five seconds. The limits of this process decide."""
         connection = Unanswering(lambda: fail(ConnectionError("gone")))
         limits = self.limits(connection)
         answers = [self.successResultOf(maybeDeferred(limits.admit, "messages", "login:fred")) for _ in range(10)]
@@ -115,7 +115,7 @@ class FailOpenTests(LoggingTestCase):
         self.assertIn("Redis is available again", self.logged("info")[0])
 
     def test_local(self) -> None:
-        """Networks are counted by each host for itself, and what has no limit is asked nobody."""
+        """Each host counts networks for itself. Kinds without a limit cause no request."""
         connection = Unanswering()
         limits = self.limits(connection)
         self.assertIsNone(limits.admit("messages", "192.0.2.7"))
@@ -161,7 +161,7 @@ class RedisTests(TestCase):
         self.server.wait()
 
     def hosts(self, rate: str = "3/min", names: str = "2/min") -> list[SharedLimits]:
-        """Two hosts that share their limits."""
+        """Two hosts with shared limits."""
         one, other = self.connections
         return [
             SharedLimits(Limits({"messages": rate}, names), lambda: one, reactor),
@@ -178,7 +178,7 @@ class RedisTests(TestCase):
         self.assertEqual((one.errors, other.errors), (0, 0))
 
     async def test_retry(self) -> None:
-        """A login that waits as long as told is admitted."""
+        """A login that waits for the given time is admitted."""
         one, other = self.hosts("2/s")
         refused = None
         while refused is None:  # on a slow machine one may be due again before it is asked for
@@ -189,7 +189,7 @@ class RedisTests(TestCase):
         self.assertIsNone(await one.admit("messages", "login:fred"))
 
     async def test_names(self) -> None:
-        """Distinct names that failed are counted over all hosts, and so are the failures of a name."""
+        """Distinct failed names are counted over all hosts, and so are the failures of each name."""
         one, other = self.hosts()
         counts = [await host.auth_failed("192.0.2.7", "fred") for host in (one, other, one)]
         self.assertEqual(counts, [1, 2, 3])
@@ -214,7 +214,7 @@ class RedisTests(TestCase):
             self.assertTrue(0 < await redis.ttl(key) <= 60, key)
 
     async def test_stopped(self) -> None:
-        """While Redis hangs a decision takes about 50 ms, then none; afterwards limits are shared again."""
+        """While Redis hangs, a decision takes about 50 ms, and then no time. Afterwards limits are shared again."""
         one, _ = self.hosts()
         await one.admit("messages", "login:fred")
         os.kill(self.server.pid, signal.SIGSTOP)
@@ -228,7 +228,7 @@ class RedisTests(TestCase):
         os.kill(self.server.pid, signal.SIGCONT)
 
     async def test_killed(self) -> None:
-        """A Redis that is gone refuses nobody."""
+        """If Redis is down, no client is rejected because of that."""
         one, _ = self.hosts()
         await one.admit("messages", "login:fred")
         self.end()

@@ -18,7 +18,7 @@ class StressTests(SynchronousTestCase):
         self.assertEqual(changes, [(80, True), (59, False)])
 
     def test_between(self) -> None:
-        """Between the two it stays as it is."""
+        """Between the two thresholds, it does not change."""
         stress = Stress()
         for count in [70, 79, 61, 70] * 10:
             self.assertFalse(stress.update(count, 100))
@@ -29,7 +29,7 @@ class StressTests(SynchronousTestCase):
         self.assertTrue(stress.active)
 
     def test_no_limit(self) -> None:
-        """Without a limit of connections only the reactor's delay counts."""
+        """Without a connection limit, only the reactor's lag counts."""
         stress = Stress()
         self.assertFalse(stress.update(10**6, None))
         stress.lag = 0.3

@@ -1,4 +1,4 @@
-"""Each row of the table of limits does what it says."""
+"""Each row of the table of limits is correct."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DATA = GREETING + TRANSACTION + b"DATA\r\n"
 
 
 def cells() -> dict[str, str]:
-    """What happens when a limit is exceeded, by the option's name."""
+    """The result of exceeding a limit, by the option's name."""
     return dict(
         re.findall(r"^   \* - ``([^`]+)``.*\n     - .*\n     - ((?:.*\n)+?)     - ", PAGE.read_text(), re.MULTILINE)
     )
@@ -37,7 +37,7 @@ def no(*arguments: Any) -> str:
 
 
 def in_session(octets: bytes, *arguments: Any, **options: Any) -> Answer:
-    """The last reply to what a client says after EHLO."""
+    """The last reply to these commands after EHLO."""
     return last(Client(*arguments, **options).talk(GREETING + octets))
 
 
@@ -49,14 +49,14 @@ def message(octets: bytes, **options: Any) -> Answer:
 
 
 def after(seconds: float, octets: bytes = b"", *arguments: Any, **options: Any) -> Answer:
-    """The last that a client hears that says this and then waits."""
+    """The last reply to a client that sends this and then waits."""
     client = Client(*arguments, **options)
     client.talk(octets)
     return last(client.wait(seconds, step=1))
 
 
 def second_client(**options: Any) -> Answer:
-    """What the second of two clients hears, of another port of the same host."""
+    """The output to the second of two clients, from another port of the same host."""
     factory = SMTPFactory(hostname="mx.test", **options)
     clients = [Client(factory=factory, peer=IPv4Address("TCP", "192.0.2.1", port)) for port in (1, 2)]
     return last(clients[1].transport.taken)
@@ -127,7 +127,7 @@ def slow_data() -> Answer:
 
 
 def full_memory() -> Answer:
-    """A message for which there is no room, since the handler has another one."""
+    """A message without memory, because the handler uses it for another one."""
     waits = handler(DATA=lambda *arguments: Deferred())
     factory = SMTPFactory(waits, hostname="mx.test", memory_limit=10_000, data_size_limit=2500, hook_timeout=None)
     *others, client = [Client(factory=factory) for _ in range(6)]
@@ -141,7 +141,7 @@ class RowTests(LoggingTestCase):
     """The table of limits."""
 
     def test_replies(self) -> None:
-        """What exceeds a limit gets the reply that the table names."""
+        """Exceeding a limit results in the reply that the table names."""
         told = cells()
         for name, exceed in REPLIES.items():
             reply = exceed()
@@ -149,7 +149,8 @@ class RowTests(LoggingTestCase):
             self.assertIn(said if re.search(r"[0-9]{3} [0-9]\.", told[name]) else str(reply.code), told[name], name)
 
     def test_errorDelay(self) -> None:
-        """``error_delay``: the tenth error waits a second, and the next one two. The 91st rejection waits, too."""
+        """``error_delay``: the tenth error is delayed by one second, and the next one by two. So is the 91st
+        rejection."""
         errors, rejections = Client(), Client(handler(NOOP=no))
         errors.talk(b"FOO\r\n" * 9)
         rejections.talk(b"NOOP\r\n" * 90)
@@ -159,7 +160,8 @@ class RowTests(LoggingTestCase):
             self.assertNotEqual(client.wait(0.5), b"")
 
     def test_authFailureDelay(self) -> None:
-        """``auth_failure_delay``: a rejected login waits a second, and the next of the same name two."""
+        """``auth_failure_delay``: a rejected login is delayed by one second, and the next one of the same name by
+        two."""
         client = Client(**{**AUTH, "auth_failure_delay": 1.0})
         client.talk(GREETING)
         for seconds in (1, 2):
@@ -168,7 +170,8 @@ class RowTests(LoggingTestCase):
             self.assertEqual(last(client.wait(0.5)).code, 535)
 
     def test_handshake(self) -> None:
-        """``tls_handshake_timeout``: who begins TLS and says no more is gone after 30 seconds, without a word."""
+        """``tls_handshake_timeout``: a client that starts TLS and sends nothing more is disconnected after 30 seconds
+        without a reply."""
         client = Client(tls_context=PretendedTLS(stalled=True))
         client.talk(GREETING + b"STARTTLS\r\n")
         client.wait(29)
@@ -177,7 +180,7 @@ class RowTests(LoggingTestCase):
         self.assertTrue(client.closed)
 
     def test_linger(self) -> None:
-        """``linger``: who does not read the last reply is gone after ten seconds."""
+        """``linger``: a client that does not read the last reply is disconnected after ten seconds."""
         client = Client()
         client.stop_reading()
         client.say(b"QUIT\r\n")
@@ -187,7 +190,7 @@ class RowTests(LoggingTestCase):
         self.assertTrue(client.closed)
 
     def test_batch(self) -> None:
-        """``batch_limit``: after 32 commands, or 8 if others wait already, the others are served."""
+        """``batch_limit``: after 32 commands, or 8 if others wait, other clients are served."""
         factory = SMTPFactory(hostname="mx.test", junk_command_limit=None, reactor=Clock())
         first, second = Direct(factory), Direct(factory)
         for client, expected in ((first, 32), (second, 8)):
@@ -195,7 +198,7 @@ class RowTests(LoggingTestCase):
             self.assertEqual(client.heard(), [250] * expected)
 
     def test_buffer(self) -> None:
-        """``buffer_limit``: while a hook works, 64 KiB are read ahead."""
+        """``buffer_limit``: while a hook runs, 64 KiB are read ahead."""
         client = Client(handler(NOOP=Waiting()))
         client.say(b"NOOP\r\n" + b"x" * 65536)
         self.assertTrue(client.reading)

@@ -1,4 +1,4 @@
-"""Lines of the log: their form, what is escaped, tracebacks once in a while; and what one session may log."""
+"""Lines of the log: their format, escapes, limited tracebacks, and the limit of one session."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FIELDS = {
 
 
 def raised(text: str = "broken") -> ValueError:
-    """An exception that was raised, always at the same place."""
+    """An exception that is always raised at the same place."""
     try:
         raise ValueError(text)
     except ValueError as error:
@@ -47,7 +47,7 @@ class LinesTestCase(SynchronousTestCase):
         return Lines(self.written.append, now=lambda: 1_700_000_000.125, **options)
 
     def fields(self) -> dict[str, Any]:
-        """The one line that was written, as JSON."""
+        """The one line that was written, parsed as JSON."""
         [line] = self.written
         self.written.clear()
         found: dict[str, Any] = json.loads(line)
@@ -55,10 +55,10 @@ class LinesTestCase(SynchronousTestCase):
 
 
 class TextTests(LinesTestCase):
-    """The form for people."""
+    """The text format."""
 
     def test_event(self) -> None:
-        """A line has the time with its zone, the level, the session and the text."""
+        """A line has the time with its time zone, the level, the session and the text."""
         self.lines().emit(events.MESSAGE, "s1", FIELDS)
         [line] = self.written
         time, level, rest = line.split(maxsplit=2)
@@ -70,21 +70,21 @@ class TextTests(LinesTestCase):
         )
 
     def test_level(self) -> None:
-        """What is below the level is not written."""
+        """Events below the level are not written."""
         lines = self.lines(level=events.WARN)
         lines.emit(events.MESSAGE, "s1", FIELDS)
         lines({"log_level": LogLevel.info, "log_format": "hello", "log_namespace": "txsmtpd"})
         self.assertEqual(self.written, [])
 
     def test_others(self) -> None:
-        """Events of other software have its name; ours have not."""
+        """Events of other software have its name. Those of this package have none."""
         for namespace, text in ("txsmtpd.relay", "hello"), ("twisted.web", "[twisted.web] hello"):
             self.lines()({"log_level": LogLevel.warn, "log_format": "hello", "log_namespace": namespace})
             self.assertEqual(self.written.pop()[29:], f" warn  {text}\n")
 
     def test_saidBetter(self) -> None:
-        """What Twisted says of its ports and its reactor is for debugging: the server has lines of its own for that.
-        A program's events of the same logger are logged, and warnings are."""
+        """Twisted's events about its ports and its reactor have level debug, because the server logs the same itself. A
+        program's events of the same logger are logged unchanged, and so are warnings."""
         format_, said = (
             "{log_text}",
             [
@@ -107,13 +107,13 @@ class TextTests(LinesTestCase):
             self.assertEqual(self.written.pop()[29:], f" info  [{namespace}] my {text}\n")
 
     def test_longText(self) -> None:
-        """A line is no longer than it need be."""
+        """The length of a line is limited."""
         self.lines().emit(events.MESSAGE, "s1", {**FIELDS, "reply": "x" * 100_000})
         self.assertLess(len(self.written[0]), LONGEST + 60)
 
     @given(st.text())
     def test_forged(self, text: str) -> None:
-        """Whatever a client says, it is one line, and printable."""
+        """Whatever a client sends, the result is one printable line."""
         self.written.clear()
         self.lines().emit(events.REFUSED, "s1", {"command": text, "client": "c", "transaction": "", "reply": text})
         [line] = "".join(self.written).rstrip("\n").split("\n")[:1]
@@ -122,7 +122,7 @@ class TextTests(LinesTestCase):
             self.assertTrue(other.startswith("    | ") and other.isprintable(), other)
 
     def test_invisible(self) -> None:
-        """Marks that turn text round, separators of lines and escape sequences are shown as what they are."""
+        """Marks that change the direction of text, separators of lines and escape sequences are escaped."""
         self.lines().emit(events.FOLDED, "s1", {"replies": "\u202eabc\u2028\x1b[2J\x9b\ud800"})
         text = "".join(self.written)
         for each in "\\u202e", "\\x1b[2J", "\\x9b", "\\ud800":
@@ -131,7 +131,7 @@ class TextTests(LinesTestCase):
 
 
 class JSONTests(LinesTestCase):
-    """The form for programs."""
+    """The JSON format."""
 
     def test_event(self) -> None:
         """An event is an object with its name and fields."""
@@ -153,7 +153,7 @@ class JSONTests(LinesTestCase):
         )
 
     def test_failure(self) -> None:
-        """An exception is a field, and so is its traceback."""
+        """An exception is a field, and its traceback is another one."""
         self.lines(as_json=True).emit(events.FAILED, "s1", {"where": "handle_DATA", "why": ""}, raised())
         found = self.fields()
         self.assertEqual(found["error"], "ValueError: broken")
@@ -166,13 +166,13 @@ class JSONTests(LinesTestCase):
         self.assertEqual((found["event"], found["source"], found["text"]), ("log", "x", "a 1"))
 
     def test_lost(self) -> None:
-        """So has what was lost."""
+        """So do events about lost lines."""
         found = json.loads(self.lines(as_json=True).lost(3, "No space left on device"))
         self.assertEqual((found["event"], found["count"], found["level"]), ("lost", 3, "error"))
 
     @given(st.text())
     def test_ascii(self, text: str) -> None:
-        """A line is ASCII, whatever it quotes."""
+        """A line is ASCII, whatever it contains."""
         self.written.clear()
         self.lines(as_json=True).emit(events.FOLDED, "s1", {"replies": text})
         [line] = self.written
@@ -184,7 +184,7 @@ class TracebackTests(LinesTestCase):
     """Tracebacks."""
 
     def test_once(self) -> None:
-        """A place that raises again and again shows its traceback once, then only a line; later with the number."""
+        """A place that raises repeatedly logs its traceback once, and then one line. Later the number is logged."""
         now = 0.0
         tracebacks = Tracebacks(lambda: now)
         self.assertIn("ValueError: broken", tracebacks.of(raised()) or "")
@@ -194,7 +194,7 @@ class TracebackTests(LinesTestCase):
         self.assertIn("(3 more like this were not shown)", tracebacks.of(raised()) or "")
 
     def test_places(self) -> None:
-        """Two places, and two types, have a traceback each; not more than so many are remembered."""
+        """Two places, and two types, have separate tracebacks. The number of remembered places is limited."""
         tracebacks = Tracebacks(lambda: 0.0)
         self.assertIsNot(tracebacks.of(raised()), None)
         self.assertIsNot(tracebacks.of(KeyError("never raised")), None)
@@ -203,7 +203,7 @@ class TracebackTests(LinesTestCase):
         self.assertEqual(len(tracebacks._places), PLACES)
 
     def test_inText(self) -> None:
-        """In text, the lines of a traceback are marked as parts of the one before, and escaped."""
+        """In text, the lines of a traceback are marked as continuations, and escaped."""
         self.lines().emit(events.FAILED, "s1", {"where": "handle_DATA", "why": ""}, raised("\x1b[2J"))
         first, *others = "".join(self.written).splitlines()
         self.assertTrue(first.endswith("s1 handle_DATA failed: ValueError: \\x1b[2J"), first)
@@ -212,7 +212,7 @@ class TracebackTests(LinesTestCase):
             self.assertTrue(line.startswith("    | ") and line.isprintable())
 
     def test_failures(self) -> None:
-        """A failure of twisted.logger is treated likewise."""
+        """A failure of twisted.logger is handled in the same way."""
         lines = self.lines()
         globalLogPublisher.addObserver(lines)
         self.addCleanup(globalLogPublisher.removeObserver, lines)
@@ -240,7 +240,7 @@ class TracebackTests(LinesTestCase):
         self.assertEqual(line.count("\n"), 1)
 
     def test_strange(self) -> None:
-        """An exception whose text cannot be made is told of all the same."""
+        """An exception whose text is not available is still logged."""
 
         class Strange(Exception):
             def __str__(self) -> str:
@@ -261,7 +261,7 @@ class Collecting:
 
 
 class BudgetTests(SynchronousTestCase):
-    """How much one session may log."""
+    """The limit of one session."""
 
     def setUp(self) -> None:
         self.sink = Collecting()
@@ -269,14 +269,14 @@ class BudgetTests(SynchronousTestCase):
         self.log = SessionLog(self.sink, "s1", 10, lambda: self.time)
 
     def refuse(self, times: int) -> int:
-        """So many refusals; how many of them were logged."""
+        """Log this number of refusals, and return how many were written."""
         before = len(self.sink.events)
         for _ in range(times):
             self.log(events.REFUSED, command="RCPT", client="c", transaction="", reply="550 No")
         return len(self.sink.events) - before
 
     def test_bound(self) -> None:
-        """What is beyond the limit is counted, and the end of the session tells the number, once."""
+        """Lines beyond the limit are counted, and their number is logged once, at the end of the session."""
         self.assertEqual(self.refuse(5000), 10)
         self.log.failure(events.FAILED, raised(), where="x", why="")
         self.log.close(("192.0.2.7", 1))
@@ -284,7 +284,7 @@ class BudgetTests(SynchronousTestCase):
         self.assertEqual(self.sink.events[10:], [("left-out", {"count": 4991, "client": "192.0.2.7:1"})])
 
     def test_refilled(self) -> None:
-        """A minute later as much may be logged again; never more."""
+        """A minute later, the same number may be logged again, and never more."""
         self.refuse(20)
         self.time += 6
         self.assertEqual(self.refuse(20), 1)
@@ -292,19 +292,19 @@ class BudgetTests(SynchronousTestCase):
         self.assertEqual(self.refuse(20), 10)
 
     def test_messages(self) -> None:
-        """Accepted messages are logged however much else was."""
+        """Accepted messages are always logged."""
         self.refuse(20)
         self.log(events.MESSAGE, **FIELDS)
         self.assertEqual(self.sink.events[-1][0], "message")
 
     def test_quiet(self) -> None:
-        """A session that was within the limit ends without a word about it."""
+        """A session within the limit logs nothing about it at its end."""
         self.assertEqual(self.refuse(10), 10)
         self.log.close("c")
         self.assertEqual(len(self.sink.events), 10)
 
     def test_noLimit(self) -> None:
-        """None is no limit."""
+        """None means no limit."""
         self.log = SessionLog(self.sink, "s1", None)
         self.assertEqual(self.refuse(1000), 1000)
 
@@ -328,7 +328,7 @@ class TwistedSinkTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
     def test_printable(self) -> None:
-        """What a client has chosen is printable in each field."""
+        """Values from a client are printable in each field."""
         found: list[dict[str, Any]] = []
         globalLogPublisher.addObserver(found.append)
         self.addCleanup(globalLogPublisher.removeObserver, found.append)
@@ -341,18 +341,18 @@ class EventTests(SynchronousTestCase):
     """The events themselves."""
 
     def test_template(self) -> None:
-        """Each event has the same text in the lines of the command line and in the events of twisted.logger."""
+        """Each event has the same text in the lines of the command line and in twisted.logger."""
         for event in EVENTS:
             fields = {name: f"<{name} %s {{}}>" for name in event.fields}
             self.assertEqual(event.template % fields, event.text.format(**fields), event.name)
 
     def test_percent(self) -> None:
-        """A percent sign in a text is one in the line."""
+        """A percent sign in a text is kept."""
         event = events.Event("busy", events.INFO, "{share} % busy")
         self.assertEqual(event.template % {"share": 80}, "80 % busy")
 
     def test_cost(self) -> None:
-        """The line of an accepted message is made by a few calls: most messages have one."""
+        """The line of an accepted message takes few calls, because most sessions have one."""
         log = SessionLog(Lines([].append), "s1")
         fields = {**FIELDS, "recipients": Recipients.of(["b@example.com"])}
         log(events.MESSAGE, **fields)  # makes the text of the second
@@ -360,17 +360,17 @@ class EventTests(SynchronousTestCase):
 
 
 class ValueTests(SynchronousTestCase):
-    """What fields are made of."""
+    """The values of fields."""
 
     def test_recipients(self) -> None:
-        """Many recipients are a few in a text, and more in a field, with the number of all."""
+        """Many recipients are shortened in a text. A field has more of them, and their total number."""
         many = Recipients.of([f"u{number}" for number in range(500)])
         self.assertEqual(len(many), 100)
         self.assertTrue(str(many).endswith("<u9> and 490 more"), str(many))
         self.assertEqual(f"{Recipients.of(['a', 'b'])}", "<a>, <b>")
 
     def test_clients(self) -> None:
-        """Addresses are written as people do."""
+        """Addresses have their usual form."""
         for peer, text in [
             (("192.0.2.7", 25), "192.0.2.7:25"),
             (("2001:db8::1", 25, 0, 0), "[2001:db8::1]:25"),
@@ -381,13 +381,13 @@ class ValueTests(SynchronousTestCase):
             self.assertEqual(client_text(peer), text)
 
     def test_names(self) -> None:
-        """No two events have one name, but for refusals, which have more or fewer fields."""
+        """Names of events are unique, except that refusals have variants with different fields."""
         names = [event.name for event in EVENTS if event.name != "refused"]
         self.assertEqual(len(set(names)), len(names))
 
     @given(st.text())
     def test_printable(self, text: str) -> None:
-        """Nothing invisible is left, and what was printable is as it was."""
+        """No unprintable characters are left. Printable text is unchanged."""
         self.assertTrue(printable(text).isprintable())
         self.assertTrue(one_line(text).isprintable())
         self.assertTrue(not text.isprintable() or printable(text) == text)
@@ -395,10 +395,10 @@ class ValueTests(SynchronousTestCase):
 
 
 class CostTests(LinesTestCase):
-    """What the log costs a message."""
+    """The cost of the log for a message."""
 
     def test_calls(self) -> None:
-        """The line of a message takes a score of calls; through twisted.logger it would be some two hundred."""
+        """The line of a message takes about twenty calls. With twisted.logger, it would be about two hundred."""
 
         def calls(log: SessionLog) -> int:
             counted = 0

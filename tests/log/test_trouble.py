@@ -1,4 +1,4 @@
-"""Trouble that comes and goes is a line in the log when it begins, and one when it is over."""
+"""Trouble that comes and goes causes one line in the log when it begins, and one when it ends."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from txsmtpd.log.trouble import QUIET, Trouble
 
 
 class TroubleTests(SynchronousTestCase):
-    """What is told."""
+    """When to log."""
 
     def test_onceEach(self) -> None:
-        """The beginning, another kind, and the end."""
+        """The beginning, another kind of trouble, and the end."""
         trouble = Trouble()
         self.assertFalse(trouble.worked(0))
         self.assertTrue(trouble.seen("full", 1))
@@ -22,7 +22,7 @@ class TroubleTests(SynchronousTestCase):
         self.assertTrue(trouble.seen("broken", 5 + QUIET))
 
     def test_flapping(self) -> None:
-        """What fails with every other message is told once."""
+        """If every second message fails, that is logged once."""
         trouble = Trouble()
         told = [trouble.seen("full", now) if now % 2 else trouble.worked(now) for now in range(1, 1000)]
         self.assertEqual(told.count(True), 1)

@@ -1,4 +1,4 @@
-"""A log that is slow, full, renamed or not read by anybody: the server goes on."""
+"""The log file is slow, full, renamed, or a pipe without a reader: the server continues."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class WriterTests(SynchronousTestCase):
         return reading, writing
 
     def test_file(self) -> None:
-        """Lines are appended in their order, text and octets."""
+        """Lines are appended in order, str and bytes."""
         path = self.mktemp()
         Path(path).write_text("before\n")
         writer = self.writer(path)
@@ -43,7 +43,7 @@ class WriterTests(SynchronousTestCase):
         self.assertEqual(lines, ["before", *(f"line {number} \u00e9" for number in range(1000)), "octets"])
 
     def test_afterClose(self) -> None:
-        """A line that comes after the end is written at once."""
+        """A line after the end is written immediately."""
         path = self.mktemp()
         writer = self.writer(path)
         writer.close()
@@ -76,7 +76,7 @@ class WriterTests(SynchronousTestCase):
         self.assertEqual(Path(path).read_text(), "one\n" + 7 * "another\n")
 
     def test_renamed(self) -> None:
-        """After reopen() lines go to a new file of the same name, and none is lost."""
+        """After reopen(), lines are written to a new file with the same name, and none is lost."""
         path = self.mktemp()
         writer = self.writer(path)
         writer.write("one\n")
@@ -88,7 +88,8 @@ class WriterTests(SynchronousTestCase):
         self.assertEqual((Path(path + ".1").read_text(), Path(path).read_text()), ("one\ntwo\n", "three\n"))
 
     def test_nobodyReads(self) -> None:
-        """Nobody reads: write() does not wait, memory has a bound, and once somebody does, the number lost is told."""
+        """Without a reader, write() does not wait, and memory is limited. When lines are read again, the number of lost
+        ones is reported."""
         reading, writing = self.pipe()
         writer = self.writer(writing, limit=100_000)
         line = 99 * "x" + "\n"
@@ -109,7 +110,8 @@ class WriterTests(SynchronousTestCase):
         self.assertEqual(told, f"({10_000 - len(lines)} lines were lost: they were not written in time)\n")
 
     def test_fullDisk(self) -> None:
-        """A disk that is full loses lines, tells how many once it is not, and the torn line does not hide the next."""
+        """A full disk loses lines, and their number is written later. An incomplete line does not affect the next
+        one."""
         path = self.mktemp()
         writer = self.writer(path)
         real, full = os.write, [True]
@@ -131,7 +133,7 @@ class WriterTests(SynchronousTestCase):
         )
 
     def test_complains(self) -> None:
-        """A log file that cannot be written is told of on standard error, once until it can be written again."""
+        """The error of a log file is reported on standard error, once until the file can be written again."""
         self.patch(sys, "__stderr__", io.StringIO())
         writer = self.writer("/dev/full")
         for _ in range(3):
@@ -143,11 +145,11 @@ class WriterTests(SynchronousTestCase):
         )
 
     def test_unopenable(self) -> None:
-        """A file that cannot be opened is an error at once."""
+        """A file that cannot be opened is an error immediately."""
         self.assertRaises(OSError, Writer, os.path.join(self.mktemp(), "no", "such"))
 
     def test_stream(self) -> None:
-        """What is printed is written line by line, as one piece each, with what cannot be encoded escaped."""
+        """Printed text is written line by line, with escapes for characters that cannot be encoded."""
         path = self.mktemp()
         writer = self.writer(path)
         written: list[bytes] = []

@@ -1,4 +1,4 @@
-"""Messages as people see them, whatever their octets are."""
+"""Parsed messages, whatever their octets are."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from txsmtpd.mime.text import decoded, in_charset, without_encoded_words
 
 @some.composite
 def messages(draw: some.DrawFn) -> bytes:
-    """Messages that are mostly malformed."""
+    """Messages, most of them malformed."""
     values = some.lists(some.sampled_from(PIECES), max_size=12).map(b"".join)
     field = some.one_of(
         some.sampled_from(MALFORMED_FIELDS),
@@ -29,7 +29,7 @@ def messages(draw: some.DrawFn) -> bytes:
 
 
 def read_all(content: bytes) -> None:
-    """Ask a message for everything."""
+    """Read all attributes of a message."""
     message = parse_message(content)
     for value in message.subject, message.text, message.html, *message.links, *message.headers.values():
         value.encode("utf-8", "surrogatepass")
@@ -45,7 +45,7 @@ def read_all(content: bytes) -> None:
 
 
 def read_all_by_email(content: bytes) -> None:
-    """Ask an EmailMessage for what parsers of fields are needed for."""
+    """Read the attributes of an EmailMessage that need parsers of fields."""
     message = email_message(content)
     for part in message.walk():
         for value in part.values():
@@ -58,10 +58,10 @@ def read_all_by_email(content: bytes) -> None:
 
 
 class MalformedTests(SynchronousTestCase):
-    """No message makes its readers raise."""
+    """Reading a message never raises."""
 
     def test_fields(self) -> None:
-        """Fields that parsers are known to raise for are read as far as that goes, in a message and in a part."""
+        """Fields for which parsers raise are parsed as far as possible, in a message and in a part."""
         for line in MALFORMED_FIELDS:
             alone = line + b"\r\n\r\ntext\r\n"
             for content in alone, b"Content-Type: multipart/mixed; boundary=a\r\n\r\n--a\r\n" + alone + b"--a--\r\n":
@@ -76,19 +76,19 @@ class MalformedTests(SynchronousTestCase):
     @example(b"")
     @example(b"\r\n")
     def test_any(self, content: bytes) -> None:
-        """So are messages that are put together from what makes trouble."""
+        """So are messages that are composed of difficult pieces."""
         read_all(content)
         read_all_by_email(content)
 
     @settings(max_examples=80, deadline=None)
     @given(some.binary(max_size=300))
     def test_anyOctets(self, content: bytes) -> None:
-        """And any octets at all."""
+        """So are arbitrary octets."""
         read_all(content)
         read_all_by_email(content)
 
     def test_deep(self) -> None:
-        """A thousand parts within each other are no error, nor is a message that is nothing else."""
+        """A thousand nested parts cause no error, and neither does a message that consists only of them."""
         content = b"".join(
             b"Content-Type: multipart/mixed; boundary=%d\r\n\r\n--%d\r\n" % (level, level) for level in range(1000)
         )
@@ -96,7 +96,7 @@ class MalformedTests(SynchronousTestCase):
         self.assertEqual(email_message(content).get_content_type(), "multipart/mixed")
 
     def test_time(self) -> None:
-        """The time for reading a message grows with its size, not with the square of it."""
+        """The time for parsing is proportional to the size of a message."""
         hostile = {
             "fields": lambda size: b"".join(b"X-%d: a\r\n" % number for number in range(size // 10)) + b"\r\n",
             "one field": lambda size: b"To: " + b"a@b.test, " * (size // 10) + b"\r\n\r\n",
@@ -123,7 +123,7 @@ class MalformedTests(SynchronousTestCase):
 
 
 class ReadingTests(SynchronousTestCase):
-    """What is found in a message."""
+    """The contents of a message."""
 
     def message(self) -> bytes:
         made = EmailMessage()
@@ -140,7 +140,7 @@ class ReadingTests(SynchronousTestCase):
         return made.as_bytes(policy=policy.SMTP)
 
     def test_parts(self) -> None:
-        """Text, HTML and attachments are told apart and decoded."""
+        """Text, HTML and attachments are distinguished and decoded."""
         message = parse_message(self.message())
         self.assertEqual(message.subject, "Grüße, Bob")
         self.assertEqual(message.text, "Hallo, siehe https://example.com/a?b=1.\nGrüße\n")
@@ -155,13 +155,13 @@ class ReadingTests(SynchronousTestCase):
         )
 
     def test_links(self) -> None:
-        """Links of the HTML and of the text are found, in the form in which a browser follows them."""
+        """Links of the HTML and of the text are found, in the form that a browser uses."""
         self.assertEqual(
             parse_message(self.message()).links, ["https://example.com/c?d=1&e=2", "https://example.com/a?b=1"]
         )
 
     def test_addresses(self) -> None:
-        """Addresses are found with their names, decoded."""
+        """Addresses are found with their decoded names."""
         message = parse_message(self.message())
         self.assertEqual(
             message.addresses("to"), [Address("Bob Müller", "bob@example.com"), Address("", "eve@example.com")]
@@ -171,7 +171,7 @@ class ReadingTests(SynchronousTestCase):
         self.assertIn("bob@example.com", [each.address for each in odd.addresses("To")])
 
     def test_headers(self) -> None:
-        """Fields are found in upper and lower case; one that is missing is a KeyError that tells which are there."""
+        """Field names are case-insensitive. A missing field is a KeyError that lists the existing ones."""
         headers = parse_message(self.message()).headers
         self.assertEqual(
             (headers["x-test"], headers.get("X-None"), "X-TEST" in headers, 5 in headers), ("17", None, True, False)
@@ -182,12 +182,12 @@ class ReadingTests(SynchronousTestCase):
         self.assertEqual((twice["a"], twice.get_all("A"), len(twice)), ("1", ["1", "2"], 1))
 
     def test_onlyHTML(self) -> None:
-        """Where there is nothing but HTML, the text is what it says."""
+        """If there is only HTML, the text is made from it."""
         message = parse_message(b"Content-Type: text/html\r\n\r\n<style>p {}</style><p>Hello &amp; welcome</p>")
         self.assertEqual(message.text, "Hello & welcome")
 
     def test_withoutCharset(self) -> None:
-        """Text without a charset is UTF-8, or Latin-1 if it is not; what is declared but unknown is UTF-8."""
+        """Text without a charset is UTF-8, or Latin-1 if that fails. An unknown charset is treated as UTF-8."""
         for octets, charset, text in (
             ("é".encode(), "", "é"),
             (b"\xe9", "", "é"),
@@ -200,7 +200,7 @@ class ReadingTests(SynchronousTestCase):
             self.assertEqual(in_charset(octets, charset), text)
 
     def test_encodedWords(self) -> None:
-        """Encoded words are decoded, also where a character is split between two; all else stays as it is."""
+        """Encoded words are decoded, even if a character is split between two. Other text is unchanged."""
         for value, text in (
             ("=?utf-8?q?a_b?= =?utf-8?b?w6k=?=", "a bé"),
             ("=?utf-8?q?=C3?= =?utf-8?q?=A9?=", "é"),
@@ -212,7 +212,7 @@ class ReadingTests(SynchronousTestCase):
             self.assertEqual(without_encoded_words(value), text)
 
     def test_malformedEncodings(self) -> None:
-        """Base64 and quoted-printable that are malformed are decoded as far as that goes."""
+        """Malformed base64 and quoted-printable are decoded as far as possible."""
         self.assertEqual(decoded(b"aGFsbG8", "base64"), b"hallo")
         self.assertEqual(decoded(b"aGFs*bG8=!", "base64"), b"hallo")
         self.assertEqual(decoded(b"a=3Db=", "quoted-printable"), b"a=b")
@@ -220,23 +220,23 @@ class ReadingTests(SynchronousTestCase):
 
 
 class PolicyTests(SynchronousTestCase):
-    """Python's email package, made tolerant."""
+    """Python's email package, with tolerant policies."""
 
     def test_wellFormed(self) -> None:
-        """What is well-formed is parsed as ever."""
+        """Well-formed fields are parsed as usual."""
         message = email_message(b"To: Ann <ann@example.com>\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n\xc3\xa9")
         self.assertEqual(message["To"].addresses[0].username, "ann")
         self.assertEqual(message.get_content(), "é")
         self.assertIs(message.policy, TOLERANT)
 
     def test_malformed(self) -> None:
-        """The value of a field that cannot be parsed is a string like any, and has the attributes of all fields."""
+        """The value of a field that cannot be parsed is a string with the attributes of all fields."""
         message = email_message(b'To: "\r\nContent-Type: text/plain; name*\r\nX: a\0b\r\n\r\nx')
         self.assertEqual((message["To"], message["To"].addresses), ('"', ()))
         self.assertEqual((message.get_content_type(), message["X"]), ("text/plain", "a\ufffdb"))
 
     def test_verbatim(self) -> None:
-        """A value that must not be decoded is not, also after its way through octets and a parser."""
+        """A value that must not be decoded is not decoded, even after it was written and parsed again."""
         for value in (
             "=?utf-8?q?root=40corp=2Eexample=2C?=@evil.example",
             "=?utf-8?q?=0D=0AX-Peer:_me?=@evil.example",

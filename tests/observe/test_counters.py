@@ -1,4 +1,4 @@
-"""Counters, and what Prometheus is given of them."""
+"""Counters, and their export to Prometheus."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def registry_of(counters: Counters) -> CollectorRegistry:
 
 
 def samples(counters: Counters, accept: str = "") -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """What a Prometheus that sends this Accept reads: the values by name and labels."""
+    """The values that a Prometheus with this Accept reads, by name and labels."""
     text, content_type = rendered(registry_of(counters), accept)
     parse = parse_openmetrics if content_type.startswith("application/openmetrics-text") else parse_text
     return {
@@ -35,10 +35,10 @@ def samples(counters: Counters, accept: str = "") -> dict[tuple[str, tuple[tuple
 
 
 class CountersTests(SynchronousTestCase):
-    """Adding, reading, and adding up what several processes have counted."""
+    """Adding, reading, and the sum of several processes."""
 
     def test_snapshot(self) -> None:
-        """A snapshot is what was counted, in JSON's types, and does not change afterwards."""
+        """A snapshot has the counts in JSON types, and does not change afterwards."""
         counters = Counters()
         counters["refusals_total"]["RCPT", "hook"] += 2
         counters.observe("data_seconds", 0.2)
@@ -50,13 +50,13 @@ class CountersTests(SynchronousTestCase):
         json.dumps(before)
 
     def test_unknown(self) -> None:
-        """A family that does not exist cannot be counted in."""
+        """An unknown family cannot be counted."""
         with self.assertRaises(KeyError):
             Counters()["refusals"]["RCPT", "hook"] += 1
 
     @given(st.lists(st.lists(st.floats(0, 1000), max_size=20), max_size=5))
     def test_sum(self, processes: list[list[float]]) -> None:
-        """What several processes have counted adds up, also when it was sent as JSON."""
+        """The counts of several processes can be added, even after they were sent as JSON."""
         total = Counters()
         for times in processes:
             counters = Counters()
@@ -72,17 +72,17 @@ class CountersTests(SynchronousTestCase):
         self.assertEqual([sum(buckets[: place + 1]) for place in range(len(BUCKETS))], below)
 
     def test_foreign(self) -> None:
-        """A family that only another process knows is left out."""
+        """A family that is unknown in this process is ignored."""
         counters = Counters()
         counters.add({"later_total": [([], 1)]})
         self.assertNotIn("later_total", counters)
 
 
 class PrometheusTests(SynchronousTestCase):
-    """What is served parses, in both formats."""
+    """The output can be parsed in both formats."""
 
     def test_both_formats(self) -> None:
-        """Each family arrives with its values, as text and as OpenMetrics."""
+        """Each family is exported with its values, as text and as OpenMetrics."""
         counters = Counters()
         for family in FAMILIES:
             labels = tuple(f"some {label}" for label in family.labels)
@@ -104,13 +104,13 @@ class PrometheusTests(SynchronousTestCase):
                     self.assertEqual(found[f"{name}_bucket", tuple(sorted([*labels, ("le", bound)]))], expected)
 
     def test_malformed_accept(self) -> None:
-        """Whatever Accept says, there is an answer."""
+        """Any value of Accept gets a response."""
         for accept in "application/openmetrics-text; version=abc", "text/plain; version=", ";;;", "a" * 1000:
             text, content_type = rendered(registry_of(Counters()), accept)
             self.assertIn(b"txsmtpd_messages_total", text)
             self.assertIn("text", content_type)
 
     def test_program_with_a_registry(self) -> None:
-        """A program that has metrics of its own registers ours beside them, once."""
+        """A program with its own metrics registers those of the server with them, once."""
         registry = registry_of(Counters())
         self.assertRaises(ValueError, registry.register, SnapshotCollector(Counters().snapshot))

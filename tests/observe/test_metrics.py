@@ -1,4 +1,4 @@
-"""What is counted agrees with what clients saw, and names who decided."""
+"""The counts agree with the replies to clients, and show what decided."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def other(number: int) -> IPv4Address:
 
 
 class MetricsTestCase(LoggingTestCase):
-    """A factory with metrics, and what they have counted."""
+    """A factory with metrics, and the counts."""
 
     def factory(self, handler: Any = None, **options: Any) -> SMTPFactory:
         self.metrics = Metrics("tcp:25")
         return SMTPFactory(handler, metrics=self.metrics, **options)
 
     def counted(self, family: str) -> dict[Any, Any]:
-        """The values of a family by its labels: their tuple, or the only one."""
+        """The values of a family by its labels: a tuple, or the only label."""
         series = self.metrics.counters.snapshot()[family]
         return {tuple(labels) if len(labels) > 1 else "".join(labels): value for labels, value in series if value}
 
@@ -59,7 +59,7 @@ class SessionTests(MetricsTestCase):
     """One session after the other."""
 
     def test_message(self) -> None:
-        """A message that is accepted, and all that belongs to it."""
+        """An accepted message, and all related counts."""
         factory = self.factory()
         client = Client(factory=factory)
         self.assertEqual(self.counted("connections_open"), {"tcp:25": 1})
@@ -87,7 +87,7 @@ class SessionTests(MetricsTestCase):
             self.assertEqual(sum(self.counted(family)[""][:-1]), 1)
 
     def test_agreesWithClients(self) -> None:
-        """Accepted, refused by each reason, aborted and timed-out messages are as many as clients saw."""
+        """The numbers of accepted, refused, aborted and timed-out messages agree with the replies to clients."""
         replies = iter(["250 OK", "550 5.7.1 No", "451 4.3.0 Later", "250 OK", "250 OK"] * 10)
 
         async def data(server: Any, session: Any, envelope: Any) -> str:
@@ -127,7 +127,7 @@ class SessionTests(MetricsTestCase):
         )
 
     def test_whoDecided(self) -> None:
-        """Each refusal names its stage and who decided."""
+        """Each refusal has its stage and what decided."""
 
         def rcpt(server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
             if address.startswith("b"):
@@ -186,7 +186,7 @@ class SessionTests(MetricsTestCase):
         self.assertEqual(self.counted("disconnects_total"), {("tcp:25", "shutdown"): 1})
 
     def test_refusedConnections(self) -> None:
-        """Connections that were turned away."""
+        """Rejected connections."""
         factory = self.factory(connection_limit=2, connection_limit_per_network=1)
         for number in (1, 1, 2, 3):
             Client(factory=factory, peer=other(number))
@@ -197,7 +197,7 @@ class SessionTests(MetricsTestCase):
         self.assertEqual(self.counted("stress"), {"": 1})
 
     def test_hooks(self) -> None:
-        """How long hooks take, in each form, which of them fail, and which take too long."""
+        """The duration of hooks of each form, their failures and their timeouts."""
 
         async def waits(*arguments: Any) -> str:
             await Deferred()
@@ -220,7 +220,7 @@ class SessionTests(MetricsTestCase):
         self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)
 
     def test_filters(self) -> None:
-        """A refusal of a filter is the filter's, at each stage, and so is one because it cannot decide."""
+        """A refusal of a filter counts as the filter's, at each stage. So does a refusal because it has failed."""
 
         def fails(*arguments: Any) -> None:
             raise FilterError("down")
@@ -239,13 +239,13 @@ class SessionTests(MetricsTestCase):
             self.assertEqual(self.counted("refusals_total"), {expected: 1}, octets)
 
     def test_handlerBehindFilters(self) -> None:
-        """What the handler behind a filter refuses is the handler's."""
+        """A refusal of the handler behind a filter counts as the handler's."""
         factory = self.factory(StreamingKeeper("550 5.7.1 No"), filters=[Filter(message=lambda *_: None)])
         Client(factory=factory).talk(SESSION)
         self.assertEqual(self.counted("refusals_total"), {("DATA", "hook"): 1})
 
     def test_streaming(self) -> None:
-        """A handler that takes messages as they arrive is measured, and decides, as one that takes them whole."""
+        """A streaming handler is measured, and decides, like one that gets whole messages."""
 
         class Opening(StreamingKeeper):
             def open_message(self, *arguments: Any) -> Any:
@@ -308,14 +308,14 @@ class SessionTests(MetricsTestCase):
         self.assertEqual(self.counted("messages_total"), {("tcp:25", "accepted"): 1, ("tcp:25", "aborted"): 1})
 
     def test_lmtp(self) -> None:
-        """A message for several recipients over LMTP is one message."""
+        """A message for several recipients over LMTP counts as one message."""
         metrics = self.metrics = Metrics("unix")
         client = Client(factory=SMTPFactory(None, protocol=LMTP, metrics=metrics))
         client.talk(b"LHLO c\r\n" + TRANSACTION + b"RCPT TO:<c@x.test>\r\nDATA\r\nx\r\n.\r\n")
         self.assertEqual(self.counted("messages_total"), {("unix", "accepted"): 1})
 
     def test_shared(self) -> None:
-        """Two listeners count into the same counters, under names of their own."""
+        """Two listeners share the counters, with their own labels."""
         counters = Counters()
         limits = Limits({"messages": "1/min"})
         for name in "tcp:25", "tcp:587":
@@ -326,7 +326,7 @@ class SessionTests(MetricsTestCase):
         self.assertEqual(values["limiter_total"], [(["messages", "admitted"], 1), (["messages", "refused"], 1)])
 
     def test_programWithARegistry(self) -> None:
-        """A program registers them with the registry that it has."""
+        """A program registers them with its own registry."""
         self.factory()
         registry = CollectorRegistry()
         self.metrics.register(registry)
@@ -334,7 +334,7 @@ class SessionTests(MetricsTestCase):
         self.assertIn(b'txsmtpd_disconnects_total{cause="quit",listener="tcp:25"} 1.0', generate_latest(registry))
 
     def test_noSeriesOfClients(self) -> None:
-        """Nothing that a client says becomes a label."""
+        """Input from clients never becomes a label."""
         factory = self.factory(authenticator=lambda *_: False, auth_require_tls=False, error_limit=None, error_delay=0)
         client = Client(factory=factory)
         client.talk(GREETING)
@@ -346,10 +346,10 @@ class SessionTests(MetricsTestCase):
 
 
 class DeciderTests(SynchronousTestCase):
-    """Who has decided, for the replies that there are."""
+    """What has decided, for each reply."""
 
     def test_engine(self) -> None:
-        """Each refusal that the server makes by itself has somebody who decided."""
+        """For each refusal of the server itself, the label says what decided."""
         own = re.compile(r"txsmtpd\.(engine|extensions|auth|wire|smtp|lmtp|reply|settings)(\.|$)")
         checked = 0
         for each in pkgutil.walk_packages(txsmtpd.__path__, "txsmtpd."):
@@ -360,7 +360,7 @@ class DeciderTests(SynchronousTestCase):
         self.assertGreater(checked, 40)
 
     def test_documented(self) -> None:
-        """The documentation names all metrics, and all who decide."""
+        """The documentation lists all metrics, and all values of the label."""
         page = (EXAMPLES.parent / "docs" / "metrics.rst").read_text()
         table = set(re.findall(r"\* - ``(\w+)``\n", page))
         self.assertEqual(table, {family.name for family in FAMILIES})
@@ -369,7 +369,7 @@ class DeciderTests(SynchronousTestCase):
 
 
 def replies_in(values: Iterable[Any]) -> Iterator[Reply]:
-    """The refusals among values, and within them."""
+    """The refusals in these values, including nested ones."""
     for value in values:
         if isinstance(value, Reply) and value.code >= 400:
             yield value
@@ -383,7 +383,7 @@ class ExampleTests(LoggingTestCase):
     """The dashboard and the alerts in ``examples``."""
 
     def test_names(self) -> None:
-        """They ask for metrics, labels and values that there are."""
+        """They only use metrics, labels and values that exist."""
         names = {family.name: family for family in FAMILIES}
         for path in EXAMPLES / "grafana" / "txsmtpd.json", EXAMPLES / "prometheus" / "alerts.yml":
             text = path.read_text()

@@ -1,4 +1,4 @@
-"""What was said, as data: records, the ring, comparisons, what a failing test prints, and files."""
+"""Transcripts: records, the ring buffer, comparisons, output of failing tests, and files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from txsmtpd.testing import Transcripts, attach
 
 
 def talked(octets: bytes, hooks: object = None, **options: Any) -> Transcript:
-    """The transcript of a client that sent the octets, and was gone."""
+    """The transcript of a client that sent the octets and disconnected."""
     transcripts = Transcripts()
     client = Client(hooks, transcript=transcripts, **options)
     client.say(octets)
@@ -52,10 +52,11 @@ def talked(octets: bytes, hooks: object = None, **options: Any) -> Transcript:
 
 
 class RecordTests(SynchronousTestCase):
-    """What is recorded."""
+    """The records."""
 
     def test_session(self) -> None:
-        """All that is said, in order, in records of their types; beginning and end, and octets of the message."""
+        """Everything that is sent is recorded, in order, with types; the beginning, the end, and the size of the
+        message."""
         transcript = talked(GREETING + TRANSACTION + b"DATA\r\n" + MESSAGE + b".\r\nQUIT\r\n")
         self.assertEqual(
             transcript,
@@ -82,7 +83,7 @@ class RecordTests(SynchronousTestCase):
         self.assertTrue(transcript.closed)
 
     def test_everyCut(self) -> None:
-        """However the input is cut, the transcript is the same."""
+        """The transcript does not depend on how the input is split."""
         octets = GREETING + TRANSACTION + b"DATA\r\n" + MESSAGE + b".\r\nNOOP\nAUTH PLAIN x\r\ny\r\nQUIT\r\n"
         expected = talked(octets).lines
         for cut in range(1, len(octets)):
@@ -91,7 +92,7 @@ class RecordTests(SynchronousTestCase):
             self.assertEqual(transcripts[0].lines, expected, cut)
 
     def test_times(self) -> None:
-        """Records tell when they were made, by the factory's clock, from the session's beginning."""
+        """Records have the time since the beginning of the session, by the factory's clock."""
         clock = Clock()
         clock.advance(1000)
         transcripts = Transcripts()
@@ -104,7 +105,7 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual(str(transcripts[0]).splitlines()[3], "   2.000 C: NOOP")
 
     def test_linesThatAreNone(self) -> None:
-        """Lines that are too long, or end in LF, are told with what they begin with."""
+        """Lines that are too long, or end with LF, are recorded with their first octets."""
         transcript = talked(b"NOOP \xc3\xbc\n" + b"NOOP " + b"x" * 20000 + b"\r\n\x00\x1b[2J\r\n\x16\x03\x01")
         self.assertEqual(
             [record.line for record in transcript if isinstance(record, Said)],
@@ -117,14 +118,14 @@ class RecordTests(SynchronousTestCase):
         )
 
     def test_chunks(self) -> None:
-        """Each chunk is a record, and so are octets that are dropped, and those whose end does not come."""
+        """Each chunk is a record, even if it is discarded or incomplete."""
         transcript = talked(GREETING + TRANSACTION + b"BDAT 3\r\nabcBDAT 2 LAST\r\ndeBDAT 4\r\nabcdBDAT 9\r\nab")
         data = [record for record in transcript if isinstance(record, MailData)]
         self.assertEqual([(each.octets, each.complete) for each in data], [(3, True), (2, True), (4, True), (2, False)])
         self.assertEqual(str(data[-1]), "D: 2 octets, and no end")
 
     def test_pushed(self) -> None:
-        """What a command pushes is there, in its order."""
+        """Replies that a command pushes are recorded in order."""
 
         class Talkative(SMTP):
             @syntax("PING")
@@ -136,7 +137,7 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual(transcript, ["S: 220", "C: PING", "S: 250-one", "S: 250 two"])
 
     def test_failures(self) -> None:
-        """A hook that raises is told of, by the type of the exception."""
+        """An exception of a hook is recorded with its type."""
 
         def fails(*arguments: Any) -> str:
             raise ZeroDivisionError("hidden")
@@ -147,7 +148,7 @@ class RecordTests(SynchronousTestCase):
         self.assertNotIn("hidden", str(transcript))
 
     def test_disconnectHook(self) -> None:
-        """When the handler is told that the connection is gone, its transcript is complete."""
+        """When the handler is notified of the end of the connection, its transcript is complete."""
         seen = []
         transcripts = Transcripts()
         hook = handler(DISCONNECT=lambda server, session, *more: seen.append(transcripts.of(session.id)))
@@ -156,32 +157,32 @@ class RecordTests(SynchronousTestCase):
         self.assertTrue(seen[0] is transcripts[0] and transcripts[0].closed)
 
     def test_offCostsNothing(self) -> None:
-        """Without transcripts, the class is the one that was given; with them, it is made once."""
+        """Without transcripts, the class of the protocol is the one that was passed. With them, it is created once."""
         self.assertIs(SMTPFactory().protocol, SMTP)
         first, second = (SMTPFactory(transcript=Transcripts()).protocol for _ in "ab")
         self.assertIs(first, second)
         self.assertTrue(issubclass(first, SMTP))
 
     def test_noTranscripts(self) -> None:
-        """What is no place for transcripts is refused when the factory is made."""
+        """An invalid value is refused when the factory is created."""
         for wrong in (True, "file", Transcripts):
             with self.assertRaisesRegex(TypeError, "transcript must be"):
                 SMTPFactory(transcript=wrong)  # type: ignore[arg-type]
 
 
 class ComparisonTests(SynchronousTestCase):
-    """Transcripts held against lists."""
+    """Comparisons of transcripts with lists."""
 
     def setUp(self) -> None:
         self.transcript = talked(b"EHLO a\r\nQUIT\r\n")
 
     def test_prefixes(self) -> None:
-        """Replies need only begin so; any line of a reply will do."""
+        """Lines need only be prefixes of replies, or of any line of a reply."""
         for reply in ("S: 250", "S: 250-mx.test", "S: 250 mx.test", "S: 250-SIZE", "S: 250 HELP"):
             self.assertEqual(self.transcript, ["S: 220", "C: EHLO a", reply, "C: QUIT", "S: 221 2.0.0"])
 
     def test_different(self) -> None:
-        """All else is different: another reply, another line, one too few or too many, another order."""
+        """Everything else is different: another reply, another line, missing or additional lines, another order."""
         good = ["S: 220", "C: EHLO a", "S: 250", "C: QUIT", "S: 221"]
         for wrong in (
             [],
@@ -200,14 +201,14 @@ class ComparisonTests(SynchronousTestCase):
         self.transcript.check(good)
 
     def test_otherThings(self) -> None:
-        """It is equal to nothing else, and to itself."""
+        """It is equal to itself, and to no other object."""
         self.assertEqual(self.transcript, self.transcript)
         self.assertNotEqual(self.transcript, talked(b"EHLO a\r\nQUIT\r\n"))
         self.assertNotEqual(self.transcript, str(self.transcript))
         self.assertNotEqual(self.transcript, [1])
 
     def test_words(self) -> None:
-        """A check that fails tells where they part, and has the whole transcript."""
+        """A failed check names the first difference, and has the whole transcript."""
         with self.assertRaises(AssertionError) as caught:
             self.transcript.check(["S: 220", "C: EHLO b"])
         message = str(caught.exception)
@@ -216,10 +217,10 @@ class ComparisonTests(SynchronousTestCase):
 
 
 class RingTests(SynchronousTestCase):
-    """The bounds."""
+    """The limits."""
 
     def test_sessions(self) -> None:
-        """The last ones are kept."""
+        """The latest ones are kept."""
         transcripts = Transcripts(sessions=3)
         factory = Client(transcript=transcripts).factory
         for _ in range(10):
@@ -230,7 +231,7 @@ class RingTests(SynchronousTestCase):
         self.assertIsNone(transcripts.of("none"))
 
     def test_octets(self) -> None:
-        """One session without end is kept within bounds, by its last records, and says what is gone."""
+        """An endless session is limited to its last records, and says how many were dropped."""
         transcripts = Transcripts(octets=20_000)
         client = Client(transcript=transcripts, junk_command_limit=None)
         for number in range(1000):
@@ -242,7 +243,7 @@ class RingTests(SynchronousTestCase):
         self.assertEqual(transcript.lines[-2:], ["C: NOOP 999", "S: 250 2.0.0 OK"])
 
     def test_manySmallSessions(self) -> None:
-        """The bound on octets holds for many sessions, too, and those that are forgotten whole are gone."""
+        """The limit on octets applies to many sessions together. Those that are dropped completely are not listed."""
         transcripts = Transcripts(sessions=1000, octets=20_000)
         factory = Client(transcript=transcripts).factory
         for _ in range(500):
@@ -251,7 +252,7 @@ class RingTests(SynchronousTestCase):
         self.assertGreater(len(transcripts), 10)
 
     def test_silentForLong(self) -> None:
-        """A session that had to go comes back when it goes on."""
+        """A dropped session is listed again when it continues."""
         transcripts = Transcripts(sessions=2)
         first = Client(transcript=transcripts)
         for _ in range(5):
@@ -262,7 +263,7 @@ class RingTests(SynchronousTestCase):
         self.assertEqual(transcripts[-1].forgotten, 2)
 
     def test_clear(self) -> None:
-        """What was said before is forgotten, what comes is not."""
+        """Earlier records are removed, and later ones are kept."""
         transcripts = Transcripts()
         client = Client(transcript=transcripts)
         transcripts.clear()
@@ -271,7 +272,7 @@ class RingTests(SynchronousTestCase):
         self.assertEqual(transcripts[0], ["C: QUIT", "S: 221"])
 
     def test_tell(self) -> None:
-        """Somebody can be told of each record, with nothing kept."""
+        """A callback can get each record, without any being kept."""
         told: list[Record] = []
         transcripts = Transcripts(sessions=0, tell=lambda transcript, record: told.append(record))
         Client(transcript=transcripts).talk(b"QUIT\r\n")
@@ -279,14 +280,14 @@ class RingTests(SynchronousTestCase):
         self.assertEqual(len(transcripts), 0)
 
     def test_nothing(self) -> None:
-        """Bounds that make no sense are refused."""
+        """Invalid limits are refused."""
         for bounds in ({"sessions": 0}, {"sessions": -1}, {"octets": -1}):
             with self.assertRaises(ValueError):
                 Transcripts(**bounds)
 
 
 class SecretTests(LoggingTestCase):
-    """A canary, sent in every way that there is."""
+    """A secret, sent in all possible ways."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -318,7 +319,8 @@ class SecretTests(LoggingTestCase):
         return Connection(handler(decide), **(defaults | options))
 
     def test_everyMechanism(self) -> None:
-        """Right, wrong, given up, malformed, too long, in step and pipelined, with hooks that raise: nothing."""
+        """Valid, invalid, cancelled, malformed and too long responses, with and without pipelining, and with hooks that
+        raise, leave no secret."""
         for decide in secrets.DECIDERS:
             for name, lines in secrets.DIALOGS.items():
                 client = self.connection(decide)
@@ -330,7 +332,7 @@ class SecretTests(LoggingTestCase):
                 self.assertSilent(f"{name}, {decide.__name__}")
 
     def test_refused(self) -> None:
-        """Nor where AUTH is refused, for want of TLS, of EHLO, or of anybody who could decide, octet by octet too."""
+        """Refusals of AUTH without TLS, EHLO or an authenticator leave none either, even octet by octet."""
         for options in (
             {"auth_require_tls": True},
             {"authenticator": None, "auth_mechanisms": ()},
@@ -347,7 +349,7 @@ class SecretTests(LoggingTestCase):
                 self.assertSilent(name)
 
     def test_shown(self) -> None:
-        """What is left still tells what went on."""
+        """The remaining records still show what happened."""
         self.connection(secrets.wrong).say(b"AUTH LOGIN", b64("user"), b64(secrets.CANARY))
         lines = self.transcripts[0].lines[-6:]
         self.assertEqual(
@@ -363,7 +365,7 @@ class SecretTests(LoggingTestCase):
         )
 
     def test_theEye(self) -> None:
-        """This test would see a leak."""
+        """The test would detect a leak."""
         self.connection(secrets.right).say(b"NOOP " + secrets.CANARY.encode())
         with self.assertRaises(self.failureException):
             self.assertSilent("NOOP")
@@ -380,7 +382,7 @@ class TLSTests(TLSTestCase):
         return transcripts[-1]
 
     async def test_starttls(self) -> None:
-        """The beginning of TLS stands where it began, and the transcript goes on as one."""
+        """The start of TLS is recorded at its place, and the transcript continues."""
         transcript = await self.recorded(send_by_starttls)
         lines = transcript.lines
         begun = next(n for n, record in enumerate(transcript) if isinstance(record, TLSBegun))
@@ -390,18 +392,18 @@ class TLSTests(TLSTestCase):
         self.assertEqual(lines[-2][:6], "S: 221")
 
     async def test_implicit(self) -> None:
-        """With TLS from the first octet, it stands before the greeting."""
+        """With implicit TLS, it precedes the greeting."""
         transcript = await self.recorded(send_by_implicit_tls, implicit_tls=True)
         self.assertEqual([record.kind for record in transcript][:3], ["connected", "tls", "server"])
 
 
 def wrapped_result() -> Any:
-    """A result as the command trial has it: whoever is told has lists of nothing."""
+    """A result object as the command trial has it, which returns lists for any attribute."""
     return UncleanWarningsReporterWrapper(TrialResult())
 
 
 class ReportTests(SynchronousTestCase):
-    """What a failing test prints."""
+    """The output of a failing test."""
 
     def printed(self, base: type, result: Any, method: str = "test_fails", attached_in: str = "setUp") -> str:
         def begin(test: Any) -> None:
@@ -467,7 +469,8 @@ class ReportTests(SynchronousTestCase):
         return stream.getvalue()
 
     def test_fails(self) -> None:
-        """In test cases of trial and unittest, attached in setUp or in the test: the transcript, and whose it is."""
+        """In test cases of trial and unittest, attached in setUp or in the test, the transcript is printed with the
+        test's name."""
         for base in (SynchronousTestCase, TestCase, unittest.TestCase):
             for result in (TrialResult, wrapped_result, unittest.TestResult):
                 for attached_in in ("setUp", "test"):
@@ -477,23 +480,23 @@ class ReportTests(SynchronousTestCase):
                         self.assertIn(f"Case.{method}: transcripts", printed)
 
     def test_setUp(self) -> None:
-        """So where setUp fails after it."""
+        """The same is true if setUp fails after it."""
         for base in (SynchronousTestCase, TestCase, unittest.TestCase):
             for result in (TrialResult, wrapped_result, unittest.TestResult):
                 self.assertIn("C: NOOP here", self.printed(base, result, attached_in="setUp, which fails"))
 
     def test_logged(self) -> None:
-        """So where an error was logged, for which trial fails a test at its very end."""
+        """The same is true if an error was logged, for which trial fails a test at its end."""
         for base in (SynchronousTestCase, TestCase):
             for result in (TrialResult, wrapped_result):
                 self.assertIn("C: NOOP here", self.printed(base, result, "test_logs"))
 
     def test_unexpected(self) -> None:
-        """So where a test should fail, and does not."""
+        """The same is true if a test was expected to fail, and does not."""
         self.assertIn("C: NOOP here", self.printed(unittest.TestCase, unittest.TestResult, "test_passesUnexpectedly"))
 
     def test_several(self) -> None:
-        """Each of several is printed once, and the result is told what it would be told without."""
+        """Several transcripts are printed once each, and the result object gets the usual calls."""
         told = unittest.TestResult()
 
         class Case(unittest.TestCase):
@@ -517,15 +520,15 @@ class ReportTests(SynchronousTestCase):
         self.assertEqual((told.testsRun, len(told.failures), len(told.errors)), (2, 1, 0))
 
     def test_late(self) -> None:
-        """So in a test that is a coroutine."""
+        """The same is true in a test that is a coroutine."""
         self.assertIn("C: NOOP here", self.printed(TestCase, TrialResult, "test_failsLate"))
 
     def test_part(self) -> None:
-        """So in one with a subtest that fails."""
+        """The same is true in a test with a failing subtest."""
         self.assertIn("C: NOOP here", self.printed(unittest.TestCase, unittest.TestResult, "test_failsInPart"))
 
     def test_passes(self) -> None:
-        """A test that passes, or is skipped, prints nothing."""
+        """A test that passes or is skipped prints nothing."""
         for base in (SynchronousTestCase, TestCase, unittest.TestCase):
             for result in (TrialResult, unittest.TestResult):
                 for method in ("test_passes", "test_skips"):
@@ -549,7 +552,7 @@ class JournalTests(LoggingTestCase):
         return [json.loads(line) for line in Path(self.path).read_text("utf-8").splitlines()]
 
     def test_lines(self) -> None:
-        """Each record is a line of JSON, there as soon as it happens, with its session, its kind and its fields."""
+        """Each record is a line of JSON, written immediately, with its session, its kind and its fields."""
         client = Client(transcript=Transcripts(sessions=0, tell=self.journal()))
         self.assertEqual([line["kind"] for line in self.lines()], ["connected", "server"])
         client.talk("NOOP \u00fc\r\n".encode())
@@ -558,20 +561,20 @@ class JournalTests(LoggingTestCase):
         self.assertEqual(line, {"session": client.server.session.id, "kind": "client", "at": 0, "line": "NOOP \u00fc"})
 
     def test_private(self) -> None:
-        """Only its owner can read it, and what was in it stays."""
+        """Only its owner can read the file, and earlier lines are kept."""
         for _ in range(2):
             Client(transcript=Transcripts(sessions=0, tell=self.journal()))
         self.assertEqual(stat.S_IMODE(os.stat(self.path).st_mode), 0o600)
         self.assertEqual(len(self.lines()), 4)
 
     def test_pipe(self) -> None:
-        """A pipe that nobody reads is refused, not waited for."""
+        """A pipe without a reader is refused immediately."""
         os.mkfifo(self.path)
         with self.assertRaises(OSError):
             Journal(self.path)
 
     def test_full(self) -> None:
-        """A full disk is logged once; conversations go on."""
+        """A full disk is logged once. Sessions continue."""
         journal = Journal("/dev/full")
         self.addCleanup(journal.close)
         client = Client(transcript=Transcripts(tell=journal))
@@ -581,7 +584,7 @@ class JournalTests(LoggingTestCase):
         self.flushLoggedErrors()
 
     def test_torn(self) -> None:
-        """A line that was cut short, because the disk was full, does not spoil the next."""
+        """A line that is incomplete because the disk was full does not affect the next one."""
         journal = self.journal()
         client = Client(transcript=Transcripts(tell=journal))
         whole, room = os.write, [5, 0]
@@ -602,10 +605,10 @@ class JournalTests(LoggingTestCase):
 
 
 class TextTests(SynchronousTestCase):
-    """Octets for people."""
+    """Octets as readable text."""
 
     def test_text(self) -> None:
-        """UTF-8 is read, line ends part lines, and nothing reaches a terminal raw."""
+        """UTF-8 is decoded, line ends separate lines, and nothing reaches a terminal unescaped."""
         self.assertEqual(text_of("250-\u00fc\r\n250 b".encode()), "250-\u00fc\n250 b")
         self.assertEqual(text_of(b"\xff\x1b\r\x00\xe2\x80\xa8"), r"\xff\x1b\r\x00\u2028")
         self.assertEqual(len(text_of(b"x" * 5000)), 1003)
@@ -615,7 +618,7 @@ class CommandLineTests(CommandLineTestCase):
     """``--transcript``."""
 
     def test_file(self) -> None:
-        """All listeners write to it, as it happens, without passwords."""
+        """All listeners write to it immediately, without passwords."""
         process = self.smtpd(LOOPBACK, LOOPBACK, "--handler=sink", "--transcript=said.jsonl")
         for port in (process.port(), process.port()):
             client = self.connect(port)
@@ -631,6 +634,6 @@ class CommandLineTests(CommandLineTestCase):
         self.assertNotIn(secrets.CANARY, text)
 
     def test_refused(self) -> None:
-        """A file that cannot be written is one line and status 64."""
+        """The error for a file that cannot be written is one line and status 64."""
         self.assertOneLine(self.smtpd("--transcript=none/said.jsonl"), 64, "--transcript=none/said.jsonl: No such file")
         self.assertOneLine(self.smtpd(TXSMTPD_TRANSCRIPT="."), 64, "TXSMTPD_TRANSCRIPT=.: Is a directory")

@@ -1,4 +1,4 @@
-"""Health, and the pages that machines ask for."""
+"""Health checks, and the pages for monitoring."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from txsmtpd.observe.web import monitoring_site
 
 @implementer(IReadiness)
 class Broker:
-    """A handler that is ready while its broker is there."""
+    """A handler that is ready while its broker is available."""
 
     problem: str | None = None
 
@@ -40,7 +40,7 @@ def health(*checks: Any) -> Health:
 
 
 def get(site: Any, path: str, method: str = "GET", accept: str = "*/*") -> tuple[int, dict[str, str], str]:
-    """Ask the site: the status, the header fields and the text."""
+    """Request a page, and return the status, the header fields and the text."""
     protocol = site.buildProtocol(None)
     transport = StringTransport()
     protocol.makeConnection(transport)
@@ -51,7 +51,7 @@ def get(site: Any, path: str, method: str = "GET", accept: str = "*/*") -> tuple
 
 
 class HealthTests(SynchronousTestCase):
-    """Why the server is not ready."""
+    """The reasons why the server is not ready."""
 
     def test_life(self) -> None:
         """It is ready between its start and the beginning of its drain."""
@@ -63,7 +63,7 @@ class HealthTests(SynchronousTestCase):
         self.assertEqual([*found.problems()], ["the server is shutting down"])
 
     def test_checks(self) -> None:
-        """A part that can tell is asked, declared or not; others are not."""
+        """Parts that provide IReadiness are asked, whether they declare it or not. Others are not."""
         broker = Broker()
         found = health(broker, Undeclared(), object(), None)
         self.assertEqual([*found.problems()], ["Undeclared.not_ready raised OSError"])
@@ -72,20 +72,20 @@ class HealthTests(SynchronousTestCase):
 
 
 class SiteTests(SynchronousTestCase):
-    """What is served."""
+    """The pages."""
 
     def site(self, *checks: Any) -> Any:
         self.health = health(*checks)
         return monitoring_site(self.health, lambda accept: (f"for {accept}\n".encode(), "text/x"), reactor=Clock())
 
     def test_livez(self) -> None:
-        """The process lives, even while it drains."""
+        """The process is alive, even while it drains."""
         site = self.site()
         self.health.draining = True
         self.assertEqual(get(site, "/livez")[::2], (200, "ok\n"))
 
     def test_readyz(self) -> None:
-        """503, with the reasons, while clients should not come."""
+        """503, with the reasons, while clients should not connect."""
         broker = Broker()
         site = self.site(broker)
         self.assertEqual(get(site, "/readyz")[::2], (200, "ok\n"))
@@ -96,11 +96,11 @@ class SiteTests(SynchronousTestCase):
         self.assertEqual(get(site, "/readyz")[0], 503)
 
     def test_head(self) -> None:
-        """Probes that ask with HEAD get the status alone."""
+        """HEAD requests get only the status."""
         self.assertEqual(get(self.site(), "/readyz", "HEAD")[::2], (200, ""))
 
     def test_metrics(self) -> None:
-        """The format is the one that Accept asks for."""
+        """The format is the one that Accept requests."""
         status, fields, text = get(self.site(), "/metrics", accept="application/openmetrics-text")
         self.assertEqual((status, text), (200, "for application/openmetrics-text\n"))
         self.assertEqual(fields["content-type"], "text/x")
@@ -120,7 +120,7 @@ class SiteTests(SynchronousTestCase):
             self.assertTrue(transport.disconnecting)
 
     def test_connections(self) -> None:
-        """A hundred connections may be open; the next is closed. There is room again when one has ended."""
+        """A hundred connections may be open, and the next one is closed. When one has ended, there is room again."""
         site = monitoring_site(health(), reactor=Clock())
         protocols = [site.buildProtocol(None) for _ in range(100)]
         self.assertIsNone(site.buildProtocol(None))
@@ -129,8 +129,8 @@ class SiteTests(SynchronousTestCase):
         self.assertIsNotNone(site.buildProtocol(None))
 
     def test_slowRequest(self) -> None:
-        """A request has 30 seconds to arrive, however often an octet of it comes, and so has the next one. A client
-        that does not read what it asks for has no longer."""
+        """A request must arrive within 30 seconds, however often an octet arrives, and so must the next one. A client
+        that does not read the response has the same time."""
         clock = Clock()
         site = monitoring_site(health(), reactor=clock)
         request = b"GET /livez HTTP/1.1\r\nHost: " + b"x" * 1000
@@ -153,11 +153,11 @@ class SiteTests(SynchronousTestCase):
             self.assertEqual(aborted, [True])
 
     def test_protocols(self) -> None:
-        """Over TLS, too, there is only the protocol that has this limit."""
+        """Over TLS, only the protocol that has this limit is offered."""
         self.assertEqual(monitoring_site(health(), reactor=Clock()).acceptableProtocols(), [b"http/1.1"])
 
     def test_others(self) -> None:
-        """There is nothing else, nothing is written, and without metrics there are none."""
+        """There are no other pages, nothing can be changed, and without metrics there is no page for them."""
         site = self.site()
         for path in "/", "/metric", "/%2e%2e/":
             self.assertEqual(get(site, path)[0], 404)
