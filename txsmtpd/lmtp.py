@@ -89,7 +89,7 @@ class DispatcherForEach(Dispatcher):
         replies: Sequence[Reply]
         server = self.server
         if type(result) is not Replies:
-            reply = self.status_of_command(result)
+            reply = self.reply_from_command(result)
             if reply.code >= 400:
                 reply = self.refusal(reply, self.recipients(server.envelope)[self.replies_pushed :])
             replies = [reply] * len(self.owed)

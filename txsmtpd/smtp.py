@@ -414,7 +414,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         if type(result) is CoroutineType or (type(result) is not str and isinstance(result, Awaitable)):
             result = await result
         dispatcher: Dispatcher = self._dispatcher
-        reply = dispatcher.final(result, name)
+        reply = dispatcher.reply_from_hook(result, name)
         dispatcher.default_reply = reply
         return reply
 
@@ -459,7 +459,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     _offered_mechanisms = auth.offered_mechanisms
     _authentication_failed = auth.authentication_failed
 
-    def _forget(self) -> None:
+    def _reset_session(self) -> None:
         """Discard everything that the client has sent (RFC 3207 4.2). Its address and the session id are kept."""
         before, self.session = self.session, self._create_session()
         self.session.id = before.id
@@ -475,13 +475,13 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         def welcome(hostname: str) -> Reply:
             return _greeting_reply((self.hostname,))
 
-        return await self._greeted(arg, False, self.call_hook("HELO", arg, default=welcome))
+        return await self._apply_greeting(arg, False, self.call_hook("HELO", arg, default=welcome))
 
     @syntax("EHLO hostname", argument=True, junk=True)
     async def smtp_EHLO(self, arg: str) -> Reply:
-        return await self._greeted(arg, True, self._answer_to_ehlo(arg))
+        return await self._apply_greeting(arg, True, self._reply_to_ehlo(arg))
 
-    async def _greeted(self, hostname: str, extended: bool, answer: Any) -> Reply:
+    async def _apply_greeting(self, hostname: str, extended: bool, answer: Any) -> Reply:
         before = self.session.extended_smtp
         self.session.extended_smtp = extended
         known = self.session.host_name
@@ -501,7 +501,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         self._dispatcher.default_reply = reply
         return reply
 
-    async def _answer_to_ehlo(self, hostname: str) -> Reply:
+    async def _reply_to_ehlo(self, hostname: str) -> Reply:
         lines = [self.hostname]
         for extension in self.settings.offered:
             parameter = extension.parameter(self)
@@ -519,10 +519,10 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
                 lines[-1:] = [*self._ehlo_lines, lines[-1]]
                 self._ehlo_lines = []
                 responses = [*(f"250-{line}" for line in lines[:-1]), f"250 {lines[-1]}"]
-                status = await self._dispatcher.ask_hook("EHLO", hostname, responses)
+                status = await self._dispatcher.result_of_hook("EHLO", hostname, responses)
                 if isinstance(status, list | tuple) and all(isinstance(line, str) for line in status):
                     status = "\n".join(status)
-                return self._dispatcher.final(status, "EHLO")  # type: ignore[no-any-return]
+                return self._dispatcher.reply_from_hook(status, "EHLO")  # type: ignore[no-any-return]
             last = Reply(250, None, lines.pop())
             if "EHLO" in hooks:
                 last = await self.call_hook("EHLO", hostname, default=_never_called)
@@ -545,7 +545,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         path, parameters = self.parse_mail(arg)
         reply = None
         try:
-            options = self._claim(parameters, self.settings.mail_parameters) if parameters else []
+            options = self._apply_parameters(parameters, self.settings.mail_parameters) if parameters else []
             if self.settings.local_part_limit or not path.isascii():
                 self._check_address(path, SENDER_NEEDS_UTF8, "5.1.7")
             for check in self.settings.mail_checks:
@@ -578,7 +578,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         known, dropped = len(envelope.rcpt_tos), envelope.dropped
         reply = None
         try:
-            options = self._claim(parameters, self.settings.rcpt_parameters) if parameters else []
+            options = self._apply_parameters(parameters, self.settings.rcpt_parameters) if parameters else []
             if self.settings.local_part_limit or not path.isascii():
                 self._check_address(path, RECIPIENT_NEEDS_UTF8, "5.1.3")
             limit = self.settings.recipient_limit
@@ -610,7 +610,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
             envelope.rcpt_options.extend(rcpt_options)
         return RECIPIENT_OK
 
-    def _claim(self, parameters: grammar.Parameters, claimed: Parameters) -> list[str]:
+    def _apply_parameters(self, parameters: grammar.Parameters, claimed: Parameters) -> list[str]:
         """Pass the parameters to their extensions.
 
         :return: the parameters for handlers.
@@ -692,18 +692,18 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     async def smtp_EXPN(self, arg: str | None) -> Reply:
         if not authorized.holds(self, arg):
             raise Refused(authorized.refusal)  # a rule would need @syntax, and HELP would then list the command
-        return self._said(Reply(502, "5.5.1", "EXPN is not implemented"))
+        return self._as_default(Reply(502, "5.5.1", "EXPN is not implemented"))
 
     @syntax("HELP [command]", needs=[authorized], junk=True)
     async def smtp_HELP(self, arg: str | None) -> Reply:
         if arg is None:
-            return self._said(Reply(214, "2.0.0", self._commands_text()))
+            return self._as_default(Reply(214, "2.0.0", self._commands_text()))
         command = self.commands.get(arg.encode("utf-8").upper())
         if command is None or command.syntax is None:
-            return self._said(Reply(504, "5.5.4", self._commands_text()))
-        return self._said(Reply(214, "2.0.0", f"Syntax: {command.help(self.session.extended_smtp)}"))
+            return self._as_default(Reply(504, "5.5.4", self._commands_text()))
+        return self._as_default(Reply(214, "2.0.0", f"Syntax: {command.help(self.session.extended_smtp)}"))
 
-    def _said(self, reply: Reply) -> Reply:
+    def _as_default(self, reply: Reply) -> Reply:
         """Store a reply and return it. The stored reply is sent if an override of the command returns nothing."""
         self._dispatcher.default_reply = reply
         return reply
@@ -742,7 +742,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         try:
             if encode_to_b64:
                 return await Exchange(self, "").challenge(octets)
-            return decode_answer(await self._dispatcher.ask(octets))
+            return decode_answer(await self._dispatcher.send_challenge(octets))
         except Refused as refused:
             self._auth.gave_up = True
             if refused.reply.code == 421:

@@ -32,7 +32,7 @@ class OverrideTests(SynchronousTestCase):
 
     def test_private(self) -> None:
         """A name that the server uses itself is a TypeError, whether it is a method or an attribute of instances."""
-        for name in ("_greet", "_forget", "_connection", "_dispatcher", "_message", "_claim"):
+        for name in ("_greet", "_reset_session", "_connection", "_dispatcher", "_message", "_apply_parameters"):
             error = self.assertRaises(TypeError, subclass, **{name: lambda self: None})
             self.assertIn(name, str(error))
 

@@ -482,7 +482,7 @@ class StartTLSTests(SynchronousTestCase):
         client = proxied()
         client.talk(HEADER + GREETING)
         before = client.server.session
-        client.server._forget()
+        client.server._reset_session()
         after = client.server.session
         self.assertIsNot(after, before)
         self.assertEqual((after.peer, after.proxy_peer, after.host_name), (CLIENT, OWN, None))

@@ -268,7 +268,7 @@ class XClientTests(LoggingTestCase):
         """STARTTLS discards the data of an XCLIENT without TLS (RFC 3207 4.2)."""
         client = self.client()
         client.talk(b"XCLIENT ADDR=203.0.113.9\r\n")
-        client.server._forget()
+        client.server._reset_session()
         session = client.server.session
         self.assertEqual((session.peer, session.xclient), (OWN, None))
 

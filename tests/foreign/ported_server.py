@@ -67,7 +67,7 @@ class Ported(smtp.SMTP):
 
     async def _call_handler_hook(self, name: str, *arguments: Any) -> Any:
         self.event_handler.record_command(name, *arguments)
-        return await self._dispatcher.ask_hook(name, *arguments) if name in self.settings.hooks else MISSING
+        return await self._dispatcher.result_of_hook(name, *arguments) if name in self.settings.hooks else MISSING
 
 
 module: Any = types.ModuleType("aiosmtpd.smtp")

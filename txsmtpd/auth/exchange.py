@@ -51,7 +51,7 @@ class Exchange:
         if self._initial is not None:
             initial, self._initial = self._initial, None
             return decode_initial(initial)
-        return decode_answer(await self.server._dispatcher.ask(binascii.b2a_base64(octets, newline=False)))
+        return decode_answer(await self.server._dispatcher.send_challenge(binascii.b2a_base64(octets, newline=False)))
 
     def begin(self) -> None:
         """Start a mechanism in which the server sends the first message.

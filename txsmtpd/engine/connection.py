@@ -257,7 +257,7 @@ class Connection:
     def refuse_line(self, bad: BadLine) -> None:
         """Refuse input that is not a valid line."""
         request = self.line_request
-        error = self.dispatcher.on_bad_line(bad, request is not None)
+        error = self.dispatcher.error_for_line(bad, request is not None)
         if request is None:
             self.run(self.dispatcher.reply_for_error, error)
         else:
@@ -343,7 +343,7 @@ class Connection:
             self._wait_call = None
 
     def _held_too_long(self) -> None:
-        self.dispatcher.on_result(self.dispatcher.on_timeout(False))
+        self.dispatcher.on_result(self.dispatcher.reply_for_timeout(False))
         self.close()
 
     # Turns
@@ -400,7 +400,7 @@ class Connection:
         """Return a Deferred that fires with the client's next line, for a turn that has sent a challenge.
 
         Until the line arrives, the client's timeouts apply, as between turns. If the input is not a valid line, the
-        Deferred fails with the exception from the dispatcher's ``on_bad_line``.
+        Deferred fails with the exception from the dispatcher's ``error_for_line``.
         """
         request = self.line_request = Deferred(self._end_line_request)
         turn = self.turn

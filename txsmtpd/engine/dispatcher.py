@@ -182,7 +182,7 @@ class Dispatcher:
         result = self._perform(command, verb, arg)
         return await result if isinstance(result, Awaitable) else result
 
-    def on_bad_line(self, bad: BadLine, requested: bool) -> Exception:
+    def error_for_line(self, bad: BadLine, requested: bool) -> Exception:
         """Return the exception for input that is not a valid line.
 
         :param requested: whether a command had requested the line.
@@ -212,7 +212,7 @@ class Dispatcher:
 
     # For commands
 
-    async def ask(self, challenge: bytes) -> bytes:
+    async def send_challenge(self, challenge: bytes) -> bytes:
         """Send a challenge to the client, and wait for its response. Neither is ever logged.
 
         :param challenge: the text after 334 (RFC 4954 4).
@@ -260,13 +260,13 @@ class Dispatcher:
 
     # From hooks to replies
 
-    async def ask_hook(self, name: str, *arguments: Any) -> Any:
+    async def result_of_hook(self, name: str, *arguments: Any) -> Any:
         """Call the handler's hook of this name, and return its result unchecked."""
         server = self.server
         result = server.settings.hooks[name](server, server.session, server.envelope, *arguments)
         return await result if type(result) is CoroutineType or isinstance(result, Awaitable) else result
 
-    def final(self, status: Any, hook: str) -> Reply:
+    def reply_from_hook(self, status: Any, hook: str) -> Reply:
         """Convert a hook's status to a reply. If it cannot be the final reply of a command, log it and return 451."""
         try:
             reply = parse_status(status)
@@ -274,9 +274,9 @@ class Dispatcher:
                 return reply
         except (TypeError, ValueError):
             pass
-        return self.no_status(status, f"handle_{hook}")
+        return self.reply_for_no_status(status, f"handle_{hook}")
 
-    def no_status(self, what: object, source: str) -> Reply:
+    def reply_for_no_status(self, what: object, source: str) -> Reply:
         """Log that *source* has returned something that is not a status. Return the reply to send instead."""
         hint = hint_for(what)
         self.log(events.NO_REPLY, source=source, value=described(what), hint=f" ({hint})" if hint else "")
@@ -305,7 +305,7 @@ class Dispatcher:
     async def _reply_for_error(self, error: BaseException) -> Reply:
         if isinstance(error, Refused):
             if error.reply.code // 100 == 3:
-                return self.no_status(error.reply, "Refused")
+                return self.reply_for_no_status(error.reply, "Refused")
             return error.reply
         self.log_failure(printable(self.verb), error)
         if isinstance(error, CancelledError):
@@ -319,7 +319,7 @@ class Dispatcher:
         except BaseException as another:
             self.log_failure("handle_exception", another)
             return FAILED_TWICE
-        return self.final(status, "exception")
+        return self.reply_from_hook(status, "exception")
 
     def log_failure(self, what: str, error: BaseException) -> None:
         """Log an exception. During AUTH, the text of the exception is left out, since it may quote a password.
@@ -332,7 +332,7 @@ class Dispatcher:
         # The traceback is logged in any case: source lines do not contain passwords.
         self.log.failure(events.FAILED, error, secret=self.verb == b"AUTH", where=what, why=why)
 
-    def on_timeout(self, cancelled: bool) -> Reply:
+    def reply_for_timeout(self, cancelled: bool) -> Reply:
         """Return the reply to a command that took too long.
 
         :param cancelled: whether the cancellation has ended the command. If not, the reply is 421, and the connection
@@ -348,6 +348,7 @@ class Dispatcher:
         if result is ANSWERED_LATER:
             return
         if result is None:
+            # The command has sent its reply, or closed the connection; or it is an override that returns nothing.
             if self.pushed or (self.default_reply is None and self.connection.closed_by_command):
                 if self.payload_due:
                     self.drop_payload(FAILED, ANSWERED_LATER)
@@ -360,7 +361,7 @@ class Dispatcher:
             self._act(result)
             return
         else:
-            reply = self.status_of_command(result)
+            reply = self.reply_from_command(result)
         if self.payload_due and reply.code != 421:
             self.drop_payload(reply, reply)
             return
@@ -399,14 +400,15 @@ class Dispatcher:
         elif self.draining:
             self._close_if_drained()
 
-    def status_of_command(self, result: Any) -> Reply:
+    def reply_from_command(self, result: Any) -> Reply:
         """Convert the result of a command to a reply. If it is not a status, log it and return 451."""
         try:
             return parse_status(result)
         except (TypeError, ValueError):
             # The reply tells the client that the command failed. If the command has started a transaction, end it.
             self.server.reset_transaction()
-            return self.no_status(result, f"the command {printable(self.verb)} (it must return a reply, or push one)")
+            source = f"the command {printable(self.verb)} (it must return a reply, or push one)"
+            return self.reply_for_no_status(result, source)
 
     def refusal(self, reply: Reply, whom: Sequence[str] | None = None) -> Reply:
         """Log and count a refusal.

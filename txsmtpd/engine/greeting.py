@@ -75,8 +75,8 @@ async def _ask_first(server: Any) -> Reply:
     dispatcher = server._dispatcher
     greeting: Reply = server.settings.greeting
     try:
-        status = await dispatcher.ask_hook("CONNECT")
-        reply: Reply = greeting if status is None else dispatcher.final(status, "CONNECT")
+        status = await dispatcher.result_of_hook("CONNECT")
+        reply: Reply = greeting if status is None else dispatcher.reply_from_hook(status, "CONNECT")
     except Refused as refused:
         reply = refused.reply
     except BaseException:

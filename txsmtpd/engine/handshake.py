@@ -47,7 +47,7 @@ async def start_tls(server: Any, begun: bytes = b"") -> None:
     if settings.log_dialogue:
         dispatcher.log(events.TLS_STARTED, protocol=tls.protocol, cipher=tls.cipher)
     try:
-        if "STARTTLS" in settings.hooks and not await dispatcher.ask_hook("STARTTLS"):
+        if "STARTTLS" in settings.hooks and not await dispatcher.result_of_hook("STARTTLS"):
             dispatcher.refuse_all = TLS_NOT_GOOD_ENOUGH
     except BaseException:
         dispatcher.closes_after_reply = True  # the client expects no reply now: that to STARTTLS was already sent

@@ -262,11 +262,11 @@ class IncomingMessage:
             if len(lines) > 1 and _are_replies(lines, len(self.recipients(envelope))):
                 status = lines
         if isinstance(status, _STATUS) or not isinstance(status, FOR_EACH):
-            return dispatcher.final(status, "DATA")
+            return dispatcher.reply_from_hook(status, "DATA")
         paths = self.recipients(envelope)
         replies, missing = replies_for(status, paths)
         if missing:
-            dispatcher.no_status(status, f"handle_DATA, for {named(missing)},")
+            dispatcher.reply_for_no_status(status, f"handle_DATA, for {named(missing)},")
         return self.gathered(paths, replies)
 
     def recipients(self, envelope: Envelope) -> Sequence[str]:

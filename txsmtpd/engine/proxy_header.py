@@ -89,7 +89,7 @@ class ProxyHeader:
         """Whether ``handle_PROXY`` accepts the connection. It does not if it raises an exception or times out."""
         dispatcher = self._server._dispatcher
         try:
-            return bool(await dispatcher.ask_hook("PROXY", data))
+            return bool(await dispatcher.result_of_hook("PROXY", data))
         except (CancelledError, GeneratorExit):
             return False
         except BaseException as error:

@@ -68,7 +68,7 @@ class Turn:
         connection = self._connection
         if connection.end_turn(self):
             connection.cancelled_turn = self
-            connection.dispatcher.on_result(connection.dispatcher.on_timeout(False))
+            connection.dispatcher.on_result(connection.dispatcher.reply_for_timeout(False))
             connection.close()
 
     # The end
@@ -87,7 +87,7 @@ class Turn:
         assert failure.value is not None
         if connection.end_turn(self):
             if self._expired:
-                dispatcher.on_result(dispatcher.on_timeout(True))
+                dispatcher.on_result(dispatcher.reply_for_timeout(True))
             else:
                 connection.run(dispatcher.reply_for_error, failure.value)
             connection.resume()

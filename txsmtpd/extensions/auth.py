@@ -94,16 +94,16 @@ async def smtp_AUTH(server: Any, arg: str | None) -> Reply | None:
     dispatcher = server._dispatcher
     exchange = _begin_exchange(server, arg)
     if "AUTH" in server.settings.hooks:
-        status = await dispatcher.ask_hook("AUTH", exchange.words)
+        status = await dispatcher.result_of_hook("AUTH", exchange.words)
         if status is not MISSING:
-            return status if status is None and dispatcher.pushed else dispatcher.final(status, "AUTH")
+            return status if status is None and dispatcher.pushed else dispatcher.reply_from_hook(status, "AUTH")
     result = await _result_of(exchange)
     if result is None:  # the mechanism has already replied
         if dispatcher.pushed:
             return None
         result = AuthResult(success=False)
     reply = await _conclude(server, exchange, result)
-    if dispatcher.pushed:
+    if dispatcher.pushed:  # a method auth_MECHANISM may reply itself and return a result, too
         return None
     dispatcher.default_reply = reply
     return reply

@@ -70,7 +70,7 @@ class XClient(FromTrusted):
         self.check(server)
         before = server.session
         said = parse_xclient(arg, before.xclient or XClientData(said_by=before.peer, peer=before.peer))
-        server._forget()
+        server._reset_session()
         session = server.session
         session.ssl = before.ssl  # TLS stays on
         session.xclient = said

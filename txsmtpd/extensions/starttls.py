@@ -27,7 +27,7 @@ tls_available = Rule(lambda smtp, arg: can_start_tls(smtp), Reply(454, "4.7.0", 
 async def smtp_STARTTLS(server: Any, arg: None) -> None:
     """Start TLS, and discard the state of the session before it (RFC 3207 4.2)."""
     server.push(READY_FOR_TLS)
-    server._forget()
+    server._reset_session()
     await server._start_tls()
 
 
