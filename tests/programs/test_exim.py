@@ -69,7 +69,7 @@ BODY = b".\r\n..\r\n.x\r\nQUIT\r\nBDAT 5 LAST\r\n\r\n\xc3\xa9\xff\x00\r\n" + b"x
 
 
 class Counting(SMTP):
-    """Counts commands, in the ``commands`` of its handler."""
+    """Counts commands in the ``commands`` of its handler."""
 
     def lineReceived(self, line: bytes) -> None:
         self.event_handler.commands[line.partition(b" ")[0].decode().upper()] += 1
@@ -91,7 +91,7 @@ class Collector:
 
 @implementer(IStreamingHandler)
 class StreamCollector(Collector):
-    """Keeps messages as they arrive, and has to rest now and then."""
+    """Keeps messages as they arrive, and pauses from time to time."""
 
     def open_message(self, server: Any, session: Any, envelope: Any) -> Any:
         return Resting(self, envelope)
@@ -99,7 +99,7 @@ class StreamCollector(Collector):
 
 @implementer(IMessageReceiver)
 class Resting:
-    """A receiver that pauses after each write until the reactor comes round again."""
+    """A receiver that pauses after each write until the next iteration of the reactor."""
 
     def __init__(self, handler: Collector, envelope: Any) -> None:
         self.handler = handler
@@ -149,7 +149,7 @@ class Run(ProcessProtocol):
 
 
 class EximTests(TestCase):
-    """Exim relays mail to us."""
+    """Exim relays mail to this server."""
 
     timeout = 120
 
@@ -170,19 +170,19 @@ class EximTests(TestCase):
         self.values = {"exim": found, "user": account.pw_name, "group": account.pw_gid, "folder": folder}
 
     def listen(self, handler: Collector, **options: Any) -> None:
-        """Have Exim relay all mail to this handler."""
+        """Let Exim relay all mail to this handler."""
         factory = SMTPFactory(handler, protocol=Counting, hostname="mx.example.com", **options)
         port = reactor.listenTCP(0, factory, interface="127.0.0.1")  # type: ignore[attr-defined]
         self.addCleanup(port.stopListening)
         self.configuration.write_text(CONFIGURATION.format(port=port.getHost().port, **self.values))
 
     def transport_option(self, line: str) -> None:
-        """Give Exim's smtp transport one more option."""
+        """Add an option to Exim's smtp transport."""
         text = self.configuration.read_text()
         self.configuration.write_text(text.replace("driver = smtp", f"driver = smtp\n  {line}"))
 
     async def run_exim(self, *arguments: str, input: bytes = b"") -> str:
-        """Run Exim; return what it said. It must succeed."""
+        """Run Exim, which must succeed. Return its output."""
         run = Run(input)
         arguments = ("exim4", "-C", str(self.configuration), *arguments)
         reactor.spawnProcess(run, self.exim, arguments, env={})  # type: ignore[attr-defined]
@@ -196,16 +196,16 @@ class EximTests(TestCase):
         return "".join(each.read_text() for each in sorted(self.spool.glob("*log")) if each.is_file())
 
     async def queue(self, message: bytes, *recipients: str) -> None:
-        """Have Exim take the message for these recipients, to be relayed later."""
+        """Let Exim queue the message for these recipients."""
         text = message.replace(b"\r\n", b"\n")
         await self.run_exim("-odq", "-oi", "-f", "a@example.org", *recipients, input=text)
 
     async def run_queue(self) -> None:
-        """Have Exim relay all that it has, and wait for it."""
+        """Let Exim relay its queue, and wait for it."""
         await self.run_exim("-qff")
 
     async def test_message(self) -> None:
-        """A message comes by BDAT, octet by octet what was sent, below the relay's trace header."""
+        """A message arrives by BDAT, octet by octet as it was sent, after the relay's trace header."""
         handler = Collector()
         self.listen(handler)
         await self.queue(HEADER + BODY, "b@example.com", "c@example.com")
@@ -217,7 +217,7 @@ class EximTests(TestCase):
         self.assertIn("Completed", self.log())
 
     async def test_chunks(self) -> None:
-        """A large message comes in several chunks, and is put together again."""
+        """A large message arrives in several chunks, which are joined."""
         handler = Collector()
         self.listen(handler)
         message = HEADER + b"".join(numbered(20000))
@@ -229,7 +229,7 @@ class EximTests(TestCase):
         self.assertEqual(handler.commands["DATA"], 0)
 
     async def test_streamed(self) -> None:
-        """A receiver that has to rest after each write gets the same octets."""
+        """A receiver that pauses after each write gets the same octets."""
         handler = StreamCollector()
         self.listen(handler, buffer_limit=4096)
         message = HEADER + b"".join(numbered(20000))
@@ -240,7 +240,7 @@ class EximTests(TestCase):
         self.assertGreater(handler.commands["BDAT"], 1)
 
     async def test_several(self) -> None:
-        """Several messages come over one connection or many; none is mixed with another."""
+        """Several messages over one connection or many are not mixed."""
         handler = Collector()
         self.listen(handler)
         messages = [HEADER + line for line in numbered(5)]
@@ -251,7 +251,7 @@ class EximTests(TestCase):
         self.assertEqual(handler.commands["BDAT"], 5)
 
     async def test_tooLarge(self) -> None:
-        """A message larger than the server takes, which the relay did not say before, goes back to its sender."""
+        """A message that is too large, without a declared size, is returned to its sender."""
         handler = Collector()
         self.listen(handler, data_size_limit=10000)
         self.transport_option("size_addition = -1")  # no SIZE with MAIL
@@ -265,7 +265,7 @@ class EximTests(TestCase):
         self.assertEqual((sender, recipients), ("", ["a@example.org"]))
 
     async def test_deferred(self) -> None:
-        """A message that was refused for now comes again, and arrives once."""
+        """A message that was refused temporarily is sent again, and arrives once."""
         handler = Collector()
         handler.statuses = ["451 4.3.0 Not now"]
         self.listen(handler)
@@ -279,7 +279,7 @@ class EximTests(TestCase):
         self.assertEqual(handler.commands["BDAT"], 2)
 
     async def test_withoutChunking(self) -> None:
-        """A server that does not offer CHUNKING gets the same message by DATA: offering it is what brings BDAT."""
+        """A server that does not offer CHUNKING gets the same message by DATA."""
         handler = Collector()
         self.listen(handler)
         self.transport_option("hosts_try_chunking = :")
@@ -291,12 +291,12 @@ class EximTests(TestCase):
 
 
 def numbered(count: int) -> Iterator[bytes]:
-    """Lines that are all different, each beginning with a dot."""
+    """Lines that are all different, each starting with a dot."""
     return (b".%07d and some more text behind it to fill a line\r\n" % number for number in range(count))
 
 
 def without_trace(content: bytes) -> bytes:
-    """The message without the field that the relay has put on top."""
+    """The message without the field that the relay has added at the top."""
     field = re.match(rb"Received: from .*\r\n(?:[ \t].*\r\n)+", content)
     assert field is not None, content[:200]
     return content[field.end() :]

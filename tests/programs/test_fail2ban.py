@@ -1,4 +1,4 @@
-"""The filter for fail2ban in ``examples``, with fail2ban's own program, on the log of a real server."""
+"""The filter for fail2ban in ``examples``, with fail2ban's own program and the log of a real server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PATIENCE = 60  # seconds until a test gives up
 
 
 class Fail2banTests(SynchronousTestCase):
-    """Who is to be banned is found, and nobody else."""
+    """The addresses to ban are found, and no others."""
 
     def setUp(self) -> None:
         self.regex = program("fail2ban-regex", "fail2ban")
@@ -49,7 +49,7 @@ class Fail2banTests(SynchronousTestCase):
         return [line[3:].strip() for line in lines.splitlines() if line.startswith("|  ")]
 
     def test_realLog(self) -> None:
-        """Failed logins and sessions with too many errors count, an honest session does not."""
+        """Failed logins and sessions with too many errors count. An ordinary session does not."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         environ = {name: value for name, value in os.environ.items() if not name.startswith("TXSMTPD_")}
@@ -86,7 +86,7 @@ class Fail2banTests(SynchronousTestCase):
         self.assertEqual([re.findall(r"client 127\.0\.0\.1:\d+", line) != [] for line in lines], [True, True])
 
     def test_addresses(self) -> None:
-        """IPv6 addresses are found, too, and what a client says cannot name another address."""
+        """IPv6 addresses are found, too. Input from a client cannot name another address."""
         time_and_session = "2026-11-29T09:30:19.007+00:00 info  1a22.ce60.2"
         self.log.write_text(
             f"{time_and_session} authentication by PLAIN failed for 'fred', client [2001:db8::1]:59590\n"
@@ -100,7 +100,7 @@ class Fail2banTests(SynchronousTestCase):
         self.assertEqual(len(lines), 2, lines)
 
     def test_wording(self) -> None:
-        """Each reply that sends a client away for what it did counts, in the words of the server."""
+        """Each reply that disconnects a client for its behavior counts, with the server's text."""
         replies = TOO_MANY_ERRORS, TOO_MUCH_JUNK, TOO_MANY_FAILURES, TOO_MANY_ATTEMPTS
         lines = [
             f"2026-11-29T09:30:19.007+00:00 info  1a22.ce60.2 NOOP refused, client 192.0.2.9:4712: {in_one_line(reply)}"

@@ -1,4 +1,4 @@
-"""Behind a real HAProxy, and a curl that plays one: plain, with STARTTLS and with TLS from the first octet."""
+"""Behind a real HAProxy, and behind curl as a proxy: without TLS, with STARTTLS and with implicit TLS."""
 
 from __future__ import annotations
 
@@ -94,13 +94,13 @@ class HAProxyTests(TLSTestCase):
     """HAProxy with send-proxy and send-proxy-v2."""
 
     def forward(self, server: int, options: str) -> int:
-        """Let a HAProxy forward to the server; return its port."""
+        """Let a HAProxy forward to the server. Return its port."""
         haproxy = HAProxy(self.folder, server, options)
         self.addCleanup(haproxy.stop)
         return haproxy.port
 
     async def check(self, options: str, how: str) -> Any:
-        """Send a message through HAProxy; return the session, whose peer is the client."""
+        """Send a message through HAProxy. Return the session, whose peer is the client."""
         lets_in: list[Any] = []
 
         def proxy(server: Any, session: Any, envelope: Any, proxy_data: Any) -> bool:
@@ -120,7 +120,7 @@ class HAProxyTests(TLSTestCase):
         return session
 
     async def test_version1(self) -> None:
-        """send-proxy, plain."""
+        """send-proxy, without TLS."""
         self.assertEqual((await self.check("send-proxy", "plain")).proxy_data.version, 1)
 
     async def test_version1StartTLS(self) -> None:
@@ -128,11 +128,11 @@ class HAProxyTests(TLSTestCase):
         await self.check("send-proxy", "starttls")
 
     async def test_version1ImplicitTLS(self) -> None:
-        """send-proxy, with TLS from the first octet behind the header."""
+        """send-proxy, with implicit TLS after the header."""
         await self.check("send-proxy", "implicit")
 
     async def test_version2(self) -> None:
-        """send-proxy-v2, plain."""
+        """send-proxy-v2, without TLS."""
         self.assertEqual((await self.check("send-proxy-v2", "plain")).proxy_data.version, 2)
 
     async def test_version2StartTLS(self) -> None:
@@ -140,18 +140,18 @@ class HAProxyTests(TLSTestCase):
         await self.check("send-proxy-v2", "starttls")
 
     async def test_version2ImplicitTLS(self) -> None:
-        """send-proxy-v2, with TLS from the first octet behind the header."""
+        """send-proxy-v2, with implicit TLS after the header."""
         await self.check("send-proxy-v2", "implicit")
 
     async def test_options(self) -> None:
-        """What HAProxy can tell besides the addresses, with its checksum."""
+        """The additional data of HAProxy, with its checksum."""
         session = await self.check("send-proxy-v2 proxy-v2-options crc32c,unique-id,ssl,cert-cn", "plain")
         found = session.proxy_data.tlv
         self.assertEqual(len(found.CRC32C), 4)
         self.assertTrue(session.proxy_data)
 
     async def test_healthChecks(self) -> None:
-        """HAProxy's own connections are of the kind that names no client, and have the proxy as their peer."""
+        """HAProxy's own connections name no client. Their peer is the proxy."""
         checked: Deferred[Any] = Deferred()
 
         def disconnect(server: Any, session: Any, envelope: Any, cause: BaseException) -> None:
@@ -165,7 +165,7 @@ class HAProxyTests(TLSTestCase):
         self.assertEqual((session.proxy_data.command, session.peer[0], session.proxy_peer), (0, PROXY, None))
 
     async def test_withoutHeader(self) -> None:
-        """A proxy that sends no header gets nowhere, and soon."""
+        """The connection of a proxy that sends no header is closed soon."""
         port = await self.serve(proxy_from=[PROXY], proxy_protocol_timeout=3)
 
         def connect(port: int) -> bytes:
@@ -177,10 +177,10 @@ class HAProxyTests(TLSTestCase):
 
 
 class OneSegmentTests(TLSTestCase):
-    """The header and what follows it, in one segment."""
+    """The header and the following octets in one segment."""
 
     async def test_clientHello(self) -> None:
-        """A handshake that begins in the header's own segment goes on as any."""
+        """A handshake that starts in the segment of the header works."""
         peers: list[Any] = []
         self.handler = Collecting(handle_CONNECT=lambda server, session, envelope: peers.append(session.peer))
         port = await self.serve(proxy_from=[PROXY], implicit_tls=True)
@@ -209,7 +209,7 @@ class OneSegmentTests(TLSTestCase):
         self.assertEqual(peers, [FORWARDED])
 
     async def test_noHandshake(self) -> None:
-        """Behind a header, what is no handshake ends the connection as it does elsewhere."""
+        """After a header, octets that are not a handshake end the connection as usual."""
         port = await self.serve(proxy_from=[PROXY], implicit_tls=True)
 
         def talk() -> bytes:
@@ -225,7 +225,7 @@ class OneSegmentTests(TLSTestCase):
         self.assertEqual([type(error).__name__ for error in self.handler.errors], ["TLSSetupException"])
 
     async def test_startTLS(self) -> None:
-        """Behind a header too, STARTTLS executes nothing that came in clear."""
+        """After a header, too, commands that were sent before TLS are not executed."""
         port = await self.serve(proxy_from=[PROXY])
 
         def talk() -> list[str]:
@@ -244,7 +244,7 @@ class CurlTests(TLSTestCase):
     """curl with --haproxy-protocol."""
 
     async def test_curl(self) -> None:
-        """It writes the line of version 1 before all else."""
+        """It writes the line of version 1 first."""
         path = program("curl", "curl")
         port = await self.serve(proxy_from=[PROXY])
         words = ["--haproxy-protocol", "--mail-from", SENDER, "--mail-rcpt", RECIPIENT, "--upload-file", "-"]
@@ -261,14 +261,14 @@ class OptionTests(SynchronousTestCase):
         return parse(*words, environ=environ)["settings"].get("proxy_from")
 
     def test_values(self) -> None:
-        """Networks, addresses and unix, once or more often, and in the environment."""
+        """Networks, addresses and unix, once or several times, and in the environment."""
         self.assertIsNone(self.proxies())
         self.assertEqual(self.proxies("--proxy-from=10.0.0.0/8"), ["10.0.0.0/8"])
         self.assertEqual(self.proxies("--proxy-from=::1", "--proxy-from", "unix"), ["::1", "unix"])
         self.assertEqual(self.proxies(TXSMTPD_PROXY_FROM="::1 unix"), ["::1", "unix"])
 
     def test_wrong(self) -> None:
-        """What is no network is one line that says what would be one."""
+        """The error for an invalid network is one line with valid examples."""
         self.assertEqual(
             refusal("--proxy-from=unix", "--proxy-from=lb.test"),
             "--proxy-from=lb.test: must contain networks; 'lb.test' is not one;"
@@ -279,7 +279,7 @@ class OptionTests(SynchronousTestCase):
         self.assertTrue(refusal(environ={"TXSMTPD_PROXY_FROM": "x"}).startswith("TXSMTPD_PROXY_FROM=x: "))
 
     def test_endpoints(self) -> None:
-        """Endpoints that would read the header, or TLS, before the server could are refused."""
+        """Endpoints that read the header, or start TLS, before the server are refused."""
         for endpoint in "haproxy:tcp:25", "ssl:25:privateKey=x.pem":
             said = refusal("--proxy-from=unix", f"--listen={endpoint}")
             self.assertTrue(said.startswith(f"--listen={endpoint}: an endpoint {endpoint.partition(':')[0]}: "), said)
@@ -287,10 +287,10 @@ class OptionTests(SynchronousTestCase):
 
 
 class ProcessTests(CommandLineTestCase):
-    """The server as its users run it, behind HAProxy."""
+    """The server as users run it, behind HAProxy."""
 
     def test_everyWay(self) -> None:
-        """All ways of TLS and both versions; what is stored names the client."""
+        """All kinds of TLS, and both versions: the stored message names the client."""
         folder = Path(self.folder)
         pem = write(folder / "server.pem", combined(issue("localhost", PROXY)))
         words = [LOOPBACK, LOOPBACK.replace("listen", "listen-tls"), f"--handler=mailbox:{folder / 'mail'}"]
@@ -317,5 +317,5 @@ class ProcessTests(CommandLineTestCase):
         self.assertTrue(all(f"X-Peer: ('{CLIENT}', " in message for message in stored))
 
     def test_wrong(self) -> None:
-        """A network that is none: one line, and status 64."""
+        """The error for an invalid network is one line and status 64."""
         self.assertOneLine(self.smtpd("--proxy-from=nowhere"), 64, "--proxy-from=nowhere: ", "unix")

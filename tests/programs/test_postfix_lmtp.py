@@ -78,7 +78,7 @@ class Collector:
 
 
 class PostfixTests(TestCase):
-    """Postfix delivers to us."""
+    """Postfix delivers to this server."""
 
     timeout = 120
 
@@ -121,7 +121,7 @@ class PostfixTests(TestCase):
             self.assertEqual(done.returncode, 0, output.read().decode() + self.log())
 
     def log(self) -> str:
-        """What Postfix has logged."""
+        """The log of Postfix."""
         log = self.folder / "log"
         return log.read_text() if log.exists() else ""
 
@@ -136,7 +136,7 @@ class PostfixTests(TestCase):
         await self.run_program(self.sendmail, *words, input=b"Subject: hello\n\nthe text\n.\n")
 
     async def assertBounced(self, handler: Collector, recipient: str) -> None:
-        """The next message is the news for the sender that this recipient, and no other, did not get it."""
+        """Assert that the next message is the report to the sender that only this recipient did not get it."""
         sender, recipients, content = await handler.messages.get()
         self.assertEqual((sender, recipients), ("", ["a@example.org"]))
         self.assertIn(f"<{recipient}>: host relay.example.net[{SOCKET}] said:", content)
@@ -144,7 +144,7 @@ class PostfixTests(TestCase):
         self.assertEqual(content.count("Final-Recipient:"), 1)
 
     async def test_refusedAtRcpt(self) -> None:
-        """Of three recipients one is refused at RCPT: two get the message, which comes once, and one is bounced."""
+        """Of three recipients, one is refused at RCPT: two get the message, which arrives once, and one is bounced."""
         handler = Collector()
         handler.at_rcpt["c@example.com"] = GONE
         await self.serve(handler)
@@ -155,7 +155,7 @@ class PostfixTests(TestCase):
         await self.assertBounced(handler, "c@example.com")
 
     async def test_refusedAfterData(self) -> None:
-        """Of three recipients one is refused after the data: the same, and all three were told."""
+        """Of three recipients, one is refused after the data: the result is the same, and the server got all three."""
         handler = Collector()
         handler.after_data["c@example.com"] = GONE
         await self.serve(handler)
@@ -167,7 +167,7 @@ class PostfixTests(TestCase):
         self.assertEqual([line.partition("to=<")[2].partition(">")[0] for line in sent[:2]], [THREE[0], THREE[2]])
 
     async def test_deferredAfterData(self) -> None:
-        """One whose mailbox is full gets the message later; the others, who have it, do not get it again."""
+        """The recipient with a full mailbox gets the message later. The others do not get it again."""
         handler = Collector()
         handler.after_data["d@example.com"] = FULL
         await self.serve(handler)
@@ -177,7 +177,7 @@ class PostfixTests(TestCase):
         self.assertEqual((await handler.messages.get())[1], ["d@example.com"])
 
     async def test_mailbox(self) -> None:
-        """A Mailbox stores one message for all, below a trace header that names LMTP."""
+        """A Mailbox stores one message for all, with a trace header that names LMTP."""
         folder = self.folder / "mail"
         mailbox = Mailbox(folder)
         self.addCleanup(mailbox.close)
@@ -196,7 +196,7 @@ class SourceTests(TestCase):
     timeout = 120
 
     async def test_smtpSource(self) -> None:
-        """2,000 messages for three recipients each, by smtp-source -L over 20 connections, are 2,000 messages."""
+        """2,000 messages for three recipients each, sent by smtp-source -L over 20 connections, are all received."""
         path = program("smtp-source", "postfix")
         handler = Collector()
         socket = os.path.join(tempfile.mkdtemp(), "lmtp")

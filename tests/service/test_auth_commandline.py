@@ -1,4 +1,4 @@
-"""The users of the command line: --auth, --require-auth, --auth-without-tls."""
+"""Users on the command line: --auth, --require-auth, --auth-without-tls."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CANARY = "Canary4Password"
 
 
 class OptionsTests(SynchronousTestCase):
-    """What is taken and what is refused."""
+    """Valid and invalid options."""
 
     def settings(self, *words: str, **environ: str) -> Any:
         with warnings.catch_warnings():
@@ -32,7 +32,7 @@ class OptionsTests(SynchronousTestCase):
             return makeService(parse(*words, environ=environ)).services[0].factory.settings
 
     def test_none(self) -> None:
-        """Without --auth, nobody can authenticate."""
+        """Without --auth, no client can authenticate."""
         self.assertEqual(dict(self.settings().mechanisms), {})
 
     def test_auth(self) -> None:
@@ -46,14 +46,14 @@ class OptionsTests(SynchronousTestCase):
         self.assertIs(settings.auth_required, True)
 
     def test_environment(self) -> None:
-        """Several checkers are parted by white space."""
+        """Several checkers are separated by white space."""
         settings = self.settings(
             TXSMTPD_AUTH="memory:a:b memory:c:d", TXSMTPD_REQUIRE_AUTH="yes", TXSMTPD_AUTH_WITHOUT_TLS="yes"
         )
         self.assertEqual((settings.auth_required, settings.auth_require_tls), (True, False))
 
     def test_refusals(self) -> None:
-        """One line, which names the option, and quotes no password."""
+        """The error is one line that names the option and contains no password."""
         missing = str(Path(self.mktemp()).absolute())
         for words, expected in [
             (
@@ -80,7 +80,7 @@ class OptionsTests(SynchronousTestCase):
             self.assertNotIn(CANARY, line)
 
     def test_noWarning(self) -> None:
-        """What was allowed by an option is not warned of."""
+        """An option that allows something suppresses its warning."""
         self.assertTrue(
             makeService(parse("--auth=memory:user:sesame", "--auth-without-tls", "--require-auth")).services
         )
@@ -96,7 +96,7 @@ class OptionsTests(SynchronousTestCase):
         self.assertNotIn("anonymous", output.getvalue())
 
     def test_withoutCrypt(self) -> None:
-        """A checker that could know nobody is refused."""
+        """A checker without users is refused."""
         self.patch(__import__("txsmtpd.service.checkers", fromlist=["find_spec"]), "find_spec", lambda name: None)
         self.assertRaises(ValueError, make_checker, "unix")
 
@@ -107,7 +107,7 @@ class ServingTests(TestCase):
     timeout = 120
 
     async def test_login(self) -> None:
-        """Users of several checkers log in; others do not, and send no mail."""
+        """Users of several checkers log in. Others do not, and send no mail."""
         path = Path(self.mktemp())
         path.write_text("other:mustard\n")
         service = makeService(
@@ -144,7 +144,7 @@ class ProcessTests(CommandLineTestCase):
     """A real server, with users and TLS."""
 
     def test_loginInTLS(self) -> None:
-        """By STARTTLS and in TLS from the first octet: who knows the password sends mail, and nobody else."""
+        """With STARTTLS and with implicit TLS, only clients with the password send mail."""
         pem = write(Path(self.folder) / "server.pem", combined(issue("localhost")))
         process = self.smtpd(
             "--auth=memory:user:sesame", "--require-auth", f"--tls={pem}", LOOPBACK,

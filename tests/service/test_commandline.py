@@ -1,4 +1,4 @@
-"""The command line as its users meet it: real processes, real sockets, real signals."""
+"""The command line as users run it: real processes, sockets and signals."""
 
 from __future__ import annotations
 
@@ -91,14 +91,14 @@ late = Late()
 
 
 def environment(folder: str, **variables: str) -> dict[str, str]:
-    """The environment of a user who has txsmtpd, and modules in the folder."""
+    """The environment of a user who has installed txsmtpd, and has modules in the folder."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("TXSMTPD_", "PYTHON"))}
     root = str(Path(txsmtpd.__file__).parent.parent)
     return {**kept, "PYTHONPATH": os.pathsep.join([root, folder]), **variables}
 
 
 class Process:
-    """A command that runs until the test ends: the lines that it prints and logs, and those that are errors."""
+    """A command that runs until the end of the test: the lines that it prints and logs, and the error lines."""
 
     def __init__(self, words: list[str], folder: str, variables: dict[str, str]) -> None:
         self.process = subprocess.Popen(
@@ -125,13 +125,13 @@ class Process:
         self.lines.put(line)
 
     def _take(self, line: str) -> None:
-        """Tell the log, which goes to standard error too, from what is said to the user."""
+        """Separate the log, which is on standard error, too, from messages to the user."""
         if not re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T|    \| ", line):
             self.errors.append(line)
         self.lines.put(line)
 
     def line_with(self, text: str) -> str:
-        """Wait for a line that contains this."""
+        """Wait for a line that contains this text."""
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
@@ -143,11 +143,11 @@ class Process:
                 return line
 
     def port(self) -> int:
-        """Wait until it listens; return the port."""
+        """Wait until it listens. Return the port."""
         return int(self.line_with("listening on 127.0.0.1:").rpartition(":")[2])
 
     def wait(self) -> int:
-        """Wait until it ends; return its status."""
+        """Wait until it ends. Return its status."""
         status = self.process.wait(PATIENCE)
         for thread in self._threads:
             thread.join(PATIENCE)
@@ -173,7 +173,7 @@ def _reading(pipe: IO[str], take: Callable[[str], None]) -> threading.Thread:
 
 
 class Client:
-    """Speaks SMTP, line by line, with a port of this machine or the path of a Unix socket."""
+    """An SMTP client for a port of this machine, or the path of a Unix socket."""
 
     def __init__(self, address: int | str) -> None:
         if isinstance(address, int):
@@ -185,7 +185,7 @@ class Client:
         self._lines = self.socket.makefile("rb")
 
     def reply(self) -> str:
-        """The next reply's last line; empty if the connection has ended."""
+        """The last line of the next reply; empty if the connection has ended."""
         while True:
             try:
                 line = self._lines.readline().decode()
@@ -199,14 +199,14 @@ class Client:
         return self.reply()
 
     def begin_data(self, sender: str = "a@a.example") -> None:
-        """Go on as far as the mail data."""
+        """Send the commands up to the mail data."""
         assert self.reply().startswith("220")
         for command in "EHLO c.example", f"MAIL FROM:<{sender}>", "RCPT TO:<b@b.example>":
             assert self.say(command).startswith("250")
         assert self.say("DATA").startswith("354")
 
     def deliver(self, sender: str = "a@a.example") -> str:
-        """Deliver a message; return the reply to it."""
+        """Deliver a message. Return the reply to it."""
         self.begin_data(sender)
         reply = self.say("Subject: hello\r\n\r\nthe text\r\n.")
         assert self.say("QUIT").startswith("221")
@@ -219,13 +219,13 @@ class Client:
 
 @contextmanager
 def taken_port() -> Iterator[int]:
-    """A port that another process has."""
+    """A port that another process uses."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         yield taken.getsockname()[1]
 
 
 class CommandLineTestCase(SynchronousTestCase):
-    """Runs commands in a folder of their own, with modules in it."""
+    """Runs commands in a temporary folder with modules."""
 
     def setUp(self) -> None:
         self.folder = os.path.abspath(self.mktemp())
@@ -249,7 +249,8 @@ class CommandLineTestCase(SynchronousTestCase):
         return client
 
     def assertOneLine(self, process: Process, status: int, *expected: str, command: str = "smtpd") -> None:
-        """The process ends with this status and one line on stderr, from this command, with all of these in it."""
+        """Assert that the process ends with this status, and with one line on stderr that starts with this command and
+        contains all of these texts."""
         self.assertEqual((process.wait(), len(process.errors)), (status, 1), process.errors)
         line = process.errors[0]
         self.assertTrue(line.startswith(f"{command}: "), line)
@@ -258,10 +259,10 @@ class CommandLineTestCase(SynchronousTestCase):
 
 
 class ServingTests(CommandLineTestCase):
-    """What the server does when all is well."""
+    """The server without errors."""
 
     def test_default(self) -> None:
-        """Without a handler, messages are printed; SIGTERM ends the server."""
+        """Without a handler, messages are printed. SIGTERM ends the server."""
         process = self.smtpd(LOOPBACK, "--hostname=mx.example", "--ident=hello")
         client = self.connect(process.port())
         self.assertEqual(client.reply(), "220 mx.example hello\r\n")
@@ -272,14 +273,14 @@ class ServingTests(CommandLineTestCase):
         self.assertEqual(process.errors, [])
 
     def test_handlers(self) -> None:
-        """A dotted name, with arguments, and a third party's handler."""
+        """A dotted name with arguments, and a handler of a plugin."""
         for handler in "own_module.Prints:some\\:word", "printing:some\\:word":
             process = self.smtpd(LOOPBACK, f"--handler={handler}")
             self.assertEqual(self.connect(process.port()).deliver("me@a.example"), "250 2.0.0 printed\r\n")
             process.line_with("some:word from me@a.example")
 
     def test_misspeltHook(self) -> None:
-        """A handler's misspelt hook is one line, however many listeners there are; the server serves."""
+        """A misspelt hook is one line, however many listeners there are, and the server serves."""
         Path(self.folder, "mistaken.py").write_text(
             "class H:\n    def handle_DATE(self, *arguments): return '250 OK'\n"
         )
@@ -299,7 +300,7 @@ class ServingTests(CommandLineTestCase):
         self.assertIn(b"the text", message.read_bytes())
 
     def test_environment(self) -> None:
-        """All can be said in the environment, too."""
+        """All options can be set in the environment, too."""
         process = self.smtpd(
             TXSMTPD_LISTEN="tcp:0:interface=127.0.0.1 unix:smtp.sock",
             TXSMTPD_HANDLER="own_module.Prints",
@@ -315,7 +316,7 @@ class ServingTests(CommandLineTestCase):
         self.assertTrue(client.reply().startswith("552"))
 
     def test_reactor(self) -> None:
-        """Whoever starts the program chooses the reactor."""
+        """The user who starts the program chooses the reactor."""
         process = self.run_python(*TWIST, "--reactor=asyncio", "smtpd", LOOPBACK, "--handler=own_module.Prints")
         self.assertTrue(self.connect(process.port()).deliver().startswith("250"))
         process.process.send_signal(signal.SIGTERM)
@@ -337,16 +338,16 @@ class ServingTests(CommandLineTestCase):
         process.line_with("C: MAIL FROM:<shown@a.example>")
 
     def test_version(self) -> None:
-        """--version is ours."""
+        """--version prints the version of txsmtpd."""
         process = self.smtpd("--version")
         self.assertEqual((process.wait(), process.lines.get()), (0, f"txsmtpd {txsmtpd.__version__}\n"))
 
 
 class RefusalTests(CommandLineTestCase):
-    """What cannot be done is one line and a status."""
+    """An error is one line and an exit status."""
 
     def test_usage(self) -> None:
-        """A bad value: status 64, and the line names the option."""
+        """An invalid value is status 64, and the line names the option."""
         started = [
             (self.smtpd("--bogus"), "--bogus"),
             (self.smtpd("--listen=tcp:foo"), "--listen=tcp:foo: "),
@@ -359,11 +360,11 @@ class RefusalTests(CommandLineTestCase):
             self.assertOneLine(process, 64, text)
 
     def test_usageUnderTwistd(self) -> None:
-        """The same under twistd."""
+        """The same is true under twistd."""
         self.assertOneLine(self.run_python(*TWISTD, "-n", "smtpd", "--size=x"), 64, "--size=x: ")
 
     def test_currentFolder(self) -> None:
-        """twist does not look for modules in the current folder, and the line says what to do."""
+        """twist does not search modules in the current folder, and the line says what to do."""
         script = "import sys; sys.path.remove(''); from twisted.application.twist._twist import Twist; Twist.main()"
         Path(self.folder, "here").mkdir()
         Path(self.folder, "here", "module_here.py").write_text(OWN_MODULE)
@@ -373,7 +374,7 @@ class RefusalTests(CommandLineTestCase):
         self.assertOneLine(process, 64, "PYTHONPATH=.")
 
     def test_addressInUse(self) -> None:
-        """An address that is taken: status 71, even if another one is free."""
+        """An address that is in use is status 71, even if another one is free."""
         with taken_port() as port:
             taken = f"--listen=tcp:{port}:interface=127.0.0.1"
             alone = self.smtpd(taken, "--handler=sink")
@@ -384,7 +385,7 @@ class RefusalTests(CommandLineTestCase):
         self.assertFalse(Path(self.folder, "twistd.pid").exists())
 
     def test_addressInUseDaemon(self) -> None:
-        """A daemon tells the shell that started it, and leaves no PID file."""
+        """A daemon reports the error to the shell that started it, and leaves no PID file."""
         with taken_port() as port:
             options = f"--listen=tcp:{port}:interface=127.0.0.1", "--handler=sink"
             process = self.run_python(*TWISTD, "--logfile=log", "smtpd", *options)
@@ -394,7 +395,7 @@ class RefusalTests(CommandLineTestCase):
         self.assertFalse(Path(self.folder, "twistd.pid").exists())
 
     def test_failsLate(self) -> None:
-        """An endpoint that fails after the start ends the server all the same."""
+        """An endpoint that fails after the start ends the server, too."""
         process = self.smtpd(LOOPBACK, "--listen=late:", "--handler=sink")
         self.assertOneLine(process, 71, "--listen=late:: cannot listen: The address came too late")
 
@@ -403,7 +404,7 @@ class DrainTests(CommandLineTestCase):
     """SIGTERM."""
 
     def test_drain(self) -> None:
-        """Idle clients get 421, new ones none, and an open transaction ends as it should."""
+        """Idle clients get 421, new ones cannot connect, and an open transaction is completed."""
         process = self.smtpd(LOOPBACK, "--handler=own_module.Prints")
         port = process.port()
         idle, busy = self.connect(port), self.connect(port)
@@ -441,10 +442,10 @@ def _port_of(client: Client) -> int:
 
 
 class PrivilegesTests(CommandLineTestCase):
-    """A server that begins as root, and goes on as somebody else."""
+    """A server that starts as root, and continues as another user."""
 
     def test_mailboxBelongsToTheServer(self) -> None:
-        """What --handler makes belongs to the user of --uid, who then can store mail in it."""
+        """Files that --handler creates belong to the user of --uid, who can then store mail."""
         if os.geteuid() != 0:
             raise SkipTest("only root can give up root's rights")
         nobody = pwd.getpwnam("nobody")

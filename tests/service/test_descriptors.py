@@ -1,4 +1,4 @@
-"""More clients than the process may have descriptors, as shipped."""
+"""More clients than the process has descriptors, with the default options."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tests.support.programs import once
 
 
 class DescriptorsTests(CommandLineTestCase):
-    """More clients than the process may have descriptors."""
+    """More clients than the process has descriptors."""
 
     def test_moreClientsThanDescriptors(self) -> None:
-        """Some are turned away, the others are served, the processor rests, and room is made again."""
+        """Some clients are rejected, the others are served, the process is idle afterwards, and accepts new clients."""
         process = self.with_few_descriptors("--handler=own_module.Prints")
         port = process.port()
         with ExitStack() as held:
@@ -33,7 +33,7 @@ class DescriptorsTests(CommandLineTestCase):
         self.assertEqual(process.errors, [])
 
     def test_enoughForMessages(self) -> None:
-        """Of 400 clients at once, each is served or told 421, and what the served ones send is stored, all of it."""
+        """Of 400 clients at once, each is served or gets 421. All messages of the served ones are stored."""
         once()
         process = self.with_few_descriptors("--handler=mailbox:mails")
         port = process.port()
@@ -52,14 +52,14 @@ class DescriptorsTests(CommandLineTestCase):
         self.assertEqual(process.errors, [])
 
     def with_few_descriptors(self, option: str) -> Process:
-        """The command in a process that may have 64 descriptors."""
+        """The command in a process with 64 descriptors."""
         words = [sys.executable, *TWIST, "smtpd", LOOPBACK, option]
         process = Process(["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", *words], self.folder, {})
         self.addCleanup(process.close)
         return process
 
     def _deliver_when_possible(self, port: int) -> str:
-        """Deliver as soon as the server has noticed that the others are gone."""
+        """Deliver as soon as the server has noticed that the others have disconnected."""
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
@@ -70,7 +70,7 @@ class DescriptorsTests(CommandLineTestCase):
 
 
 def _processor_share(pid: int) -> float:
-    """How much of a core the process uses, over a moment in which nobody asks it for anything."""
+    """The use of a processor by the idle process, over a moment."""
 
     def used() -> float:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""--filter: from the words of the command line to filters in front of a handler."""
+"""--filter: from the value on the command line to filters in front of a handler."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from txsmtpd.service.topics import describe_filters
 
 
 class Marks:
-    """A filter of one's own."""
+    """A custom filter."""
 
     def __init__(self, value: str = "1") -> None:
         self.value = value
@@ -34,7 +34,7 @@ class Marks:
 
 
 class FilterOptionTests(SynchronousTestCase):
-    """What the values of --filter mean."""
+    """The meaning of the values of --filter."""
 
     def filters(self, *specs: str) -> list[Any]:
         options = parse("--handler=sink", *(f"--filter={spec}" for spec in specs))
@@ -42,7 +42,7 @@ class FilterOptionTests(SynchronousTestCase):
         return filters
 
     def test_order(self) -> None:
-        """Filters are made in their order, with their options; the factories of all listeners have them."""
+        """Filters are created in order, with their options. The factories of all listeners have them."""
         options = parse(
             "--handler=sink",
             "--listen=tcp:0",
@@ -81,7 +81,7 @@ class FilterOptionTests(SynchronousTestCase):
         self.assertEqual(rspamd._password, "secret")
 
     def test_refusals(self) -> None:
-        """What will not do is refused in one line that says why."""
+        """The error for an invalid value is one line with the reason."""
         for spec, reason in (
             ("rspmd", "no filter is called 'rspmd'; did you mean rspamd?"),
             ("virus", "no filter is called 'virus'; there are rspamd, milter, and dotted names"),
@@ -102,7 +102,7 @@ class FilterOptionTests(SynchronousTestCase):
                 self.assertIn(f"--filter={spec}", told)
 
     def test_oldServers(self) -> None:
-        """A server of the smtpd module takes no filters."""
+        """A server of the smtpd module does not support filters."""
         told = refusal("--handler=smtpd:txsmtpd.smtpd.DebuggingServer", "--filter=rspamd")
         self.assertEqual(told, "--filter=rspamd: servers of the smtpd module do not support filters")
 

@@ -1,4 +1,4 @@
-"""Servers that are killed while clients send: what had its 250 is there."""
+"""Servers that are killed while clients send: messages that got 250 are not lost."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "kills.py"
 
 
 class KillTests(SynchronousTestCase):
-    """A few kills; the script makes a hundred."""
+    """A few kills. The script makes a hundred."""
 
     def test_nothingLost(self) -> None:
-        """A maildir, a server that messages are passed on to, and a maildir behind a filter that reads whole messages
-        have all messages that had their 250, and all of each."""
+        """A maildir, a next server, and a maildir behind a filter that reads whole messages have all messages that got
+        250, complete."""
         once()
         done = subprocess.run(
             [sys.executable, SCRIPT, "--kills=5"], capture_output=True, text=True, timeout=120, check=False

@@ -1,4 +1,4 @@
-"""LMTP on the command line: --listen-lmtp, and the Unix sockets that it is mostly for."""
+"""LMTP on the command line: --listen-lmtp, and Unix sockets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from txsmtpd.service.sockets import replace_stale_socket
 
 
 class UnixClient(Client):
-    """Speaks LMTP over a Unix socket."""
+    """An LMTP client over a Unix socket."""
 
     def __init__(self, path: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
@@ -31,16 +31,16 @@ class UnixClient(Client):
 
 
 class OptionTests(SynchronousTestCase):
-    """From words to servers."""
+    """From options to servers."""
 
     def banners(self, *words: str, **environ: str) -> list[str]:
-        """What the servers say that they speak, in the order of their endpoints."""
+        """The protocols of the servers, in the order of their endpoints."""
         service: Any = makeService(parse("--hostname=mx", *words, environ=environ))
         assert isinstance(service, MultiService)
         return [listener.factory.settings.greeting.text for listener in service]  # type: ignore[attr-defined]
 
     def test_listens(self) -> None:
-        """--listen-lmtp speaks LMTP, beside --listen or alone, and may be repeated."""
+        """--listen-lmtp starts LMTP, alone or together with --listen, and may be repeated."""
         lmtp, smtp = "mx LMTP txsmtpd", "mx ESMTP txsmtpd"
         self.assertEqual(self.banners("--listen-lmtp=tcp:24"), [lmtp])
         self.assertEqual(
@@ -50,13 +50,13 @@ class OptionTests(SynchronousTestCase):
         self.assertEqual(self.banners("--listen-lmtp=tcp:24", "--ident=hello"), ["mx hello"])
 
     def test_settings(self) -> None:
-        """All other options are those of --listen."""
+        """All other options apply as for --listen."""
         (listener,) = makeService(parse("--listen-lmtp=tcp:24", "--size=5", "--smtputf8"))  # type: ignore[misc]
         settings = listener.factory.settings
         self.assertEqual((settings.data_size_limit, settings.enable_SMTPUTF8), (5, True))
 
     def test_port25(self) -> None:
-        """Port 25 is not for LMTP, however it is written."""
+        """Port 25 is refused for LMTP, however it is written."""
         for port in "tcp:25", "tcp:25:interface=127.0.0.1", "tcp:port=25", "tcp6:25", "haproxy:tcp:25":
             self.assertIn("port 25 must not be used for LMTP", refusal(f"--listen-lmtp={port}"))
         self.assertTrue(refusal(environ={"TXSMTPD_LISTEN_LMTP": "tcp:25"}).startswith("TXSMTPD_LISTEN_LMTP=tcp:25: "))
@@ -64,14 +64,14 @@ class OptionTests(SynchronousTestCase):
             parse(f"--listen-lmtp={port}")
 
     def test_malformed(self) -> None:
-        """What is no endpoint is refused as for --listen."""
+        """An invalid endpoint is refused as for --listen."""
         for word in "unix:x:colour=red", "25", "":
             self.assertTrue(refusal(f"--listen-lmtp={word}").startswith(f"--listen-lmtp={word}: not an endpoint"), word)
         for word in "unix:", "unix::mode=660", "unix:address=":
             self.assertIn("a Unix socket needs a path", refusal(f"--listen-lmtp={word}"))
 
     def test_mode(self) -> None:
-        """The mode of a socket is of three octal digits: nothing else is what anybody means."""
+        """The mode of a socket must be three octal digits."""
         for mode in "rw", "", "999", "-1", "77777", "4660", "6", "0x1b0":
             self.assertIn("mode must be three octal digits", refusal(f"--listen-lmtp=unix:x:mode={mode}"), mode)
         for word in "unix:x:mode=600", "unix:x:mode=0660", "unix:x:backlog=5:mode=0o666", "unix:mode=660:address=x":
@@ -79,7 +79,7 @@ class OptionTests(SynchronousTestCase):
 
 
 class DeadTests(SynchronousTestCase):
-    """What is taken for a socket of a dead server."""
+    """When a socket counts as stale."""
 
     def setUp(self) -> None:
         self.path = self.mktemp().encode()
@@ -94,7 +94,7 @@ class DeadTests(SynchronousTestCase):
             raise CannotListenError(None, self.path, OSError())
 
     def test_notYet(self) -> None:
-        """One that is made, and not listened on before a moment later, is none."""
+        """A socket that is created, and listens a moment later, is not stale."""
         self.assertRaises(
             CannotListenError, replace_stale_socket, self.listen, sleep=lambda moment: self.socket.listen()
         )
@@ -102,7 +102,7 @@ class DeadTests(SynchronousTestCase):
         self.assertEqual(self.tried, 1)
 
     def test_dead(self) -> None:
-        """One that nobody listens on then either is."""
+        """A socket on which no process listens after that moment is stale."""
         replace_stale_socket(self.listen, sleep=lambda moment: None)
         self.assertEqual(self.tried, 2)
 
@@ -121,7 +121,7 @@ class UnixTests(CommandLineTestCase):
         return self.smtpd(f"--listen-lmtp=unix:{where}:mode=660", "--handler=own_module.Prints", *options)
 
     def deliver(self) -> list[str]:
-        """Deliver to two recipients; the replies to the message."""
+        """Deliver to two recipients. Return the replies to the message."""
         client = UnixClient(self.path)
         self.addCleanup(client.close)
         self.assertTrue(client.reply().startswith("220 "))
@@ -131,7 +131,8 @@ class UnixTests(CommandLineTestCase):
         return [client.say("Subject: x\r\n\r\n."), client.reply()]
 
     def test_delivers(self) -> None:
-        """A message for two gets two replies; the socket has the mode that was asked for, and goes with the server."""
+        """A message for two recipients gets two replies. The socket has the requested mode, and is removed with the
+        server."""
         process = self.lmtpd()
         process.line_with("listening on lmtp.sock")
         self.assertEqual(self.deliver(), ["250 2.0.0 printed\r\n"] * 2)
@@ -141,7 +142,7 @@ class UnixTests(CommandLineTestCase):
         self.assertEqual(sorted(each.name for each in Path(self.folder).glob("lmtp*")), [])
 
     def test_dead(self) -> None:
-        """The socket of a server that was killed is in nobody's way, also where that one's number lives on."""
+        """The socket of a killed server is replaced, even if another process has its PID."""
         process = self.lmtpd()
         process.line_with("listening on")
         process.process.kill()
@@ -153,7 +154,7 @@ class UnixTests(CommandLineTestCase):
         self.assertEqual(len(self.deliver()), 2)
 
     def test_alive(self) -> None:
-        """Where a server lives, another is refused, as often as it tries, and leaves the first in peace."""
+        """If a server is running, another one is refused, however often it tries. The first one continues."""
         self.lmtpd().line_with("listening on")
         label = "--listen-lmtp=unix:lmtp.sock:mode=660"
         for _ in range(2):
@@ -163,7 +164,7 @@ class UnixTests(CommandLineTestCase):
         self.assertEqual(len(self.deliver()), 2)
 
     def test_foreign(self) -> None:
-        """What is no socket of a dead server stays: a file, a folder, another kind of socket."""
+        """Other paths are not removed: a file, a folder, another kind of socket."""
         path = Path(self.path)
         path.write_text("mine")
         self.assertOneLine(self.lmtpd(), 71, "Address already in use")
@@ -178,12 +179,12 @@ class UnixTests(CommandLineTestCase):
             self.assertTrue(path.exists())
 
     def test_noFolder(self) -> None:
-        """A socket in a folder that is not there: one line, and status 71."""
+        """The error for a socket in a missing folder is one line and status 71."""
         process = self.smtpd(LOOPBACK, "--listen-lmtp=unix:nowhere/lmtp.sock")
         self.assertOneLine(process, 71, "cannot listen: No such file or directory")
 
     def test_requireStarttls(self) -> None:
-        """With --require-starttls, LHLO and STARTTLS are answered in clear, and mail is not."""
+        """With --require-starttls, LHLO and STARTTLS are accepted without TLS, and mail is not."""
         pem = write(Path(self.folder) / "mx.pem", combined(issue("mx.test")))
         self.lmtpd(f"--tls={pem}", "--require-starttls").line_with("listening on")
         client = UnixClient(self.path)

@@ -1,4 +1,4 @@
-"""``python -m txsmtpd``: the words of aiosmtpd's command line."""
+"""``python -m txsmtpd``: the syntax of aiosmtpd's command line."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class Shouts:
 
 
 class ArgumentTests(SynchronousTestCase):
-    """From old words to new ones."""
+    """Translation of the options."""
 
     def assertGives(self, line: str, *options: str) -> None:
         found = twist_arguments(line.split())
         self.assertEqual(found[found.index("smtpd") + 1 :], list(options))
 
     def test_handler(self) -> None:
-        """A class and its arguments make a handler; the built-in ones keep their names."""
+        """A class and its arguments make a handler. The built-in handlers keep their names."""
         self.assertGives("-n")
         self.assertGives("-c aiosmtpd.handlers.Mailbox /a:b", "--handler=txsmtpd.handlers.Mailbox:/a\\:b")
         self.assertGives("--class mine.Handler a b", "--handler=mine.Handler:a:b")
@@ -55,7 +55,7 @@ class ArgumentTests(SynchronousTestCase):
         self.assertNotIn("--reactor=asyncio", twist_arguments(["-c", "txsmtpd.handlers.Sink"]))
 
     def test_listen(self) -> None:
-        """A host, a port or both; an endpoint as it is."""
+        """A host, a port or both. An endpoint is unchanged."""
         for said, expected in {
             "": "tcp:8025:interface=localhost",
             "example.com": "tcp:8025:interface=example.com",
@@ -71,19 +71,19 @@ class ArgumentTests(SynchronousTestCase):
         self.assertGives("-l :25", "--listen=tcp:25:interface=localhost")
 
     def test_numbers(self) -> None:
-        """Sizes, UTF-8 and how much is logged."""
+        """Sizes, UTF-8 and the level of the log."""
         self.assertGives("-s 1000 -u", "--size=1000", "--smtputf8")
         for line, level in (("", "info"), ("-d", "info"), ("-dd", "debug"), ("-d -d -d", "debug")):
             self.assertEqual(twist_arguments(line.split())[1], f"--log-level={level}")
 
     def test_tls(self) -> None:
-        """STARTTLS is required unless it is said otherwise; with a certificate for it, TLS is there from the start."""
+        """STARTTLS is required by default. With a certificate for implicit TLS, connections start with TLS."""
         self.assertGives("--tlscert c --tlskey k", "--tls=c:k", "--require-starttls")
         self.assertGives("--tlscert c --tlskey k --no-requiretls", "--tls=c:k")
         self.assertGives("--smtpscert c --smtpskey k", "--tls=c:k", "--listen-tls=tcp:8025:interface=localhost")
 
     def test_passedOn(self) -> None:
-        """Options that only the new command line has may be mixed in."""
+        """Options of the new command line may be added."""
         self.assertGives("-u --hostname=mx.test --grace=3", "--smtputf8", "--hostname=mx.test", "--grace=3")
 
 
@@ -114,7 +114,7 @@ class ProgramTests(SynchronousTestCase):
         return process
 
     def test_runs(self) -> None:
-        """It serves mail to a handler that needs asyncio, made by its from_cli, until it is told to stop."""
+        """It serves mail to a handler that needs asyncio, created by its from_cli, until it is stopped."""
         folder = tempfile.mkdtemp()  # the path of a socket is short
         self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
         path = f"{folder}/socket"
@@ -133,7 +133,7 @@ class ProgramTests(SynchronousTestCase):
         self.assertNotIn("Traceback", said + errors)
 
     def test_inTheLoopOfAProgram(self) -> None:
-        """main() serves in the loop of the program until it is stopped, once after the other, and closes the loop."""
+        """main() serves in the loop of the program until it is stopped, several times in turn, and closes the loop."""
         code = """
 import asyncio, logging, os, re, smtplib, ssl, sys, threading
 from txsmtpd.main import main
@@ -171,7 +171,7 @@ print("twisted.internet.reactor" in sys.modules)
         )
 
     def test_mistakesInAProgram(self) -> None:
-        """A mistake ends main() with one line: status 2 for arguments, 1 if the process cannot become nobody."""
+        """An error ends main() with one line: status 2 for arguments, 1 if the process cannot become nobody."""
         for words, status, told in (
             ("-n -l :x", 2, "Invalid port number: x"),
             ("-n --tlscert own.py --tlskey own.py", 2, "are not a certificate and its key"),
@@ -191,7 +191,7 @@ main({words.split()!r})
             self.assertIn(told, errors.splitlines()[-1])
 
     def test_mistakes(self) -> None:
-        """A mistake is one line, and status 64."""
+        """An error is one line and status 64."""
         for line, expected in {
             "-c own.Shouts": "one word is needed",
             "-c own.Nothing": "has no Nothing",
@@ -210,6 +210,6 @@ main({words.split()!r})
             self.assertIn(expected, errors)
 
     def test_version(self) -> None:
-        """It tells its version."""
+        """It prints its version."""
         said, _ = self.run_main("-v").communicate(timeout=30)
         self.assertEqual(said, f"txsmtpd {txsmtpd.__version__}\n")

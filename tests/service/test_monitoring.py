@@ -1,4 +1,4 @@
-"""--metrics and --drain-delay: the order of the start and of the end, and a real scrape."""
+"""--metrics and --drain-delay: the order of start and stop, and a real scrape."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from txsmtpd.service.monitoring import Monitoring, Server
 
 
 class Recorded(Service):
-    """A service that notes when it starts and stops, and takes its time for the latter."""
+    """A service that records its start and stop, and takes time to stop."""
 
     def __init__(self, name: str, notes: list[str]) -> None:
         self.name = name
@@ -42,10 +42,10 @@ class Recorded(Service):
 
 
 class ServerTests(SynchronousTestCase):
-    """The order in which the server starts and ends."""
+    """The order in which the server starts and stops."""
 
     def test_order(self) -> None:
-        """It is unready at once, stops listening after the delay, and answers for its health until the last."""
+        """It is not ready immediately, stops listening after the delay, and serves health checks until the end."""
         clock, notes = Clock(), list[str]()
         listener, pages = Recorded("listener", notes), Recorded("pages", notes)
         health = Health()
@@ -66,7 +66,7 @@ class ServerTests(SynchronousTestCase):
         self.assertEqual(clock.getDelayedCalls(), [])
 
     def test_plain(self) -> None:
-        """Without metrics and without systemd nothing stands around the listeners."""
+        """Without metrics and systemd, only the listeners are there."""
         server = Server(reactor=Clock(), environ={})
         server.startService()
         self.assertEqual(server._clock().getDelayedCalls(), [])
@@ -77,7 +77,7 @@ class MonitoringTests(SynchronousTestCase):
     """The service of the pages."""
 
     def test_cannotListen(self) -> None:
-        """An address that is taken is one line, and status 71."""
+        """The error for an address in use is one line and status 71."""
         endpoint = mock.Mock()
         endpoint.listen = lambda factory: fail(CannotListenError("127.0.0.1", 9125, OSError(98, "Address in use")))
         service = Monitoring("--metrics=9125", endpoint, object())
@@ -87,7 +87,7 @@ class MonitoringTests(SynchronousTestCase):
         self.assertTrue(stderr.getvalue().startswith("smtpd: --metrics=9125: cannot listen: Address in use"))
 
     def test_stop(self) -> None:
-        """It closes its port; stopping one that never listened is no error."""
+        """It closes its port. Stopping a service that never listened is no error."""
         port, endpoint = mock.Mock(), mock.Mock()
         port.stopListening = lambda: None
         port.getHost = lambda: IPv4Address("TCP", "127.0.0.1", 9125)
@@ -101,10 +101,10 @@ class MonitoringTests(SynchronousTestCase):
 
 
 class LagTests(SynchronousTestCase):
-    """How late the reactor is."""
+    """The lag of the reactor."""
 
     def test_late(self) -> None:
-        """What a call comes too late is told; then it is measured anew."""
+        """The lateness of a call is reported, and measuring continues."""
         clock, late = Clock(), list[float]()
         lag = ReactorLag(late.append, clock, 0.25, clock.seconds)
         lag.start()
@@ -127,14 +127,14 @@ class OptionTests(SynchronousTestCase):
         return stderr.getvalue()
 
     def test_malformed(self) -> None:
-        """What is no endpoint, or a delay that nobody could see, is one line."""
+        """The error for an invalid endpoint, or for a delay without --metrics, is one line."""
         self.assertIn("--metrics=nowhere: not an endpoint", self.refused("--metrics=nowhere"))
         self.assertIn("--metrics=99999: invalid port 99999", self.refused("--metrics=99999"))
         self.assertIn("requires --metrics", self.refused("--drain-delay=5"))
         self.assertIn("must be a number of seconds", self.refused("--metrics=0", "--drain-delay=-1"))
 
     def test_missingExtra(self) -> None:
-        """Without prometheus-client the option names the extra."""
+        """Without prometheus-client, the error names the extra."""
         with mock.patch("importlib.util.find_spec", lambda name: None):
             self.assertIn("pip install 'txsmtpd[metrics]'", self.refused("--metrics=9125"))
 
@@ -151,7 +151,8 @@ class ScrapeTests(SynchronousTestCase):
                 return error.code, error.read().decode()
 
     def test_scrape(self) -> None:
-        """/metrics parses, /livez and /readyz answer; while it drains, /readyz is 503 and clients still get in."""
+        """/metrics can be parsed, /livez and /readyz respond. While it drains, /readyz is 503, and clients can still
+        connect."""
         systemd = Systemd()
         self.addCleanup(systemd.close)
         smtp, pages = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))

@@ -1,4 +1,4 @@
-"""The words of the command line: units, addresses as people type them, what is misspelt, and the help."""
+"""Option values: units, addresses, misspelt words, and the help."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class UnitTests(SynchronousTestCase):
     """Sizes and times with their units."""
 
     def test_octets(self) -> None:
-        """MB is a million octets, MiB and M are 2**20; letters may be small or great."""
+        """MB is a million octets, MiB and M are 2**20. Units are case-insensitive."""
         for text, octets in [
             ("0", 0),
             ("10", 10),
@@ -50,7 +50,7 @@ class UnitTests(SynchronousTestCase):
             self.assertEqual(values.octets(text), octets, text)
 
     def test_seconds(self) -> None:
-        """A number is of seconds."""
+        """A plain number is in seconds."""
         for text, seconds in [
             ("0", 0),
             ("90", 90),
@@ -63,7 +63,7 @@ class UnitTests(SynchronousTestCase):
             self.assertEqual(values.seconds(text), seconds, text)
 
     def test_refusals(self) -> None:
-        """What is no number, or has another unit, is refused with an example."""
+        """The error for an invalid number or unit has an example."""
         for text in "", "MB", "10XB", "1.5", "1.5B", "-1", "\N{ARABIC-INDIC DIGIT ONE}", "10 M B", "0x10", "1e3":
             self.assertIn("10MB", str(self.assertRaises(ValueError, values.octets, text)))
         for text in "", "soon", "5 weeks", "-1", "1.2.3", "nan", "inf", "1e999":
@@ -72,14 +72,14 @@ class UnitTests(SynchronousTestCase):
             self.assertRaises(ValueError, values.count, text)
 
     def test_none(self) -> None:
-        """A limit that can be switched off is off at "none"; the refusal says so."""
+        """A limit that can be switched off accepts "none", and its error says so."""
         read = values.or_none(values.count)
         self.assertEqual([read("none"), read("Unlimited"), read("3")], [None, None, 3])
         self.assertIn("none for no limit", str(self.assertRaises(ValueError, read, "x")))
 
     @given(st.text())
     def test_anyText(self, text: str) -> None:
-        """Whatever is given, a value comes out or a ValueError."""
+        """Any text results in a value or a ValueError."""
         for read in values.octets, values.seconds, values.some_seconds, values.count, values.yes_or_no:
             try:
                 read(text)
@@ -88,10 +88,10 @@ class UnitTests(SynchronousTestCase):
 
 
 class EndpointTests(SynchronousTestCase):
-    """Addresses as people type them."""
+    """Addresses as users write them."""
 
     def test_hostAndPort(self) -> None:
-        """HOST:PORT is understood, where the host cannot be a misspelt kind of endpoint."""
+        """HOST:PORT is accepted if the host cannot be a misspelt kind of endpoint."""
         for text, description in [
             ("localhost:1025", "tcp:1025:interface=localhost"),
             ("192.0.2.1:25", "tcp:25:interface=192.0.2.1"),
@@ -106,13 +106,13 @@ class EndpointTests(SynchronousTestCase):
             self.assertEqual(description_of(text), description)
 
     def test_serves(self) -> None:
-        """It reaches the endpoint."""
+        """It becomes the endpoint."""
         [(label, endpoint)] = parse("--listen=localhost:1025")["endpoints"]
         self.assertEqual(label, "--listen=localhost:1025")
         self.assertEqual((endpoint._port, endpoint._interface), (1025, "localhost"))
 
     def test_meant(self) -> None:
-        """What is no endpoint, but nearly one, is told what is meant."""
+        """The error for a text that is nearly an endpoint suggests the right one."""
         for text, meant in [
             ("25", "did you mean tcp:25 (on all addresses) or localhost:25 (on this machine only)?"),
             ("tpc:25", "did you mean tcp:25?"),
@@ -135,12 +135,12 @@ class EndpointTests(SynchronousTestCase):
             self.assertIn(meant, refusal(f"--listen={text}"))
 
     def test_lmtpPort(self) -> None:
-        """Port 25 is no port for LMTP, however it is written."""
+        """Port 25 is refused for LMTP, however it is written."""
         self.assertIn("port 25 must not be used for LMTP", refusal("--listen-lmtp=localhost:25"))
 
 
 class AdviceTests(SynchronousTestCase):
-    """What is said when an address cannot be listened on."""
+    """Errors when an address cannot be listened on."""
 
     def told(self, port: Any, number: int) -> str:
         output = io.StringIO()
@@ -152,13 +152,14 @@ class AdviceTests(SynchronousTestCase):
         return output.getvalue()
 
     def test_taken(self) -> None:
-        """A port that is taken: how to find out by whom."""
+        """For a port in use, the error says how to find the process."""
         self.assertIn(
             "Address already in use; `ss -ltnp 'sport = :25'` shows the process", self.told(25, errno.EADDRINUSE)
         )
 
     def test_forbidden(self) -> None:
-        """A port below 1024: what is needed, and which port does not need it. A Unix socket: its folder."""
+        """For a port below 1024, the error says what is needed, and which port does not need it. For a Unix socket, it
+        names the folder."""
         self.assertIn(
             "Permission denied; ports below 1024 require root, CAP_NET_BIND_SERVICE or a systemd socket unit: another,"
             " such as 8025, does not",
@@ -175,7 +176,7 @@ class NameTests(SynchronousTestCase):
     """Options that do not exist."""
 
     def test_nearest(self) -> None:
-        """A misspelt option is told the nearest one; so are the names that other servers have for it."""
+        """The error for a misspelt option suggests the most similar one. It also knows the names in other servers."""
         for word, meant in [
             ("--hanlder=sink", "there is no option --hanlder; did you mean --handler?"),
             ("--listen-tsl=tcp:465", "did you mean --listen-tls?"),
@@ -188,7 +189,7 @@ class NameTests(SynchronousTestCase):
             self.assertEqual(refusal(word).rpartition("; ")[2], meant.rpartition("; ")[2])
 
     def test_value(self) -> None:
-        """A value that is missing, or that a flag does not take, is told with the option; so is an unknown checker."""
+        """The error for a missing or superfluous value names the option. So does the one for an unknown checker."""
         for word, told in [
             ("--size", "option --size needs a value; see --help"),
             ("-s", "option -s needs a value; see --help"),
@@ -199,12 +200,13 @@ class NameTests(SynchronousTestCase):
             self.assertEqual(refusal(word), told)
 
     def test_variable(self) -> None:
-        """So is a misspelt variable: its value would be missed in silence."""
+        """The same is true for a misspelt variable: without an error, its value would be ignored."""
         line = refusal(environ={"TXSMTPD_HANDLR": "mailbox:mail"})
         self.assertEqual(line, "TXSMTPD_HANDLR: there is no such option; did you mean TXSMTPD_HANDLER?")
 
     def test_otherVariables(self) -> None:
-        """A variable that resembles no option is told of, and the server starts. Those of a cluster are not."""
+        """A variable that resembles no option causes a warning, and the server starts. Variables of a cluster cause
+        none."""
         output = io.StringIO()
         environ = {"TXSMTPD_COLOUR": "red", "TXSMTPD_PORT_25_TCP_ADDR": "10.0.0.1", "TXSMTPD_SERVICE_HOST": "10.0.0.1"}
         with redirect_stderr(output):
@@ -218,7 +220,7 @@ class LimitTests(SynchronousTestCase):
     """An option for every limit."""
 
     def test_all(self) -> None:
-        """Each number among the settings has an option, and its value gets there."""
+        """Each numeric setting has an option, which sets it."""
         options = {option.setting: option for option in TABLE.values() if option.setting}
         options["proxy_protocol_timeout"] = TABLE["proxy-protocol-timeout"]
         self.assertEqual(set(_NUMBERS) - set(options), set())
@@ -228,7 +230,7 @@ class LimitTests(SynchronousTestCase):
                 self.assertEqual(value, 7, option.name)
 
     def test_connections(self) -> None:
-        """The limits of connections reach the factory; "none" is no limit."""
+        """The connection limits are passed to the factory. "none" is no limit."""
 
         def factory(*words: str) -> Any:
             return makeService(parse(*words)).services[0].factory
@@ -238,14 +240,14 @@ class LimitTests(SynchronousTestCase):
         self.assertEqual(factory("--connection-limit-per-host=3").connection_limit_per_host, 3)
 
     def test_refusals(self) -> None:
-        """A limit that cannot be is refused by the name of its option."""
+        """The error for an invalid limit names its option."""
         self.assertIn("--recipient-limit=few: must be a number; none for no limit", refusal("--recipient-limit=few"))
         self.assertIn("requires --proxy-from", refusal("--proxy-protocol-timeout=7"))
         self.assertIn("--hook-timeout=0: must be more than 0", refusal("--hook-timeout=0"))
         self.assertIn("--memory-limit=1: must be at least 134217728 octets", refusal("--memory-limit=1"))
 
     def test_nothingAllowed(self) -> None:
-        """A limit with which no mail would be accepted is refused: zero is not taken for no limit, nor obeyed."""
+        """A limit with which no mail would be accepted is refused: zero does not mean no limit."""
         for name in (
             *("connection-limit", "connection-limit-per-network", "connection-limit-per-host", "recipient-limit"),
             *("header-size-limit", "header-field-limit", "line-length-limit", "command-size-limit", "batch-limit"),
@@ -264,7 +266,7 @@ class HelpTests(SynchronousTestCase):
         return output.getvalue()
 
     def test_groups(self) -> None:
-        """Options stand in groups, each once."""
+        """Each option is in one group."""
         text = self.help()
         for group in GROUPS:
             self.assertIn(f"\n\n{group.title}:\n", text)
@@ -278,7 +280,7 @@ class HelpTests(SynchronousTestCase):
             self.assertEqual([line for line in text.splitlines() if len(line) > 80], [])
 
     def test_defaults(self) -> None:
-        """The default of an option that is a setting is the setting's, in the form in which it can be given."""
+        """The default of an option that is a setting is the setting's, in the syntax of the option."""
         for option in TABLE.values():
             if option.setting is None or option.metavar is None:
                 continue
@@ -289,7 +291,7 @@ class HelpTests(SynchronousTestCase):
                 self.assertEqual(made, Settings.__dataclass_fields__[option.setting].default, option.name)
 
     def test_pipe(self) -> None:
-        """A program that reads only the start of a long list ends it without an error."""
+        """A program that reads only the start of a long list causes no error."""
         for word in "--help", "--help-handlers", "--version":
             reader, writer = os.pipe()
             os.close(reader)
@@ -299,7 +301,7 @@ class HelpTests(SynchronousTestCase):
             self.assertEqual((ended.returncode, ended.stderr), (0, b""), word)
 
     def test_documented(self) -> None:
-        """A page of the documentation tells of each option."""
+        """The documentation has each option."""
         docs = Path(__file__).parents[2] / "docs"
         if not docs.is_dir():
             raise SkipTest("the documentation is not here")

@@ -1,4 +1,4 @@
-"""The server as a process: its log, its standard streams, its signals, and how it ends when it must."""
+"""The server as a process: its log, its standard streams, its signals, and its end."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class LogTests(ProcessTestCase):
     """The log."""
 
     def test_text(self) -> None:
-        """The log is text on standard error, and standard output has what the handler prints, nothing else."""
+        """The log is text on standard error. Standard output has only the output of the handler."""
         process = self.txsmtpd("--handler=own_module.Prints")
         self.assertTrue(self.connect(process.port()).deliver().startswith("250"))
         process.line_with(" message from <a@a.example> to <b@b.example>")
@@ -89,7 +89,7 @@ class LogTests(ProcessTestCase):
         self.assertEqual(process.errors, [])
 
     def test_twist(self) -> None:
-        """So it is for twist, whose own default is JSON on standard output; its options are heeded all the same."""
+        """The same is true for twist, whose own default is JSON on standard output. Its options are obeyed."""
         process = self.smtpd(LOOPBACK, "--handler=sink")
         process.line_with(" info  listening on ")
         process = self.run_python("-m", "twisted", "--log-format=json", "--log-file=log", "smtpd", LOOPBACK)
@@ -97,14 +97,14 @@ class LogTests(ProcessTestCase):
         self.assertEqual(json.loads(line)["event"], "log")
 
     def test_json(self) -> None:
-        """--log-format=json is an object a line."""
+        """--log-format=json writes one object per line."""
         process = self.txsmtpd("--log-format=json", "--log-file=-", "--handler=sink")
         port = int(json.loads(process.line_with("listening on"))["text"].rpartition(":")[2])
         self.connect(port).deliver()
         self.assertEqual(json.loads(process.line_with("b@b.example"))["level"], "info")
 
     def test_renamed(self) -> None:
-        """SIGHUP opens the file anew after logrotate has renamed it."""
+        """SIGHUP reopens the file after logrotate has renamed it."""
         process = self.txsmtpd("--log-file=log", "--handler=sink")
         self.wait_for_line("log", "listening on")
         os.rename(Path(self.folder, "log"), Path(self.folder, "log.1"))
@@ -112,7 +112,7 @@ class LogTests(ProcessTestCase):
         self.wait_for_line("log", "reloaded")
 
     def test_refusals(self) -> None:
-        """What cannot be is one line."""
+        """Invalid options are one line."""
         for option, expected in [
             ("--log-format=xml", "must be text, for people, or json, for programs"),
             ("--log-level=loud", "must be one of debug, info, warn, error, critical"),
@@ -138,21 +138,21 @@ class ReactorTests(ProcessTestCase):
     """--reactor."""
 
     def test_asyncio(self) -> None:
-        """The reactor can be chosen, on the command line and in the environment."""
+        """The reactor can be chosen on the command line and in the environment."""
         for process in self.txsmtpd("--reactor=asyncio"), self.txsmtpd(TXSMTPD_REACTOR="asyncio"):
             self.assertTrue(self.connect(process.port()).deliver().startswith("250"))
 
     def test_refusals(self) -> None:
-        """One that does not exist is one line with those that do."""
+        """The error for an unknown one is one line with the existing ones."""
         process = self.txsmtpd("--reactor=fast")
         self.assertOneLine(process, 64, "there is no such reactor; there are ", "asyncio", command="txsmtpd")
 
 
 class UnreadTests(ProcessTestCase):
-    """Standard streams that nobody reads."""
+    """Standard streams without a reader."""
 
     def test_pipes(self) -> None:
-        """The server goes on serving, however much it has to say."""
+        """The server continues to serve, however much it logs."""
         once()
         reading, writing = os.pipe()
         folder = tempfile.mkdtemp()  # the path of a socket is short
@@ -181,7 +181,7 @@ class UnreadTests(ProcessTestCase):
         process.wait(PATIENCE)
 
     def connect_to_path(self, path: str) -> Client:
-        """A client of a server that is about to listen on the path."""
+        """A client that waits until the server listens on the path."""
         deadline = time.monotonic() + PATIENCE
         while not os.path.exists(path) and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -194,7 +194,7 @@ class SignalTests(ProcessTestCase):
     """Signals."""
 
     def test_harmless(self) -> None:
-        """SIGHUP, SIGUSR1, SIGUSR2 and SIGALRM do not end the server, nor a session in the middle of a message."""
+        """SIGHUP, SIGUSR1, SIGUSR2 and SIGALRM end neither the server nor a session during a message."""
         process = self.txsmtpd("--handler=sink")
         client = self.connect(process.port())
         client.begin_data()
@@ -217,7 +217,7 @@ class SignalTests(ProcessTestCase):
         self.assertTrue(client.say("hello\r\n.").startswith("250"))
 
     def test_certificates(self) -> None:
-        """SIGHUP reads the certificates again, and says so if they cannot be, each time."""
+        """SIGHUP reads the certificates again. Each time it fails, the log says so."""
         certificate = Path(self.folder, "cert.pem")
         certificate.write_bytes(combined(issue("localhost")))
         process = self.txsmtpd(f"--tls={certificate}", "--handler=sink")
@@ -232,7 +232,7 @@ class SignalTests(ProcessTestCase):
         process.line_with("reloaded")
 
     def test_twice(self) -> None:
-        """A second SIGTERM does not wait for open transactions, and is no failure in the log."""
+        """A second SIGTERM does not wait for open transactions, and is not logged as a failure."""
         process = self.txsmtpd("--handler=sink", "--grace=60")
         client = self.connect(process.port())
         client.begin_data()
@@ -287,7 +287,7 @@ class TerminalTests(ProcessTestCase):
         return text
 
     def test_welcome(self) -> None:
-        """Two lines say where it listens and how to try it, and what they say works."""
+        """Two lines show where it listens and how to try it. The command in them works."""
         terminal, _ = self.start("--handler=sink")
         text = self.read(terminal, END_OF_WELCOME)
         self.assertRegex(text, r"txsmtpd listens on 127\.0\.0\.1:\d+ \(--handler=sink\)\. Ctrl-C stops it")
@@ -298,7 +298,7 @@ class TerminalTests(ProcessTestCase):
         os.close(terminal)
 
     def test_closed(self) -> None:
-        """When the terminal is closed, the server ends: it is not left behind."""
+        """When the terminal is closed, the server ends."""
         terminal, process = self.start("--handler=sink")
         self.read(terminal, END_OF_WELCOME)
         os.close(terminal)
@@ -319,7 +319,7 @@ class RunTests(ProcessTestCase):
         self.assertEqual((process.output, process.errors), (["got a@a.example\n"], []))
 
     def test_taken(self) -> None:
-        """A port that is taken is one line and status 71."""
+        """A port in use is one line and status 71."""
         other = self.txsmtpd("--handler=sink")
         port = other.port()
         self.assertOneLine(
@@ -327,7 +327,7 @@ class RunTests(ProcessTestCase):
         )
 
     def test_mistakes(self) -> None:
-        """An option or endpoint that will not do is an exception that says so."""
+        """An invalid option or endpoint is an exception that says why."""
         for arguments, expected in [
             ("'25'", "ValueError: not an endpoint; did you mean tcp:25"),
             ("25", "TypeError: an endpoint is a string such as"),
@@ -349,7 +349,7 @@ class RunTests(ProcessTestCase):
             process.line_with("Slow.handle_NOOP (slow.py, line 6) has blocked the server for more than ")
 
     def test_uselessAuth(self) -> None:
-        """Options with which no client can authenticate are a warning."""
+        """Options with which no client can authenticate cause a warning."""
         for options, expected in [
             ("auth_required=True", "there is no authenticator: all mail will be rejected"),
             ("authenticator=print", "there is no tls_context: AUTH is never offered"),

@@ -1,4 +1,4 @@
-"""--rate and its neighbours: what reaches the listeners, and what is refused."""
+"""--rate and related options: the limits of the listeners, and invalid values."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class RateTests(SynchronousTestCase):
     """Limits of networks on the command line."""
 
     def test_default(self) -> None:
-        """By default connections and failed logins of a network are limited, and no rates."""
+        """By default, connections and failed logins of a network are limited, and there are no rates."""
         [factory] = factories()
         self.assertEqual(factory.connection_limit_per_network, 50)
         self.assertEqual(factory.settings.admission.kinds, frozenset(["auth"]))
@@ -51,7 +51,7 @@ class RateTests(SynchronousTestCase):
         self.assertIsNone(factory.settings.admission.network(("127.0.0.1", 1)))
 
     def test_rates(self) -> None:
-        """Rates hold for all listeners together."""
+        """Rates apply to all listeners together."""
         first, second = factories(
             "--rate=messages:100/min,burst=20", "--rate=recipients:5/s", "-l", "tcp:0", "-l", "tcp:1"
         )
@@ -61,12 +61,12 @@ class RateTests(SynchronousTestCase):
         self.assertEqual(limiter.kinds, frozenset(["messages", "recipients", "auth"]))
 
     def test_environment(self) -> None:
-        """Several rates are separated by spaces there."""
+        """In the environment, several rates are separated by spaces."""
         limiter = parse(TXSMTPD_RATE="messages:1/s connections:2/s,burst=3")["limiter"]
         self.assertEqual(sorted(limiter.buckets), ["connections", "messages"])
 
     def test_unlimited(self) -> None:
-        """Networks without limits replace the default; none means that there is none."""
+        """Networks without limits replace the default. "none" means that there are none."""
         [factory] = factories("--unlimited-network=192.0.2.0/24", "--unlimited-network=unix")
         network = factory.settings.admission.network
         self.assertEqual((network(("192.0.2.7", 1)), network(("127.0.0.1", 1))), (None, "127.0.0.1"))
@@ -74,7 +74,7 @@ class RateTests(SynchronousTestCase):
         self.assertEqual(factory.settings.admission.network(("127.0.0.1", 1)), "127.0.0.1")
 
     def test_others(self) -> None:
-        """Each other limit has its option."""
+        """Each other limit has an option."""
         [factory] = factories(
             "--connection-limit=100",
             "--network-prefixes=24,48",
@@ -96,7 +96,7 @@ class RateTests(SynchronousTestCase):
         self.assertEqual(factories("--connection-limit-per-network=7")[0].connection_limit_per_network, 7)
 
     def test_malformed(self) -> None:
-        """What is wrong is one line that names the option and the value."""
+        """The error is one line that names the option and the value."""
         for words, expected in [
             (["--rate=100/min"], "--rate=100/min: '100/min' has no kind"),
             (["--rate=message:1/s"], "did you mean messages?"),
@@ -120,7 +120,7 @@ class RateTests(SynchronousTestCase):
             self.assertNotIn("secret", line)
 
     def test_redis(self) -> None:
-        """With a Redis, limits are shared; without the package the option names the extra."""
+        """With a Redis, limits are shared. Without the package, the error names the extra."""
         limiter = parse("--limits-redis=redis://127.0.0.1:1")["limiter"]
         self.assertIsInstance(limiter, SharedLimits)
         self.assertIsInstance(limiter.local, Limits)

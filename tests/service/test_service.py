@@ -42,7 +42,7 @@ class Takes:
 
 
 class TakesFolder(Takes):
-    """A handler that wants one argument, and not just any."""
+    """A handler that requires one particular argument."""
 
     folder = ""
 
@@ -58,13 +58,13 @@ class TakesFolder(Takes):
 
 
 class NotCallable:
-    """Its hook is no method."""
+    """Its hook is not a method."""
 
     handle_RCPT = "250 OK"
 
 
 class OddEhlo(Takes):
-    """Its EHLO hook has parameters that nobody gives."""
+    """Its EHLO hook has wrong parameters."""
 
     def handle_EHLO(self) -> str:
         return "250 OK"
@@ -79,7 +79,7 @@ HERE = __name__
 
 
 def parse(*words: str, environ: dict[str, str] | None = None) -> Options:
-    """Parse the words as the command line."""
+    """Parse these words as the command line."""
     options = Options()
     options.environ = environ or {}
     options.parseOptions([*words] if any("andler" in word for word in words) else [f"--handler={HERE}.Takes", *words])
@@ -87,7 +87,7 @@ def parse(*words: str, environ: dict[str, str] | None = None) -> Options:
 
 
 def refusal(*words: str, environ: dict[str, str] | None = None) -> str:
-    """What is said about the command line, which must be one line, before the process ends with status 64."""
+    """Return the error about the command line, which must be one line, before the process ends with status 64."""
     output = io.StringIO()
     with redirect_stderr(output):
         try:
@@ -102,7 +102,7 @@ def refusal(*words: str, environ: dict[str, str] | None = None) -> str:
 
 
 def chosen_settings(options: Options) -> dict[str, Any]:
-    """The settings, but for the memory that all listeners share, which is always among them."""
+    """The settings without the memory that all listeners share, which is always included."""
     settings = dict(options["settings"])
     memory = settings.pop("memory_limit")
     assert isinstance(memory, Memory), memory
@@ -123,7 +123,7 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual((settings.data_size_limit, settings.timeout), (33554432, 300))
 
     def test_values(self) -> None:
-        """Each option reaches the factory."""
+        """Each option is passed to the factory."""
         options = parse(
             "--hostname=mx.example", "--ident=hello", "-s1000", "-u", "-t", "2.5", "--grace=0", "-ltcp:0", "-l", "tcp:1"
         )
@@ -142,7 +142,7 @@ class OptionsTests(SynchronousTestCase):
         self.assertIs(service.factory.settings.data_size_limit, None)
 
     def test_emptyIdent(self) -> None:
-        """Nothing need follow the name."""
+        """No argument has to follow the name."""
         service = makeService(parse("--ident=", "--hostname=mx.example")).services[0]
         self.assertEqual(str(service.factory.settings.greeting), "220 mx.example")
 
@@ -155,7 +155,7 @@ class OptionsTests(SynchronousTestCase):
             self.assertIs(options["settings"]["log_dialogue"], logs)
 
     def test_onlyWarnings(self) -> None:
-        """Lines about messages are not even composed if the level of the log is above theirs."""
+        """Lines about messages are not composed if the level of the log is above theirs."""
         for level, logs in [(LogLevel.info, True), (LogLevel.warn, False)]:
             options = Options()
             options.parent = {"logLevel": level}  # type: ignore[assignment]  # in place of twist's options
@@ -163,7 +163,7 @@ class OptionsTests(SynchronousTestCase):
             self.assertIs(options["settings"]["log_messages"], logs)
 
     def test_prints(self) -> None:
-        """--version, --help and --help-handlers print and end with status 0."""
+        """--version, --help and --help-handlers print, and end with status 0."""
         for word, expected in [
             ("--version", f"txsmtpd {__version__}\n"),
             ("--help", "--smtputf8"),
@@ -176,7 +176,7 @@ class OptionsTests(SynchronousTestCase):
             self.assertIn(expected, output.getvalue())
 
     def test_refusals(self) -> None:
-        """A bad value is one line that names the option."""
+        """The error for an invalid value is one line that names the option."""
         for words, expected in [
             (["--bogus"], "--bogus"),
             (["--size"], "--size"),
@@ -212,7 +212,7 @@ class EnvironmentTests(SynchronousTestCase):
     """TXSMTPD_<OPTION>."""
 
     def test_values(self) -> None:
-        """Each option can be given there."""
+        """Each option can be set there."""
         options = parse(
             environ={
                 "TXSMTPD_HOSTNAME": "mx.example",
@@ -243,7 +243,7 @@ class EnvironmentTests(SynchronousTestCase):
         self.assertEqual(options["handler"].folder, "/a")
 
     def test_commandLineWins(self) -> None:
-        """What the command line says goes, even if it says the default, and even if the variable is wrong."""
+        """The command line takes precedence, even if its value is the default, and even if the variable is invalid."""
         environ = {"TXSMTPD_SIZE": "x", "TXSMTPD_LISTEN": "x", "TXSMTPD_HANDLER": "x", "TXSMTPD_SMTPUTF8": "no"}
         options = parse("--size=33554432", "--listen=tcp:1", "--smtputf8", environ=environ)
         self.assertEqual(options["settings"]["data_size_limit"], 33554432)
@@ -251,20 +251,20 @@ class EnvironmentTests(SynchronousTestCase):
         self.assertEqual([label for label, _ in options["endpoints"]], ["--listen=tcp:1"])
 
     def test_empty(self) -> None:
-        """An empty variable is as good as none."""
+        """An empty variable is ignored."""
         options = parse(environ={"TXSMTPD_SIZE": "", "TXSMTPD_LISTEN": " ", "TXSMTPD_HOSTNAME": ""})
         self.assertEqual(chosen_settings(options), {"log_messages": True, "log_dialogue": False})
         self.assertEqual(len(options["endpoints"]), 1)
 
     def test_flags(self) -> None:
-        """A flag is on or off in all the usual words."""
+        """A flag accepts all usual words for true and false."""
         for words, value in [(["1", "yes", "true", "ON"], True), (["0", "no", "False", "off"], False)]:
             for word in words:
                 options = parse(environ={"TXSMTPD_SMTPUTF8": word})
                 self.assertIs(options["settings"]["enable_SMTPUTF8"], value)
 
     def test_refusals(self) -> None:
-        """A bad value names the variable."""
+        """The error for an invalid value names the variable."""
         for variable, value in [
             ("SIZE", "x"),
             ("SMTPUTF8", "perhaps"),
@@ -281,7 +281,7 @@ class SpecTests(SynchronousTestCase):
     """NAME:ARG:ARG."""
 
     def test_parts(self) -> None:
-        """Colons part, backslashes escape."""
+        """Colons separate, backslashes escape."""
         for spec, name, arguments in [
             ("sink", "sink", []),
             ("sink:", "sink", [""]),
@@ -297,13 +297,13 @@ class SpecTests(SynchronousTestCase):
 
     @given(st.lists(st.text(alphabet=st.one_of(st.sampled_from(":\\ab="), st.characters())), min_size=1))
     def test_roundTrip(self, fields: list[str]) -> None:
-        """What is quoted comes back."""
+        """Quoting is reversible."""
         spec = ":".join(map(handlers.quote_argument, fields))
         self.assertEqual(handlers.parse_spec(spec), (fields[0], fields[1:]))
 
     @given(st.text(alphabet=":\\ab"))
     def test_anything(self, spec: str) -> None:
-        """Any text either parts, without losing a character but the marks, or is refused."""
+        """Any text is split without losing a character except the separators, or refused."""
         try:
             name, arguments = handlers.parse_spec(spec)
         except UsageError:
@@ -314,13 +314,13 @@ class SpecTests(SynchronousTestCase):
 
     @given(st.text())
     def test_oneLine(self, text: str) -> None:
-        """Whatever is said is one printable line."""
+        """Any error is one printable line."""
         self.assertTrue(all(character.isprintable() for character in one_line(text)))
 
 
 @implementer(IHandlerMaker)
 class Greeting:
-    """A third party's maker of handlers."""
+    """A handler maker of a plugin."""
 
     name = "greeting"
     usage = "greeting:WORD"
@@ -334,7 +334,7 @@ class Greeting:
 
 @contextmanager
 def plugins(*found: object) -> Iterator[None]:
-    """Let these be the plugins that are installed."""
+    """Let these be the installed plugins."""
     with mock.patch.object(handlers, "getPlugins", lambda interface: list(found)):
         yield
 
@@ -349,7 +349,7 @@ class HandlerTests(SynchronousTestCase):
             self.assertIn(text, line)
 
     def test_dotted(self) -> None:
-        """A class is called, one with from_cli is made by it, and an object is taken as it is."""
+        """A class is called, a class with from_cli is created by it, and an object is used unchanged."""
         self.assertIsInstance(handlers.make_handler(f"{HERE}.Takes"), Takes)
         self.assertIs(handlers.make_handler(f"{HERE}.ready"), ready)
         made = handlers.make_handler(rf"{HERE}.TakesFolder:C\:\\Mail")
@@ -357,7 +357,7 @@ class HandlerTests(SynchronousTestCase):
         self.assertEqual(made.folder, "C:\\Mail")
 
     def test_dottedRefusals(self) -> None:
-        """What cannot be a handler is refused with the reason."""
+        """The error for something that cannot be a handler has the reason."""
         self.assertRefused("no_such_package.Handler", "there is no module no_such_package")
         self.assertRefused(f"{HERE}.Taks", f"{HERE} has no Taks; did you mean Takes?")
         self.assertRefused(f"{HERE}.Takes.more", "has no more")
@@ -378,7 +378,7 @@ class HandlerTests(SynchronousTestCase):
         self.assertRefused(f"{HERE}.OddEhlo", "handle_EHLO must take")
 
     def test_importRaises(self) -> None:
-        """A module that cannot be imported is one line that says why."""
+        """The error for a module that cannot be imported is one line with the reason."""
 
         def broken(error: BaseException) -> types.ModuleType:
             module = types.ModuleType("broken")
@@ -401,14 +401,14 @@ class HandlerTests(SynchronousTestCase):
             self.assertRefused("broken_handlers.Handler", expected)
 
     def test_unknown(self) -> None:
-        """A name that nobody has is refused, with the nearest that is there or with all."""
+        """An unknown name is refused, with the most similar one or with all."""
         self.assertRefused("debuging", "did you mean debugging?")
         self.assertRefused("Sink", "did you mean sink?")
         self.assertRefused("zzz", "there are ", "debugging", "mailbox", "proxy", "sink")
         self.assertRefused("", "no handler is called ''")
 
     def test_plugins(self) -> None:
-        """A third party's handler is found by its name, and listed."""
+        """A handler of a plugin is found by its name, and listed."""
         with plugins(Greeting()):
             made = handlers.make_handler("greeting:hello")
             self.assertIn("greeting:WORD", describe_handlers())
@@ -417,14 +417,14 @@ class HandlerTests(SynchronousTestCase):
         self.assertEqual(made.folder, "hello")
 
     def test_pluginCannotReplace(self) -> None:
-        """A plugin with the name of a built-in handler does not take its place."""
+        """A plugin with the name of a built-in handler does not replace it."""
         impostor = Greeting()
         impostor.name = "sink"
         with plugins(impostor):
             self.assertIsNot(handlers.find_maker("sink"), impostor)
 
     def test_builtIn(self) -> None:
-        """The built-in names stand for the classes of txsmtpd.handlers."""
+        """The built-in names refer to the classes of txsmtpd.handlers."""
         made = handlers.make_handler("sink")
         self.assertEqual(type(made).__name__, "Sink")
         self.assertEqual(type(handlers.make_handler("debugging:stderr")).__name__, "Debugging")
@@ -433,7 +433,7 @@ class HandlerTests(SynchronousTestCase):
 
 
 class Port:
-    """What an endpoint gives."""
+    """The result of an endpoint."""
 
     stopped = False
 
@@ -447,7 +447,7 @@ class Port:
 
 @implementer(IStreamServerEndpoint)
 class Endpoint:
-    """Answers what it is told to."""
+    """Responds when the test says so."""
 
     def __init__(self, answer: Any) -> None:
         self.answer = answer
@@ -479,7 +479,7 @@ class ServiceTests(SynchronousTestCase):
         return transport
 
     def test_listens(self) -> None:
-        """It binds once, as early as it may."""
+        """It binds once, as early as possible."""
         service = self.service()
         service.privilegedStartService()
         self.assertIs(service.port, self.port)
@@ -489,8 +489,8 @@ class ServiceTests(SynchronousTestCase):
         self.assertIs(service.port, self.port)
 
     def test_acceptsFew(self) -> None:
-        """Its port accepts eight connections in one iteration of the reactor; one when there is little room, or if it
-        was told to."""
+        """Its port accepts eight connections in one iteration of the reactor, and one when the limit is near or the
+        option says so."""
 
         class Accepting(Port):
             numberAccepts = 100
@@ -520,7 +520,7 @@ class ServiceTests(SynchronousTestCase):
         self.assertIsNot(service.port, self.port)
 
     def test_drains(self) -> None:
-        """Idle clients get 421; one with a transaction gets the reply to its message first."""
+        """Idle clients get 421. A client with a transaction gets the reply to its message first."""
         service = self.service()
         service.startService()
         idle = self.connect()
@@ -546,7 +546,7 @@ class ServiceTests(SynchronousTestCase):
         self.successResultOf(stopped)
 
     def test_cannotListen(self) -> None:
-        """It does not start without its address, and raises what the endpoint says."""
+        """It does not start if the endpoint fails, and raises its exception."""
         error = CannotListenError("", 25, OSError(13, "Permission denied"))
         service = self.service(fail(error))
         self.assertIs(self.assertRaises(CannotListenError, service.startService), error)
@@ -554,7 +554,7 @@ class ServiceTests(SynchronousTestCase):
         self.successResultOf(service.stopService())
 
     def test_boundLater(self) -> None:
-        """An endpoint may take its time."""
+        """An endpoint may take time."""
         answer: Deferred[Any] = Deferred()
         service = self.service(answer)
         service.privilegedStartService()
@@ -563,7 +563,7 @@ class ServiceTests(SynchronousTestCase):
         self.assertIs(service.port, self.port)
 
     def test_failsLater(self) -> None:
-        """It may fail in its time as well."""
+        """It may also fail later."""
         answer: Deferred[Any] = Deferred()
         service = self.service(answer)
         service.startService()
@@ -571,14 +571,14 @@ class ServiceTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(CannotListenError)), 1)
 
     def test_stoppedBeforeBound(self) -> None:
-        """A service that stops does not wait for an endpoint that has not answered."""
+        """A service that stops does not wait for an endpoint without a result."""
         service = self.service(Deferred())
         service.startService()
         self.successResultOf(service.stopService())
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_stopListeningFails(self) -> None:
-        """A port that cannot be closed does not keep the connections from ending."""
+        """A port that cannot be closed does not prevent the connections from being closed."""
         service = self.service()
         self.port.stopListening = lambda: fail(OSError("no"))  # type: ignore[method-assign]
         service.startService()
@@ -596,10 +596,10 @@ class ServiceTests(SynchronousTestCase):
 
 
 class SmallThingsTests(SynchronousTestCase):
-    """What the service says, and how many connections it takes."""
+    """The log of the service, and its number of connections."""
 
     def test_addresses(self) -> None:
-        """Addresses are shown as people write them."""
+        """Addresses have their usual form."""
         for address, shown in [
             (IPv4Address("TCP", "127.0.0.1", 25), "127.0.0.1:25"),
             (IPv6Address("TCP", "::1", 25), "[::1]:25"),
@@ -608,7 +608,7 @@ class SmallThingsTests(SynchronousTestCase):
             self.assertEqual(address_text(address), shown)
 
     def test_connectionLimit(self) -> None:
-        """The listeners share the descriptors of the process, less some for other uses."""
+        """The listeners share the descriptors of the process, except some for other uses."""
         import resource
 
         for descriptors, listeners, expected in [

@@ -1,4 +1,4 @@
-"""What SIGHUP asks for, without signals."""
+"""The actions of SIGHUP, without signals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from txsmtpd.service.signals import Signals
 
 
 class ReloadTests(SynchronousTestCase):
-    """The log says when a reload begins, when it has ended, and how."""
+    """The log has the beginning of a reload, its end and its result."""
 
     def signals(self, *reload: Callable[[], Any]) -> Signals:
         signals = Signals(reload=reload, hurry=lambda: None, grace=1.0)
@@ -27,7 +27,7 @@ class ReloadTests(SynchronousTestCase):
         return [formatEvent(each) for each in events if each["log_namespace"] == "txsmtpd"]
 
     def test_waits(self) -> None:
-        """It has ended when what takes time has, and not before."""
+        """It has ended when all Deferreds have fired, and not before."""
         first: Deferred[bool] = Deferred()
         called = []
         with capturedLogs() as events:
@@ -40,8 +40,8 @@ class ReloadTests(SynchronousTestCase):
         self.assertEqual(called, ["second"])
 
     def test_fails(self) -> None:
-        """What cannot be done keeps nothing else from being done; then it has failed. A file that is missing is a line
-        without a traceback."""
+        """An error does not prevent the other functions from being called, but the reload has failed. A missing file is
+        a line without a traceback."""
         called = []
 
         def missing() -> None:
@@ -59,7 +59,7 @@ class ReloadTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_ends(self) -> None:
-        """A reload that the end of the server cuts short has not failed."""
+        """A reload that ends because the server stops has not failed."""
         first: Deferred[bool] = Deferred()
         signals = self.signals(lambda: first)
         with capturedLogs() as events:

@@ -1,4 +1,4 @@
-"""The server under systemd, played by a small program: sockets that are passed, and what systemd is told."""
+"""The server under systemd, which a small program replaces: passed sockets, and notifications."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ handler = Handler()
 
 
 def banner(family: socket.AddressFamily, address: object) -> str:
-    """What a server says first."""
+    """The greeting of a server."""
     with socket.socket(family) as client:
         client.settimeout(10)
         client.connect(address)  # type: ignore[arg-type]
@@ -39,7 +39,7 @@ def banner(family: socket.AddressFamily, address: object) -> str:
 
 
 class SystemdTests(SynchronousTestCase):
-    """Real processes, and the sockets and messages of sd_listen_fds and sd_notify."""
+    """Real processes, with sockets and messages as of sd_listen_fds and sd_notify."""
 
     def setUp(self) -> None:
         self.systemd = Systemd()
@@ -60,7 +60,7 @@ class SystemdTests(SynchronousTestCase):
         return unix, path
 
     def test_life(self) -> None:
-        """READY once it listens, STATUS, WATCHDOG again and again, STOPPING with the time that the end may take."""
+        """READY when it listens, STATUS, WATCHDOG repeatedly, and STOPPING with the time that stopping may take."""
         tcp = self.tcp_socket()
         self.systemd.start(
             HANDLER,
@@ -81,7 +81,7 @@ class SystemdTests(SynchronousTestCase):
         self.assertIn("shutting down", stopping["STATUS"])
 
     def test_unixSocket(self) -> None:
-        """The mode and the path of a Unix socket stay as systemd made them, and systemd can go on listening on it."""
+        """The mode and the path of a Unix socket are unchanged, and systemd can listen on it afterwards."""
         unix, path = self.unix_socket()
         for _ in range(2):
             self.systemd.start(HANDLER, "--listen-lmtp=systemd:domain=UNIX:name=lmtp", sockets={"lmtp": unix})
@@ -96,7 +96,7 @@ class SystemdTests(SynchronousTestCase):
                 waiting.connect(path)  # for whom systemd would start the service again
 
     def test_twoSockets(self) -> None:
-        """Several sockets are told apart by their names, or by their order."""
+        """Several sockets are distinguished by name or by index."""
         tcp, (unix, path) = self.tcp_socket(), self.unix_socket()
         self.systemd.start(
             HANDLER,
@@ -119,7 +119,7 @@ class SystemdTests(SynchronousTestCase):
         self.assertEqual(len([each for each in self.systemd.heard if "READY" in each]), 1)
 
     def test_workersThatCannotStart(self) -> None:
-        """It is never READY if no worker can serve; it ends with their status."""
+        """It is never READY if no worker can serve. It ends with the workers' status."""
         once()
         Path(self.systemd.folder, "once.py").write_text(ONCE)
         self.systemd.start("--handler=once.handler", "--workers=2", "--listen=tcp:0:interface=127.0.0.1")
@@ -151,7 +151,7 @@ class SystemdTests(SynchronousTestCase):
             self.assertIn(expected, errors)
 
     def test_noSocket(self) -> None:
-        """An endpoint for which nothing was passed is one line that tells why, and status 64."""
+        """The error for an endpoint without a passed socket is one line with the reason, and status 64."""
         for words, named, expected in [
             ("systemd:domain=INET:index=0", False, "LISTEN_FDS, LISTEN_FDNAMES and LISTEN_PID"),
             ("systemd:domain=INET:name=smtp", True, "LISTEN_FDNAMES has web"),
@@ -172,7 +172,7 @@ class SystemdTests(SynchronousTestCase):
 
 
 class NotifierTests(SynchronousTestCase):
-    """What systemd is told, and what it asks for."""
+    """Notifications, and their environment variables."""
 
     def setUp(self) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -193,7 +193,7 @@ class NotifierTests(SynchronousTestCase):
         return told
 
     def test_environment(self) -> None:
-        """The variables are taken out of the environment; without them nobody is told."""
+        """The variables are removed from the environment. Without them, nothing is sent."""
         environ = {"NOTIFY_SOCKET": self.address, "WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "7", "HOME": "/"}
         notifier = Notifier.of(environ, 7)
         assert notifier is not None
@@ -203,7 +203,7 @@ class NotifierTests(SynchronousTestCase):
         self.assertIsNone(Notifier.of({"NOTIFY_SOCKET": "vsock:2:1234"}, 7))
 
     def test_watchdog_of_another(self) -> None:
-        """A watchdog that waits for another process, or for none, is not fed."""
+        """A watchdog for another process, or no watchdog, gets no message."""
         infinity = str(2**64 - 1)
         for period, pid in ("3000000", "8"), ("0", "7"), ("x", "7"), ("", "7"), (infinity, "7"), ("9" * 400, "7"):
             environ = {"NOTIFY_SOCKET": self.address, "WATCHDOG_USEC": period, "WATCHDOG_PID": pid}
@@ -212,7 +212,7 @@ class NotifierTests(SynchronousTestCase):
             self.assertIsNone(notifier.watchdog_period)
 
     def test_messages(self) -> None:
-        """RELOADING has the monotonic time of its beginning; a status is one line."""
+        """RELOADING has the monotonic time of its beginning. A status is one line."""
         notifier = Notifier(self.address)
         notifier.ready("3\nconnections")
         self.assertEqual(self.message(), {"READY": "1", "MAINPID": str(os.getpid()), "STATUS": "3 connections"})
@@ -253,7 +253,7 @@ class NotifierTests(SynchronousTestCase):
         self.assertLess(len(notifier._unsent), 20)
 
     def test_nobody_listens(self) -> None:
-        """That systemd cannot be told stops nothing."""
+        """A failed notification has no other effect."""
         self.socket.close()
         Notifier(self.address).ready()
         Notifier("/nowhere/notify").ready()

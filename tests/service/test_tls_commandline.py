@@ -1,4 +1,4 @@
-"""TLS on the command line: options and the environment, and a server as its users run it."""
+"""TLS on the command line: options and the environment, and a server as users run it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from txsmtpd.service import makeService
 
 
 class OptionsTests(SynchronousTestCase):
-    """What the options mean, and what is refused."""
+    """The meaning of the options, and invalid ones."""
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp())
@@ -35,12 +35,12 @@ class OptionsTests(SynchronousTestCase):
         return [listener.factory.settings for listener in service]  # type: ignore[attr-defined]
 
     def test_none(self) -> None:
-        """Without --tls there is none."""
+        """Without --tls, there is no TLS."""
         (settings,) = self.factories()
         self.assertIsNone(settings.tls_context)
 
     def test_forms(self) -> None:
-        """CERT, CERT:KEY and DIRECTORY; a colon may be part of a path that is there."""
+        """CERT, CERT:KEY and DIRECTORY. A colon may be part of an existing path."""
         odd = write(self.folder / "a:b.pem", self.pem.read_bytes())
         for value in self.pem, f"{self.certificate}:{self.key}", self.folder, odd:
             (settings,) = self.factories(f"--tls={value}")
@@ -48,7 +48,7 @@ class OptionsTests(SynchronousTestCase):
             self.assertEqual((settings.implicit_tls, settings.require_starttls), (False, False))
 
     def test_listen(self) -> None:
-        """--listen-tls begins with TLS; alone, nothing else listens."""
+        """--listen-tls uses implicit TLS. Alone, nothing else listens."""
         both = self.factories(f"--tls={self.pem}", "--listen=tcp:1", "--listen-tls=tcp:2", "--listen-tls=tcp:3")
         self.assertEqual([settings.implicit_tls for settings in both], [False, True, True])
         self.assertEqual(len({settings.tls_context for settings in both}), 1)
@@ -61,7 +61,7 @@ class OptionsTests(SynchronousTestCase):
         self.assertTrue(settings.require_starttls)
 
     def test_environment(self) -> None:
-        """All of it can be said in the environment."""
+        """All options can be set in the environment."""
         settings = self.factories(
             TXSMTPD_TLS=str(self.pem),
             TXSMTPD_LISTEN="tcp:1",
@@ -75,7 +75,7 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual(len(self.factories(TXSMTPD_REQUIRE_STARTTLS="no")), 1)
 
     def test_badCertificate(self) -> None:
-        """A certificate that will not do is refused with its option and the reason."""
+        """The error for an invalid certificate names its option and the reason."""
         self.assertEqual(refusal("--tls=/none.pem"), "--tls=/none.pem: /none.pem: No such file or directory")
         self.assertIn("it contains no private key", refusal(f"--tls={self.authorities}"))
         self.assertIn("and no file /none.key", refusal(f"--tls={self.certificate}:/none.key"))
@@ -84,7 +84,7 @@ class OptionsTests(SynchronousTestCase):
         self.assertIn("TXSMTPD_TLS=/none.pem: ", refusal(environ={"TXSMTPD_TLS": "/none.pem"}))
 
     def test_emptyValues(self) -> None:
-        """A file that is not named is told as that."""
+        """The error for an empty file name says which one is missing."""
         self.assertEqual(refusal("--tls="), "--tls=: a certificate is needed: CERT[:KEY], or a DIRECTORY")
         crt, key = f"--tls={self.certificate}:", f"--tls=:{self.key}"
         self.assertEqual(refusal(crt), f"{crt}: the file of the key is missing: give CERT[:KEY]")
@@ -93,7 +93,7 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual(refusal(tls, "--tls-client-ca="), "--tls-client-ca=: a value is needed")
 
     def test_tlsWithinTLS(self) -> None:
-        """An endpoint that speaks TLS itself is not one for --listen-tls."""
+        """An endpoint that starts TLS itself is refused for --listen-tls."""
         for kind in "ssl", "tls", "haproxy:ssl":
             asked = f"--listen-tls={kind}:0:privateKey={self.pem}"
             said = refusal(f"--tls={self.pem}", asked)
@@ -101,14 +101,14 @@ class OptionsTests(SynchronousTestCase):
             self.assertIn("use one such as tcp:465", said)
 
     def test_needsCertificate(self) -> None:
-        """What is about TLS needs --tls."""
+        """Options about TLS require --tls."""
         for word in "--listen-tls=tcp:1", "--require-starttls", "--tls-client-ca=x", "--require-client-certificate":
             said = refusal(word)
             self.assertTrue(said.startswith(word.partition("=")[0]), said)
             self.assertIn("requires --tls", said)
 
     def test_auto(self) -> None:
-        """--tls=auto needs no file; what has nothing to do with it is refused, and nothing is written then."""
+        """--tls=auto needs no file. Options that do not fit are refused, and then nothing is written."""
         ca = self.folder / "own-ca.pem"
         words = "--tls=auto", f"--ca-out={ca}"
         self.assertTrue(refusal(*words, "--listen=tcp:x").startswith("--listen=tcp:x: "))
@@ -122,7 +122,7 @@ class OptionsTests(SynchronousTestCase):
         self.assertTrue(refusal("--tls=auto", "--ca-out=/none/ca.pem", "--hostname=[192.0.2.1]"))
 
     def test_clientCertificates(self) -> None:
-        """The authorities of clients are checked as well, and named by their option."""
+        """The authorities of clients are checked, too, and the error names their option."""
         tls = f"--tls={self.pem}"
         self.factories(tls, f"--tls-client-ca={self.authorities}", "--require-client-certificate")
         self.assertTrue(refusal(tls, "--tls-client-ca=/none").startswith("--tls-client-ca=/none: "))
@@ -137,7 +137,7 @@ class ProcessTests(CommandLineTestCase):
     """A real server."""
 
     def test_bothWays(self) -> None:
-        """--listen with STARTTLS and --listen-tls, with verifying clients."""
+        """--listen with STARTTLS, and --listen-tls, with clients that verify."""
         leaf = issue("localhost")
         pem = write(Path(self.folder) / "server.pem", combined(leaf))
         process = self.smtpd(
@@ -152,7 +152,7 @@ class ProcessTests(CommandLineTestCase):
             client.sendmail(SENDER, RECIPIENT, MESSAGE)
 
     def test_auto(self) -> None:
-        """--tls=auto makes its certificate in memory, and tells in a line where that of its authority is."""
+        """--tls=auto makes its certificate in memory, and one line says where the authority's certificate is."""
         ca = Path(self.folder) / "ca.pem"
         process = self.smtpd("--tls=auto", f"--ca-out={ca}", LOOPBACK, "--handler=sink", "--hostname=mx.test")
         port = process.port()
@@ -167,5 +167,5 @@ class ProcessTests(CommandLineTestCase):
         self.assertTrue(told.endswith(f"that of its authority is in {ca}\n"), told)
 
     def test_badCertificate(self) -> None:
-        """A certificate that will not do: one line, and status 64."""
+        """The error for an invalid certificate is one line and status 64."""
         self.assertOneLine(self.smtpd("--tls=none.pem"), 64, "--tls=none.pem: ", "No such file")

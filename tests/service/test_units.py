@@ -1,4 +1,4 @@
-"""The units of systemd in ``examples/systemd``, with systemd's own programs."""
+"""The systemd units in ``examples/systemd``, with systemd's own programs."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ PATIENCE = 60  # seconds until a test gives up
 
 
 class UnitTests(SynchronousTestCase):
-    """They are right, and what they start receives mail."""
+    """They are valid, and the service receives mail."""
 
     def setUp(self) -> None:
         self.folder = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, self.folder)
 
     def test_verify(self) -> None:
-        """systemd finds no fault with them."""
+        """systemd accepts them without warnings."""
         for unit in UNITS.iterdir():
             # That there is no such program on this machine would be a fault, too.
             text = unit.read_text().replace("/opt/mail/bin/txsmtpd", "/bin/true")
@@ -46,7 +46,7 @@ class UnitTests(SynchronousTestCase):
         self.assertEqual((found.returncode, found.stdout), (0, ""))
 
     def test_activation(self) -> None:
-        """systemd's own program for the activation of sockets starts the service of the unit, which stores mail."""
+        """systemd's own program for socket activation starts the service of the unit, which stores mail."""
         with socket.create_server(("::1", 0), family=socket.AF_INET6) as free:
             port = free.getsockname()[1]
         text = (UNITS / "smtpd.service").read_text().replace(STATE, str(self.folder))

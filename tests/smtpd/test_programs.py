@@ -1,4 +1,4 @@
-"""Programs of the old smtpd module as they stand on users' disks: threads, signals and loops, in real processes."""
+"""Existing programs for the old smtpd module, unchanged: threads, signals and loops, in real processes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ except KeyboardInterrupt:
 
 
 class ProgramTestCase(CommandLineTestCase):
-    """Runs a program that begins as they all do."""
+    """Runs a program with the usual first lines."""
 
     def program(self, text: str) -> Process:
         Path(self.folder, "program.py").write_text(BEGINNING + text)
@@ -61,17 +61,17 @@ class ProgramTestCase(CommandLineTestCase):
         return int(process.line_with("port ").split()[1])
 
     def send(self, port: int, text: str = "Hello") -> str:
-        """Send a message; return the reply to it."""
+        """Send a message. Return the reply to it."""
         client = self.connect(port)
         client.begin_data()
         return client.say(f"{text}\r\n.")
 
 
 class LoopTests(ProgramTestCase):
-    """Programs that have no reactor, and call loop()."""
+    """Programs without a reactor, which call loop()."""
 
     def test_tutorial(self) -> None:
-        """A server as tutorials had it takes messages, and Ctrl-C interrupts it."""
+        """A server as in tutorials receives messages, and Ctrl-C interrupts it."""
         Path(self.folder, "tutorial.py").write_text(TUTORIAL)
         process = self.run_python("tutorial.py")
         client = self.connect(self.port_of(process))
@@ -86,7 +86,7 @@ class LoopTests(ProgramTestCase):
         self.assertEqual(process.errors, [])
 
     def test_wakeup(self) -> None:
-        """A signal wakes the loop up, whenever it comes; after the loop all is as it was."""
+        """A signal wakes the loop up at any time. After the loop, the signal handlers are as before."""
         process = self.program("""
 import signal
 
@@ -112,7 +112,7 @@ print("after the loop:", wakes_up(), flush=True)
         self.assertEqual(process.wait(), 0)
 
     def test_close(self) -> None:
-        """A server that closes itself ends the loop, once the message that it was for has its reply."""
+        """A server that closes itself ends the loop, after the reply to its message."""
         process = self.program("""
 class Once(Server):
     def received(self, data):
@@ -130,7 +130,7 @@ print("over", flush=True)
         self.assertEqual(process.wait(), 0)
 
     def test_thread(self) -> None:
-        """The code of servers runs in the thread that called loop()."""
+        """The code of servers runs in the thread that has called loop()."""
         process = self.program("""
 import threading
 
@@ -155,7 +155,7 @@ smtpd.loop()
         self.assertEqual(process.wait(), 0)
 
     def test_closeFromAnotherThread(self) -> None:
-        """As test suites did it: the loop in a thread, closed from another, again and again, on the same port."""
+        """As in test suites: the loop in a thread, closed from another one, repeatedly, on the same port."""
         process = self.program("""
 import smtplib, threading
 
@@ -179,7 +179,7 @@ print("twenty", threading.active_count(), flush=True)
         self.assertEqual(process.errors, [])
 
     def test_interruptedAtWork(self) -> None:
-        """Ctrl-C interrupts also what waits in process_message; the client is not told that its mail was taken."""
+        """Ctrl-C also interrupts a wait in process_message. The client does not get 250."""
         process = self.program("""
 import threading
 
@@ -200,7 +200,7 @@ smtpd.loop()
         self.assertEqual(process.errors[-1].strip(), "KeyboardInterrupt")
 
     def test_exit(self) -> None:
-        """sys.exit() ends the program, in process_message and in the handler of a signal."""
+        """sys.exit() ends the program, in process_message and in a signal handler."""
         program = """
 import signal
 
@@ -221,7 +221,7 @@ smtpd.loop()
         self.assertEqual(process.wait(), 5)
 
     def test_exception(self) -> None:
-        """An exception costs one message a 451, and is printed; the server serves on."""
+        """An exception results in 451 for one message, and is printed. The server continues."""
         process = self.program("""
 class Failing(Server):
     def received(self, data):
@@ -239,7 +239,7 @@ smtpd.loop()
         self.assertIn("ValueError: bad data", "".join(process.errors))
 
     def test_backlog(self) -> None:
-        """Who connects before loop() is called waits, and is served then."""
+        """A client that connects before loop() is called waits, and is then served."""
         process = self.program("""
 import socket
 
@@ -258,7 +258,7 @@ print(client.makefile().read(), flush=True)
         self.assertEqual(process.wait(), 0)
 
     def test_taken(self) -> None:
-        """An address that another has is an OSError where the server is made."""
+        """An address in use is an OSError when the server is created."""
         with taken_port() as port:
             process = self.program(f"""
 import errno
@@ -274,7 +274,7 @@ print("nothing to serve", flush=True)
             self.assertEqual(process.wait(), 0)
 
     def test_map(self) -> None:
-        """A loop waits for the servers of its own map; close_all closes them; count bounds a loop's time."""
+        """A loop waits for the servers of its own map, close_all closes them, and count limits the time of a loop."""
         process = self.program("""
 mine = {}
 one, other = Server(("127.0.0.1", 0), None), Server(("127.0.0.1", 0), None, map=mine)
@@ -293,7 +293,7 @@ print("over", flush=True)
         self.assertEqual(process.wait(), 0)
 
     def test_toThread(self) -> None:
-        """What blocks may go to a thread, while others are served; the thread does not outlive the program."""
+        """Blocking code may run in a thread, while others are served. The thread does not outlive the program."""
         process = self.program("""
 import threading
 from twisted.internet.threads import deferToThread
@@ -322,7 +322,7 @@ smtpd.loop()
         self.assertEqual(process.wait(), -signal.SIGINT)
 
     def test_proxy(self) -> None:
-        """A proxy and the server behind it may share a loop; the program ends when both are closed."""
+        """A proxy and its next server may share a loop. The program ends when both are closed."""
         process = self.program("""
 class Last(Server):
     def received(self, data):
@@ -341,7 +341,7 @@ print("over", flush=True)
         self.assertEqual(process.errors, [])
 
     def test_proxyInThread(self) -> None:
-        """A proxy that is to pass mail on from another thread says that it cannot, and the client is told 451."""
+        """A proxy that should relay mail from another thread raises an exception, and the client gets 451."""
         process = self.program("""
 from twisted.internet.threads import deferToThread
 
@@ -359,10 +359,10 @@ smtpd.loop()
 
 
 class ReactorTests(ProgramTestCase):
-    """Programs that have a reactor."""
+    """Programs with a reactor."""
 
     def test_running(self) -> None:
-        """Where the reactor runs, a server serves once it is made; loop() says that it is not needed."""
+        """If the reactor runs, a server serves as soon as it is created. loop() raises an exception that says so."""
         process = self.program("""
 from twisted.internet import reactor
 
@@ -389,7 +389,7 @@ print("over", flush=True)
         self.assertEqual(process.wait(), 0)
 
     def test_inAnotherThread(self) -> None:
-        """Where the reactor runs in another thread, servers serve there; loop() waits, and takes over if it ends."""
+        """If the reactor runs in another thread, servers serve there. loop() waits, and continues if it ends."""
         process = self.program("""
 import smtplib, threading
 from twisted.internet import reactor
@@ -467,7 +467,7 @@ class Abstract(smtpd.SMTPServer):
         Path(self.folder, "servers.py").write_text(self.SERVERS)
 
     def test_own(self) -> None:
-        """A class of one's own serves, with its channels, on what --listen says."""
+        """A custom class serves, with its channels, on the endpoints of --listen."""
         process = self.smtpd("--handler=smtpd:servers.Server:relay.example:2525", "--listen=tcp:0:interface=127.0.0.1")
         port = process.port()
         client = self.connect(port)
@@ -479,7 +479,7 @@ class Abstract(smtpd.SMTPServer):
         process.line_with("from a@a.example data bytes remote ('relay.example', 2525)")
 
     def test_options(self) -> None:
-        """What the class says of itself counts, and what the command line says counts more."""
+        """The options of the class apply, and the command line takes precedence."""
         process = self.smtpd(
             *("--handler=smtpd:servers.Text", "--listen=tcp:0:interface=127.0.0.1"),
             *("--size=1000", "--ident=ours", "--hostname=mx.example"),
@@ -494,13 +494,13 @@ class Abstract(smtpd.SMTPServer):
         process.line_with("data str remote ('localhost', 25)")
 
     def test_builtIn(self) -> None:
-        """The module's own classes go by their names."""
+        """The module's own classes are found by their names."""
         process = self.smtpd("--handler=smtpd:DebuggingServer", "--listen=tcp:0:interface=127.0.0.1")
         self.connect(process.port()).deliver()
         process.line_with("b'X-Peer: 127.0.0.1'")
 
     def test_mistakes(self) -> None:
-        """A mistake is one line that says which, and status 64."""
+        """An error is one line with the reason, and status 64."""
         once()
         wrong: list[tuple[list[Any], str]] = [
             (["smtpd"], "the dotted name of a class"),

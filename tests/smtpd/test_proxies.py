@@ -1,4 +1,4 @@
-"""PureProxy and MailmanProxy: whom they pass mail on to, and that nothing is lost on the way."""
+"""PureProxy and MailmanProxy: the servers to which they relay mail, and that no mail is lost."""
 
 from __future__ import annotations
 
@@ -58,10 +58,11 @@ class Passed(Relayed):
 
 
 class PureProxyTests(LoggingTestCase):
-    """One remote server for all."""
+    """One remote server for all mail."""
 
     def test_message(self) -> None:
-        """The message arrives with Received on top and X-Peer of ours at the end of its header, else as it came."""
+        """The message arrives with Received at the top and X-Peer at the end of its header, and is otherwise
+        unchanged."""
         script = Script()
         passed = Passed(script)
         passed.ask("MAIL FROM:<a@client.test> BODY=8BITMIME SIZE=5")
@@ -75,7 +76,7 @@ class PureProxyTests(LoggingTestCase):
         self.assertTrue(message.endswith(b"Subject: test\r\nX-Peer: 192.0.2.7\r\n\r\n..dot\r\nHello\r\n"))
 
     def test_nullPath(self) -> None:
-        """A bounce stays one."""
+        """A bounce is relayed as a bounce."""
         script = Script()
         passed = Passed(script)
         passed.ask("MAIL FROM:<>")
@@ -84,7 +85,7 @@ class PureProxyTests(LoggingTestCase):
         self.assertEqual(script.said("MAIL"), ["MAIL FROM:<>"])
 
     def test_forms(self) -> None:
-        """Messages are passed on as str, too, and with UTF-8 addresses."""
+        """Messages as str are relayed, too, and with UTF-8 addresses."""
         script = Script()
         self.assertEqual(Passed(script, decode_data=True).send("gr\u00fcn\r\n".encode())[:3], "250")
         self.assertIn("gr\u00fcn".encode(), script.messages[0])
@@ -95,7 +96,7 @@ class PureProxyTests(LoggingTestCase):
         self.assertEqual(script.said("MAIL")[-1], "MAIL FROM:<\u00e4@client.test> SMTPUTF8 BODY=8BITMIME")
 
     def test_verdicts(self) -> None:
-        """What the remote server has not taken, the client is told: it was 250 once, whatever had happened."""
+        """If the remote server refuses, the client gets the refusal. The old module always replied 250."""
         for script, expected in (
             (Script(down=True), "451 4.4.1"),
             (Script(CONNECT=b"554 go away\r\n"), "451 4.3.2"),
@@ -111,7 +112,7 @@ class PureProxyTests(LoggingTestCase):
             self.assertEqual(passed.ask("NOOP"), "250 OK")
 
     def test_someRefused(self) -> None:
-        """One recipient of two is refused: the others get the message, the client hears of the refusal."""
+        """If one recipient of two is refused, the other gets the message, and the client gets the refusal."""
         script = Script(RCPT=[b"250 2.1.5 fine\r\n", b"550 5.1.1 nobody\r\n"])
         passed = Passed(script)
         passed.begin("b@upstream.test", "c@upstream.test")
@@ -129,7 +130,7 @@ class PureProxyTests(LoggingTestCase):
         self.assertEqual(passed.connect().talk(b"NOOP\r\n"), b"250 OK\r\n")
 
     def test_filter(self) -> None:
-        """A subclass that looks at messages first may forget the result, as there was none: nothing is lost."""
+        """A subclass that reads messages first may ignore the result, as in the old module: no mail is lost."""
 
         class Filter(smtpd.PureProxy):
             def process_message(self, peer: Any, mailfrom: Any, rcpttos: Any, data: Any, **kwargs: Any) -> Any:
@@ -150,7 +151,7 @@ class PureProxyTests(LoggingTestCase):
             self.assertEqual(passed.send(text), "550 5.7.1 no")
 
     def test_laterFilter(self) -> None:
-        """So may one whose process_message is a coroutine, or comes to it after a while."""
+        """So may one whose process_message is a coroutine, or relays later."""
 
         class Filter(smtpd.PureProxy):
             async def process_message(self, peer: Any, mailfrom: Any, rcpttos: Any, data: Any, **kwargs: Any) -> None:
@@ -165,7 +166,8 @@ class PureProxyTests(LoggingTestCase):
         self.assertEqual(passed.send(seconds=1), "250 2.6.0 queued as 42")
 
     def test_failingFilter(self) -> None:
-        """A filter that raises after it has begun to pass a message on has it stopped; the client is told 451."""
+        """If process_message raises after the start of a delivery, the delivery is cancelled, and the client gets
+        451."""
 
         class Filter(smtpd.PureProxy):
             def process_message(self, peer: Any, mailfrom: Any, rcpttos: Any, data: Any, **kwargs: Any) -> Any:
@@ -186,7 +188,7 @@ class PureProxyTests(LoggingTestCase):
             self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_deliver(self) -> None:
-        """A subclass may deliver in its own way, and tell of refusals as smtplib does."""
+        """A subclass may deliver in another way, and return refusals as smtplib does."""
 
         class Own(smtpd.PureProxy):
             def _deliver(self, mailfrom: Any, rcpttos: Any, data: Any) -> Any:  # type: ignore[override]
@@ -209,7 +211,7 @@ class PureProxyTests(LoggingTestCase):
         self.assertEqual(got[0][:2], ("a@client.test", ["b@upstream.test"]))
 
     def test_byItself(self) -> None:
-        """A program may pass on messages of its own, and is given a Deferred of the verdict."""
+        """A program may relay its own messages, and gets a Deferred of the reply."""
         script = Script()
         passed = Passed(script)
         verdict = passed.proxy.process_message(("192.0.2.7", 1), "a@b.test", ["b@c.test"], b"Subject: mine\n")  # type: ignore[attr-defined]
@@ -218,13 +220,13 @@ class PureProxyTests(LoggingTestCase):
         self.assertIn(b"Subject: mine\r\nX-Peer: 192.0.2.7\r\n", script.messages[0])
 
     def test_loop(self) -> None:
-        """A message that goes in circles is refused."""
+        """A message in a mail loop is refused."""
         script = Script()
         self.assertEqual(Passed(script).send(b"Received: from here\r\n" * 100 + b"\r\n")[:9], "554 5.4.6")
         self.assertEqual(script.messages, [])
 
     def test_close(self) -> None:
-        """A server that is closed keeps no connection to the remote one."""
+        """A closed server keeps no connection to the remote one."""
         script = Script()
         passed = Passed(script)
         passed.send()
@@ -236,13 +238,13 @@ class PureProxyTests(LoggingTestCase):
         self.successResultOf(closed)
 
     def test_nowhere(self) -> None:
-        """A proxy needs somewhere to pass mail on to."""
+        """A proxy needs a remote server."""
         error = self.assertRaises(ValueError, smtpd.PureProxy, None, None)
         self.assertEqual(str(error), "PureProxy needs a remoteaddr, or a proxy")
 
 
 class MailmanProxyTests(LoggingTestCase):
-    """Two: Mailman for the lists, the remote server for all else."""
+    """Two servers: Mailman for the lists, and the remote server for other mail."""
 
     def passed(self, script: Script, mailman: Script, **options: Any) -> Passed:
         mailman.clock = script.clock
@@ -251,7 +253,7 @@ class MailmanProxyTests(LoggingTestCase):
         return Passed(script, smtpd.MailmanProxy, lmtp=core, **options)
 
     def test_parted(self) -> None:
-        """Addresses of lists go to Mailman by LMTP, all else to the remote server."""
+        """Addresses of lists go to Mailman over LMTP, all others to the remote server."""
         script, mailman = Script(), Script()
         passed = self.passed(script, mailman)
         passed.begin("b@upstream.test", "Ant@Lists.example", "ant-bounces+b=c.test@lists.example", "bee@lists.example")
@@ -263,7 +265,7 @@ class MailmanProxyTests(LoggingTestCase):
         self.assertEqual((len(script.messages), len(mailman.messages)), (1, 1))
 
     def test_onlyOne(self) -> None:
-        """Who has no recipient of a message is not asked."""
+        """A server without a recipient of a message gets no command."""
         script, mailman = Script(), Script()
         passed = self.passed(script, mailman)
         passed.send()
@@ -273,7 +275,7 @@ class MailmanProxyTests(LoggingTestCase):
         self.assertEqual(len(script.messages), 1)
 
     def test_refused(self) -> None:
-        """What either of them has not taken, the client is told."""
+        """If either of them refuses, the client gets the refusal."""
         for script, mailman, expected in (
             (Script(), Script(DOT=b"550 5.1.1 no list\r\n"), "550 5.1.1 no list"),
             (Script(), Script(down=True), "451 4.4.1"),
@@ -296,12 +298,12 @@ class MailmanProxyTests(LoggingTestCase):
         self.assertEqual((script.open, mailman.open), ([], []))
 
     def test_noFile(self) -> None:
-        """A file of lists that is not there is an OSError where the server is made, and names the file."""
+        """A missing file of lists is an OSError when the server is created, and names the file."""
         error = self.assertRaises(OSError, smtpd.MailmanProxy, None, ("upstream.test", 25), lists="/nowhere/lists")
         self.assertIn("/nowhere/lists", str(error))
 
     def test_fileIsGone(self) -> None:
-        """When the file is gone later, nobody knows what is a list: the client tries again."""
+        """If the file is missing later, the client gets a temporary refusal."""
         path = self.mktemp()
         Path(path).write_text(HASH)
         script, mailman = Script(), Script()
@@ -313,10 +315,10 @@ class MailmanProxyTests(LoggingTestCase):
 
 
 class MailmanMapTests(SynchronousTestCase):
-    """The file that Mailman keeps of its lists."""
+    """The file of lists that Mailman maintains."""
 
     def test_forms(self) -> None:
-        """It may be a table of addresses, or of patterns."""
+        """The file may be a table of addresses or of patterns."""
         path = Path(self.mktemp())
         path.write_text("    \n" + HASH)
         lists = MailmanMap(path)
@@ -330,7 +332,7 @@ class MailmanMapTests(SynchronousTestCase):
         self.assertNotIn("ant@lists.example", lists)
 
     def test_replaced(self) -> None:
-        """A new file in its place is read; one that has not changed is not."""
+        """A replaced file is read again. An unchanged one is not."""
         path = Path(self.mktemp())
         path.write_text(HASH)
         lists = MailmanMap(path)
@@ -344,10 +346,10 @@ class MailmanMapTests(SynchronousTestCase):
 
 
 class ReactorTests(TestCase):
-    """On a reactor that runs, over TCP."""
+    """On a running reactor, over TCP."""
 
     async def test_passedOn(self) -> None:
-        """A client's message passes one server of the old kind and reaches another, and both close."""
+        """A client's message passes through one old-style server to another, and both close."""
         import smtplib
 
         got: list[Any] = []
@@ -382,7 +384,7 @@ class CommandLineTests(CommandLineTestCase):
         return process, process.port()
 
     def test_pureProxy(self) -> None:
-        """A message is passed on to the server that stands behind the name."""
+        """A message is relayed to the remote server in the arguments."""
         behind, port = self.printing("listen")
         proxy = self.smtpd(f"--handler=smtpd:PureProxy:127.0.0.1:{port}", "--listen=tcp:0:interface=127.0.0.1")
         self.assertEqual(self.connect(proxy.port()).deliver(), "250 2.0.0 OK\r\n")
@@ -400,7 +402,7 @@ class CommandLineTests(CommandLineTestCase):
         behind.line_with("Subject: hello")
 
     def test_mistakes(self) -> None:
-        """Mistakes are told in one line."""
+        """Errors are one line."""
         once()
         for handler, reason in (
             ("smtpd:MailmanProxy:h:25:nowhere", "nowhere"),

@@ -1,4 +1,4 @@
-"""Servers of several processes for tests: the command with ``--workers``, its clients and a load."""
+"""Servers of several processes for tests: the command with ``--workers``, clients, and a load."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ naming = Naming()
 
 
 class Master:
-    """``twist smtpd --workers=N``, and what it has logged."""
+    """``twist smtpd --workers=N``, and its log."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class Master:
             self._changed.notify_all()
 
     def wait_for(self, pattern: str, times: int = 1) -> list[re.Match[str]]:
-        """Wait until so many lines have matched."""
+        """Wait until this number of lines has matched."""
         deadline = time.monotonic() + PATIENCE
         with self._changed:
             while True:
@@ -140,7 +140,7 @@ class Master:
                     yield os.path.basename(os.readlink(each))
 
     def port(self) -> int:
-        """Wait until all workers serve; the port."""
+        """Wait until all workers serve. Return the port."""
         self.wait_for("is ready", self.workers)
         return int(self.wait_for(r"listen on 127\.0\.0\.1:(\d+)")[0][1])
 
@@ -167,7 +167,7 @@ def connect(port: int) -> smtplib.SMTP:
 
 
 def process_of(client: smtplib.SMTP) -> int:
-    """Which process serves a client."""
+    """Return which process serves a client."""
     client.rset()
     _, text = client.mail("a@example.com")
     client.rset()
@@ -175,7 +175,7 @@ def process_of(client: smtplib.SMTP) -> int:
 
 
 class Load:
-    """Clients that deliver one message after the other, without trying anything twice."""
+    """Clients that deliver messages one after the other, without retries."""
 
     def __init__(self, port: int, clients: int) -> None:
         self.port = port
@@ -215,26 +215,26 @@ class Load:
 
 
 def counted(port: int, name: str) -> float:
-    """The sum of a metric of the host."""
+    """The sum of a metric over all processes."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE) as answer:
         lines = answer.read().decode().splitlines()
     return sum(float(line.split()[-1]) for line in lines if re.match(name + r"[{ ]", line))
 
 
 def proportional_memory(pid: int) -> float:
-    """MB of memory, of which what is shared counts in part."""
+    """MB of memory, where shared memory counts in part."""
     found = re.search(r"^Pss:\s+(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
     assert found is not None
     return int(found[1]) / 1024
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process has started, and that are there."""
+    """The running child processes of a process."""
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def eventually(is_so: Callable[[], bool], what: str = "it") -> None:
-    """Wait until it is so."""
+    """Wait until the condition holds."""
     deadline = time.monotonic() + PATIENCE
     while not is_so():
         assert time.monotonic() < deadline, f"{what} has not come to be so"
@@ -242,7 +242,7 @@ def eventually(is_so: Callable[[], bool], what: str = "it") -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process, and it is no zombie."""
+    """Return True if the process exists and is not a zombie."""
     try:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:

@@ -9,7 +9,7 @@ from txsmtpd.service.workers.courtesy import MOMENT, Courtesy
 
 
 class Port:
-    """A port that counts."""
+    """A port that counts accepts."""
 
     def __init__(self) -> None:
         self.accepted = 0
@@ -28,7 +28,7 @@ class Port:
 
 
 class CourtesyTests(SynchronousTestCase):
-    """A worker that has more connections waits for those that have fewer."""
+    """A worker with more connections waits for those with fewer."""
 
     def setUp(self) -> None:
         self.port = Port()
@@ -37,12 +37,12 @@ class CourtesyTests(SynchronousTestCase):
         Courtesy(self.port, lambda: self.has_more, self.clock)
 
     def test_one(self) -> None:
-        """A worker that has no more than others accepts at once, and one connection only."""
+        """A worker that has no more than others accepts immediately, and only one connection."""
         self.port.doRead()
         self.assertEqual(self.port.accepted, 1)
 
     def test_waits(self) -> None:
-        """One that has more waits a moment, and accepts then what nobody else has taken."""
+        """A worker that has more waits a moment, and then accepts what no other has accepted."""
         self.has_more = True
         self.port.doRead()
         self.assertEqual((self.port.accepted, self.port.reading), (0, False))
@@ -52,7 +52,7 @@ class CourtesyTests(SynchronousTestCase):
         self.assertEqual(self.port.accepted, 1)
 
     def test_again(self) -> None:
-        """It waits for each connection anew."""
+        """It waits again for each connection."""
         self.has_more = True
         for _ in range(2):
             self.port.doRead()
@@ -62,7 +62,7 @@ class CourtesyTests(SynchronousTestCase):
         self.assertEqual((self.port.accepted, self.port.reading), (2, False))
 
     def test_closed(self) -> None:
-        """A port that was closed while it waited stays closed."""
+        """A port that was closed during the wait stays closed."""
         self.has_more = True
         self.port.doRead()
         self.port.connected = False

@@ -1,4 +1,4 @@
-"""What the master does when workers start, end and are replaced. Without processes: workers that only take notes."""
+"""The master when workers start, end and are replaced, with stubs in place of processes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Stub:
 
 
 class Running(Clock):
-    """A reactor that runs."""
+    """A reactor that is running."""
 
     def callWhenRunning(self, function: Any, *arguments: Any) -> None:
         function(*arguments)
@@ -66,7 +66,7 @@ class Full(Running):
 
 
 class Stubbed(Master):
-    """A master of stubs."""
+    """A master with stubs."""
 
     rows = 0
     has_room = True
@@ -104,13 +104,13 @@ class MasterTests(SynchronousTestCase):
         self.master._page = self.master._sketch = None
 
     def ready(self) -> list[Any]:
-        """Let all workers that start be ready, and return the serving ones, by slot."""
+        """Let all workers that start become ready. Return the serving ones by slot."""
         while self.ready_one():
             pass
         return sorted((each for each in self.master.workers if not each.is_draining), key=lambda each: each.slot)
 
     def ready_one(self) -> bool:
-        """Let the first worker that starts be ready; whether there was one."""
+        """Let the first worker that starts become ready. Return whether there was one."""
         starting = next((each for each in self.master.workers if not each.is_ready), None)
         if starting is not None:
             starting.is_ready = True
@@ -124,7 +124,7 @@ class MasterTests(SynchronousTestCase):
         return sorted(each.slot for each in self.master.workers if not each.is_draining)
 
     def test_reload(self) -> None:
-        """A reload replaces one slot after the other: each old one goes on until its successor is ready."""
+        """A reload replaces one slot after the other. Each old worker serves until its successor is ready."""
         old = self.ready()
         reloaded = self.master.reload()
         self.assertEqual([each.is_draining for each in old], [False, False])
@@ -134,7 +134,7 @@ class MasterTests(SynchronousTestCase):
         self.assertEqual((self.slots(), set(new) & set(old)), ([0, 1], set()))
 
     def test_oldDiesDuringReload(self) -> None:
-        """An old worker that dies before it is its slot's turn gets one successor, not two."""
+        """An old worker that dies before its slot is reached gets one successor, not two."""
         old = self.ready()
         self.master.reload()
         self.end(old[1], number=signal.SIGKILL)
@@ -143,7 +143,7 @@ class MasterTests(SynchronousTestCase):
         self.assertEqual(self.slots(), [0, 1])
 
     def test_failedReloadFills(self) -> None:
-        """If the reload fails then, the slot gets a worker all the same."""
+        """If the reload fails then, the slot gets a worker, too."""
         old = self.ready()
         reloaded = self.master.reload()
         self.end(old[1], number=signal.SIGKILL)
@@ -153,7 +153,7 @@ class MasterTests(SynchronousTestCase):
         self.assertFalse(old[0].is_draining)
 
     def test_tooLate(self) -> None:
-        """A new worker that does not become ready in time is aborted, and the old ones go on."""
+        """A new worker that does not become ready in time is aborted, and the old ones continue."""
         old = self.ready()
         reloaded = self.master.reload()
         new = next(each for each in self.master.workers if not each.is_ready)
@@ -164,8 +164,8 @@ class MasterTests(SynchronousTestCase):
         self.assertEqual([each.is_draining for each in old], [False, False])
 
     def test_reloadDuringReload(self) -> None:
-        """A reload that is asked for while one is going on follows it: not even the newest worker stays, which may have
-        started before the last change. Any number of them are one."""
+        """A reload that is requested during another one follows it, because the newest workers may have started before
+        the last change. Several requests cause one reload."""
         self.ready()
         done: list[str] = []
 
@@ -185,7 +185,8 @@ class MasterTests(SynchronousTestCase):
         self.assertFalse(any(each.is_draining for each in last))
 
     def test_failedReloadWhileOneWaits(self) -> None:
-        """A slot whose next worker waits gets one at once when a reload has failed, and not a second one later."""
+        """A slot whose next worker is delayed gets one immediately when a reload has failed, and no second one
+        later."""
         [_, last] = self.ready()
         self.end(last, number=signal.SIGKILL)
         self.master.reload()
@@ -195,7 +196,7 @@ class MasterTests(SynchronousTestCase):
         self.assertEqual(self.slots(), [0, 1])
 
     def test_noRoom(self) -> None:
-        """A worker that the system has no room for is tried again."""
+        """A worker that the system cannot start is tried again."""
         [_, last] = self.ready()
         self.master.has_room = False
         self.end(last, number=signal.SIGKILL)
@@ -206,7 +207,7 @@ class MasterTests(SynchronousTestCase):
         self.assertEqual(self.slots(), [0, 1])
 
     def test_cannotBeStarted(self) -> None:
-        """Where the first worker cannot even be started, the master ends with status 71, and says what is wrong."""
+        """If the first worker cannot be started, the master ends with status 71, and reports the error."""
         said: list[str] = []
         self.patch(master_module, "complain", said.append)
         statuses: list[int] = []
@@ -219,7 +220,7 @@ class MasterTests(SynchronousTestCase):
         self.flushLoggedErrors()
 
     def test_fewAtOnce(self) -> None:
-        """Many workers do not start at the same time: all of them would be late."""
+        """Many workers do not start at the same time, since all of them would be late."""
         self.close()
         self.setUp(100)
         self.assertEqual(len(self.master.workers), 1)
@@ -238,8 +239,8 @@ class MasterTests(SynchronousTestCase):
         self.assertEqual((first.known, second.known), ([second.row], []))
 
     def test_silent(self) -> None:
-        """A worker that is not heard of is aborted once. The time in which the master itself was stopped does not
-        count: nobody could be heard of then."""
+        """A worker that sends no heartbeat is aborted once. Time in which the master itself was stopped does not
+        count."""
         first, second = self.ready()
         self.clock.advance(SILENCE + 100)
         self.assertEqual((first.aborted, second.aborted), (0, 0))
@@ -258,7 +259,7 @@ class MasterTests(SynchronousTestCase):
         self.successResultOf(self.master.when_ready())
 
     def test_stopDuringReload(self) -> None:
-        """A server that is told to end in the middle of a reload ends with its last worker, whichever that is."""
+        """A server that is stopped during a reload ends with its last worker, whichever that is."""
         for last in (0, 1, 2):
             self.close()
             self.setUp()
@@ -275,8 +276,8 @@ class MasterTests(SynchronousTestCase):
             self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_hurry(self) -> None:
-        """At a second SIGTERM, whoever has not ended after a second is killed, also if the first one has come just
-        before it; and with one SIGTERM, after the grace."""
+        """After a second SIGTERM, workers that have not ended after a second are killed, even directly after the first
+        one. After one SIGTERM, they are killed after the grace period."""
         for hurries, patience in (("no", 35), ("after", 1), ("before", 1)):
             self.close()
             self.setUp()
@@ -296,7 +297,7 @@ class MasterTests(SynchronousTestCase):
         self.flushLoggedErrors()
 
     def test_firstStart(self) -> None:
-        """A mistake that keeps the first worker from starting ends the master with its status; later it does not."""
+        """An error that prevents the first worker from starting ends the master with its status. Later it does not."""
         self.end(self.master.workers[0], status=64)
         self.assertEqual((self.statuses, self.slots()), ([64], []))
         self.close()
@@ -306,7 +307,7 @@ class MasterTests(SynchronousTestCase):
         self.assertEqual((self.statuses, self.slots()), ([], [1]))
 
     def test_backoff(self) -> None:
-        """A worker that dies is replaced after a second, then after two."""
+        """A worker that dies is replaced after one second, then after two."""
         for delay in (1, 2):
             [*_, last] = self.ready()
             self.end(last, number=signal.SIGKILL)

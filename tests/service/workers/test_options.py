@@ -1,4 +1,4 @@
-"""The options of a worker, which are those of its master without what the master does, and of a single process."""
+"""The options of a worker, which are those of its master except for the master's tasks, and of a single process."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from txsmtpd.service.workers.sockets import InheritedSocket
 
 
 class WorkerOptionsTests(SynchronousTestCase):
-    """What a worker makes of the words that its master was started with."""
+    """A worker parses the options with which its master was started."""
 
     def test_monitoring(self) -> None:
-        """It counts, but serves no pages; and the delay before the end is over once the master tells it to end."""
+        """It counts, but serves no pages. It has no drain delay, because the master has waited already."""
         self.patch(faulthandler, "enable", lambda file: None)  # this process is no worker
         options = Options()
         options.environ = {VARIABLE: json.dumps(asdict(Inherited(slot=0, row=0, rows=4, sockets=1, channel=5)))}
@@ -33,8 +33,8 @@ class WorkerOptionsTests(SynchronousTestCase):
         self.assertIsInstance(endpoint, InheritedSocket)
 
     def test_complaints(self) -> None:
-        """What it writes to standard error begins with the command that was typed, from the first line on; the master
-        gets the reason without it."""
+        """Its output on standard error begins with the command that was typed, from the first line on. The master gets
+        the reason without it."""
         self.patch(faulthandler, "enable", lambda file: None)
         self.patch(exit_status, "_command", "smtpd")
         told: list[bytes] = []
@@ -55,8 +55,7 @@ class SingleProcessTests(SynchronousTestCase):
     """``--workers=1``."""
 
     def test_one(self) -> None:
-        """One worker is the server without the option: this process serves, with the same services, and counts
-        nothing for others."""
+        """One worker is the same as no option: this process serves, with the same services, and shares no counts."""
         servers = []
         for words in [], ["--workers=1"]:
             options = Options()

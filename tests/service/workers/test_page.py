@@ -10,14 +10,15 @@ from txsmtpd.service.workers.page import Page
 
 
 class PageTests(SynchronousTestCase):
-    """Numbers that all processes see."""
+    """Numbers that all processes can read."""
 
     def setUp(self) -> None:
         self.page = Page(4, 2)
         self.addCleanup(self.page.close)
 
     def test_sums(self) -> None:
-        """The connections of a process are those of all its listeners; those of a listener, of all processes."""
+        """The connections of a process are the sum of its listeners. Those of a listener are the sum of all
+        processes."""
         self.page.put(0, 0, 3)
         self.page.put(0, 1, 4)
         self.page.put(2, 1, 5)
@@ -26,8 +27,8 @@ class PageTests(SynchronousTestCase):
         self.assertEqual(self.page.column(1, without=2), 4)
 
     def test_turns(self) -> None:
-        """The next connection is for the process with the fewest; of those with as many, for the one that has waited
-        longest. Only the processes count that are asked about."""
+        """The process with the fewest connections accepts the next one; among equals, the one that has waited longest.
+        Only the given processes count."""
         self.page.put(1, 0, 2)
         self.page.put(2, 0, 5)
         self.assertTrue(self.page.comes_after(2, [1]))
@@ -41,14 +42,14 @@ class PageTests(SynchronousTestCase):
         self.assertEqual(self.page.row(1), 5)
 
     def test_shared(self) -> None:
-        """Another process that has the descriptor sees what is written."""
+        """Another process with the descriptor reads the numbers."""
         other = Page(4, 2, os.dup(self.page.descriptor))
         self.addCleanup(other.close)
         self.page.put(3, 1, 17)
         self.assertEqual(other.row(3), 17)
 
     def test_clear(self) -> None:
-        """What a process had that is gone counts no more."""
+        """The numbers of a process that has ended no longer count."""
         self.page.put(1, 0, 2)
         self.page.put(1, 1, 2)
         self.page.clear(1)

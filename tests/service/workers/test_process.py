@@ -15,7 +15,7 @@ from txsmtpd.service.workers.process import Worker
 
 
 class Watcher:
-    """Takes note of what becomes of a worker."""
+    """Records the events of a worker."""
 
     status: int | None = None
     signal: int | None = None
@@ -29,10 +29,10 @@ class Watcher:
 
 
 class PrintedTests(SynchronousTestCase):
-    """What a worker prints, where it comes back to the master."""
+    """The output of a worker that the master logs."""
 
     def test_wholeLines(self) -> None:
-        """Lines are logged whole, however they come, and with both streams between each other; also the last ones."""
+        """Complete lines are logged, however they arrive, from both streams, including the last ones."""
         watcher = Watcher()
         worker = Worker(0, 0, watcher, Clock(), lambda: 0.0)
         with capturedLogs() as events:
@@ -45,7 +45,7 @@ class PrintedTests(SynchronousTestCase):
         self.flushLoggedErrors()
 
     def test_endlessLine(self) -> None:
-        """A line without end does not fill the memory."""
+        """A line without an end uses limited memory."""
         self.patch(process, "LONGEST_LINE", 2**12)  # trial -j cannot pass on 64 KiB of a log at once
         worker = Worker(0, 0, Watcher(), Clock(), lambda: 0.0)
         with capturedLogs() as events:
@@ -70,10 +70,10 @@ class EndTests(SynchronousTestCase):
 
 
 class ChannelTests(SynchronousTestCase):
-    """What the two tell each other."""
+    """The channel between master and worker."""
 
     def test_full(self) -> None:
-        """A channel knows when the other end does not read; and when it reads again."""
+        """A channel detects when the other end does not read, and when it reads again."""
         channel = Channel()
         transport = StringTransport()
         channel.makeConnection(transport)

@@ -27,11 +27,10 @@ TWISTD = ["-c", TWISTD_RUN, "--nodaemon", "--pidfile=", "smtpd", "--handler=nami
 
 
 class ServingTests(SynchronousTestCase):
-    """Who serves, and who takes over."""
+    """Distribution of clients, and replacement of workers."""
 
     def test_even(self) -> None:
-        """Clients that come one after the other are shared evenly. Two workers that have work for a processor do it at
-        the same time."""
+        """Clients that connect one after the other are distributed evenly. Two workers can use two processors."""
         port = (master := Master(self, "--handler=naming.naming")).port()
         clients = [connect(port) for _ in range(20)]
         processes = {client: process_of(client) for client in clients}
@@ -48,7 +47,7 @@ class ServingTests(SynchronousTestCase):
             client.close()
 
     def test_evenForNewConnections(self) -> None:
-        """So are connections for one message each, also those of a client that makes one after the other."""
+        """The same is true for connections for one message each, even if one client makes them one after the other."""
         port = Master(self, "--handler=naming.naming").port()
         split: Counter[int] = Counter()
         for _ in range(60):
@@ -58,8 +57,7 @@ class ServingTests(SynchronousTestCase):
         self.assertLessEqual(max(split.values()), 50)  # a busy machine may keep a worker from its turn
 
     def test_killed(self) -> None:
-        """A worker that is killed takes its own sessions with it, and no others; another one takes its place. What it
-        has counted still counts."""
+        """A worker that is killed loses its own sessions, and no others. It is replaced, and its counts are kept."""
         master = Master(self, "--handler=naming.naming", "--metrics=tcp:0:interface=127.0.0.1")
         port = master.port()
         metrics = int(master.wait_for(r"metrics and health on 127\.0\.0\.1:(\d+)")[0][1])
@@ -86,8 +84,8 @@ class ServingTests(SynchronousTestCase):
         self.assertEqual(counted(metrics, "txsmtpd_worker_restarts_total"), 1)
 
     def test_hangs(self) -> None:
-        """A worker whose reactor a hook blocks is aborted, with the traceback of the hook in the log, in lines of its
-        format, and replaced; the other one serves meanwhile."""
+        """A worker whose reactor is blocked by a hook is aborted and replaced. The log has the traceback of the hook in
+        the log's format. The other worker continues to serve."""
         master = Master(self, "--handler=naming.naming", "--worker-timeout=6", "--log-file=log", "--log-format=json")
         log = master.folder / "log"
         master.wait_for_log("is ready", 2)
@@ -108,8 +106,8 @@ class ServingTests(SynchronousTestCase):
             each.close()
 
     def test_crash(self) -> None:
-        """The same holds for a worker that crashes. What a handler has started neither keeps the address nor holds up
-        the next worker."""
+        """The same is true for a worker that crashes. Child processes of a handler neither keep the address in use nor
+        delay the next worker."""
         master = Master(self, words=[*TWISTD, "--workers=2", f"--listen={ADDRESS}"])
         port = master.port()
         client = connect(port)
@@ -126,7 +124,7 @@ class ServingTests(SynchronousTestCase):
         self.assertRaises(ConnectionRefusedError, connect, port)
 
     def test_unixSocket(self) -> None:
-        """A Unix socket keeps its mode and its path when a worker dies, and is gone with the master."""
+        """A Unix socket keeps its mode and its path when a worker dies, and is removed with the master."""
         folder = tempfile.mkdtemp()  # the path of a socket is short
         self.addCleanup(shutil.rmtree, folder)
         path = os.path.join(folder, "lmtp")
@@ -143,7 +141,7 @@ class ServingTests(SynchronousTestCase):
         self.assertFalse(os.path.exists(path))
 
     def test_limit(self) -> None:
-        """The limit of connections is that of all workers together."""
+        """The connection limit applies to all workers together."""
         port = Master(self, "--handler=naming.naming", "--connection-limit=4").port()
         clients = [connect(port) for _ in range(4)]
         with self.assertRaises(smtplib.SMTPConnectError) as raised:
@@ -164,7 +162,7 @@ class ServingTests(SynchronousTestCase):
             client.close()
 
     def test_tlsAuto(self) -> None:
-        """All workers have one certificate, of one authority."""
+        """All workers have the same certificate, of one authority."""
         port = Master(self, "--handler=naming.naming", "--tls=auto", "--ca-out=ca.pem").port()
         certificates = set()
         clients = [connect(port) for _ in range(4)]
@@ -177,11 +175,11 @@ class ServingTests(SynchronousTestCase):
 
 
 class ReloadTests(SynchronousTestCase):
-    """SIGHUP, and the end."""
+    """SIGHUP, and the end of the server."""
 
     def test_underLoad(self) -> None:
-        """Reloads and deaths of workers refuse no connection; a reload breaks no session, and a death only those of
-        the worker that has died."""
+        """Reloads and deaths of workers refuse no connection. A reload ends no session, and a death only those of its
+        worker."""
         master = Master(self, "--handler=mailbox:mail")
         load = Load(master.port(), 20)
         ready = 2
@@ -201,7 +199,8 @@ class ReloadTests(SynchronousTestCase):
         self.assertLessEqual(stored, load.delivered + len(load.broken))
 
     def test_brokenHandler(self) -> None:
-        """A reload with a handler that cannot be imported keeps the workers that there are, and says why."""
+        """After a reload with a handler that cannot be imported, the existing workers continue, and the log has the
+        reason."""
         master = Master(self, "--handler=naming.naming")
         port = master.port()
         client = connect(port)
@@ -215,8 +214,8 @@ class ReloadTests(SynchronousTestCase):
         client.close()
 
     def test_failedReloadReopens(self) -> None:
-        """A reload that fails reopens the log and the transcript all the same: the old workers go on, and write no more
-        to the files that were renamed. The log says why the reload failed."""
+        """A reload that fails still reopens the log and the transcript: the old workers continue, and do not write to
+        the renamed files. The log has the reason."""
         master = Master(self, "--handler=naming.naming", "--log-file=log", "--transcript=sessions")
         master.wait_for_log("is ready", 2)
         [found] = master.wait_for_log(r"listen on 127\.0\.0\.1:(\d+)")
@@ -237,7 +236,8 @@ class ReloadTests(SynchronousTestCase):
         self.assertIn("a@example.com", (master.folder / "sessions").read_text())
 
     def test_drain(self) -> None:
-        """SIGTERM lets open transactions end, and tells idle clients at once; then all processes are gone."""
+        """After SIGTERM, open transactions are completed, and idle clients get 421 immediately. Then all processes have
+        ended."""
         master = Master(self, "--handler=mailbox:mail")
         port = master.port()
         clients = [connect(port) for _ in range(4)]
@@ -259,7 +259,7 @@ class ReloadTests(SynchronousTestCase):
             self.assertRaises(ProcessLookupError, os.kill, pid, 0)
 
     def test_hurry(self) -> None:
-        """A second SIGTERM ends all sessions at once."""
+        """A second SIGTERM ends all sessions immediately."""
         master = Master(self, "--handler=mailbox:mail", "--grace=1000")
         client = connect(master.port())
         client.mail("a@example.com")
@@ -287,7 +287,7 @@ class ReloadTests(SynchronousTestCase):
         master.wait_for("worker 1 .* has ended")
 
     def test_masterKilled(self) -> None:
-        """Workers without a master end by themselves, and what they have accepted is there."""
+        """Workers without a master end by themselves, and their accepted messages are stored."""
         master = Master(self, "--handler=mailbox:mail")
         load = Load(master.port(), 4)
         eventually(lambda: load.delivered > 20)
@@ -300,7 +300,7 @@ class ReloadTests(SynchronousTestCase):
         self.assertGreaterEqual(len(os.listdir(master.folder / "mail/new")), load.delivered)
 
     def test_masterKilledWhileWorkerHangs(self) -> None:
-        """So does a worker whose reactor a hook blocks: it would keep the address."""
+        """So does a worker whose reactor is blocked by a hook, which would otherwise keep the address in use."""
         master = Master(self, "--handler=naming.naming", "--worker-timeout=2")
         port = master.port()
         client = connect(port)
@@ -315,7 +315,7 @@ class ReloadTests(SynchronousTestCase):
 
 
 class RefusalTests(SynchronousTestCase):
-    """What cannot be, told in one line and a status."""
+    """Errors are one line and an exit status."""
 
     def run_command(self, *options: str) -> tuple[int, str]:
         folder = os.path.abspath(self.mktemp())
@@ -325,24 +325,24 @@ class RefusalTests(SynchronousTestCase):
         return done.returncode, done.stderr
 
     def test_number(self) -> None:
-        """The number is one that makes sense."""
+        """The number must be valid."""
         for number in ("0", "-1", "many", "1000"):
             status, said = self.run_command(f"--workers={number}")
             self.assertEqual((status, said.count("\n")), (64, 1), said)
 
     def test_inbox(self) -> None:
-        """The inbox is one process."""
+        """The inbox supports only one process."""
         status, said = self.run_command("--workers=2", "--handler=inbox")
         self.assertEqual((status, said.count("\n")), (64, 1), said)
         self.assertIn("inbox", said)
 
     def test_wrapped(self) -> None:
-        """An endpoint that speaks TLS itself cannot be handed on; what can is named."""
+        """An endpoint that starts TLS itself cannot be shared. The error names the alternative."""
         status, said = self.run_command("--workers=2", "--handler=sink", "--listen=tls:/etc/ssl:port=0")
         self.assertEqual((status, said.count("\n")), (64, 1), said)
 
     def test_taken(self) -> None:
-        """A port that is taken ends the master with status 71, before there is a worker."""
+        """A port in use ends the master with status 71 before a worker starts."""
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             status, said = self.run_command("--workers=2", "--handler=sink", f"--listen=127.0.0.1:{port}")

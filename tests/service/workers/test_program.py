@@ -1,4 +1,4 @@
-"""Programs of one's own with several processes: ``WorkerService`` in a ``.tac``, and ``run(workers=)``."""
+"""Other programs with several processes: ``WorkerService`` in a ``.tac``, and ``run(workers=)``."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class ProgramTests(SynchronousTestCase):
     """Real processes."""
 
     def test_application(self) -> None:
-        """A Twisted application composes the service: workers serve, what they log is in its log, what they counted
-        is known there, and they end with it."""
+        """The service can be part of a Twisted application: workers serve, their log and their counts are available
+        there, and they end with it."""
         words = ["-c", TWISTD, "--nodaemon", "--pidfile=", "--python=app.tac"]
         master = Master(self, words=words, files={"makers.py": MAKERS, "app.tac": TAC})
         port = master.port()
@@ -69,8 +69,8 @@ class ProgramTests(SynchronousTestCase):
         master.wait_for("accepted 4")
 
     def test_run(self) -> None:
-        """``run`` with workers reloads at SIGHUP, with the module as it is now, and keeps the old workers if it
-        cannot be imported."""
+        """``run`` with workers reloads at SIGHUP, with the current module, and keeps the old workers if it cannot be
+        imported."""
         master = Master(self, words=["-c", RUN], files={"makers.py": MAKERS})
         port = master.port()
         first = {*master.pids()}
@@ -93,7 +93,7 @@ class WorkerServiceTests(SynchronousTestCase):
     """Without processes."""
 
     def test_one(self) -> None:
-        """One worker is this process: an SMTPService for each endpoint, each with a factory of its own."""
+        """With one worker, this process serves: an SMTPService for each endpoint, each with its own factory."""
         service = WorkerService(f"{__name__}:make_sink", LOCAL, LOCAL, workers=1)
         first, second = service
         assert isinstance(first, SMTPService) and isinstance(second, SMTPService)
@@ -104,7 +104,7 @@ class WorkerServiceTests(SynchronousTestCase):
         self.assertNotIn("messages_total", [name for name, series in service.snapshot().items() if series])
 
     def test_mistakes(self) -> None:
-        """A mistake is told at once, with what to do."""
+        """An error is raised immediately, and says what to do."""
         place = f"{__name__}:make_sink"
         for error, reason, arguments, number in [
             (TypeError, "module.server:make|mail.server:make_factory", (make_sink, LOCAL), 2),
@@ -123,7 +123,7 @@ class WorkerServiceTests(SynchronousTestCase):
                 WorkerService(*arguments, workers=number)  # type: ignore[arg-type]  # what is tested
 
     def test_runWithOptions(self) -> None:
-        """Options of a factory that other processes make are refused, by name."""
+        """Factory options are refused if other processes create the factories."""
         import txsmtpd
 
         once()

@@ -1,4 +1,4 @@
-"""Workers on a system in trouble: no descriptors, a full disk, processes that are stopped. Real processes."""
+"""Workers on a system with problems: no descriptors, a full disk, stopped processes. Real processes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DAEMON = "from twisted.scripts.twistd import run; run()"
 
 @contextmanager
 def without_descriptors(pid: int) -> Iterator[None]:
-    """Let a process open no more files."""
+    """Prevent a process from opening further files."""
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     highest = max(int(each) for each in os.listdir(f"/proc/{pid}/fd"))
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (highest + 1, before[1]))
@@ -42,11 +42,11 @@ def without_descriptors(pid: int) -> Iterator[None]:
 
 
 class TroubleTests(SynchronousTestCase):
-    """What the master does then."""
+    """The behavior of the master in these cases."""
 
     def test_descriptors(self) -> None:
-        """A process takes some 40 MB. Reloads leave nothing behind in the master. A master that cannot open files
-        starts no worker, says so, and starts it as soon as it can. It ends in the middle of a reload."""
+        """A process uses about 40 MB. Reloads leave nothing behind in the master. A master that cannot open files
+        starts no worker, reports that, and starts it as soon as it can. It can be stopped during a reload."""
         master = Master(self, "--handler=naming.naming")
         port = master.port()
         before = descriptors(master.process.pid)
@@ -72,8 +72,8 @@ class TroubleTests(SynchronousTestCase):
         self.assertFalse([line for line in master.lines if "failed" in line or "is killed" in line])
 
     def test_stoppedWorker(self) -> None:
-        """A worker that is stopped (SIGSTOP) counts as one that hangs. At the end of the server, a second SIGTERM does
-        not wait for it, and it does not keep the address."""
+        """A worker that is stopped (SIGSTOP) counts as hung. At the end of the server, a second SIGTERM does not wait
+        for it, and it does not keep the address in use."""
         master = Master(self, "--handler=naming.naming", "--worker-timeout=3", "--grace=1000")
         port = master.port()
         first, second = master.pids()
@@ -91,8 +91,8 @@ class TroubleTests(SynchronousTestCase):
         eventually(lambda: not is_alive(second))
 
     def test_fullDisk(self) -> None:
-        """A log on a full disk keeps nobody from serving, reloading and ending; standard error tells of it. The lines
-        of the workers begin with the command that was typed, as the master's does."""
+        """A log on a full disk does not prevent serving, reloading and stopping; standard error has the error. The
+        lines of the workers begin with the command that was typed, like those of the master."""
         options = ["--workers=2", "--handler=sink", "--log-file=/dev/full", "--listen-lmtp=unix:lmtp"]
         master = Master(self, words=["-m", "txsmtpd", *options])
         path = str(master.folder / "lmtp")
@@ -110,8 +110,8 @@ class TroubleTests(SynchronousTestCase):
         self.assertEqual(master.process.returncode, -signal.SIGTERM)
 
     def test_daemon(self) -> None:
-        """``twistd`` as a daemon, with a PID file, gives up the rights of root, if it has them; its workers have no
-        more than it has. They reload, and end with it."""
+        """``twistd`` as a daemon, with a PID file, drops the privileges of root, if it has them. Its workers have the
+        same privileges. They reload, and end with it."""
         uid, gid = (NOBODY, NOBODY) if can_be_nobody() else (os.getuid(), os.getgid())
         words = ["--pidfile=pid", "--logfile=log", f"--uid={uid}", f"--gid={gid}", "smtpd", "--workers=2"]
         words += ["--handler=naming.naming", "--listen=tcp:0:interface=127.0.0.1"]
@@ -135,12 +135,12 @@ class TroubleTests(SynchronousTestCase):
 
 
 def descriptors(pid: int) -> int:
-    """How many files a process has open."""
+    """The number of open files of a process."""
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def can_be_nobody() -> bool:
-    """Whether this is root, and the user ``nobody`` can run this Python with the package."""
+    """Return True if this is root, and the user ``nobody`` can run this Python with the package."""
     if os.getuid() != 0:
         return False
     words = [sys.executable, "-c", "import txsmtpd"]

@@ -1,4 +1,4 @@
-"""What a worker shares with the others, without processes."""
+"""Data that a worker shares with the others, without processes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ MESSAGE = TRANSACTION + b"DATA\r\nhi\r\n.\r\n"
 
 
 class HostTests(SynchronousTestCase):
-    """What is counted for the host."""
+    """Counts over all workers."""
 
     def test_stress(self) -> None:
-        """All workers are under stress when the connections of all of them come near the limit, and no more when they
-        have become fewer, on whichever worker."""
+        """All workers are in stress mode when their connections together are near the limit, and leave it when there
+        are fewer, on any worker."""
         page, sketch = Page(2, 1), Sketch(2)
         self.addCleanup(page.close)
         self.addCleanup(sketch.close)
@@ -41,7 +41,7 @@ class HostTests(SynchronousTestCase):
 
 
 class CostTests(SynchronousTestCase):
-    """What it costs to be one of several."""
+    """The cost of being one of several processes."""
 
     def setUp(self) -> None:
         self.page, self.sketch = Page(4, 1), Sketch(4)
@@ -56,7 +56,7 @@ class CostTests(SynchronousTestCase):
         return alone, shared
 
     def calls(self, use: Callable[[SMTPFactory], Callable[[], object]]) -> tuple[int, int]:
-        """How many functions are called by a single process and by a worker, once everything is warm."""
+        """The number of function calls in a single process and in a worker, after a warm-up."""
         alone, shared = self.factories()
         for each in (alone, shared):
             use(each)()
@@ -75,6 +75,6 @@ class CostTests(SynchronousTestCase):
         self.assertEqual(shared, alone)
 
     def test_connection(self) -> None:
-        """A connection costs little more: what is written down of it, and what the others have is read."""
+        """A connection costs little more: writing its count, and reading those of the others."""
         alone, shared = self.calls(lambda made: lambda: Client(factory=made).talk(GREETING + b"QUIT\r\n"))
         self.assertLess(shared, alone + 60)
