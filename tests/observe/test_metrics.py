@@ -86,6 +86,22 @@ class SessionTests(MetricsTestCase):
         for family in "session_seconds", "data_seconds":
             self.assertEqual(sum(self.counted(family)[""][:-1]), 1)
 
+    def test_dataSeconds(self) -> None:
+        """The time for data is that from the reply 354 to the last octet, by the clock of the connection. Chunks have
+        no such time."""
+        factory = self.factory()
+        client = Client(factory=factory)
+        client.talk(GREETING + TRANSACTION)
+        client.wait(1)
+        client.talk(b"DATA\r\n")
+        client.wait(3)
+        client.talk(b"x\r\n")
+        client.wait(4)
+        client.talk(b".\r\n")
+        client.talk(TRANSACTION + b"BDAT 3 LAST\r\nx\r\n")
+        self.assertEqual(self.counted("messages_total"), {("tcp:25", "accepted"): 2})
+        self.assertEqual(self.counted("data_seconds"), {"": [0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 7.0]})
+
     def test_agreesWithClients(self) -> None:
         """The numbers of accepted, refused, aborted and timed-out messages agree with the replies to clients."""
         replies = iter(["250 OK", "550 5.7.1 No", "451 4.3.0 Later", "250 OK", "250 OK"] * 10)
@@ -306,6 +322,8 @@ class SessionTests(MetricsTestCase):
         client.talk(TRANSACTION + b"BDAT 3\r\nx\r\n")
         client.vanish()
         self.assertEqual(self.counted("messages_total"), {("tcp:25", "accepted"): 1, ("tcp:25", "aborted"): 1})
+        Client(factory=factory).talk(GREETING + TRANSACTION + b"BDAT 3\r\nx\r\nRSET\r\n" + TRANSACTION)
+        self.assertEqual(self.counted("messages_total"), {("tcp:25", "accepted"): 1, ("tcp:25", "aborted"): 2})
 
     def test_lmtp(self) -> None:
         """A message for several recipients over LMTP counts as one message."""

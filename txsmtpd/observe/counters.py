@@ -17,6 +17,7 @@ import twisted
 from txsmtpd._version import __version__
 
 BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0)  # seconds
+SUM = len(BUCKETS) + 1  # the index of the sum in the values of a histogram
 
 Labels = tuple[str, ...]
 Snapshot = dict[str, list[tuple[list[str], Any]]]
@@ -99,7 +100,7 @@ class Counters(dict[str, "defaultdict[Labels, Any]"]):
         """Add a duration to a histogram."""
         values = self[name][labels]
         values[bisect_left(BUCKETS, seconds)] += 1
-        values[-1] += seconds
+        values[SUM] += seconds
 
     def snapshot(self) -> Snapshot:
         """Return the current values."""

@@ -7,10 +7,10 @@ versions.
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
+from time import monotonic, perf_counter
 from types import CoroutineType
 from typing import Any
 
@@ -24,7 +24,7 @@ from txsmtpd.engine.meter import Meter, tell_decider
 from txsmtpd.engine.proxy_header import ProxyHeaderError
 from txsmtpd.engine.timeouts import CommandTooSlow, DataTooSlow, Idle, SessionTooLong
 from txsmtpd.interfaces import IMessageReceiver
-from txsmtpd.observe.counters import BUCKETS, Counters
+from txsmtpd.observe.counters import BUCKETS, SUM, Counters
 from txsmtpd.recipient_replies import FOR_EACH
 from txsmtpd.reply import FAILED, FAILED_TWICE, TAKES_TOO_LONG, Refused, Reply
 from txsmtpd.session import TLSInfo
@@ -32,7 +32,7 @@ from txsmtpd.session import TLSInfo
 UNKNOWN = "unknown"
 HOOK = "hook"
 GREETING = "greeting"  # the command label for the greeting
-MORE_TO_COUNT = frozenset([b"AUTH", b"BDAT", b"QUIT"])  # commands with further counters for positive replies
+MORE_TO_COUNT = frozenset([b"AUTH", b"BDAT", b"QUIT"])  # commands whose positive replies need more than one counter
 SHORTEST = BUCKETS[0]  # seconds
 NO_HOOKS = ("exception", "process_message")  # hooks without a server argument, or not part of a command
 OPEN, FINISH = "open_message", "finish"  # the counterparts of DATA in streaming handlers; timed like hooks
@@ -129,6 +129,7 @@ class Metrics:
         self.counters.before_reading.append(self._update)
         self.commands: dict[bytes, list[int]] = {}  #: counts by verb, for each first digit of a reply code
         self.unknown = [0] * 6
+        self.opened = self.closed = 0  #: the number of connections
         self.accepted = 0  #: the number of accepted messages
         self.accepted_octets = 0  #: their total size
         self.data_seconds = self.counters["data_seconds"][()]
@@ -168,14 +169,14 @@ class Metrics:
         seconds = self.counters["hook_seconds"][name,]
         failures = self.counters["hook_failures_total"]
 
-        async def call(server: Any, *arguments: Any) -> Any:
-            begin = time.perf_counter()
+        async def call(*arguments: Any) -> Any:  # the first one is the server
+            began = perf_counter()
             refused = True
             try:
-                result = hook(server, *arguments)
+                result = hook(*arguments)
                 if type(result) is CoroutineType or (type(result) is not str and isinstance(result, Awaitable)):
                     result = await result
-                refused = _refuses(result)
+                refused = "4" <= result < "6" if type(result) is str else _refuses(result)
                 return result
             except Refused:
                 raise
@@ -186,11 +187,11 @@ class Metrics:
                 failures[name,] += 1
                 raise
             finally:
-                took = time.perf_counter() - begin
+                took = perf_counter() - began
                 seconds[0 if took < SHORTEST else bisect_left(BUCKETS, took)] += 1  # most hooks are quick
-                seconds[-1] += took
+                seconds[SUM] += took
                 if refused:
-                    tell_decider(server, HOOK)
+                    tell_decider(arguments[0], HOOK)
 
         return call
 
@@ -212,8 +213,10 @@ class Metrics:
                     if verb == "RCPT":
                         counters["recipients_total"][_outcome(digit),] += count
                     counts[digit] = 0
-        messages = counters["messages_total"]
-        messages[self.listener, "accepted"] += self.accepted
+        counters["connections_total"][self.listener, "accepted"] += self.opened
+        counters["connections_open"][self.listener,] += self.opened - self.closed
+        self.opened = self.closed = 0
+        counters["messages_total"][self.listener, "accepted"] += self.accepted
         counters["message_octets_total"][self.listener,] += self.accepted_octets
         self.accepted = self.accepted_octets = 0
         for factory in self._factories:
@@ -248,6 +251,7 @@ class SessionMeter(Meter):
         "_octets",
         "_server",
         "_taken",
+        "_timeouts",
     )
 
     def __init__(self, metrics: Metrics, server: Any) -> None:
@@ -255,14 +259,14 @@ class SessionMeter(Meter):
         self._commands = metrics.commands
         self._server = server
         self._decided_by: str | None = None  # what rejected the current command, if not the server
-        self._began = self._data_began = time.monotonic()
+        self._timeouts = server._connection.timeouts
+        self._began = monotonic()
+        self._data_began: float | None = None  # the time of the reply 354, by the clock of the connection
         self._message = False  # a message has begun and not been replied to
         self._octets = 0
         self._taken = 0
         self._last: Reply | None = None
-        counters = metrics.counters
-        counters["connections_open"][metrics.listener,] += 1
-        counters["connections_total"][metrics.listener, "accepted"] += 1
+        metrics.opened += 1
 
     def replied(self, verb: bytes, reply: Reply) -> None:
         code = reply.code
@@ -271,12 +275,15 @@ class SessionMeter(Meter):
         except KeyError:
             self._counts_of(verb)[code // 100] += 1
         # The most common replies come first: this is called four times per message.
-        if code == 354:
-            self._message = True
-            self._data_began = time.monotonic()
-        elif code == 250 and self._message and verb == b"DATA" and self._server._message is None:
+        if code == 250 and not self._message:
+            if verb in MORE_TO_COUNT:
+                self._count_more(verb, reply)
+        elif code == 250 and self._server._message is None:
             self._decided_by = None
-            self._message_answered(reply)
+            self._message_answered(verb, reply)
+        elif code == 354:
+            self._message = True
+            self._data_began = self._timeouts.last_heard  # no clock is read: this is close enough
         elif code >= 300 or self._message or verb in MORE_TO_COUNT:
             self._count_more(verb, reply)
 
@@ -291,7 +298,7 @@ class SessionMeter(Meter):
             self._message = True  # the first of several chunks
         self._decided_by = None
         if self._message and (message is None or message.is_refused):
-            self._message_answered(reply)
+            self._message_answered(verb, reply)
         if verb == b"AUTH":
             self._auth_answered(reply)
 
@@ -317,12 +324,14 @@ class SessionMeter(Meter):
     def message_complete(self, octets: int) -> None:
         self._message = True
         self._octets = octets
-        took = time.monotonic() - self._data_began
-        seconds = self._metrics.data_seconds
-        seconds[0 if took < SHORTEST else bisect_left(BUCKETS, took)] += 1
-        seconds[-1] += took
+        began, self._data_began = self._data_began, None
+        if began is not None:  # not after BDAT
+            took = self._timeouts.last_heard - began
+            seconds = self._metrics.data_seconds
+            seconds[0 if took < SHORTEST else bisect_left(BUCKETS, took)] += 1
+            seconds[SUM] += took
 
-    def _message_answered(self, reply: Reply) -> None:
+    def _message_answered(self, verb: bytes, reply: Reply) -> None:
         self._message = False
         metrics, taken = self._metrics, self._server._dispatcher.messages
         if taken != self._taken:
@@ -330,7 +339,8 @@ class SessionMeter(Meter):
             metrics.accepted += 1
             metrics.accepted_octets += self._octets
         else:
-            metrics.counters["messages_total"][metrics.listener, _outcome(reply.code // 100)] += 1
+            outcome = _outcome(reply.code // 100) if verb in (b"DATA", b"BDAT") else "aborted"  # by RSET, for example
+            metrics.counters["messages_total"][metrics.listener, outcome] += 1
 
     def _auth_answered(self, reply: Reply) -> None:
         attempts = self._server._attempts
@@ -344,12 +354,12 @@ class SessionMeter(Meter):
     def closed(self, cause: BaseException) -> None:
         metrics = self._metrics
         counters = metrics.counters
-        counters["connections_open"][metrics.listener,] -= 1
+        metrics.closed += 1
         counters["disconnects_total"][metrics.listener, self._cause(cause)] += 1
-        counters.observe("session_seconds", time.monotonic() - self._began)
+        counters.observe("session_seconds", monotonic() - self._began)
         if self._message:
             counters["messages_total"][metrics.listener, "aborted"] += 1
-        self._server = None
+        self._server = self._timeouts = None
 
     def _cause(self, cause: BaseException) -> str:
         for kind, name in _CAUSES:
@@ -401,9 +411,7 @@ def _outcome(digit: int) -> str:
 
 
 def _refuses(status: Any) -> bool:
-    """Return True if a hook's status is negative."""
-    if type(status) is str:
-        return status[:1] in ("4", "5")
+    """Return True if a hook's status that is not a string is negative."""
     if type(status) is Reply:
         return status.code >= 400
     return isinstance(status, FOR_EACH)
