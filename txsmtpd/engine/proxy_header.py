@@ -55,10 +55,10 @@ class ProxyHeader:
         connection.stage = self
         seconds = server.settings.proxy_protocol_timeout or PROXY_TIMEOUT
         self._call = connection.call_later(seconds, self._took_too_long)
-        connection.read_with(self._reader, self._come)
+        connection.read_with(self._reader, self._received)
         return ANSWERED_LATER
 
-    async def _come(self, reader: ProxyReader) -> Any:
+    async def _received(self, reader: ProxyReader) -> Any:
         server = self._server
         session = server.session
         data = reader.end()
@@ -74,7 +74,7 @@ class ProxyHeader:
             session.proxy_peer = own
         if trusts_nobody(server.settings):
             return self._refuse("the handler has no handle_PROXY, which must accept it")
-        if "PROXY" in server.settings.hooks and not await self._lets_in(data):
+        if "PROXY" in server.settings.hooks and not await self._is_accepted(data):
             return self._refuse("handle_PROXY has not accepted it")
         # handle_PROXY of a program written for aiosmtpd may have set session.peer. Keep its value.
         if client is not None and session.peer == own:
@@ -85,7 +85,7 @@ class ProxyHeader:
         greeting = self._welcome(server)
         return await greeting if isinstance(greeting, Awaitable) else greeting
 
-    async def _lets_in(self, data: ProxyData) -> bool:
+    async def _is_accepted(self, data: ProxyData) -> bool:
         """Whether ``handle_PROXY`` accepts the connection. It does not if it raises an exception or times out."""
         dispatcher = self._server._dispatcher
         try:

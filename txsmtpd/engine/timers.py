@@ -77,9 +77,9 @@ class Timers:
             self._moment = NEVER
         else:
             self._moment = moment = self._entries[0][0]
-            self._call = self._clock.callLater(max(moment - self._clock.seconds(), 0.0), self._come)
+            self._call = self._clock.callLater(max(moment - self._clock.seconds(), 0.0), self._call_due)
 
-    def _come(self) -> None:
+    def _call_due(self) -> None:
         self._call = None
         self._moment = ALWAYS
         entries, last, now = self._entries, self._number, self._clock.seconds() + RESOLUTION

@@ -43,7 +43,6 @@ class DataReader:
 
     __slots__ = (
         "_assumed",
-        "_come",
         "_discarded",
         "_held",
         "_line",
@@ -51,6 +50,7 @@ class DataReader:
         "_newlines",
         "_on_excess",
         "_on_too_large",
+        "_received",
         "_size_limit",
         "_write",
         "fault",
@@ -76,7 +76,7 @@ class DataReader:
         self._discarded = discarded
         self._on_too_large = on_too_large
         self._on_excess = on_excess
-        self._come = 0  # received octets, with dot-stuffing; counted even after a fault
+        self._received = 0  # received octets, with dot-stuffing; counted even after a fault
         self._line_limit = line_limit
         # The decoder finds CRLF, CR and LF in one pass in C; two counts and a search would take three times as long.
         self._newlines = None if bare_newlines else IncrementalNewlineDecoder(None, translate=False)
@@ -116,7 +116,7 @@ class DataReader:
 
     def _pass_on(self, run: bytes, stuffed: bool) -> None:
         """Pass on a piece of the data, unless there is a fault. The piece contains nothing of the end of the data."""
-        self._come += len(run)
+        self._received += len(run)
         if self.fault is Fault.TOO_LARGE:
             self._look_for_excess()
             return
@@ -144,7 +144,7 @@ class DataReader:
 
     def _look_for_excess(self) -> None:
         assert self._size_limit is not None
-        if self._on_excess is not None and self._come > self._discarded * self._size_limit + EXCESS:
+        if self._on_excess is not None and self._received > self._discarded * self._size_limit + EXCESS:
             tell, self._on_excess = self._on_excess, None
             tell()
 
