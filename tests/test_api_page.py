@@ -1,4 +1,4 @@
-"""The pages of the reference, held against the code: they list every public name and option, and nothing else."""
+"""The pages of the reference list every public name and option, and nothing else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EXCLUDED = re.compile(r":exclude-members:(.*)")
 
 
 def resolved(name: str) -> Any:
-    """The object of a full name; AttributeError if there is none."""
+    """The object with a full name. AttributeError if there is none."""
     parts = name.split(".")
     for end in range(len(parts), 0, -1):
         try:
@@ -34,7 +34,8 @@ def resolved(name: str) -> Any:
 
 
 def public_names(module: Any) -> list[str]:
-    """What automodule documents with ``:members:``: ``__all__``, or what the module defines and describes."""
+    """The names that automodule documents with ``:members:``: ``__all__``, or those that the module defines and
+    documents."""
     found = getattr(module, "__all__", None)
     if found is not None:
         return list(found)
@@ -46,7 +47,7 @@ def public_names(module: Any) -> list[str]:
 
 
 def names_in(text: str) -> tuple[set[str], set[str]]:
-    """The modules, and the full names of what is in them, that a page documents."""
+    """The modules, and the full names of their members, that a page documents."""
     modules, names = set(), set()
     for kind, name, options in DIRECTIVE.findall(text):
         if kind != "automodule":
@@ -67,7 +68,7 @@ def names_in(text: str) -> tuple[set[str], set[str]]:
 
 
 class APIPageTests(SynchronousTestCase):
-    """``docs/api.rst``, and the parts of it that stand on the pages of their subjects."""
+    """``docs/api.rst``, and the parts of it on other pages."""
 
     def setUp(self) -> None:
         self.modules: set[str] = set()
@@ -79,7 +80,7 @@ class APIPageTests(SynchronousTestCase):
             self.names |= names
 
     def test_nothingElse(self) -> None:
-        """All that is documented exists, under the name that the page gives it."""
+        """Everything that is documented exists, under its documented name."""
         wrong = []
         for name in sorted(self.modules | {each for each in self.names if each.startswith("txsmtpd.")}):
             try:
@@ -89,8 +90,8 @@ class APIPageTests(SynchronousTestCase):
         self.assertEqual(wrong, [])
 
     def test_onlyPublic(self) -> None:
-        """What is documented is public: no part of its name begins with an underscore; and where its module lists its
-        names, it is among them."""
+        """Everything that is documented is public: no part of its name starts with an underscore, and it is in
+        ``__all__`` if its module has that."""
         wrong = []
         for name in self.names:
             module, _, own = name.rpartition(".")
@@ -100,7 +101,7 @@ class APIPageTests(SynchronousTestCase):
         self.assertEqual(wrong, [])
 
     def test_everyName(self) -> None:
-        """Every name that a documented module exports is documented, or named on a page that tells of the module."""
+        """Every name that a documented module exports is documented, or named on a page that describes the module."""
         documented = {id(resolved(each)) for each in self.names if each.startswith("txsmtpd.")}
         missing = []
         for module in sorted({"txsmtpd", *self.modules}):
@@ -133,7 +134,7 @@ class OptionsPageTests(SynchronousTestCase):
     """``docs/options.rst`` lists the options of the factory."""
 
     def test_everyOption(self) -> None:
-        """Each option is in one of the sections, once."""
+        """Each option is in exactly one of the sections."""
         page = (DOCS / "options.rst").read_text("utf-8")
         found = [name for names in re.findall(r"^\.\. options:: (.*)", page, re.MULTILINE) for name in names.split()]
         elsewhere = {"handler", "filters", "protocol_mechanisms"}  # of the factory, or not for users

@@ -1,4 +1,4 @@
-"""Commands as declared methods: what is found in a class, and which rules it has."""
+"""Commands as declared methods: the commands of a class, and their rules."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class CommandsTests(SynchronousTestCase):
         self.assertEqual(set(commands_of(Base)), {b"ONE", b"TWO", b"BARE"})
 
     def test_declared(self) -> None:
-        """What @syntax declares is known of the command; without it HELP does not list it."""
+        """The command has the declarations of @syntax. Without it, HELP does not list the command."""
         commands = commands_of(Base)
         self.assertEqual(commands[b"ONE"].rules, (first,))
         self.assertTrue(commands[b"ONE"].junk)
@@ -56,7 +56,7 @@ class CommandsTests(SynchronousTestCase):
         self.assertEqual((commands[b"BARE"].rules, commands[b"BARE"].junk), ((), False))
 
     def test_help(self) -> None:
-        """The help is the syntax, with what ESMTP adds after EHLO."""
+        """The help is the syntax, with the extended part after EHLO."""
         commands = commands_of(Base)
         self.assertEqual(commands[b"TWO"].help(False), "TWO arg")
         self.assertEqual(commands[b"TWO"].help(True), "TWO arg [SP more]")
@@ -64,14 +64,14 @@ class CommandsTests(SynchronousTestCase):
         self.assertEqual(commands[b"BARE"].help(True), "BARE")
 
     def test_argument(self) -> None:
-        """A command that needs an argument, or takes none, has a rule that says so with the syntax."""
+        """A command that requires an argument, or takes none, has a rule whose refusal shows the syntax."""
         (rule,) = commands_of(Base)[b"TWO"].rules
         self.assertTrue(rule.holds(None, "x"))
         self.assertFalse(rule.holds(None, None))
         self.assertEqual(rule.refusal, Reply(501, "5.5.4", "Syntax: TWO arg"))
 
     def test_withdrawn(self) -> None:
-        """smtp_VERB = None withdraws a command, and a subclass can bring it back."""
+        """smtp_VERB = None removes a command, and a subclass can add it again."""
 
         class Without(Base):
             smtp_ONE = None  # type: ignore[assignment]
@@ -84,7 +84,7 @@ class CommandsTests(SynchronousTestCase):
         self.assertEqual(commands_of(Again)[b"ONE"].rules, (first,))
 
     def test_overridden(self) -> None:
-        """An override keeps the rules, its own come behind them, and its own syntax is the help."""
+        """An override keeps the rules, its own follow them, and its own syntax is the help."""
 
         class Silent(Base):
             def smtp_ONE(self, arg: Any) -> None:
@@ -101,7 +101,7 @@ class CommandsTests(SynchronousTestCase):
         self.assertEqual((speaking.rules, speaking.help(False)), ((first, second), "ONE more"))
 
     def test_onceOnly(self) -> None:
-        """A rule that is declared twice is asked once."""
+        """A rule that is declared twice is checked once."""
 
         class Twice(Base):
             @syntax("ONE", needs=[second, first])
@@ -111,7 +111,7 @@ class CommandsTests(SynchronousTestCase):
         self.assertEqual(commands_of(Twice)[b"ONE"].rules, (first, second))
 
     def test_argumentOverridden(self) -> None:
-        """An override that declares its argument anew has the new rule."""
+        """An override that declares its argument again has the new rule."""
 
         class Without(Base):
             @syntax("TWO", argument=False)
@@ -123,7 +123,7 @@ class CommandsTests(SynchronousTestCase):
         self.assertFalse(rule.holds(None, "x"))
 
     def test_mixin(self) -> None:
-        """Rules come from all ancestors, the farthest first."""
+        """Rules are inherited from all base classes, those of the most distant one first."""
 
         class Mixin:
             @syntax("ONE", needs=[second])
@@ -136,7 +136,7 @@ class CommandsTests(SynchronousTestCase):
         self.assertEqual(commands_of(Both)[b"ONE"].rules, (first, second))
 
     def test_syntaxKeepsMethod(self) -> None:
-        """@syntax gives the method back as it was."""
+        """@syntax returns the method unchanged."""
 
         def method(self: Any, arg: Any) -> None:
             pass

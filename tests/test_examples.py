@@ -1,4 +1,4 @@
-"""The examples, and what else shows only in a process of its own: pytest, its plugin, and what tests leave behind."""
+"""The examples, and tests that need a separate process: pytest, its plugin, and cleanup after tests."""
 
 from __future__ import annotations
 
@@ -156,21 +156,21 @@ for number in range(200):
 
 
 def free_port() -> int:
-    """A port that nobody listens on just now."""
+    """A port on which no process listens."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port: int = listening.getsockname()[1]
         return port
 
 
 class ProcessTestCase(SynchronousTestCase):
-    """A test case that runs tests in a process of their own."""
+    """A test case that runs tests in a separate process."""
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp()).absolute()
         self.folder.mkdir()
 
     def python(self, *words: str) -> tuple[int, str]:
-        """Run Python; return its status and what it prints."""
+        """Run Python. Return its status and its output."""
         path = os.pathsep.join([str(Path(pytest_txsmtpd.__file__).parent), *sys.path])
         done = subprocess.run(
             [sys.executable, *words],
@@ -226,7 +226,7 @@ class PytestTests(ProcessTestCase):
     """The plugin for pytest."""
 
     def shared(self, *words: str) -> int:
-        """Run tests that share servers; return how many servers there were."""
+        """Run tests that share servers. Return the number of servers."""
         (self.folder / "ports").mkdir()
         self.write("test_shared.py", SHARED % f"__import__('pathlib').Path({str(self.folder / 'ports')!r})")
         status, said = self.pytest("-q", "test_shared.py", *words)
@@ -235,21 +235,21 @@ class PytestTests(ProcessTestCase):
         return len(list((self.folder / "ports").iterdir()))
 
     def test_oneProcess(self) -> None:
-        """One server for all tests, and each sees only its own mail."""
+        """There is one server for all tests, and each test sees only its own mail."""
         self.assertEqual(self.shared(), 1)
 
     def test_workers(self) -> None:
-        """Without more words, each worker has a server of its own."""
+        """By default, each worker has its own server."""
         once()
         self.assertEqual(self.shared("-n", "2"), 2)
 
     def test_workersOnOneServer(self) -> None:
-        """Eight workers on one server see only their own mail, and all that was sent before they look."""
+        """Eight workers on one server see only their own mail, including all mail that was sent before."""
         once()
         self.assertEqual(self.shared("-n", "8", "--shared-mail-server"), 1)
 
     def test_transcript(self) -> None:
-        """A test that fails, be it in a fixture, shows what was said in it, once, and no password."""
+        """A test that fails, even in a fixture, prints its transcript once, without passwords."""
         once()
         self.write("test_failing.py", FAILING)
         for words in (), ("-n", "2", "--shared-mail-server"):
@@ -263,7 +263,7 @@ class PytestTests(ProcessTestCase):
             self.assertNotIn("AGFubgBjYW5hcnktMTc=", said)
 
     def test_hidden(self) -> None:
-        """A test in which mail does not come, or comes, fails with its own line; the inbox's are not shown."""
+        """If mail is missing or unexpected, the failure shows the line of the test, and not those of the inbox."""
         self.write("test_hidden.py", HIDDEN)
         status, said = self.pytest("-q", "test_hidden.py")
         self.assertEqual(status, 1, said)
@@ -273,7 +273,7 @@ class PytestTests(ProcessTestCase):
             self.assertNotIn(name, said)
 
     def test_djangoTLS(self) -> None:
-        """Django's clients trust the certificate by django_settings(), others by the fixture."""
+        """Clients of Django trust the certificate with django_settings(), others with the fixture."""
         once()
         for tls in "starttls", "implicit":
             self.write("test_tls.py", DJANGO_TLS % (tls, tls))
@@ -282,7 +282,7 @@ class PytestTests(ProcessTestCase):
             self.assertIn("4 passed", said)
 
     def test_notUsed(self) -> None:
-        """Where no fixture of it is used, the plugin imports neither Twisted nor txsmtpd."""
+        """If no fixture of it is used, the plugin imports neither Twisted nor txsmtpd."""
         self.write(
             "test_nothing.py",
             "import sys\n\ndef test_nothing():\n    assert not {'twisted', 'txsmtpd', 'OpenSSL'} & set(sys.modules)\n",
@@ -292,7 +292,7 @@ class PytestTests(ProcessTestCase):
 
 
 class LeavingsTests(ProcessTestCase):
-    """What many tests leave behind: nothing."""
+    """Many tests leave nothing behind."""
 
     def test_many(self) -> None:
         """Two hundred tests with a catcher each leave the reactor clean, and no resource open."""
@@ -303,7 +303,7 @@ class LeavingsTests(ProcessTestCase):
         self.assertNotIn("ResourceWarning", said)
 
     def test_trialTranscript(self) -> None:
-        """A test of trial's that fails shows what was said, with no word of it in the test."""
+        """A failing test of trial prints its transcript without code for it in the test."""
         self.write("test_many.py", MANY.replace('"hello")', '"bye")').replace("range(200)", "range(1)"))
         status, said = self.python("-m", "twisted.trial", "test_many")
         self.assertEqual(status, 1, said)

@@ -1,4 +1,4 @@
-"""The factory: connections, their limits, and what they share."""
+"""The factory: connections, their limits, and shared data."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ OTHER = IPv4Address("TCP", "192.0.2.8", 4321)
 
 
 def factory(hooks: object = None, **options: Any) -> SMTPFactory:
-    """A factory on a clock."""
+    """A factory with a fake clock."""
     return SMTPFactory(hooks, hostname="mx.test", reactor=Clock(), **options)
 
 
 class MemoryTests(SynchronousTestCase):
-    """What connections cost that do nothing."""
+    """The memory of idle connections."""
 
     def test_idle(self) -> None:
         """An idle connection is small, whatever other connections have done before."""
 
         class Server(SMTP):
-            """A class of its own: Python lays the instances of each class out by what the first ones do."""
+            """A separate class: Python lays out the instances of a class according to the first ones."""
 
         made = factory(handler(), protocol=Server)
         Client(factory=made).talk(b"QUIT\r\n")
@@ -56,14 +56,14 @@ class MemoryTests(SynchronousTestCase):
 
 
 class FactoryTests(SynchronousTestCase):
-    """Making connections."""
+    """Creating connections."""
 
     def test_interface(self) -> None:
-        """It is a factory that any endpoint can listen with."""
+        """Any endpoint can listen with it."""
         verifyObject(IProtocolFactory, factory())
 
     def test_protocol(self) -> None:
-        """It makes protocols of the class it was given, all with the same settings."""
+        """It creates protocols of the given class, all with the same settings."""
 
         class Server(SMTP):
             pass
@@ -76,20 +76,20 @@ class FactoryTests(SynchronousTestCase):
         self.assertIsNot(first, second)
 
     def test_handler(self) -> None:
-        """All connections have the one handler."""
+        """All connections share one handler."""
         hooks = handler()
         made = factory(hooks)
         self.assertIs(made.handler, hooks)
         self.assertIs(Client(factory=made).server.event_handler, hooks)
 
     def test_unknownOption(self) -> None:
-        """An option that does not exist is a TypeError at once, which names the nearest."""
+        """An unknown option is a TypeError immediately, which names the most similar one."""
         error = self.assertRaises(TypeError, SMTPFactory, None, data_size_limits=5)
         self.assertIn("data_size_limit", str(error))
         self.assertRaises(TypeError, SMTPFactory, None, nosuchthing=1)
 
     def test_nothingShared(self) -> None:
-        """Connections share nothing: what one says does not show in another."""
+        """Connections are independent: the commands of one do not affect another."""
         made = factory(command_call_limit=3)
         first, second = Client(factory=made), Client(factory=made)
         self.assertEqual(first.codes(GREETING + TRANSACTION + b"NOOP\r\nNOOP\r\nNOOP\r\n"), [250] * 6)
@@ -98,18 +98,18 @@ class FactoryTests(SynchronousTestCase):
         self.assertNotEqual(first.server.session.id, second.server.session.id)
 
     def test_unixSocket(self) -> None:
-        """A client on a Unix socket has an empty peer, and is served like any other."""
+        """A client on a Unix socket has an empty peer, and is served like others."""
         client = Client(peer=UNIXAddress(None))
         self.assertEqual(client.server.session.peer, "")
         self.assertEqual(client.send_message().code if client.codes(GREETING) == [250] else 0, 250)
 
     def test_mappedAddress(self) -> None:
-        """An IPv4 client of an IPv6 listener is known by its IPv4 address."""
+        """An IPv4 client of an IPv6 listener has its IPv4 address as peer."""
         client = Client(peer=IPv4Address("TCP", "::ffff:192.0.2.7", 4321))
         self.assertEqual(client.server.session.peer, ("192.0.2.7", 4321))
 
     def test_knowsConnections(self) -> None:
-        """The factory knows the connections that are open."""
+        """The factory tracks open connections."""
         made = factory()
         first, second = Client(factory=made), Client(factory=made)
         self.assertEqual(made.connections, {first.server, second.server})
@@ -120,17 +120,17 @@ class FactoryTests(SynchronousTestCase):
 
 
 class LimitTests(SynchronousTestCase):
-    """Connections at one time."""
+    """Connections at the same time."""
 
     def assertTurnedAway(self, client: Client) -> None:
-        """The client got 421 4.7.0 and was let go, without a session."""
+        """Assert that the client got 421 4.7.0 and was disconnected, without a session."""
         (answer,) = answers(client.welcome)
         self.assertEqual((answer.code, answer.status), (421, "4.7.0"))
         self.assertTrue(client.closed)
         self.assertNotIsInstance(client.server, SMTP)
 
     def test_total(self) -> None:
-        """Above the limit clients are answered 421, until others have gone."""
+        """Above the limit, clients get 421, until others have disconnected."""
         made = factory(connection_limit=2)
         first, second = Client(factory=made), Client(factory=made)
         self.assertTurnedAway(Client(factory=made))
@@ -141,7 +141,7 @@ class LimitTests(SynchronousTestCase):
         self.assertTurnedAway(Client(factory=made))
 
     def test_perHost(self) -> None:
-        """The limit for one address does not touch the others."""
+        """The limit for one address does not affect other addresses."""
         made = factory(connection_limit_per_host=1)
         first = Client(factory=made)
         self.assertTurnedAway(Client(factory=made, peer=IPv4Address("TCP", PEER.host, 99)))
@@ -151,7 +151,7 @@ class LimitTests(SynchronousTestCase):
         self.assertEqual(codes(Client(factory=made).welcome), [220])
 
     def test_perHostForgets(self) -> None:
-        """Nothing is kept of addresses that have gone."""
+        """Nothing is kept about addresses without connections."""
         made = factory(connection_limit_per_host=1)
         for number in range(100):
             client = Client(factory=made, peer=IPv4Address("TCP", f"192.0.2.{number}", 1))
@@ -165,7 +165,7 @@ class LimitTests(SynchronousTestCase):
         self.assertEqual([codes(client.welcome) for client in clients], [[220]] * 3)
 
     def test_noHooksForTheTurnedAway(self) -> None:
-        """Hooks are not asked about clients that are too many."""
+        """Hooks are not called for clients above the limit."""
         hook = Waiting(None)
         made = factory(handler(CONNECT=hook), connection_limit=1)
         Client(factory=made)
@@ -173,7 +173,7 @@ class LimitTests(SynchronousTestCase):
         self.assertEqual(len(hook.calls), 1)
 
     def test_talksAnyway(self) -> None:
-        """What a client that was turned away sends is not looked at."""
+        """Input of a rejected client is ignored."""
         made = factory(connection_limit=0)
         client = Client(factory=made)
         assert isinstance(client.server, Protocol)
@@ -181,7 +181,7 @@ class LimitTests(SynchronousTestCase):
         self.assertEqual(client.heard(), b"")
 
     def test_checked(self) -> None:
-        """A limit that is no number is refused when the factory is made, not when a client comes."""
+        """An invalid limit is refused when the factory is created."""
         for name in ("connection_limit", "connection_limit_per_host"):
             for value in ("5", 2.5, True, [1]):
                 self.assertRaises(TypeError, SMTPFactory, None, **{name: value})

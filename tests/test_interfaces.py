@@ -1,4 +1,4 @@
-"""verifyHandler: what it accepts, and how it tells what is wrong."""
+"""verifyHandler: valid handlers, and its errors."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ class VerifyHandlerTests(SynchronousTestCase):
     """verifyHandler."""
 
     def problem(self, handler: object) -> str:
-        """What is wrong with the handler."""
+        """Return the error about the handler."""
         return str(self.assertRaises(InvalidHandler, verifyHandler, handler))
 
     def test_complete(self) -> None:
-        """A handler with every hook is right, and so is one with none."""
+        """A handler with every hook is valid, and so is one with none."""
         self.assertTrue(verifyHandler(Complete()))
         self.assertTrue(verifyHandler(object()))
         self.assertEqual({name for name in dir(Complete) if not name.startswith("__")}, set(HOOKS))
 
     def test_misspelt(self) -> None:
-        """A misspelt hook is named, with the one that is meant."""
+        """The error for a misspelt hook suggests the intended one."""
         for wrong, right in (
             ("handle_RCTP", "handle_RCPT"),
             ("handle_rcpt", "handle_RCPT"),
@@ -64,7 +64,7 @@ class VerifyHandlerTests(SynchronousTestCase):
             self.assertIn(right, problem)
 
     def test_parameters(self) -> None:
-        """A hook with too few or too many parameters is named, with what it must take."""
+        """The error for a hook with too few or too many parameters shows the right ones."""
 
         class Few:
             async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: Any) -> None: ...
@@ -76,7 +76,7 @@ class VerifyHandlerTests(SynchronousTestCase):
         self.assertIn("handle_DATA(server, session, envelope)", self.problem(Many()))
 
     def test_ownNames(self) -> None:
-        """Parameters may have any names, and defaults beyond those that are needed."""
+        """Parameters may have any names, and additional ones may have defaults."""
 
         class Handler:
             def handle_RCPT(self, a: Any, b: Any, c: Any, d: Any, e: Any, f: int = 1) -> None: ...
@@ -85,7 +85,7 @@ class VerifyHandlerTests(SynchronousTestCase):
         self.assertTrue(verifyHandler(Handler()))
 
     def test_ehlo(self) -> None:
-        """handle_EHLO may have either form, and no third."""
+        """handle_EHLO may have either of two forms, and no other."""
 
         class Old:
             def handle_EHLO(self, server: Any, session: Any, envelope: Any, hostname: Any) -> None: ...
@@ -97,7 +97,7 @@ class VerifyHandlerTests(SynchronousTestCase):
         self.assertIn("handle_EHLO", self.problem(Neither()))
 
     def test_noMethod(self) -> None:
-        """A hook that cannot be called is named."""
+        """A hook that is not callable is an error."""
 
         class Handler:
             handle_DATA = "250 OK"
@@ -105,11 +105,11 @@ class VerifyHandlerTests(SynchronousTestCase):
         self.assertIn("handle_DATA", self.problem(Handler()))
 
     def test_invalid(self) -> None:
-        """The exception is one of zope.interface's."""
+        """The exception is a subclass of zope.interface's."""
         self.assertTrue(issubclass(InvalidHandler, Invalid))
 
     def test_handleMessage(self) -> None:
-        """handle_message, which subclasses of the built-in handlers have, is not taken for a misspelt hook."""
+        """handle_message of subclasses of the built-in handlers does not count as a misspelt hook."""
 
         class Handler:
             def handle_message(self, message: Any) -> None: ...
@@ -118,14 +118,14 @@ class VerifyHandlerTests(SynchronousTestCase):
 
 
 class Whole:
-    """A handler that is right."""
+    """A valid handler."""
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
         return "250 OK"
 
 
 def having(**attributes: Any) -> Any:
-    """A handler with these attributes beside its handle_DATA."""
+    """A handler with these attributes in addition to handle_DATA."""
     return type("Handler", (Whole,), attributes)()
 
 
@@ -134,13 +134,13 @@ def a_hook(self: Any, *arguments: Any) -> str:
 
 
 class FactoryTests(SynchronousTestCase):
-    """What a factory says about its handler when it is made."""
+    """The checks of a handler when a factory is created."""
 
     def refused(self, handler: Any, **options: Any) -> str:
         return str(self.assertRaises(TypeError, SMTPFactory, handler, **options))
 
     def test_right(self) -> None:
-        """Handlers with hooks, with helpers of other names, and without hooks on purpose are taken."""
+        """Handlers with hooks, with other methods, and declared as discarding are accepted."""
         for handler in (
             None,
             Complete(),
@@ -157,7 +157,7 @@ class FactoryTests(SynchronousTestCase):
             SMTPFactory(handler)
 
     def test_misspelt(self) -> None:
-        """A misspelt hook is a TypeError that names the one that is meant."""
+        """A misspelt hook is a TypeError that suggests the intended one."""
         for wrong, right in {
             "handle_RCTP": "handle_RCPT",
             "handle_rcpt": "handle_RCPT",
@@ -176,7 +176,7 @@ class FactoryTests(SynchronousTestCase):
             )
 
     def test_unknown(self) -> None:
-        """A hook for a command that there is not is a TypeError, unless a protocol of one's own may call it."""
+        """A hook for an unknown command is a TypeError, unless a custom protocol may call it."""
         self.assertIn("there is no such command", self.refused(having(handle_PING=a_hook)))
 
         class WithPing(SMTP):
@@ -205,17 +205,17 @@ class FactoryTests(SynchronousTestCase):
         )
 
     def test_noHook(self) -> None:
-        """An object without a hook would throw mail away: that is said on purpose, by Sink()."""
+        """An object without hooks is refused, because it would discard all mail. Sink() does that deliberately."""
         for handler in (object(), SimpleNamespace(), type("Handler", (), {"handle_message": a_hook})()):
             self.assertIn("txsmtpd.handlers.Sink()", self.refused(handler))
 
     def test_noHandler(self) -> None:
-        """What cannot be a handler is a TypeError that says what is."""
+        """An object that cannot be a handler is a TypeError that says what can."""
         for handler in (lambda *a: None, self.test_noHook, len, 5, {}, [], "txsmtpd.handlers.Sink", b"", {1}, (2,)):
             self.assertIn("must be an object with hooks", self.refused(handler))
 
     def test_lenient(self) -> None:
-        """Where handlers come from elsewhere, the same is a warning: for Controllers, and on request."""
+        """With strict_handler=False, as in controllers, these errors are warnings."""
         for make in (
             lambda handler: SMTPFactory(handler, strict_handler=False),
             lambda handler: UnthreadedController(handler, loop=object()),

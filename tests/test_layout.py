@@ -81,7 +81,7 @@ LINES_OF_A_FILE = 500  # at most, unless its first paragraph says why all of it 
 
 
 def modules() -> list[str]:
-    """The names of all modules of the package, with the package's own first."""
+    """The names of all modules of the package, starting with the package itself."""
     return ["txsmtpd", *sorted(each.name for each in pkgutil.walk_packages(txsmtpd.__path__, "txsmtpd."))]
 
 
@@ -91,7 +91,7 @@ def source_of(name: str) -> Path:
 
 
 def layer_of(name: str) -> str | None:
-    """The layer that a module belongs to; None for the package itself, which presents the public names."""
+    """The layer that a module belongs to; None for the package itself, which exports the public names."""
     return name.split(".")[1] if "." in name else None
 
 
@@ -113,7 +113,7 @@ def all_imports(name: str) -> set[str]:
 
 
 def executed_on_import(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes of a module that run when it is imported: all that is not in a function."""
+    """The nodes of a module that are executed by its import: all that are not in a function."""
     yield node
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
         for child in ast.iter_child_nodes(node):
@@ -150,12 +150,12 @@ class ImportTests(SynchronousTestCase):
     """Imports point one way."""
 
     def test_eachModuleHasALayer(self) -> None:
-        """A new module or folder of the package finds its place in the order, and in this file, before it is used."""
+        """A new module or folder of the package must be added to the order in this file."""
         layers = set().union(*LAYERS)
         self.assertEqual({layer_of(name) for name in modules()} - layers - {None}, set())
 
     def test_direction(self) -> None:
-        """Each module imports its own layer and lower ones only."""
+        """Each module imports only its own layer and lower ones."""
         wrong = {
             name: upward
             for name in modules()
@@ -179,7 +179,7 @@ class ImportTests(SynchronousTestCase):
         self.assertEqual(wrong, {})
 
     def test_longFiles(self) -> None:
-        """A file of more than 500 lines says in its first paragraph why all of it is in one file."""
+        """The first paragraph of a file of more than 500 lines says why it is one file."""
         wrong = []
         for name in modules():
             text = source_of(name).read_text()
@@ -189,17 +189,17 @@ class ImportTests(SynchronousTestCase):
         self.assertEqual(wrong, [])
 
     def test_testKitStandsAlone(self) -> None:
-        """Nothing outside ``testing`` imports it: a server in production runs no code of the test kit."""
+        """Nothing outside ``testing`` imports it: a production server runs no code for tests."""
         wrong = [name for name in modules() if layer_of(name) != "testing" and "testing" in layers_imported(name)]
         self.assertEqual(wrong, [])
 
     def test_root(self) -> None:
-        """The package's root holds few modules: the framework's public face. All else has a folder."""
+        """The package's root has few modules: the public interface. All others are in folders."""
         in_the_root = sorted(path.name for path in PACKAGE.glob("*.py"))
         self.assertLessEqual(len(in_the_root), MODULES_IN_THE_ROOT, in_the_root)
 
     def test_pure(self) -> None:
-        """The leaves need the standard library and each other, and nothing else: neither Twisted nor zope."""
+        """The leaves import only the standard library and each other, and neither Twisted nor zope."""
         known = sys.stdlib_module_names | {"txsmtpd"}
         wrong = {
             name: foreign
@@ -209,7 +209,7 @@ class ImportTests(SynchronousTestCase):
         self.assertEqual(wrong, {})
 
     def test_reactorInSource(self) -> None:
-        """No module imports the reactor when it is itself imported, except the one that starts it."""
+        """No module imports the reactor during its own import, except the one that starts it."""
         wrong = []
         for name in modules():
             nodes = executed_on_import(ast.parse(source_of(name).read_bytes()))
@@ -241,7 +241,7 @@ class ImportTests(SynchronousTestCase):
         self.assertEqual(workers, {"txsmtpd.service.workers.inheritance"})
 
     def test_relativeImports(self) -> None:
-        """This file's reading of relative imports: they are seen, too."""
+        """The parser of this file handles relative imports, too."""
 
         def read(text: str) -> list[str]:
             return list(imports_of(ast.walk(ast.parse(text)), "txsmtpd.wire"))
@@ -253,21 +253,23 @@ class ImportTests(SynchronousTestCase):
 
 
 class PluginTests(SynchronousTestCase):
-    """What lies in the folder of Twisted's plugins."""
+    """The folder of Twisted's plugins."""
 
     def plugin(self) -> Path:
-        """The plugin's file, found as twist finds it."""
+        """The plugin's file, as twist finds it."""
         module = importlib.import_module("twisted.plugins.txsmtpd_plugin")
         return Path(str(module.__file__))
 
     def test_imports(self) -> None:
-        """The plugin imports ServiceMaker alone: all programs of an environment that look for plugins execute it."""
+        """The plugin imports only ServiceMaker, because all programs of an environment that look for plugins execute
+        it."""
         tree = ast.parse(self.plugin().read_bytes())
         imports = set(imports_of(ast.walk(tree), "twisted.plugins"))
         self.assertEqual(imports, {"twisted.application.service.ServiceMaker"})
 
     def test_noPackages(self) -> None:
-        """There is no ``__init__.py`` of ours in ``twisted`` or ``twisted/plugins``: it would hide Twisted's own."""
+        """``twisted`` and ``twisted/plugins`` have no ``__init__.py`` from this package, which would hide Twisted's
+        own."""
         plugins = self.plugin().parent
         if plugins.parent == Path(twisted.__file__).parent:
             shipped = {str(each) for each in importlib.metadata.files("txsmtpd") or ()}
@@ -281,10 +283,10 @@ class PluginTests(SynchronousTestCase):
 
 
 class PublicTests(SynchronousTestCase):
-    """What the package shows to the world."""
+    """The public names of the package."""
 
     def test_all(self) -> None:
-        """Each name in an ``__all__`` exists, once."""
+        """Each name in an ``__all__`` exists, and is listed once."""
         for name in modules():
             module = importlib.import_module(name)
             names = getattr(module, "__all__", [])
@@ -293,11 +295,11 @@ class PublicTests(SynchronousTestCase):
                 self.assertTrue(hasattr(module, each), f"{name}.{each}")
 
     def test_typed(self) -> None:
-        """The package tells type checkers that it is typed."""
+        """The package is marked as typed for type checkers."""
         self.assertTrue((PACKAGE / "py.typed").is_file())
 
     def test_examples(self) -> None:
-        """The examples in docstrings do what they show."""
+        """The examples in docstrings are correct."""
         report: list[str] = []
         attempted = 0
         runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
@@ -309,6 +311,6 @@ class PublicTests(SynchronousTestCase):
         self.assertGreater(attempted, 0)
 
     def test_charters(self) -> None:
-        """Each module opens by saying what lives in it."""
+        """Each module starts with a docstring."""
         missing = [name for name in modules() if not ast.get_docstring(ast.parse(source_of(name).read_bytes()))]
         self.assertEqual(missing, [])

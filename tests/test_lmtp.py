@@ -1,4 +1,4 @@
-"""LMTP (RFC 2033): LHLO, and a reply for each recipient of a message; and what becomes of those in SMTP."""
+"""LMTP (RFC 2033): LHLO, and a reply for each recipient of a message; and such results in SMTP."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def recipients(*paths: bytes) -> bytes:
 
 
 def lmtp(handler: object = None, **options: Any) -> Client:
-    """A client that has said LHLO."""
+    """A client that has sent LHLO."""
     client = Client(handler, protocol=LMTP, **options)
     assert client.ask(b"LHLO client.test").code == 250
     return client
 
 
 def by_data(client: Client, message: bytes = MESSAGE) -> list[Answer]:
-    """Send the message of an open transaction by DATA; the replies to it."""
+    """Send the message of an open transaction by DATA. Return the replies to it."""
     assert client.codes(b"DATA\r\n") == [354]
     return answers(client.talk(message + b".\r\n"))
 
@@ -51,14 +51,14 @@ WAYS: list[Callable[[Client], list[Answer]]] = [by_data, by_bdat]
 
 
 def send(client: Client, *paths: bytes, way: Callable[[Client], list[Answer]] = by_data) -> list[str]:
-    """Send a message to these recipients; the replies to it, in one line each."""
+    """Send a message to these recipients. Return the replies to it, in one line each."""
     assert set(client.codes(SENDER + recipients(*paths))) == {250}
     return [f"{answer.code} {answer.text}" for answer in way(client)]
 
 
 @implementer(IStreamingHandler)
 class Streaming:
-    """A streaming handler whose receivers finish with this result."""
+    """A streaming handler whose receivers have this result of finish."""
 
     def __init__(self, result: Any) -> None:
         self.result = result
@@ -91,7 +91,7 @@ class Receiver:
 
 
 def with_result(result: Any) -> Iterator[tuple[str, Any]]:
-    """Handlers whose result for a message is this, of each kind."""
+    """Handlers of each kind with this result for a message."""
     for form, hook in in_three_forms(result):
         yield form, handler(DATA=hook)
     yield "streaming", Streaming(result)
@@ -101,12 +101,12 @@ class GreetingTests(LoggingTestCase):
     """RFC 2033 4.1."""
 
     def test_banner(self) -> None:
-        """The server says what it speaks, unless it is told what to say."""
+        """The greeting names the protocol, unless the ident is set."""
         self.assertEqual(Client(protocol=LMTP).welcome, b"220 mx.test LMTP txsmtpd\r\n")
         self.assertEqual(Client(protocol=LMTP, ident="hello").welcome, b"220 mx.test hello\r\n")
 
     def test_lhlo(self) -> None:
-        """LHLO is answered as EHLO is in SMTP."""
+        """The reply to LHLO is the same as to EHLO in SMTP."""
         said = Client(protocol=LMTP).talk(b"LHLO c.test\r\n")
         self.assertEqual(said, Client().talk(b"EHLO c.test\r\n"))
         (answer,) = answers(said)
@@ -114,14 +114,14 @@ class GreetingTests(LoggingTestCase):
             self.assertIn(keyword, answer.lines)
 
     def test_session(self) -> None:
-        """The session knows the client's name, and that parameters are allowed."""
+        """The session has the client's name, and parameters are allowed."""
         client = lmtp()
         self.assertEqual(client.server.session.host_name, "client.test")
         self.assertTrue(client.server.session.extended_smtp)
         self.assertEqual(client.ask(b"MAIL FROM:<a@x> BODY=8BITMIME").code, 250)
 
     def test_otherGreetings(self) -> None:
-        """HELO and EHLO are not known, and LHLO is not in SMTP; nothing comes of them."""
+        """HELO and EHLO are unknown commands, and so is LHLO in SMTP. They have no effect."""
         for client, words in (
             (Client(protocol=LMTP), (b"HELO c.test", b"EHLO c.test", b"helo c.test", b"EHLO")),
             (Client(), (b"LHLO c.test",)),
@@ -132,18 +132,18 @@ class GreetingTests(LoggingTestCase):
             self.assertEqual(client.ask(b"MAIL FROM:<a@x>").code, 503)
 
     def test_withoutArgument(self) -> None:
-        """LHLO needs a name, and the reply shows how it is written."""
+        """LHLO requires a name, and the refusal shows the syntax."""
         answer = Client(protocol=LMTP).ask(b"LHLO")
         self.assertEqual((answer.code, answer.text), (501, "5.5.4 Syntax: LHLO hostname"))
 
     def test_first(self) -> None:
-        """A transaction before LHLO is refused, and the reply says what is missing."""
+        """MAIL before LHLO is refused, and the reply says what is missing."""
         client = Client(protocol=LMTP)
         for line in SENDER, recipients(b"b@x"), b"DATA\r\n":
             self.assertEqual(client.talk(line), b"503 5.5.1 Send LHLO first\r\n")
 
     def test_help(self) -> None:
-        """HELP lists LHLO, and not what it stands for."""
+        """HELP lists LHLO, and neither HELO nor EHLO."""
         client = Client(protocol=LMTP)
         words = client.ask(b"HELP").text.split()
         self.assertIn("LHLO", words)
@@ -152,7 +152,7 @@ class GreetingTests(LoggingTestCase):
         self.assertEqual(client.ask(b"HELP DATA").text, "2.0.0 Syntax: DATA")
 
     def test_hook(self) -> None:
-        """LHLO calls handle_EHLO, in both of its forms, and a refusal leaves no greeting behind."""
+        """LHLO calls handle_EHLO, in both of its forms. A refusal leaves no greeting."""
 
         def lines(server: Any, session: Any, envelope: Any, hostname: str, responses: list[str]) -> list[str]:
             return [responses[0], "250-MINE", *responses[1:]]
@@ -174,7 +174,7 @@ class GreetingTests(LoggingTestCase):
         self.assertEqual(send(client, b"e@x"), ["250 2.0.0 OK"])
 
     def test_subclass(self) -> None:
-        """A subclass adds commands, as one of SMTP does."""
+        """A subclass adds commands as in SMTP."""
 
         class Mine(LMTP):
             @syntax("PING [ignored]")
@@ -185,16 +185,16 @@ class GreetingTests(LoggingTestCase):
         self.assertEqual(client.codes(b"PING\r\nEHLO c.test\r\nLHLO c.test\r\n"), [259, 500, 250])
 
     def test_lmtp(self) -> None:
-        """Handlers can ask the server what it speaks."""
+        """Handlers can read from the server which protocol the client uses."""
         self.assertTrue(lmtp().server.lmtp)
         self.assertFalse(Client().server.lmtp)
 
 
 class RepliesTests(LoggingTestCase):
-    """RFC 2033 4.2: one reply for each accepted recipient, whatever it is."""
+    """RFC 2033 4.2: one reply for each accepted recipient, whatever the result is."""
 
     def check(self, expected: list[str], result: Any, *paths: bytes) -> None:
-        """In each form of a handler, and each way of sending, the result gets these replies, once each."""
+        """With each kind of handler, and each way of sending, the result causes these replies, once each."""
         for (form, each), way in product(with_result(result), WAYS):
             client = lmtp(each)
             for _ in range(2):
@@ -202,34 +202,34 @@ class RepliesTests(LoggingTestCase):
             self.assertEqual(client.codes(b"NOOP\r\n"), [250])
 
     def test_noHook(self) -> None:
-        """Without a hook, all of them get the message."""
+        """Without a hook, all recipients get the message."""
         for way in WAYS:
             self.assertEqual(send(lmtp(), *BCD, way=way), ["250 2.0.0 OK"] * 3)
 
     def test_one(self) -> None:
-        """One status is repeated."""
+        """A single status is repeated."""
         for status in OK, FULL, GONE, Reply(550, "5.1.1", "gone"), b"550 5.1.1 gone":
             text = status.decode() if isinstance(status, bytes) else str(status)
             for paths in BCD[:1], BCD[:2], BCD:
                 self.check([text] * len(paths), status, *paths)
 
     def test_list(self) -> None:
-        """A list or tuple has one for each recipient, in order."""
+        """A list or tuple has one status for each recipient, in order."""
         self.check([OK, FULL, GONE], [OK, FULL, GONE], *BCD)
         self.check([GONE, GONE, GONE], (GONE, Reply(550, "5.1.1", "gone"), GONE.encode()), *BCD)
         self.check([OK], [OK], b"b@x")
 
     def test_mapping(self) -> None:
-        """A mapping has one for each forward-path; others in it do not matter."""
+        """A mapping has one status for each forward-path. Other keys are ignored."""
         self.check([OK, FULL, GONE], {"c@x": FULL, "d@x": GONE, "b@x": OK, "e@x": OK}, *BCD)
 
     def test_duplicates(self) -> None:
-        """Who is named twice gets two replies."""
+        """A recipient that is named twice gets two replies."""
         self.check([OK, FULL, OK], [OK, FULL, OK], b"b@x", b"c@x", b"b@x")
         self.check([OK, FULL, OK], {"b@x": OK, "c@x": FULL}, b"b@x", b"c@x", b"b@x")
 
     def test_tooFew(self) -> None:
-        """Where somebody is forgotten, the client shall try again: 451. One line in the log says so."""
+        """A recipient without a status gets 451, so that the client tries again. One line in the log reports it."""
         for result, expected, who in (
             ([OK, OK], [451, 451, 451], "<b@x>, <c@x>, <d@x>"),
             ([OK] * 4, [451, 451, 451], "<b@x>, <c@x>, <d@x>"),
@@ -247,7 +247,7 @@ class RepliesTests(LoggingTestCase):
                 self.assertIn(f"handle_DATA, for {who}, returned ", self.logged("error")[0])
 
     def test_accepted(self) -> None:
-        """A recipient who was refused is owed nothing."""
+        """A refused recipient gets no reply to the message."""
 
         def choose(server: Any, session: Any, envelope: Any, address: str, rcpt_options: Any) -> str:
             if address == "c@x":
@@ -262,8 +262,8 @@ class RepliesTests(LoggingTestCase):
             self.assertEqual([answer.code for answer in way(client)], [250, 250])
 
     def test_aliases(self) -> None:
-        """Replies answer RCPTs: one that became several forward-paths gets what is worst of theirs, and one that
-        became none counts as delivered."""
+        """Replies belong to RCPT commands: one that became several forward-paths gets the worst reply of these, and one
+        that became none counts as delivered."""
 
         def expand(server: Any, session: Any, envelope: Any, address: str, rcpt_options: Any) -> str:
             envelope.rcpt_tos += {"list@x": ["b@x", "c@x"], "d@x": ["d@x"]}.get(address, [])
@@ -276,7 +276,7 @@ class RepliesTests(LoggingTestCase):
         self.assertEqual(send(lmtp(hook), b"list@x", b"nobody@x", b"d@x"), [FULL] * 3)
 
     def test_addedByHook(self) -> None:
-        """A hook adds a recipient of its own: nobody is owed a reply for that one, wherever the result tells of it."""
+        """If a hook adds a recipient, there is no reply for it, wherever its status is in the result."""
 
         def mail(server: Any, session: Any, envelope: Any, address: str, mail_options: Any) -> str:
             envelope.mail_from = address
@@ -291,7 +291,7 @@ class RepliesTests(LoggingTestCase):
         self.assertEqual([reply[:3] for reply in told([OK, GONE, OK])], ["451"] * 3)  # for whom are they?
 
     def test_droppedByHook(self) -> None:
-        """A hook delivers once to who is named twice: both hear of it."""
+        """If a hook delivers once to a recipient that is named twice, there are two replies."""
 
         def data(server: Any, session: Any, envelope: Any) -> Any:
             envelope.rcpt_tos[:] = dict.fromkeys(envelope.rcpt_tos)
@@ -300,7 +300,7 @@ class RepliesTests(LoggingTestCase):
         self.assertEqual(send(lmtp(handler(DATA=data)), b"b@x", b"c@x", b"b@x", b"c@x"), [OK, FULL, OK, FULL])
 
     def test_noRecipients(self) -> None:
-        """Without an accepted recipient there is no message, whatever a handler has put into the envelope."""
+        """Without an accepted recipient there is no message, whatever a handler has added to the envelope."""
 
         def mail(server: Any, session: Any, envelope: Any, address: str, mail_options: Any) -> str:
             envelope.mail_from = address
@@ -314,7 +314,7 @@ class RepliesTests(LoggingTestCase):
             self.assertEqual(client.codes(b"BDAT 6 LAST\r\nRSET\r\nNOOP\r\n"), [503, 250])
 
     def test_forgotten(self) -> None:
-        """Who was a recipient of an earlier transaction is not one of this."""
+        """Recipients of an earlier transaction do not belong to this one."""
         for end in b"RSET\r\n", b"LHLO again\r\n":
             client = lmtp()
             client.talk(SENDER + recipients(*BCD) + end)
@@ -324,7 +324,7 @@ class RepliesTests(LoggingTestCase):
         self.assertEqual(len(send(client, b"e@x")), 1)
 
     def test_pipelined(self) -> None:
-        """However the octets are cut, each command is answered in its turn, and each recipient once."""
+        """However the octets are split, replies are in order, and each recipient has one."""
         octets = (
             SENDER + recipients(*BCD) + b"DATA\r\n" + MESSAGE + b".\r\n"
             + SENDER + recipients(b"e@x") + b"BDAT 3\r\na\r\nBDAT 3 LAST\r\nb\r\n" + b"QUIT\r\n"
@@ -338,7 +338,7 @@ class RepliesTests(LoggingTestCase):
             self.assertTrue(client.closed)
 
     def test_inOneGo(self) -> None:
-        """The replies to a message leave together."""
+        """The replies to a message are sent together."""
         client = lmtp(handler(DATA=lambda *arguments: [OK, FULL, GONE]))
         client.talk(SENDER + recipients(*BCD) + b"DATA\r\n")
         client.transport.writes.clear()
@@ -359,7 +359,7 @@ class RepliesTests(LoggingTestCase):
 
 
 class RefusedTests(LoggingTestCase):
-    """What goes wrong with the message as a whole is said to each recipient."""
+    """Errors of a message as a whole apply to each recipient."""
 
     def check(self, code: int, hooks: object = None, message: bytes = MESSAGE, **options: Any) -> None:
         for way in WAYS:
@@ -384,14 +384,14 @@ class RefusedTests(LoggingTestCase):
         self.check(552, message=MESSAGE * 10, data_size_limit=200)
 
     def test_bareNewline(self) -> None:
-        """A bare LF; by BDAT it is an octet like any other."""
+        """A bare LF. With BDAT it is an ordinary octet."""
         client = lmtp()
         client.talk(SENDER + recipients(*BCD) + b"DATA\r\n")
         self.assertEqual(client.codes(b"a\nb\r\n.\r\n"), [550] * 3)
         self.assertEqual(len(send(client, b"e@x")), 1)
 
     def test_raises(self) -> None:
-        """A hook that raises, or refuses."""
+        """A hook that raises an exception or Refused."""
 
         def fails(*arguments: Any) -> None:
             raise LookupError
@@ -410,7 +410,7 @@ class RefusedTests(LoggingTestCase):
             self.assertEqual([answer.code for answer in way(client)], [code] * 3)
 
     def test_pushed(self) -> None:
-        """A hook may push the replies of the first recipients, and return that of the last, or of them all."""
+        """A hook may push the replies of the first recipients, and return that of the last one, or push all."""
 
         def pushing(*pushed: str, result: Any) -> list[int]:
             async def hook(server: Any, session: Any, envelope: Any) -> Any:
@@ -434,12 +434,12 @@ class RefusedTests(LoggingTestCase):
         self.assertEqual(pushing("251 a", result=["550 a", "551 b", "552 c"]), [251, 551, 552])
 
     def test_noStatus(self) -> None:
-        """A hook that gives no status: one line in the log."""
+        """A hook without a valid status: one line in the log."""
         self.check_once(lambda *arguments: 7, 451)
         self.assertEqual(self.errors_logged(), 2)
 
     def test_receivers(self) -> None:
-        """A receiver that gives up."""
+        """A receiver that refuses the message."""
         for way in WAYS:
             streaming = Streaming("stop")
             client = lmtp(streaming)
@@ -451,7 +451,7 @@ class RefusedTests(LoggingTestCase):
             self.assertEqual(streaming.ends, ["abort"])
 
     def test_open(self) -> None:
-        """A message that is refused before it is sent gets one reply to DATA; to BDAT LAST it gets all."""
+        """A message that is refused before it is sent gets one reply to DATA, and all replies to BDAT LAST."""
 
         class Closed(Streaming):
             def open_message(self, *arguments: Any) -> Any:
@@ -463,19 +463,19 @@ class RefusedTests(LoggingTestCase):
         self.assertEqual(client.codes(b"BDAT 3 LAST\r\nabcNOOP\r\n"), [452] * 3 + [250])
 
     def test_chunks(self) -> None:
-        """A chunk that is refused gets one reply; the last one gets all, as the client has been promised."""
+        """A refused chunk gets one reply. The last chunk gets all of them."""
         client = lmtp(data_size_limit=10)
         client.talk(SENDER + recipients(*BCD))
         octets = b"BDAT 8\r\n12345678BDAT 8\r\n12345678BDAT 8\r\n12345678BDAT 0 LAST\r\nNOOP\r\n"
         self.assertEqual(client.codes(octets), [250, 552, 552] + [552] * 3 + [250])
 
     def test_timeout(self) -> None:
-        """A hook that takes too long: 451, or 421 if it cannot be stopped."""
+        """A hook that takes too long: 451, or 421 if it ignores the cancellation."""
         self.check(451, handler(DATA=Waiting()), hook_timeout=5)
         self.check(421, handler(DATA=Waiting(obedient=False)), hook_timeout=5)
 
     def test_farTooLarge(self) -> None:
-        """Before the end of the message, 552 is said once; to its last chunk, for each recipient."""
+        """A chunk that is too large gets one 552. If it is the last one, each recipient gets one."""
         client = lmtp(data_size_limit=10)
         client.talk(SENDER + recipients(*BCD) + b"DATA\r\n")
         self.assertEqual(client.codes(b"x" * 3 * 2**20), [552])
@@ -486,14 +486,14 @@ class RefusedTests(LoggingTestCase):
         self.assertTrue(client.closed)
 
     def test_closing(self) -> None:
-        """After 421 for all or for one, the connection closes; the other replies come before that."""
+        """After 421 for all or for one, the connection closes. The other replies precede it."""
         self.check(421, handler(DATA=lambda *arguments: BYE))
         client = lmtp(handler(DATA=lambda *arguments: [OK, BYE, OK]))
         self.assertEqual(send(client, *BCD), [OK, BYE, OK])
         self.assertTrue(client.closed)
 
     def test_vanishes(self) -> None:
-        """A client that is gone while the hook works is told nothing more, and the hook ends."""
+        """If the client disconnects while the hook runs, the hook ends, and no more is sent."""
         waiting = Waiting()
         client = lmtp(handler(DATA=waiting))
         client.talk(SENDER + recipients(*BCD) + b"DATA\r\n" + MESSAGE + b".\r\n")
@@ -501,7 +501,7 @@ class RefusedTests(LoggingTestCase):
         self.assertEqual((waiting.cancelled, client.heard()), (1, b""))
 
     def test_exception(self) -> None:
-        """handle_exception words the reply for all."""
+        """The reply of handle_exception applies to all recipients."""
 
         def fails(*arguments: Any) -> None:
             raise LookupError
@@ -517,10 +517,10 @@ FROM = f"client {PEER}, from <a@example.com>"
 
 
 class LogTests(LoggingTestCase):
-    """What the log and the budgets see of several replies."""
+    """Several replies in the log and in the limits."""
 
     def test_refusals(self) -> None:
-        """A line for each different refusal, with the recipients whose it is."""
+        """A line for each distinct refusal, with its recipients."""
         send(lmtp(handler(DATA=lambda *arguments: [GONE, OK, FULL, GONE])), *BCD, b"e@x")
         lines = [line.partition(" ")[2] for line in self.logged("info")]
         self.assertEqual(
@@ -529,7 +529,7 @@ class LogTests(LoggingTestCase):
         )
 
     def test_messages(self) -> None:
-        """With log_messages, a message that somebody gets is one line, with who fared how."""
+        """With log_messages, a message that is accepted for a recipient is one line, with all replies."""
         send(lmtp(handler(DATA=lambda *arguments: [OK, FULL, OK]), log_messages=True), *BCD)
         (line,) = [line.partition(" ")[2] for line in self.logged("info") if " message from " in line]
         octets = len(MESSAGE)
@@ -547,7 +547,7 @@ class LogTests(LoggingTestCase):
         self.assertEqual([line.partition(" ")[2] for line in self.logged("debug")[-2:]], [f"S: {OK}", f"S: {GONE}"])
 
     def test_errorLimit(self) -> None:
-        """A message that is refused counts as one error at most, however many recipients it has."""
+        """A refused message counts as at most one error, however many recipients it has."""
         client = lmtp(handler(DATA=lambda *arguments: "553 5.1.3 bad"), error_limit=3)
         self.assertEqual([reply[:3] for reply in send(client, *BCD)], ["553"] * 3)
         self.assertEqual([reply[:3] for reply in send(client, *BCD)], ["553"] * 3)
@@ -555,7 +555,8 @@ class LogTests(LoggingTestCase):
         self.assertTrue(client.closed)
 
     def test_junk(self) -> None:
-        """A message that one recipient gets makes up for the junk before it; one that nobody gets does not."""
+        """A message that is accepted for a recipient resets the count of junk commands. One that is not accepted does
+        not."""
         for status, expected in ((OK, 250), (GONE, 421)):
             client = lmtp(handler(DATA=lambda *arguments, status=status: [GONE, status]), junk_command_limit=3)
             client.talk(b"NOOP\r\n" * 2)
@@ -564,7 +565,7 @@ class LogTests(LoggingTestCase):
 
 
 class FoldingTests(LoggingTestCase):
-    """What a status for each recipient comes to in SMTP, where there is one reply."""
+    """A status for each recipient in SMTP, where there is one reply."""
 
     def fold(self, result: Any, *paths: bytes) -> str:
         said = set()
@@ -578,7 +579,8 @@ class FoldingTests(LoggingTestCase):
         return reply
 
     def test_rule(self) -> None:
-        """Positive only if all are; if one failed for now, the client comes again; otherwise the sender hears of it."""
+        """Positive only if all are positive. If one is 4yz, the client tries again. Otherwise the sender gets a
+        report."""
         other = "250 2.0.0 other"
         for result, expected in (
             ([OK, OK, OK], OK),
@@ -594,12 +596,12 @@ class FoldingTests(LoggingTestCase):
             self.assertEqual(self.fold(mapping, *BCD), expected, result)
 
     def test_missing(self) -> None:
-        """Who is forgotten may not have the message: 451."""
+        """A recipient without a status may not have the message: 451."""
         for result in [OK, OK], [OK, OK, None], {"b@x": OK, "c@x": GONE}:
             self.assertTrue(self.fold(result, *BCD).startswith("451 4.3.0"), result)
 
     def test_log(self) -> None:
-        """The log knows what the reply cannot say, where recipients fared differently."""
+        """The log has the different replies, which the single reply cannot show."""
         self.fold([OK, OK, OK], *BCD)
         self.assertEqual(self.logged(), [])
         client = Client(handler(DATA=lambda *arguments: [OK, FULL, OK]))
@@ -612,14 +614,14 @@ class FoldingTests(LoggingTestCase):
         self.assertTrue(second.endswith(f"DATA refused, {FROM} to <b@x>, <c@x>, <d@x>: {FULL}"), second)
 
     def test_closes(self) -> None:
-        """421 for one is 421."""
+        """421 for one recipient is 421 for all."""
         client = Client(handler(DATA=lambda *arguments: [OK, FULL, BYE]))
         client.talk(b"EHLO c.test\r\n")
         self.assertEqual(send(client, *BCD), [BYE])
         self.assertTrue(client.closed)
 
     def test_processMessage(self) -> None:
-        """The hook of old programs may tell of each recipient too."""
+        """process_message may return a status for each recipient, too."""
         client = Client(handler(process_message=lambda *arguments: [OK, GONE]))
         self.assertEqual(len(self.flushWarnings()), 1)
         client.talk(b"EHLO c.test\r\n")
@@ -627,25 +629,25 @@ class FoldingTests(LoggingTestCase):
 
 
 class VerdictsTests(SynchronousTestCase):
-    """The rules themselves."""
+    """The functions themselves."""
 
     def test_foldedOfNone(self) -> None:
-        """Where nobody is left to be told of, nothing went wrong."""
+        """Without recipients that need a reply, the result is positive."""
         self.assertEqual(folded([]).code, 250)
 
     def test_foldedFirst(self) -> None:
-        """Of replies alike it is the first."""
+        """Of equal codes, the first reply is used."""
         first, second = Reply(452, "4.2.2", "first"), Reply(452, "4.2.2", "second")
         self.assertIs(folded([Reply(250, None, "x"), first, second]), first)
 
     def test_repliesFor(self) -> None:
-        """What a result says of each, and of whom it says nothing."""
+        """The status of each recipient in a result, and the recipients without one."""
         replies, missing = replies_for({"b": OK, "c": "no"}, ["b", "c", "d", "b"])
         self.assertEqual([reply.code for reply in replies], [250, 451, 451, 250])
         self.assertEqual(missing, ["c", "d"])
 
     def test_named(self) -> None:
-        """A log names a few recipients, and counts the others."""
+        """A log line names a few recipients, and the number of the others."""
         paths = [str(number) for number in range(12)]
         text = str(Replies(paths, [Reply(250, None, "OK")] * 12))
         self.assertTrue(text.startswith("250 OK for <0>, <1>, "), text)
@@ -653,10 +655,10 @@ class VerdictsTests(SynchronousTestCase):
 
 
 class HandlersTests(SynchronousTestCase):
-    """Handlers that know nothing of LMTP do right under it."""
+    """Handlers that were written for SMTP work with LMTP."""
 
     def test_mailbox(self) -> None:
-        """A Mailbox stores a message once, and tells each recipient so; the trace header names LMTP (RFC 3848)."""
+        """A Mailbox stores a message once, with a reply for each recipient. The trace header names LMTP (RFC 3848)."""
 
         class Whole(Mailbox):
             async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> Any:
@@ -675,7 +677,7 @@ class HandlersTests(SynchronousTestCase):
             self.assertEqual((message["X-Peer"], message["X-RcptTo"]), ("", "b@x, c@x, d@x"))
 
     def test_message(self) -> None:
-        """A subclass of Message may tell of each recipient."""
+        """A subclass of Message may return a status for each recipient."""
 
         class Mine(Message):
             def handle_message(self, message: Any) -> Any:
@@ -688,13 +690,13 @@ class FactoryTests(SynchronousTestCase):
     """An LMTP server is a factory with this protocol."""
 
     def test_factory(self) -> None:
-        """All options are those of SMTP, and none of one factory reaches another."""
+        """All options are those of SMTP. Two factories are independent."""
         for protocol, word in ((LMTP, b"LMTP"), (SMTP, b"ESMTP")):
             factory = SMTPFactory(None, protocol=protocol, hostname="mx.test", reactor=Clock(), auth_required=False)
             self.assertEqual(Client(factory=factory).welcome, b"220 mx.test %s txsmtpd\r\n" % word)
 
     def test_drain(self) -> None:
-        """A server that shuts down waits for the transaction, answers it whole, and closes."""
+        """A server that shuts down waits for the transaction, sends all its replies, and closes."""
         waiting = Waiting([OK, FULL, GONE])
         client = lmtp(handler(DATA=waiting))
         client.talk(SENDER + recipients(*BCD) + b"DATA\r\n" + MESSAGE + b".\r\n")
@@ -706,7 +708,7 @@ class FactoryTests(SynchronousTestCase):
         self.successResultOf(drained)
 
     def test_requireAuth(self) -> None:
-        """AUTH is as in SMTP."""
+        """AUTH works as in SMTP."""
         with_auth = {"auth_required": True, "auth_require_tls": False, "auth_callback": lambda *arguments: True}
         client = lmtp(**with_auth)
         self.assertEqual(len(self.flushWarnings()), 1)

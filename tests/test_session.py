@@ -27,17 +27,17 @@ if child:
 
 
 class IDTests(SynchronousTestCase):
-    """A session's id tells it from all others."""
+    """A session's id is unique."""
 
     def test_unique(self) -> None:
-        """No two sessions have the same id, and an id stays."""
+        """No two sessions have the same id, and it does not change."""
         sessions = [Session() for _ in range(1000)]
         ids = [session.id for session in sessions]
         self.assertEqual(len(set(ids)), 1000)
         self.assertEqual([session.id for session in sessions], ids)
 
     def test_uniqueAmongProcesses(self) -> None:
-        """Two processes that start their sessions at the same moment do not use the same id."""
+        """Two processes that start sessions at the same moment do not use the same id."""
         printed = subprocess.run(
             [sys.executable, "-c", TWO_PROCESSES],
             stdout=subprocess.PIPE,
@@ -53,7 +53,7 @@ class EnvelopeTests(SynchronousTestCase):
     """The attributes of a new envelope."""
 
     def test_lists(self) -> None:
-        """Each envelope has lists of its own, empty at first; a program may append to them, or set others."""
+        """Each envelope has its own lists, which are empty at first. A program may append to them, or set others."""
         one, other = Envelope(), Envelope()
         for name in ("mail_options", "rcpt_options", "rcpt_tos"):
             self.assertEqual(getattr(one, name), [], name)
@@ -63,7 +63,7 @@ class EnvelopeTests(SynchronousTestCase):
             self.assertEqual(getattr(one, name), ["Y"], name)
 
     def test_copies(self) -> None:
-        """A copy, and what was pickled, has what the envelope had."""
+        """A copied or pickled envelope has the same contents."""
         envelope = Envelope()
         envelope.mail_from = "a@example.com"
         envelope.mail_options.append("BODY=8BITMIME")

@@ -1,4 +1,4 @@
-"""Options: what is checked when they are given, and what follows from them."""
+"""Options: their checks, and the values derived from them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class OptionTests(SynchronousTestCase):
     """Checking."""
 
     def test_defaults(self) -> None:
-        """Without options there is a limit to everything that a stranger could use up."""
+        """By default there is a limit for everything that a client could exhaust."""
         settings = make()
         self.assertEqual(settings.data_size_limit, 2**25)
         self.assertEqual(settings.timeout, 300)
@@ -35,7 +35,7 @@ class OptionTests(SynchronousTestCase):
             self.assertFalse(getattr(settings, name), name)
 
     def test_unknown(self) -> None:
-        """An unknown option is a TypeError that names the nearest, or all."""
+        """An unknown option is a TypeError that names the most similar one, or all."""
         for wrong, near in (("time_out", "timeout"), ("enable_smtputf8", "enable_SMTPUTF8"), ("host_name", "hostname")):
             self.assertIn(near, str(self.assertRaises(TypeError, make, **{wrong: 1})))
         self.assertIn("timeout", str(self.assertRaises(TypeError, make, zzz=1)))
@@ -43,7 +43,7 @@ class OptionTests(SynchronousTestCase):
         self.assertRaises(TypeError, make, hooks={})
 
     def test_wrongTypes(self) -> None:
-        """A value of the wrong type is a TypeError that names the option."""
+        """A value of a wrong type is a TypeError that names the option."""
         for name in ("data_size_limit", "recipient_limit", "refusal_limit", "line_length_limit", "buffer_limit"):
             for value in ("5", 2.5, True, [1]):
                 self.assertIn(name, str(self.assertRaises(TypeError, make, **{name: value})))
@@ -71,12 +71,12 @@ class OptionTests(SynchronousTestCase):
         self.assertIn("metrics must be a txsmtpd.observe.metrics.Metrics(), not True", str(error))
 
     def test_needed(self) -> None:
-        """Limits without which nothing would be bounded cannot be None."""
+        """Limits that are required cannot be None."""
         for name in ("linger", "command_size_limit", "local_part_limit", "buffer_limit"):
             self.assertRaises(TypeError, make, **{name: None})
 
     def test_wrongValues(self) -> None:
-        """A value that will not do is a ValueError that names the option."""
+        """An invalid value is a ValueError that names the option."""
         for name, value in (
             ("data_size_limit", -1),
             ("timeout", 0),
@@ -92,14 +92,14 @@ class OptionTests(SynchronousTestCase):
             self.assertIn(name, str(self.assertRaises(ValueError, make, **{name: value})), (name, value))
 
     def test_hostname(self) -> None:
-        """The name must be one that can stand in a greeting."""
+        """The hostname must be valid in a greeting."""
         for value in ("mx.example.com", "localhost", "[192.0.2.1]", "[IPv6:2001:db8::1]"):
             self.assertEqual(make(hostname=value).hostname, value)
         for value in ("a b", "a\r\nb", "bücher.example", "-a", "a..b", "[1.2.3]", "a\n"):
             self.assertRaises(ValueError, make, hostname=value)
 
     def test_hostnameOfSystem(self) -> None:
-        """Without a name it is what the system calls this host, and no look-up is made."""
+        """By default it is the system's host name, without a DNS lookup."""
 
         def forbidden(*arguments: Any) -> str:
             raise AssertionError("a look-up was made")
@@ -112,7 +112,7 @@ class OptionTests(SynchronousTestCase):
         self.assertEqual(make().hostname, "localhost")
 
     def test_hostnameOfSystemInASCII(self) -> None:
-        """A system's name that cannot stand in a greeting is not used."""
+        """A system's host name that is not valid in a greeting is not used."""
         self.patch(socket, "gethostname", lambda: "b\u00fccher")
         self.assertEqual(make().hostname, "localhost")
 
@@ -129,7 +129,7 @@ class OptionTests(SynchronousTestCase):
         self.assertRaises(TypeError, make, extensions=["X"])
 
     def test_unchanging(self) -> None:
-        """What all connections share does not change."""
+        """Data that all connections share is immutable."""
         settings = make(command_call_limit={"NOOP": 1})
         with self.assertRaises(dataclasses.FrozenInstanceError):
             settings.timeout = 5  # type: ignore[misc]
@@ -137,14 +137,14 @@ class OptionTests(SynchronousTestCase):
             settings.hooks["NOOP"] = print  # type: ignore[index]
 
     def test_callersMapping(self) -> None:
-        """What the caller does with its mapping afterwards changes nothing."""
+        """Later changes of the caller's mapping have no effect."""
         limits = {"noop": 1, "*": 5}
         settings = make(command_call_limit=limits)
         limits.clear()
         self.assertEqual((dict(settings.call_limits), settings.call_limit_default), ({"NOOP": 1}, 5))
 
     def test_noSizeLimit(self) -> None:
-        """0 is no limit for a message, and None neither."""
+        """0 and None mean no limit for a message."""
         self.assertIsNone(make(data_size_limit=0).data_size_limit)
         self.assertIsNone(make(data_size_limit=None).data_size_limit)
 
@@ -169,11 +169,11 @@ class HookTests(SynchronousTestCase):
         self.assertEqual(find_hooks(None), {})
 
     def test_notCallable(self) -> None:
-        """A hook that is no method is a TypeError."""
+        """A hook that is not a method is a TypeError."""
         self.assertIn("RCPT", str(self.assertRaises(TypeError, make, handler(RCPT="no"))))
 
     def test_touchesNothingElse(self) -> None:
-        """Other attributes are not asked for: some fail when they are."""
+        """Other attributes are not read, because some raise exceptions."""
 
         class Handler:
             @property
@@ -187,7 +187,7 @@ class HookTests(SynchronousTestCase):
         self.assertEqual(find_hooks(handler(message=print)), {})
 
     def test_processMessage(self) -> None:
-        """process_message is found where there is no handle_DATA, with a warning."""
+        """process_message is used if there is no handle_DATA, with a warning."""
         self.assertEqual(set(find_hooks(handler(process_message=print))), {"process_message"})
         (warning,) = self.flushWarnings()
         self.assertIs(warning["category"], DeprecationWarning)
@@ -195,7 +195,7 @@ class HookTests(SynchronousTestCase):
         self.assertEqual(self.flushWarnings(), [])
 
     def test_ehloForms(self) -> None:
-        """handle_EHLO is known by its parameters; others are a TypeError."""
+        """The form of handle_EHLO is determined by its parameters. Other parameters are a TypeError."""
         self.assertTrue(make(handler(EHLO=lambda a, b, c, d, e: None)).ehlo_takes_responses)
         self.assertTrue(make(handler(EHLO=lambda *arguments: None)).ehlo_takes_responses)
         self.assertFalse(make(handler(EHLO=lambda a, b, c, d: None)).ehlo_takes_responses)

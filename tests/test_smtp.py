@@ -1,4 +1,4 @@
-"""The commands of RFC 5321, the hooks behind them and the replies they get, as dialogues in memory."""
+"""The commands of RFC 5321, their hooks and their replies, in memory."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ FOREIGN = [
 
 
 def greeted(handler: object = None, **options: Any) -> Client:
-    """A client that has said EHLO."""
+    """A client that has sent EHLO."""
     client = Client(handler, **options)
     if client.codes(GREETING) != [250]:
         raise AssertionError("EHLO was not accepted")
@@ -60,7 +60,7 @@ def greeted(handler: object = None, **options: Any) -> Client:
 
 
 def in_transaction(handler: object = None, **options: Any) -> Client:
-    """A client that has said EHLO, MAIL and RCPT."""
+    """A client that has sent EHLO, MAIL and RCPT."""
     client = greeted(handler, **options)
     if client.codes(TRANSACTION) != [250, 250]:
         raise AssertionError("MAIL or RCPT was not accepted")
@@ -68,7 +68,7 @@ def in_transaction(handler: object = None, **options: Any) -> Client:
 
 
 class Keeper:
-    """A handler that keeps the envelopes it is given."""
+    """A handler that keeps its envelopes."""
 
     def __init__(self, status: Any = "250 2.0.0 Kept") -> None:
         self.envelopes: list[Envelope] = []
@@ -83,20 +83,20 @@ class GreetingTests(SynchronousTestCase):
     """The greeting, HELO and EHLO."""
 
     def test_welcome(self) -> None:
-        """The server greets with its name and ident."""
+        """The greeting has the server's name and ident."""
         self.assertEqual(Client().welcome, b"220 mx.test ESMTP txsmtpd\r\n")
         self.assertEqual(Client(ident="Hi").welcome, b"220 mx.test Hi\r\n")
         self.assertEqual(Client(ident="").welcome, b"220 mx.test\r\n")
 
     def test_helo(self) -> None:
-        """HELO is answered with the server's name alone."""
+        """The reply to HELO has only the server's name."""
         client = Client()
         self.assertEqual(client.talk(b"HELO client.test\r\n"), b"250 mx.test\r\n")
         self.assertEqual(client.server.session.host_name, "client.test")
         self.assertFalse(client.server.session.extended_smtp)
 
     def test_ehlo(self) -> None:
-        """EHLO is answered with the server's name and the extensions, in one write."""
+        """The reply to EHLO has the server's name and the extensions, in one write."""
         client = Client(data_size_limit=1000)
         client.transport.writes.clear()
         answer = client.ask(b"EHLO client.test")
@@ -111,7 +111,7 @@ class GreetingTests(SynchronousTestCase):
         self.assertTrue(client.server.session.extended_smtp)
 
     def test_whatIsOffered(self) -> None:
-        """Only what the options allow is offered."""
+        """Only extensions that the options allow are offered."""
         self.assertIn("SMTPUTF8", greeted_lines(enable_SMTPUTF8=True))
         self.assertNotIn("SMTPUTF8", greeted_lines())
         for limit in (0, None):
@@ -126,12 +126,12 @@ class GreetingTests(SynchronousTestCase):
             self.assertEqual((client.ask(line).code, client.ask(b"MAIL FROM:<a@b>").code), (501, 503), line)
 
     def test_anyName(self) -> None:
-        """The name may be an address literal, and what else clients say for a name."""
+        """The name may be an address literal, and other text that clients send."""
         for name in (b"[192.0.2.1]", b"[IPv6:2001:db8::1]", b"localhost", b"my_pc", b"a b", "bücher".encode()):
             self.assertEqual(Client().ask(b"EHLO " + name).code, 250, name)
 
     def test_endsTransaction(self) -> None:
-        """A greeting in the middle of a transaction ends it (RFC 5321 4.1.4)."""
+        """A greeting during a transaction ends it (RFC 5321 4.1.4)."""
         for line in (b"EHLO again", b"HELO again"):
             client = in_transaction()
             self.assertEqual(client.ask(line).code, 250)
@@ -139,13 +139,13 @@ class GreetingTests(SynchronousTestCase):
             self.assertEqual(client.codes(TRANSACTION), [250, 250])
 
     def test_heloAfterEhlo(self) -> None:
-        """HELO after EHLO takes the extensions away."""
+        """HELO after EHLO disables the extensions."""
         client = greeted()
         client.talk(b"HELO client.test\r\n")
         self.assertEqual(client.ask(b"MAIL FROM:<a@b> SIZE=10").code, 501)
 
     def test_refusedGreeting(self) -> None:
-        """A greeting that a hook refuses is as if it had not been sent."""
+        """A greeting that a hook refuses has no effect."""
         for first in (b"EHLO", b"HELO"):
             hooks = {
                 first.decode(): lambda server, session, envelope, name: "550 5.7.1 no" if name == "bad" else "250 x"
@@ -159,7 +159,7 @@ class GreetingTests(SynchronousTestCase):
             self.assertEqual(client.server.session.host_name, "good")
 
     def test_refusedEhloAfterHelo(self) -> None:
-        """A refused EHLO does not bring the extensions."""
+        """A refused EHLO does not enable the extensions."""
         client = Client(handler(EHLO=lambda *arguments: "502 5.5.1 no"))
         self.assertEqual(client.ask(b"HELO client.test").code, 250)
         self.assertEqual(client.ask(b"EHLO client.test").code, 502)
@@ -168,7 +168,7 @@ class GreetingTests(SynchronousTestCase):
 
 
 def greeted_lines(**options: Any) -> tuple[str, ...]:
-    """The lines of the answer to EHLO."""
+    """The lines of the reply to EHLO."""
     return Client(**options).ask(b"EHLO client.test").lines[1:]
 
 
@@ -176,7 +176,7 @@ class TransactionTests(SynchronousTestCase):
     """MAIL, RCPT, DATA: one message."""
 
     def test_message(self) -> None:
-        """A whole session: greeting, message, closing connection."""
+        """A whole session: greeting, message, and the end."""
         keeper = Keeper()
         client = Client(keeper)
         said = client.talk(GREETING + TRANSACTION + b"DATA\r\n" + MESSAGE + b".\r\nQUIT\r\n")
@@ -199,12 +199,12 @@ class TransactionTests(SynchronousTestCase):
         self.assertEqual([each.status for each in found][3:], [None, "2.0.0", "2.0.0", "2.0.0", "2.0.0"])
 
     def test_noHandler(self) -> None:
-        """Without a handler messages are accepted, and forgotten."""
+        """Without a handler, messages are accepted and discarded."""
         client = greeted()
         self.assertEqual(client.send_message().code, 250)
 
     def test_severalMessages(self) -> None:
-        """Each message has an envelope of its own."""
+        """Each message has its own envelope."""
         keeper = Keeper()
         client = greeted(keeper)
         for number in range(3):
@@ -214,7 +214,7 @@ class TransactionTests(SynchronousTestCase):
         self.assertEqual([each.rcpt_tos for each in keeper.envelopes], [["b@example.com"]] * 3)
 
     def test_order(self) -> None:
-        """Commands out of order are refused with 503 5.5.1, and change nothing."""
+        """Commands out of order are refused with 503 5.5.1, and have no effect."""
         for before, line in (
             (b"", b"MAIL FROM:<a@b>"),
             (b"", b"RCPT TO:<a@b>"),
@@ -234,7 +234,7 @@ class TransactionTests(SynchronousTestCase):
             self.assertEqual((answer.code, answer.status), (503, "5.5.1"), (before, line))
 
     def test_orderBeforeForm(self) -> None:
-        """What is out of order is refused as such before its argument is looked at."""
+        """The order of commands is checked before their arguments."""
         client = Client()
         for line in (b"MAIL FROM:<<>", b"RCPT TO:<>", b"DATA now", b"MAIL"):
             self.assertEqual(client.ask(line).code, 503, line)
@@ -247,17 +247,17 @@ class TransactionTests(SynchronousTestCase):
         self.assertEqual(client.ask(b"DATA").code, 354)
 
     def test_blanksBehind(self) -> None:
-        """Blanks behind a command are nothing (RFC 5321 4.1.1)."""
+        """Spaces after a command are ignored (RFC 5321 4.1.1)."""
         client = greeted()
         self.assertEqual(client.codes(b"NOOP  \r\nRSET \r\nMAIL FROM:<a@b> \r\n"), [250, 250, 250])
 
     def test_verbInAnyCase(self) -> None:
-        """Verbs may be written in any case."""
+        """Verbs are case-insensitive."""
         client = Client()
         self.assertEqual(client.codes(b"ehlo x\r\nmail from:<a@b>\r\nRcPt To:<c@d>\r\ndata\r\n.\r\nquit\r\n")[-1], 221)
 
     def test_addresses(self) -> None:
-        """Handlers are given addresses as written, without brackets and source routes."""
+        """Handlers get addresses as written, without brackets and source routes."""
         keeper = Keeper()
         client = greeted(keeper)
         client.talk(
@@ -269,14 +269,14 @@ class TransactionTests(SynchronousTestCase):
         self.assertEqual(envelope.rcpt_tos, ["Postmaster", "c@d.example", '"quoted part"@example.com', "e@[192.0.2.1]"])
 
     def test_nullReversePath(self) -> None:
-        """A bounce opens a transaction like any other message."""
+        """A bounce starts a transaction like any other message."""
         client = greeted()
         self.assertEqual(
             client.codes(b"MAIL FROM:<>\r\nMAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA\r\n"), [250, 503, 250, 354]
         )
 
     def test_wrongAddresses(self) -> None:
-        """A wrong address is refused, and the transaction is as before."""
+        """An invalid address is refused, and the transaction is unchanged."""
         client = greeted()
         self.assertEqual(client.ask(b"MAIL FROM:<a b@c>").code, 553)
         self.assertEqual(client.ask(b"MAIL FROM:<a@b").code, 501)
@@ -287,14 +287,14 @@ class TransactionTests(SynchronousTestCase):
         self.assertEqual(client.ask(b"DATA").code, 503)
 
     def test_sameRecipientTwice(self) -> None:
-        """A recipient given twice is given twice."""
+        """A recipient that is named twice is in the envelope twice."""
         keeper = Keeper()
         client = in_transaction(keeper)
         client.talk(b"RCPT TO:<b@example.com>\r\nDATA\r\n.\r\n")
         self.assertEqual(keeper.envelopes[0].rcpt_tos, ["b@example.com"] * 2)
 
     def test_dots(self) -> None:
-        """Dots that a client has stuffed are taken out; empty messages are messages."""
+        """Dot-stuffing is removed. Empty messages are messages."""
         keeper = Keeper()
         client = greeted(keeper)
         client.send_message(b"..\r\n...x\r\n")
@@ -303,7 +303,7 @@ class TransactionTests(SynchronousTestCase):
         self.assertEqual([each.content for each in keeper.envelopes], [b".\r\n..x\r\n", b"", b"\r\n"])
 
     def test_reset(self) -> None:
-        """RSET forgets the transaction, and not the greeting."""
+        """RSET discards the transaction, but not the greeting."""
         keeper = Keeper()
         client = in_transaction(keeper)
         self.assertEqual(client.codes(b"RSET\r\nDATA\r\n"), [250, 503])
@@ -320,10 +320,10 @@ class TransactionTests(SynchronousTestCase):
 
 
 class ParameterTests(SynchronousTestCase):
-    """SIZE, BODY, SMTPUTF8, and what is unknown."""
+    """SIZE, BODY, SMTPUTF8, and unknown parameters."""
 
     def assertAnswers(self, client: Client, line: bytes, code: int, status: str | None = None) -> None:
-        """The line is answered so; then the transaction is reset."""
+        """The command gets this reply. Then the transaction is reset."""
         answer = client.ask(line)
         self.assertEqual(answer.code, code, (line, answer))
         if status is not None:
@@ -331,7 +331,7 @@ class ParameterTests(SynchronousTestCase):
         client.ask(b"RSET")
 
     def test_size(self) -> None:
-        """A declared size is held against the limit before the message is sent."""
+        """A declared size is compared with the limit before the message is sent."""
         client = greeted(data_size_limit=1000, error_delay=0)
         self.assertAnswers(client, b"MAIL FROM:<a@b> SIZE=1000", 250)
         self.assertAnswers(client, b"MAIL FROM:<a@b> size=0", 250)
@@ -351,14 +351,14 @@ class ParameterTests(SynchronousTestCase):
         self.assertEqual(len(keeper.envelopes), 2)
 
     def test_noSizeLimit(self) -> None:
-        """Without a limit a message may be as large as it likes."""
+        """Without a limit, a message may have any size."""
         keeper = Keeper()
         client = greeted(keeper, data_size_limit=None)
         self.assertEqual(client.send_message(b"x" * 1_000_000 + b"\r\n").code, 250)
         self.assertEqual(len(keeper.envelopes[0].content or b""), 1_000_002)
 
     def test_body(self) -> None:
-        """BODY is 7BIT or 8BITMIME, in any case, and no other."""
+        """BODY is 7BIT or 8BITMIME, case-insensitively, and nothing else."""
         client = greeted()
         self.assertAnswers(client, b"MAIL FROM:<a@b> BODY=7BIT", 250)
         self.assertAnswers(client, b"MAIL FROM:<a@b> body=8bitmime", 250)
@@ -366,7 +366,7 @@ class ParameterTests(SynchronousTestCase):
             self.assertAnswers(client, b"MAIL FROM:<a@b> BODY" + value, 501, "5.5.4")
 
     def test_options(self) -> None:
-        """Handlers see the parameters with their keywords in upper case."""
+        """Handlers get the parameters with their keywords in upper case."""
         keeper = Keeper()
         client = greeted(keeper, enable_SMTPUTF8=True)
         client.talk(b"MAIL FROM:<a@b> size=10 Body=8bitmime smtputf8\r\nRCPT TO:<a@b>\r\nDATA\r\n.\r\n")
@@ -374,7 +374,7 @@ class ParameterTests(SynchronousTestCase):
         self.assertTrue(keeper.envelopes[0].smtp_utf8)
 
     def test_unknown(self) -> None:
-        """A parameter that nobody claims is refused with 555 (RFC 5321 4.1.1.11)."""
+        """An unknown parameter is refused with 555 (RFC 5321 4.1.1.11)."""
         client = greeted()
         self.assertAnswers(client, b"MAIL FROM:<a@b> FOO=1", 555, "5.5.4")
         self.assertAnswers(client, b"MAIL FROM:<a@b> MT-PRIORITY=3", 555)
@@ -383,17 +383,17 @@ class ParameterTests(SynchronousTestCase):
         self.assertAnswers(client, b"RCPT TO:<a@b> SIZE=1", 555)
 
     def test_twice(self) -> None:
-        """A parameter given twice is refused with 501."""
+        """A parameter with two values is refused with 501."""
         client = greeted(data_size_limit=100)
         self.assertAnswers(client, b"MAIL FROM:<a@b> SIZE=1 SIZE=1000", 501, "5.5.4")
 
     def test_twiceTheSame(self) -> None:
-        """The same parameter once more is harmless: Python's smtplib sends SMTPUTF8 twice."""
+        """A repeated parameter with the same value is accepted: Python's smtplib sends SMTPUTF8 twice."""
         client = greeted(enable_SMTPUTF8=True)
         self.assertAnswers(client, b"MAIL FROM:<a@b> SMTPUTF8 BODY=8BITMIME SMTPUTF8 BODY=8BITMIME", 250)
 
     def test_nameInAnyCharset(self) -> None:
-        """A name in HELO or EHLO that is not ASCII, in whatever charset, is taken, and the session goes on."""
+        """A name in HELO or EHLO that is not ASCII is accepted in any charset, and the session continues."""
         names: list[str] = []
 
         def note(server: Any, session: Any, *rest: Any) -> str:
@@ -416,14 +416,14 @@ class ParameterTests(SynchronousTestCase):
         self.assertAnswers(client, b"RCPT TO:<a@b> FOO", 501)
 
     def test_refusedMailLeavesNothing(self) -> None:
-        """A MAIL that is refused for one parameter leaves no trace of the others."""
+        """If MAIL is refused because of one parameter, the others have no effect."""
         client = greeted(enable_SMTPUTF8=True)
         self.assertEqual(client.ask(b"MAIL FROM:<a@b> SMTPUTF8 FOO").code, 555)
         self.assertEqual(client.ask("MAIL FROM:<ü@b>".encode()).code, 550)
         self.assertFalse(client.server.envelope.smtp_utf8)
 
     def test_smtputf8(self) -> None:
-        """UTF-8 addresses need the SMTPUTF8 parameter, and that needs the option."""
+        """UTF-8 addresses require the SMTPUTF8 parameter, and that requires the option."""
         for options, line, expected in (
             ({}, "MAIL FROM:<ü@b>", (550, "5.6.7")),
             ({}, "MAIL FROM:<a@ü>", (550, "5.6.7")),
@@ -436,7 +436,7 @@ class ParameterTests(SynchronousTestCase):
             self.assertEqual((answer.code, answer.status), expected, line)
 
     def test_smtputf8Recipients(self) -> None:
-        """UTF-8 recipients need SMTPUTF8 with MAIL (553 5.6.7); others do not."""
+        """UTF-8 recipients require SMTPUTF8 in MAIL (553 5.6.7). Others do not."""
         client = greeted(enable_SMTPUTF8=True)
         client.talk(b"MAIL FROM:<a@b>\r\n")
         answer = client.ask("RCPT TO:<ü@b>".encode())
@@ -446,7 +446,7 @@ class ParameterTests(SynchronousTestCase):
         self.assertEqual(client.ask(b"RCPT TO:<a@b>").code, 250)
 
     def test_smtputf8Replies(self) -> None:
-        """Replies hold characters beyond ASCII only in a SMTPUTF8 transaction (RFC 6531 3.7.4.2)."""
+        """Replies contain characters that are not ASCII only in an SMTPUTF8 transaction (RFC 6531 3.7.4.2)."""
         client = greeted(handler(RCPT=lambda *arguments: "550 5.1.1 für ü"), enable_SMTPUTF8=True)
         client.talk(b"MAIL FROM:<a@b>\r\n")
         self.assertEqual(client.talk(b"RCPT TO:<a@b>\r\n"), b"550 5.1.1 f?r ?\r\n")
@@ -454,7 +454,7 @@ class ParameterTests(SynchronousTestCase):
         self.assertEqual(client.talk(b"RCPT TO:<a@b>\r\n"), "550 5.1.1 für ü\r\n".encode())
 
     def test_notUTF8(self) -> None:
-        """Octets that are no UTF-8 are refused, with and without SMTPUTF8."""
+        """Commands that are not UTF-8 are refused, with and without SMTPUTF8."""
         for options in ({}, {"enable_SMTPUTF8": True}):
             client = greeted(**options)
             self.assertEqual(client.ask(b"MAIL FROM:<\xfc@b>").code, 500)
@@ -462,10 +462,10 @@ class ParameterTests(SynchronousTestCase):
 
 
 class SmallCommandsTests(SynchronousTestCase):
-    """RSET NOOP QUIT VRFY EXPN HELP, and what is no command."""
+    """RSET, NOOP, QUIT, VRFY, EXPN, HELP, and unknown commands."""
 
     def test_beforeGreeting(self) -> None:
-        """NOOP, RSET, HELP, VRFY, EXPN and QUIT need no greeting."""
+        """NOOP, RSET, HELP, VRFY, EXPN and QUIT require no greeting."""
         client = Client()
         self.assertEqual(
             client.codes(b"NOOP\r\nNOOP with words\r\nRSET\r\nHELP\r\nVRFY a@b\r\nEXPN a\r\nQUIT\r\n"),
@@ -473,12 +473,12 @@ class SmallCommandsTests(SynchronousTestCase):
         )
 
     def test_noopInTransaction(self) -> None:
-        """NOOP, VRFY and HELP leave a transaction alone."""
+        """NOOP, VRFY and HELP do not affect a transaction."""
         client = in_transaction()
         self.assertEqual(client.codes(b"NOOP\r\nVRFY a@b\r\nHELP\r\nDATA\r\n"), [250, 252, 214, 354])
 
     def test_vrfy(self) -> None:
-        """VRFY neither confirms nor denies, and refuses what is no address."""
+        """VRFY neither confirms nor denies, and refuses invalid addresses."""
         client = Client()
         self.assertEqual(client.ask(b"VRFY").code, 501)
         for argument in (b"user", b"<user@example.com>", b"user@example.com"):
@@ -493,7 +493,7 @@ class SmallCommandsTests(SynchronousTestCase):
         self.assertNotIn("EXPN", client.ask(b"HELP").text.split())
 
     def test_help(self) -> None:
-        """HELP lists the commands, and tells the syntax of each."""
+        """HELP lists the commands, and shows the syntax of each."""
         client = Client()
         answer = client.ask(b"HELP")
         self.assertEqual(answer.code, 214)
@@ -505,7 +505,7 @@ class SmallCommandsTests(SynchronousTestCase):
         self.assertEqual(client.ask(b"HELP EXPN").code, 504)
 
     def test_helpAfterEhlo(self) -> None:
-        """HELP tells of parameters to those who have said EHLO."""
+        """HELP shows parameters to clients that have sent EHLO."""
         client = Client()
         before = client.ask(b"HELP MAIL").text
         client.talk(GREETING)
@@ -513,11 +513,11 @@ class SmallCommandsTests(SynchronousTestCase):
         self.assertTrue(after.startswith(before) and len(after) > len(before), (before, after))
 
     def test_helpInASCII(self) -> None:
-        """HELP does not take letters for ASCII that fold to it."""
+        """HELP does not accept letters that fold to ASCII."""
         self.assertEqual(Client().ask("HELP R\u017fET".encode()).code, 504)
 
     def test_quit(self) -> None:
-        """After QUIT nothing more is carried out."""
+        """After QUIT, no command is executed."""
         keeper = Keeper()
         client = in_transaction(keeper)
         said = client.talk(b"QUIT\r\nDATA\r\n" + MESSAGE + b".\r\nNOOP\r\n")
@@ -526,7 +526,7 @@ class SmallCommandsTests(SynchronousTestCase):
         self.assertEqual(keeper.envelopes, [])
 
     def test_unknown(self) -> None:
-        """An unknown command is refused with 500, and the session goes on."""
+        """An unknown command is refused with 500, and the session continues."""
         client = Client(error_delay=0)
         for line in (
             b"FOO",
@@ -544,13 +544,13 @@ class SmallCommandsTests(SynchronousTestCase):
         self.assertEqual(client.ask(b"NOOP").code, 250)
 
     def test_lookalikeVerbs(self) -> None:
-        """Letters that fold to ASCII do not make a verb."""
+        """Letters that fold to ASCII do not match a verb."""
         client = Client()
         for line in ("R\u017fET", "\u212aELP", "\uff2e\uff2f\uff2f\uff30", "no\u00adop"):
             self.assertEqual(client.ask(line.encode()).code, 500, line)
 
     def test_controlCharacters(self) -> None:
-        """A control character in a command is refused with 500, and nothing of it is echoed."""
+        """A control character in a command is refused with 500, and nothing of the command is repeated in the reply."""
         for character in (b"\0", b"\r", b"\x01", b"\t", b"\x0b", b"\x1b", b"\x7f", b"\xc2\x85", b"\xe2\x80\xa8"):
             client = in_transaction()
             for line in (
@@ -563,17 +563,17 @@ class SmallCommandsTests(SynchronousTestCase):
             self.assertEqual(client.server.envelope.rcpt_tos, ["b@example.com"])
 
     def test_nothingEchoed(self) -> None:
-        """What the client sends comes back in no reply but by plain words."""
+        """Replies repeat input of the client only if it consists of plain words."""
         client = greeted()
         for line in (b"FO\x1b[31mO", b"EHLO \x1b[31m", b"MAIL FROM:<a@b> \x1b=1", b"VRFY \x1b", b"HELP \x1b", b"\x1b"):
             self.assertNotIn(b"\x1b", client.talk(line + b"\r\n"))
 
 
 class LineTests(SynchronousTestCase):
-    """Lines that are none."""
+    """Invalid lines."""
 
     def test_commandSize(self) -> None:
-        """A command line may have 512 octets; a longer one is refused with 500 and nothing else happens."""
+        """A command line may have 512 octets. A longer one is refused with 500, and has no other effect."""
         client = greeted()
         self.assertEqual(client.ask(b"NOOP " + b"x" * (512 - 5)).code, 250)
         answer = client.ask(b"NOOP " + b"x" * (513 - 5))
@@ -581,14 +581,14 @@ class LineTests(SynchronousTestCase):
         self.assertEqual(client.ask(b"NOOP").code, 250)
 
     def test_mailMayBeLonger(self) -> None:
-        """Extensions lengthen MAIL, and no other command."""
+        """Extensions increase the length of MAIL, and of no other command."""
         client = greeted(data_size_limit=1000)
         room = 512 + 26 - len(b"MAIL FROM:<@b.example> SIZE=10")
         self.assertEqual(client.ask(b"MAIL FROM:<" + b"x" * room + b"@b.example> SIZE=10").code, 250)
         self.assertEqual(client.ask(b"RCPT TO:<" + b"x" * 530 + b"@b>").code, 500)
 
     def test_tailIsNoCommand(self) -> None:
-        """The tail of a line that is too long is never a command, however the line is cut."""
+        """The rest of a line that is too long is never executed, however the line is split."""
         line = b"NOOP " + b"x" * 5000 + b"MAIL FROM:<a@b>\r\n"
         for size in (1, 100, 511, 512, 513, 514, 600, 5005, 5010):
             client = greeted()
@@ -597,7 +597,7 @@ class LineTests(SynchronousTestCase):
             self.assertIsNone(client.server.envelope.mail_from)
 
     def test_endlessLine(self) -> None:
-        """A line of more than 2 MiB ends the session with 421, whether its end comes or not."""
+        """A line of more than 2 MiB ends the session with 421, whether it ends or not."""
         for line in (b"x" * (ENDLESS_LINE + 10), b"x" * (ENDLESS_LINE + 10) + b"\r\n"):
             client = greeted()
             client.say(line, range(10_000, len(line), 10_000))
@@ -605,7 +605,7 @@ class LineTests(SynchronousTestCase):
             self.assertTrue(client.closed)
 
     def test_bareLF(self) -> None:
-        """A command that ends with LF alone is refused at once with 500, and not carried out."""
+        """A command that ends with LF alone is refused immediately with 500, and not executed."""
         client = greeted()
         self.assertEqual(client.codes(b"MAIL FROM:<a@b>\n"), [500])
         self.assertIsNone(client.server.envelope.mail_from)
@@ -632,12 +632,12 @@ class LineTests(SynchronousTestCase):
                 self.assertEqual(keeper.envelopes, [])
 
     def test_headerWithoutBlank(self) -> None:
-        """A header line without a blank behind its colon is one too."""
+        """So does a header line without a space after its colon."""
         client = Client()
         self.assertEqual(client.codes(b"Host:mx.test\r\nEHLO x\r\n"), [554])
 
     def test_tlsHello(self) -> None:
-        """A TLS handshake on a connection in clear ends the session with one reply."""
+        """A TLS handshake on a connection without TLS ends the session with one reply."""
         for hello in (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", b"\x80\x2e\x01\x03\x01", b"\x16"):
             for before in (b"", GREETING, b"NOOP\r\n"):
                 client = Client()
@@ -646,7 +646,7 @@ class LineTests(SynchronousTestCase):
                 self.assertTrue(client.closed)
 
     def test_foreignBeforeGreeting(self) -> None:
-        """Foreign speech that comes while the greeting waits ends the session behind the greeting."""
+        """Input of another protocol that arrives before the greeting ends the session after the greeting."""
         hook = Waiting(None)
         client = Client(handler(CONNECT=hook))
         client.say(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -655,17 +655,17 @@ class LineTests(SynchronousTestCase):
 
 
 class LimitTests(SynchronousTestCase):
-    """Bounds, each with its own reply."""
+    """Limits, each with its own reply."""
 
     def test_localPart(self) -> None:
-        """A local part longer than the limit is refused with 553."""
+        """A local part above the limit is refused with 553."""
         client = greeted(local_part_limit=10)
         self.assertEqual(client.codes(b"MAIL FROM:<12345678901@b>\r\nMAIL FROM:<1234567890@b>\r\n"), [553, 250])
         self.assertEqual(client.codes(b"RCPT TO:<12345678901@b>\r\nRCPT TO:<1234567890@b>\r\n"), [553, 250])
         self.assertEqual(greeted().ask(b"MAIL FROM:<" + b"x" * 400 + b"@b>").code, 250)
 
     def test_recipients(self) -> None:
-        """Recipients beyond the limit are refused with 452 4.5.3; the others get the message."""
+        """Recipients above the limit are refused with 452 4.5.3. The others get the message."""
         keeper = Keeper()
         client = greeted(keeper, recipient_limit=2)
         client.talk(b"MAIL FROM:<a@b>\r\n")
@@ -682,7 +682,7 @@ class LimitTests(SynchronousTestCase):
         self.assertTrue(client.closed)
 
     def test_callLimitByName(self) -> None:
-        """A mapping limits commands by name; "*" stands for the others, 20 without it."""
+        """A mapping limits commands by name. "*" applies to the others, with a default of 20."""
         client = Client(command_call_limit={"noop": 1, "*": 2})
         self.assertEqual(client.codes(b"NOOP\r\nRSET\r\nRSET\r\nNOOP\r\n"), [250, 250, 250, 421])
         client = Client(command_call_limit={"NOOP": 1, "*": 2})
@@ -691,12 +691,12 @@ class LimitTests(SynchronousTestCase):
         self.assertEqual(client.codes(b"NOOP\r\n" * 30 + b"RSET\r\n" * 21), [250] * 50 + [421])
 
     def test_noCallLimit(self) -> None:
-        """Without the option commands may be sent as often as one likes."""
+        """Without the option, commands may be sent any number of times."""
         client = Client(junk_command_limit=None)
         self.assertEqual(client.codes(b"NOOP\r\n" * 500), [250] * 500)
 
     def test_errors(self) -> None:
-        """After so many malformed, unknown or misplaced commands the session ends with 421."""
+        """After this number of malformed, unknown or misplaced commands, the session ends with 421."""
         client = Client(error_limit=3)
         self.assertEqual(client.codes(b"FOO\r\nRCPT TO:<a@b>\r\nNOOP\r\nHELO\r\nNOOP\r\n"), [500, 503, 250, 421])
         self.assertTrue(client.closed)
@@ -710,13 +710,13 @@ class LimitTests(SynchronousTestCase):
         self.assertEqual(codes(Client(error_limit=3).talk((b"x" * 999 + b"\r\n") * 5)), [500, 500, 421])
 
     def test_refusedRecipientsAreNoErrors(self) -> None:
-        """Recipients that a hook refuses are not the client's mistakes."""
+        """Recipients that a hook refuses do not count as errors of the client."""
         client = greeted(handler(RCPT=lambda *arguments: "550 5.1.1 unknown"), error_limit=3)
         client.talk(b"MAIL FROM:<a@b>\r\n")
         self.assertEqual(client.codes(b"RCPT TO:<a@b>\r\n" * 20), [550] * 20)
 
     def test_junk(self) -> None:
-        """After so many commands that bring no message nearer the session ends with 421."""
+        """After this number of junk commands, the session ends with 421."""
         client = Client(junk_command_limit=4)
         self.assertEqual(
             client.codes(b"NOOP\r\nRSET\r\nVRFY a@b\r\nEHLO x\r\nHELP\r\nNOOP\r\n"), [250, 250, 252, 250, 421]
@@ -725,14 +725,14 @@ class LimitTests(SynchronousTestCase):
         self.assertEqual(codes(Client().talk(b"NOOP\r\n" * 110)), [250] * 100 + [421])
 
     def test_junkAfterMessage(self) -> None:
-        """A message clears the count."""
+        """A message resets the count."""
         client = greeted(junk_command_limit=4)
         for _ in range(5):
             self.assertEqual(client.codes(b"NOOP\r\nRSET\r\nNOOP\r\n"), [250, 250, 250])
             self.assertEqual(client.send_message().code, 250)
 
     def test_dataLine(self) -> None:
-        """A line of a message that is longer than the limit is refused after the message."""
+        """A message with a line above the limit is refused at its end."""
         client = greeted(line_length_limit=100)
         self.assertEqual(client.send_message(b"x" * 98 + b"\r\n").code, 250)
         answer = client.send_message(b"x" * 99 + b"\r\n")
@@ -742,10 +742,10 @@ class LimitTests(SynchronousTestCase):
 
 
 class BareNewlineTests(SynchronousTestCase):
-    """CR and LF on their own in a message."""
+    """Bare CR and LF in a message."""
 
     def test_refused(self) -> None:
-        """A CR or LF on its own in a message is refused with 550 5.6.0 after its end."""
+        """A message with a bare CR or LF is refused with 550 5.6.0 at its end."""
         keeper = Keeper()
         client = greeted(keeper)
         for message in (b"a\nb\r\n", b"a\rb\r\n", b"a\r\r\n"):
@@ -755,31 +755,31 @@ class BareNewlineTests(SynchronousTestCase):
         self.assertEqual(client.send_message().code, 250)
 
     def test_kept(self) -> None:
-        """With bare_newlines they are kept as they are."""
+        """With bare_newlines, they are kept unchanged."""
         keeper = Keeper()
         client = greeted(keeper, bare_newlines=True)
         self.assertEqual(client.send_message(b"a\nb\rc\n.\nd\r\n").code, 250)
         self.assertEqual(keeper.envelopes[0].content, b"a\nb\rc\n.\nd\r\n")
 
     def test_nul(self) -> None:
-        """NUL in a message is an octet like any other."""
+        """A NUL in a message is an ordinary octet."""
         keeper = Keeper()
         self.assertEqual(greeted(keeper).send_message(b"a\0b\r\n").code, 250)
         self.assertEqual(keeper.envelopes[0].content, b"a\0b\r\n")
 
 
 class DecodeDataTests(SynchronousTestCase):
-    """Messages as text."""
+    """Messages as str."""
 
     def test_text(self) -> None:
-        """With decode_data the content is text, and the octets are kept beside it."""
+        """With decode_data, the content is str, and the octets are in another attribute."""
         keeper = Keeper()
         self.assertEqual(greeted(keeper, decode_data=True).send_message(b"abc\r\n").code, 250)
         self.assertEqual(keeper.envelopes[0].content, "abc\r\n")
         self.assertEqual(keeper.envelopes[0].original_content, b"abc\r\n")
 
     def test_notASCII(self) -> None:
-        """Without SMTPUTF8 a message that is not ASCII is refused, and the session goes on."""
+        """Without SMTPUTF8, a message that is not ASCII is refused, and the session continues."""
         keeper = Keeper()
         client = greeted(keeper, decode_data=True)
         self.assertEqual(client.send_message("ü\r\n".encode()).code // 100, 5)
@@ -787,7 +787,7 @@ class DecodeDataTests(SynchronousTestCase):
         self.assertEqual(len(keeper.envelopes), 1)
 
     def test_utf8(self) -> None:
-        """With SMTPUTF8 it is decoded from UTF-8, and other octets survive."""
+        """With SMTPUTF8, it is decoded from UTF-8, and other octets are preserved."""
         keeper = Keeper()
         client = greeted(keeper, decode_data=True, enable_SMTPUTF8=True)
         self.assertEqual(client.send_message("ü\r\n".encode()).code, 250)
@@ -815,10 +815,10 @@ HOOKS: list[tuple[str, bytes, bytes, tuple[Any, ...]]] = [
 
 
 class HookTests(LoggingTestCase):
-    """Hooks: how they are called, and what their results become."""
+    """Hooks: their arguments, and the effect of their results."""
 
     def test_arguments(self) -> None:
-        """Each hook is given the server, the session, the envelope, and what its command says."""
+        """Each hook gets the server, the session, the envelope, and the data of its command."""
         for name, before, line, expected in HOOKS:
             calls: list[tuple[Any, ...]] = []
 
@@ -849,7 +849,7 @@ class HookTests(LoggingTestCase):
                 self.assertEqual(client.ask(line), Answer(250, ("2.0.0 asked",)), (name, form))
 
     def test_laterForms(self) -> None:
-        """A hook may answer later, as a coroutine and by a Deferred; meanwhile nothing is said."""
+        """A hook may return its status later, as a coroutine or a Deferred. No reply is sent before."""
         for name, before, line, _ in HOOKS:
             for coroutine in (True, False):
                 clock = Clock()
@@ -883,7 +883,7 @@ class HookTests(LoggingTestCase):
             self.assertEqual(client.talk(b"NOOP\r\n"), expected, status)
 
     def test_noStatus(self) -> None:
-        """A hook whose result is no status gets the client 451, and the log a line that names the hook."""
+        """If the result of a hook is not a status, the client gets 451, and a log line names the hook."""
         for name, before, line, _ in HOOKS:
             for result in (
                 None,
@@ -907,7 +907,7 @@ class HookTests(LoggingTestCase):
                     self.assertIn(name, self.logged("error")[0])
 
     def test_refused(self) -> None:
-        """A hook may refuse by raising Refused; nothing is logged as an error."""
+        """A hook may refuse by raising Refused. No error is logged."""
 
         async def coroutine(*arguments: Any) -> str:
             raise Refused("550 5.7.1 not you")
@@ -926,7 +926,7 @@ class HookTests(LoggingTestCase):
         self.assertEqual(self.logged("critical") + self.logged("error"), [])
 
     def test_raises(self) -> None:
-        """A hook that raises gets the client 451 without details, and the log a traceback."""
+        """If a hook raises an exception, the client gets 451 without details, and the log has the traceback."""
 
         async def coroutine(*arguments: Any) -> str:
             raise LookupError("the secret of the house")
@@ -950,7 +950,7 @@ class HookTests(LoggingTestCase):
                     self.assertEqual(client.ask(b"HELP").code, 214)
 
     def test_421(self) -> None:
-        """A hook that says 421 closes the connection, and nothing more is carried out."""
+        """A hook that returns 421 closes the connection, and no further command is executed."""
         for name, before, line, _ in HOOKS:
             for status in ("421 4.3.2 bye", Reply(421, "4.3.2", "bye")):
                 client = Client(handler(**{name: lambda *arguments, status=status: status}))
@@ -959,7 +959,7 @@ class HookTests(LoggingTestCase):
                 self.assertTrue(client.closed)
 
     def test_raises421(self) -> None:
-        """So does one that raises it."""
+        """So does a hook that raises it."""
 
         def hook(*arguments: Any) -> str:
             raise Refused("421 4.3.2 bye")
@@ -969,7 +969,7 @@ class HookTests(LoggingTestCase):
         self.assertTrue(client.closed)
 
     def test_quitClosesAnyway(self) -> None:
-        """After QUIT the connection closes, whatever its hook says or does."""
+        """After QUIT the connection closes, whatever its hook does."""
 
         def raises(*arguments: Any) -> str:
             raise Refused("550 5.7.1 stay")
@@ -980,7 +980,7 @@ class HookTests(LoggingTestCase):
             self.assertTrue(client.closed)
 
     def test_methodsOfHandlers(self) -> None:
-        """Hooks are methods, found in base classes too; a handler may have as few as it likes."""
+        """Hooks are methods, including inherited ones. A handler may have any number of them."""
 
         class Base:
             async def handle_NOOP(self, server: SMTP, session: Session, envelope: Envelope, arg: str | None) -> str:
@@ -993,7 +993,7 @@ class HookTests(LoggingTestCase):
         self.assertEqual(Client(None).ask(b"NOOP").code, 250)
 
     def test_attributesOfTheirOwn(self) -> None:
-        """Handlers may hang attributes of their own on session and envelope."""
+        """Handlers may set their own attributes on session and envelope."""
         seen: list[tuple[int, int]] = []
 
         class Handler:
@@ -1012,7 +1012,7 @@ class HookTests(LoggingTestCase):
         self.assertEqual(seen, [(1, 1), (2, 2)])
 
     def test_serverAttributes(self) -> None:
-        """A hook can ask the server for its handler, name, limits and transport."""
+        """A hook can read the server's handler, name, limits and transport."""
         client = Client(Keeper(), data_size_limit=77, enable_SMTPUTF8=True)
         server = client.server
         self.assertIs(server.event_handler, client.factory.handler)
@@ -1025,7 +1025,7 @@ class GreetingHookTests(LoggingTestCase):
     """handle_HELO and handle_EHLO, in both forms."""
 
     def test_ehloWithResponses(self) -> None:
-        """The newer form of handle_EHLO is given the lines of the answer, and returns those to send."""
+        """The newer form of handle_EHLO gets the lines of the reply, and returns those to send."""
         given: list[list[str]] = []
 
         class Handler:
@@ -1045,7 +1045,7 @@ class GreetingHookTests(LoggingTestCase):
         self.assertEqual(client.ask(b"MAIL FROM:<a@b> BODY=7BIT").code, 250)
 
     def test_ehloUnchanged(self) -> None:
-        """Returning the lines unchanged sends the answer that is sent without the hook."""
+        """Returning the lines unchanged sends the same reply as without the hook."""
         client = Client(handler(EHLO=lambda server, session, envelope, hostname, responses: responses))
         self.assertEqual(client.talk(GREETING), Client().talk(GREETING))
 
@@ -1071,7 +1071,7 @@ class GreetingHookTests(LoggingTestCase):
         self.assertIn("PIPELINING", answer.lines)
 
     def test_ehloWrongResults(self) -> None:
-        """What is no answer to EHLO becomes 451, is logged, and does not greet."""
+        """An invalid result for EHLO becomes 451, is logged, and is not a greeting."""
         new: Callable[[Any], Any] = lambda result: lambda server, session, envelope, hostname, responses: result  # noqa: E731
         old: Callable[[Any], Any] = lambda result: lambda server, session, envelope, hostname: result  # noqa: E731
         for form in (new, old):
@@ -1082,14 +1082,14 @@ class GreetingHookTests(LoggingTestCase):
                 self.assertEqual(self.errors_logged(), 1, result)
 
     def test_ehloListNotForgery(self) -> None:
-        """A line with a line end in it cannot forge another reply."""
+        """A line that contains a line end cannot forge another reply."""
         client = Client(
             handler(EHLO=lambda server, session, envelope, hostname, responses: ["250-a\r\n250 b", "250 c"])
         )
         self.assertEqual(client.codes(GREETING), [250])
 
     def test_forgottenHostName(self) -> None:
-        """A hook that accepts the greeting and forgets host_name has it set."""
+        """If a hook accepts the greeting without setting host_name, the server sets it."""
         for verb in ("HELO", "EHLO"):
             client = Client(handler(**{verb: lambda server, session, envelope, hostname: "250 OK"}))
             client.talk(f"{verb} client.test\r\n".encode())
@@ -1097,7 +1097,7 @@ class GreetingHookTests(LoggingTestCase):
             self.assertEqual(client.ask(b"MAIL FROM:<a@b>").code, 250)
 
     def test_hostNameKept(self) -> None:
-        """A host_name that a hook has set stays."""
+        """A host_name that a hook has set is kept."""
 
         def hook(server: SMTP, session: Session, envelope: Envelope, hostname: str) -> str:
             session.host_name = "other.test"
@@ -1109,7 +1109,7 @@ class GreetingHookTests(LoggingTestCase):
             self.assertEqual(client.server.session.host_name, "other.test")
 
     def test_failedGreeting(self) -> None:
-        """A greeting whose hook fails leaves things as they were."""
+        """A greeting whose hook fails changes nothing."""
 
         def hook(server: SMTP, session: Session, envelope: Envelope, hostname: str) -> str:
             if hostname == "bad":
@@ -1126,7 +1126,7 @@ class TransactionHookTests(LoggingTestCase):
     """handle_MAIL, handle_RCPT, handle_DATA and the transaction."""
 
     def test_forgottenMailFrom(self) -> None:
-        """A hook that accepts MAIL and forgets mail_from has it set, the null path too."""
+        """If a hook accepts MAIL without setting mail_from, the server sets it, even to the null path."""
         for path in ("a@b", ""):
             client = greeted(handler(MAIL=lambda *arguments: "250 OK"))
             client.ask(f"MAIL FROM:<{path}>".encode())
@@ -1134,7 +1134,7 @@ class TransactionHookTests(LoggingTestCase):
             self.assertEqual(client.ask(b"RCPT TO:<a@b>").code, 250)
 
     def test_mailFromKept(self) -> None:
-        """A mail_from that a hook has set stays."""
+        """A mail_from that a hook has set is kept."""
 
         def hook(server: Any, session: Any, envelope: Envelope, address: str, options: list[str]) -> str:
             envelope.mail_from = "other@b"
@@ -1145,7 +1145,7 @@ class TransactionHookTests(LoggingTestCase):
         self.assertEqual(client.server.envelope.mail_from, "other@b")
 
     def test_refusedMail(self) -> None:
-        """A MAIL that a hook refuses, or fails at, opens no transaction, even if the hook had set mail_from."""
+        """If a hook refuses MAIL or fails, no transaction is open, even if the hook had set mail_from."""
 
         def refuses(server: Any, session: Any, envelope: Envelope, address: str, options: list[str]) -> str | None:
             envelope.mail_from = address
@@ -1161,7 +1161,7 @@ class TransactionHookTests(LoggingTestCase):
         self.flushLoggedErrors(LookupError)
 
     def test_recipientNotAppended(self) -> None:
-        """A recipient that a hook accepts and does not append is dropped; without any there is no DATA."""
+        """A recipient that a hook accepts without appending it is dropped. Without recipients, DATA is refused."""
 
         def hook(server: Any, session: Any, envelope: Envelope, address: str, options: list[str]) -> str:
             if address == "keep@b":
@@ -1174,7 +1174,7 @@ class TransactionHookTests(LoggingTestCase):
         self.assertEqual(client.server.envelope.rcpt_tos, ["keep@b"])
 
     def test_refusedRecipients(self) -> None:
-        """Refused recipients leave the others in the transaction."""
+        """Refused recipients do not affect the others in the transaction."""
         keeper = Keeper()
 
         def hook(server: Any, session: Any, envelope: Envelope, address: str, options: list[str]) -> str:
@@ -1192,7 +1192,7 @@ class TransactionHookTests(LoggingTestCase):
         self.assertEqual(keeper.envelopes[0].rcpt_tos, ["yes@b"])
 
     def test_recipientAppendedThenFailed(self) -> None:
-        """A recipient whose hook failed after appending it is refused, and does not get the message."""
+        """A recipient whose hook fails after appending it is refused, and does not get the message."""
         keeper = Keeper()
 
         def hook(server: Any, session: Any, envelope: Envelope, address: str, options: list[str]) -> str | None:
@@ -1211,7 +1211,7 @@ class TransactionHookTests(LoggingTestCase):
         self.assertEqual(keeper.envelopes[0].rcpt_tos, ["c@b"])
 
     def test_dataRefused(self) -> None:
-        """A message that a hook refuses ends the transaction, and leaves the session usable."""
+        """If a hook refuses a message, the transaction ends, and the session continues."""
         for status, code in (("550 5.7.1 no", 550), ("451 4.3.0 later", 451), ("554 5.6.0 no", 554), (None, 451)):
             keeper = Keeper(status)
             client = greeted(keeper)
@@ -1221,7 +1221,7 @@ class TransactionHookTests(LoggingTestCase):
             self.assertEqual(client.send_message().code, 250)
 
     def test_dataFails(self) -> None:
-        """A DATA hook that raises ends the transaction, and leaves the session usable."""
+        """If a DATA hook raises, the transaction ends, and the session continues."""
         fails = [True]
 
         async def hook(server: Any, session: Any, envelope: Envelope) -> str:
@@ -1237,7 +1237,7 @@ class TransactionHookTests(LoggingTestCase):
         self.assertEqual(client.send_message().code, 250)
 
     def test_envelopeStaysWithHandler(self) -> None:
-        """An envelope that a handler keeps is not touched by what the client does next."""
+        """An envelope that a handler keeps does not change with the client's next commands."""
         keeper = Keeper()
         client = greeted(keeper)
         client.send_message(b"first\r\n")
@@ -1246,7 +1246,7 @@ class TransactionHookTests(LoggingTestCase):
         self.assertEqual(keeper.envelopes[0].content, b"first\r\n")
 
     def test_rsetHook(self) -> None:
-        """handle_RSET sees a new envelope, and the transaction is gone whatever it says."""
+        """handle_RSET gets a new envelope. The transaction has ended, whatever it returns."""
         seen: list[str | None] = []
 
         def hook(server: Any, session: Any, envelope: Envelope) -> str:
@@ -1262,7 +1262,7 @@ class ExceptionHookTests(LoggingTestCase):
     """handle_exception."""
 
     def ask(self, exception_hook: Callable[..., Any], error: Exception | None = None) -> Answer:
-        """The answer to a command whose hook raises."""
+        """The reply to a command whose hook raises."""
         cause = error or LookupError("secret")
 
         def fails(*arguments: Any) -> str:
@@ -1274,7 +1274,7 @@ class ExceptionHookTests(LoggingTestCase):
         return answer
 
     def test_words(self) -> None:
-        """handle_exception is given the error, and words the reply, in all three forms."""
+        """handle_exception gets the exception, and returns the reply, in all three forms."""
         for form, hook in in_three_forms("542 5.3.0 worded"):
             errors: list[BaseException] = []
 
@@ -1287,13 +1287,13 @@ class ExceptionHookTests(LoggingTestCase):
             self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)
 
     def test_none(self) -> None:
-        """If it words nothing, the reply is 451."""
+        """If it returns None, the reply is 451."""
         for result in (None, "garbage", 451, "354 go on"):
             self.assertEqual(self.ask(lambda error, result=result: result).code, 451)
             self.flushLoggedErrors(LookupError)
 
     def test_raises(self) -> None:
-        """If it fails too, the reply is 500 without details, and both errors are logged."""
+        """If it fails, too, the reply is 500 without details, and both exceptions are logged."""
 
         def plain(error: BaseException) -> str:
             raise KeyError("another secret")
@@ -1308,11 +1308,11 @@ class ExceptionHookTests(LoggingTestCase):
             self.assertEqual(len(self.flushLoggedErrors(LookupError)), 2)  # a KeyError is one
 
     def test_notForRefusals(self) -> None:
-        """A refusal is no exception."""
+        """Refused is not passed to it."""
         self.assertEqual(self.ask(lambda error: "542 5.3.0 worded", Refused("550 5.7.1 no")).code, 550)
 
     def test_multiLine(self) -> None:
-        """Text of the exception that a hook repeats cannot forge a reply."""
+        """If a hook returns the text of the exception, that cannot forge a reply."""
         error = LookupError("x\r\n250 2.0.0 forged\r\n\x1b")
 
         def hook(error: BaseException) -> str:
@@ -1325,30 +1325,30 @@ class ExceptionHookTests(LoggingTestCase):
 
 
 class ProcessMessageTests(LoggingTestCase):
-    """The hook of old programs."""
+    """The deprecated hook process_message."""
 
     def client(self, process_message: Callable[..., Any]) -> Client:
-        """A client of a handler that has process_message only."""
+        """A client of a handler that has only process_message."""
         client = greeted(handler(process_message=process_message))
         self.assertEqual(len(self.flushWarnings()), 1)
         return client
 
     def test_arguments(self) -> None:
-        """process_message is given the peer, the reverse-path, the recipients and the message."""
+        """process_message gets the peer, the reverse-path, the recipients and the message."""
         calls: list[tuple[Any, ...]] = []
         client = self.client(lambda *arguments: calls.append(arguments))
         self.assertEqual(client.send_message().code, 250)
         self.assertEqual(calls, [((PEER.host, PEER.port), "a@example.com", ["b@example.com"], MESSAGE)])
 
     def test_threeForms(self) -> None:
-        """It may be a coroutine function, return a Deferred, or be plain; None is 250."""
+        """It may be a coroutine function, return a Deferred, or be plain. None means 250."""
         for result, code in ((None, 250), ("250 2.0.0 OK", 250), ("550 5.7.1 no", 550), ("garbage", 451), (0, 451)):
             for form, hook in in_three_forms(result):
                 self.assertEqual(self.client(hook).send_message().code, code, (result, form))
                 self.assertEqual([each["category"] for each in self.flushWarnings()], [DeprecationWarning])
 
     def test_raises(self) -> None:
-        """If it raises, the reply is 451 and the session goes on."""
+        """If it raises, the reply is 451, and the session continues."""
 
         def fails(*arguments: Any) -> None:
             raise LookupError
@@ -1359,7 +1359,7 @@ class ProcessMessageTests(LoggingTestCase):
         self.assertEqual(client.ask(b"NOOP").code, 250)
 
     def test_dataHookWins(self) -> None:
-        """A handler with handle_DATA is a new one."""
+        """It is not used if the handler has handle_DATA."""
         client = greeted(handler(process_message=lambda *arguments: "550 old", DATA=lambda *arguments: "250 new"))
         self.assertEqual(client.send_message().code, 250)
         self.assertEqual(self.flushWarnings(), [])
@@ -1369,14 +1369,14 @@ class ConnectTests(LoggingTestCase):
     """handle_CONNECT."""
 
     def test_none(self) -> None:
-        """None greets as usual."""
+        """None means the usual greeting."""
         for form, hook in in_three_forms(None):
             client = Client(handler(CONNECT=hook))
             self.assertEqual(client.welcome, b"220 mx.test ESMTP txsmtpd\r\n", form)
             self.assertEqual(client.ask(b"EHLO x").code, 250)
 
     def test_arguments(self) -> None:
-        """It is given the server, the session with the peer, and the envelope."""
+        """It gets the server, the session with the peer, and the envelope."""
         calls: list[tuple[Any, ...]] = []
         client = Client(handler(CONNECT=lambda *arguments: calls.append((*arguments, arguments[1].peer))))
         ((server, session, envelope, peer),) = calls
@@ -1386,16 +1386,16 @@ class ConnectTests(LoggingTestCase):
         self.assertEqual(peer, (PEER.host, PEER.port))
 
     def test_220(self) -> None:
-        """A 220 status words the greeting."""
+        """A 220 status is the greeting."""
         for form, hook in in_three_forms("220 mx.test ready for you"):
             self.assertEqual(Client(handler(CONNECT=hook)).welcome, b"220 mx.test ready for you\r\n", form)
 
     def test_otherSuccess(self) -> None:
-        """Another 2yz greets as usual."""
+        """Another 2yz means the usual greeting."""
         self.assertEqual(Client(handler(CONNECT=lambda *arguments: "250 OK")).welcome, b"220 mx.test ESMTP txsmtpd\r\n")
 
     def test_554(self) -> None:
-        """After 5yz every command but QUIT is answered 503 (RFC 5321 3.1)."""
+        """After 5yz, all commands except QUIT get 503 (RFC 5321 3.1)."""
         for form, hook in in_three_forms("554 5.7.1 not you"):
             client = Client(handler(CONNECT=hook))
             self.assertEqual(client.welcome, b"554 5.7.1 not you\r\n", form)
@@ -1411,7 +1411,7 @@ class ConnectTests(LoggingTestCase):
             self.assertTrue(client.closed, status)
 
     def test_raises554(self) -> None:
-        """A hook that raises Refused turns the client away as one that returns the status."""
+        """A hook that raises Refused rejects the client like one that returns the status."""
 
         def hook(*arguments: Any) -> str:
             raise Refused("554 5.7.1 not you")
@@ -1421,7 +1421,7 @@ class ConnectTests(LoggingTestCase):
         self.assertEqual(client.codes(GREETING + b"QUIT\r\n"), [503, 221])
 
     def test_raises450(self) -> None:
-        """So does one that raises a 4yz."""
+        """So does a hook that raises a 4yz."""
 
         async def hook(*arguments: Any) -> str:
             raise Refused("450 4.7.1 later")
@@ -1431,7 +1431,7 @@ class ConnectTests(LoggingTestCase):
         self.assertTrue(client.closed)
 
     def test_fails(self) -> None:
-        """A client that was not greeted because the hook failed cannot go on."""
+        """If the hook fails, the client is disconnected."""
 
         async def hook(*arguments: Any) -> str:
             raise LookupError("no database")
@@ -1442,13 +1442,13 @@ class ConnectTests(LoggingTestCase):
         self.assertTrue(client.closed)
 
     def test_takesTooLong(self) -> None:
-        """A client that was not greeted because the hook took too long cannot go on."""
+        """If the hook takes too long, the client is disconnected."""
         client = Client(handler(CONNECT=Waiting()), hook_timeout=5)
         self.assertEqual(codes(client.wait(6))[0] // 100, 4)
         self.assertTrue(client.closed)
 
     def test_waits(self) -> None:
-        """While it waits nothing is said, and what the client sends early waits too."""
+        """While it waits, nothing is sent, and early input of the client waits, too."""
         hook = Waiting(None)
         client = Client(handler(CONNECT=hook))
         self.assertEqual(client.talk(GREETING), b"")
@@ -1460,7 +1460,7 @@ class DisconnectTests(LoggingTestCase):
     """handle_DISCONNECT."""
 
     def causes(self, act: Callable[[Client], object], **hooks: Any) -> list[type]:
-        """The types of the causes that the hook was called with."""
+        """The types of the causes that the hook got."""
         causes: list[type] = []
 
         def hook(server: Any, session: Any, envelope: Any, cause: BaseException) -> None:
@@ -1503,7 +1503,7 @@ class DisconnectTests(LoggingTestCase):
             self.assertTrue(issubclass(cause, expected), cause)
 
     def test_whileHookWaits(self) -> None:
-        """It is called once too if the client goes while a hook waits."""
+        """It is also called once if the client disconnects while a hook waits."""
         hook = Waiting()
 
         def act(client: Client) -> None:
@@ -1514,11 +1514,11 @@ class DisconnectTests(LoggingTestCase):
         self.assertEqual(hook.cancelled, 1)
 
     def test_connectRefused(self) -> None:
-        """It is called once too for a client that was turned away."""
+        """It is also called once for a rejected client."""
         self.assertEqual(self.causes(lambda client: None, CONNECT=lambda *arguments: "421 4.7.0 no"), [ConnectionDone])
 
     def test_fails(self) -> None:
-        """If it fails the log has a traceback, whatever its form."""
+        """If it fails, the log has a traceback, in each of its forms."""
 
         def plain(*arguments: Any) -> None:
             raise LookupError
@@ -1534,10 +1534,10 @@ class DisconnectTests(LoggingTestCase):
 
 
 class TimeTests(LoggingTestCase):
-    """Idle clients, slow hooks, slow ends."""
+    """Idle clients, slow hooks, and the end of connections."""
 
     def test_idle(self) -> None:
-        """A client that says nothing for the time allowed gets 421 4.4.2, and the connection closes."""
+        """A client that is idle for the timeout gets 421 4.4.2, and the connection closes."""
         client = Client(timeout=30)
         self.assertEqual(client.wait(29.5), b"")
         answer = answers(client.wait(1))[0]
@@ -1546,7 +1546,7 @@ class TimeTests(LoggingTestCase):
         self.assertEqual(client.clock.getDelayedCalls(), [])
 
     def test_fromLastOctet(self) -> None:
-        """The time runs from the client's last octet, in commands and in a message."""
+        """The timeout restarts with each octet, in commands and in a message."""
         client = in_transaction(timeout=30, data_rate_minimum=None)
         client.wait(20)
         client.say(b"DA")
@@ -1559,13 +1559,13 @@ class TimeTests(LoggingTestCase):
         self.assertEqual(codes(client.wait(31)), [421])
 
     def test_noTimeout(self) -> None:
-        """Without a limit a client may be silent for ever."""
+        """Without a limit, a client may be idle forever."""
         client = Client(timeout=None)
         client.wait(1_000_000, step=10_000)
         self.assertEqual(client.ask(b"NOOP").code, 250)
 
     def test_standsStillWhileHookWorks(self) -> None:
-        """The time stands still while a hook works."""
+        """The timeout does not run while a hook runs."""
         hook = Waiting()
         client = Client(handler(NOOP=hook), timeout=30, hook_timeout=None)
         client.say(b"NOOP\r\n")
@@ -1575,7 +1575,7 @@ class TimeTests(LoggingTestCase):
         self.assertEqual(codes(client.wait(2)), [421])
 
     def test_hookTimeout(self) -> None:
-        """A hook that takes too long is cancelled, the client gets 451, and the session goes on."""
+        """A hook that takes too long is cancelled, the client gets 451, and the session continues."""
         for name, before, line, _ in HOOKS:
             if name == "QUIT":
                 continue
@@ -1593,7 +1593,7 @@ class TimeTests(LoggingTestCase):
             self.assertEqual(client.ask(b"HELP").code, 214)
 
     def test_hookTimeoutOfDeferred(self) -> None:
-        """A Deferred that knows no cancelling is given up as well."""
+        """So is a Deferred that does not handle cancellation."""
         never: Deferred[str] = Deferred()
         client = Client(handler(NOOP=lambda *arguments: never), hook_timeout=60)
         client.say(b"NOOP\r\nRSET\r\n")
@@ -1602,7 +1602,7 @@ class TimeTests(LoggingTestCase):
         self.assertEqual(client.wait(1), b"")
 
     def test_lateFailure(self) -> None:
-        """A hook that breaks while it is cancelled gets the client one reply, and the log an error."""
+        """If a hook raises while it is cancelled, the client gets one reply, and the exception is logged."""
 
         async def hook(*arguments: Any) -> str:
             try:
@@ -1616,7 +1616,7 @@ class TimeTests(LoggingTestCase):
         self.flushLoggedErrors(LookupError)
 
     def test_disobedientHook(self) -> None:
-        """A hook that goes on when it is cancelled ends the session with 421, and its late result is nothing."""
+        """If a hook ignores the cancellation, the session ends with 421, and its late result is discarded."""
         hook = Waiting(obedient=False)
         client = Client(handler(NOOP=hook), hook_timeout=60)
         client.say(b"NOOP\r\nRSET\r\n")
@@ -1637,7 +1637,7 @@ class TimeTests(LoggingTestCase):
         self.assertTrue(client.closed)
 
     def test_noTimersLeft(self) -> None:
-        """An ended connection leaves no timer behind."""
+        """A connection that has ended leaves no timer behind."""
         for act in (b"QUIT\r\n", b"NOOP\r\n"):
             client = Client()
             client.say(act)
@@ -1646,7 +1646,7 @@ class TimeTests(LoggingTestCase):
             self.assertEqual(client.clock.getDelayedCalls(), [])
 
     def test_noTimersLeftByWaitingHook(self) -> None:
-        """Nor does one that ended while a hook waited."""
+        """Neither does one that ended while a hook waited."""
         client = Client(handler(NOOP=Waiting()))
         client.say(b"NOOP\r\n")
         client.vanish()
@@ -1654,10 +1654,10 @@ class TimeTests(LoggingTestCase):
 
 
 class SubclassTests(LoggingTestCase):
-    """Servers with commands of their own."""
+    """Servers with custom commands."""
 
     def test_ping(self) -> None:
-        """A method smtp_PING under @syntax is a command, and HELP knows it."""
+        """A method smtp_PING with @syntax is a command, and HELP shows it."""
 
         class Server(SMTP):
             @syntax("PING [ignored]")
@@ -1671,7 +1671,7 @@ class SubclassTests(LoggingTestCase):
         self.assertEqual(Client().ask(b"PING").code, 500)
 
     def test_forms(self) -> None:
-        """A command may be a coroutine, return a Deferred, or be plain; it may return any status, or push it."""
+        """A command may be a coroutine, return a Deferred, or be plain. It may return any status, or push it."""
 
         class Server(SMTP):
             def smtp_PLAIN(self, arg: str | None) -> str:
@@ -1710,7 +1710,7 @@ class SubclassTests(LoggingTestCase):
         self.assertTrue(client.closed)
 
     def test_noReply(self) -> None:
-        """A command that gives no status gets the client 451, and the log a line."""
+        """If a command returns no status, the client gets 451, and the log has a line."""
 
         class Server(SMTP):
             async def smtp_NONE(self, arg: str | None) -> None:
@@ -1727,7 +1727,7 @@ class SubclassTests(LoggingTestCase):
         self.assertEqual(self.errors_logged(), 3)
 
     def test_pushWrong(self) -> None:
-        """Pushing what is no status is the command's mistake, and nothing of it reaches the client."""
+        """Pushing an invalid status is an error of the command, and nothing of it is sent."""
 
         class Server(SMTP):
             def smtp_BAD(self, arg: str | None) -> None:
@@ -1741,7 +1741,7 @@ class SubclassTests(LoggingTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ValueError, TypeError)), 2)
 
     def test_mailKeepsItsRules(self) -> None:
-        """A subclass that overrides MAIL keeps its rules, with a syntax of its own and without."""
+        """A subclass that overrides MAIL keeps its rules, with its own syntax and without."""
 
         class Plain(SMTP):
             async def smtp_MAIL(self, arg: str | None) -> Reply:
@@ -1765,7 +1765,7 @@ class SubclassTests(LoggingTestCase):
         self.assertIn("MAIL FROM:<me>", Client(protocol=Declared).ask(b"HELP MAIL").text)
 
     def test_mixin(self) -> None:
-        """Rules are inherited along all ancestors, so a mixin cannot drop them."""
+        """Rules are inherited from all base classes, so that a mixin cannot remove them."""
 
         class Audit:
             async def smtp_MAIL(self, arg: str | None) -> Any:
@@ -1779,7 +1779,7 @@ class SubclassTests(LoggingTestCase):
         )
 
     def test_withdrawn(self) -> None:
-        """smtp_HELO = None withdraws a command."""
+        """smtp_HELO = None removes a command."""
 
         class Server(SMTP):
             smtp_HELO = None  # type: ignore[assignment]
@@ -1790,7 +1790,7 @@ class SubclassTests(LoggingTestCase):
         self.assertEqual(client.ask(b"HELP HELO").code, 504)
 
     def test_ownSessionAndEnvelope(self) -> None:
-        """A subclass may have its own session and envelope."""
+        """A subclass may have its own classes of sessions and envelopes."""
 
         class OwnSession(Session):
             visits = 0
@@ -1820,7 +1820,7 @@ class SubclassTests(LoggingTestCase):
         self.assertEqual(seen, [(OwnSession, OwnEnvelope)] * 3)
 
     def test_standalone(self) -> None:
-        """A server can be made without a factory, from a handler and options."""
+        """A server can be created without a factory, from a handler and options."""
         server = SMTP(Keeper(), hostname="alone.test", reactor=Clock())
         transport = StringTransport()
         server.makeConnection(transport)
@@ -1830,10 +1830,10 @@ class SubclassTests(LoggingTestCase):
 
 
 class LogTests(LoggingTestCase):
-    """What the log tells, and what it never holds."""
+    """The contents of the log, and what it never contains."""
 
     def assertFit(self) -> None:
-        """Every event can be written as JSON, and no line of it acts on a terminal or has a traceback."""
+        """Every event can be formatted as JSON. No line of it controls a terminal or contains a traceback."""
         self.assertTrue(self.events)
         for event in self.events:
             # Other observers of the same process add fields of their own.
@@ -1848,7 +1848,7 @@ class LogTests(LoggingTestCase):
             self.assertNotIn("Unable to format", line)
 
     def test_peersDoings(self) -> None:
-        """Whatever a peer does is told in plain fields, without a traceback."""
+        """Whatever a peer does is logged in plain fields, without a traceback."""
         lines = [
             *FOREIGN,
             b"FO\x1b]0;x\x07O",
@@ -1869,7 +1869,7 @@ class LogTests(LoggingTestCase):
         self.assertFit()
 
     def test_message(self) -> None:
-        """With log_messages each message and each end is told."""
+        """With log_messages, each message and each end of a connection is logged."""
         client = greeted(Keeper(), log_messages=True)
         client.send_message()
         client.talk(b"QUIT\r\n")
@@ -1879,14 +1879,14 @@ class LogTests(LoggingTestCase):
             self.assertIn(word, told)
 
     def test_quiet(self) -> None:
-        """Without it an ordinary session leaves nothing in the log."""
+        """Without it, an ordinary session logs nothing."""
         client = greeted(Keeper())
         client.send_message()
         client.talk(b"QUIT\r\n")
         self.assertEqual(self.logged(), [])
 
     def test_refusals(self) -> None:
-        """Each refusal is told once, with the session's id and the reply."""
+        """Each refusal is logged once, with the session's id and the reply."""
         client = Client()
         client.talk(b"FOO\r\n")
         (line,) = self.logged()
@@ -1894,20 +1894,20 @@ class LogTests(LoggingTestCase):
         self.assertIn("500", line)
 
     def told(self, octets: bytes, each: object = None, **options: Any) -> str:
-        """The line about the refusal that the last of these lines gets."""
+        """The log line about the refusal of the last of these lines."""
         self.events.clear()
         Client(each, peer=IPv4Address("TCP", "192.0.2.9", 4712), **options).talk(octets)
         return [line for line in self.logged() if " refused, " in line][-1].partition(" ")[2]
 
     def test_refusedSender(self) -> None:
-        """A refused MAIL is told with the client and the sender."""
+        """The log line of a refused MAIL has the client and the sender."""
         self.assertEqual(
             self.told(GREETING + b"MAIL FROM:<a@b.example> SIZE=99999999999\r\n"),
             "MAIL refused, client 192.0.2.9:4712, from <a@b.example>: 552 5.3.4 Message size exceeds the limit",
         )
 
     def test_refusedRecipient(self) -> None:
-        """A refused RCPT is told with the client, the sender and the recipient, in one line."""
+        """The log line of a refused RCPT has the client, the sender and the recipient."""
         refusing = handler(RCPT=lambda *arguments: "550 5.1.1 No such user")
         for path in b"<c@example.com>", b"c@example.com":
             self.assertRegex(
@@ -1916,7 +1916,7 @@ class LogTests(LoggingTestCase):
             )
 
     def test_refusedMessage(self) -> None:
-        """A refused message is told with all of them, whoever refuses it, and however."""
+        """The log line of a refused message has all of them, whatever refuses it."""
 
         def raises(*arguments: object) -> None:
             raise ValueError
@@ -1935,14 +1935,15 @@ class LogTests(LoggingTestCase):
         self.assertIn("from <a@example.com> to <b@example.com>: 552", line)
 
     def test_refusedBefore(self) -> None:
-        """Before a transaction there is the client alone, and a refusal tells nothing of the transaction before."""
+        """Before a transaction, it has only the client, and nothing of the previous transaction."""
         self.assertEqual(
             self.told(GREETING + TRANSACTION + b"DATA\r\n" + MESSAGE + b".\r\nFOO\r\n"),
             "FOO refused, client 192.0.2.9:4712: 500 5.5.1 Command FOO not recognized",
         )
 
     def test_limit(self) -> None:
-        """A client cannot fill the log: what is beyond the limit is one line at the end, and messages are told all."""
+        """A client cannot fill the log: lines beyond the limit become one line at the end. Accepted messages are always
+        logged."""
         client = Client(handler(RCPT=lambda *arguments: "550 5.1.1 No"), log_limit=10, error_limit=None, error_delay=0)
         client.talk(GREETING + b"MAIL FROM:<a@b.example>\r\n" + 1000 * b"RCPT TO:<c@example.com>\r\n")
         self.assertEqual(len(self.logged()), 10)
@@ -1950,7 +1951,7 @@ class LogTests(LoggingTestCase):
         self.assertIn(" 990 more log lines of this session were suppressed, client 192.0.2.7:4321", self.logged()[-1])
 
     def test_dialogue(self) -> None:
-        """With log_dialogue each line of the client and each reply is told, at debug level."""
+        """With log_dialogue, each line of the client and each reply is logged, at debug level."""
         client = Client(log_dialogue=True)
         client.talk(b"NOOP one\r\nQUIT\r\n")
         told = self.logged("debug")
@@ -1965,7 +1966,7 @@ class LogTests(LoggingTestCase):
         self.assertFit()
 
     def test_hookFailure(self) -> None:
-        """An exception in a hook is logged once with its traceback, the session and the verb."""
+        """An exception in a hook is logged once, with its traceback, the session and the verb."""
 
         def hook(*arguments: Any) -> str:
             raise LookupError("no such thing")
@@ -1978,7 +1979,7 @@ class LogTests(LoggingTestCase):
         self.assertIn("NOOP", formatEvent(event))
 
     def test_hookText(self) -> None:
-        """Text of a hook's wrong result reaches the log without its control characters."""
+        """The text of a hook's invalid result is logged without control characters."""
         client = Client(handler(NOOP=lambda *arguments: "no status\r\nforged line \x1b[31m" * 100))
         client.talk(b"NOOP\r\n")
         self.assertFit()
@@ -1994,7 +1995,7 @@ class LeaveTests(SynchronousTestCase):
     """A server that shuts down."""
 
     def test_idle(self) -> None:
-        """Clients between transactions get 421 4.3.2 at once."""
+        """Clients between transactions get 421 4.3.2 immediately."""
         for before in (b"", GREETING):
             client = Client()
             client.talk(before)
@@ -2006,7 +2007,7 @@ class LeaveTests(SynchronousTestCase):
             self.successResultOf(done)
 
     def test_inTransaction(self) -> None:
-        """A client in a transaction may finish it, and gets 421 then."""
+        """A client in a transaction may complete it, and then gets 421."""
         keeper = Keeper()
         client = in_transaction(keeper)
         done = client.factory.drain()
@@ -2026,7 +2027,7 @@ class LeaveTests(SynchronousTestCase):
         self.assertEqual(client.codes(b"RSET\r\nNOOP\r\n"), [250, 421])
 
     def test_whileHookWaits(self) -> None:
-        """A hook that works may finish: its reply goes out before the 421."""
+        """A running hook may complete: its reply is sent before the 421."""
         hook = Waiting()
         client = in_transaction(handler(DATA=hook))
         client.talk(b"DATA\r\n.\r\n")
@@ -2039,7 +2040,7 @@ class LeaveTests(SynchronousTestCase):
         self.successResultOf(done)
 
     def test_whileGreetingWaits(self) -> None:
-        """A client whose greeting waits gets it, and 421."""
+        """A client that waits for its greeting gets it, and then 421."""
         hook = Waiting(None)
         client = Client(handler(CONNECT=hook))
         client.factory.drain()
@@ -2049,13 +2050,13 @@ class LeaveTests(SynchronousTestCase):
         self.assertTrue(client.closed)
 
     def test_nobody(self) -> None:
-        """Without connections there is nothing to wait for."""
+        """Without connections, it finishes immediately."""
         client = Client()
         client.vanish()
         self.successResultOf(client.factory.drain())
 
     def test_several(self) -> None:
-        """The factory is drained when the last connection is gone."""
+        """The Deferred fires when the last connection has ended."""
         first = in_transaction()
         second = Client(factory=first.factory)
         third = Client(factory=first.factory)
@@ -2068,7 +2069,8 @@ class LeaveTests(SynchronousTestCase):
         self.successResultOf(done)
 
     def test_abort(self) -> None:
-        """abort() ends all connections at once, hooks or not; to those who owe nothing it says 421."""
+        """abort() ends all connections immediately, even those with hooks. Clients that do not wait for a reply get
+        421."""
         hook = Waiting()
         first = Client(handler(NOOP=hook))
         second = Client(factory=first.factory)

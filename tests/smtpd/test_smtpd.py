@@ -1,4 +1,4 @@
-"""Servers of the old smtpd module: what they say, what their authors override, and what they are given. In memory."""
+"""Servers of the old smtpd module: their replies, overrides, and arguments. In memory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MESSAGE = b"Subject: test\r\n\r\n..dotted\r\nHello\r\n.\r\n"
 
 
 class Keeper(smtpd.SMTPServer):
-    """Keeps what it is given."""
+    """Keeps its messages."""
 
     result: Any = None
 
@@ -59,7 +59,7 @@ def serve(server: type[smtpd.SMTPServer] = Keeper, channel: type | None = None, 
 
 
 def said(octets: bytes, server: Any = None) -> list[str]:
-    """The lines that a server says to these octets, without its greeting."""
+    """The lines that a server replies to these octets, without its greeting."""
     server = server or serve()
     return Client(factory=server.factory).talk(octets).decode().splitlines()
 
@@ -162,7 +162,7 @@ DIALOGUE: list[tuple[bytes, str, str]] = [
 
 
 def old_said(octets: bytes) -> list[str]:
-    """The lines that a server of the standard module says to these octets, without its greeting."""
+    """The lines that a server of the standard module replies to these octets, without its greeting."""
     channels: dict[int, Any] = {}
 
     class Server(old.SMTPServer):
@@ -190,17 +190,17 @@ def old_said(octets: bytes) -> list[str]:
 
 
 class DialogueTests(LoggingTestCase):
-    """What a server says, word for word."""
+    """The replies of a server, word for word."""
 
     def test_greeting(self) -> None:
-        """The greeting says the server's name, and the version, which a program may set; or else the ident."""
+        """The greeting has the server's name, and the version, which a program may set, or the ident."""
         self.assertEqual(Client(factory=serve().factory).welcome, b"220 mx.test Python SMTP proxy version 0.3\r\n")
         self.patch(smtpd, "__version__", "Mine")
         self.assertEqual(Client(factory=serve().factory).welcome, b"220 mx.test Mine\r\n")
         self.assertEqual(Client(factory=serve(ident="ours").factory).welcome, b"220 mx.test ours\r\n")
 
     def test_ehlo(self) -> None:
-        """EHLO tells the extensions of old, and no others."""
+        """EHLO offers the extensions of the old module, and no others."""
         for options, expected in (
             ({}, ["SIZE 33554432", "8BITMIME"]),
             ({"data_size_limit": 5}, ["SIZE 5", "8BITMIME"]),
@@ -213,21 +213,21 @@ class DialogueTests(LoggingTestCase):
         self.assertEqual(said(HELO), ["250 mx.test"])
 
     def test_table(self) -> None:
-        """Each command has the answer that it always had."""
+        """Each command has the reply of the old module."""
         for before, line, expected in DIALOGUE:
             self.assertEqual(said(before + line.encode() + b"\r\n")[-1], expected, f"{line} after {before!r}")
 
     if sys.version_info < (3, 12):  # later Pythons have no smtpd to be compared with
 
         def test_asTheOldModule(self) -> None:
-            """The module of Python 3.11 says the same. (Later ones have none.)"""
+            """The module of Python 3.11 has the same replies. (Later versions have no such module.)"""
             for before, line, _ in DIALOGUE:
                 self.assertEqual(
                     said(before + line.encode() + b"\r\n"), old_said(before + line.encode() + b"\r\n"), line
                 )
 
     def test_utf8(self) -> None:
-        """SMTPUTF8 is a parameter without a value; without it, addresses are ASCII."""
+        """SMTPUTF8 is a parameter without a value. Without it, addresses are ASCII."""
         server = serve(enable_SMTPUTF8=True)
         for line, expected in (
             ("MAIL FROM:<a@b> SMTPUTF8=1", "501 Error: SMTPUTF8 takes no arguments"),
@@ -237,7 +237,7 @@ class DialogueTests(LoggingTestCase):
             self.assertEqual(said(EHLO + line.encode() + b"\r\n", server)[-1], expected)
 
     def test_addresses(self) -> None:
-        """What never was an address is refused: the old module took it, or failed."""
+        """Invalid addresses are refused. The old module accepted them, or failed."""
         for path in ("<a@b", "<a@>", "<@>", "<a..b@c>", "<a@-b>"):
             expected = f"501 Syntax: MAIL FROM: <address>{EXTENDED}"
             self.assertEqual(said(EHLO + f"MAIL FROM:{path}\r\n".encode())[-1], expected, path)
@@ -250,18 +250,18 @@ class DialogueTests(LoggingTestCase):
         self.assertIn("cannot be set to True at the same time", str(error))
 
     def test_unknownOption(self) -> None:
-        """A misspelt option is a TypeError where the server is made."""
+        """A misspelt option is a TypeError when the server is created."""
         self.assertRaises(TypeError, serve, decode_date=True)
 
     def test_tooMuch(self) -> None:
-        """A message that is too large is read to its end, and what follows is commands."""
+        """A message that is too large is read to its end, and commands follow it."""
         server = serve(data_size_limit=10)
         lines = said(HEAD + b"x" * 11 + b"\r\nNOOP\r\n.\r\nNOOP\r\nMAIL FROM:<a@b>\r\n", server)
         self.assertEqual(lines[-3:], ["552 Error: Too much mail data", "250 OK", "250 OK"])
         self.assertEqual(server.got, [])
 
     def test_limits(self) -> None:
-        """Limits are those of every server here: errors, recipients, silence."""
+        """The limits are those of every server here: errors, recipients, idle time."""
         server = serve(error_limit=2, recipient_limit=1)
         self.assertEqual(said(b"FOO\r\nFOO\r\nNOOP\r\n", server)[-1], "421 4.7.0 Too many errors, closing connection")
         self.assertEqual(said(b"MAIL\r\nMAIL\r\nNOOP\r\n", server)[-1], "421 4.7.0 Too many errors, closing connection")
@@ -271,7 +271,7 @@ class DialogueTests(LoggingTestCase):
         self.assertTrue(client.closed)
 
     def test_segments(self) -> None:
-        """However the octets are cut, the answers are the same."""
+        """The replies do not depend on how the octets are split."""
         octets = HEAD + MESSAGE + b"NOOP x\r\nQUIT\r\n"
         for cut in range(1, len(octets)):
             server = serve()
@@ -283,7 +283,7 @@ class DialogueTests(LoggingTestCase):
     @settings(deadline=None, max_examples=150)
     @given(some.one_of(octets(), sessions().map(lambda session: session.octets)), cuts())
     def test_anything(self, octets: bytes, cuts: list[int]) -> None:
-        """Whatever comes, however it is cut: whole replies, the same ones, and no traceback."""
+        """Any input, split anywhere, gets the same complete replies, and leaves no traceback."""
         outcomes = []
         for where in ([], cuts):
             server = serve(error_limit=None, junk_command_limit=None)
@@ -297,7 +297,7 @@ class DialogueTests(LoggingTestCase):
         self.assertEqual([event for event in self.events if "log_failure" in event], [])
 
     def test_smuggling(self) -> None:
-        """The end of a message is CRLF dot CRLF and nothing else; a message with other ends of lines is refused."""
+        """The end of a message is CRLF dot CRLF and nothing else. A message with other line ends is refused."""
         for end in (b"\n.\n", b"\r\n.\n", b"\n.\r\n", b"\r.\r"):
             server = serve()
             lines = said(HEAD + b"Hello" + end + MAIL + b"\r\n.\r\n", server)
@@ -306,10 +306,11 @@ class DialogueTests(LoggingTestCase):
 
 
 class MessageTests(LoggingTestCase):
-    """What process_message is given, and what becomes of its result."""
+    """The arguments of process_message, and the effect of its result."""
 
     def test_arguments(self) -> None:
-        """Peer, sender, recipients and the message: dots undone, lines parted by LF, none behind the last."""
+        """Peer, sender, recipients and the message, without dot-stuffing. LF separates lines, and the last line has
+        none."""
         server = serve()
         said(HEAD + MESSAGE, server)
         ((peer, mailfrom, rcpttos, data, kwargs),) = server.got
@@ -319,7 +320,7 @@ class MessageTests(LoggingTestCase):
         self.assertEqual(kwargs, {"mail_options": [], "rcpt_options": []})
 
     def test_options(self) -> None:
-        """The parameters of MAIL come in upper case, the null reverse-path as <>."""
+        """The parameters of MAIL are in upper case. The null reverse-path is <>."""
         server = serve()
         said(EHLO + b"MAIL FROM:<> body=8bitmime size=5\r\n" + RCPT + b"DATA\r\n.\r\n", server)
         ((_, mailfrom, _, data, kwargs),) = server.got
@@ -327,14 +328,15 @@ class MessageTests(LoggingTestCase):
         self.assertEqual(kwargs["mail_options"], ["BODY=8BITMIME", "SIZE=5"])
 
     def test_text(self) -> None:
-        """With decode_data the message is str, and there are no keyword arguments; what is not UTF-8 is refused."""
+        """With decode_data, the message is str, and there are no keyword arguments. A message that is not UTF-8 is
+        refused."""
         server = serve(decode_data=True)
         lines = said(HEAD + b"gr\xc3\xbcn\r\n.\r\n" + MAIL + RCPT + b"DATA\r\n\xff\r\n.\r\n", server)
         self.assertEqual([(each[3], each[4]) for each in server.got], [("gr\u00fcn", {})])
         self.assertEqual(lines[-1], "554 5.6.1 The message must be UTF-8")
 
     def test_signatures(self) -> None:
-        """A method takes the keyword arguments that it names; one from before there were any takes none."""
+        """A method gets the keyword arguments that it accepts. An old method without any gets none."""
         got: list[Any] = []
 
         class Oldest(smtpd.SMTPServer):
@@ -352,7 +354,7 @@ class MessageTests(LoggingTestCase):
         self.assertEqual(got, [b"Hello", []])
 
     def test_results(self) -> None:
-        """Nothing is 250; a string is the reply."""
+        """None means 250. A string is the reply."""
         server = serve()
         for result, expected in (
             (None, "250 OK"),
@@ -364,7 +366,7 @@ class MessageTests(LoggingTestCase):
             self.assertEqual(said(HEAD + MESSAGE, server)[-1], expected)
 
     def test_nonsense(self) -> None:
-        """What is no reply is answered 451, and logged; nothing of it is said."""
+        """An invalid result gets 451, and is logged. Nothing of it is sent."""
         server = serve()
         for result in ("Queued", 250, True, "354 go on", object()):
             server.result = result
@@ -372,7 +374,7 @@ class MessageTests(LoggingTestCase):
         self.assertIn("returned 'Queued', not a reply", self.logged("error")[0])
 
     def test_raising(self) -> None:
-        """An exception is answered 451 and logged, and the server serves on."""
+        """An exception gets 451 and is logged, and the server continues."""
 
         class Failing(smtpd.SMTPServer):
             def process_message(self, peer: Any, mailfrom: Any, rcpttos: Any, data: Any, **kwargs: Any) -> None:
@@ -387,7 +389,8 @@ class MessageTests(LoggingTestCase):
             self.assertEqual(len(self.flushLoggedErrors(error)), 1)
 
     def test_exit(self) -> None:
-        """What ends a program ends none that has a reactor of its own: the client is told 451, and the log why."""
+        """An exception that would end a program does not end one with its own reactor: the client gets 451, and the log
+        has the exception."""
 
         class Exiting(smtpd.SMTPServer):
             def process_message(self, peer: Any, mailfrom: Any, rcpttos: Any, data: Any, **kwargs: Any) -> None:
@@ -397,7 +400,7 @@ class MessageTests(LoggingTestCase):
         self.assertIn("SystemExit was raised in the code of the server", self.logged("error")[0])
 
     def test_later(self) -> None:
-        """A coroutine or a Deferred is waited for, while other clients are served."""
+        """A coroutine or a Deferred is awaited, while other clients are served."""
         results: list[Deferred[Any]] = []
 
         class Slow(smtpd.SMTPServer):
@@ -414,7 +417,7 @@ class MessageTests(LoggingTestCase):
         self.assertEqual(client.heard(), b"250 At last\r\n")
 
     def test_after(self) -> None:
-        """The list of recipients that a message came with is its own: the next message changes nothing of it."""
+        """The list of recipients belongs to its message: the next message does not change it."""
         server = serve()
         said(HEAD + MESSAGE + MAIL + b"RCPT TO:<c@example.com>\r\nDATA\r\n" + MESSAGE, server)
         self.assertEqual([each[2] for each in server.got], [["b@example.com"], ["c@example.com"]])
@@ -431,7 +434,7 @@ class DebuggingTests(SynchronousTestCase):
         return screen.getvalue()
 
     def test_bytes(self) -> None:
-        """Lines are printed as the bytes that they are, with the client's address at the end of the header."""
+        """Lines are printed as bytes, with the client's address at the end of the header."""
         lines = [
             "---------- MESSAGE FOLLOWS ----------",
             "mail options: ['SIZE=5']",
@@ -446,12 +449,12 @@ class DebuggingTests(SynchronousTestCase):
         self.assertEqual(self.printed(smtpd.DebuggingServer), "\n".join(lines))
 
     def test_text(self) -> None:
-        """With decode_data lines are printed as text."""
+        """With decode_data, lines are printed as text."""
         expected = "Subject: test\nX-Peer: 192.0.2.7\n\n.dotted\nHello\n"
         self.assertIn(expected, self.printed(smtpd.DebuggingServer, decode_data=True))
 
     def test_control(self) -> None:
-        """What would move the cursor of a terminal is printed as what it is."""
+        """Control characters for terminals are escaped."""
         server = serve(smtpd.DebuggingServer, decode_data=True)
         screen = io.StringIO()
         with redirect_stdout(screen):
@@ -461,7 +464,7 @@ class DebuggingTests(SynchronousTestCase):
     if sys.version_info < (3, 12):  # later Pythons have no smtpd to be compared with
 
         def test_asTheOldModule(self) -> None:
-            """The module of Python 3.11 prints the same. (Later ones have none.)"""
+            """The module of Python 3.11 prints the same. (Later versions have no such module.)"""
             for decode in (False, True):
                 for data in (b"Subject: t\n\n.\nHello", b"no header", b"", b"\nbody", b"a: b\nc: \xc3\xa4\n\n\n"):
                     keywords = {} if decode else {"mail_options": ["SIZE=5"], "rcpt_options": ["X=1"]}
@@ -478,10 +481,10 @@ class DebuggingTests(SynchronousTestCase):
 
 
 class ChannelTests(LoggingTestCase):
-    """What authors of channels do."""
+    """Overrides in channels."""
 
     def test_attributes(self) -> None:
-        """A channel knows its server and its client, and what was said, by the old names."""
+        """A channel has its server, its client, and the input so far in attributes with the old names."""
         seen: list[Any] = []
 
         class Looking(smtpd.SMTPChannel):
@@ -509,7 +512,7 @@ class ChannelTests(LoggingTestCase):
         self.assertRaises(TypeError, setitem, channel.command_size_limits, "MAIL", 5)
 
     def test_oldestNames(self) -> None:
-        """The names that the attributes had as private ones work, and warn."""
+        """The old private names of the attributes work, with a warning."""
         channel = Client(factory=serve().factory).server.channel
         channel._SMTPChannel__greeting = "me"
         self.assertEqual(channel._SMTPChannel__greeting, "me")
@@ -520,7 +523,7 @@ class ChannelTests(LoggingTestCase):
         )
 
     def test_override(self) -> None:
-        """A command that is overridden refuses what it likes, and leaves the rest to the class."""
+        """An overridden command may refuse, and otherwise call the inherited method."""
 
         class Picky(smtpd.SMTPChannel):
             def smtp_RCPT(self, arg: str | None) -> None:
@@ -535,7 +538,7 @@ class ChannelTests(LoggingTestCase):
         self.assertEqual(server.got[0][2], ["b@example.com"])
 
     def test_wholeOverrides(self) -> None:
-        """Commands that are written anew, down to the state that they set, work as they did."""
+        """Commands that are completely rewritten, including their changes of the state, work."""
 
         class Anew(smtpd.SMTPChannel):
             def smtp_EHLO(self, arg: str | None) -> None:
@@ -575,7 +578,7 @@ class ChannelTests(LoggingTestCase):
         self.assertEqual([each[1:4] for each in server.got], [("anybody", ["x"], b"Hello")])
 
     def test_newCommands(self) -> None:
-        """A method is a command, one that is None is none. It may be a coroutine function, and may return its reply."""
+        """A method is a command, None removes one. It may be a coroutine function, and may return its reply."""
 
         class More(smtpd.SMTPChannel):
             smtp_VRFY: ClassVar[Any] = None
@@ -589,14 +592,14 @@ class ChannelTests(LoggingTestCase):
         )
 
     def test_patched(self) -> None:
-        """A method that is replaced later is the one that is called."""
+        """A method that is replaced later is used."""
         server = serve()
         client = Client(factory=server.factory)
         self.patch(smtpd.SMTPChannel, "smtp_NOOP", lambda channel, arg: channel.push("250 patched"))
         self.assertEqual(client.talk(b"NOOP\r\n"), b"250 patched\r\n")
 
     def test_silent(self) -> None:
-        """A command that pushes nothing gets 451, instead of a client that waits for ever, and the log tells of it."""
+        """A command without a reply gets 451, so that the client does not wait forever, and the log reports it."""
 
         class Silent(smtpd.SMTPChannel):
             def smtp_NOOP(self, arg: str | None) -> None: ...
@@ -606,7 +609,7 @@ class ChannelTests(LoggingTestCase):
         self.assertIn("the command NOOP", self.logged("error")[0])
 
     def test_injection(self) -> None:
-        """What a client has said cannot become a reply of its own."""
+        """Input from a client cannot become a separate reply."""
 
         class Echo(smtpd.SMTPChannel):
             def smtp_ECHO(self, arg: str | None) -> None:
@@ -615,7 +618,7 @@ class ChannelTests(LoggingTestCase):
         self.assertEqual(said(b"ECHO\r\n", serve(channel=Echo)), ["250-one", "250 two?"])
 
     def test_neverCalled(self) -> None:
-        """Methods of asyncore and asynchat, which nobody calls, cannot be overridden: they may be guards."""
+        """Overriding methods of asyncore and asynchat that are never called is refused, since they may be checks."""
 
         def define() -> None:
             class Auth(smtpd.SMTPChannel):
@@ -626,7 +629,7 @@ class ChannelTests(LoggingTestCase):
         self.assertIn("authenticator=", str(error))
 
     def test_noConnection(self) -> None:
-        """A channel needs the connection that its server was given, not a socket."""
+        """A channel needs the connection that its server got, not a socket."""
         error = self.assertRaises(TypeError, smtpd.SMTPChannel, serve(), object(), ("192.0.2.7", 1))
         self.assertIn("conn must be the argument of handle_accepted() or the result of accept()", str(error))
 
@@ -640,7 +643,7 @@ class ChannelTests(LoggingTestCase):
         self.assertEqual(lines, ["500 Error: line too long", "250 mx.test"])
 
     def test_closing(self) -> None:
-        """A channel may close its connection, once its reply is sent or at once, and learns when it is gone."""
+        """A channel may close its connection, after its reply or immediately, and is notified of its end."""
         closed: list[Any] = []
 
         class Closing(smtpd.SMTPChannel):
@@ -662,7 +665,7 @@ class ChannelTests(LoggingTestCase):
         self.assertEqual(closed, [("192.0.2.7", 4321)] * 2)
 
     def test_debugStream(self) -> None:
-        """DEBUGSTREAM, once it is set, is told what is said, without passwords."""
+        """DEBUGSTREAM gets the dialogue, without passwords."""
         stream = io.StringIO()
         self.patch(smtpd, "DEBUGSTREAM", stream)
         said(HEAD + MESSAGE + b"AUTH PLAIN c2VjcmV0\r\nc2VjcmV0\r\n")
@@ -677,7 +680,7 @@ class ChannelTests(LoggingTestCase):
         self.assertNotIn("c2VjcmV0", stream.getvalue())
 
     def test_ownSizeLimit(self) -> None:
-        """A channel may be made with a limit of its own, or set it later; it is offered, and kept."""
+        """A channel may have its own limit, from its constructor or set later. It is offered and enforced."""
 
         class Small(smtpd.SMTPChannel):
             def __init__(self, server: Any, conn: Any, addr: Any, *options: Any) -> None:
@@ -694,10 +697,10 @@ class ChannelTests(LoggingTestCase):
 
 
 class ServerTests(LoggingTestCase):
-    """What authors of servers do."""
+    """Overrides in servers."""
 
     def test_handleAccepted(self) -> None:
-        """handle_accepted makes the channel; a connection for which it makes none is closed."""
+        """handle_accepted creates the channel. A connection without a channel is closed."""
         made: list[Any] = []
 
         class Choosy(Keeper):
@@ -714,7 +717,7 @@ class ServerTests(LoggingTestCase):
         self.assertEqual((client.welcome, client.closed), (b"", True))
 
     def test_handleAccept(self) -> None:
-        """So does handle_accept in servers from before there was handle_accepted."""
+        """So does handle_accept in older servers."""
 
         class Oldest(Keeper):
             def handle_accept(self) -> None:
@@ -727,7 +730,7 @@ class ServerTests(LoggingTestCase):
         self.assertIsNone(serve(Oldest).accept())
 
     def test_channelFails(self) -> None:
-        """A channel that cannot be made is a connection that closes with 451, and a line in the log."""
+        """If a channel cannot be created, the connection closes with 451, and the error is logged."""
 
         class Failing(smtpd.SMTPChannel):
             def __init__(self, *args: Any, **options: Any) -> None:
@@ -740,7 +743,7 @@ class ServerTests(LoggingTestCase):
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
     def test_behindProxy(self) -> None:
-        """Behind a proxy that is trusted, the client is who its PROXY header says."""
+        """Behind a trusted proxy, the client is the one in the PROXY header."""
         server = serve(proxy_from=["192.0.2.0/24"])
         client = Client(factory=server.factory)
         self.assertEqual(client.welcome, b"")
@@ -749,7 +752,7 @@ class ServerTests(LoggingTestCase):
         self.assertEqual(client.server.channel.addr, ("203.0.113.9", 5000))
 
     def test_tls(self) -> None:
-        """With a certificate, STARTTLS is offered, and what was said before it is forgotten."""
+        """With a certificate, STARTTLS is offered, and earlier input is discarded."""
         server = serve(tls_context=PretendedTLS())
         client = Client(factory=server.factory)
         self.assertIn(b"250-STARTTLS\r\n", client.talk(EHLO))
@@ -760,14 +763,14 @@ class ServerTests(LoggingTestCase):
         self.assertEqual(client.send().code, 250)
 
     def test_implicitTLS(self) -> None:
-        """TLS may be there from the first octet."""
+        """Implicit TLS is possible."""
         client = Client(factory=serve(tls_context=PretendedTLS(), implicit_tls=True).factory)
         self.assertEqual(client.welcome[:4], b"220 ")
         self.assertTrue(client.server.channel.session.ssl)
         self.assertEqual(client.talk(b"NOOP\r\n"), b"250 OK\r\n")
 
     def test_auth(self) -> None:
-        """With an authenticator, AUTH is offered; where it is required, no override of MAIL forgets that."""
+        """With an authenticator, AUTH is offered. If it is required, an override of MAIL still requires it."""
 
         class Careless(smtpd.SMTPChannel):
             def smtp_MAIL(self, arg: str | None) -> None:
@@ -791,7 +794,7 @@ class ServerTests(LoggingTestCase):
         self.assertEqual(client.codes(b"AUTH PLAIN AHUAc2VjcmV0\r\nMAIL FROM:<a@b>\r\n"), [235, 250])
 
     def test_names(self) -> None:
-        """The module has the names that it had."""
+        """The module has its old names."""
         for name in (
             *("SMTPServer", "SMTPChannel", "DebuggingServer", "Devnull", "DEBUGSTREAM", "NEWLINE", "EMPTYSTRING"),
             *("COMMASPACE", "DATA_SIZE_DEFAULT", "__version__", "program"),

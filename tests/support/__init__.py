@@ -1,4 +1,4 @@
-"""What the tests share: a client in memory, readers of replies, and a collector of log events."""
+"""Shared by all tests: a client in memory, parsers of replies, and a collector of log events."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MESSAGE = b"Subject: test\r\n\r\nHello\r\n"
 
 @dataclass(frozen=True)
 class Answer:
-    """One complete reply, as a client sees it."""
+    """One complete reply, as a client gets it."""
 
     code: int
     lines: tuple[str, ...]
@@ -58,8 +58,8 @@ def codes(octets: bytes) -> list[int]:
 
 
 def handler(**hooks: Any) -> Any:
-    """A handler with these hooks: ``handler(RCPT=function)`` has a ``handle_RCPT``, without a ``self``. Without
-    any, None."""
+    """A handler with these hooks: ``handler(RCPT=function)`` has a ``handle_RCPT``, without ``self``. Without any,
+    None."""
     if not hooks:
         return None
     return SimpleNamespace(
@@ -81,14 +81,14 @@ class Client(MemorySession):
         super().__init__(handler if factory is None else factory, peer=peer, **options)
 
     def ask(self, line: bytes) -> Answer:
-        """Send one line; return its one reply."""
+        """Send one line. Return its one reply."""
         found = answers(self.talk(line + b"\r\n"))
         if len(found) != 1:
             raise AssertionError(f"{line!r} got {len(found)} replies: {found!r}")
         return found[0]
 
     def send_message(self, message: bytes = MESSAGE) -> Answer:
-        """Send a message in a transaction of its own; return the reply to it."""
+        """Send a message in its own transaction. Return the reply to it."""
         *before, last = answers(self.talk(TRANSACTION + b"DATA\r\n"))
         if last.code != 354:
             raise AssertionError(f"DATA got {last!r} after {before!r}")
@@ -142,12 +142,12 @@ class Waiting:
         self.waiting.remove(waits)
 
     def fire(self) -> None:
-        """Let the call that has waited longest go on."""
+        """Let the call that has waited longest continue."""
         self.waiting.pop(0).callback(self.result)
 
 
 def in_three_forms(result: object) -> Iterator[tuple[str, Callable[..., Any]]]:
-    """A hook with this result, as a coroutine function, as one that returns a Deferred, and as a plain function."""
+    """A hook with this result: a coroutine function, a function that returns a Deferred, and a plain function."""
 
     async def coroutine(*arguments: Any) -> object:
         return result
@@ -164,7 +164,7 @@ def in_three_forms(result: object) -> Iterator[tuple[str, Callable[..., Any]]]:
 
 
 class LoggingTestCase(SynchronousTestCase):
-    """A test case that sees the server's log events in ``self.events``."""
+    """A test case that collects the server's log events in ``self.events``."""
 
     def setUp(self) -> None:
         self.events: list[dict[str, Any]] = []
@@ -176,9 +176,9 @@ class LoggingTestCase(SynchronousTestCase):
             self.events.append(event)
 
     def logged(self, level: str | None = None) -> list[str]:
-        """The log's lines, of one level or all."""
+        """The lines of the log, of one level or all."""
         return [formatEvent(event) for event in self.events if level in (None, event["log_level"].name)]
 
     def errors_logged(self) -> int:
-        """How many errors without a traceback the log holds."""
+        """The number of errors without a traceback in the log."""
         return sum(event["log_level"].name == "error" and "log_failure" not in event for event in self.events)

@@ -1,4 +1,4 @@
-"""What the tests of AUTH share: a connection in memory, and words in base64."""
+"""Shared by the tests of AUTH: a connection in memory, and base64."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def plain(login: str, password: str, authzid: str = "") -> bytes:
 
 
 class Transport(StringTransport):
-    """A transport that remembers that it was aborted."""
+    """A transport that records that it was aborted."""
 
     aborted = False
 
@@ -30,7 +30,7 @@ class Transport(StringTransport):
 
 
 class Tls:
-    """What a session knows of its TLS."""
+    """The data about TLS in a session."""
 
     protocol = "TLSv1.3"
     cipher = "TLS_AES_256_GCM_SHA384"
@@ -62,7 +62,7 @@ class Connection:
         return self.server.session
 
     def send(self, octets: bytes) -> list[bytes]:
-        """Send octets; return the lines that the server has sent since it was last asked."""
+        """Send octets. Return the lines that the server has sent since the last call."""
         self.server.dataReceived(octets)
         while self.factory.batches.step():
             pass
@@ -79,13 +79,13 @@ class Connection:
         return self.send(b"".join(line + b"\r\n" for line in lines))
 
     def offered(self) -> bytes | None:
-        """The AUTH line of the answer to EHLO."""
+        """The line AUTH of the reply to EHLO."""
         found = [line for line in self.say(b"EHLO client.test") if line[4:8] == b"AUTH"]
         return found[0][4:] if found else None
 
 
 def friend(server: Any, session: Any, envelope: Any, mechanism: str, auth_data: Any) -> bool:
-    """An authenticator that knows one user."""
+    """An authenticator with one user."""
     return bool(auth_data == (b"user", b"sesame"))
 
 

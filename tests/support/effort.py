@@ -1,4 +1,4 @@
-"""How much work something is, told in ways that do not depend on how busy the machine is."""
+"""Measures the work of functions in ways that do not depend on the load of the machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ATTEMPTS = 6
 
 
 def calls_of(work: Callable[[], object]) -> int:
-    """The number of Python functions that are called when the work is done. It is the same on every machine."""
+    """The number of calls of Python functions while the work is done. It is the same on every machine."""
     calls = 0
 
     def count(frame: FrameType, event: str, argument: Any) -> None:
@@ -37,7 +37,7 @@ def calls_of(work: Callable[[], object]) -> int:
 
 
 def processor_time(work: Callable[[T], object], given: T) -> float:
-    """The seconds that the work takes of a processor, in this thread."""
+    """The processor time of the work in seconds, in this thread."""
     began = time.thread_time()
     work(given)
     return time.thread_time() - began
@@ -63,8 +63,8 @@ def grows_faster_than_its_input(work: Callable[[T], object], make: Callable[[int
 
 
 def times_a_bare_server(use: Callable[[], object]) -> float:
-    """How many times as long something takes as to start and stop the least that can be a server, one of asyncio in a
-    thread of its own. The quickest of each count, in turns."""
+    """How many times as long something takes as starting and stopping a minimal asyncio server in a thread. They
+    alternate, and the fastest run of each counts."""
     times = [(timeit.timeit(_bare_server, number=1), timeit.timeit(use, number=1)) for _ in range(30)]
     bare, used = (min(column) for column in zip(*times, strict=True))
     return used / bare

@@ -1,4 +1,4 @@
-"""Header fields that parsers of messages stumble over."""
+"""Malformed header fields that are difficult for parsers."""
 
 # Header fields on which parsers of Python have raised IndexError, AttributeError, ValueError, TypeError, LookupError,
 # UnicodeError, HeaderParseError or RecursionError, in this version or in another.

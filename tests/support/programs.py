@@ -1,4 +1,4 @@
-"""Programs that tests have as clients: where they are, and what becomes of a test that misses one."""
+"""Programs that tests use: where they are, and what happens to a test if one is missing."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def program(name: str, package: str) -> str:
 
 
 def once() -> None:
-    """Skip a test that real programs or many processes make slow, where ``SMTPD_TESTS`` is ``portable``: such tests run
-    with one of several Pythons only."""
+    """Skip a test that real programs or many processes make slow, if ``SMTPD_TESTS`` is ``portable``: such tests run
+    with only one Python version."""
     if os.environ.get("SMTPD_TESTS") == "portable":
         raise SkipTest("it runs with one Python only")
 
 
 def not_here(why: str) -> Exception:
-    """What a test raises that cannot be run here: it is skipped, and fails under CI=true."""
+    """Return the exception for a test that cannot be run here: it is skipped, and fails under CI=true."""
     return AssertionError(why) if os.environ.get("CI") else SkipTest(why)

@@ -1,4 +1,4 @@
-"""What the tests of relaying share: a server in memory that follows a script, and a client of a Proxy before it."""
+"""Shared by the tests of relaying: a scripted server in memory, and a client of a Proxy."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ class Wire(StringTransport):
         self.end(ConnectionAborted())
 
     def end(self, why: Exception) -> None:
-        """The connection is lost, in the next turn."""
+        """The connection is lost, in the next iteration."""
         if not self.lost:
             self.lost = True
             self.server.open.remove(self)
             self.server.clock.callLater(0, self.protocol.connectionLost, Failure(why))
 
     def say(self, octets: bytes) -> None:
-        """Say something to the relay."""
+        """Send octets to the relay."""
         if not self.lost:
             self.protocol.dataReceived(octets)
 
@@ -163,7 +163,7 @@ class Script:
         return succeed(wire.protocol)
 
     def said(self, verb: str) -> list[str]:
-        """The lines with this verb that it was told."""
+        """The received lines with this verb."""
         return [line for line in self.lines if line.split(" ")[0] == verb]
 
 
@@ -195,14 +195,14 @@ class Relayed:
         return Client(self.proxy, reactor=self.clock, **self.server)
 
     def turn(self, seconds: float = 0) -> None:
-        """Let what is due happen, then so much time pass, then what is due after that happen."""
+        """Run what is due, advance the clock, and run what is due then."""
         for period in (0, seconds):
             self.clock.advance(period)
             for _ in range(100):
                 self.clock.advance(0)
 
     def hear(self, octets: bytes, seconds: float = 0) -> list[Answer]:
-        """Send octets; return the replies that come then."""
+        """Send octets. Return the replies that arrive."""
         self.client.say(octets)
         self.turn(seconds)
         return answers(self.client.wait(0.001, 0.001))
@@ -220,16 +220,16 @@ class Relayed:
         return f"{found[0].code} {' / '.join(found[0].lines)}"
 
     def begin(self, *recipients: str) -> list[str]:
-        """MAIL, RCPT for each recipient; return all replies."""
+        """Send MAIL, and RCPT for each recipient. Return all replies."""
         return [self.ask("MAIL FROM:<a@client.test>"), *(self.ask(f"RCPT TO:<{each}>") for each in recipients)]
 
     def send(self, message: bytes = b"Subject: test\r\n\r\nHello\r\n", seconds: float = 0) -> str:
-        """A whole transaction, with one recipient; return the reply to the message."""
+        """A whole transaction, with one recipient. Return the reply to the message."""
         self.begin("b@upstream.test")
         return self.send_data(message, seconds)
 
     def send_data(self, message: bytes = b"Subject: test\r\n\r\nHello\r\n", seconds: float = 0) -> str:
-        """DATA and the message; return the reply to the message."""
+        """Send DATA and the message. Return the reply to the message."""
         begun = self.ask("DATA")
         assert begun.startswith("354"), begun
         found = self.hear(message + b".\r\n", seconds)

@@ -1,4 +1,4 @@
-"""A program that plays systemd: it opens sockets, starts a service with them, and hears what the service tells."""
+"""A substitute for systemd: it opens sockets, starts a service with them, and receives its notifications."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[2 + count:]])
 
 
 class Systemd:
-    """Plays systemd for one service. Close it in the end."""
+    """A substitute for systemd, for one service. Close it at the end."""
 
     def __init__(self) -> None:
         self.folder = tempfile.mkdtemp()
@@ -76,7 +76,7 @@ class Systemd:
         )
 
     def wait_for(self, name: str) -> dict[str, str]:
-        """The next message that has this variable. Those before it are in ``heard``."""
+        """The next message that has this variable. Earlier ones are in ``heard``."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             message = self._next()
@@ -90,7 +90,7 @@ class Systemd:
         return message
 
     def pending(self) -> list[dict[str, str]]:
-        """The messages that have come by now, with those before them."""
+        """All messages that have arrived, including earlier ones."""
         self._notified.setblocking(False)
         with suppress(BlockingIOError):
             while True:
@@ -99,13 +99,13 @@ class Systemd:
         return self.heard
 
     def stop(self) -> int:
-        """End the service as ``systemctl stop`` does; return its status."""
+        """Stop the service as ``systemctl stop`` does. Return its status."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(PATIENCE)
 
     def failure(self) -> tuple[int, str]:
-        """What a service that cannot start ends with: its status, and what it says."""
+        """Return the exit status and the output of a service that cannot start."""
         assert self.process is not None
         _, errors = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, errors

@@ -1,4 +1,4 @@
-"""What the tests of TLS share: throw-away authorities, servers on loopback, and clients that block in a thread."""
+"""Shared by the tests of TLS: temporary authorities, servers on loopback, and blocking clients in threads."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @cache
 def authority() -> trustme.CA:
-    """The authority that the tests' clients trust, or the server for its clients."""
+    """The authority that the clients of the tests trust, or the server for its clients."""
     return trustme.CA()
 
 
@@ -40,7 +40,7 @@ def issue(*names: str, ca: trustme.CA | None = None, **more: Any) -> trustme.Lea
 
 
 def combined(leaf: trustme.LeafCert) -> bytes:
-    """The certificate, its chain and its key, as one PEM file has them."""
+    """The certificate, its chain and its key, as in one PEM file."""
     return chain(leaf) + leaf.private_key_pem.bytes()
 
 
@@ -50,7 +50,7 @@ def chain(leaf: trustme.LeafCert) -> bytes:
 
 
 def serial(leaf: trustme.LeafCert | bytes) -> int:
-    """The serial number of a certificate: one that was issued, or one in DER."""
+    """The serial number of a certificate, issued or in DER."""
     from cryptography import x509
 
     if isinstance(leaf, bytes):
@@ -59,7 +59,7 @@ def serial(leaf: trustme.LeafCert | bytes) -> int:
 
 
 def write(path: Path, content: bytes) -> Path:
-    """Replace the file as one step, readable for its owner only."""
+    """Replace the file in one step, readable only by its owner."""
     new = path.with_name(f".{path.name}.new")
     new.write_bytes(content)
     new.chmod(0o600)
@@ -68,7 +68,7 @@ def write(path: Path, content: bytes) -> Path:
 
 
 def trusting(leaf: trustme.LeafCert | None = None) -> ssl.SSLContext:
-    """A client that verifies the server, and shows a certificate if it has one."""
+    """A client that verifies the server, and sends a certificate if it has one."""
     context = ssl.create_default_context()
     authority().configure_trust(context)
     if leaf is not None:
@@ -77,7 +77,7 @@ def trusting(leaf: trustme.LeafCert | None = None) -> ssl.SSLContext:
 
 
 class Collecting:
-    """A handler that keeps what it is told."""
+    """A handler that keeps its input."""
 
     def __init__(self, **hooks: Any) -> None:
         self.messages: list[Any] = []
@@ -117,7 +117,7 @@ class TLSTestCase(TestCase):
         self.certificate = write(self.folder / "server.pem", combined(self.leaf))
 
     async def serve(self, handler: object = None, *, protocol: type[SMTP] = SMTP, **options: Any) -> int:
-        """Listen; return the port. With a certificate for localhost, unless the options have another."""
+        """Listen. Return the port. By default, with a certificate for localhost."""
         if "tls_context" not in options:
             options["tls_context"] = Certificates(self.certificate)
         options.setdefault("hostname", "mx.test")
@@ -138,11 +138,11 @@ class TLSTestCase(TestCase):
         return only
 
     async def run_client(self, client: Callable[..., T], *arguments: Any, **more: Any) -> T:
-        """Let a client that blocks do its work."""
+        """Run a blocking client in a thread."""
         return await deferToThread(client, *arguments, **more)
 
     async def run_program(self, *words: str, stdin: str = "") -> str:
-        """Run a program that is to succeed; return what it prints."""
+        """Run a program that must succeed. Return its output."""
 
         def run() -> str:
             done = subprocess.run(words, input=stdin, capture_output=True, text=True, timeout=PATIENCE)
@@ -154,7 +154,7 @@ class TLSTestCase(TestCase):
 
 
 class LineClient:
-    """A client that speaks line by line, over a socket that blocks."""
+    """A blocking client that sends and receives lines."""
 
     def __init__(self, port: int) -> None:
         self.socket: socket.socket = socket.create_connection(("127.0.0.1", port), PATIENCE)
@@ -180,12 +180,12 @@ class LineClient:
         self.socket.sendall(octets)
 
     def ask(self, line: str) -> str:
-        """Send a line; return its reply."""
+        """Send a line. Return its reply."""
         self.send(line.encode("ascii") + b"\r\n")
         return self.reply()
 
     def secure(self, context: ssl.SSLContext, name: str = "localhost") -> None:
-        """Begin TLS."""
+        """Start TLS."""
         assert not self._left
         self.socket = context.wrap_socket(self.socket, server_hostname=name)
 
@@ -194,14 +194,14 @@ class LineClient:
 
 
 def greeted(port: int) -> LineClient:
-    """A client that was greeted."""
+    """A client that has received the greeting."""
     client = LineClient(port)
     assert client.reply().startswith("220 ")
     return client
 
 
 def secured(port: int, context: ssl.SSLContext | None = None, name: str = "localhost") -> LineClient:
-    """A client that has said STARTTLS."""
+    """A client that has sent STARTTLS."""
     client = greeted(port)
     answer = client.ask("STARTTLS")
     assert answer.startswith("220 2.0.0"), answer
@@ -210,7 +210,7 @@ def secured(port: int, context: ssl.SSLContext | None = None, name: str = "local
 
 
 def from_the_first_octet(port: int, context: ssl.SSLContext | None = None, name: str = "localhost") -> LineClient:
-    """A client that began with TLS, and was greeted."""
+    """A client with implicit TLS that has received the greeting."""
     client = LineClient(port)
     client.secure(context or trusting(), name)
     assert client.reply().startswith("220 ")
@@ -218,13 +218,13 @@ def from_the_first_octet(port: int, context: ssl.SSLContext | None = None, name:
 
 
 def send_by_starttls(port: int) -> None:
-    """Send a message by smtplib, after STARTTLS."""
+    """Send a message with smtplib, after STARTTLS."""
     with smtplib.SMTP("localhost", port, timeout=PATIENCE) as client:
         client.starttls(context=trusting())
         client.sendmail(SENDER, RECIPIENT, MESSAGE)
 
 
 def send_by_implicit_tls(port: int) -> None:
-    """Send a message by smtplib, in TLS from the first octet."""
+    """Send a message with smtplib, with implicit TLS."""
     with smtplib.SMTP_SSL("localhost", port, timeout=PATIENCE, context=trusting()) as client:
         client.sendmail(SENDER, RECIPIENT, MESSAGE)
