@@ -1,4 +1,4 @@
-"""The catcher of mail: what it keeps, who asks for it, and who waits for it."""
+"""The mail catcher: its mail, its inboxes, and waiting for mail."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def send_by_smtplib(catcher: MailCatcher, subject: str = "hello", to: str = "bob
 
 
 class MailTests(SynchronousTestCase):
-    """What is known of a message that was caught."""
+    """The attributes of a caught message."""
 
     def caught(self, content: bytes = message("hello"), **options: Any) -> Mail:
         catcher = MailCatcher(**options)
@@ -58,7 +58,7 @@ class MailTests(SynchronousTestCase):
         return mail
 
     def test_envelope(self) -> None:
-        """The envelope is there, in the words of the envelope; the content is as it came."""
+        """The mail has the envelope. The content is as received."""
         mail = self.caught()
         self.assertEqual((mail.mail_from, mail.rcpt_tos), ("", ("bob@example.com", "eve@example.com")))
         self.assertEqual(mail.content, message("hello"))
@@ -67,7 +67,7 @@ class MailTests(SynchronousTestCase):
         self.assertTrue(mail.session_id)
 
     def test_parsed(self) -> None:
-        """Subject and text are decoded, and the message parsed once."""
+        """Subject and text are decoded, and the message is parsed once."""
         mail = self.caught(
             b"Subject: =?utf-8?b?w7xiZXI=?=\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n\xc3\xbcber\r\n"
         )
@@ -75,23 +75,23 @@ class MailTests(SynchronousTestCase):
         self.assertIs(mail.message, mail.message)
 
     def test_nothing(self) -> None:
-        """A message without anything has neither."""
+        """An empty message has neither."""
         mail = self.caught(b"")
         self.assertEqual((mail.subject, mail.text), ("", "\n" if mail.text else ""))
 
     def test_unknownCharset(self) -> None:
-        """A body in a charset that nobody knows, or that is none, is text even so."""
+        """A body in an unknown or invalid charset is still decoded."""
         for charset in ("nosuch", "idna", "hex"):
             header = f"Content-Type: text/plain; charset={charset}\r\n\r\n".encode()
             mail = Mail("a@x.test", ("b@x.test",), header + "caf\u00e9 ".encode() + b"x" * 80 + b"\xff\r\n")
             self.assertEqual(mail.text, "caf\u00e9 " + "x" * 80 + "\ufffd\n")
 
     def test_decodedData(self) -> None:
-        """Octets are kept where handlers get text."""
+        """The content is bytes, even if handlers get str."""
         self.assertEqual(self.caught(decode_data=True).content, message("hello"))
 
     def test_json(self) -> None:
-        """A mail is the same after its way through JSON."""
+        """A mail is the same after its conversion to JSON and back."""
         mail = Mail(
             "a@x", ("b@x",), b"\0\xff", ("SIZE=1",), (), ("::1", 25), "c", TLSInfo("TLSv1.3", "X"), "ann", "1.1", 7.0
         )
@@ -99,10 +99,10 @@ class MailTests(SynchronousTestCase):
 
 
 class ContentTests(SynchronousTestCase):
-    """What a mail says."""
+    """The contents of a mail."""
 
     def test_parts(self) -> None:
-        """HTML, attachments, links, To, Cc and all fields are at hand, decoded."""
+        """HTML, attachments, links, To, Cc and all fields are available, decoded."""
         made = EmailMessage()
         made["Subject"], made["To"], made["Cc"] = "Grüße", "Bob <bob@example.com>, eve@example.com", "ann@example.com"
         made["X-Test"] = "17"
@@ -120,7 +120,7 @@ class ContentTests(SynchronousTestCase):
         )
 
     def test_malformed(self) -> None:
-        """No mail makes its attributes raise, nor str(), nor who waits for other mail, nor the text of a failure."""
+        """No mail makes its attributes, str(), a wait for other mail, or the text of a failure raise an exception."""
         catcher = MailCatcher(reactor=Clock(), count=10**6)
         waiting = catcher.next(to="eve@example.com", subject="other", header={"x-test": "1"})
         missing = catcher.next(subject="none", timeout=1)
@@ -140,8 +140,8 @@ class ContentTests(SynchronousTestCase):
         self.assertIn("mail that arrived", str(self.failureResultOf(missing, NoMailArrived).value))  # type: ignore[arg-type]
 
     def test_match(self) -> None:
-        """A function that looks for what other mail has not does not hinder that, and its mistakes are told to who
-        waits, not to who sends."""
+        """A match function that raises LookupError for other mail does not match it. Its other exceptions are raised to
+        the waiting code, not to the sender."""
         catcher = MailCatcher(reactor=Clock())
         waiting = catcher.next(match=lambda mail: mail.headers["X-Test"] == "1" and mail.attachments[0])
         mistaken = catcher.next(match=lambda mail: mail.subjekt)  # type: ignore[attr-defined]
@@ -152,7 +152,7 @@ class ContentTests(SynchronousTestCase):
         self.assertRaises(AttributeError, catcher.find, match=lambda mail: mail.subjekt)
 
     def test_bareNewlines(self) -> None:
-        """A message with LF line ends, as as_bytes() makes it, is taken as it is, and says so."""
+        """A message with LF line ends, as of as_bytes(), is kept unchanged, and an attribute shows it."""
         catcher = MailCatcher()
         session = catcher.session()
         session.talk(b"EHLO x\r\nMAIL FROM:<a@x.test>\r\nRCPT TO:<b@x.test>\r\nDATA\r\n")
@@ -167,14 +167,15 @@ class ContentTests(SynchronousTestCase):
 
 
 class NoneTests(SynchronousTestCase):
-    """That no mail comes."""
+    """Checks that no mail arrives."""
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.catcher = MailCatcher(reactor=self.clock)
 
     def test_now(self) -> None:
-        """What is there and was not given fails, with what it is; what was given, and other mail, does not."""
+        """Mail that is there and was not returned before fails the check, and is shown. Returned mail and other mail do
+        not."""
         self.catcher.assert_none()
         send(self.catcher, "one")
         error = self.assertRaises(UnexpectedMail, self.catcher.assert_none, subject="one")
@@ -185,7 +186,8 @@ class NoneTests(SynchronousTestCase):
         self.catcher.assert_none()
 
     def test_later(self) -> None:
-        """Mail that comes within the time fails, as soon as it does; none at the end of the time is success."""
+        """Mail that arrives within the time fails the check immediately. Without mail, the check succeeds at the
+        end."""
         none = Deferred.fromCoroutine(self.catcher.none_comes(timeout=5, subject="one"))
         some = Deferred.fromCoroutine(self.catcher.none_comes(timeout=5, subject="two"))
         send(self.catcher, "two")
@@ -196,7 +198,7 @@ class NoneTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_length(self) -> None:
-        """A catcher has as many messages as len() tells, and is true even if that is none."""
+        """len() is the number of messages. A catcher is true even without any."""
         self.assertEqual((len(self.catcher), bool(self.catcher)), (0, True))
         send(self.catcher, "one")
         send(self.catcher, "two", "eve@example.com")
@@ -204,10 +206,10 @@ class NoneTests(SynchronousTestCase):
 
 
 class BulkTests(SynchronousTestCase):
-    """Senders as they are."""
+    """Real senders."""
 
     def test_bulk(self) -> None:
-        """Hundreds of refusals, NOOPs and RSETs in one session do not end it."""
+        """Hundreds of refusals, NOOPs and RSETs do not end a session."""
 
         class Picky(MailCatcher):
             def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
@@ -220,17 +222,17 @@ class BulkTests(SynchronousTestCase):
         self.assertEqual(session.codes(b"NOOP\r\n"), [250])
 
     def test_utf8(self) -> None:
-        """Addresses and headers may be UTF-8."""
+        """Addresses and header fields may be in UTF-8."""
         session = MailCatcher().session()
         self.assertIn(b"SMTPUTF8", session.talk(b"EHLO x\r\n"))
         self.assertEqual(session.codes("MAIL FROM:<jürgen@x.test> SMTPUTF8\r\n".encode()), [250])
 
 
 class AuthTests(SynchronousTestCase):
-    """Who may authenticate."""
+    """Which users may authenticate."""
 
     def test_anybody(self) -> None:
-        """By default everybody may, and the mail tells who it was."""
+        """By default, any user may authenticate, and the mail has the user name."""
         catcher = MailCatcher()
         session = catcher.session()
         self.assertEqual(session.codes(b"EHLO x\r\nAUTH PLAIN AGFubgBzZXNhbWU=\r\n"), [250, 235])
@@ -238,7 +240,7 @@ class AuthTests(SynchronousTestCase):
         self.assertEqual([mail.user for mail in catcher.inbox(user="ann").messages], ["ann"])
 
     def test_users(self) -> None:
-        """With users, only they may; refusals do not wait."""
+        """With *users*, only these may. Refusals are not delayed."""
         session = MailCatcher(users={"ann": "sesame"}).session()
         self.assertEqual(
             session.codes(b"EHLO x\r\nAUTH PLAIN AGFubgBub25zZW5zZQ==\r\nAUTH PLAIN AGFubgBzZXNhbWU=\r\n"),
@@ -247,10 +249,10 @@ class AuthTests(SynchronousTestCase):
 
 
 class InboxTests(SynchronousTestCase):
-    """Whose mail is whose."""
+    """Inboxes."""
 
     def test_keys(self) -> None:
-        """An inbox is that of a recipient, a domain, a sender, a subject or a field, and its mail comes in order."""
+        """An inbox is for a recipient, a domain, a sender, a subject or a header field. Its mail is in order."""
         catcher = MailCatcher()
         send(catcher, "one", "Bob@Example.com", X_Test="17")
         by_field = catcher.inbox(header={"x-test": "17"})
@@ -272,7 +274,7 @@ class InboxTests(SynchronousTestCase):
         self.assertEqual(subjects(catcher.inbox(to="nobody@example.com")), [])
 
     def test_clear(self) -> None:
-        """Clearing an inbox leaves the others alone; clearing the catcher leaves nothing."""
+        """Clearing an inbox keeps the mail of others. Clearing the catcher removes everything."""
         catcher = MailCatcher()
         for to in "a@one.test", "b@two.test":
             send(catcher, "hello", to)
@@ -283,7 +285,7 @@ class InboxTests(SynchronousTestCase):
         self.assertEqual(catcher.messages, [])
 
     def test_misspelt(self) -> None:
-        """A criterion that does not exist is an error, with the nearest that does; so is one that fits nothing."""
+        """An unknown criterion is an error that suggests the most similar one. So is a value that cannot match."""
         catcher = MailCatcher()
         for ask in (catcher.inbox, catcher.find, catcher.wait, catcher.next):
             self.assertIn("did you mean subject?", str(self.assertRaises(TypeError, ask, subjekt="hello")))
@@ -292,7 +294,7 @@ class InboxTests(SynchronousTestCase):
             self.assertIn("must be a string", str(self.assertRaises(TypeError, catcher.find, **{name: value})))
 
     def test_manyInboxes(self) -> None:
-        """Looking into one of a thousand inboxes looks at its own mail alone."""
+        """Reading one of a thousand inboxes examines only its own mail."""
         store = Store(20_000, 2**30)
         for number in range(10_000):
             store.add(Mail("", (f"u{number % 1000}@x.test",), b""))
@@ -308,10 +310,10 @@ class InboxTests(SynchronousTestCase):
 
 
 class BoundsTests(SynchronousTestCase):
-    """What is kept is bounded."""
+    """The amount of kept mail is limited."""
 
     def test_count(self) -> None:
-        """The oldest messages make room, in the inboxes too, and the text of a failure tells so."""
+        """The oldest messages are dropped, from inboxes, too, and the text of a failure says so."""
         catcher = MailCatcher(count=2, reactor=Clock())
         inbox = catcher.inbox(to="bob@example.com")
         self.assertEqual(inbox.messages, [])
@@ -327,14 +329,14 @@ class BoundsTests(SynchronousTestCase):
         )  # type: ignore[arg-type]
 
     def test_octets(self) -> None:
-        """So they do for large ones; but the newest is always there."""
+        """They are also dropped for large ones. The newest is always kept."""
         catcher = MailCatcher(octets=1000)
         for size in 400, 500, 2000:
             catcher.session().send(b"x" * size + b"\r\n")
         self.assertEqual([len(mail.content) for mail in catcher.messages], [2002])
 
     def test_age(self) -> None:
-        """And when their time has come, without mail that comes."""
+        """They are dropped when they are too old, even without new mail."""
         now = [100.0]
         store = Store(10, 1000, age=60, clock=lambda: now[0])
         for arrived in 100.0, 130.0:
@@ -346,14 +348,14 @@ class BoundsTests(SynchronousTestCase):
 
 
 class NextTests(SynchronousTestCase):
-    """Waiting for mail, in memory, by a clock."""
+    """Waiting for mail, in memory, with a fake clock."""
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.catcher = MailCatcher(reactor=self.clock)
 
     def test_there(self) -> None:
-        """What is there already is given at once, in order, and each mail once."""
+        """Mail that is already there is returned immediately, in order, and each mail once."""
         for subject in "one", "two":
             send(self.catcher, subject)
         self.assertEqual(self.successResultOf(self.catcher.next()).subject, "one")
@@ -362,7 +364,7 @@ class NextTests(SynchronousTestCase):
         self.assertEqual(len(self.catcher.messages), 2)
 
     def test_arrival(self) -> None:
-        """It fires on arrival of the mail that was asked for, and of no other; the clock is left alone."""
+        """It fires when the matching mail arrives, and not for other mail. Its delayed call is cancelled."""
         waiting = self.catcher.next(to="eve@example.com", subject=re.compile("wo"))
         for subject, to in ("two", "bob@example.com"), ("one", "eve@example.com"):
             send(self.catcher, subject, to)
@@ -372,7 +374,7 @@ class NextTests(SynchronousTestCase):
         self.assertEqual(len(self.clock.getDelayedCalls()), 0)
 
     def test_missing(self) -> None:
-        """On timeout it says what was wanted, and what did arrive."""
+        """After the timeout, the exception has the criteria, and the mail that did arrive."""
         send(self.catcher, "one")
         self.successResultOf(self.catcher.next())
         send(self.catcher, "two", "eve@example.com")
@@ -393,13 +395,13 @@ class NextTests(SynchronousTestCase):
         send(self.catcher, "three")
 
     def test_nothing(self) -> None:
-        """Nothing at all is told as well."""
+        """It also says if no mail arrived at all."""
         waiting = self.catcher.next(timeout=1)
         self.clock.advance(1)
         self.assertIn("nothing arrived at all", str(self.failureResultOf(waiting, NoMailArrived).value))
 
     def test_cancelled(self) -> None:
-        """One that is cancelled takes no mail away from others."""
+        """A cancelled wait takes no mail from others."""
         waiting = self.catcher.next()
         waiting.addErrback(lambda failure: None)  # type: ignore[attr-defined]
         waiting.cancel()  # type: ignore[attr-defined]
@@ -408,7 +410,7 @@ class NextTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_twoWait(self) -> None:
-        """Two that wait are each given a mail of their own, in order; those who have an inbox each, the same one."""
+        """Two waits get different mails, in order. Waits of separate inboxes each get the same one."""
         first, second = self.catcher.next(), self.catcher.next()
         inbox = self.catcher.inbox(to="bob@example.com").next()
         send(self.catcher, "one")
@@ -420,10 +422,10 @@ class NextTests(SynchronousTestCase):
 
 
 class OptionsTests(SynchronousTestCase):
-    """What a catcher can be told."""
+    """The options of a catcher."""
 
     def test_hooks(self) -> None:
-        """A subclass refuses what it likes; that is not caught."""
+        """A subclass may refuse mail, which is then not caught."""
 
         class Picky(MailCatcher):
             def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
@@ -434,7 +436,7 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual(catcher.messages, [])
 
     def test_wrong(self) -> None:
-        """Options that do not go together are refused, with what would."""
+        """Options that contradict each other are refused, with a valid alternative."""
         self.assertRaises(ValueError, MailCatcher, tls="ssl")
         self.assertRaises(ValueError, MailCatcher, wrong="expired")
         error = self.assertRaises(ValueError, MailCatcher, tls="starttls", wrong="rotten")
@@ -479,7 +481,8 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual(codes(said)[-1], 451)
 
     def test_notUnderstood(self) -> None:
-        """What would be found only once mail comes, or a client logs in, is refused at once, with what to do."""
+        """Mistakes that would matter only when mail arrives or a client logs in are refused immediately, with the
+        fix."""
         for wrong, error, words in (
             ({"port": 2525}, TypeError, "start"),
             ({"users": ["ann"]}, TypeError, "sesame"),
@@ -492,12 +495,13 @@ class OptionsTests(SynchronousTestCase):
             self.assertIn(words, str(self.assertRaises(error, MailCatcher, **wrong)))
 
     def test_notATest(self) -> None:
-        """A catcher for a class, or for nothing that is a test, is refused, with what to do."""
+        """for_test with a class, or with an object that is not a test, is refused, with the fix."""
         for case in (unittest.TestCase, self.id):
             self.assertIn("addClassCleanup", str(self.assertRaises(TypeError, MailCatcher.for_test, case)))
 
     def test_awaited(self) -> None:
-        """Who awaits a catcher is told that it is started already, and how it is used in a coroutine."""
+        """Awaiting a catcher raises an exception that says that it is already started, and how to use it in a
+        coroutine."""
 
         async def mistaken() -> None:
             await MailCatcher.for_test(self)  # type: ignore[misc]  # that is the mistake
@@ -507,58 +511,59 @@ class OptionsTests(SynchronousTestCase):
         self.assertIn("async with", words)
 
     def test_notListening(self) -> None:
-        """A catcher that does not listen has no port, and says how it would."""
+        """A catcher that does not listen has no port. The exception says how to start it."""
         error = self.assertRaises(RuntimeError, lambda: MailCatcher().port)
         self.assertIn("for_test", str(error))
         self.assertIn("does not listen", repr(MailCatcher()))
 
     def test_synchronousTestCase(self) -> None:
-        """In a test that has no reactor, it serves in memory."""
+        """In a test without a reactor, it serves in memory."""
         catcher = MailCatcher.for_test(self)
         send(catcher, "hello")
         self.assertEqual(catcher.messages[0].subject, "hello")
 
 
 class TrialTests(TestCase):
-    """A catcher on the reactor of trial's tests."""
+    """A catcher on the reactor of trial."""
 
     def setUp(self) -> None:
         self.catcher = MailCatcher.for_test(self)
 
     async def test_next(self) -> None:
-        """Mail over a port is awaited, and its client has its reply."""
+        """Mail over a port is awaited. Its client has already got its reply."""
         sent = deferToThread(send_by_smtplib, self.catcher)
         mail = await self.catcher.next(to="bob@example.com")
         self.assertEqual((mail.subject, mail.peer[0]), ("hello", "127.0.0.1"))
         await sent
 
     def test_blockingBefore(self) -> None:
-        """In a test that is no coroutine too: the reactor does not run yet, and would not while it waits."""
+        """A plain test can also use it: the reactor does not run yet, and would not run while the test waits."""
         self.assertIn("await next()", str(self.assertRaises(RuntimeError, self.catcher.wait)))
         self.assertIn("none_comes()", str(self.assertRaises(RuntimeError, self.catcher.assert_none, timeout=1)))
 
     async def test_blocking(self) -> None:
-        """Code in a thread waits as well; in the reactor's own thread that is refused, for it would wait for ever."""
+        """Code in a thread can wait, too. In the reactor's own thread, a wait is refused, because it would never
+        end."""
         waiting = deferToThread(self.catcher.wait, subject="hello")
         await deferToThread(send_by_smtplib, self.catcher)
         self.assertEqual((await waiting).subject, "hello")
         self.assertRaises(RuntimeError, self.catcher.wait)
 
     async def test_missing(self) -> None:
-        """A wait that is in vain ends in time, in a thread too."""
+        """A wait without mail ends in time, in a thread, too."""
         with self.assertRaises(NoMailArrived):
             await self.catcher.next(timeout=0.01)
         with self.assertRaises(NoMailArrived):
             await deferToThread(self.catcher.wait, timeout=0.01)
 
     async def test_forgotten(self) -> None:
-        """A wait that nobody ends, and a client that stays, leave the reactor clean."""
+        """A wait that is not cancelled, and a client that stays connected, leave the reactor clean."""
         self.catcher.next(timeout=3600)
         client = await deferToThread(smtplib.SMTP, *self.catcher.address)
         self.addCleanup(client.close)
 
     async def test_settings(self) -> None:
-        """What code under test has to know, in the words of each kind of code."""
+        """The address of the server, in the forms that different kinds of code need."""
         port = self.catcher.port
         self.assertEqual(self.catcher.address, ("127.0.0.1", port))
         self.assertEqual(self.catcher.url, f"smtp://127.0.0.1:{port}")
@@ -571,7 +576,7 @@ class TrialTests(TestCase):
         self.assertRaises(RuntimeError, self.catcher.listen)
 
     async def test_context(self) -> None:
-        """As a context manager it uses the reactor that runs here."""
+        """As a context manager, it uses the running reactor."""
         async with MailCatcher() as catcher:
             self.assertNotEqual(catcher.port, self.catcher.port)
             await deferToThread(send_by_smtplib, catcher)
@@ -580,16 +585,16 @@ class TrialTests(TestCase):
 
 
 class PlainTests(unittest.TestCase):
-    """A catcher for tests that know nothing of Twisted: the reactor has a thread of its own."""
+    """A catcher for tests without Twisted: the reactor runs in a separate thread."""
 
     def test_smtplib(self) -> None:
-        """What smtplib has sent is there when it returns."""
+        """Mail that smtplib has sent is there when the call returns."""
         catcher = MailCatcher.for_test(self)
         send_by_smtplib(catcher)
         self.assertEqual([mail.subject for mail in catcher.messages], ["hello"])
 
     def test_wait(self) -> None:
-        """Mail that a thread sends is waited for."""
+        """A test can wait for mail that a thread sends."""
         with MailCatcher() as catcher:
             thread = threading.Thread(target=send_by_smtplib, args=(catcher, "later"))
             thread.start()
@@ -597,7 +602,7 @@ class PlainTests(unittest.TestCase):
             thread.join()
 
     def test_none(self) -> None:
-        """That no mail comes is waited for as well."""
+        """A test can wait to check that no mail arrives."""
         with MailCatcher() as catcher:
             catcher.assert_none(timeout=0.01)
             send_by_smtplib(catcher)
@@ -605,15 +610,14 @@ class PlainTests(unittest.TestCase):
                 catcher.assert_none(timeout=0.01)
 
     def test_next(self) -> None:
-        """Outside of the reactor and asyncio, nothing can be awaited: that is said."""
+        """Outside of the reactor and asyncio, next() raises an exception that says so."""
         with MailCatcher() as catcher:
             with self.assertRaises(RuntimeError) as caught:
                 catcher.next(to="bob@x.test")
             self.assertIn("wait()", str(caught.exception))
 
     def test_quick(self) -> None:
-        """A catcher starts and stops as quickly as any server, so that each test can have its own: nothing waits for
-        a time to pass."""
+        """A catcher starts and stops as fast as a minimal server, so that each test can have its own."""
 
         def on_port() -> None:
             with MailCatcher():
@@ -626,7 +630,7 @@ class PlainTests(unittest.TestCase):
             self.assertLess(times_a_bare_server(use), 20, use.__name__)
 
     def test_again(self) -> None:
-        """A catcher starts as often as it has stopped, and keeps its mail."""
+        """A catcher can be started again after a stop, and keeps its mail."""
         catcher = MailCatcher()
         for number in 1, 2:
             with catcher:
@@ -634,7 +638,7 @@ class PlainTests(unittest.TestCase):
             self.assertEqual(len(catcher.messages), number)
 
     def test_portInUse(self) -> None:
-        """One that cannot listen says so, and leaves nothing behind."""
+        """If it cannot listen, it raises an exception, and leaves nothing behind."""
         with MailCatcher() as catcher, self.assertRaises(CannotListenError) as caught:
             MailCatcher().start(port=catcher.port)
         self.assertIn("listen", str(caught.exception))
@@ -645,7 +649,7 @@ class AsyncioTests(IsolatedAsyncioTestCase):
     """A catcher for tests that run in asyncio."""
 
     async def test_next(self) -> None:
-        """next() is awaited in asyncio's own loop."""
+        """next() can be awaited in an asyncio loop."""
         async with MailCatcher() as catcher:
             sending = asyncio.get_running_loop().run_in_executor(None, send_by_smtplib, catcher)
             mail = await catcher.next(to="bob@example.com")
@@ -654,19 +658,19 @@ class AsyncioTests(IsolatedAsyncioTestCase):
             self.assertEqual([each.subject for each in catcher.messages], ["hello"])
 
     async def test_there(self) -> None:
-        """What is there already is given at once."""
+        """Mail that is already there is returned immediately."""
         async with MailCatcher() as catcher:
             await asyncio.to_thread(send_by_smtplib, catcher)
             self.assertEqual((await catcher.next()).subject, "hello")
 
     async def test_missing(self) -> None:
-        """What does not come in time is told."""
+        """If no mail arrives in time, an exception is raised."""
         async with MailCatcher() as catcher:
             with self.assertRaises(NoMailArrived):
                 await catcher.next(timeout=0.01)
 
     async def test_cancelled(self) -> None:
-        """A task that is cancelled leaves nobody waiting."""
+        """A cancelled task leaves no waiter."""
         async with MailCatcher() as catcher:
             task = asyncio.ensure_future(self.await_mail(catcher))
             await asyncio.sleep(0)
@@ -680,10 +684,10 @@ class AsyncioTests(IsolatedAsyncioTestCase):
 
 
 class LeavingsTests(unittest.TestCase):
-    """What a catcher leaves behind: nothing."""
+    """A catcher leaves nothing behind."""
 
     def test_files(self) -> None:
-        """Neither sockets nor files, though its own authority was written down."""
+        """It leaves neither sockets nor files, even if its own authority was written to a file."""
         with warnings.catch_warnings():
             warnings.simplefilter("error", ResourceWarning)
             with MailCatcher(tls="starttls") as catcher:

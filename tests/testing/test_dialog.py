@@ -1,4 +1,4 @@
-"""Dialogs: how they are read, played, and what they say when a server says something else."""
+"""Dialogs: parsing, playing, and the errors if a server replies differently."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def server(faults: Faults | None = None, handler: object = None, **options: Any)
 
 
 def failing(stage: str, effect: str, *arguments: Any, times: int = 1) -> SMTPFactory:
-    """A server that does this so many times."""
+    """A server that does this a number of times."""
     faults = Faults()
     getattr(faults.on(stage).first(times), effect)(*arguments)
     return server(faults)
@@ -48,7 +48,7 @@ class ReadingTests(SynchronousTestCase):
     """From text to steps."""
 
     def test_steps(self) -> None:
-        """What the client says without a reply between is said together; escapes are octets."""
+        """Lines of the client without a reply in between are sent together. Escapes are octets."""
         steps = Dialog(GOOD).steps
         self.assertEqual(
             [(step.octets, [line.text for line in step.replies]) for step in steps],
@@ -62,12 +62,12 @@ class ReadingTests(SynchronousTestCase):
         self.assertEqual([step.end is not None for step in steps], [False, False, False, True])
 
     def test_octets(self) -> None:
-        """UTF-8 is what it is in the file; so are blanks; a line may be empty."""
+        """UTF-8 and spaces are kept as in the file. A line may be empty."""
         (step,) = Dialog("C: NOOP \u00fc  \nC:\nC: \\xff").steps
         self.assertEqual(step.octets, "NOOP \u00fc  \r\n\r\n".encode() + b"\xff\r\n")
 
     def test_wrong(self) -> None:
-        """A line that is none is refused, with its number and the file's name."""
+        """An invalid line is refused, with its number and the file's name."""
         for text in (
             "C: a\nNOOP",
             "C: a\nC:NOOP",
@@ -82,7 +82,7 @@ class ReadingTests(SynchronousTestCase):
             self.assertIn("some.smtp, line 2: ", str(caught.exception))
 
     def test_file(self) -> None:
-        """A file gives a dialog its name."""
+        """A file's name is the name of the dialog."""
         path = Path(self.mktemp())
         path.write_text(GOOD)
         self.assertEqual(Dialog.load(path).name, path.name)
@@ -94,12 +94,12 @@ class PlayingTests(SynchronousTestCase):
     """In memory."""
 
     def test_good(self) -> None:
-        """A server that says what is expected passes, in step and cut."""
+        """A server with the expected replies passes, step by step and cut."""
         Dialog(GOOD).play(server)
         Dialog(GOOD).play_cut(server)
 
     def test_everyCut(self) -> None:
-        """It is cut at each place, and the server made anew for each."""
+        """It is cut at each place, with a new server for each."""
         made = []
 
         def make() -> SMTPFactory:
@@ -110,7 +110,7 @@ class PlayingTests(SynchronousTestCase):
         self.assertEqual(len(made), sum(len(step.octets) for step in Dialog(GOOD).steps))
 
     def test_waitingHooks(self) -> None:
-        """Hooks that take a while pass if they are waited for."""
+        """Hooks that take time pass if the player waits for them."""
 
         def slow() -> SMTPFactory:
             clock = Clock()
@@ -134,7 +134,7 @@ class PlayingTests(SynchronousTestCase):
                 self.assertIn(each, str(caught.exception))
 
     def test_anotherReply(self) -> None:
-        """The error has the file, the line, what was expected and what was said."""
+        """The error has the file, the line, the expected and the actual reply."""
         with self.assertRaises(DialogError) as caught:
             Dialog(GOOD, "some.smtp").play(lambda: failing("noop", "reply", "451 4.3.0 no"))
         self.assertEqual(
@@ -150,13 +150,13 @@ class PlayingTests(SynchronousTestCase):
         )
 
     def test_cut(self) -> None:
-        """The error of a cut says where."""
+        """The error of a cut has its place."""
         with self.assertRaises(DialogError) as caught:
             Dialog("S: 220\nC: NOOP\nS: 251").play_cut(server)
         self.assertIn("(with all octets at once)", str(caught.exception))
 
     def test_otherDifferences(self) -> None:
-        """Too many replies, too few, none, an end where none was expected, and none where it was."""
+        """Too many replies, too few, none, an unexpected end, and a missing end."""
         self.refused(
             server(),
             "line 3: no further reply was expected",
@@ -169,13 +169,13 @@ class PlayingTests(SynchronousTestCase):
         self.refused(failing("connect", "drop", times=100), "the connection was closed", text="S: 220\nC: NOOP\nS: 250")
 
     def test_factory(self) -> None:
-        """A factory in place of what makes one is refused, with what to write."""
+        """A factory in place of a callable is refused, with the fix."""
         dialog = Dialog("S: 220\n")
         for play in (dialog.play, dialog.play_cut):
             self.assertIn("play(lambda:", str(self.assertRaises(TypeError, play, SMTPFactory())))
 
     def test_garbage(self) -> None:
-        """What is no reply at all is told."""
+        """Output that is not a reply is an error."""
         with self.assertRaises(DialogError) as caught:
             Dialog(GOOD).play(lambda: failing("noop", "garbage", b"\xff\r\n"))
         self.assertIn("the server sent something that is not a reply", str(caught.exception))
@@ -185,12 +185,12 @@ class SocketTests(TCPTestCase):
     """Over TCP."""
 
     async def test_good(self) -> None:
-        """The same over a socket."""
+        """The same is true over a socket."""
         await self.serve()
         await self.client(Dialog(GOOD).play_over)
 
     async def test_wrong(self) -> None:
-        """Another reply, an end too early, and silence."""
+        """Another reply, an early end, and silence."""
         self.patch(module, "PATIENCE", 0.3)
         await self.serve()
         for text, expected in {

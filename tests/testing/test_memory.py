@@ -1,4 +1,4 @@
-"""Sessions in memory: what a test of a server, or of a client, can do without a port."""
+"""Sessions in memory: tests of servers and clients without ports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EHLO = b"EHLO client.test\r\n"
 
 
 class Keeper:
-    """A handler that keeps what it is told."""
+    """A handler that keeps its input."""
 
     def __init__(self) -> None:
         self.messages: list[tuple[str, list[str], bytes]] = []
@@ -38,17 +38,17 @@ class Keeper:
 
 
 class RepliesTests(SynchronousTestCase):
-    """Replies are read strictly."""
+    """Replies are parsed strictly."""
 
     def test_severalLines(self) -> None:
-        """A reply of several lines is one Reply, with the status code of its lines apart from their text."""
+        """A reply of several lines is one Reply. The status code of its lines is not part of the text."""
         self.assertEqual(
             read_replies(b"250-mx.test\r\n250 HELP\r\n250-2.0.0 a\r\n250 2.0.0 b\r\n"),
             [Reply(250, None, ["mx.test", "HELP"]), Reply(250, "2.0.0", ["a", "b"])],
         )
 
     def test_statusOfAnotherClass(self) -> None:
-        """What looks like a status code and does not go with the reply code is text."""
+        """Text that looks like a status code and does not agree with the reply code is text."""
         self.assertEqual(read_replies(b"250 5.1.1 x\r\n"), [Reply(250, None, "5.1.1 x")])
 
     def test_defects(self) -> None:
@@ -61,7 +61,7 @@ class SessionTests(SynchronousTestCase):
     """A session by hand."""
 
     def test_message(self) -> None:
-        """One call sends a message, its dots doubled; the handler gets it as it was."""
+        """One call sends a message with dot-stuffing. The handler gets it unchanged."""
         keeper = Keeper()
         session = MemorySession(keeper)
         for message in b"", b".\r\n", b"a\r\n.b\r\n", b"no end", b"..\r\n.":
@@ -70,21 +70,21 @@ class SessionTests(SynchronousTestCase):
             self.assertEqual(keeper.messages.pop(), ("a@x.test", ["b@x.test", "c@x.test"], whole))
 
     def test_refusedMessage(self) -> None:
-        """The refusal of a recipient is what sending returns."""
+        """The refusal of a recipient is the result."""
         refusal = Reply(550, "5.7.1", "not here")
         session = MemorySession(handler(RCPT=lambda *arguments: refusal))
         self.assertEqual(session.send(), refusal)
         self.assertEqual(session.command("NOOP").code, 250)
 
     def test_command(self) -> None:
-        """A command gives its reply; a line with none, or more than one, is an AssertionError."""
+        """A command returns its reply. If there is none, or more than one, an AssertionError is raised."""
         session = MemorySession(handler(NOOP=Waiting()))
         self.assertEqual(session.command("HELO x"), Reply(250, None, "mx.test"))
         self.assertRaises(AssertionError, session.command, "VRFY a\r\nVRFY b")
         self.assertRaises(AssertionError, session.command, "NOOP")
 
     def test_mistakes(self) -> None:
-        """Strings for octets, and octets for strings, are refused with what is wanted; a string is one recipient."""
+        """str for octets, and bytes for text, are refused, with the right type. A str is one recipient."""
         session = MemorySession()
         for call, given, words in (
             (session.talk, "NOOP\r\n", "b'NOOP"),
@@ -95,14 +95,14 @@ class SessionTests(SynchronousTestCase):
         self.assertEqual(session.send(rcpt_tos="bob@example.com").code, 250)
 
     def test_noReply(self) -> None:
-        """A message that gets no reply fails the test in words."""
+        """A message without a reply fails the test with an explanation."""
         faults = Faults()
         faults.on("message").drop()
         error = self.assertRaises(AssertionError, MemorySession(faults=faults).send)
         self.assertIn("the message got no reply; if a hook waits, ", str(error))
 
     def test_hookThatWaits(self) -> None:
-        """What the test lets a hook answer later is heard at once."""
+        """The reply of a hook that the test lets continue is received immediately."""
         hook = Waiting("250 2.0.0 Later")
         session = MemorySession(handler(NOOP=hook))
         self.assertEqual(session.talk(b"NOOP\r\n"), b"")
@@ -110,7 +110,7 @@ class SessionTests(SynchronousTestCase):
         self.assertEqual(session.heard(), b"250 2.0.0 Later\r\n")
 
     def test_fiveMinutes(self) -> None:
-        """A timeout of five minutes comes after five minutes of the clock, and none of the test."""
+        """A timeout of five minutes expires after five minutes of the fake clock, and no real time."""
         keeper = Keeper()
         session = MemorySession(keeper)
         self.assertEqual(session.wait(299), b"")
@@ -119,7 +119,7 @@ class SessionTests(SynchronousTestCase):
         self.assertIsInstance(keeper.causes[0], TimeoutError)
 
     def test_factory(self) -> None:
-        """A factory serves several sessions, and is given a clock if it has none."""
+        """A factory serves several sessions, and gets a fake clock if it has none."""
         factory = SMTPFactory(hostname="mx.test")
         first, second = MemorySession(factory), MemorySession(factory)
         self.assertIs(first.clock, second.clock)
@@ -135,7 +135,7 @@ class SessionTests(SynchronousTestCase):
         self.assertEqual(session.talk(octets, cuts=range(len(octets))), whole)
 
     def test_quit(self) -> None:
-        """After QUIT the connection is closed, in good order."""
+        """After QUIT, the connection is closed cleanly."""
         keeper = Keeper()
         session = MemorySession(keeper)
         self.assertEqual(session.codes(b"QUIT\r\nNOOP\r\n"), [221])
@@ -144,10 +144,10 @@ class SessionTests(SynchronousTestCase):
 
 
 class PretendedTests(SynchronousTestCase):
-    """TLS that is only pretended."""
+    """Pretended TLS."""
 
     def test_starttls(self) -> None:
-        """STARTTLS begins what the session takes for TLS."""
+        """STARTTLS starts TLS from the session's point of view."""
         keeper = Keeper()
         session = MemorySession(keeper, tls_context=PretendedTLS(server_name="mx.test"))
         self.assertIn(b"STARTTLS", session.talk(EHLO))
@@ -158,13 +158,13 @@ class PretendedTests(SynchronousTestCase):
         self.assertEqual(keeper.tls[0].server_name, "mx.test")
 
     def test_implicit(self) -> None:
-        """With implicit TLS it is there before the greeting."""
+        """With implicit TLS, it precedes the greeting."""
         session = MemorySession(tls_context=PretendedTLS(cipher="X"), implicit_tls=True)
         self.assertTrue(session.welcome.startswith(b"220 "))
         self.assertEqual(session.server.session.ssl.cipher, "X")
 
     def test_stalled(self) -> None:
-        """A handshake that stalls runs into its timeout."""
+        """A stalled handshake ends with its timeout."""
         keeper = Keeper()
         session = MemorySession(keeper, tls_context=PretendedTLS(stalled=True), tls_handshake_timeout=30)
         session.start_tls()
@@ -174,14 +174,14 @@ class PretendedTests(SynchronousTestCase):
         self.assertIsInstance(keeper.causes[0], TLSSetupException)
 
     def test_failing(self) -> None:
-        """A handshake that fails ends the connection."""
+        """A failed handshake ends the connection."""
         keeper = Keeper()
         session = MemorySession(keeper, tls_context=PretendedTLS(failing=True))
         self.assertRaises(AssertionError, session.start_tls)
         self.assertIsInstance(keeper.causes[0], TLSSetupException)
 
     def test_refused(self) -> None:
-        """Where STARTTLS is refused, it does not begin."""
+        """If STARTTLS is refused, TLS does not start."""
         self.assertRaises(AssertionError, MemorySession().start_tls)
 
     def test_notForReal(self) -> None:
@@ -190,7 +190,7 @@ class PretendedTests(SynchronousTestCase):
 
 
 class ClientTests(SynchronousTestCase):
-    """A client of Twisted's, connected in memory."""
+    """A client of Twisted, connected in memory."""
 
     def sender(self, message: bytes = b"Subject: hello\n\nHello\n", **options: Any) -> tuple[Any, Deferred[Any]]:
         done: Deferred[Any] = Deferred()
@@ -215,7 +215,7 @@ class ClientTests(SynchronousTestCase):
             self.assertIn("the server must be a handler or an SMTPFactory", str(error))
 
     def test_sends(self) -> None:
-        """It sends its message before the constructor returns, however long that is."""
+        """It sends its message before the constructor returns, however long it is."""
         keeper = Keeper()
         message = b"Subject: hello\n\n" + b"Hello, World!\n" * 20_000
         client, done = self.sender(message)
@@ -224,7 +224,7 @@ class ClientTests(SynchronousTestCase):
         self.assertEqual(keeper.messages, [("a@x.test", ["b@x.test"], message.replace(b"\n", b"\r\n"))])
 
     def test_pretendedTLS(self) -> None:
-        """It begins TLS with a server that pretends to."""
+        """It starts TLS with a server that pretends TLS."""
         keeper = Keeper()
         client, done = self.sender(contextFactory=object(), requireTransportSecurity=True)
         connection = MemoryConnection(client, keeper, tls_context=PretendedTLS())
@@ -233,7 +233,7 @@ class ClientTests(SynchronousTestCase):
         self.assertTrue(connection.closed)
 
     def test_timeout(self) -> None:
-        """Its own timeout goes by the same clock."""
+        """Its own timeout uses the same clock."""
         client, done = self.sender()
         connection = MemoryConnection(client, handler(MAIL=Waiting(obedient=False)), hook_timeout=None)
         connection.advance(59)
@@ -242,7 +242,7 @@ class ClientTests(SynchronousTestCase):
         self.failureResultOf(done, SMTPClientError)
 
     def test_vanish(self) -> None:
-        """Both ends are told of a connection that breaks."""
+        """Both ends are notified when the connection is lost."""
         keeper = Keeper()
         client, done = self.sender()
         hook = Waiting()
@@ -254,7 +254,7 @@ class ClientTests(SynchronousTestCase):
         self.assertEqual(keeper.messages, [])
 
     def test_again(self) -> None:
-        """A factory of clients may connect again, and the server is a new one."""
+        """A client factory may connect again, to a new server protocol."""
         keeper = Keeper()
         greetings = iter(["421 4.3.2 not now", "421 4.3.2 not yet", None])
         keeper.handle_CONNECT = lambda *arguments: next(greetings)  # type: ignore[attr-defined]

@@ -20,7 +20,7 @@ def printed(*arguments: Any, **options: Any) -> list[str]:
 
 
 class Recording:
-    """A handler that prints what it is given, as examples do."""
+    """A handler that prints its input, as in examples."""
 
     def __init__(self) -> None:
         self.events: list[Any] = []
@@ -38,7 +38,7 @@ class Recording:
 
 class TalkTests(SynchronousTestCase):
     def test_bothSides(self) -> None:
-        """Lines of the client and of the server are printed in order; what a handler prints stands between them."""
+        """Lines of the client and of the server are printed in order, with the output of a handler in between."""
         lines = printed(
             SMTPFactory(Recording(), hostname="mx.test"),
             "EHLO client.test",
@@ -62,17 +62,17 @@ class TalkTests(SynchronousTestCase):
         )
 
     def test_closed(self) -> None:
-        """That the server closes the connection is printed."""
+        """The end of the connection is printed if the server closes it."""
         self.assertEqual(printed(None, "QUIT")[-3:], ["C: QUIT", "S: 221 2.0.0 Goodbye", "(closed)"])
 
     def test_disconnects(self) -> None:
-        """At the end of the lines the client disconnects. Nothing is printed, and the handler knows."""
+        """After the lines, the client disconnects. Nothing is printed, and the handler is notified."""
         handler = Recording()
         self.assertEqual(printed(handler, "NOOP")[-1], "S: 250 2.0.0 OK")
         self.assertEqual(handler.events[-1], "disconnected")
 
     def test_peer(self) -> None:
-        """The client has the address that is asked for."""
+        """The client has the given address."""
         handler = Recording()
         printed(handler, peer=IPv4Address("TCP", "198.51.100.9", 99))
         self.assertEqual(handler.events[0], ("198.51.100.9", 99))

@@ -1,4 +1,4 @@
-"""TLS with nothing to set up, right and wrong on purpose."""
+"""TLS without setup, valid and deliberately invalid."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ SENDER, RECIPIENT, MESSAGE = "a@x.test", "b@x.test", "Subject: secure\r\n\r\nHel
 
 
 class AuthorityTests(SynchronousTestCase):
-    """The authority's certificate on its way out."""
+    """Writing the authority's certificate."""
 
     def test_write(self) -> None:
-        """The file is replaced as one step, and everybody may read it."""
+        """The file is replaced in one step, and everybody may read it."""
         path = Path(self.mktemp())
         path.write_text("before")
         authority = Authority()
@@ -35,7 +35,7 @@ class AuthorityTests(SynchronousTestCase):
         self.assertEqual([each.name for each in path.parent.iterdir() if each.name.startswith(f".{path.name}")], [])
 
     def test_noFolder(self) -> None:
-        """A folder that there is not is told."""
+        """A missing folder is an error."""
         self.assertRaises(FileNotFoundError, Authority().write, os.path.join(self.mktemp(), "ca.pem"))
 
 
@@ -46,7 +46,7 @@ class MemoryTests(SynchronousTestCase):
         self.authority = Authority()
 
     def test_starttls(self) -> None:
-        """A session begins TLS by STARTTLS, verifies the certificate, and sends a message."""
+        """A session starts TLS with STARTTLS, verifies the certificate, and sends a message."""
         catcher = MailCatcher(tls="starttls")
         session = catcher.session()
         session.start_tls(catcher.authority.client_options())
@@ -58,7 +58,7 @@ class MemoryTests(SynchronousTestCase):
         self.assertTrue(session.closed)
 
     def test_implicit(self) -> None:
-        """Or from the first octet; a long reply and a long message pass."""
+        """It can also use implicit TLS. A long reply and a long message arrive."""
         catcher = MailCatcher(tls="implicit")
         session = catcher.session()
         self.assertTrue(session.welcome.startswith(b"220 localhost "))
@@ -66,14 +66,14 @@ class MemoryTests(SynchronousTestCase):
         self.assertEqual(len(catcher.messages[0].content), 700_000)
 
     def test_notTrusted(self) -> None:
-        """A client that does not trust the authority fails, and so the server's handshake."""
+        """If a client does not trust the authority, its handshake fails, and so does the server's."""
         for how in "expired", "not-yet-valid", "wrong-name", "unknown-authority":
             session = MemorySession(tls_context=self.authority.wrong(how))
             self.assertRaises(AssertionError, session.start_tls, self.authority.client_options())
             self.flushLoggedErrors(SSL.Error)
 
     def test_stalled(self) -> None:
-        """A handshake that stalls goes on until its timeout."""
+        """A stalled handshake continues until its timeout."""
         causes: list[BaseException] = []
 
         class Handler:
@@ -88,7 +88,7 @@ class MemoryTests(SynchronousTestCase):
 
 
 class ClientTests(TestCase):
-    """Clients of the standard library, over a port, with verification on."""
+    """Clients of the standard library, over a port, with verification."""
 
     def send(self, catcher: MailCatcher, host: str, context: ssl.SSLContext | None = None) -> None:
         context = context or catcher.client_context()
@@ -102,7 +102,7 @@ class ClientTests(TestCase):
             client.sendmail(SENDER, RECIPIENT, MESSAGE)
 
     async def test_right(self) -> None:
-        """Both ways work, under the name and the address of this host."""
+        """Both kinds of TLS work, with the name and the address of this host."""
         for tls in "starttls", "implicit":
             catcher = MailCatcher.for_test(self, tls=tls)
             for host in "localhost", "127.0.0.1":
@@ -111,7 +111,7 @@ class ClientTests(TestCase):
             self.assertEqual(catcher.url.partition(":")[0], "smtps" if tls == "implicit" else "smtp")
 
     async def test_ready(self) -> None:
-        """The client that the catcher connects is in TLS."""
+        """The client that the catcher connects uses TLS."""
         for tls in "starttls", "implicit":
             catcher = MailCatcher.for_test(self, tls=tls)
 
@@ -123,7 +123,7 @@ class ClientTests(TestCase):
             self.assertTrue(catcher.messages[0].tls)
 
     async def test_wrong(self) -> None:
-        """Each certificate that is wrong fails the client's verification, for its own reason."""
+        """Each invalid certificate fails the client's verification, with its own reason."""
         reasons = {
             "expired": "expired",
             "not-yet-valid": "not yet valid",
@@ -141,13 +141,13 @@ class ClientTests(TestCase):
                 self.assertEqual(catcher.messages, [])
 
     async def test_defaultTrust(self) -> None:
-        """A client that was told nothing does not trust the certificate."""
+        """A client with the default configuration does not trust the certificate."""
         catcher = MailCatcher.for_test(self, tls="starttls")
         failing = deferToThread(self.send, catcher, "localhost", ssl.create_default_context())
         await self.assertFailure(failing, ssl.SSLCertVerificationError)
 
     async def test_stalled(self) -> None:
-        """A handshake that stalls lets the client's timeout come."""
+        """With a stalled handshake, the client's timeout expires."""
         catcher = MailCatcher.for_test(self, tls="starttls", wrong="stalled")
 
         def begin() -> None:

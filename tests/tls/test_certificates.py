@@ -1,4 +1,4 @@
-"""Certificates from files: what is read, which is served, and when it is read again."""
+"""Certificates from files: reading, selection, and reloading."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from txsmtpd.tls.certificates import BadCertificate, Certificates
 
 
 def served(store: Certificates, name: str | None = None) -> int:
-    """The serial number of the certificate that a client is served which asks for this name."""
+    """The serial number of the certificate that a client with this server name gets."""
     connection = store.serverConnectionForTLS(None)
     connection.set_accept_state()
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -50,7 +50,7 @@ def served(store: Certificates, name: str | None = None) -> int:
 
 
 def odd(*extensions: x509.ExtensionType, days: int = 1) -> bytes:
-    """A certificate and its key that no authority would issue; it is good for some days, which may be negative."""
+    """A self-signed certificate and its key. It is valid for a number of days, which may be negative."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "odd.test")])
     now = datetime.datetime.now(datetime.UTC)
@@ -71,7 +71,7 @@ MALFORMED_NAMES = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.17"),
 
 @contextlib.contextmanager
 def failing(method: str, number: int, *paths: Path) -> Iterator[None]:
-    """A method of these paths fails as the system would make it."""
+    """A method of these paths fails like the system call."""
     real = getattr(Path, method)
 
     def fails(path: Path, *arguments: Any, **more: Any) -> Any:
@@ -98,21 +98,21 @@ class StoreTestCase(LoggingTestCase):
         return Certificates(path or self.path, key, clock=self.clock.seconds, **options)
 
     def refusal(self, path: Path | None = None, key: Path | None = None, **options: Any) -> str:
-        """Why there is no store."""
+        """The error of the constructor."""
         return str(self.assertRaises(ValueError, self.store, path, key, **options))
 
 
 class ReadingTests(StoreTestCase):
-    """What can be read, and what is said of what cannot."""
+    """Valid files, and errors of invalid ones."""
 
     def test_combined(self) -> None:
-        """One file for certificate, chain and key, in any order of key and certificate."""
+        """One file with certificate, chain and key, in any order of key and certificate."""
         self.assertEqual(served(self.store()), serial(self.leaf))
         write(self.path, self.leaf.private_key_pem.bytes() + chain(self.leaf))
         self.assertEqual(served(self.store()), serial(self.leaf))
 
     def test_apart(self) -> None:
-        """The key in a file of its own."""
+        """The key in a separate file."""
         certificate = write(self.folder / "a.crt", chain(self.leaf))
         key = write(self.folder / "a.key", self.leaf.private_key_pem.bytes())
         self.assertEqual(served(self.store(certificate, key)), serial(self.leaf))
@@ -123,31 +123,31 @@ class ReadingTests(StoreTestCase):
         self.assertEqual(self.refusal(gone), f"{gone}: No such file or directory")
 
     def test_noKey(self) -> None:
-        """A certificate whose key is nowhere."""
+        """A certificate without a key."""
         write(self.path, chain(self.leaf))
         self.assertEqual(self.refusal(), f"{self.path}: it contains no private key")
         missing = self.folder / "missing.key"
         self.assertIn(f"and no file {missing}", self.refusal(self.path, missing))
 
     def test_otherKey(self) -> None:
-        """A key that belongs to another certificate."""
+        """A key of another certificate."""
         key = write(self.folder / "other.key", issue("other.test").private_key_pem.bytes())
         write(self.path, chain(self.leaf))
         self.assertIn(f"the private key in {key} does not match", self.refusal(self.path, key))
 
     def test_noPEM(self) -> None:
-        """Files that are no PEM, or are cut off."""
+        """Files that are not PEM, or are truncated."""
         for content in b"", b"hello", combined(self.leaf)[:300]:
             write(self.path, content)
             self.assertIn(f"{self.path}: no certificate can be read", self.refusal())
 
     def test_brokenKey(self) -> None:
-        """A key that is cut off."""
+        """A truncated key."""
         write(self.path, combined(self.leaf)[:-30])
         self.assertIn("no private key can be read", self.refusal())
 
     def test_encryptedKey(self) -> None:
-        """A key that needs a password."""
+        """An encrypted key."""
         from cryptography.hazmat.primitives import serialization
 
         key = serialization.load_pem_private_key(self.leaf.private_key_pem.bytes(), None)
@@ -160,7 +160,7 @@ class ReadingTests(StoreTestCase):
         self.assertIn("the key is encrypted", self.refusal())
 
     def test_directoryTakesNoKey(self) -> None:
-        """A directory and a key file do not go together."""
+        """A directory together with a key file is refused."""
         self.assertIn("do not give a key", self.refusal(self.folder, self.path))
 
     def test_emptyDirectory(self) -> None:
@@ -169,12 +169,12 @@ class ReadingTests(StoreTestCase):
         self.assertIn("there is no certificate in this directory", self.refusal(self.folder))
 
     def test_clientAuthorities(self) -> None:
-        """The authorities of clients must be there, and are needed to require certificates."""
+        """The authorities of clients must exist. They are required to require certificates."""
         self.assertIn("No such file", self.refusal(client_ca=self.folder / "ca"))
         self.assertIn("needs client_ca", self.refusal(require_client_certificate=True))
 
     def test_openKey(self) -> None:
-        """A key that everybody can read is served, with a warning."""
+        """A key that everybody can read is used, with a warning."""
         self.store()
         self.assertEqual(self.logged("warn"), [])
         self.path.chmod(0o644)
@@ -182,13 +182,13 @@ class ReadingTests(StoreTestCase):
         self.assertEqual(self.logged("warn"), [f"{self.path}: all users of this host can read this private key"])
 
     def test_malformedNames(self) -> None:
-        """A certificate whose names cannot be read."""
+        """A certificate whose names cannot be parsed."""
         write(self.path, odd(MALFORMED_NAMES))
         self.assertIn(f"{self.path}: ", self.refusal())
         self.assertRaises(BadCertificate, self.store)
 
     def test_expired(self) -> None:
-        """A certificate that has expired is served, with one warning."""
+        """An expired certificate is served, with one warning."""
         write(self.path, odd(days=-2))
         store = self.store()
         for _ in range(3):
@@ -198,7 +198,7 @@ class ReadingTests(StoreTestCase):
         self.assertIn(f"{self.path}: the certificate has expired on 20", line)
 
     def test_reasonOfOpenSSL(self) -> None:
-        """What OpenSSL does not like is told in its words, not as a list."""
+        """An error of OpenSSL is shown as text, not as a list."""
         error = certificates.SSL.Error([("SSL routines", "", "ee key too small"), ("x", "y", "z")])
         with patch.object(certificates.CertificateOptions, "getContext", side_effect=error):
             self.assertEqual(self.refusal(), f"{self.path}: ee key too small, z")
@@ -206,7 +206,7 @@ class ReadingTests(StoreTestCase):
             self.assertEqual(self.refusal(), f"{self.path}: Error")
 
     def test_directoryThatIsOne(self) -> None:
-        """A directory as an ACME client keeps one name is one certificate."""
+        """A directory of an ACME client for one name is one certificate."""
         one = self.folder / "one.test"
         one.mkdir()
         for name, content in {
@@ -226,7 +226,7 @@ class ReadingTests(StoreTestCase):
         self.assertIn("do not give a key", self.refusal(one, self.path))
 
     def test_unreadableAtTheStart(self) -> None:
-        """At the start, all must be readable."""
+        """At the start, all files must be readable."""
         (self.folder / "one.test").mkdir()
         with failing("stat", errno.EACCES, self.folder / "one.test" / "fullchain.pem"):
             self.assertEqual(self.refusal(self.folder), f"{self.folder / 'one.test'}: Permission denied")
@@ -238,7 +238,7 @@ class RenewalTests(StoreTestCase):
     """Files that change while the server runs."""
 
     def test_unreadable(self) -> None:
-        """A file that cannot be read is tried again without having changed, and told once for each reason."""
+        """An unreadable file is tried again without a change. The error is logged once for each reason."""
         store = self.store()
         new = issue("mx.test")
         write(self.path, combined(new))
@@ -266,7 +266,7 @@ class RenewalTests(StoreTestCase):
         self.assertEqual(len(self.logged("error")), 3)
 
     def test_reload(self) -> None:
-        """A reload tells whether all files are served, and says each time why not."""
+        """A reload returns whether all files are served, and logs the reasons each time."""
         store = self.store()
         self.assertTrue(store.reload())
         write(self.path, b"no certificate")
@@ -277,7 +277,7 @@ class RenewalTests(StoreTestCase):
         self.assertTrue(store.reload())
 
     def test_stamp(self) -> None:
-        """A file that is written over within its size and time counts as changed."""
+        """A file that is overwritten with the same size and time counts as changed."""
         before = self.path.stat()
         stamp = certificates._stamp(self.path)
         content = self.path.read_bytes()
@@ -299,7 +299,7 @@ class RenewalTests(StoreTestCase):
         self.assertEqual(self.logged("info"), [f"{self.path} is in use now"])
 
     def test_writtenInPlace(self) -> None:
-        """So is one that was written over."""
+        """So is an overwritten file."""
         store = self.store()
         new = issue("mx.test")
         self.path.write_bytes(combined(new) + b"\n")
@@ -307,7 +307,8 @@ class RenewalTests(StoreTestCase):
         self.assertEqual(served(store), serial(new))
 
     def test_halfWritten(self) -> None:
-        """A half-written file keeps the old certificate, and is told once; when it is whole, it is served."""
+        """With a partly written file, the old certificate stays in use, and the error is logged once. When the file is
+        complete, it is served."""
         store = self.store()
         new = issue("mx.test")
         self.path.write_bytes(combined(new)[:400])
@@ -327,7 +328,7 @@ class RenewalTests(StoreTestCase):
         self.assertEqual(len(self.logged("error")), 2)
 
     def test_certificateBeforeKey(self) -> None:
-        """Certificate and key renewed one after the other: between the two, the old pair is served."""
+        """If certificate and key are renewed one after the other, the old pair is served in between."""
         certificate = write(self.folder / "a.crt", chain(self.leaf))
         key = write(self.folder / "a.key", self.leaf.private_key_pem.bytes())
         store = self.store(certificate, key)
@@ -342,7 +343,7 @@ class RenewalTests(StoreTestCase):
         self.assertEqual(len(self.logged("error")), 1)
 
     def test_gone(self) -> None:
-        """A file that is gone leaves what was served, and is told once."""
+        """If a file is missing, its certificate stays in use, and the error is logged once."""
         store = self.store()
         self.path.unlink()
         for _ in range(3):
@@ -351,7 +352,7 @@ class RenewalTests(StoreTestCase):
         self.assertEqual(len(self.logged("error")), 1)
 
     def test_symbolicLink(self) -> None:
-        """A link that is set to another file counts as a change."""
+        """A link to another file counts as a change."""
         link = self.folder / "live"
         link.symlink_to(self.path.name)
         store = self.store(link)
@@ -372,7 +373,7 @@ class RenewalTests(StoreTestCase):
         self.assertEqual(len(self.logged("info")), 1)
 
     def test_looksSeldom(self) -> None:
-        """Nothing is looked at more than once a second, and nothing unchanged is read."""
+        """Files are checked at most once a second, and unchanged files are not read."""
         looks: list[Path | None] = []
         stamp, read = certificates._stamp, certificates._read
         store = self.store()
@@ -391,7 +392,7 @@ class RenewalTests(StoreTestCase):
 
 
 class DirectoryTests(StoreTestCase):
-    """A directory of certificates, chosen by name."""
+    """A directory of certificates, selected by name."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -399,7 +400,7 @@ class DirectoryTests(StoreTestCase):
         write(self.folder / "wild.pem", combined(self.wild))
 
     def test_names(self) -> None:
-        """Names exact and wild, in any case; the first file by name for the others."""
+        """Exact names and wildcards, case-insensitively. Other names get the first file by name."""
         store = self.store(self.folder)
         for name, leaf in {
             "mx.test": self.leaf,
@@ -414,7 +415,7 @@ class DirectoryTests(StoreTestCase):
             self.assertEqual(served(store, name), serial(leaf), name)
 
     def test_default(self) -> None:
-        """A file called default.pem is for the others."""
+        """A file called default.pem is used for other names."""
         other = issue("zzz.test")
         write(self.folder / "default.pem", combined(other))
         store = self.store(self.folder)
@@ -422,7 +423,7 @@ class DirectoryTests(StoreTestCase):
         self.assertEqual(served(store, "mx.test"), serial(self.leaf))
 
     def test_keysBeside(self) -> None:
-        """Keys may lie beside their certificates; directories as ACME clients make them count too."""
+        """Keys may be next to their certificates. Directories of ACME clients count, too."""
         apart, live = issue("apart.test"), issue("live.test")
         write(self.folder / "apart.pem", chain(apart))
         write(self.folder / "apart.key", apart.private_key_pem.bytes())
@@ -435,7 +436,7 @@ class DirectoryTests(StoreTestCase):
         self.assertEqual([served(store, name) for name in ("apart.test", "live.test")], [serial(apart), serial(live)])
 
     def test_bad(self) -> None:
-        """At the start, every file has to do."""
+        """At the start, every file must be valid."""
         bad = write(self.folder / "bad.pem", b"hello")
         self.assertIn(str(bad), self.refusal(self.folder))
 
@@ -448,7 +449,7 @@ class DirectoryTests(StoreTestCase):
         self.assertEqual([served(store, "mx.test"), served(store, "a.wild.test")], [serial(new), serial(self.wild)])
 
     def test_comesAndGoes(self) -> None:
-        """A new file is served, and one that is taken away is not any more; the last one stays."""
+        """A new file is served. A removed one is not served any more, except the last one."""
         store = self.store(self.folder)
         new = issue("new.test")
         path = write(self.folder / "new.pem", combined(new))
@@ -463,7 +464,7 @@ class DirectoryTests(StoreTestCase):
         self.assertEqual(served(store, "mx.test"), serial(self.leaf))
 
     def test_badNewcomer(self) -> None:
-        """A file that comes and will not do changes nothing, and is told once."""
+        """A new invalid file changes nothing, and the error is logged once."""
         store = self.store(self.folder)
         write(self.folder / "aaa.pem", b"hello")
         for _ in range(3):
@@ -472,7 +473,7 @@ class DirectoryTests(StoreTestCase):
         self.assertEqual(len(self.logged("error")), 1)
 
     def test_badOneAmongOthers(self) -> None:
-        """A certificate whose names cannot be read does not stop the renewal of the others, before it or behind it."""
+        """A certificate whose names cannot be parsed does not prevent the renewal of the others."""
         store = self.store(self.folder)
         before = write(self.folder / "aaa.pem", odd(MALFORMED_NAMES))
         behind = write(self.folder / "zzz.pem", odd(MALFORMED_NAMES))
@@ -486,7 +487,7 @@ class DirectoryTests(StoreTestCase):
         self.assertIn(str(behind), told_behind)
 
     def test_surpriseAmongOthers(self) -> None:
-        """Whatever else happens while one is read, those before it are served."""
+        """If reading one fails with any exception, those before it are served."""
         store = self.store(self.folder)
         new = issue("mx.test")
         write(self.path, combined(new))
@@ -504,7 +505,8 @@ class DirectoryTests(StoreTestCase):
         self.assertEqual(served(store, "mx.test"), serial(new))
 
     def test_unreadableDirectoryAmongOthers(self) -> None:
-        """A directory that cannot be looked into is kept as it was, told once, and hides no other's renewal."""
+        """If a directory cannot be accessed, its certificate is kept, and the error is logged once. Others are
+        renewed."""
         hidden, live = self.folder / "live.test", issue("live.test")
         hidden.mkdir()
         write(hidden / "fullchain.pem", chain(live))
@@ -520,7 +522,7 @@ class DirectoryTests(StoreTestCase):
         self.assertEqual(self.logged("error"), [f"{hidden}: Permission denied; its certificates stay in use"])
 
     def test_directoryGone(self) -> None:
-        """A directory that cannot be read any more leaves all as it was, and is told once."""
+        """If the directory cannot be read any more, everything is kept, and the error is logged once."""
         store = self.store(self.folder)
         self.folder.rename(f"{self.folder}.away")
         for _ in range(3):
@@ -529,7 +531,7 @@ class DirectoryTests(StoreTestCase):
         self.assertEqual(len(self.logged("error")), 1)
 
     def test_floodOfUnknownNames(self) -> None:
-        """A flood of unknown names reads nothing, and looks at the files once a second."""
+        """Many unknown names cause no reading. The files are checked once a second."""
         store = self.store(self.folder)
         looks: list[Path | None] = []
         stamp = certificates._stamp
@@ -545,10 +547,10 @@ class DirectoryTests(StoreTestCase):
 
 
 class ServerTests(TLSTestCase):
-    """A directory behind a server."""
+    """A directory in a server."""
 
     async def test_bothWays(self) -> None:
-        """Two names, two certificates, by STARTTLS and from the first octet."""
+        """Two names with two certificates, with STARTTLS and with implicit TLS."""
         from tests.support.tls import from_the_first_octet
 
         folder = self.folder / "names"
@@ -571,7 +573,7 @@ class ServerTests(TLSTestCase):
         self.assertRaises(BadCertificate, Certificates, self.folder / "none")
 
     async def test_swappedAllTheTime(self) -> None:
-        """Handshakes while the file is replaced again and again: each is served an old or a new one, and none fails."""
+        """While the file is replaced repeatedly, each handshake gets an old or a new certificate, and none fails."""
         once()
         leaves = [issue("localhost") for _ in range(3)]
         path = write(self.folder / "swapped.pem", combined(leaves[0]))

@@ -1,4 +1,4 @@
-"""Clients that make TLS expensive do not delay the others."""
+"""Clients for which TLS is slow do not delay the others."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from txsmtpd.engine.tls_input import PART, TLSInput
 
 
 class Turns:
-    """Counts what happens in each iteration of the reactor."""
+    """Counts events in each iteration of the reactor."""
 
     def __init__(self) -> None:
         self.counts: list[int] = []
@@ -43,13 +43,13 @@ class Turns:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Let the reactor work until the condition holds; the test's timeout ends it otherwise."""
+    """Let the reactor run until the condition holds. Otherwise the test's timeout ends it."""
     while not condition():
         await deferLater(reactor, 0.001)  # type: ignore[arg-type]
 
 
 class Records:
-    """A client that decides what is sent in one record, and what at once. Its socket never blocks."""
+    """A client that chooses what is sent in one record, and what is sent at once. Its socket never blocks."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), PATIENCE)
@@ -68,8 +68,8 @@ class Records:
         self.send(self.outgoing.read())
 
     def send(self, octets: bytes) -> None:
-        """Send octets that are encrypted already, and wait until there is room. More than some kilobytes have to be
-        sent in a thread, since the server reads in this one."""
+        """Send encrypted octets, and wait for room. More than some kilobytes must be sent in a thread, since the server
+        reads in this one."""
         rest = memoryview(octets)
         while rest:
             select.select([], [self.socket], [], PATIENCE)
@@ -91,7 +91,7 @@ class Records:
         return self._again(self.tls.do_handshake)
 
     async def read(self, octets: int) -> bytes:
-        """As much as the server sends, until there are so many octets."""
+        """The server's output, until there is this number of octets."""
         found = b""
         while len(found) < octets:
             found += await self._again(lambda: self.tls.read(65536))
@@ -99,10 +99,11 @@ class Records:
 
 
 class FairnessTests(TLSTestCase):
-    """What one iteration of the reactor does."""
+    """The work of one iteration of the reactor."""
 
     async def test_records(self) -> None:
-        """A thousand records with a command each are no more work at once than a thousand commands in one record."""
+        """A thousand records with a command each are executed in the same batches as a thousand commands in one
+        record."""
         turns = Turns()
 
         class Handler:
@@ -126,7 +127,7 @@ class FairnessTests(TLSTestCase):
             client.socket.close()
 
     async def test_small(self) -> None:
-        """Records that are slow to decrypt are decrypted in parts, in turns, and all of them."""
+        """Records that are slow to decrypt are decrypted in parts, in separate batches, and completely."""
         client = Records(await self.serve(implicit_tls=True, junk_command_limit=None, buffer_limit=1000))
         await client.handshake()
         for _ in range(4000):
@@ -139,7 +140,7 @@ class FairnessTests(TLSTestCase):
         client.socket.close()
 
     async def test_handshakes(self) -> None:
-        """Handshakes that begin at the same time take turns, and are all completed."""
+        """Handshakes that start at the same time are queued, and all are completed."""
         turns = Turns()
         context = PrivateCertificate.load(combined(self.leaf), KeyPair.load(combined(self.leaf), 1), 1).options()
         # The server does the work with the first message of the client.
@@ -157,8 +158,8 @@ class FairnessTests(TLSTestCase):
             client.socket.close()
 
     async def test_goesAway(self) -> None:
-        """Clients that go while they wait for their turn are forgotten, and those that send more than fits are read
-        later."""
+        """Clients that disconnect while they are queued are removed. If a client sends more than the buffer holds, it
+        is read later."""
         port = await self.serve(implicit_tls=True, tls_handshake_timeout=5)
         clients = [Records(port) for _ in range(10)]
         for number, client in enumerate(clients):

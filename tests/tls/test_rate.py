@@ -13,7 +13,7 @@ class RateTests(TLSTestCase):
     """``rates["tls"]``."""
 
     async def test_starttls(self) -> None:
-        """One TLS session too many is refused with 454; the session goes on without."""
+        """A TLS session above the rate is refused with 454. The session continues without TLS."""
         port = await self.serve(rates={"tls": "2/hour"}, unlimited_networks=[])
 
         def talk(number: int) -> int:
@@ -29,7 +29,7 @@ class RateTests(TLSTestCase):
         self.assertEqual(codes, [220, 220, 454])
 
     async def test_implicit(self) -> None:
-        """Where connections begin with TLS, one too many is closed before its handshake."""
+        """With implicit TLS, a connection above the rate is closed before its handshake."""
         port = await self.serve(rates={"tls": "1/hour"}, unlimited_networks=[], implicit_tls=True)
 
         def talk() -> str:

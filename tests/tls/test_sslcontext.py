@@ -1,4 +1,4 @@
-"""TLS by an ssl.SSLContext."""
+"""TLS with an ssl.SSLContext."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from txsmtpd.engine.handshake import TLSSetupException
 
 
 def context_of(certificate: Path) -> ssl.SSLContext:
-    """A context as any program makes it."""
+    """A context as programs create it."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
     return context
@@ -40,10 +40,10 @@ ALTERNATIVE_NAME = ExtensionOID.SUBJECT_ALTERNATIVE_NAME
 
 
 class ContextTests(SynchronousTestCase):
-    """What is found out before any client comes."""
+    """Checks before any client connects."""
 
     def test_forClients(self) -> None:
-        """A context for clients is refused when the server is made."""
+        """A client context is refused when the server is created."""
         error = self.assertRaises(ValueError, SMTPFactory, tls_context=ssl.create_default_context())
         self.assertIn("CLIENT_AUTH", str(error))
 
@@ -56,7 +56,7 @@ class SessionTests(TLSTestCase):
         self.context = context_of(self.certificate)
 
     async def test_starttls(self) -> None:
-        """STARTTLS with smtplib: the message arrives, and the session knows of TLS."""
+        """STARTTLS with smtplib: the message arrives, and the session has the TLS state."""
         port = await self.serve(tls_context=self.context)
         await self.run_client(send_by_starttls, port)
         (session,) = self.handler.sessions
@@ -65,13 +65,13 @@ class SessionTests(TLSTestCase):
         self.assertIsNone(session.ssl.peer_certificate)
 
     async def test_implicit(self) -> None:
-        """TLS from the first octet."""
+        """Implicit TLS."""
         port = await self.serve(tls_context=self.context, implicit_tls=True)
         await self.run_client(send_by_implicit_tls, port)
         self.assertEqual(len(self.handler.messages), 1)
 
     async def test_large(self) -> None:
-        """Messages and replies of many records pass unchanged, in TLS 1.2 too."""
+        """Messages and replies of many records are unchanged, in TLS 1.2, too."""
         message = b"".join(b"%06d %s\r\n" % (n, b"x" * 90) for n in range(30_000))
         port = await self.serve(
             Collecting(handle_NOOP=lambda *more: "\n".join(["250-" + "y" * 400] * 500 + ["250 end"])),
@@ -101,7 +101,7 @@ class SessionTests(TLSTestCase):
         self.assertEqual([each.content for each in handler.messages], [message] * 2)
 
     async def test_clientCertificate(self) -> None:
-        """A client's certificate is verified, and known to the session; without one, there is no TLS."""
+        """A client's certificate is verified, and available in the session. Without one, the handshake fails."""
         self.context.verify_mode = ssl.CERT_REQUIRED
         authority().configure_trust(self.context)
         port = await self.serve(tls_context=self.context)
@@ -133,7 +133,7 @@ class SessionTests(TLSTestCase):
         )
 
     async def test_garbage(self) -> None:
-        """What is no TLS fails the handshake, with the reason in the cause."""
+        """Input that is not TLS fails the handshake. The cause has the reason."""
         port = await self.serve(tls_context=self.context)
 
         def talk() -> bytes:
@@ -155,7 +155,7 @@ class SessionTests(TLSTestCase):
         self.assertIn("wrong version number", str(cause))
 
     async def test_vanishes(self) -> None:
-        """A client that closes TCP without ending TLS is a lost connection, and no error."""
+        """A client that closes TCP without closing TLS is a lost connection, and not an error."""
         port = await self.serve(tls_context=self.context)
 
         def talk() -> None:
@@ -169,7 +169,7 @@ class SessionTests(TLSTestCase):
         self.assertNotIsInstance(self.handler.causes[0], TLSSetupException)
 
     async def test_ends(self) -> None:
-        """TLS is ended before the connection is, from either side."""
+        """TLS is closed before the connection, from either side."""
         port = await self.serve(tls_context=self.context, implicit_tls=True)
 
         def quits() -> bytes:

@@ -1,4 +1,4 @@
-"""STARTTLS (RFC 3207) and TLS from the first octet (RFC 8314): what the client meets, with real TLS over loopback."""
+"""STARTTLS (RFC 3207) and implicit TLS (RFC 8314), with real TLS over loopback."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ ATTACK = b"STARTTLS\r\nRSET\r\nMAIL FROM:<evil@example.com>\r\nRCPT TO:<evil@exa
 
 
 def in_transaction(client: LineClient) -> LineClient:
-    """A client that has told a lot about itself."""
+    """A client that has sent many commands."""
     client.ask("EHLO before.test")
     client.ask("MAIL FROM:<before@example.com>")
     client.ask("RCPT TO:<before@example.com>")
@@ -61,7 +61,7 @@ def in_transaction(client: LineClient) -> LineClient:
 
 
 class ClientTests(TLSTestCase):
-    """Clients of all kinds send mail over TLS, with verification on."""
+    """Clients of all kinds send mail over TLS, with verification."""
 
     def assertReceived(self, count: int = 1) -> None:
         self.assertEqual(len(self.handler.messages), count)
@@ -80,14 +80,15 @@ class ClientTests(TLSTestCase):
         self.assertReceived()
 
     async def test_goodbye(self) -> None:
-        """A client that has said QUIT, and closes TCP without closing TLS, as smtplib does, has not been lost."""
+        """A client that has sent QUIT, and closes TCP without closing TLS, as smtplib does, is not a lost
+        connection."""
         await self.run_client(send_by_implicit_tls, await self.serve(implicit_tls=True))
         await self.handler.gone
         [cause] = self.handler.causes
         self.assertIsInstance(cause, ConnectionDone)
 
     async def test_swaks(self) -> None:
-        """swaks, both ways."""
+        """swaks, with both kinds of TLS."""
         for option, implicit in ("--tls", False), ("--tls-on-connect", True):
             port = await self.serve(implicit_tls=implicit)
             await self.run_program(
@@ -97,7 +98,7 @@ class ClientTests(TLSTestCase):
         self.assertReceived(2)
 
     async def test_curl(self) -> None:
-        """curl, both ways."""
+        """curl, with both kinds of TLS."""
         for scheme, implicit in ("smtp", False), ("smtps", True):
             port = await self.serve(implicit_tls=implicit)
             await self.run_program(
@@ -108,7 +109,7 @@ class ClientTests(TLSTestCase):
         self.assertReceived(2)
 
     async def test_openssl(self) -> None:
-        """openssl s_client, both ways."""
+        """openssl s_client, with both kinds of TLS."""
         for more, implicit in (["-starttls", "smtp"], False), ([], True):
             port = await self.serve(implicit_tls=implicit)
             printed = await self.run_program(
@@ -136,7 +137,7 @@ class ClientTests(TLSTestCase):
         await self.handler.gone
 
     async def test_login(self) -> None:
-        """AUTH is offered inside TLS only, both ways."""
+        """AUTH is offered only with TLS, of both kinds."""
 
         def talk(port: int, implicit: bool) -> str:
             if implicit:
@@ -157,7 +158,7 @@ class ClientTests(TLSTestCase):
         self.assertReceived(2)
 
     async def test_unixSocket(self) -> None:
-        """A Unix socket can have TLS, too."""
+        """A Unix socket can use TLS, too."""
         path = self.mktemp()[-60:].replace("/", "_")
         factory = self.factory = SMTPFactory(self.handler, tls_context=Certificates(self.certificate))
         self.addCleanup(self._stop, await serverFromString(reactor, f"unix:{path}").listen(factory))
@@ -176,7 +177,7 @@ class ClientTests(TLSTestCase):
         self.assertEqual(await self.run_client(talk), "221 2.0.0 Goodbye")
 
     async def test_throughEndpointThatSpeaksTLS(self) -> None:
-        """An endpoint of Twisted's that does TLS itself counts as well: the server knows that it is in TLS."""
+        """An endpoint of Twisted that starts TLS itself counts, too: the session has the TLS state."""
         self.factory = SMTPFactory(self.handler, tls_context=Certificates(self.certificate), require_starttls=True)
         endpoint = f"ssl:0:interface=127.0.0.1:privateKey={self.certificate}:certKey={self.certificate}"
         port = await serverFromString(reactor, endpoint).listen(self.factory)
@@ -186,10 +187,10 @@ class ClientTests(TLSTestCase):
 
 
 class ForgettingTests(TLSTestCase):
-    """What was said in clear is forgotten, and what lies behind STARTTLS is dropped (RFC 3207 4.2)."""
+    """Data from before TLS is discarded, and so is input after STARTTLS (RFC 3207 4.2)."""
 
     async def test_state(self) -> None:
-        """Greeting, transaction and what a handler noted are gone; who the client is, is not."""
+        """The greeting, the transaction and attributes of a handler are discarded. The client's address is not."""
         sessions = []
 
         def noted(server: Any, session: Any, envelope: Any, hostname: str) -> str:
@@ -216,7 +217,7 @@ class ForgettingTests(TLSTestCase):
         self.assertEqual((after.id, after.peer), (before.id, before.peer))
 
     async def test_proxyData(self) -> None:
-        """What a PROXY header told is no word of the client's, and stays."""
+        """The data of a PROXY header are not from the client, and are kept."""
 
         def talk(port: int) -> LineClient:
             return secured(port)
@@ -235,7 +236,7 @@ class ForgettingTests(TLSTestCase):
         await self.run_client(client.close)
 
     async def test_authentication(self) -> None:
-        """Who authenticated in clear has not done so inside TLS."""
+        """A client that authenticated without TLS is not authenticated with TLS."""
 
         def talk(port: int) -> list[str]:
             client = greeted(port)
@@ -252,7 +253,7 @@ class ForgettingTests(TLSTestCase):
         self.assertEqual([reply[:3] for reply in await self.run_client(talk, port)], ["235", "250", "530"])
 
     async def test_budgets(self) -> None:
-        """Errors made before TLS count on."""
+        """Errors before TLS still count."""
 
         def talk(port: int) -> str:
             client = greeted(port)
@@ -265,7 +266,7 @@ class ForgettingTests(TLSTestCase):
         self.assertEqual((await self.run_client(talk, await self.serve(error_limit=4)))[:3], "421")
 
     async def test_injection(self) -> None:
-        """Commands behind STARTTLS in one segment are never executed, and the session knows nothing afterwards."""
+        """Commands after STARTTLS in the same segment are never executed, and leave nothing in the session."""
 
         def talk(port: int) -> list[str]:
             client = in_transaction(greeted(port))
@@ -278,14 +279,14 @@ class ForgettingTests(TLSTestCase):
         self.assertEqual([reply[:3] for reply in said], ["220", "503", "250", "503"])
 
     async def test_injectionAtEveryCut(self) -> None:
-        """The same, with the segment cut in two at each octet."""
+        """The same is true if the segment is split at any octet."""
         executed: list[str] = []
         self.handler.handle_MAIL = lambda *arguments: executed.append("MAIL")  # type: ignore[attr-defined]
         self.handler.handle_RSET = lambda *arguments: executed.append("RSET")  # type: ignore[attr-defined]
         port = await self.serve()
 
         def shake_hands(client: LineClient) -> str | None:
-            """The reply to MAIL inside TLS; None if there is no TLS."""
+            """Return the reply to MAIL within TLS, or None if there is no TLS."""
             assert client.reply() == "220 2.0.0 Ready to start TLS"
             try:
                 client.secure(trusting())
@@ -309,7 +310,7 @@ class ForgettingTests(TLSTestCase):
         self.assertEqual(executed, [])
 
     async def test_halfALine(self) -> None:
-        """Half a line in clear is not glued to the first line inside TLS."""
+        """An incomplete line before TLS is not joined with the first line in TLS."""
 
         def talk(port: int) -> list[str]:
             client = greeted(port)
@@ -322,7 +323,7 @@ class ForgettingTests(TLSTestCase):
         self.assertEqual([reply[:3] for reply in said], ["220", "500", "250"])
 
     async def test_behindSlowHook(self) -> None:
-        """What arrives while a hook holds STARTTLS back is dropped as well."""
+        """Input that arrives while a hook delays STARTTLS is discarded, too."""
         waits: Deferred[str] = Deferred()
         asked: Deferred[None] = Deferred()
 
@@ -355,7 +356,7 @@ class CommandTests(TLSTestCase):
     """STARTTLS as a command."""
 
     async def test_insideTLS(self) -> None:
-        """Inside TLS, STARTTLS is neither offered nor listed, and is refused."""
+        """With TLS, STARTTLS is neither offered nor listed, and is refused."""
         for implicit, connect in (False, secured), (True, from_the_first_octet):
 
             def talk(port: int, connect: Any = connect) -> tuple[str, str, str, str]:
@@ -369,7 +370,7 @@ class CommandTests(TLSTestCase):
             self.assertEqual(noop[:3], "250")
 
     async def test_batches(self) -> None:
-        """Thousands of commands that come at once are all carried out, in order, over TLS as well."""
+        """Thousands of commands that arrive at once are all executed in order, over TLS as well."""
         for implicit, connect in (False, secured), (True, from_the_first_octet):
 
             def talk(port: int, connect: Any = connect) -> list[str]:
@@ -382,7 +383,8 @@ class CommandTests(TLSTestCase):
             self.assertEqual([reply[:3] for reply in said], ["250"] * 2000 + ["221"])
 
     async def test_required(self) -> None:
-        """Where TLS is required, only NOOP, EHLO, STARTTLS and QUIT are taken in clear; inside TLS all is."""
+        """If TLS is required, only NOOP, EHLO, STARTTLS and QUIT are accepted without TLS. With TLS, all commands
+        are."""
 
         def talk(port: int) -> tuple[list[str], list[str]]:
             client = greeted(port)
@@ -397,12 +399,12 @@ class CommandTests(TLSTestCase):
         self.assertEqual([reply[:3] for reply in secure], ["250", "250", "250", "221"])
 
     async def test_requiredAndImplicit(self) -> None:
-        """TLS from the first octet satisfies the demand for TLS."""
+        """Implicit TLS satisfies require_starttls."""
         await self.run_client(send_by_implicit_tls, await self.serve(implicit_tls=True, require_starttls=True))
         self.assertEqual(len(self.handler.messages), 1)
 
     async def test_hookRefuses(self) -> None:
-        """A handle_STARTTLS with a false result, in each form: all but QUIT is refused."""
+        """If handle_STARTTLS returns a false result, in any form, all commands except QUIT are refused."""
 
         async def coroutine(*arguments: Any) -> bool:
             return False
@@ -420,7 +422,7 @@ class CommandTests(TLSTestCase):
             self.assertEqual([reply[:9] for reply in said], ["554 5.7.0"] * 3 + ["500 5.5.1", "221 2.0.0"])
 
     async def test_hookRefusesImplicitTLS(self) -> None:
-        """The hook decides on TLS from the first octet too, before the greeting."""
+        """The hook also decides about implicit TLS, before the greeting."""
         self.handler.handle_STARTTLS = lambda *arguments: False  # type: ignore[attr-defined]
 
         def talk(port: int) -> list[str]:
@@ -432,7 +434,7 @@ class CommandTests(TLSTestCase):
         self.assertEqual([reply[:3] for reply in said], ["554", "554", "221"])
 
     async def test_hookFails(self) -> None:
-        """A handle_STARTTLS that raises lets nobody in, by either way."""
+        """If handle_STARTTLS raises, the connection is closed, with both kinds of TLS."""
 
         def failing(*arguments: Any) -> bool:
             raise ZeroDivisionError
@@ -451,7 +453,7 @@ class CommandTests(TLSTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
 
     async def test_hookSeesTerms(self) -> None:
-        """handle_STARTTLS is told the terms of TLS, and may agree."""
+        """handle_STARTTLS can read the TLS state, and may accept it."""
         seen: list[Any] = []
 
         def agree(server: Any, session: Any, envelope: Any) -> bool:
@@ -467,7 +469,7 @@ class CommandTests(TLSTestCase):
         self.assertIsNone(mail_from)
 
     async def test_ownCommand(self) -> None:
-        """A subclass may override STARTTLS, and call what it overrides."""
+        """A subclass may override STARTTLS, and call the inherited method."""
         seen: list[str] = []
 
         class Own(SMTP):
@@ -482,17 +484,18 @@ class CommandTests(TLSTestCase):
 
 
 class MemoryTests(SynchronousTestCase):
-    """The command where there is no TLS to be had."""
+    """The command without TLS."""
 
     def test_noContext(self) -> None:
-        """Without a certificate STARTTLS is not offered, not listed, and 454."""
+        """Without a certificate, STARTTLS is neither offered nor listed, and gets 454."""
         client = Client()
         self.assertNotIn("STARTTLS", client.ask(b"EHLO x.test").text)
         self.assertNotIn("STARTTLS", client.ask(b"HELP").text)
         self.assertEqual((client.ask(b"STARTTLS").code, client.ask(b"STARTTLS now").code), (454, 454))
 
     def test_noStartTLS(self) -> None:
-        """Neither over a transport that has no startTLS, such as standard input and output; all else works."""
+        """The same is true for a transport without startTLS, such as standard input and output. Everything else
+        works."""
         transport = StringTransport()
         server = SMTPFactory(reactor=Clock(), tls_context=contexts()).buildProtocol(None)
         server.makeConnection(transport)
@@ -501,7 +504,8 @@ class MemoryTests(SynchronousTestCase):
         self.assertEqual(codes(transport.value()), [220, 250, 454, 250, 250])
 
     def test_unreadReplies(self) -> None:
-        """A client whose unread replies fill the transport as it says STARTTLS is read again, for its handshake."""
+        """If a client's unread replies fill the transport when it sends STARTTLS, it is read again for its
+        handshake."""
         client = Client(tls_context=contexts(), junk_command_limit=None)
         begun: list[Any] = []
         client.transport.startTLS = begun.append  # type: ignore[attr-defined]
@@ -520,7 +524,7 @@ class MemoryTests(SynchronousTestCase):
         self.assertEqual((answer.code, answer.lines), (501, ("5.5.4 Syntax: STARTTLS",)))
 
     def test_implicitWithoutStartTLS(self) -> None:
-        """A transport without startTLS cannot begin with TLS: the connection closes, without a greeting."""
+        """A transport without startTLS cannot use implicit TLS: the connection closes without a greeting."""
         transport = StringTransport()
         server = SMTPFactory(reactor=Clock(), tls_context=contexts(), implicit_tls=True).buildProtocol(None)
         server.makeConnection(transport)
@@ -529,19 +533,19 @@ class MemoryTests(SynchronousTestCase):
 
 
 class SettingsTests(SynchronousTestCase):
-    """The options of TLS are checked when the server is made."""
+    """The options of TLS are checked when the server is created."""
 
     def test_somethingElse(self) -> None:
-        """What TLS cannot be begun with is refused."""
+        """An object that is not a TLS context is refused."""
         self.assertRaises(TypeError, SMTPFactory, tls_context="server.pem")
 
     def test_withoutContext(self) -> None:
-        """TLS cannot be required, or begun with, without a certificate."""
+        """TLS cannot be required or implicit without a certificate."""
         self.assertRaises(ValueError, SMTPFactory, require_starttls=True)
         self.assertRaises(ValueError, SMTPFactory, implicit_tls=True)
 
     def test_keyDoesNotFit(self) -> None:
-        """A key that does not fit its certificate is found at the start."""
+        """A key that does not match its certificate is found at the start."""
         good, other = contexts(), contexts()
         bad = CertificateOptions(privateKey=other.privateKey, certificate=good.certificate)
         error = self.assertRaises(ValueError, SMTPFactory, tls_context=bad)
@@ -549,7 +553,7 @@ class SettingsTests(SynchronousTestCase):
 
 
 def contexts() -> CertificateOptions:
-    """A CertificateOptions, as an application makes it."""
+    """A CertificateOptions, as an application creates it."""
     pem = combined(issue("localhost"))
     return CertificateOptions(
         privateKey=load_pem_private_key(pem, None),  # type: ignore[arg-type]
@@ -558,10 +562,10 @@ def contexts() -> CertificateOptions:
 
 
 class KnowledgeTests(TLSTestCase):
-    """What the server knows of the connection's TLS."""
+    """The TLS state of a connection."""
 
     async def known(self, context: ssl.SSLContext, implicit: bool, **certificates: Any) -> TLSInfo:
-        """What the server knows of a client with this context."""
+        """The server's TLS state of a client with this context."""
         port = await self.serve(implicit_tls=implicit, tls_context=Certificates(self.certificate, **certificates))
 
         def talk() -> None:
@@ -578,7 +582,7 @@ class KnowledgeTests(TLSTestCase):
         return self.handler.sessions[-1].ssl
 
     async def test_terms(self) -> None:
-        """Protocol, cipher, the name that the client asked for, and whether proofs can be bound to it, both ways."""
+        """Protocol, cipher, server name, and whether channel binding is possible, with both kinds of TLS."""
         for implicit in False, True:
             context = trusting()
             info = await self.known(context, implicit)
@@ -589,7 +593,7 @@ class KnowledgeTests(TLSTestCase):
             self.assertEqual((info.protocol, info.binds), ("TLSv1.2", False))
 
     async def test_optionalClientCertificate(self) -> None:
-        """Where clients may show a certificate, the handler sees it if they do."""
+        """If client certificates are optional, the handler gets the certificate of a client that has one."""
         leaf = issue("client.test")
         for implicit in False, True:
             self.assertIsNone((await self.known(trusting(), implicit, client_ca=self.ca_file)).peer_certificate)
@@ -600,7 +604,7 @@ class KnowledgeTests(TLSTestCase):
             )
 
     async def test_certificateOfStranger(self) -> None:
-        """A certificate of an authority that is not trusted fails the handshake."""
+        """A certificate of an unknown authority fails the handshake."""
         stranger = issue("client.test", ca=trustme.CA())
         port = await self.serve(tls_context=Certificates(self.certificate, client_ca=self.ca_file))
         self.assertEqual(await self.run_client(refused_client, port, trusting(stranger)), "")
@@ -609,7 +613,7 @@ class KnowledgeTests(TLSTestCase):
         self.assertIn("verify failed", str(error))
 
     async def test_requiredClientCertificate(self) -> None:
-        """Where clients must show a certificate, those without one fail."""
+        """If client certificates are required, clients without one fail."""
         context = Certificates(self.certificate, client_ca=self.ca_file, require_client_certificate=True)
         port = await self.serve(tls_context=context)
         self.assertEqual(await self.run_client(refused_client, port, trusting()), "")
@@ -627,7 +631,7 @@ class KnowledgeTests(TLSTestCase):
 
 
 def refused_client(port: int, context: ssl.SSLContext) -> str:
-    """What NOOP is answered; ``""`` if there is no TLS. (In TLS 1.3 the client learns only then.)"""
+    """Return the reply to NOOP; ``""`` if there is no TLS. (In TLS 1.3, the client notices only then.)"""
     try:
         return secured(port, context).ask("NOOP")
     except (ssl.SSLError, ConnectionError):
@@ -635,7 +639,7 @@ def refused_client(port: int, context: ssl.SSLContext) -> str:
 
 
 class FailureTests(TLSTestCase, LoggingTestCase):
-    """Handshakes that fail or never end, and clients that do not say goodbye."""
+    """Handshakes that fail or never end, and clients that do not close TLS."""
 
     def setUp(self) -> None:
         TLSTestCase.setUp(self)
@@ -643,7 +647,7 @@ class FailureTests(TLSTestCase, LoggingTestCase):
         self.clock = Clock()
 
     async def test_noTLS(self) -> None:
-        """A client that speaks no TLS: handle_exception is told, one line is logged, the connection closes."""
+        """A client without TLS: handle_exception is called, one line is logged, and the connection closes."""
         for implicit in False, True:
             self.handler.gone = Deferred()
 
@@ -667,7 +671,7 @@ class FailureTests(TLSTestCase, LoggingTestCase):
             self.assertEqual(self.flushLoggedErrors(), [])
 
     async def test_gone(self) -> None:
-        """A client that goes away in the middle of the handshake."""
+        """A client that disconnects during the handshake."""
 
         def talk(port: int) -> None:
             client = greeted(port)
@@ -679,7 +683,7 @@ class FailureTests(TLSTestCase, LoggingTestCase):
         self.assertIsInstance(self.handler.causes[0], TLSSetupException)
 
     async def test_hookFails(self) -> None:
-        """A handle_exception that fails is logged, and holds nothing up."""
+        """A handle_exception that fails is logged, and has no other effect."""
 
         def failing(error: Exception) -> str:
             raise ZeroDivisionError
@@ -696,7 +700,7 @@ class FailureTests(TLSTestCase, LoggingTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     async def test_stalled(self) -> None:
-        """A client that stalls in the handshake is gone after its time, and holds nothing."""
+        """A client that stalls during the handshake is disconnected after the timeout."""
         for implicit in False, True:
             self.handler.gone = Deferred()
 
@@ -721,7 +725,7 @@ class FailureTests(TLSTestCase, LoggingTestCase):
             self.assertIsInstance(self.handler.causes[-1].__cause__, TimeoutError)
 
     async def test_hookTimeoutStillHolds(self) -> None:
-        """After the handshake, handle_STARTTLS has the time of any hook."""
+        """After the handshake, handle_STARTTLS has the timeout of hooks."""
         waits: Deferred[bool] = Deferred()
         asked: Deferred[None] = Deferred()
 
@@ -739,7 +743,7 @@ class FailureTests(TLSTestCase, LoggingTestCase):
         self.assertEqual(await self.run_client(client.reply), "451 4.3.0 Processing timed out, try again later")
 
     async def test_noCloseNotify(self) -> None:
-        """A client that never says close_notify is gone soon after the server closed."""
+        """A client that never sends close_notify is disconnected soon after the server has closed."""
         port = await self.serve(reactor=self.clock)
 
         def talk() -> LineClient:
@@ -756,7 +760,7 @@ class FailureTests(TLSTestCase, LoggingTestCase):
         await self.run_client(client.close)
 
     async def test_idle(self) -> None:
-        """The idle timeout holds inside TLS."""
+        """The idle timeout applies within TLS."""
         port = await self.serve(reactor=self.clock)
         client = await self.run_client(secured, port)
         await self.run_client(client.ask, "NOOP")
@@ -766,7 +770,7 @@ class FailureTests(TLSTestCase, LoggingTestCase):
         await self.handler.gone
 
     async def test_closeNotifyInTheMiddle(self) -> None:
-        """close_notify ends the input for good: what follows in clear is not looked at, the message not taken."""
+        """close_notify ends the input: octets after it without TLS are ignored, and the message is not accepted."""
         port = await self.serve()
 
         def talk() -> bytes:
@@ -788,7 +792,7 @@ class FailureTests(TLSTestCase, LoggingTestCase):
         self.assertEqual(self.handler.messages, [])
 
     async def test_nothingAfterQuit(self) -> None:
-        """What is pipelined behind QUIT inside TLS is not executed."""
+        """Commands after QUIT within TLS are not executed."""
         executed: list[str] = []
         self.handler.handle_NOOP = lambda *arguments: executed.append("NOOP")  # type: ignore[attr-defined]
         port = await self.serve()
@@ -816,7 +820,7 @@ class FailureTests(TLSTestCase, LoggingTestCase):
         await self.run_client(client.close)
 
     async def test_brokenContext(self) -> None:
-        """A tls_context that fails when a client comes: the connection closes, and the log tells why."""
+        """If a tls_context fails when a client connects, the connection closes, and the log has the reason."""
 
         @implementer(IOpenSSLServerConnectionCreator)
         class Broken:
@@ -836,7 +840,7 @@ class FailureTests(TLSTestCase, LoggingTestCase):
         self.assertEqual(len(self.factory.connections), 0)
 
     async def test_bulk(self) -> None:
-        """A large message and a client that reads late go through TLS like any other."""
+        """A large message, and a client that reads late, work over TLS as without it."""
         port = await self.serve(junk_command_limit=None)
 
         def talk() -> str:
@@ -859,7 +863,8 @@ class RenewalTests(TLSTestCase):
     """Certificates are renewed while the server runs."""
 
     async def test_whileMessagesFlow(self) -> None:
-        """The file is replaced while messages flow: the next handshake has the new one, and no message is lost."""
+        """If the file is replaced while messages are sent, the next handshake uses the new one, and no message is
+        lost."""
         now = Clock()
         port = await self.serve(tls_context=Certificates(self.certificate, clock=now.seconds))
         started: Deferred[None] = Deferred()

@@ -1,4 +1,4 @@
-"""What type checkers say of programs that use txsmtpd."""
+"""Results of type checkers for programs that use txsmtpd."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ class MypyTests(SynchronousTestCase):
     """mypy --strict, on a program that imports txsmtpd."""
 
     def test_program(self) -> None:
-        """Options that do not exist, or are of a wrong type, and hooks with wrong parameters or results are errors;
-        nothing else is."""
+        """Unknown options, options of a wrong type, and hooks with wrong parameters or results are errors. Nothing else
+        is."""
         once()
         folder = Path(self.mktemp()).absolute()
         folder.mkdir()
@@ -104,7 +104,7 @@ class MypyTests(SynchronousTestCase):
 
 
 class ListTests(SynchronousTestCase):
-    """The lists that type checkers read, held against the code."""
+    """The definitions for type checkers agree with the code."""
 
     def test_options(self) -> None:
         """The options are those of Settings, with the same types."""
@@ -114,13 +114,13 @@ class ListTests(SynchronousTestCase):
         self.assertEqual(get_type_hints(Options), {name: types[name] for name in names})
 
     def test_factoryOptions(self) -> None:
-        """Those of a factory are the parameters of SMTPFactory besides."""
+        """Those of a factory are the parameters of SMTPFactory in addition."""
         parameters = inspect.signature(SMTPFactory).parameters.values()
         names = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
         self.assertEqual(set(get_type_hints(FactoryOptions)) - set(get_type_hints(Options)), names)
 
     def test_hooks(self) -> None:
-        """Handler has every hook, with its parameters, for type checkers alone."""
+        """Handler has every hook, with its parameters, only for type checkers."""
         declared = inspect.getsource(Handler)
         for name, interface in HOOKS.items():
             self.assertFalse(hasattr(Handler, name))

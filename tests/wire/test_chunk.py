@@ -1,4 +1,4 @@
-"""The reader of chunks, and the argument of BDAT (RFC 3030 2), by plain calls."""
+"""The reader of chunks, and the argument of BDAT (RFC 3030 2), as units."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from txsmtpd.wire.chunk import Chunk, ChunkReader, parse_bdat
 
 
 def read(size: int, segments: Iterable[bytes]) -> tuple[bytes, bytes | None]:
-    """What a :class:`ChunkReader` passes on, and what follows the chunk (None: it has no end yet)."""
+    """What a :class:`ChunkReader` passes on, and what follows the chunk (None: it is not complete)."""
     content: list[bytes] = []
     reader = ChunkReader(size, content.append)
     segments = list(segments)
@@ -29,21 +29,21 @@ class ChunkReaderTests(SynchronousTestCase):
     """ChunkReader."""
 
     def test_whole(self) -> None:
-        """A chunk that comes whole is passed on at once."""
+        """A chunk that arrives completely is passed on immediately."""
         self.assertEqual(read(5, [b"hello"]), (b"hello", b""))
 
     def test_trailing(self) -> None:
-        """What follows the chunk is none of it, though it comes with it."""
+        """Octets after the chunk do not belong to it, even in the same segment."""
         self.assertEqual(read(5, [b"helloQUIT\r\n"]), (b"hello", b"QUIT\r\n"))
         self.assertEqual(read(1, [b"hello"]), (b"h", b"ello"))
 
     def test_unfinished(self) -> None:
-        """While octets are missing, the chunk has no end; what has come is passed on already."""
+        """While octets are missing, the chunk is incomplete. Received octets are passed on."""
         self.assertEqual(read(5, []), (b"", None))
         self.assertEqual(read(5, [b"he", b"ll"]), (b"hell", None))
 
     def test_everySplit(self) -> None:
-        """However the octets are cut, the same are passed on and the same follow."""
+        """However the octets are split, the result is the same."""
         octets = b"\r\n.\r\nBDAT 1\0\xff\n\rtail"
         size = len(octets) - 4
         self.assertEqual(read(size, [octets[i : i + 1] for i in range(len(octets))]), (octets[:size], b"tail"))
@@ -53,7 +53,7 @@ class ChunkReaderTests(SynchronousTestCase):
                 self.assertEqual(read(size, segments), (octets[:size], b"tail"))
 
     def test_start(self) -> None:
-        """Octets before *start* are none of the chunk; the end is told as a place in all of them."""
+        """Octets before *start* do not belong to the chunk. The end is an index into the whole data."""
         content: list[bytes] = []
         reader = ChunkReader(5, content.append)
         self.assertEqual(reader.feed(b"BDAT 5\r\nhe", 8), -1)
@@ -62,14 +62,14 @@ class ChunkReaderTests(SynchronousTestCase):
 
     @given(some.binary(min_size=1, max_size=60), some.binary(max_size=20), some.lists(some.integers(0, 80)))
     def test_anyOctets(self, chunk: bytes, behind: bytes, cuts: list[int]) -> None:
-        """Any octets, in any segments, come out as they went in."""
+        """Any octets, in any segments, are unchanged."""
         octets = chunk + behind
         places = [0, *sorted(cut for cut in cuts if cut < len(octets)), len(octets)]
         segments = [octets[a:b] for a, b in itertools.pairwise(places)]
         self.assertEqual(read(len(chunk), segments), (chunk, behind))
 
     def test_large(self) -> None:
-        """A chunk of any size is counted, not collected: each run is passed on as it comes."""
+        """A chunk of any size is counted, not collected: each piece is passed on when it arrives."""
         runs: list[int] = []
         reader = ChunkReader(10**20 - 1, lambda octets: runs.append(len(octets)))
         for _ in range(3):
@@ -81,7 +81,7 @@ class ParseTests(SynchronousTestCase):
     """parse_bdat."""
 
     def test_good(self) -> None:
-        """A size of up to 20 digits, and LAST in any case."""
+        """A size has up to 20 digits, and LAST is case-insensitive."""
         for octets, expected in [
             (b"0", Chunk(0, False)),
             (b"86", Chunk(86, False)),
@@ -94,13 +94,13 @@ class ParseTests(SynchronousTestCase):
             self.assertEqual(parse_bdat(octets), expected)
 
     def test_blanks(self) -> None:
-        """Blanks around the words harm nobody."""
+        """Additional spaces are accepted."""
         for octets in b"5  LAST", b" 5 LAST", b"5 LAST ", b"5 LAST \t ", b"   5   LAST   ":
             self.assertEqual(parse_bdat(octets), Chunk(5, True))
         self.assertEqual(parse_bdat(b"5 "), Chunk(5, False))
 
     def test_malformed(self) -> None:
-        """Anything else is refused with 421, since nobody can know how many octets follow."""
+        """Anything else is refused with 421, since the number of octets that follow is unknown."""
         for octets in [
             b"",
             b" ",
@@ -144,7 +144,7 @@ class ParseTests(SynchronousTestCase):
 
     @given(some.binary(max_size=30) | some.text("0123456789 \tLASTlast+-_", max_size=30).map(str.encode))
     def test_anything(self, octets: bytes) -> None:
-        """Nothing that a client can send raises anything but Refused, and what is taken is a number of ASCII digits."""
+        """No input raises anything but Refused. An accepted size consists of ASCII digits."""
         try:
             chunk = parse_bdat(octets)
         except Refused as refused:

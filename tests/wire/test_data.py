@@ -1,4 +1,4 @@
-"""The reader of mail data (RFC 5321 4.1.1.4, 4.5.2), against a slow reading that is plainly right."""
+"""The reader of mail data (RFC 5321 4.1.1.4, 4.5.2), compared with a slow and simple implementation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def read(
     line_limit: int | None = None,
     bare_newlines: bool = False,
 ) -> Outcome:
-    """What a :class:`DataReader` makes of the segments."""
+    """The result of a :class:`DataReader` for the segments."""
     content: list[bytes] = []
     reader = DataReader(content.append, size_limit, line_limit, bare_newlines)
     segments = list(segments)
@@ -42,7 +42,7 @@ def read(
 def reference(
     octets: bytes, size_limit: int | None = None, line_limit: int | None = None, bare_newlines: bool = False
 ) -> Outcome:
-    """The same, by looking at line after line as RFC 5321 4.5.2 says it."""
+    """The same result, from reading line by line as RFC 5321 4.5.2 describes."""
     lines: list[bytes] = []
     rest = octets
     while True:
@@ -64,7 +64,7 @@ def reference(
 
 
 def in_pieces(octets: bytes, cuts: Iterable[int]) -> list[bytes]:
-    """The octets, cut."""
+    """The octets, split."""
     edges = [0, *sorted(cuts), len(octets)]
     return [octets[start:end] for start, end in itertools.pairwise(edges) if end > start]
 
@@ -84,10 +84,11 @@ LIMITS = some.fixed_dictionaries(
 
 
 class DataReaderTests(SynchronousTestCase):
-    """What a DataReader makes of octets."""
+    """The results of a DataReader."""
 
     def assertReads(self, octets: bytes, expected: Outcome, **limits: int) -> None:
-        """Fed whole, octet by octet, cut in two anywhere, and with octets behind it, the data read as expected."""
+        """Passed completely, octet by octet, split at any place, and with octets after the end, the result is as
+        expected."""
         self.assertEqual(read([octets], **limits), expected)
         self.assertEqual(read(in_pieces(octets, range(len(octets))), **limits), expected)
         for cut in range(1, len(octets)):
@@ -100,31 +101,31 @@ class DataReaderTests(SynchronousTestCase):
                 self.assertEqual(read(in_pieces(whole, range(len(whole))), **limits), (message, fault, rest + behind))
 
     def test_message(self) -> None:
-        """The message is what stands before CRLF . CRLF, its last CRLF included."""
+        """The message is everything before CRLF . CRLF, including its last CRLF."""
         self.assertReads(b"Subject: x\r\n\r\nHello\r\n.\r\n", (b"Subject: x\r\n\r\nHello\r\n", None, b""))
 
     def test_empty(self) -> None:
-        """A dot alone in the first line is an empty message."""
+        """A single dot in the first line is an empty message."""
         self.assertReads(b".\r\n", (b"", None, b""))
 
     def test_emptyLine(self) -> None:
-        """An empty line is a line of the message."""
+        """An empty line is part of the message."""
         self.assertReads(b"\r\n.\r\n", (b"\r\n", None, b""))
 
     def test_dots(self) -> None:
-        """One dot at the beginning of a line goes, and one only; elsewhere dots are text."""
+        """One dot at the beginning of a line is removed. Other dots are text."""
         self.assertReads(
             b"..\r\n...\r\n..a\r\n.b\r\nc.\r\nd.e\r\n.\r\n",
             (b".\r\n..\r\n.a\r\nb\r\nc.\r\nd.e\r\n", None, b""),
         )
 
     def test_octets(self) -> None:
-        """NUL and all other octets but CR and LF are octets like any other."""
+        """NUL, and all octets except CR and LF, are ordinary octets."""
         octets = bytes(set(range(256)) - {10, 13}) * 3 + b"\r\n"
         self.assertReads(octets + END, (octets, None, b""))
 
     def test_noEnd(self) -> None:
-        """While the end has not come, there is none."""
+        """Data without an end is incomplete."""
         for octets in (
             b"",
             b"a",
@@ -140,7 +141,7 @@ class DataReaderTests(SynchronousTestCase):
             self.assertReads(octets, (None, None, None))
 
     def test_bareNewlines(self) -> None:
-        """A CR or LF on its own is a fault, and never a part of the end."""
+        """A bare CR or LF is a fault, and never a part of the end."""
         for bare in (
             b"\n",
             b"\r",
@@ -156,7 +157,7 @@ class DataReaderTests(SynchronousTestCase):
             self.assertReads(b"a" + bare + b"b\r\n" + END, (None, Fault.BARE_NEWLINE, b""))
 
     def test_bareNewlinesKept(self) -> None:
-        """Where they may be, a CR or LF on its own is kept as it is, and still no part of the end."""
+        """If they are allowed, a bare CR or LF is kept, and is still no part of the end."""
         for bare in (b"\n", b"\r", b"\n.\n", b"\n.\r\n", b"\r.\r", b"\n.\r", b"\r.\r\n", b"\r\r\n"):
             octets = b"a" + bare + b"b\r\n"
             self.assertReads(octets + END, (octets, None, b""), bare_newlines=True)
@@ -167,26 +168,26 @@ class DataReaderTests(SynchronousTestCase):
         self.assertReads(b"a\r\n\0.\r\nb\r\n" + END, (b"a\r\n\0.\r\nb\r\n", None, b""))
 
     def test_sizeLimit(self) -> None:
-        """A message may have as many octets as the limit, stuffed dots not counted (RFC 1870 5)."""
+        """A message may have as many octets as the limit, without dot-stuffing (RFC 1870 5)."""
         self.assertReads(b"..345678\r\n.\r\n", (b".345678\r\n", None, b""), size_limit=9)
         self.assertReads(b"123456789\r\n.\r\n", (None, Fault.TOO_LARGE, b""), size_limit=10)
         self.assertReads(b".\r\n", (b"", None, b""), size_limit=0)
 
     def test_lineLimit(self) -> None:
-        """A line may have as many octets as the limit, its CRLF counted and its stuffed dot not."""
+        """A line may have as many octets as the limit, with CRLF but without a stuffed dot."""
         self.assertReads(b"12345678\r\n.12345678\r\n.\r\n", (b"12345678\r\n12345678\r\n", None, b""), line_limit=10)
         self.assertReads(b"a\r\n123456789\r\n.\r\n", (None, Fault.LINE_TOO_LONG, b""), line_limit=10)
         self.assertReads(b"123456789\r\n.\r\n", (None, Fault.LINE_TOO_LONG, b""), line_limit=10)
 
     def test_gravestFault(self) -> None:
-        """Of several faults the gravest is told, whichever came first."""
+        """Of several faults, the most serious one is reported, whichever was first."""
         self.assertReads(b"a\nb\r\n123456789\r\n.\r\n", (None, Fault.BARE_NEWLINE, b""), line_limit=10)
         self.assertReads(b"123456789\r\na\nb\r\n.\r\n", (None, Fault.BARE_NEWLINE, b""), line_limit=10)
         self.assertReads(b"a\nb\r\n12345\r\n.\r\n", (None, Fault.TOO_LARGE, b""), size_limit=10)
         self.assertReads(b"123456789\r\n12345\r\n.\r\n", (None, Fault.TOO_LARGE, b""), size_limit=10, line_limit=10)
 
     def test_readsOnAfterFault(self) -> None:
-        """After a fault the data are read to their real end, and nothing more is passed on."""
+        """After a fault, the data are read to their real end, and nothing more is passed on."""
         content: list[bytes] = []
         reader = DataReader(content.append, size_limit=100)
         for _ in range(1000):
@@ -196,21 +197,22 @@ class DataReaderTests(SynchronousTestCase):
         self.assertEqual(reader.feed(b".\r\nQUIT\r\n"), 3)
 
     def test_start(self) -> None:
-        """Octets before *start* are none of the data."""
+        """Octets before *start* do not belong to the data."""
         content: list[bytes] = []
         reader = DataReader(content.append)
         self.assertEqual(reader.feed(b"DATA\r\na\r\n.\r\nQUIT\r\n", 6), 12)
         self.assertEqual(b"".join(content), b"a\r\n")
 
     def test_everyShortString(self) -> None:
-        """Every string of up to six of CR, LF, dot, x and NUL, cut in every way, reads as the plain reading does."""
+        """For all strings of up to six of CR, LF, dot, x and NUL, split in all ways, the result is that of the simple
+        implementation."""
         once()
         for length in range(7):
             for letters in itertools.product(b"\r\n.x\0", repeat=length):
                 self._compare(bytes(letters), every_cut=length <= 5)
 
     def test_everyShortStringAfterText(self) -> None:
-        """The same behind a line of text."""
+        """The same is true after a line of text."""
         for length in range(6):
             for letters in itertools.product(b"\r\n.x\0", repeat=length):
                 self._compare(b"x\r\n" + bytes(letters) + b"\r\n.\r\n", every_cut=False)
@@ -230,13 +232,13 @@ class DataReaderTests(SynchronousTestCase):
 
     @given(NASTY, LIMITS, some.sets(some.integers(1, 60)))
     def test_anything(self, octets: bytes, limits: dict[str, int], cuts: set[int]) -> None:
-        """With any limits and cut anywhere, the data read as the plain reading does."""
+        """With any limits, and split anywhere, the result is that of the simple implementation."""
         octets += b"\r\n.\r\nbehind"
         pieces = in_pieces(octets, (cut for cut in cuts if cut < len(octets)))
         self.assertEqual(read(pieces, **limits), reference(octets, **limits))
 
     def test_largeChunks(self) -> None:
-        """A message of several megabytes, with dots, comes out right in chunks of any size."""
+        """A message of several megabytes, with dots, is correct in segments of any size."""
         line = b"." + b"x" * 70 + b"\r\n"
         message = line * 50_000
         wire = (b"." + line) * 50_000 + END

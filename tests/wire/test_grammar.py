@@ -1,4 +1,4 @@
-"""The grammar of commands: what is accepted, what is refused and how (RFC 5321 4.1.2, RFC 6531 3.3)."""
+"""The grammar of commands: what is accepted, and how other input is refused (RFC 5321 4.1.2, RFC 6531 3.3)."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def refusal(function: Callable[..., Any], *arguments: Any) -> tuple[int, str | N
 
 
 def has_control(text: str) -> bool:
-    """Whether the text holds a character that could end a line or act on a terminal."""
+    """Return True if the text contains a character that could end a line or control a terminal."""
     return any(unicodedata.category(letter) in ("Cc", "Zl", "Zp", "Cs") for letter in text)
 
 
@@ -129,21 +129,22 @@ class PathTests(SynchronousTestCase):
     """The addresses of MAIL and RCPT."""
 
     def test_accepted(self) -> None:
-        """An address of RFC 5321 is accepted, and kept exactly as written."""
+        """An address of RFC 5321 is accepted, and kept as written."""
         for mailbox in MAILBOXES:
             self.assertEqual(grammar.parse_mail(f"FROM:<{mailbox}>"), (mailbox, {}), mailbox)
             self.assertEqual(grammar.parse_rcpt(f"TO:<{mailbox}>"), (mailbox, {}), mailbox)
             self.assertTrue(grammar.is_mailbox(mailbox), mailbox)
 
     def test_refused(self) -> None:
-        """What is no address is refused with 553 if its end can be told, and 501 if it cannot."""
+        """An invalid address is refused with 553 if its end is recognizable, and otherwise with 501."""
         for mailbox in NO_MAILBOXES:
             self.assertIn(refusal(grammar.parse_mail, f"FROM:<{mailbox}>"), [(553, "5.1.7"), (501, "5.5.4")], mailbox)
             self.assertIn(refusal(grammar.parse_rcpt, f"TO:<{mailbox}>"), [(553, "5.1.3"), (501, "5.5.4")], mailbox)
             self.assertFalse(grammar.is_mailbox(mailbox), mailbox)
 
     def test_refusals(self) -> None:
-        """A refusal tells the form of the command (501 5.5.4) from its address (553 5.1.7, 5.1.3)."""
+        """Errors in the form of the command (501 5.5.4) are distinguished from errors in its address (553 5.1.7,
+        5.1.3)."""
         for argument, expected in (
             (None, (501, "5.5.4")),
             ("", (501, "5.5.4")),
@@ -170,13 +171,13 @@ class PathTests(SynchronousTestCase):
             self.assertEqual(refusal(grammar.parse_mail, argument), expected, argument)
 
     def test_nullPath(self) -> None:
-        """The null reverse-path is the empty string, and no forward-path."""
+        """The null reverse-path is the empty string. A forward-path cannot be null."""
         self.assertEqual(grammar.parse_mail("FROM:<>"), ("", {}))
         self.assertEqual(grammar.parse_mail("FROM: <> SIZE=10"), ("", {"SIZE": "10"}))
         self.assertEqual(refusal(grammar.parse_rcpt, "TO:<>"), (553, "5.1.3"))
 
     def test_postmaster(self) -> None:
-        """Postmaster needs no domain as a recipient, in any case of letters."""
+        """Postmaster needs no domain as a recipient. It is case-insensitive."""
         for word in ("Postmaster", "postmaster", "POSTMASTER"):
             self.assertEqual(grammar.parse_rcpt(f"TO:<{word}>"), (word, {}))
             self.assertEqual(grammar.parse_rcpt(f"TO:{word}"), (word, {}))
@@ -184,7 +185,7 @@ class PathTests(SynchronousTestCase):
         self.assertEqual(refusal(grammar.parse_rcpt, f"TO:<po{LONG_S}tma{LONG_S}ter>"), (553, "5.1.3"))
 
     def test_sourceRoute(self) -> None:
-        """A source route is accepted, and forgotten (RFC 5321 appendix C)."""
+        """A source route is accepted and ignored (RFC 5321 appendix C)."""
         for route in ("@one.example:", "@one.example,@two.example:", "@bücher.example:"):
             self.assertEqual(grammar.parse_rcpt(f"TO:<{route}user@example.com>"), ("user@example.com", {}))
             self.assertEqual(grammar.parse_mail(f"FROM:<{route}user@example.com>"), ("user@example.com", {}))
@@ -193,7 +194,7 @@ class PathTests(SynchronousTestCase):
         self.assertEqual(refusal(grammar.parse_mail, "FROM:<@one.example:>"), (553, "5.1.7"))
 
     def test_noBrackets(self) -> None:
-        """The brackets around an address may be missing; parameters may follow all the same."""
+        """The brackets around an address may be missing, even if parameters follow."""
         for mailbox in MAILBOXES:
             self.assertEqual(grammar.parse_rcpt(f"TO:{mailbox}"), (mailbox, {}), mailbox)
             self.assertEqual(grammar.parse_mail(f"FROM:{mailbox} SIZE=1"), (mailbox, {"SIZE": "1"}), mailbox)
@@ -201,19 +202,19 @@ class PathTests(SynchronousTestCase):
             self.assertEqual(refusal(grammar.parse_mail, f"FROM:{mailbox}")[0] // 100, 5, mailbox)
 
     def test_blanksAfterColon(self) -> None:
-        """Blanks may stand between the colon and the address, and not before the colon."""
+        """Spaces are accepted between the colon and the address, and not before the colon."""
         self.assertEqual(grammar.parse_mail("FROM:   <a@b>"), ("a@b", {}))
         self.assertEqual(grammar.parse_rcpt("TO: a@b"), ("a@b", {}))
         self.assertEqual(refusal(grammar.parse_rcpt, "TO : <a@b>"), (501, "5.5.4"))
 
     def test_caseOfKeyword(self) -> None:
-        """FROM and TO may be written in any case, in ASCII letters only."""
+        """FROM and TO are case-insensitive, in ASCII letters only."""
         self.assertEqual(grammar.parse_mail("from:<a@b>"), ("a@b", {}))
         self.assertEqual(grammar.parse_rcpt("To:<a@b>"), ("a@b", {}))
         self.assertEqual(refusal(grammar.parse_mail, "\uff26\uff32\uff2f\uff2d:<a@b>"), (501, "5.5.4"))
 
     def test_lookalikes(self) -> None:
-        """Letters that only look like ASCII, or fold to it, are not taken for it."""
+        """Letters that look like ASCII, or fold to it, do not match."""
         self.assertEqual(refusal(grammar.parse_rcpt, f"TO:<user{FULLWIDTH_AT}example.com>"), (553, "5.1.3"))
         self.assertEqual(grammar.parse_rcpt(f"TO:<{KELVIN}@example.com>"), (f"{KELVIN}@example.com", {}))
         self.assertEqual(refusal(grammar.parse_mail, f"FROM:<a@b> {LONG_S}IZE=1"), (501, "5.5.4"))
@@ -221,7 +222,7 @@ class PathTests(SynchronousTestCase):
         self.assertEqual(refusal(grammar.parse_mail, f"FROM:<a@b> S{DOTTED_I}ZE=1"), (501, "5.5.4"))
 
     def test_endOfText(self) -> None:
-        """A line end behind an address is not overlooked."""
+        """A line end after an address is detected."""
         for end in ("\n", "\r\n", "\r", "\0", "\v"):
             self.assertEqual(refusal(grammar.parse_mail, f"FROM:<a@b>{end}")[0] // 100, 5)
             self.assertEqual(refusal(grammar.parse_mail, f"FROM:a@b{end}")[0] // 100, 5)
@@ -229,7 +230,7 @@ class PathTests(SynchronousTestCase):
             self.assertFalse(grammar.is_host(f"b{end}"))
 
     def test_localPart(self) -> None:
-        """The local part is what stands before the last @, quotes and all."""
+        """The local part is the text before the last @, including quotes."""
         self.assertEqual(grammar.local_part("user@example.com"), "user")
         self.assertEqual(grammar.local_part('"a@b"@example.com'), '"a@b"')
         self.assertEqual(grammar.local_part("Postmaster"), "Postmaster")
@@ -239,7 +240,7 @@ class LenientTests(SynchronousTestCase):
     """Addresses as devices and frameworks send them."""
 
     def test_taken(self) -> None:
-        """What is no mailbox is taken as it is written, with the parameters behind it."""
+        """An invalid mailbox is returned as written, with the parameters after it."""
         for written, path in {
             "<webmaster>": "webmaster",
             "<MAILER-DAEMON>": "MAILER-DAEMON",
@@ -264,14 +265,14 @@ class LenientTests(SynchronousTestCase):
             self.assertEqual(grammar.parse_rcpt_leniently(f"to: {written}"), (path, {}), written)
 
     def test_nullPath(self) -> None:
-        """The null path is a reverse-path, with blanks too, and no recipient."""
+        """The null path is a valid reverse-path, even with spaces, and not a valid recipient."""
         self.assertEqual(grammar.parse_mail_leniently("FROM:<>"), ("", {}))
         self.assertEqual(grammar.parse_mail_leniently("FROM:< >"), ("", {}))
         for text in ("TO:<>", "TO:< >"):
             self.assertEqual(refusal(grammar.parse_rcpt_leniently, text)[0], 553)
 
     def test_half(self) -> None:
-        """An address with nothing before or behind its @ is refused with 553."""
+        """An address with nothing before or after its @ is refused with 553."""
         for written in ("<@example.com>", "<ann@>", "@example.com", "ann@", "<@>", "<@@>", "< @example.com >"):
             self.assertEqual(refusal(grammar.parse_mail_leniently, f"FROM:{written}"), (553, "5.1.7"), written)
             self.assertEqual(refusal(grammar.parse_rcpt_leniently, f"TO:{written}"), (553, "5.1.3"), written)
@@ -291,7 +292,7 @@ class LenientTests(SynchronousTestCase):
             self.assertEqual(grammar.parse_mail_leniently(f"FROM:{text}"), (path, parameters))
 
     def test_refused(self) -> None:
-        """What has no address in its place is refused, and so are malformed parameters."""
+        """A missing address is refused, and so are malformed parameters."""
         for text in ("", "FROM:", "FROM: ", "TO:<a@b>", "FROM:<a@b", "FROM:<a@b>x", "FROM:<a<b>@c>", "FROM:a>b"):
             refusal(grammar.parse_mail_leniently, text)
         self.assertEqual(refusal(grammar.parse_mail_leniently, "FROM:<webmaster> =1"), (501, "5.5.4"))
@@ -299,7 +300,7 @@ class LenientTests(SynchronousTestCase):
 
 
 class ParameterTests(SynchronousTestCase):
-    """What follows the address."""
+    """The parameters after the address."""
 
     def test_parameters(self) -> None:
         """Parameters are keywords in upper case with their value as written, or None."""
@@ -316,7 +317,7 @@ class ParameterTests(SynchronousTestCase):
             self.assertEqual(grammar.parse_mail(f"FROM:<a@b> {text}"), ("a@b", expected), text)
 
     def test_malformed(self) -> None:
-        """What is no parameter is refused with 501 5.5.4."""
+        """A malformed parameter is refused with 501 5.5.4."""
         for text in (
             "=",
             "=1",
@@ -335,7 +336,7 @@ class ParameterTests(SynchronousTestCase):
             self.assertEqual(refusal(grammar.parse_parameters, text), (501, "5.5.4"), text)
 
     def test_twice(self) -> None:
-        """A parameter given twice is refused if the second could hide the first; the same once more is harmless."""
+        """A repeated parameter with another value is refused. With the same value it is accepted."""
         for text in ("SIZE=1 SIZE=1", "SIZE=1 size=1", "SIZE=1 SIZE=1 SIZE=1"):
             self.assertEqual(grammar.parse_mail(f"FROM:<a@b> {text}"), ("a@b", {"SIZE": "1"}))
         self.assertEqual(grammar.parse_mail("FROM:<a@b> SMTPUTF8 SMTPUTF8"), ("a@b", {"SMTPUTF8": None}))
@@ -343,13 +344,13 @@ class ParameterTests(SynchronousTestCase):
             self.assertEqual(refusal(grammar.parse_mail, f"FROM:<a@b> {text}"), (501, "5.5.4"), text)
 
     def test_size(self) -> None:
-        """SIZE takes ASCII digits."""
+        """SIZE accepts ASCII digits."""
         self.assertEqual(grammar.parse_size("0"), 0)
         self.assertEqual(grammar.parse_size("00012"), 12)
         self.assertEqual(grammar.parse_size("9" * 20), 10**20 - 1)
 
     def test_noSize(self) -> None:
-        """SIZE takes nothing else that Python would take for a number, and no number without end."""
+        """SIZE accepts nothing else that Python treats as a number, and limits the number of digits."""
         for value in (
             None,
             "",
@@ -372,10 +373,10 @@ class ParameterTests(SynchronousTestCase):
 
 
 class OtherArgumentsTests(SynchronousTestCase):
-    """VRFY, host names, xtext, and the octets of a command."""
+    """VRFY, host names, xtext, and decoding of commands."""
 
     def test_vrfy(self) -> None:
-        """VRFY takes a user name or an address, in brackets or not."""
+        """VRFY accepts a user name or an address, with or without brackets."""
         for text, expected in (
             ("user", "user"),
             ("<user>", "user"),
@@ -389,12 +390,12 @@ class OtherArgumentsTests(SynchronousTestCase):
             self.assertEqual(refusal(grammar.parse_vrfy, text)[0], 502, text)
 
     def test_vrfyLiteral(self) -> None:
-        """VRFY refuses what MAIL would refuse as an address literal."""
+        """VRFY refuses the same address literals as MAIL."""
         self.assertEqual(grammar.parse_vrfy("user@[192.0.2.1]"), "user@[192.0.2.1]")
         self.assertEqual(refusal(grammar.parse_vrfy, "user@[999.0.2.1]")[0], 502)
 
     def test_vrfyOneBracket(self) -> None:
-        """VRFY refuses an address with only one of its brackets."""
+        """VRFY refuses an address with only one bracket."""
         for text in ("<user@example.com", "user@example.com>", "<user", "user>"):
             self.assertEqual(refusal(grammar.parse_vrfy, text)[0], 502, text)
 
@@ -429,13 +430,13 @@ class OtherArgumentsTests(SynchronousTestCase):
             self.assertFalse(grammar.is_host(host), host)
 
     def test_xtext(self) -> None:
-        """xtext hides what a parameter's value may not hold (RFC 3461 4)."""
+        """xtext encodes characters that a parameter's value cannot contain (RFC 3461 4)."""
         for text, coded in (("", ""), ("abc", "abc"), ("a=b", "a+3Db"), ("a+b c", "a+2Bb+20c"), ("ü", "+C3+BC")):
             self.assertEqual(grammar.encode_xtext(text), coded)
             self.assertEqual(grammar.decode_xtext(coded), text)
 
     def test_noXtext(self) -> None:
-        """What is no xtext, or hides control characters, is refused with 501."""
+        """Invalid xtext, and encoded control characters, are refused with 501."""
         for text in (
             "+",
             "+3",
@@ -457,7 +458,7 @@ class OtherArgumentsTests(SynchronousTestCase):
 
     @given(some.text())
     def test_xtextRoundTrip(self, text: str) -> None:
-        """Text without control characters comes out of xtext as it went in."""
+        """Text without control characters is the same after encoding and decoding."""
         if has_control(text):
             return
         coded = grammar.encode_xtext(text)
@@ -465,18 +466,18 @@ class OtherArgumentsTests(SynchronousTestCase):
         self.assertEqual(grammar.decode_xtext(coded), text)
 
     def test_decode(self) -> None:
-        """The octets of a command are ASCII or UTF-8."""
+        """Commands are ASCII or UTF-8."""
         for text in ("plain", "", "ü", "a\u200db", "\u3000", "\u00a0", "\U0001f44d", "\u00ad"):
             self.assertEqual(grammar.decode(text.encode()), text)
 
     def test_controlCharacters(self) -> None:
-        """A control character in a command is refused, whatever it is and wherever it stands."""
+        """Any control character in a command is refused, at any place."""
         for character in [*map(chr, range(0x20)), *map(chr, range(0x7F, 0xA0)), "\u2028", "\u2029"]:
             for text in (character, f"a{character}", f"{character}a", f"ü{character}b"):
                 self.assertEqual(refusal(grammar.decode, text.encode()), (500, "5.5.2"), repr(text))
 
     def test_notUTF8(self) -> None:
-        """Octets that are no UTF-8 are refused: Latin-1, overlong forms, surrogates."""
+        """Commands that are not UTF-8 are refused: Latin-1, overlong forms, surrogates."""
         for octets in (
             b"\xff",
             b"\xfc",
@@ -531,7 +532,7 @@ NEARLY = some.lists(some.sampled_from(PIECES), max_size=14).map("".join)
 
 
 def strings_in(result: Any) -> list[str]:
-    """All strings that a parser's result holds."""
+    """All strings in a parser's result."""
     if isinstance(result, str):
         return [result]
     if isinstance(result, tuple):
@@ -543,11 +544,11 @@ def strings_in(result: Any) -> list[str]:
 
 
 class AnythingTests(SynchronousTestCase):
-    """Whatever a client sends."""
+    """Arbitrary input."""
 
     @given(some.text() | NEARLY | NEARLY.map("FROM:<a@b>".__add__) | NEARLY.map("TO:<".__add__))
     def test_text(self, text: str) -> None:
-        """No text makes the grammar raise anything but its refusal."""
+        """No text makes the grammar raise anything but Refused."""
         for parse in PARSERS:
             if parse is grammar.encode_xtext and has_control(text):
                 continue
@@ -558,7 +559,7 @@ class AnythingTests(SynchronousTestCase):
 
     @given(some.binary() | NEARLY.map(lambda text: text.encode("utf-8", "surrogatepass")))
     def test_octets(self, octets: bytes) -> None:
-        """No octets make a command's reading raise anything but its refusal, and no result holds control characters."""
+        """No octets make decode raise anything but Refused, and no result contains control characters."""
         try:
             text = grammar.decode(octets)
         except Refused:
@@ -573,7 +574,7 @@ class AnythingTests(SynchronousTestCase):
 
     @given(NEARLY)
     def test_meaning(self, text: str) -> None:
-        """An address that was accepted is accepted again, and means the same."""
+        """An address that was accepted is accepted again, with the same result."""
         try:
             path, _ = grammar.parse_rcpt(f"TO:{text}")
         except Refused:
@@ -582,7 +583,7 @@ class AnythingTests(SynchronousTestCase):
         self.assertTrue(grammar.is_mailbox(path) or path.lower() == "postmaster")
 
     def test_everySingleCharacter(self) -> None:
-        """Each character of the first 65,536 is either kept in an address or refused."""
+        """Each of the first 65,536 characters is either kept in an address or refused."""
         for number in range(0x10000):
             character = chr(number)
             for form in ("TO:<a{}b@example.com>", "TO:<a@b{}c>"):
@@ -595,7 +596,7 @@ class AnythingTests(SynchronousTestCase):
                 self.assertGreater(number, 0x20)
 
     def test_time(self) -> None:
-        """The time for whatever is worst for a pattern grows with its length, not with the square of it."""
+        """The time for the worst input of a pattern is proportional to its length."""
         once()
         size = 12 * 1024
         worst = [
@@ -676,7 +677,7 @@ class PatternTests(SynchronousTestCase):
             self.assertFalse(accepted, character)
 
     def test_compiled(self) -> None:
-        """The patterns are compiled in no time: every program that imports the server waits for them."""
+        """The patterns are compiled quickly, since every program that imports the server waits for them."""
 
         def compiled(pattern: str) -> float:
             def work(text: str) -> None:

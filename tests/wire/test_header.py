@@ -16,7 +16,7 @@ PIECES = some.sampled_from([b"A: b\r\n", b"\r\n", b" c\r\n", b"\tc\r\n", b"A", b
 def measured(
     message: bytes, size: int | None, fields: int | None, cuts: list[int] | None = None
 ) -> tuple[str | None, bytes]:
-    """What the header has too much of, and what was passed on."""
+    """The exceeded limit, and the octets that were passed on."""
     passed: list[bytes] = []
     meter = HeaderMeter(passed.append, size, fields)
     edges = [0, *sorted(min(cut, len(message)) for cut in cuts or []), len(message)]
@@ -29,7 +29,7 @@ class MeterTests(SynchronousTestCase):
     """HeaderMeter."""
 
     def test_within(self) -> None:
-        """A header within the limits passes, to the octet; the body is not measured."""
+        """A header within the limits is passed on unchanged. The body is not measured."""
         for message in (
             b"",
             b"\r\n",
@@ -40,19 +40,19 @@ class MeterTests(SynchronousTestCase):
             self.assertEqual(measured(message, 18, 2), (None, message))
 
     def test_beyond(self) -> None:
-        """One with too many octets or fields is found, wherever it is cut; folded lines are no fields."""
+        """A header with too many octets or fields is detected, wherever it is split. Folded lines are not fields."""
         for cut in range(20):
             self.assertEqual(measured(b"A: b\r\n" * 3 + b"\r\n", 12, None, [cut])[0], "octets")
             self.assertEqual(measured(b"A: b\r\n" * 3 + b"\r\n", None, 2, [cut])[0], "fields")
             self.assertEqual(measured(b"A: b\r\n c\r\n c\r\n\r\n", None, 1, [cut])[0], None)
 
     def test_noEnd(self) -> None:
-        """A header without an end is found, one long field, too."""
+        """A header without an end is detected, even a single long field."""
         self.assertEqual(measured(b"A: b\r\n" * 100, 100, None)[0], "octets")
         self.assertEqual(measured(b"A: " + b"b" * 100, 100, None, [50])[0], "octets")
 
     def test_noHeader(self) -> None:
-        """A message may have no header, and no empty line: a line that is no field ends what there is of one."""
+        """A message may have no header, or no empty line: a line that is not a field ends the header."""
         for message in (
             b"x" * 5000,
             b"Hello Bob\r\n" * 100,
@@ -64,7 +64,8 @@ class MeterTests(SynchronousTestCase):
 
     @given(some.lists(PIECES, max_size=12).map(b"".join), some.lists(some.integers(0, 100), max_size=4))
     def test_cuts(self, message: bytes, cuts: list[int]) -> None:
-        """However a message is cut, the same is said of it, and what is within passes whole."""
+        """However a message is split, the result is the same, and a message within the limits is passed on
+        completely."""
         for size, fields in ((20, None), (None, 2)):
             excess, passed = measured(message, size, fields, cuts)
             self.assertEqual(excess, measured(message, size, fields)[0])

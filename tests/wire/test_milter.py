@@ -1,4 +1,4 @@
-"""The milter protocol as octets: what is sent, what is understood, and that no octets are too much for it."""
+"""The milter protocol as octets: commands, responses, and arbitrary input."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from txsmtpd.wire.milter import (
 
 
 class CommandTests(SynchronousTestCase):
-    """What the server sends, octet for octet."""
+    """The commands of the server, octet for octet."""
 
     def test_commands(self) -> None:
-        """Each command is its length, its letter and its strings."""
+        """Each command consists of its length, its letter and its strings."""
         for sent, expected in (
             (milter.negotiate(), b"\0\0\0\x0dO\0\0\0\x06\0\0\x01\xff\0\x1f\xf7\xff"),
             (milter.macros(b"C", [("j", "mx"), ("daemon_name", "smtpd")]), b"DCj\0mx\0{daemon_name}\0smtpd\0"),
@@ -61,15 +61,15 @@ class CommandTests(SynchronousTestCase):
                 self.assertEqual(struct.unpack("!I", sent[:4])[0], len(sent) - 4)
 
     def test_nul(self) -> None:
-        """A NUL in what the client said does not start another string."""
+        """A NUL in a client's value does not start another string."""
         self.assertEqual(milter.header(b"Subject", b"a\0b")[5:], b"Subject\0ab\0")
 
 
 class ResponseTests(SynchronousTestCase):
-    """What a filter's packets mean."""
+    """The responses of a filter."""
 
     def test_responses(self) -> None:
-        """Each response is read into a value."""
+        """Each response is parsed to a value."""
         for command, data, expected in (
             (b"c", b"", CONTINUE),
             (b"a", b"", ACCEPT),
@@ -92,7 +92,7 @@ class ResponseTests(SynchronousTestCase):
                 self.assertEqual(milter.parse_response(command, data), expected)
 
     def test_malformed(self) -> None:
-        """What is no response is told apart, and never half believed."""
+        """An invalid response is detected, and no part of it is used."""
         for command, data in (
             (b"c", b"x"),
             (b"?", b""),
@@ -118,7 +118,7 @@ class ResponseTests(SynchronousTestCase):
                 self.assertRaises(MilterError, milter.parse_response, command, data)
 
     def test_actions(self) -> None:
-        """A filter may do what it has agreed to, and decide in any case."""
+        """A filter may do what it has negotiated, and may always decide."""
         self.assertTrue(milter.is_allowed(CONTINUE, Actions(0)))
         self.assertTrue(milter.is_allowed(AddHeader(b"X", b""), Actions.ADD_HEADERS))
         self.assertFalse(milter.is_allowed(ChangeHeader(1, b"X", b""), Actions.ADD_HEADERS))
@@ -127,10 +127,10 @@ class ResponseTests(SynchronousTestCase):
 
 
 class NegotiationTests(SynchronousTestCase):
-    """What a filter agrees to."""
+    """The negotiation."""
 
     def test_agreed(self) -> None:
-        """Version, actions, steps, and the macros that it has chosen; stages that nobody knows are passed over."""
+        """Version, actions, steps, and the requested macros. Unknown stages are ignored."""
         data = struct.pack("!III", 6, 0x11, 0x4FF)
         chosen = b"\0\0\0\x00j {daemon_name},_\0" + b"\0\0\0\x63i\0" + b"\0\0\0\x05i\0"
         self.assertEqual(
@@ -144,19 +144,19 @@ class NegotiationTests(SynchronousTestCase):
         )
 
     def test_notOffered(self) -> None:
-        """A filter that wants to do more than was offered, or speaks another version, is not used."""
+        """A filter that requests actions that were not offered, or another version, is refused."""
         for version, actions in ((7, 0), (1, 0), (6, 0x200)):
             with self.subTest(version=version, actions=actions):
                 data = struct.pack("!III", version, actions, 0)
                 self.assertRaises(MilterError, milter.parse_negotiation, data)
 
     def test_stepsNotOffered(self) -> None:
-        """Steps that were not offered are left out."""
+        """Steps that were not offered are ignored."""
         data = struct.pack("!III", 6, 0, 0x10000401)
         self.assertEqual(milter.parse_negotiation(data).steps, Steps.SKIP | Steps.NO_CONNECT)
 
     def test_cutOff(self) -> None:
-        """No part of a negotiation passes for the whole."""
+        """No part of a negotiation is accepted as complete."""
         whole = struct.pack("!III", 6, 1, 1) + b"\0\0\0\0j\0"
         for end in range(len(whole)):
             if end != 12:
@@ -173,11 +173,11 @@ def cut(octets: bytes, places: list[int]) -> list[bytes]:
 
 
 class ReaderTests(SynchronousTestCase):
-    """Packets out of a stream of octets."""
+    """Packets in a stream of octets."""
 
     @given(packets, st.lists(st.integers(0, 10000), max_size=5))
     def test_cuts(self, sent: list[Any], places: list[int]) -> None:
-        """The same packets are found, wherever the octets are cut."""
+        """The packets are the same, wherever the octets are split."""
         expected = [(bytes([letter]), data) for letter, data in sent]
         reader = PacketReader()
         octets = b"".join(milter.packet(*each) for each in expected)
@@ -186,7 +186,7 @@ class ReaderTests(SynchronousTestCase):
 
     @given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=5))
     def test_anyOctets(self, octets: bytes, places: list[int]) -> None:
-        """Any octets are packets, the beginning of one, or a MilterError; what is held stays below the limit."""
+        """Arbitrary octets are packets, an incomplete packet, or a MilterError. The buffer stays below the limit."""
         reader = PacketReader(limit=100)
         try:
             for piece in cut(octets, places):
@@ -198,7 +198,7 @@ class ReaderTests(SynchronousTestCase):
 
     @given(st.sampled_from(b"acdrtyspf4him+2-beqlO"), st.binary(max_size=60))
     def test_anyData(self, letter: int, data: bytes) -> None:
-        """Any data of any response is a value or a MilterError."""
+        """Arbitrary data of any response is a value or a MilterError."""
         for parse in milter.parse_response, lambda command, data: milter.parse_negotiation(data, ALL_ACTIONS):
             try:
                 parse(bytes([letter]), data)
@@ -206,6 +206,6 @@ class ReaderTests(SynchronousTestCase):
                 continue
 
     def test_tooLong(self) -> None:
-        """A packet that is longer than any of libmilter's, or empty, is refused before it has come."""
+        """A packet that is too long for libmilter, or empty, is refused before it has arrived."""
         for length in (0, milter.MAX_PACKET + 1, 0xFFFFFFFF):
             self.assertRaises(MilterError, PacketReader().feed, struct.pack("!I", length))

@@ -1,4 +1,4 @@
-"""Mail data as they are written, and replies as they are read."""
+"""Writing mail data, and parsing replies."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from txsmtpd.wire.outgoing import NoReply, ReplyReader, stuffed, with_crlf
 
 
 class OutgoingTests(SynchronousTestCase):
-    """What is written is what a reader of mail data reads."""
+    """The written data is what a reader of mail data reads."""
 
     def test_lineEnds(self) -> None:
-        """Each CR and LF on its own becomes a CRLF; what has none is the same object."""
+        """Each bare CR and LF becomes a CRLF. A message without any is returned as the same object."""
         for message, expected in (
             (b"a\nb", b"a\r\nb"),
             (b"a\rb\r\n", b"a\r\nb\r\n"),
@@ -27,7 +27,7 @@ class OutgoingTests(SynchronousTestCase):
         self.assertIs(with_crlf(message), message)
 
     def test_stuffed(self) -> None:
-        """Dots at the beginning of lines are doubled, the last line is ended."""
+        """Dots at the beginning of lines are doubled, and the last line gets a line end."""
         for message, expected in (
             (b"", b".\r\n"),
             (b".", b"..\r\n.\r\n"),
@@ -38,7 +38,7 @@ class OutgoingTests(SynchronousTestCase):
 
     @given(st.lists(st.sampled_from([b"\r", b"\n", b".", b"\r\n", b"a"])).map(b"".join))
     def test_readBack(self, message: bytes) -> None:
-        """Any octets at all arrive as one message, with nothing left over."""
+        """Any octets arrive as one message, with nothing left over."""
         read: list[bytes] = []
         octets = b"".join(stuffed(with_crlf(message)))
         reader = DataReader(read.append)
@@ -52,7 +52,7 @@ class ReplyTests(SynchronousTestCase):
     """Replies, line by line."""
 
     def read(self, *lines: bytes) -> list[Reply | None]:
-        """What comes of each line."""
+        """The result of each line."""
         reader = ReplyReader()
         return [reader.feed(line) for line in lines]
 
@@ -66,13 +66,13 @@ class ReplyTests(SynchronousTestCase):
         )
 
     def test_text(self) -> None:
-        """UTF-8 is text; other octets, and line ends within a line, come to nothing bad."""
+        """UTF-8 is text. Other octets, and line ends within a line, are replaced."""
         self.assertEqual(self.read(b"250 caf\xc3\xa9 \xff"), [Reply(250, None, "caf\u00e9 \ufffd")])
         (reply,) = self.read(b"250 a\n250 b\rc")
         self.assertEqual(reply, Reply(250, None, "a?250 b?c"))
 
     def test_none(self) -> None:
-        """What is no reply, has two codes, or no end."""
+        """Invalid lines, two codes, and a missing end."""
         for lines in (
             (b"",),
             (b"25 a",),

@@ -1,4 +1,4 @@
-"""The reader of PROXY headers, what it tells, and ``txsmtpd.proxy_protocol``, by plain calls."""
+"""The reader of PROXY headers, its results, and ``txsmtpd.proxy_protocol``, as units."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ GOOD = [
 
 
 def read(segments: Iterable[bytes]) -> tuple[ProxyData | None, bytes]:
-    """What a reader makes of the segments: the result, and the octets that it leaves."""
+    """The result of a reader for the segments, and the octets after the header."""
     reader = ProxyReader()
     segments = list(segments)
     for number, segment in enumerate(segments):
@@ -100,7 +100,7 @@ def octets_of(header: bytes) -> Iterator[bytes]:
 
 
 def told(header: bytes) -> ProxyData:
-    """What a header says that comes whole, and with octets behind it."""
+    """The result for a complete header, with and without octets after it."""
     data, left = read([header + BEHIND])
     assert data is not None
     if data and left != BEHIND:
@@ -109,10 +109,10 @@ def told(header: bytes) -> ProxyData:
 
 
 class ReaderTests(SynchronousTestCase):
-    """ProxyReader, whatever the segments."""
+    """ProxyReader, with any segments."""
 
     def test_everySplit(self) -> None:
-        """However a header is cut, it says the same, and what follows is left alone."""
+        """However a header is split, the result is the same, and octets after it are not read."""
         for header in GOOD:
             data, left = read(octets_of(header + BEHIND))
             assert data is not None
@@ -124,7 +124,7 @@ class ReaderTests(SynchronousTestCase):
                 self.assertEqual((again.whole_raw, again.src_addr, left), (header, data.src_addr, BEHIND))
 
     def test_start(self) -> None:
-        """Octets before *start* are none of the header's; the end is told as a place in all of them."""
+        """Octets before *start* do not belong to the header. The end is an index into the whole data."""
         reader = ProxyReader()
         self.assertEqual(reader.feed(b"NOOP" + V1[:9], 4), -1)
         self.assertEqual(reader.feed(b"x" + V1[9:] + b"EHLO", 1), len(V1) - 9 + 1)
@@ -132,7 +132,7 @@ class ReaderTests(SynchronousTestCase):
         self.assertEqual(reader.result.src_addr, HERE)
 
     def test_unfinished(self) -> None:
-        """A header that ends too early is not valid, wherever that is; until it ends it is not complete."""
+        """A truncated header is not valid, wherever it ends. Until the end of input it is incomplete."""
         for header in GOOD:
             for end in range(len(header)):
                 reader = ProxyReader()
@@ -143,7 +143,7 @@ class ReaderTests(SynchronousTestCase):
                 self.assertEqual(reader.end().error, "the header is not complete" if end else "there is no header")
 
     def test_noHeader(self) -> None:
-        """What is none shows with the first octet that no header has."""
+        """Other input is detected at the first octet that no header has."""
         for octets, end in (
             (b"EHLO client.test\r\n", 5),
             (b"\r\n", -1),
@@ -159,7 +159,7 @@ class ReaderTests(SynchronousTestCase):
                 self.assertIn(reader.end().version, (None, 2))
 
     def test_longLine(self) -> None:
-        """A line is read up to 107 octets, not one more."""
+        """A line is read up to 107 octets, and no further."""
         longest = b"PROXY UNKNOWN ".ljust(V1_LIMIT - 2, b"x") + b"\r\n"
         self.assertEqual(len(longest), V1_LIMIT)
         self.assertTrue(told(longest))
@@ -172,7 +172,7 @@ class ReaderTests(SynchronousTestCase):
                 self.assertTrue(left)
 
     def test_longHeader(self) -> None:
-        """A header of version 2 has a limit too, and is refused as soon as it tells that it is longer."""
+        """A header of version 2 has a limit, too, and is refused when its length is known."""
         longest = version2(1, 0, 0, tlvs=bytes(V2_LIMIT - 16))
         self.assertTrue(told(longest))
         data, left = read([version2(1, 0, 0, tlvs=bytes(V2_LIMIT - 15))])
@@ -181,7 +181,7 @@ class ReaderTests(SynchronousTestCase):
         self.assertEqual(len(left), V2_LIMIT - 15)
 
     def test_wanted(self) -> None:
-        """Who reads only what is wanted needs few steps, and never reads too far."""
+        """Reading only the wanted octets takes few steps, and never reads too far."""
         for header in GOOD:
             reader, place = ProxyReader(), 0
             while reader.result is None:
@@ -195,7 +195,7 @@ class ReaderTests(SynchronousTestCase):
         some.binary(max_size=300), some.sampled_from([b"", b"PROXY ", b"PROXY TCP4 1.1.1.1 ", V2_SIGNATURE, V2[:15]])
     )
     def test_anything(self, octets: bytes, begins: bytes) -> None:
-        """Any octets give a header, a refusal, or nothing yet; and the same in one piece and in many."""
+        """Arbitrary octets are a header, a refusal, or incomplete. The result is the same in one piece and in many."""
         whole, octet_by_octet = read([begins + octets]), read(octets_of(begins + octets))
         self.assertEqual(repr(whole[0]), repr(octet_by_octet[0]))
         if whole[0]:
@@ -206,7 +206,7 @@ class ReaderTests(SynchronousTestCase):
 
 
 class Version1Tests(SynchronousTestCase):
-    """The line of version 1."""
+    """Version 1."""
 
     def test_addresses(self) -> None:
         """TCP over IPv4 and IPv6: addresses and ports, as values."""
@@ -246,7 +246,7 @@ class Version1Tests(SynchronousTestCase):
             self.assertIsNone(data.tlv)
 
     def test_malformed(self) -> None:
-        """What is a little wrong is wrong."""
+        """Slightly malformed headers are refused."""
         for line in (
             b"PROXY",
             b"PROXY ",
@@ -291,7 +291,7 @@ class Version1Tests(SynchronousTestCase):
 
     @given(some.ip_addresses(v=4) | some.ip_addresses(v=6), some.data())
     def test_roundTrip(self, source: Any, data: some.DataObject) -> None:
-        """What a proxy has written is what is read."""
+        """A written header is parsed to the same values."""
         destination = data.draw(some.ip_addresses(v=source.version))
         source_port, destination_port = data.draw(some.tuples(*[some.integers(0, 65535)] * 2))
         found = told(version1(source, destination, source_port, destination_port))
@@ -302,10 +302,10 @@ class Version1Tests(SynchronousTestCase):
 
 
 class Version2Tests(SynchronousTestCase):
-    """The octets of version 2."""
+    """Version 2."""
 
     def test_addresses(self) -> None:
-        """All families over all transports."""
+        """All families with all transports."""
         for protocol in (PROTO.STREAM, PROTO.DGRAM):
             for family, source, destination in ((AF.INET, HERE, THERE), (AF.INET6, HERE6, THERE6)):
                 data = told(version2(1, family, protocol, addresses(source, destination, 4321, 25)))
@@ -332,20 +332,20 @@ class Version2Tests(SynchronousTestCase):
             self.assertEqual((data.client, data.tlv_start), ("", 16 + 216))
 
     def test_mapped(self) -> None:
-        """An IPv4 client of an IPv6 listener has its IPv4 address, as it would have without a proxy."""
+        """An IPv4 client of an IPv6 listener has its IPv4 address, as without a proxy."""
         mapped = IPv6Address("::ffff:192.0.2.7")
         self.assertEqual(told(version1(mapped, THERE6, 4321, 25)).client, ("192.0.2.7", 4321))
         self.assertEqual(told(version2(1, 2, 1, addresses(mapped, THERE6, 4321, 25))).client, ("192.0.2.7", 4321))
 
     def test_local(self) -> None:
-        """A connection of the proxy's own names no client, even if it has addresses."""
+        """The proxy's own connection names no client, even if it has addresses."""
         for header in (version2(0), version2(0, 1, 1, addresses(HERE, THERE, 1, 2)), version2(0, tlvs=tlv(4, b"xyz"))):
             data = told(header)
             self.assertTrue(data)
             self.assertEqual((data.command, data.client), (V2_CMD.LOCAL, None))
 
     def test_localIgnored(self) -> None:
-        """What LOCAL says of family, transport and addresses is of no matter, even if there is no such thing."""
+        """With LOCAL, family, transport and addresses are ignored, even if they are invalid."""
         for header in (version2(0, 4, 1), version2(0, 15, 15), version2(0, 1, 3), version2(0, 1, 1, bytes(11))):
             data = told(header)
             self.assertTrue(data, data.error)
@@ -353,7 +353,7 @@ class Version2Tests(SynchronousTestCase):
             self.assertEqual((data.client, data.src_addr, data.rest), (None, None, header[16:]))
 
     def test_unspecified(self) -> None:
-        """Where family or transport are unspecified, the rest is kept as it is."""
+        """If family or transport is unspecified, the rest is kept unchanged."""
         for family, protocol in ((0, 0), (0, 1), (0, 2), (1, 0), (2, 0), (3, 0)):
             data = told(version2(1, family, protocol, b"\x01\0\x04smtp"))
             self.assertTrue(data, (family, protocol))
@@ -362,7 +362,7 @@ class Version2Tests(SynchronousTestCase):
             self.assertEqual(data.tlv, {"ALPN": b"smtp"})
 
     def test_malformed(self) -> None:
-        """Unknown versions, commands, families and transports, and addresses that are cut off."""
+        """Unknown versions, commands, families and transports, and truncated addresses."""
         for header, word in (
             (version2(version=1), "version 1"),
             (version2(version=3), "version 3"),
@@ -380,7 +380,7 @@ class Version2Tests(SynchronousTestCase):
             self.assertIsNone(data.client)
 
     def test_types(self) -> None:
-        """TLVs have names, SSL has parts, and what has no name is kept."""
+        """TLVs have names, SSL has parts, and unknown types are kept."""
         data = told(WHOLE)
         self.assertTrue(data)
         found = data.tlv
@@ -424,7 +424,7 @@ class Version2Tests(SynchronousTestCase):
         self.assertFalse(told(version2(1, 1, 1, addresses(HERE, THERE, 1, 2), tlv(3, b"abc"))))
 
     def test_malformedTypes(self) -> None:
-        """TLVs that do not end where they say make the header malformed, unless it says LOCAL."""
+        """TLVs with wrong lengths make the header malformed, except with LOCAL."""
         for tlvs in (
             b"\x01",
             b"\x01\0",
@@ -446,7 +446,7 @@ class Version2Tests(SynchronousTestCase):
             )
 
     def test_deep(self) -> None:
-        """SSL within SSL, again and again, is refused without going down there."""
+        """SSL nested in SSL is refused without recursion."""
         nested = b""
         for _ in range(1500):
             nested = tlv(0x20, bytes(5) + nested)
@@ -460,7 +460,7 @@ class Version2Tests(SynchronousTestCase):
         some.booleans(),
     )
     def test_roundTrip(self, source: Any, tlvs: list[tuple[int, bytes]], checked: bool) -> None:
-        """What a proxy has written is what is read."""
+        """A written header is parsed to the same values."""
         octets = b"".join(tlv(*each) for each in tlvs)
         header = version2(1, 1 if source.version == 4 else 2, 1, addresses(source, source, 1, 2), octets)
         data = told(with_checksum(header) if checked else header)
@@ -473,14 +473,14 @@ class Version2Tests(SynchronousTestCase):
 
 
 class NamesTests(SynchronousTestCase):
-    """What programs have from txsmtpd.proxy_protocol."""
+    """The names in txsmtpd.proxy_protocol."""
 
     def test_enums(self) -> None:
-        """Families have the names that are written about, and those of sockets."""
+        """Families have the names of the specification, and those of sockets."""
         self.assertEqual((AF.IP4, AF.IP6, AF["IP4"]), (AF.INET, AF.INET6, 1))
 
     def test_same(self) -> None:
-        """``same_attribs`` compares, and tells by an exception if it shall."""
+        """``same_attribs`` compares, and raises an exception if requested."""
         data = told(WHOLE)
         found = data.tlv
         assert found is not None
@@ -492,7 +492,7 @@ class NamesTests(SynchronousTestCase):
             self.assertRaises(ValueError, each.same_attribs, _raises=True, **dict.fromkeys(right))
 
     def test_made(self) -> None:
-        """A ProxyData that a program makes is not valid until it says something."""
+        """A ProxyData that a program creates is not valid until it has values."""
         data = ProxyData(version=1)
         self.assertFalse(data)
         data.protocol = PROTO.STREAM
@@ -503,13 +503,13 @@ class NamesTests(SynchronousTestCase):
         self.assertFalse(ProxyData())
 
     def test_strict(self) -> None:
-        """Types without a name are an error for who wants them to be one."""
+        """Types without a name are an error with *strict*."""
         self.assertRaises(UnknownTypeTLV, ProxyTLV.from_raw, tlv(0xE0, b""), strict=True)
         self.assertRaises(UnknownTypeTLV, ProxyTLV.parse, tlv(0xE0, b""), strict=True)
         self.assertIsNone(ProxyTLV.from_raw(b""))
 
     def test_fromStream(self) -> None:
-        """``get_proxy`` reads a header from a stream, and leaves there what follows."""
+        """``get_proxy`` reads a header from a stream, and nothing after it."""
 
         async def of(octets: bytes) -> tuple[ProxyData, bytes]:
             stream = asyncio.StreamReader()
