@@ -6,6 +6,7 @@ import warnings
 from types import SimpleNamespace
 from typing import Any
 
+from twisted.cred.portal import Portal
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.exceptions import Invalid
 
@@ -208,6 +209,19 @@ class FactoryTests(SynchronousTestCase):
         """An object without hooks is refused, because it would discard all mail. Sink() does that deliberately."""
         for handler in (object(), SimpleNamespace(), type("Handler", (), {"handle_message": a_hook})()):
             self.assertIn("txsmtpd.handlers.Sink()", self.refused(handler))
+
+    def test_ofTwistedMail(self) -> None:
+        """What a server of twisted.mail is given is refused with what to write instead; so is a class without hooks."""
+
+        class Delivery:
+            def validateTo(self, user: Any) -> Any: ...
+
+        for handler, words in (
+            (Delivery(), "the handler Delivery has no hook, such as handle_DATA; handle_RCPT replaces validateTo"),
+            (Portal(None), "the handler Portal has no hook, such as handle_DATA; give a portal as the option portal"),
+            (Delivery, "the handler Delivery has no hook, such as handle_DATA; the handler must be an object, not its"),
+        ):
+            self.assertIn(words, self.refused(handler))
 
     def test_noHandler(self) -> None:
         """An object that cannot be a handler is a TypeError that says what can."""

@@ -401,10 +401,18 @@ def check_handler(handler: object, verbs: Collection[str] = (), *, own_hooks: bo
     )
     others = any(name.startswith(("handle_", "auth_")) and name not in NO_HOOKS for name in names)
     if not (hooks or others or discards or IStreamingHandler.providedBy(handler)):
-        raise TypeError(
-            f"{_called(handler)} has no hook, such as handle_DATA; all mail would be accepted and discarded."
-            " If this is intended, use txsmtpd.handlers.Sink()"
-        )
+        raise TypeError(f"{_called(handler)} has no hook, such as handle_DATA{_advice(handler)}")
+
+
+def _advice(handler: object) -> str:
+    """Return what to do about a handler without hooks, as the end of a sentence."""
+    if isinstance(handler, type):
+        return f"; the handler must be an object, not its class, as in {handler.__name__}()"
+    if hasattr(handler, "validateTo"):
+        return "; handle_RCPT replaces validateTo: see Migrate from twisted.mail in the documentation"
+    if hasattr(handler, "realm") and hasattr(handler, "login"):
+        return "; give a portal as the option portal, beside a handler"
+    return "; all mail would be accepted and discarded. If this is intended, use txsmtpd.handlers.Sink()"
 
 
 def _check_kind(handler: object) -> None:
@@ -444,4 +452,4 @@ def _is_ours(method: object) -> bool:
 
 
 def _called(handler: object) -> str:
-    return f"the handler {type(handler).__name__}"
+    return f"the handler {(handler if isinstance(handler, type) else type(handler)).__name__}"

@@ -469,6 +469,16 @@ class ServiceTests(SynchronousTestCase):
             Endpoint(succeed(self.port) if answer is None else answer), self.factory, grace, reactor=self.clock
         )
 
+    def test_wrong(self) -> None:
+        """What is not an endpoint, a factory or a time is refused when the service is made."""
+        endpoint: Any = Endpoint(None)
+        for arguments, text in (
+            (("tcp:8025", self.factory), "serverFromString(reactor"),
+            ((endpoint, Takes()), "factory must be an SMTPFactory, as in SMTPFactory(handler)"),
+            ((endpoint, self.factory, "5s"), "grace must be a number of seconds, not '5s'"),
+        ):
+            self.assertIn(text, str(self.assertRaises(TypeError, SMTPService, *arguments)))
+
     def connect(self, said: bytes = b"") -> StringTransportWithDisconnection:
         protocol = self.factory.buildProtocol(None)
         transport = StringTransportWithDisconnection()

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from txsmtpd.bridges.reactors import call_in_reactor, current_reactor
 
-HINT = "it awaits asyncio outside of an asyncio task; use the option asyncio=True (twist --reactor=asyncio sets it)"
+HINT = "it awaits asyncio outside of an asyncio task; use the option asyncio=True, or --reactor=asyncio"
 # Error messages of asyncio for coroutines that asyncio does not run.
 _COMPLAINTS = (
     "no running event loop",

@@ -11,6 +11,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from txsmtpd.factory import SMTPFactory
+from txsmtpd.settings import want_number
 
 ACCEPTED_AT_ONCE = 8
 GRACE = 30.0  # seconds; supervisors rarely kill a process sooner
@@ -23,6 +24,7 @@ class SMTPService(Service):
     :param factory: makes the protocols. Each service needs its own factory.
     :param grace: maximum time in seconds for open transactions to finish when the service stops; then they are aborted.
     :param reactor: provides the time (IReactorTime). Default: the global reactor.
+    :raises TypeError: if one of them is something else, such as a handler in the place of its factory.
 
     Starting the service binds the address, in ``privilegedStartService`` if that is called. If the endpoint fails, the
     service raises its exception. Stopping the service closes the port, sends 421 to idle clients (RFC 5321 3.8), and
@@ -42,6 +44,11 @@ class SMTPService(Service):
         *,
         reactor: Any = None,
     ) -> None:
+        if not callable(getattr(endpoint, "listen", None)):
+            raise TypeError(f'endpoint must be made by serverFromString(reactor, "tcp:8025"), or similar: {endpoint!r}')
+        if not callable(getattr(factory, "drain", None)):
+            raise TypeError(f"factory must be an SMTPFactory, as in SMTPFactory(handler), not {factory!r}")
+        want_number("grace", grace, float)
         self.endpoint = endpoint
         self.factory = factory
         self.grace = grace
