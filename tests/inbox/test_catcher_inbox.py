@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import urllib.request
 from typing import Any
-from unittest import IsolatedAsyncioTestCase, TestCase
+from unittest import IsolatedAsyncioTestCase, TestCase, mock
 
 from twisted.trial.unittest import TestCase as TrialCase
 
@@ -59,6 +60,23 @@ class ServeTests(TestCase):
         self.assertIn("mail from:<ann@example.org>", json.dumps(answer).lower())
         self.assertEqual(len(ask(f"{self.url}/api/inbox/v1/sessions")["sessions"]), 1)
         self.assertEqual(ask(f"{self.url}/api/inbox/v1/faults")["faults"], [])
+
+    def test_faultsOfItsOwn(self) -> None:
+        """A catcher without faults has some when it is served."""
+        with MailCatcher() as catcher:
+            url = catcher.serve_inbox()
+            catcher.faults.on("rcpt").reply("451 4.7.1 Later")
+            [fault] = ask(f"{url}/api/inbox/v1/faults")["faults"]
+            self.assertEqual((fault["rule"], fault["effect"]), ("rcpt", "451 4.7.1 Later"))
+
+    def test_missing(self) -> None:
+        """Without the extra, the exception tells how to install it."""
+        with (
+            MailCatcher() as catcher,
+            mock.patch.dict(sys.modules, {"txsmtpd.testing.served": None}),
+            self.assertRaisesRegex(ModuleNotFoundError, r"is missing; install it by: pip install 'txsmtpd\[inbox\]'"),
+        ):
+            catcher.serve_inbox()
 
     def test_again(self) -> None:
         """A second call returns the same address."""

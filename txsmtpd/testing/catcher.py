@@ -302,6 +302,7 @@ class MailCatcher(ServerInfo, Inbox):
         :param port: the port; 0 for any free one.
         :return: the URL.
         :raises RuntimeError: if the catcher is not listening.
+        :raises ModuleNotFoundError: if the extra is missing.
         """
         if self._port is None:
             raise RuntimeError(f"{self!r}; the inbox is served while it listens: call start() or listen() before")
@@ -312,9 +313,13 @@ class MailCatcher(ServerInfo, Inbox):
         return url
 
     def _serve(self, port: int, host: str) -> Any:
-        from txsmtpd.testing.served import ServedInbox
+        try:
+            from txsmtpd.testing.served import ServedInbox
+        except ModuleNotFoundError as error:
+            reason = f"{error.name} is missing; install it by: pip install 'txsmtpd[inbox]'"
+            raise ModuleNotFoundError(reason, name=error.name) from error
 
-        return ServedInbox(self._store, self.transcripts, self.factory.faults, self._listening, port, host)
+        return ServedInbox(self._store, self.transcripts, self.faults, self._listening, port, host)
 
     def stop_listening(self) -> Any:
         """Stop listening, and close all connections.
