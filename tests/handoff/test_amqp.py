@@ -9,8 +9,12 @@ import threading
 import time
 from typing import Any
 
+from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
+from twisted.logger import capturedLogs, formatEvent
 
 from tests.handoff.clients import MESSAGE, Client, HandoffTestCase, message_of, send
 from tests.handoff.rabbitmq import Broker, shared_broker
@@ -273,6 +277,18 @@ class FaultTests(AMQPTestCase):
             connection.channel().queue_delete(self.queue)
 
 
+class Confused(Protocol):
+    """Something that is not a broker: it sends an invalid frame, or closes the connection."""
+
+    def connectionMade(self) -> None:
+        factory: Any = self.factory
+        factory.connections += 1
+        if factory.connections % 2:
+            self.transport.write(b"\1\0\0\0\0\0\4\0\xff\0\xff\xce")  # type: ignore[union-attr]
+        else:
+            self.transport.loseConnection()  # type: ignore[union-attr]
+
+
 class StopTests(HandoffTestCase):
     """A server without its broker."""
 
@@ -293,3 +309,22 @@ class StopTests(HandoffTestCase):
             self.patch(amqp, "CONNECT_TIMEOUT", 0.2)
             self.assertEqual((await self.send(await self.serve(handler)))[0], 451)
             self.assertIn("no answer within 0.2 seconds", str(handler.not_ready()))
+
+    async def test_confused(self) -> None:
+        """What is not a broker is one line in the log for each way in which it fails, and no traceback."""
+        factory: Any = Factory.forProtocol(Confused)
+        factory.noisy = False
+        factory.connections = 0
+        port = await serverFromString(reactor, "tcp:0:interface=127.0.0.1").listen(factory)
+        self.addCleanup(port.stopListening)
+        self.patch(amqp, "RETRY", 0.01)
+        handler = AMQPHandoff(f"amqp://127.0.0.1:{port.getHost().port}", queue="mail")
+        with capturedLogs() as events:
+            handler.startService()
+            await self.wait_for(lambda: factory.connections >= 10)
+            await handler.stopService()
+        logged = [str(formatEvent(each)) for each in events if each["log_namespace"] == "txsmtpd.handoff"]
+        self.assertIn("cannot connect: invalid data from the broker", " ".join(logged))
+        self.assertEqual(len(logged), len(set(logged)))
+        self.assertLess(len(logged), 5)
+        self.assertEqual(self.flushLoggedErrors(), [])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from txsmtpd.log.trouble import QUIET, Trouble
+from txsmtpd.log.trouble import KINDS, QUIET, Trouble
 
 
 class TroubleTests(SynchronousTestCase):
@@ -26,3 +26,12 @@ class TroubleTests(SynchronousTestCase):
         trouble = Trouble()
         told = [trouble.seen("full", now) if now % 2 else trouble.worked(now) for now in range(1, 1000)]
         self.assertEqual(told.count(True), 1)
+
+    def test_alternating(self) -> None:
+        """Two kinds that alternate are told once each; and many kinds do not fill the memory."""
+        trouble = Trouble()
+        told = [trouble.seen("closed" if now % 2 else "reset", now) for now in range(1000)]
+        self.assertEqual(told.count(True), 2)
+        for number in range(10 * KINDS):
+            self.assertTrue(trouble.seen(f"kind {number}", 1000))
+        self.assertEqual(len(trouble._logged), KINDS)

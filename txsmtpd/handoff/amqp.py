@@ -29,6 +29,7 @@ from txsmtpd.handoff.message import HandoffMessage
 from txsmtpd.handoff.outcome import UNAVAILABLE, NotTaken, Unroutable
 from txsmtpd.interfaces import IReadiness
 from txsmtpd.log.reasons import reason_of
+from txsmtpd.log.trouble import Trouble
 
 MAX_SIZE = 2**24  # bytes; RabbitMQ 4's default. AMQP does not announce the limit.
 CONNECT_TIMEOUT = 10.0  # seconds for connection, TLS and login
@@ -93,6 +94,7 @@ class AMQPTarget(Service):
         self._loop: Deferred[None] | None = None
         self._first_attempt: Deferred[None] = Deferred()
         self._problem: str | None = "not connected yet"
+        self._trouble = Trouble()  # why it was not connected, since it last was
         self._unroutable: str | None = None
         self._probe: Any = None
 
@@ -282,6 +284,7 @@ class AMQPTarget(Service):
 
     def _is_back(self) -> None:
         self._problem = None
+        self._trouble = Trouble()
         if self.queue is not None:  # the queue was checked to exist
             self._unroutable = None
         log.info("{target}: connected", target=str(self))
@@ -289,8 +292,9 @@ class AMQPTarget(Service):
             self._first_attempt.callback(None)
 
     def _is_away(self, why: str) -> None:
-        if self.running and why != self._problem:
+        if self.running:
             self._problem = why
+        if self.running and self._trouble.seen(why, self.reactor.seconds()):
             log.error("{target}: {why}", target=str(self), why=why)
         if not self._first_attempt.called:
             self._first_attempt.callback(None)
@@ -338,9 +342,16 @@ def _make_protocol(address: Address, heartbeat: int, reactor: Any) -> Any:
     class Protocol(TwistedProtocolConnection):  # type: ignore[misc]
         said: Any = None  # why the connection was lost: the broker's reason, or the error
 
+        def dataReceived(self, data: bytes) -> None:
+            try:
+                super().dataReceived(data)
+            except Exception as error:  # pika raises several for data that it cannot parse
+                self.said = ConnectionError(f"invalid data from the broker: {type(error).__name__}")
+                self.transport.abortConnection()
+
         def connectionLost(self, reason: Any = None) -> None:
             # Pika replaces it with "closed cleanly".
-            self.said = getattr(self._impl, "_error", None) or reason
+            self.said = self.said or getattr(self._impl, "_error", None) or reason
             super().connectionLost(reason)
 
     parameters = pika.ConnectionParameters(
