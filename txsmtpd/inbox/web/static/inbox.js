@@ -72,6 +72,11 @@ function setUpList() {
   button.setAttribute("aria-pressed", String(following));
   showSelection();
 }
+function showMoves() {
+  const list = rows();
+  const at = list.indexOf(current());
+  for (const button of all("[data-move]")) button.disabled = at < 0 || !list[at + Number(button.dataset.move)];
+}
 function markCurrent(id) {
   for (const row of rows()) {
     const is = row.dataset.id === id;
@@ -79,6 +84,7 @@ function markCurrent(id) {
     if (is) { row.classList.remove("unread"); $("a", row).setAttribute("aria-current", "true"); }
     else $("a", row).removeAttribute("aria-current");
   }
+  showMoves();
 }
 document.addEventListener("change", (event) => {
   if (event.target.id === "select-all") for (const row of rows()) $("input", row).checked = event.target.checked;
@@ -154,6 +160,9 @@ document.addEventListener("click", (event) => {
     frame.className = frame.className.replace(/width-\w+/, `width-${button.dataset.width}`);
     for (const each of all("[data-width]")) each.toggleAttribute("aria-current", each === button);
     button.setAttribute("aria-current", "true");
+  } else if (button.dataset.move) {
+    const list = rows();
+    $("a", list[list.indexOf(current()) + Number(button.dataset.move)]).click();
   } else if (button.dataset.copy) {
     navigator.clipboard?.writeText(button.dataset.copy).then(() => { button.classList.add("copied"); announce("Copied"); });
   } else if (button.id === "follow") follow();
@@ -226,4 +235,5 @@ setInterval(() => {
 
 setUpList();
 setUpMessage();
+showMoves();
 current()?.scrollIntoView({ block: "nearest" });
