@@ -482,9 +482,10 @@ class Connection:
     # The end
 
     @property
-    def quit_received(self) -> bool:
-        """Whether the last line received is QUIT."""
-        if self.dispatcher.closes_after_reply:
+    def gets_all_replies(self) -> bool:
+        """Whether the client gets all replies even if it has closed its side: it has sent QUIT, or the greeting is
+        due."""
+        if self.dispatcher.closes_after_reply or not self.dispatcher.verb:
             return True
         last = self.lines.last_line()
         return last is not None and last.upper() == QUIT
@@ -493,14 +494,15 @@ class Connection:
         """The client has closed its side. Reply to what it sent, then close the connection.
 
         With TCP, this looks the same as a client that has disconnected. A client that has sent QUIT gets all replies,
-        no matter how long they take. A client that closes without QUIT violates RFC 5321 4.1.1.10. Its pending work
-        must be cancelled, so it gets only the replies that are ready within a moment.
+        no matter how long they take, and a client that waits for the greeting gets the greeting. A client that closes
+        without QUIT violates RFC 5321 4.1.1.10. Its pending work must be cancelled, so it gets only the replies that
+        are ready within a moment.
         """
         self.input_ended = True
         if self.closing or self._processing:
             return
         if self.turn is not None and self.line_request is None:
-            if not self.quit_received:
+            if not self.gets_all_replies:
                 self.turn.stop_deadline()
                 self.turn.start_deadline()
         elif not self.paused:

@@ -50,7 +50,7 @@ class Turn:
         """Start the deadline of the server: the turn waits for a hook, and not for the client."""
         connection = self._connection
         connection.paused = True
-        if connection.input_ended and not connection.quit_received:
+        if connection.input_ended and not connection.gets_all_replies:
             self._deadline = connection.call_later(PREMATURE_CLOSE_GRACE, connection.close)
         elif connection.server.settings.hook_timeout is not None:
             self._deadline = connection.call_later(connection.server.settings.hook_timeout, self._took_too_long)
