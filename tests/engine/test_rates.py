@@ -126,7 +126,7 @@ class RateTests(LoggingTestCase):
             ({"rates": {"messages": "many"}}, ValueError, "is not a rate"),
             ({"rates": {"mails": "1/s"}}, ValueError, "there is no rate of 'mails'"),
             ({"auth_failures_per_network": "x"}, ValueError, "is not a rate"),
-            ({"limiter": object()}, TypeError, "must provide ILimiter"),
+            ({"limiter": object()}, TypeError, "provides ILimiter"),
             ({"limiter": Limits(), "rates": {"messages": "1/s"}}, TypeError, "exclude each other"),
             ({"network_prefixes": (0, 64)}, ValueError, "prefix lengths"),
             ({"unlimited_networks": ["192.0.2.1/24"]}, ValueError, "unlimited_networks"),

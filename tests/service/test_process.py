@@ -183,11 +183,15 @@ class UnreadTests(ProcessTestCase):
     def connect_to_path(self, path: str) -> Client:
         """A client that waits until the server listens on the path."""
         deadline = time.monotonic() + PATIENCE
-        while not os.path.exists(path) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        client = Client(path)
-        self.addCleanup(client.close)
-        return client
+        while True:
+            try:
+                client = Client(path)
+            except (FileNotFoundError, ConnectionRefusedError):  # it is bound before it listens
+                self.assertLess(time.monotonic(), deadline)
+                time.sleep(0.05)
+            else:
+                self.addCleanup(client.close)
+                return client
 
 
 class SignalTests(ProcessTestCase):
