@@ -632,7 +632,7 @@ class VerdictsTests(SynchronousTestCase):
     """The functions themselves."""
 
     def test_foldedOfNone(self) -> None:
-        """Without recipients that need a reply, the result is positive."""
+        """Without any reply, the result is 250."""
         self.assertEqual(folded([]).code, 250)
 
     def test_foldedFirst(self) -> None:

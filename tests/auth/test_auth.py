@@ -738,20 +738,21 @@ class HiddenTests(LoggingTestCase):
     """AUTH that is never offered."""
 
     def told(self, *clients: Client) -> int:
-        """How often the log tells of it, after these clients' greetings."""
+        """Return how often the log reports it, after the greetings of these clients."""
         for client in clients:
             client.talk(b"EHLO a\r\nEHLO a\r\nHELP\r\n")
         return sum("AUTH is not offered" in line for line in self.logged("warn"))
 
     def test_noTls(self) -> None:
-        """A factory with an authenticator but without TLS tells once, with what to do, that AUTH needs TLS."""
+        """A factory with an authenticator but without TLS logs once that AUTH needs TLS, and what to do."""
         factory = SMTPFactory(authenticator=friend)
         self.assertEqual(self.told(Client(factory=factory), Client(factory=factory)), 1)
         [line] = self.logged("warn")
         self.assertIn("give tls_context, or auth_require_tls=False", line)
 
     def test_otherwise(self) -> None:
-        """Nothing is told if the client can start TLS, has TLS, need not have it, or if nobody can authenticate."""
+        """Nothing is logged if the client can start TLS, uses TLS, need not use it, or if no client can
+        authenticate."""
         tls: dict[str, Any] = {"authenticator": friend, "tls_context": PretendedTLS()}
         self.assertEqual(self.told(Client(**tls)), 0)
         self.assertEqual(self.told(Client(**tls, implicit_tls=True)), 0)

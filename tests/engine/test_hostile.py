@@ -1,6 +1,6 @@
-"""Dialogs as attackers and broken clients have them, put together at random: none deafens the server, or loses a reply.
+"""Random sessions as of attackers and broken clients: the server keeps executing commands, and no reply is lost.
 
-Beside :mod:`tests.engine.test_property`, with AUTH, PROXY headers, receivers that fail, and smuggling.
+In addition to :mod:`tests.engine.test_property`, with AUTH, PROXY headers, receivers that fail, and smuggling.
 """
 
 from __future__ import annotations

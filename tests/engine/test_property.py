@@ -80,10 +80,10 @@ DELAYS = some.lists(some.sampled_from([0, 0, 0.5, 1, 3]), max_size=6)
 
 
 def run(octets: bytes, cuts: list[int], delays: list[float], pauses: list[float], **options: Any) -> tuple[Any, ...]:
-    """All that the server says, whether it closed, and the messages it took.
+    """The server's output, whether it has closed the connection, and the messages that it has accepted.
 
-    :param delays: how long hooks take, in turn.
-    :param pauses: how long the client waits after each segment, in turn.
+    :param delays: the durations of the hooks, in turn.
+    :param pauses: the time that the client waits after each segment, in turn.
     """
     clock = Clock()
     hooks = Delayed(clock, delays)

@@ -421,7 +421,7 @@ class EverybodyTests(SynchronousTestCase):
             self.assertTrue(Client(proxy_from=[network]).welcome, network)
 
     def test_nobody(self) -> None:
-        """A peer without an address counts as a Unix socket only where that is correct."""
+        """Only the peer ``""`` counts as a Unix socket, and not other peers without a valid address."""
         networks = Networks("proxy_from", ["unix", "192.0.2.0/24"])
         self.assertIn("", networks)
         for peer in None, "192.0.2.7", ["192.0.2.7", 1], ("", 0), ("unix", 0):

@@ -1,7 +1,7 @@
 """False ends of mail data: what looks like the end to some servers must not be the end to this one.
 
-In each dialogue a client sends one message, a false end in it, and behind that what would be a second message if the
-false end were taken for the real one.
+In each session, a client sends one message. It contains a false end, and after that a text that would be a second
+message if the false end were the real one.
 """
 
 from __future__ import annotations

@@ -43,9 +43,9 @@ def stuffed(message: bytes) -> bytes:
 
 @implementer(IMessageReceiver)
 class Receiver:
-    """Keeps a message, and holds the server to its word.
+    """Keeps a message, and checks the order of the server's calls.
 
-    :param plan: what to do in each call, by the call's name, or by its number where calls have one (``write0``).
+    :param plan: the action in each call, by the name of the call, or by its name and number (``write0``).
     """
 
     def __init__(self, plan: dict[str, Callable[[Receiver], Any]] | None = None) -> None:
@@ -959,9 +959,9 @@ class PropertyTests(LoggingTestCase):
 
 
 class Sends(Protocol):
-    """A client that sends a large message as fast as it is taken.
+    """A client that sends a large message as fast as the server reads it.
 
-    :param size: its octets.
+    :param size: the size of the message in octets.
     """
 
     PIECE = b"0123456789abcde\n".replace(b"\n", b"f") * 4096

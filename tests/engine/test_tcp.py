@@ -271,9 +271,9 @@ class FloodTests(TCPTestCase):
     """Clients that send without an end."""
 
     async def flood(self, octets: bytes, total: int, **options: Any) -> tuple[int, int]:
-        """Send the octets again and again without reading, up to a total.
+        """Send the octets repeatedly without reading, up to a total.
 
-        :return: the octets that the server took, and those by which this process has grown.
+        :return: the number of octets that the server has read, and the growth of this process in octets.
         """
         await self.serve(**options)
         before = resident()

@@ -56,8 +56,7 @@ def functions_called(work: Callable[[], object]) -> Walk:
 
 
 class WalkTests(SynchronousTestCase):
-    """Who follows a command, a message, TLS, a login or the end of a connection through the code finds what the page
-    says."""
+    """The walks on the page agree with the code, for a command, a message, TLS, a login and the end of a connection."""
 
     def client(self, **options: Any) -> Client:
         return Client(Mailbox(self.mktemp(), durable=False), **options)

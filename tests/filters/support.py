@@ -55,8 +55,8 @@ class MilterTransport(StringTransport):
 class MilterInMemory:
     """A milter, and the endpoint that leads to it.
 
-    :param answers: what it answers to a command, in place of what continues: octets, None to close the connection, or
-        a function of the command's data.
+    :param answers: its response to a command, instead of "continue": octets, None to close the connection, or a
+        function of the command's data.
     """
 
     def __init__(self, answers: dict[bytes, Any] | None = None) -> None:

@@ -221,7 +221,7 @@ class StageTests(FilterTests):
                 self.assertEqual(calls, ["RSET"] * 2, (stage, "refused"))
 
     def test_everyEnd(self) -> None:
-        """However a transaction ends, each filter that was asked about MAIL is told once, and before the next MAIL."""
+        """Whatever ends a transaction, each filter that was called for MAIL is notified once, before the next MAIL."""
         large = b"x" * 2000
         ends = {
             "RSET": b"RSET\r\n",

@@ -47,7 +47,7 @@ class MilterSessionTests(SynchronousTestCase):
         self.assertEqual(self.milter.data_of(b"H"), [b"client.test\0", b"other.test\0"])
 
     def test_names(self) -> None:
-        """The client's name is the one of XCLIENT. Without XCLIENT, it is unknown."""
+        """The client's name is the one of XCLIENT, or its address in brackets, or unknown."""
         for said, expected in (
             (b"ADDR=198.51.100.9 NAME=c.example", b"c.example\0004\0\x00198.51.100.9\0"),
             (b"ADDR=IPV6:2001:db8::9", b"[2001:db8::9]\0006\0\x002001:db8::9\0"),

@@ -1,9 +1,9 @@
-"""The same dialogue past the same milter, once with Postfix and once with ours: a recording proxy in front of the
-milter tells whether both say the same to it, in the same order.
+"""The same session with the same milter, once with Postfix and once with this server. A recording proxy in front of the
+milter shows whether both send the same commands in the same order.
 
-Postfix differs where it knows more, or does more than is needed: it asks the DNS for the client's name, gives a message
-its queue id only with the first recipient, offers to tell of recipients that it has refused, reports commands that it
-does not know, and aborts after each greeting and twice at the end, where there is nothing to abort.
+There are some differences. Postfix looks up the client's name in the DNS, creates the queue id of a message only with
+the first recipient, offers to send recipients that it has refused, and sends unknown commands. It also sends aborts
+after each greeting and twice at the end, although no message is open.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A plugin for pytest under which ``import aiosmtpd`` imports txsmtpd.
 
-The environment variable ``AIOSMTPD_SOURCE`` names the folder of aiosmtpd's own source, where its tests are wanted: its
-packages ``tests`` and ``testing`` are taken from there. Replies are compared by their codes then, exceptions and
-warnings by their classes, records of the log by their levels; the texts are each project's own. What became of each
-test, and which of them are no black-box tests, is written to the file that ``AIOSMTPD_RESULTS`` names.
+To run aiosmtpd's own tests, set the environment variable ``AIOSMTPD_SOURCE`` to the folder of its source: the packages
+``tests`` and ``testing`` are imported from there. Then replies are compared by their codes, exceptions and warnings by
+their classes, and log records by their levels, because the texts differ. The result of each test, and whether it is a
+black-box test, is written to the file that ``AIOSMTPD_RESULTS`` names.
 """
 
 from __future__ import annotations

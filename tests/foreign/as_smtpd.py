@@ -1,10 +1,10 @@
-"""Run the tests that CPython 3.11 has of the module smtpd, and of smtplib against it, with txsmtpd.smtpd in its place.
+"""Run CPython 3.11's tests of the module smtpd, and of smtplib with it, with txsmtpd.smtpd in its place.
 
     python tests/foreign/as_smtpd.py test_smtpd RESULTS [TEST...]
 
-Many of these tests feed a channel through a mock of its socket; here what they queue comes by a transport in memory.
-A loop of asyncore's is one of :func:`txsmtpd.smtpd.loop`. Replies are compared as they stand, octet by octet. What
-became of each test is written to the file RESULTS.
+Many of these tests pass input to a channel with a mock of its socket. Here, the input arrives over a transport in
+memory. :func:`txsmtpd.smtpd.loop` replaces asyncore's loop. Replies are compared octet by octet. The result of each
+test is written to the file RESULTS.
 """
 
 from __future__ import annotations

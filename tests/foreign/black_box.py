@@ -1,8 +1,8 @@
-"""Which tests of aiosmtpd are black-box tests, by a rule and not by hand.
+"""Determine by a rule which tests of aiosmtpd are black-box tests.
 
-A test is none if it uses a name of aiosmtpd's that begins with an underscore, or replaces something in a module of
-aiosmtpd or asyncio (``patch``, ``spy``, ``setattr``). The rule holds for the test, for the fixtures that it asks for,
-for what its markers name, and for what all of these use of the modules of the tests, whether the test passes or not.
+A test is not a black-box test if it uses a name of aiosmtpd that starts with an underscore, or replaces an attribute of
+a module of aiosmtpd or asyncio (``patch``, ``spy``, ``setattr``). The rule applies to the test, to its fixtures, to the
+names in its markers, and to everything that these use from the test modules, whether the test passes or not.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _is_of_tests(found: Any) -> bool:
 
 
 def white_boxes(items: dict[str, pytest.Item], source: Path) -> dict[str, str]:
-    """Return the tests that are no black-box tests, and why.
+    """Return the tests that are not black-box tests, with the reasons.
 
     :param source: the folder of aiosmtpd's modules.
     """

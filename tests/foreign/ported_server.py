@@ -1,4 +1,4 @@
-"""A plugin for pytest: the server of aiosmtplib's tests, changed as the page "Migrating from aiosmtpd" says.
+"""A plugin for pytest: the server of aiosmtplib's tests, changed as the page "Migrating from aiosmtpd" recommends.
 
 Its class overrides methods that have a replacement here, and its mocks use an asyncio transport.
 """

@@ -1,12 +1,11 @@
-"""Run the tests of others against txsmtpd: those of aiosmtpd, as a program does that has changed one word in its
-imports, and of two plugins for pytest that stand on it; those that Python 3.11 has of its module smtpd; and our own
-fixtures for pytest beside other plugins.
+"""Run the tests of other projects with txsmtpd: those of aiosmtpd and of two plugins for pytest that use it, with only
+the import changed; those of Python 3.11 for its module smtpd; and the fixtures for pytest together with other plugins.
 
     python tests/foreign/run.py [FOLDER]
 
-They come from the registry into a temporary folder (or the one that is given) and are not kept. What may fail is in
-``known.txt``, each with its row in a table of the documentation; anything else that does is a fault, and the exit
-status is 1. Tests of aiosmtpd that are no black-box tests (``black_box.py``) are not counted and may fail.
+They are downloaded from the registry into a temporary folder, or the given one, and are not kept. Tests that may fail
+are in ``known.txt``, each with its row in a table of the documentation. If another test fails, the exit status is 1.
+Tests of aiosmtpd that are not black-box tests (``black_box.py``) are not counted and may fail.
 """
 
 from __future__ import annotations

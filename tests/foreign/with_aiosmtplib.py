@@ -1,10 +1,10 @@
-"""Run aiosmtplib's tests against aiosmtpd, and against txsmtpd in its place, and print those that fail only then.
+"""Run aiosmtplib's tests with aiosmtpd, and then with txsmtpd. Print those that fail only with txsmtpd.
 
     python tests/foreign/with_aiosmtplib.py [FOLDER]
 
-What may fail is in ``known.txt``. The class of servers in these tests overrides private methods of aiosmtpd; in
-``ported_server.py`` it has what the documentation recommends instead. Source and packages come from the registry into a
-temporary folder (or the one that is given).
+Tests that may fail are in ``known.txt``. The server class of these tests overrides private methods of aiosmtpd. In
+``ported_server.py``, it uses what the documentation recommends instead. Source and packages are downloaded from the
+registry into a temporary folder, or the given one.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python tests/foreign/with_fastsmtp.py [FOLDER]
 
-It needs Python 3.12 or newer, and PostgreSQL: the folder of its programs is in the environment variable PG_BIN, or that
-of Debian's package. It is not part of ``run.py``, since fastsmtp brings many packages. Its source and its packages come
-from the registry into a temporary folder (or the one that is given).
+It needs Python 3.12 or newer, and PostgreSQL. The folder of PostgreSQL's programs is that of Debian's package, or the
+value of the environment variable PG_BIN. It is not part of ``run.py``, since fastsmtp needs many packages. Source and
+packages are downloaded from the registry into a temporary folder, or the given one.
 """
 
 from __future__ import annotations

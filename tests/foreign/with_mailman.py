@@ -2,8 +2,8 @@
 
     python tests/foreign/with_mailman.py [FOLDER]
 
-It is not part of ``run.py``, since Mailman brings many packages. Its source and its packages come from the registry
-into a temporary folder (or the one that is given).
+It is not part of ``run.py``, since Mailman needs many packages. Source and packages are downloaded from the registry
+into a temporary folder, or the given one.
 """
 
 from __future__ import annotations

@@ -39,10 +39,10 @@ def threads() -> set[threading.Thread]:
 
 
 class System:
-    """The file operations of :mod:`os`; keeps a list of them, and lets one fail.
+    """The file operations of :mod:`os`. Records them, and lets one fail.
 
-    :ivar calls: name of each operation, and the folder or file that it was about.
-    :ivar faults: for an operation, as it is called in *calls*, what to do instead of it.
+    :ivar calls: the name of each operation, and its folder or file.
+    :ivar faults: the function to call instead of an operation, by its name in *calls*.
     """
 
     def __init__(self):

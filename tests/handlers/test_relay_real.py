@@ -244,7 +244,8 @@ class TLSAndAuthTests(RelayTestCase):
         self.assertIs(self.handler.sessions[0], self.handler.sessions[1])
 
     async def test_notTrusted(self) -> None:
-        """A certificate that nobody vouches for, or for another name: 451, and no password leaves. The log has why."""
+        """A certificate of an unknown authority, or for another name, results in 451, and no password is sent. The log
+        has the reason."""
         port = await self.upstream()
         for context, why in (None, "certificate verify failed"), (self.trusted("other.test"), "other.test"):
             options: dict[str, Any] = {"tls": "required", "username": "relay", "password": "secret"}

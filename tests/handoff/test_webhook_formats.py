@@ -57,7 +57,7 @@ class SevenBitTests(SynchronousTestCase):
         self.assertEqual(payloads[:2], ["naïve\r\n".encode("iso-8859-1"), b"\xff\x00\xfe"])
 
     def test_header(self) -> None:
-        """Header fields in UTF-8 are kept, if only the header is not ASCII."""
+        """Header fields in UTF-8 are kept. The rest of the message becomes ASCII."""
         header, _, body = in_seven_bits(EIGHT_BIT).partition(b"\r\n\r\n")
         self.assertIn("Subject: café".encode(), header)
         self.assertTrue(body.isascii())

@@ -1,7 +1,7 @@
-"""HTML that mail can hold to run scripts, to fetch something, or to lead the browser away.
+"""HTML in mail that tries to run scripts, to fetch something, or to navigate the browser away.
 
-``EVIL`` stands for a host of an attacker, ``OWN`` for a path on the inbox's own host that no page asks for. Whatever a
-browser does with any of these, no script runs, nothing is fetched from either, and the page stays where it is.
+``EVIL`` is a host of an attacker, and ``OWN`` a path on the inbox's own host that no page requests. Whatever a browser
+does with the HTML, no script must run, nothing must be fetched from either of them, and the page must not change.
 """
 
 # ruff: noqa: E501  # a line for each trick

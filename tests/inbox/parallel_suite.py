@@ -1,6 +1,6 @@
 """Tests for pytest that share one inbox; ``test_parallel`` runs them in several processes.
 
-Each has an inbox of its own by its base address, and sees no mail of the others.
+The base address of each test selects its own inbox, which shows no mail of other tests.
 """
 
 from __future__ import annotations

@@ -22,11 +22,11 @@ from tests.inbox.browser import Elsewhere, Server, chromium, context, letter
 
 
 class Stage:
-    """The server, the browser, and the hosts elsewhere: started once in a process, by the first test that needs them.
+    """The server, the browser, and the remote hosts. The first test that needs them starts them, once in a process.
 
-    Playwright leaves an asyncio loop running in the thread that it is used in, so it has one of its own. It is no
-    thread of a pool, as these end before what is called at the end of a process. The end of the reactor is not the end
-    of the process: in ``trial -j`` each test fires it.
+    Playwright leaves an asyncio loop running in its thread, so it has a separate thread. A thread of a pool would not
+    do, because pools end before the functions that are called at the end of the process. The end of the reactor is not
+    the end of the process: in ``trial -j``, each test triggers it.
     """
 
     def __init__(self) -> None:
@@ -162,7 +162,7 @@ class PageTests(BrowserCase):
         self.assertEqual(self.errors, [])
 
     def test_views(self) -> None:
-        """Each view of a message shows its side of it, and links in its text can be followed."""
+        """Each view of a message shows its part of it, and links in its text can be followed."""
         html = "<p style='display: flex'>As HTML</p>"
         message = letter("Views", html, "As text, see https://example.org/?a&b.", X_Test="a value")
         message.add_attachment(b"%PDF", maintype="application", subtype="pdf", filename="report.pdf")

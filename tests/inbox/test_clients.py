@@ -1,6 +1,6 @@
 """Clients of Mailpit's API, run against the server that the command line starts.
 
-``.ci/npm.sh`` installs the packages of npm.
+``.ci/npm.sh`` installs the npm packages.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Hooks that block the reactor: which one it was, and when the log tells of it."""
+"""Hooks that block the reactor: which hook it was, and when it is logged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ seen: list[FrameType] = []
 
 
 def compute() -> None:
-    """What a hook calls, and what takes so long."""
+    """The function that a hook calls, and that takes long."""
     seen.append(sys._getframe())
 
 
@@ -96,7 +96,7 @@ class CulpritTests(SynchronousTestCase):
         self.assertRegex(found[1].place, r"^test_blocking\.py, line \d+$")
 
     def test_nobody(self) -> None:
-        """A thread that runs nothing of the server is nobody's fault, such as one that waits for events."""
+        """A thread that runs no code of the server is not reported, such as one that waits for events."""
         seen.clear()
         compute()
         self.assertIsNone(culprit_of(seen[0]))
@@ -115,7 +115,7 @@ class CulpritTests(SynchronousTestCase):
 
 
 class WatchTests(SynchronousTestCase):
-    """When the log tells of it."""
+    """When it is logged."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -161,8 +161,8 @@ class WatchTests(SynchronousTestCase):
         self.assertEqual([each["seconds"] for each in self.logged], [1.0, 2.0])
 
     def test_overloaded(self) -> None:
-        """Different calls that are seen while the reactor is late do not block: the machine is slow, or there are many
-        of them. Neither does what was seen once."""
+        """Different calls while the reactor is late do not count as blocking: the machine is slow, or there are many
+        calls. Neither does a call that was seen once."""
         self.run_hook(self.hook(), self.hook(), self.hook())
         self.run_hook(self.hook())
         same = self.hook()
@@ -179,7 +179,7 @@ class WatchTests(SynchronousTestCase):
         self.assertEqual(self.logged, [])
 
     def test_thread(self) -> None:
-        """The thread ends when it is told to."""
+        """The thread ends when it is stopped."""
         self.watch.start()
         thread = self.watch._thread
         self.watch.stop()

@@ -1,7 +1,7 @@
-"""Mail from a real relay: Exim, which sends by BDAT to servers that offer CHUNKING.
+"""Mail from a real relay: Exim, which uses BDAT if a server offers CHUNKING.
 
-``.ci/exim.sh`` installs it. Each test has an Exim of its own, with configuration and spool in a temporary folder; its
-queue is run once, towards a server in this process.
+``.ci/exim.sh`` installs it. Each test has its own Exim, with configuration and spool in a temporary folder. Its queue
+is run once, with a server in this process as the next one.
 """
 
 from __future__ import annotations

@@ -52,11 +52,11 @@ listen mail
 
 
 class HAProxy:
-    """A HAProxy before one server, until it is stopped.
+    """A HAProxy in front of one server, until it is stopped.
 
-    :param folder: where its configuration is written.
-    :param server: the port that it forwards to.
-    :param options: how, such as ``send-proxy``.
+    :param folder: the folder for its configuration.
+    :param server: the port of the server.
+    :param options: the options of the connection, such as ``send-proxy``.
     """
 
     def __init__(self, folder: Path, server: int, options: str) -> None:

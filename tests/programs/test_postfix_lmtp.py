@@ -1,6 +1,6 @@
 """Mail from a real relay over LMTP: Postfix, with a server in this process on a Unix socket.
 
-Each test has a Postfix of its own, with configuration and queue in a temporary folder. It needs root, as Postfix does.
+Each test has its own Postfix, with configuration and queue in a temporary folder. Postfix must be started as root.
 """
 
 from __future__ import annotations

@@ -227,7 +227,7 @@ class NotifierTests(SynchronousTestCase):
         self.assertEqual(self.message(), {"WATCHDOG": "1"})
 
     def test_full(self) -> None:
-        """A change of the state is not lost while systemd is busy; it is sent before what comes next, and only once."""
+        """A change of the state is not lost while systemd is busy. It is sent before later ones, and only once."""
         notifier = Notifier(self.address)
         notifier.watchdog()
         with contextlib.suppress(BlockingIOError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:

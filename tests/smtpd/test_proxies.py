@@ -38,7 +38,7 @@ REGEX = r"""
 
 
 class Passed(Relayed):
-    """A client of a server of the old kind, in front of a scripted server.
+    """A client of an old-style server, whose remote server is scripted.
 
     :param server_class: the server's class.
     :param options: of the server.

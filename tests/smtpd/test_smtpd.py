@@ -48,9 +48,9 @@ class Keeper(smtpd.SMTPServer):
 
 
 def serve(server: type[smtpd.SMTPServer] = Keeper, channel: type | None = None, **options: Any) -> Any:
-    """A server that listens nowhere.
+    """A server that does not listen.
 
-    :param channel: its class of channels, if it is to have one of its own.
+    :param channel: its class of channels. Default: the usual one.
     """
     if channel is not None:
         server = type(server.__name__, (server,), {"channel_class": channel})

@@ -45,9 +45,9 @@ class Answer:
 
 
 def answers(octets: bytes) -> list[Answer]:
-    """The replies that the octets are made of.
+    """The replies in the octets.
 
-    :raises AssertionError: if they are anything but complete replies as RFC 5321 4.2 has them.
+    :raises AssertionError: if the octets are not a sequence of complete replies (RFC 5321 4.2).
     """
     return [Answer(code, lines) for code, lines in reply_lines(octets)]
 
@@ -68,11 +68,11 @@ def handler(**hooks: Any) -> Any:
 
 
 class Client(MemorySession):
-    """A session in memory whose replies are what stands on the wire.
+    """A session in memory, with replies as sent on the wire.
 
     :param handler: the server's handler.
     :param peer: the client's address.
-    :param factory: the server's factory, if it is to have several clients; otherwise one is made of *options*.
+    :param factory: the server's factory, for several clients of one server. Default: one with *options*.
     """
 
     def __init__(
@@ -98,9 +98,9 @@ class Client(MemorySession):
 def conversation(
     octets: bytes, cuts: Iterable[int] = (), handler: object = None, wait: float = 0, **options: Any
 ) -> tuple[bytes, bool]:
-    """Send the octets, cut into segments, and let time pass.
+    """Send the octets in segments, and advance the clock.
 
-    :return: all that the server said, and whether it closed the connection.
+    :return: the server's output, and whether it has closed the connection.
     """
     client = Client(handler, **options)
     client.say(octets, cuts)
@@ -115,7 +115,7 @@ def conversation(
 class Waiting:
     """A hook that waits until the test fires it.
 
-    :param result: what it returns then.
+    :param result: its result.
     :param obedient: whether it ends when it is cancelled.
     """
 

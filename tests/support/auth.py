@@ -40,9 +40,9 @@ class Tls:
 
 
 class Connection:
-    """A client in memory, greeted already.
+    """A client in memory that has received the greeting.
 
-    :param options: of the factory; AUTH is offered in clear, and refusals do not wait, unless they say otherwise.
+    :param options: of the factory. By default, AUTH is offered without TLS, and refusals are not delayed.
     """
 
     def __init__(

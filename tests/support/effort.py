@@ -46,11 +46,11 @@ def processor_time(work: Callable[[T], object], given: T) -> float:
 def grows_faster_than_its_input(work: Callable[[T], object], make: Callable[[int], T], size: int) -> str:
     """Compare the work for *size* with that for :data:`FACTOR` times as much.
 
-    Both are done in turns, several times if need be, and the quickest of each count: what the machine does
-    besides can make them slower, never quicker. Functions that are no functions of Python can be compared as well.
+    Both alternate, several times if necessary, and the fastest run of each counts: other work of the machine can make
+    them slower, but never faster. Functions in C can be compared, too.
 
-    :param make: an input of this size.
-    :return: by how much it has grown, or nothing if that is about the factor, as it should be.
+    :param make: returns an input of this size.
+    :return: the growth, or nothing if it is about the factor, as it should be.
     """
     small, large = make(size), make(FACTOR * size)
     times: list[tuple[float, float]] = []

@@ -13,10 +13,10 @@ FOLDERS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 def program(name: str, package: str) -> str:
     """The path of a program.
 
-    Where it is missing the test is skipped, and says what to install. Under CI=true it fails: there, what tests need
-    was to be installed.
+    If it is missing, the test is skipped with a message that says what to install. With CI=true, the test fails,
+    because CI installs all programs.
 
-    :param package: Debian's package that has it.
+    :param package: the Debian package that contains it.
     """
     once()
     path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:{FOLDERS}")

@@ -119,8 +119,9 @@ class Wire(StringTransport):
 class Script:
     """A server that follows a script, and the endpoint that leads to it.
 
-    :param script: answers by verb, ``"."`` for the end of a message and ``"CONNECT"`` for the greeting; a list is used
-        up before the usual answer is given. An answer is octets, `CLOSE`, `SILENT`, or a tuple of them.
+    :param script: replies by verb, with ``"."`` for the end of a message and ``"CONNECT"`` for the greeting. The
+        replies of a list are used once each, and then the usual reply. A reply is octets, `CLOSE`, `SILENT`, or a tuple
+        of them.
     """
 
     def __init__(self, *, offers: tuple[str, ...] = OFFERS, down: bool = False, **script: Any) -> None:
@@ -208,9 +209,9 @@ class Relayed:
         return answers(self.client.wait(0.001, 0.001))
 
     def ask(self, line: str, seconds: float = 0, patience: float = 0) -> str:
-        """Send a line; return its reply, lines parted by a slash.
+        """Send a line. Return its reply, with a slash between its lines.
 
-        :param patience: seconds to wait for it, if it does not come at once.
+        :param patience: seconds to wait for the reply, if it is not sent immediately.
         """
         found = self.hear(line.encode() + b"\r\n", seconds)
         if not found and patience:

@@ -49,8 +49,8 @@ class Systemd:
     ) -> None:
         """Start ``twist smtpd`` as a service.
 
-        :param sockets: what it is given to listen on, by FileDescriptorName.
-        :param named: whether it is told the names.
+        :param sockets: the sockets that it gets, by FileDescriptorName.
+        :param named: whether it gets the names.
         """
         sockets = sockets or {}
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("TXSMTPD_", "LISTEN_"))}

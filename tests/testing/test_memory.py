@@ -209,7 +209,7 @@ class ClientTests(SynchronousTestCase):
         return factory, done
 
     def test_reversed(self) -> None:
-        """A client in the place of the server is refused, with what is wanted."""
+        """A client in place of the server is refused, with the right type."""
         for client in (ClientFactory(), Protocol()):
             error = self.assertRaises(TypeError, MemoryConnection, handler(), client)
             self.assertIn("the server must be a handler or an SMTPFactory", str(error))

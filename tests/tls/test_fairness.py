@@ -173,7 +173,7 @@ class FairnessTests(TLSTestCase):
 
 
 class SocketOfTLS:
-    """Twisted's TLS, without TLS: keeps what it gets."""
+    """Replaces Twisted's TLS: keeps its input."""
 
     def __init__(self) -> None:
         self.got: list[bytes] = []
@@ -184,7 +184,7 @@ class SocketOfTLS:
 
 
 class RecordTests(SynchronousTestCase):
-    """How much is decrypted at once, by the number of records."""
+    """The number of octets that are decrypted at once, by the number of records."""
 
     def setUp(self) -> None:
         self.tls = SocketOfTLS()
@@ -198,7 +198,7 @@ class RecordTests(SynchronousTestCase):
         self.input.handshake_completed()
 
     def received(self, octets: bytes) -> list[int]:
-        """The sizes of what is decrypted at once, if this is one read."""
+        """The sizes of the parts that are decrypted at once, for one read."""
         self.tls.got.clear()
         self.tls.dataReceived(octets)
         while self.input._batches.step():
@@ -223,7 +223,7 @@ class RecordTests(SynchronousTestCase):
         self.assertLessEqual(max(self.received(updates)), PART)
 
     def test_usual(self) -> None:
-        """The records of usual clients, which fill a packet or are larger, are decrypted as they come."""
+        """Records of ordinary clients, which fill a packet or are larger, are decrypted as they arrive."""
         for size in (1400, 4096, 16401):
             octets = record(size) * (65536 // (size + 5))
             self.assertEqual(self.received(octets), [len(octets)])

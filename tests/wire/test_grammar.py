@@ -109,9 +109,9 @@ KELVIN, LONG_S, DOTTED_I, FULLWIDTH_AT = "\u212a", "\u017f", "\u0130", "\uff20"
 
 
 def refusal(function: Callable[..., Any], *arguments: Any) -> tuple[int, str | None]:
-    """The code and the enhanced status code that the function refuses with.
+    """The code and the enhanced status code of the function's refusal.
 
-    :raises AssertionError: if it does not.
+    :raises AssertionError: if it does not refuse.
     """
     try:
         result = function(*arguments)
@@ -278,8 +278,9 @@ class LenientTests(SynchronousTestCase):
             self.assertEqual(refusal(grammar.parse_rcpt_leniently, f"TO:{written}"), (553, "5.1.3"), written)
 
     def test_endOfBare(self) -> None:
-        """Without brackets an address ends at the first space that is not in a quoted string, a quoted pair or a
-        comment, nor behind a dot after a comment; if one of these has no end, at the first space of all."""
+        """Without brackets, an address ends at the first space outside of quoted strings, quoted pairs and comments.
+        After a comment, a space after a dot does not end it. If one of these is not closed, the address ends at the
+        first space of any kind."""
         for text, path, parameters in (
             ("ann@example.com. SIZE=1", "ann@example.com.", {"SIZE": "1"}),
             ('"ann smith SIZE=1', '"ann', {"SMITH": None, "SIZE": "1"}),
