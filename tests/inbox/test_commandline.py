@@ -146,6 +146,7 @@ class ProcessTests(TestCase):
         server.process.terminate()
         said, _ = server.process.communicate(timeout=PATIENCE)
         self.assertIn("can read the mail; use --web-auth", server.before + said)
+        self.assertRegex(server.before + said, r"inbox on http://localhost:\d+/")
 
     def test_terminal(self) -> None:
         """On a terminal, two lines show where to send mail and where to read it. The log follows."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import time
 from glob import glob
 from pathlib import Path
@@ -327,6 +328,19 @@ def later() -> Deferred[None]:
 
 class FileTests(TestCase):
     """Opening files."""
+
+    async def test_permissions(self) -> None:
+        """Only the owner can access a new file, and the files beside it; those of an existing file are kept."""
+        self.addCleanup(os.umask, os.umask(0))
+        path = self.mktemp()
+        for mode in 0o600, 0o640:
+            store = SQLiteStore(path)
+            await store.open()
+            await store.add(mail("1"))
+            self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), mode)
+            self.assertEqual(stat.S_IMODE(os.stat(f"{path}-wal").st_mode), mode)
+            await store.close()
+            os.chmod(path, 0o640)
 
     async def test_kept(self) -> None:
         """Stored messages are there when the file is opened again, and the numbers continue."""

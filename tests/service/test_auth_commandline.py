@@ -55,6 +55,8 @@ class OptionsTests(SynchronousTestCase):
     def test_refusals(self) -> None:
         """The error is one line that names the option and contains no password."""
         missing = str(Path(self.mktemp()).absolute())
+        malformed = Path(self.mktemp()).absolute()
+        malformed.write_text(f"# users\nann:sesame\n\n{CANARY}\n")
         for words, expected in [
             (
                 ["--auth=memory:user:sesame"],
@@ -71,6 +73,10 @@ class OptionsTests(SynchronousTestCase):
             ),
             (["--auth=memory:", "--auth-without-tls"], "--auth=memory: no users"),
             (["--auth=file:", "--auth-without-tls"], "--auth=file: no file: "),
+            (
+                [f"--auth=file:{malformed}", "--auth-without-tls"],
+                f"--auth=file: {malformed}: line 4 is not a user, such as name:password",
+            ),
             ([f"--auth=file:{missing}", "--auth-without-tls"], f"--auth=file: {missing}: No such file"),
             ([f"--auth=memory:user:{CANARY}:x", "--auth-without-tls"], "--auth=memory: "),
             ([f"--auth={CANARY[:6]}:user:{CANARY}", "--auth-without-tls"], "--auth=Canary: "),

@@ -8,6 +8,7 @@ first. So a query stops as soon as its page is full.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -96,13 +97,16 @@ def check_kind(path: str) -> None:
 
 
 def prepare(path: str, lasting: bool = True) -> None:
-    """Create the tables, or check that the file has them.
+    """Create the file and its tables, or check that the file has them. Only the owner can access a new file.
 
     :param lasting: as for :func:`connect`.
     :raises ValueError: if the file is not an inbox, or of another version.
+    :raises OSError: if it cannot be created.
     :raises sqlite3.Error: if it cannot be opened.
     """
     check_kind(path)
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     connection = connect(path, lasting)
     try:
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()

@@ -23,7 +23,7 @@ def make_checker(description: str) -> ICredentialsChecker:
     """
     kind, _, rest = description.partition(":")
     if kind == "file":
-        _check_readable(rest)
+        _check_file(rest)
     if kind == "unix" and find_spec("crypt") is None:
         raise ValueError("passwords cannot be checked, because this Python has no module crypt")
     try:
@@ -48,10 +48,13 @@ def checker_factories() -> Iterator[ICheckerFactory]:
             yield factory
 
 
-def _check_readable(path: str) -> None:
+def _check_file(path: str) -> None:
+    """Check a file of users; the checker ignores lines that it does not understand."""
     try:
-        with open(path, "rb"):
-            pass
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if b":" not in line and line.strip() and not line.startswith(b"#"):
+                    raise ValueError(f"{path}: line {number} is not a user, such as name:password")
     except OSError as error:
         raise ValueError(f"{path or 'no file'}: {error.strerror}") from error
 

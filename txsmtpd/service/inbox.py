@@ -74,7 +74,10 @@ class InboxService(SiteService):
         """The address of the site for a browser; empty before it listens."""
         if self.port is None:
             return ""
-        return f"http://{address_text(self.port.getHost())}{self.settings.path}/"
+        address: Any = self.port.getHost()
+        host = getattr(address, "host", None)
+        everywhere = host is not None and ip_address(host).is_unspecified  # not an address that browsers open
+        return f"http://{f'localhost:{address.port}' if everywhere else address_text(address)}{self.settings.path}/"
 
     def _show(self) -> None:
         self.settings.smtp = next(iter(self._smtp_addresses()), "")
