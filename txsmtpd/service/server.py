@@ -227,15 +227,15 @@ def _reactor_late(listeners: list[Listener], counters: Counters | None, seconds:
 
 
 def _monitoring(
-    asked: tuple[str, IStreamServerEndpoint] | None, health: Health, counted: Counters | Master | None
+    given: tuple[str, IStreamServerEndpoint] | None, health: Health, counted: Counters | Master | None
 ) -> Monitoring | None:
-    if asked is None or counted is None:
+    if given is None or counted is None:
         return None
     from txsmtpd.observe.prometheus import registry_of, rendered
     from txsmtpd.observe.web import monitoring_site
 
     registry = registry_of(counted.snapshot)
-    return Monitoring(*asked, monitoring_site(health, partial(rendered, registry)))
+    return Monitoring(*given, monitoring_site(health, partial(rendered, registry)))
 
 
 def factory_maker(handler: Any, protocol: type[SMTP]) -> Callable[..., SMTPFactory]:

@@ -7,7 +7,7 @@ import warnings
 from twisted.python.usage import UsageError
 
 from txsmtpd.service.checkers import make_checker, portal_of
-from txsmtpd.service.options.table import Asked, Chosen, Group, Option, refusing
+from txsmtpd.service.options.table import Chosen, Given, Group, Option, refusing
 from txsmtpd.service.options.values import count, or_none, seconds, some
 
 OPTIONS = (
@@ -48,15 +48,15 @@ def read(chosen: Chosen) -> None:
     checkers = chosen.all("auth")
     required, without_tls = chosen.flag("require-auth"), chosen.flag("auth-without-tls")
     if not checkers:
-        for asked in required, without_tls:
-            if asked is not None:
-                raise UsageError(f"{asked.where}: requires --auth, which names the password checker")
+        for given in required, without_tls:
+            if given is not None:
+                raise UsageError(f"{given.where}: requires --auth, which names the password checker")
         return
     found = []
-    for asked in checkers:
+    for given in checkers:
         # Error messages must not quote the rest of the text, which may contain passwords.
-        with refusing(Asked(asked.where, asked.text.partition(":")[0])):
-            found.append(make_checker(asked.text))
+        with refusing(Given(given.where, given.text.partition(":")[0])):
+            found.append(make_checker(given.text))
     if without_tls is None and "tls_context" not in chosen.settings:
         raise UsageError(
             f"{checkers[0].where}: passwords would be sent without TLS; add --tls, or --auth-without-tls to allow it"

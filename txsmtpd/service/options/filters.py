@@ -22,11 +22,11 @@ OPTIONS = (
 def finish(chosen: Chosen) -> None:
     """Make the filters."""
     chosen["filters"] = []
-    for asked in chosen.all("filter"):
-        with refusing(asked):
+    for given in chosen.all("filter"):
+        with refusing(given):
             if IFactoryMaker.providedBy(chosen["handler"]):
                 raise ValueError("servers of the smtpd module do not support filters")
-            chosen["filters"].append(make_filter(asked.text))
+            chosen["filters"].append(make_filter(given.text))
 
 
 GROUP = Group(title="Filters", options=OPTIONS, finish=finish)

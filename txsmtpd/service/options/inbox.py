@@ -12,7 +12,7 @@ from txsmtpd.service.checkers import make_checker, portal_of
 from txsmtpd.service.endpoints import make_endpoint
 from txsmtpd.service.handlers import HandlerParser, parse_spec
 from txsmtpd.service.monitoring import local_endpoint
-from txsmtpd.service.options.table import Asked, Chosen, Group, Option, refusing
+from txsmtpd.service.options.table import Chosen, Given, Group, Option, refusing
 from txsmtpd.service.options.values import count, octets, seconds
 
 DEFAULT_WEB = "tcp:8025:interface=127.0.0.1"
@@ -118,9 +118,9 @@ def read(chosen: Chosen) -> None:
     if handler is not None and handler.text.partition(":")[0] == "inbox":
         return
     for option in OPTIONS:
-        for asked in chosen.all(option.name) if option.many else [chosen.one(option.name)]:
-            if asked is not None:
-                raise UsageError(f"{asked.where}: requires --handler=inbox")
+        for given in chosen.all(option.name) if option.many else [chosen.one(option.name)]:
+            if given is not None:
+                raise UsageError(f"{given.where}: requires --handler=inbox")
 
 
 def finish(chosen: Chosen) -> None:
@@ -148,20 +148,20 @@ def finish(chosen: Chosen) -> None:
     if "portal" not in chosen.settings:
         # Programs that log in before they send should work without an account.
         chosen.settings.update(authenticator=accept_anyone, auth_require_tls=False)
-    asked = chosen.one("web") or Asked("--web", DEFAULT_WEB)
-    with refusing(asked):
-        endpoint = make_endpoint(local_endpoint(asked.text))
-    chosen["inbox"] = str(asked), endpoint, _site(chosen)
+    given = chosen.one("web") or Given("--web", DEFAULT_WEB)
+    with refusing(given):
+        endpoint = make_endpoint(local_endpoint(given.text))
+    chosen["inbox"] = str(given), endpoint, _site(chosen)
 
 
 def _site(chosen: Chosen) -> Any:
     from txsmtpd.inbox.web.site import WebSettings
 
     checkers = []
-    for asked in chosen.all("web-auth"):
+    for given in chosen.all("web-auth"):
         # Error messages must not quote the rest of the text, which may contain passwords.
-        with refusing(asked._replace(text=asked.text.partition(":")[0])):
-            checkers.append(make_checker(asked.text))
+        with refusing(given._replace(text=given.text.partition(":")[0])):
+            checkers.append(make_checker(given.text))
     relay = chosen.one("web-relay")
     settings = WebSettings(
         path=chosen.value("web-path", ""),
@@ -180,9 +180,9 @@ def _site(chosen: Chosen) -> Any:
 
 def _values(chosen: Chosen, option: str, read: Callable[[str], str]) -> list[str]:
     found = []
-    for asked in chosen.all(option):
-        with refusing(asked):
-            found.append(read(asked.text))
+    for given in chosen.all(option):
+        with refusing(given):
+            found.append(read(given.text))
     return found
 
 

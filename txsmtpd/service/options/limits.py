@@ -124,11 +124,11 @@ def read(chosen: Chosen) -> None:
 def _memory(chosen: Chosen) -> Memory:
     """Return the memory for messages that all listeners share."""
     largest = chosen.settings.get("data_size_limit", DATA_SIZE_DEFAULT)
-    asked = chosen.one("memory-limit")
-    if asked is None:
+    given = chosen.one("memory-limit")
+    if given is None:
         return Settings(handler=None, data_size_limit=largest).memory
-    with refusing(asked):
-        return check_setting("memory_limit", or_none(octets)(asked.text), data_size_limit=largest).memory
+    with refusing(given):
+        return check_setting("memory_limit", or_none(octets)(given.text), data_size_limit=largest).memory
 
 
 GROUP = Group(title="Limits", options=(*SIZES, *NUMBERS, *TIMES, *LENIENCE), read=read)

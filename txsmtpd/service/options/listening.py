@@ -10,7 +10,7 @@ from twisted.python.usage import UsageError
 
 from txsmtpd.service.endpoints import description_of, make_endpoint
 from txsmtpd.service.handlers import default_listen
-from txsmtpd.service.options.table import Asked, Chosen, Group, Option, check_setting, refusing
+from txsmtpd.service.options.table import Chosen, Given, Group, Option, check_setting, refusing
 from txsmtpd.service.options.values import some_seconds
 
 DEFAULT_LISTEN = "tcp:8025:interface=127.0.0.1"
@@ -55,10 +55,10 @@ OPTIONS = (
 def read(chosen: Chosen) -> None:
     """Make the endpoints."""
     _read_proxies(chosen)
-    for asked in chosen.all("listen-tls"):
-        _check_without_tls(asked)
-    for asked in chosen.all("listen-lmtp"):
-        _check_not_smtp(asked)
+    for given in chosen.all("listen-tls"):
+        _check_without_tls(given)
+    for given in chosen.all("listen-lmtp"):
+        _check_not_smtp(given)
     others = chosen.all("listen-tls") or chosen.all("listen-lmtp")
     handler = chosen.one("handler")
     default = default_listen("" if handler is None else handler.text) or DEFAULT_LISTEN
@@ -70,13 +70,13 @@ def read(chosen: Chosen) -> None:
         ("tls_endpoints", chosen.all("listen-tls")),
         ("lmtp_endpoints", chosen.all("listen-lmtp")),
     ):
-        chosen[kind] = [(str(asked), _endpoint(asked, make)) for asked in wanted]
+        chosen[kind] = [(str(given), _endpoint(given, make)) for given in wanted]
     _check_adopted([*chosen["endpoints"], *chosen["tls_endpoints"], *chosen["lmtp_endpoints"]])
 
 
-def _endpoint(asked: Asked, make: Callable[[str], IStreamServerEndpoint]) -> IStreamServerEndpoint:
-    with refusing(asked):
-        return make(asked.text)
+def _endpoint(given: Given, make: Callable[[str], IStreamServerEndpoint]) -> IStreamServerEndpoint:
+    with refusing(given):
+        return make(given.text)
 
 
 def _check_adopted(endpoints: Iterable[tuple[str, IStreamServerEndpoint]]) -> None:
@@ -99,36 +99,36 @@ def _read_proxies(chosen: Chosen) -> None:
         return
     if timeout is not None:
         chosen.settings["proxy_protocol_timeout"] = chosen.value("proxy-protocol-timeout")
-    for asked in proxies:
-        with refusing(asked):
-            check_setting("proxy_from", [asked.text])
-    for asked in (*chosen.all("listen"), *chosen.all("listen-tls"), *chosen.all("listen-lmtp")):
-        already = re.match(r"(haproxy|ssl|tls):", asked.text)
+    for given in proxies:
+        with refusing(given):
+            check_setting("proxy_from", [given.text])
+    for given in (*chosen.all("listen"), *chosen.all("listen-tls"), *chosen.all("listen-lmtp")):
+        already = re.match(r"(haproxy|ssl|tls):", given.text)
         if already is not None:
             raise UsageError(
-                f"{asked}: an endpoint {already[1]}: would take the PROXY header away from the server, which reads"
+                f"{given}: an endpoint {already[1]}: would take the PROXY header away from the server, which reads"
                 f" it because of {proxies[0].where}; give one such as tcp:25"
             )
-    chosen.settings["proxy_from"] = [asked.text for asked in proxies]
+    chosen.settings["proxy_from"] = [given.text for given in proxies]
 
 
-def _check_without_tls(asked: Asked) -> None:
-    already = re.match(r"(?:haproxy:)?(ssl|tls):", asked.text)
+def _check_without_tls(given: Given) -> None:
+    already = re.match(r"(?:haproxy:)?(ssl|tls):", given.text)
     if already is not None:
         raise UsageError(
-            f"{asked}: an endpoint {already[1]}: starts TLS itself, so --listen-tls would nest TLS in TLS;"
+            f"{given}: an endpoint {already[1]}: starts TLS itself, so --listen-tls would nest TLS in TLS;"
             " use one such as tcp:465"
         )
 
 
-def _described(asked: Asked) -> str:
-    with refusing(asked):
-        return description_of(asked.text)
+def _described(given: Given) -> str:
+    with refusing(given):
+        return description_of(given.text)
 
 
-def _check_not_smtp(asked: Asked) -> None:
-    if re.search(r"(?:^|:)tcp6?:(?:port=)?0*25(?::|$)", _described(asked)):
-        raise UsageError(f"{asked}: port 25 must not be used for LMTP (RFC 2033); use another, such as tcp:24")
+def _check_not_smtp(given: Given) -> None:
+    if re.search(r"(?:^|:)tcp6?:(?:port=)?0*25(?::|$)", _described(given)):
+        raise UsageError(f"{given}: port 25 must not be used for LMTP (RFC 2033); use another, such as tcp:24")
 
 
 GROUP = Group(title="Listening", options=OPTIONS, read=read)

@@ -73,9 +73,9 @@ def read(chosen: Chosen) -> None:
     chosen.settings["log_messages"] = LEVELS[level] <= INFO
     if chosen.parent is not None and "fileLogObserverFactory" not in launcher:  # twistd
         for option in (each for each in OPTIONS if each.setting is None):
-            asked = chosen.one(option.name)
-            if asked is not None:
-                raise UsageError(f"{asked}: twistd has a log of its own; see twistd --help, or start it by txsmtpd")
+            given = chosen.one(option.name)
+            if given is not None:
+                raise UsageError(f"{given}: twistd has a log of its own; see twistd --help, or start it by txsmtpd")
         chosen["log_plan"] = None
         return
     chosen["log_plan"] = (
@@ -92,13 +92,13 @@ def finish(chosen: Chosen) -> None:
     if chosen["log_plan"] is None or launcher is None:
         return
     path, as_json, level = chosen["log_plan"]
-    asked = chosen.one("log-file")
+    given = chosen.one("log-file")
     try:
         log = CommandLog.open(path, as_json=as_json, level=LEVELS[level])
     except OSError as error:
-        if asked is None:
+        if given is None:
             raise
-        with refusing(asked):
+        with refusing(given):
             raise ValueError(error.strerror) from error
     chosen["log"] = log
     chosen.settings["log"] = log.lines

@@ -7,7 +7,7 @@ import re
 from txsmtpd.interfaces import IFactoryMaker
 from txsmtpd.service.handlers import make_handler
 from txsmtpd.service.listening import GRACE
-from txsmtpd.service.options.table import Asked, Chosen, Group, Option, refusing
+from txsmtpd.service.options.table import Chosen, Given, Group, Option, refusing
 from txsmtpd.service.options.values import name, seconds, text, yes_or_no
 from txsmtpd.service.privileges import server_privileges
 from txsmtpd.service.topics import describe_handlers
@@ -64,15 +64,15 @@ def read(chosen: Chosen) -> None:
 
 def finish(chosen: Chosen) -> None:
     """Make the handler with the privileges that the server will have."""
-    asked = chosen.one("handler") or Asked("--handler", DEFAULT_HANDLER)
+    given = chosen.one("handler") or Given("--handler", DEFAULT_HANDLER)
     # Error messages must not quote the password of a URL.
-    with refusing(Asked(asked.where, re.sub(r"(?<=://)[^/@]*@", "***@", asked.text))):
-        handler = make_handler(asked.text, server_privileges(getattr(chosen, "parent", None)))
+    with refusing(Given(given.where, re.sub(r"(?<=://)[^/@]*@", "***@", given.text))):
+        handler = make_handler(given.text, server_privileges(getattr(chosen, "parent", None)))
         Settings.make(handler, chosen.settings)  # finds hooks that cannot be called
         if IFactoryMaker.providedBy(handler) and chosen["lmtp_endpoints"]:
             raise ValueError("it supports only SMTP, not --listen-lmtp")
     chosen["handler"] = handler
-    chosen["handler_name"] = asked.text
+    chosen["handler_name"] = given.text
 
 
 GROUP = Group(title="Mail", options=OPTIONS, read=read, finish=finish)

@@ -29,18 +29,18 @@ def read(chosen: Chosen) -> None:
     """Make the endpoint."""
     chosen["drain_delay"] = chosen.value("drain-delay", 0.0)
     chosen["monitoring"] = None
-    asked = chosen.one("metrics")
-    chosen["is_counting"] = asked is not None
+    given = chosen.one("metrics")
+    chosen["is_counting"] = given is not None
     if chosen["worker"] is not None:  # the master serves the pages, and waits for the delay before it stops the worker
         chosen["drain_delay"] = 0.0
         return
-    if asked is None:
+    if given is None:
         if chosen["drain_delay"]:
             raise UsageError("--drain-delay: requires --metrics, which serves /readyz")
         return
-    with refusing(asked):
+    with refusing(given):
         need_extra("metrics", "prometheus_client")
-        chosen["monitoring"] = str(asked), make_endpoint(local_endpoint(asked.text))
+        chosen["monitoring"] = str(given), make_endpoint(local_endpoint(given.text))
 
 
 GROUP = Group(title="Monitoring", options=OPTIONS, read=read)

@@ -7,7 +7,7 @@ import re
 from txsmtpd.limits.limiter import KINDS, Limits
 from txsmtpd.limits.rate import Rate, parse_rate_of
 from txsmtpd.limits.shared import SharedLimits, connect, connection_options
-from txsmtpd.service.options.table import Asked, Chosen, Group, Option, check_setting, need_extra, refusing
+from txsmtpd.service.options.table import Chosen, Given, Group, Option, check_setting, need_extra, refusing
 from txsmtpd.service.options.values import NO_LIMIT, or_none
 from txsmtpd.settings import AUTH_FAILURES
 
@@ -59,39 +59,39 @@ OPTIONS = (
 def read(chosen: Chosen) -> None:
     """Make the limiter that all listeners share."""
     rates: dict[str, Rate] = {}
-    for asked in chosen.all("rate"):
-        with refusing(asked):
-            kind, rate = parse_rate_of(asked.text, KINDS)
+    for given in chosen.all("rate"):
+        with refusing(given):
+            kind, rate = parse_rate_of(given.text, KINDS)
             if kind in rates:
                 raise ValueError(f"there are two rates of {kind}")
             rates[kind] = rate
     networks = chosen.all("unlimited-network")
-    for asked in networks:
-        with refusing(asked):
-            if asked.text.lower() in NO_LIMIT:
+    for given in networks:
+        with refusing(given):
+            if given.text.lower() in NO_LIMIT:
                 if len(networks) > 1:
                     raise ValueError("none cannot be combined with other networks")
                 networks = []
             else:
-                check_setting("unlimited_networks", [asked.text])
+                check_setting("unlimited_networks", [given.text])
     if chosen.all("unlimited-network"):
-        chosen.settings["unlimited_networks"] = [asked.text for asked in networks]
+        chosen.settings["unlimited_networks"] = [given.text for given in networks]
     failures = chosen.value("auth-failures-per-network", Rate.parse(AUTH_FAILURES))
     limits = Limits(rates, failures)
     redis = chosen.one("limits-redis")
     chosen["limiter"] = limits if redis is None else _shared(limits, redis)
 
 
-def _shared(limits: Limits, asked: Asked) -> SharedLimits:
+def _shared(limits: Limits, given: Given) -> SharedLimits:
     # Error messages must not quote the rest of the URL, which may contain a password.
-    with refusing(Asked(asked.where, asked.text.partition(":")[0] + ":...")):
-        connection_options(asked.text)
+    with refusing(Given(given.where, given.text.partition(":")[0] + ":...")):
+        connection_options(given.text)
         need_extra("redis", "txredisapi")
         if not limits.kinds:
             raise ValueError("requires --rate or --auth-failures-per-network, the limits that hosts share")
     from twisted.internet import reactor
 
-    return SharedLimits(limits, lambda: connect(asked.text), reactor)
+    return SharedLimits(limits, lambda: connect(given.text), reactor)
 
 
 GROUP = Group(title="Rates", options=OPTIONS, read=read)

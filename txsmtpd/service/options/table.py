@@ -19,7 +19,7 @@ from txsmtpd.service.options.values import text, yes_or_no
 from txsmtpd.settings import Settings
 
 
-class Asked(NamedTuple):
+class Given(NamedTuple):
     """A value given for an option."""
 
     where: str
@@ -29,7 +29,7 @@ class Asked(NamedTuple):
         return f"{self.where}={self.text}"
 
 
-class AskedFlag(Asked):
+class GivenFlag(Given):
     """A flag given on the command line, where it has no value."""
 
     def __str__(self) -> str:
@@ -92,48 +92,48 @@ class Chosen(usage.Options):
         settings: dict[str, Any] = self["settings"]
         return settings
 
-    def one(self, option: str) -> Asked | None:
+    def one(self, option: str) -> Given | None:
         """Return the value of an option, or None."""
         if self[option] is not None:
-            asked = Asked if self.table[option].metavar else AskedFlag
-            return asked(f"--{option}", self[option])
+            given = Given if self.table[option].metavar else GivenFlag
+            return given(f"--{option}", self[option])
         variable = variable_of(option)
         value = self.environ.get(variable)
-        return Asked(variable, value) if value else None
+        return Given(variable, value) if value else None
 
-    def all(self, option: str, default: str | None = None) -> list[Asked]:
+    def all(self, option: str, default: str | None = None) -> list[Given]:
         """Return the values of an option that may be repeated."""
         if self[option]:
-            return [Asked(f"--{option}", value) for value in self[option]]
+            return [Given(f"--{option}", value) for value in self[option]]
         variable = variable_of(option)
         values = self.environ.get(variable, "").split(self.table[option].separator)
-        found = [Asked(variable, value.strip()) for value in values if value.strip()]
-        return found or ([] if default is None else [Asked(f"--{option}", default)])
+        found = [Given(variable, value.strip()) for value in values if value.strip()]
+        return found or ([] if default is None else [Given(f"--{option}", default)])
 
-    def flag(self, option: str) -> Asked | None:
+    def flag(self, option: str) -> Given | None:
         """Return where an option without a value was given, or None."""
-        asked = self.one(option)
-        if asked is None:
+        given = self.one(option)
+        if given is None:
             return None
-        with refusing(asked):
-            return asked if yes_or_no(asked.text) else None
+        with refusing(given):
+            return given if yes_or_no(given.text) else None
 
     def value(self, option: str, default: Any = None) -> Any:
         """Return the converted value of an option, or *default*."""
-        asked = self.one(option)
-        if asked is None:
+        given = self.one(option)
+        if given is None:
             return default
-        with refusing(asked):
-            return self.table[option].read(asked.text)
+        with refusing(given):
+            return self.table[option].read(given.text)
 
 
 def read_settings(chosen: Chosen, options: tuple[Option, ...]) -> None:
     """Read the options that set options of Settings."""
     for option in options:
-        asked = chosen.one(option.name) if option.setting is not None else None
-        if option.setting is not None and asked is not None:
-            with refusing(asked):
-                value = option.read(asked.text)
+        given = chosen.one(option.name) if option.setting is not None else None
+        if option.setting is not None and given is not None:
+            with refusing(given):
+                value = option.read(given.text)
                 check_setting(option.setting, value)
                 chosen.settings[option.setting] = value
 
@@ -144,14 +144,14 @@ def variable_of(option: str) -> str:
 
 
 @contextmanager
-def refusing(asked: Asked) -> Iterator[None]:
+def refusing(given: Given) -> Iterator[None]:
     """Turn exceptions of the block into a UsageError that names this value."""
     try:
         yield
     except (usage.UsageError, TypeError, ValueError) as error:
-        raise usage.UsageError(f"{asked}: {error}") from error
+        raise usage.UsageError(f"{given}: {error}") from error
     except Exception as error:
-        raise usage.UsageError(f"{asked}: {described(error)}") from error
+        raise usage.UsageError(f"{given}: {described(error)}") from error
 
 
 def need_extra(extra: str, module: str) -> None:

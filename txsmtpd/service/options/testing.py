@@ -43,23 +43,23 @@ def read(chosen: Chosen) -> None:
     from txsmtpd.faults.spec import add_fault
 
     chosen["faults"] = Faults(seed)
-    for asked in wanted:
-        with refusing(asked):
-            add_fault(chosen["faults"], asked.text)
+    for given in wanted:
+        with refusing(given):
+            add_fault(chosen["faults"], given.text)
 
 
 def finish(chosen: Chosen) -> None:
     """Open the file for transcripts."""
-    asked = chosen.one("transcript")
+    given = chosen.one("transcript")
     chosen["transcript"] = None
-    if asked is None:
+    if given is None:
         return
     from txsmtpd.observe.journal import Journal
     from txsmtpd.observe.transcript import Transcripts
 
-    with refusing(asked):
+    with refusing(given):
         try:
-            journal = Journal(name(asked.text))
+            journal = Journal(name(given.text))
         except OSError as error:
             raise ValueError(error.strerror or described(error)) from error
     chosen["transcript"] = Transcripts(sessions=0, tell=journal)

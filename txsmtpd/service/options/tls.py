@@ -53,9 +53,9 @@ def read(chosen: Chosen) -> None:
     ca_out = chosen.one("ca-out")
     chosen["authority"] = None
     if certificate is None:
-        for asked in (*chosen.all("listen-tls"), client_ca, required, starttls, ca_out):
-            if asked is not None:
-                raise UsageError(f"{asked}: requires --tls, which names the certificate")
+        for given in (*chosen.all("listen-tls"), client_ca, required, starttls, ca_out):
+            if given is not None:
+                raise UsageError(f"{given}: requires --tls, which names the certificate")
         return
     if required is not None and client_ca is None:
         raise UsageError(f"{required}: requires --tls-client-ca, which names their authorities")

@@ -53,13 +53,13 @@ def read(chosen: Chosen) -> None:
     chosen["worker_timeout"] = chosen.value("worker-timeout", 60.0)
     chosen["shared_certificate"] = None
     if chosen["workers"] == 1:
-        asked = chosen.one("worker-timeout")
-        if asked is not None:
-            raise UsageError(f"{asked}: requires --workers")
+        given = chosen.one("worker-timeout")
+        if given is not None:
+            raise UsageError(f"{given}: requires --workers")
         return
-    asked = chosen.one("workers")
-    assert asked is not None
-    with refusing(asked):
+    given = chosen.one("workers")
+    assert given is not None
+    with refusing(given):
         if not hasattr(os, "memfd_create"):
             raise ValueError("this system has no memfd_create, which workers need; start several servers instead")
         handler = chosen.one("handler")
