@@ -1,14 +1,10 @@
-"""Checks limits for clients, and makes the reply to a client that exceeds one.
-
-:mod:`txsmtpd.limits` makes the decision; this module turns it into a reply.
-"""
+"""Makes the reply to a client that exceeds a limit. :mod:`txsmtpd.limits` makes the decision."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import Any
 
-from txsmtpd.limits.admission import seconds_left
+from txsmtpd.limits.admission import Admission, seconds_left
 from txsmtpd.limits.limiter import AUTH
 from txsmtpd.limits.rate import Retry
 from txsmtpd.reply import Refused, Reply
@@ -23,25 +19,13 @@ _REFUSALS = {
 }
 
 
-def require(server: Any, kind: str) -> Awaitable[None] | None:
-    """Count something that the client does.
+async def require(admission: Admission, kind: str, answer: Retry | Awaitable[Retry | None]) -> None:
+    """Refuse what the client wants to do, unless the limiter needs time and then allows it.
 
-    :return: None if it is allowed; or an awaitable, if the limiter needs time.
-    :raises Refused: if it is not allowed now.
+    :param answer: what :meth:`~txsmtpd.limits.admission.Admission.admit` has returned. Do not call this for None.
+    :raises Refused: if the client exceeds the limit.
     """
-    admission = server.settings.admission
-    answer = admission.admit(kind, server.session)
-    if answer is None:
-        admission.admitted[kind] += 1
-        return None
-    if isinstance(answer, Awaitable):
-        return _require_answer(admission, kind, answer)
-    admission.refused[kind] += 1
-    raise Refused(refusal(kind, answer))
-
-
-async def _require_answer(admission: Any, kind: str, answer: Awaitable[Retry | None]) -> None:
-    retry = await answer
+    retry = await answer if isinstance(answer, Awaitable) else answer
     if retry is not None:
         admission.refused[kind] += 1
         raise Refused(refusal(kind, retry))

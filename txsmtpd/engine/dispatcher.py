@@ -163,9 +163,9 @@ class Dispatcher:
             if not holds(server, arg):
                 raise Refused(refusal)
         if command.rate is not None:
-            waiting = require(server, command.rate)
-            if waiting is not None:
-                return self._perform_once_admitted(waiting, command, verb, arg)
+            answer = settings.admission.admit(command.rate, server.session)
+            if answer is not None:
+                return self._perform_if_admitted(answer, command, verb, arg)
         if self.interceptor is None:
             return command.method(server, arg)
         return self._perform(command, verb, arg)
@@ -175,10 +175,9 @@ class Dispatcher:
             return command.method(self.server, arg)
         return self.interceptor.command(verb, arg, lambda: command.method(self.server, arg))
 
-    async def _perform_once_admitted(
-        self, waiting: Awaitable[None], command: Command, verb: bytes, arg: str | None
-    ) -> Any:
-        await waiting
+    async def _perform_if_admitted(self, answer: Any, command: Command, verb: bytes, arg: str | None) -> Any:
+        assert command.rate is not None
+        await require(self.server.settings.admission, command.rate, answer)
         result = self._perform(command, verb, arg)
         return await result if isinstance(result, Awaitable) else result
 

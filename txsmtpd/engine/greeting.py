@@ -38,11 +38,12 @@ def _welcome(server: Any) -> Any:
 
 
 async def _greet_if_admitted(server: Any, in_tls: bool) -> Any:
+    admission = server.settings.admission
     try:
         for kind in ("connections", "tls") if in_tls else ("connections",):
-            waiting = require(server, kind)
-            if waiting is not None:
-                await waiting
+            answer = admission.admit(kind, server.session)
+            if answer is not None:
+                await require(admission, kind, answer)
     except BaseException:
         server._dispatcher.closes_after_reply = True
         raise

@@ -7,7 +7,6 @@ login.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
@@ -39,8 +38,8 @@ class Admission:
         self._key_of: Callable[[Any], str | None] = lru_cache(maxsize=REMEMBERED)(self._key_of_host)
         # Kinds without a rate are skipped. A custom limiter without `kinds` may limit all of them.
         self.kinds = frozenset(getattr(limiter, "kinds", [*KINDS, AUTH]))
-        self.admitted: dict[str, int] = defaultdict(int)  #: the number of decisions by kind, for the metrics
-        self.refused: dict[str, int] = defaultdict(int)  #: the same
+        self.admitted = dict.fromkeys(self.kinds, 0)  #: the number of decisions by kind, for the metrics
+        self.refused = dict.fromkeys(self.kinds, 0)  #: the same
 
     def network(self, peer: Any) -> str | None:
         """Return the network that a client is counted under, or None if it has no limits.
@@ -60,13 +59,17 @@ class Admission:
         peer = session.peer
         key = self._key_of(peer[0]) if type(peer) is tuple else None  # as in `network`; each message asks twice
         if key is None:
+            self.admitted[kind] += 1
             return None
         if session.authenticated and kind in ("messages", "recipients"):
             login = session.login_data
             if isinstance(login, bytes):
                 login = login.decode("utf-8", "replace")
             key = f"{LOGIN}{login}" if isinstance(login, str) and login else key
-        return self.limiter.admit(kind, key)
+        answer = self.limiter.admit(kind, key)
+        if answer is None:
+            self.admitted[kind] += 1
+        return answer
 
     def auth_failed(self, session: Session, name: str) -> Any:
         """Record a failed login with this name.

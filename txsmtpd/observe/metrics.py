@@ -225,8 +225,9 @@ class Metrics:
             admission = factory.settings.admission
             for outcome, decisions in (("admitted", admission.admitted), ("refused", admission.refused)):
                 for kind, count in decisions.items():
-                    counters["limiter_total"][kind, outcome] += count
-                decisions.clear()
+                    if count:
+                        counters["limiter_total"][kind, outcome] += count
+                        decisions[kind] = 0
             limiter = factory.settings.limiter or admission.limiter
             counters["limiter_forgotten_total"][()] = getattr(limiter, "forgotten", 0)
             counters["limiter_store_errors_total"][()] = getattr(limiter, "errors", 0)
