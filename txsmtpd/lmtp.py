@@ -11,7 +11,6 @@ from twisted.internet.defer import Deferred
 
 from txsmtpd.command import commands_of, greeted, syntax
 from txsmtpd.engine.dispatcher import Dispatcher
-from txsmtpd.engine.interceptor import Interceptor
 from txsmtpd.engine.message import IncomingMessage
 from txsmtpd.engine.results import ANSWERED_LATER, Action
 from txsmtpd.recipient_replies import Replies, folded
@@ -56,8 +55,8 @@ class DispatcherForEach(Dispatcher):
 
     __slots__ = ("owed", "replies_pushed")
 
-    def __init__(self, server: Any, interceptor: Interceptor | None) -> None:
-        super().__init__(server, interceptor)
+    def __init__(self, server: Any) -> None:
+        super().__init__(server)
         #: After the end of a message, until the replies to it are sent: for each accepted RCPT, the forward-paths that
         #: its hook has added: usually one, several for an alias, or none.
         self.owed: Sequence[Sequence[str]] = ()

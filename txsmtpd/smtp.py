@@ -271,9 +271,9 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         if type(self).__init__ is not SMTP.__init__:  # an override may have set attributes that are commands
             self.commands = with_own_commands(self)
         factory = self.factory
-        self._dispatcher = dispatcher = self._dispatcher_class(self, None)
+        self._dispatcher = dispatcher = self._dispatcher_class(self)
         self._message = None
-        self._connection = dispatcher.connection = Connection(self, dispatcher, None)
+        self._connection = dispatcher.connection = Connection(self, dispatcher)
         observers = getattr(factory, "observers", ())
         if observers:
             self._connection.observer = observer_of(self, observers)

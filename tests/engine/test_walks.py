@@ -69,6 +69,11 @@ class WalkTests(SynchronousTestCase):
         for step in walk:
             self.assertIn(step, rest, f"not in this place: {step}; called were {called}")
 
+    def test_connection(self) -> None:
+        """A new connection, to its greeting."""
+        (walk,) = tables_of("A new connection")
+        self.check(walk, self.client)
+
     def test_command(self) -> None:
         """A command, from the data to the reply."""
         (walk,) = tables_of("A command")

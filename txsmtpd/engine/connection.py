@@ -40,7 +40,6 @@ class Connection:
 
     :param server: the protocol that users see.
     :param dispatcher: processes each line and each result.
-    :param observer: notified of events, or None.
     """
 
     __slots__ = (
@@ -76,7 +75,7 @@ class Connection:
         "turn",
     )
 
-    def __init__(self, server: Any, dispatcher: Any, observer: Observer | None) -> None:
+    def __init__(self, server: Any, dispatcher: Any) -> None:
         settings: Settings = server.settings
         self.server = server
         self.dispatcher = dispatcher
@@ -85,7 +84,7 @@ class Connection:
         self.lines = LineBuffer(settings.longest_line)
         self.output = Output(self.transport)
         self.timeouts: Any = Timeouts(self)  #: the timeouts of this connection
-        self.observer = observer
+        self.observer: Observer | None = None  #: notified of events, or None
         self.tls_input: TLSInput | None = None  #: the input of TLS, or None
         self.stage: Stage | None = None  #: the current stage that replaces commands, or None
         self.turn: Turn | None = None  #: the turn that waits, or None

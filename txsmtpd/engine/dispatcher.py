@@ -61,7 +61,6 @@ class Dispatcher:
     """Runs the commands of one session, and creates the reply to each line.
 
     :param server: the protocol that users see, with its commands, settings, session and envelope.
-    :param interceptor: may replace what commands do, or None.
     """
 
     __slots__ = (
@@ -86,10 +85,10 @@ class Dispatcher:
         "verb",
     )
 
-    def __init__(self, server: Any, interceptor: Interceptor | None) -> None:
+    def __init__(self, server: Any) -> None:
         self.server = server
         self.connection: Any = None  #: the connection; it sets this when it is created
-        self.interceptor = interceptor
+        self.interceptor: Interceptor | None = None  #: may replace what commands do, or None
         self.meter: Meter | None = None  #: updates metrics, or None
         self.commands = server.commands
         self.verb = b""  #: the verb of the current command
