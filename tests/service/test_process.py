@@ -235,6 +235,17 @@ class SignalTests(ProcessTestCase):
         process.process.send_signal(signal.SIGHUP)
         process.line_with("reloaded")
 
+    def test_watchdog(self) -> None:
+        """If systemd's watchdog aborts a server that hangs, the journal shows the code that blocks it."""
+        Path(self.folder, "slow.py").write_text(SLOW.replace("time.sleep(1.5)", "print('blocks'); time.sleep(600)"))
+        process = self.txsmtpd("--handler=slow.Slow")
+        self.connect(process.port()).socket.sendall(b"NOOP\r\n")
+        process.line_with("blocks")
+        process.process.send_signal(signal.SIGABRT)
+        process.line_with("Fatal Python error: Aborted")
+        process.line_with("handle_NOOP")
+        self.assertEqual(process.wait(), -signal.SIGABRT)
+
     def test_twice(self) -> None:
         """A second SIGTERM does not wait for open transactions, and is not logged as a failure."""
         process = self.txsmtpd("--handler=sink", "--grace=60")

@@ -1,16 +1,20 @@
 """Signals: SIGHUP reloads, SIGTERM and SIGINT stop the server, a second one closes all connections at once.
 
 Other signals, such as SIGUSR1, are ignored. Stopping has a deadline: work that does not finish within the grace period,
-such as a hanging disk write, does not keep the process alive.
+such as a hanging disk write, does not keep the process alive. On SIGABRT, with which systemd's watchdog ends a service
+that hangs, and on a crash, the process prints what it was doing.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -71,6 +75,9 @@ class Signals(Service):
         for name in IGNORED:
             if signal.getsignal(getattr(signal, name)) is signal.SIG_DFL:  # twistd rotates its log at SIGUSR1
                 signal.signal(getattr(signal, name), self._on_ignored)
+        if not faulthandler.is_enabled() and sys.__stderr__ is not None:  # a worker reports to its master instead
+            with suppress(OSError, ValueError):  # it is closed
+                faulthandler.enable(sys.__stderr__)
         self._reactor.callWhenRunning(self._take_over)
 
     def stopService(self) -> Deferred[None] | None:
