@@ -218,7 +218,7 @@ class FactoryTests(SynchronousTestCase):
 
         for handler, words in (
             (Delivery(), "the handler Delivery has no hook, such as handle_DATA; handle_RCPT replaces validateTo"),
-            (Portal(None), "the handler Portal has no hook, such as handle_DATA; give a portal as the option portal"),
+            (Portal(None), "the handler Portal has no hook, such as handle_DATA; pass the portal as the option portal"),
             (Delivery, "the handler Delivery has no hook, such as handle_DATA; the handler must be an object, not its"),
         ):
             self.assertIn(words, self.refused(handler))

@@ -411,7 +411,7 @@ def _advice(handler: object) -> str:
     if hasattr(handler, "validateTo"):
         return "; handle_RCPT replaces validateTo: see Migrate from twisted.mail in the documentation"
     if hasattr(handler, "realm") and hasattr(handler, "login"):
-        return "; give a portal as the option portal, beside a handler"
+        return "; pass the portal as the option portal, together with a handler"
     return "; all mail would be accepted and discarded. If this is intended, use txsmtpd.handlers.Sink()"
 
 

@@ -121,7 +121,7 @@ class WatchTests(SynchronousTestCase):
         self.clock = Clock()
         self.frame: FrameType | None = None
         self.logged: list[dict[str, Any]] = []
-        self.lag = ReactorLag(lambda late: self.watch.goes_on(late), self.clock, 0.25, self.clock.seconds)
+        self.lag = ReactorLag(lambda late: self.watch.resumed(late), self.clock, 0.25, self.clock.seconds)
         self.watch = BlockingWatch(self.lag, self, self.clock.seconds, lambda: {0: self.frame} if self.frame else {})
         self.lag.start()
 

@@ -50,7 +50,7 @@ async def start_tls(server: Any, begun: bytes = b"") -> None:
         if "STARTTLS" in settings.hooks and not await dispatcher.result_of_hook("STARTTLS"):
             dispatcher.refuse_all = TLS_NOT_GOOD_ENOUGH
     except BaseException:
-        dispatcher.closes_after_reply = True  # the client expects no reply now: that to STARTTLS was already sent
+        dispatcher.closes_after_reply = True  # the reply to STARTTLS was already sent; send no other
         raise
     finally:
         if dispatcher.meter is not None:

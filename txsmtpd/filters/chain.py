@@ -214,9 +214,9 @@ class Chain:
         return None if hook is None else hook(server, session, envelope, cause)
 
     def transaction_over(self, server: Any, session: Any, envelope: Any) -> None:
-        """Notify the filters that the transaction is over, once for each MAIL that they were asked about.
+        """Notify the filters of the end of a transaction, once for each MAIL for which they were called.
 
-        The server calls this at the one place where transactions end, also those that have failed to begin.
+        The server calls this where all transactions end, including those that a refused MAIL did not open.
         """
         verdicts = envelope.filters
         if isinstance(verdicts, Verdicts) and not verdicts.over:

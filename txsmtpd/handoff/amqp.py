@@ -94,7 +94,7 @@ class AMQPTarget(Service):
         self._loop: Deferred[None] | None = None
         self._first_attempt: Deferred[None] = Deferred()
         self._problem: str | None = "not connected yet"
-        self._trouble = Trouble()  # why it was not connected, since it last was
+        self._trouble = Trouble()  # why there is no connection; new after each connection
         self._unroutable: str | None = None
         self._probe: Any = None
 

@@ -39,7 +39,7 @@ def reply_to(answer: Answer, refused: Reply = REFUSED) -> Reply:
         return own
     if 200 <= status < 300:
         if answer.smtp_reply is not None:
-            # The application wanted to decide otherwise, perhaps against the message.
+            # The application wanted another reply, which may have been a refusal.
             raise Unroutable(f"the receiver has sent an invalid Smtp-Reply: {answer.smtp_reply[:100]!r}")
         return OK
     if status in FINAL:

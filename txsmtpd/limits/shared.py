@@ -158,8 +158,8 @@ class SharedLimits:
 
 
 def _hashed(name: str) -> str:
-    """Return a user name as it is stored, so that who reads Redis sees no names. All hosts must hash alike, so there is
-    no secret: whoever guesses a name can check the guess."""
+    """Return the hash under which a user name is stored, so that Redis contains no names. It has no secret, because all
+    hosts must compute the same hash. Therefore someone who guesses a name can verify it."""
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 

@@ -38,7 +38,7 @@ _SAID_BETTER = {
     "twisted.internet.base": re.compile(r"Main loop terminated\."),
 }
 
-# Where Twisted logs the exception that a certificate of the other side has caused. Its traceback tells nothing more.
+# Loggers of Twisted for exceptions that the other side's certificate has caused. Their tracebacks are not useful.
 _OF_PEERS = {"twisted.internet._sslverify"}
 
 

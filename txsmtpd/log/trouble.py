@@ -10,7 +10,7 @@ class Trouble:
     """Tracks trouble that may come and go with each message."""
 
     def __init__(self) -> None:
-        self._logged: dict[str, None] = {}  # the kinds since it began; two may alternate
+        self._logged: dict[str, None] = {}  # the kinds that were logged since the trouble began
         self._last = 0.0  # when it last occurred
 
     def seen(self, trouble: str, now: float) -> bool:

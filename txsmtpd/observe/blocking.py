@@ -1,4 +1,4 @@
-"""Finds what blocks the reactor: a thread looks at that of the reactor when it is late, and tells which hook it runs.
+"""Finds the hook that blocks the reactor. If the reactor is late, a thread examines the stack of the reactor's thread.
 
 Nothing is measured while hooks run, so this costs nothing for a message. The thread wakes up a few times a second.
 """
@@ -18,16 +18,16 @@ from txsmtpd.log import events
 from txsmtpd.observe.lag import ReactorLag
 
 LOOK = 0.2  # seconds between looks
-LATE = 0.1  # seconds; a reactor that is less late is not looked at
+LATE = 0.1  # seconds by which the reactor must be late before the thread examines the stack
 QUIET = 60.0  # seconds between two warnings about the same hook
 HOOKS = ("handle_", "filter_")
 PACKAGES = ("txsmtpd", "twisted")
-LOOPS = ("mainLoop", "run_forever")  # of Twisted and asyncio; what they call runs in the loop
+LOOPS = ("mainLoop", "run_forever")  # functions of Twisted and asyncio that run the loop
 
 
 @dataclass(frozen=True)
 class Culprit:
-    """What blocks: the name of a function, such as ``Handler.handle_DATA``, and where it is."""
+    """The function that blocks: its name, such as ``Handler.handle_DATA``, and its place in the source."""
 
     name: str
     place: str
@@ -60,7 +60,7 @@ def culprit_of(frame: FrameType | None) -> tuple[FrameType, Culprit] | None:
 
 
 class BlockingWatch:
-    """Logs which hook has blocked the reactor, when that goes on.
+    """Logs which hook has blocked the reactor, as soon as the reactor continues.
 
     :param lag: measures the reactor's lag.
     :param log: the log (:class:`~txsmtpd.log.session.Sink`).
@@ -83,7 +83,7 @@ class BlockingWatch:
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._seen: FrameType | None = None  # the frame of the last look
-        self._culprit: Culprit | None = None  # seen twice
+        self._culprit: Culprit | None = None  # the function that was seen twice
         self._warned: dict[str, float] = {}  # the time of the last warning, by the name of the function
 
     def start(self) -> None:
@@ -103,8 +103,8 @@ class BlockingWatch:
             self.look()
 
     def look(self) -> None:
-        """Look at the thread, if the reactor is late. Two looks must show the same call: on a machine that is merely
-        overloaded, they show different ones."""
+        """Examine the stack, if the reactor is late. A call counts as blocking if it is seen twice. On an overloaded
+        machine, the calls differ."""
         if self._seconds() - self._lag.due < LATE:
             self._seen = None
             return
@@ -117,8 +117,8 @@ class BlockingWatch:
             self._culprit = culprit
         self._seen = frame
 
-    def goes_on(self, late: float) -> None:
-        """The reactor goes on. Log what has blocked it, if that was seen.
+    def resumed(self, late: float) -> None:
+        """Log what has blocked the reactor, if that was seen. Called when the reactor continues.
 
         :param late: the reactor's lag in seconds.
         """

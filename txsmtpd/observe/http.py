@@ -11,8 +11,8 @@ from twisted.web.server import Site
 class PromptChannel(HTTPChannel):
     """A connection whose timeout is the time for the next request line and header together.
 
-    With Twisted's channel each octet starts the timeout anew, so a client that sends an octet now and then could keep a
-    connection for hours. Octets of a body still start it anew: how long a body may take is up to the request.
+    With Twisted's channel, each octet restarts the timeout. A client that sends an octet from time to time could keep a
+    connection for hours. Octets of a body still restart it: the request limits the time for its body.
     """
 
     def resetTimeout(self) -> None:

@@ -71,7 +71,7 @@ def _family_of(descriptor: int) -> socket.AddressFamily | None:
 
 
 def _is_listening(descriptor: int) -> bool:
-    """Return False for a datagram socket, the connection of a client, and a socket that nobody has put to listen."""
+    """Return True if a descriptor is a listening socket. A datagram socket and a client's connection are not."""
     with socket.socket(fileno=os.dup(descriptor)) as duplicate:
         return bool(duplicate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 
 log = Logger(namespace="txsmtpd")
 
-KEPT = 8  # changes of the state that wait to be sent; what the oldest ones told is outdated by then
+KEPT = 8  # maximum number of unsent changes of the state; older ones are outdated by then
 FOREVER = 2**64 - 1  # microseconds; systemd's value for "infinity"
 
 

@@ -1,4 +1,4 @@
-"""Watches the reactor: how late it is, for metrics and stress mode, and what blocks it, for the log."""
+"""Watches the reactor: measures its lag, for metrics and stress mode, and logs the hooks that block it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ReactorWatch:
 
     def _told(self, seconds: float) -> None:
         if self._blocking is not None:
-            self._blocking.goes_on(seconds)
+            self._blocking.resumed(seconds)
         self._late(seconds)
 
     def stop(self) -> None:
@@ -50,7 +50,7 @@ class ReactorWatch:
 
 
 class WatchService(Service):
-    """Runs a watch as long as it runs."""
+    """Runs a watch while the service runs."""
 
     def __init__(self, watch: ReactorWatch, reactor: Any) -> None:
         self._watch = watch

@@ -96,7 +96,8 @@ async def _missing(call: Call, scope: Scope, text: str, count: int, came: int, t
 
 
 def _similar(wanted: str, values: set[str]) -> list[str]:
-    """Return the values that resemble the one that was wanted. If it is there, another criterion is wrong."""
+    """Return the values that are similar to the wanted one. If the wanted one exists, return none: then another
+    criterion does not match."""
     if wanted in values:
         return []
     close = difflib.get_close_matches(wanted, values, NEAR)

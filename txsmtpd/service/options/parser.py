@@ -86,7 +86,7 @@ SHOWN = (
     rates.GROUP,
     _GENERAL,
 )
-"""The same in the order in which --help shows them: what new users need comes first."""
+"""All options in the order of --help: those that new users need come first."""
 
 TABLE: Mapping[str, Option] = {option.name: option for group in GROUPS for option in group.options}
 # The handler is made first: --tls=auto and transcripts write files, which should not remain if it fails.
