@@ -6,6 +6,7 @@ import sys
 from typing import Any, Self, TextIO
 
 from txsmtpd.handlers.off_thread import OffThread
+from txsmtpd.log.events import client_text
 from txsmtpd.log.printable import printable, printable_lines
 from txsmtpd.mime import parse_message
 from txsmtpd.session import Envelope, Session
@@ -81,7 +82,8 @@ def _summary(session: Session, envelope: Envelope) -> str:
     octets = _octets(envelope)
     message = parse_message(octets)
     recipients = ", ".join(f"<{path}>" for path in envelope.rcpt_tos)
-    lines = [f"Envelope: from <{envelope.mail_from}> to {recipients}; {len(octets):,} octets from {session.peer!r}"]
+    client = client_text(session.peer)
+    lines = [f"Envelope: from <{envelope.mail_from}> to {recipients}, {len(octets):,} octets, client {client}"]
     lines += [f"{name}: {value}" for name in FIELDS for value in message.headers.get_all(name)]
     lines = [printable(line[:1000]) for line in lines]
     text = message.text.strip("\n")

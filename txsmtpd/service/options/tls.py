@@ -104,7 +104,7 @@ def finish(chosen: Chosen) -> None:
         return
     authority, names = chosen["authority"]
     ca_out = chosen.one("ca-out")
-    where = "memory only; give --ca-out=FILE"
+    where = "not saved; clients that verify certificates need it, see --ca-out=FILE"
     if ca_out is not None:
         with refusing(ca_out):
             try:
@@ -112,7 +112,7 @@ def finish(chosen: Chosen) -> None:
             except OSError as error:
                 raise ValueError(error.strerror) from error
         where = ca_out.text
-    told = f"--tls={AUTO}: a certificate for {', '.join(names)}; that of its authority is in {where}"
+    told = f"--tls={AUTO}: temporary certificate for {', '.join(names)}; CA certificate: {where}"
     complain(told, sys.stderr)
 
 
