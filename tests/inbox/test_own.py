@@ -387,6 +387,17 @@ class ReleaseTests(SiteTestCase):
         self.assertEqual(answer.status, 502)
         self.assertIn("550 5.1.1 Nobody", answer.text)
 
+    async def test_page(self) -> None:
+        """If the relay rejects a message that is released on its page, this page says why."""
+        self.web.relay = Upstream("127.0.0.1", 1)
+        [message] = await self.add(mail("one"))
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        answer = await self.ask("POST", f"/m/{message.id}/release", b"to=x%40y.test", form)
+        await self.web.relay.close()
+        self.assertEqual(answer.status, 502)
+        self.assertIn("The message was not released: the relay rejected it: x@y.test: 451 4.4.1", answer.text)
+        self.assertIn("<h1>one</h1>", answer.text)
+
 
 class LoginTests(SiteTestCase):
     """A login."""

@@ -110,6 +110,7 @@ async def _render(call: Call, template: str, **values: Any) -> Response:
         "with_faults": call.settings.faults is not None,
         "query": "",
         "notice": None,
+        "failure": None,
         "here": url(),
         **values,
     }
@@ -390,7 +391,13 @@ async def release(call: Call) -> Response:
     if message is None:
         raise HTTPError(404, "This message was deleted.")
     recipients = [each.strip() for each in call.form().get("to", [""])[-1].split(",") if each.strip()]
-    await release_message(call, message, recipients)
+    try:
+        await release_message(call, message, recipients)
+    except HTTPError as error:
+        failure = f"The message was not released: {error}"
+        response = await _mail(call, message=message, failure=failure, **await _details(call, message))
+        response.status = error.status
+        return response
     return redirect(f"{call.base}/m/{message.id}?released=1", 303)
 
 
