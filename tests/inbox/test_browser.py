@@ -292,6 +292,18 @@ class PageTests(BrowserCase):
         page.get_by_role("link", name="Delete all").wait_for(state="hidden")
         self.assertTrue(button.evaluate("element => element === document.activeElement"))
 
+    def test_offline(self) -> None:
+        """Without a connection for events, the page says so; what was deleted meanwhile is not found."""
+        self.server.send(letter("Deleted"))
+        window = self.window()
+        window.route("**/api/inbox/v1/events", lambda route: route.abort())
+        page = window.new_page()
+        page.goto(f"{self.server.url}/")
+        page.get_by_text("Offline").wait_for()
+        page.request.delete(f"{self.server.url}/api/v1/messages")
+        page.get_by_text("Deleted").click()
+        page.get_by_role("heading", name="Message not found").wait_for()
+
     def test_follow(self) -> None:
         """A page that follows the newest message shows it when it arrives."""
         self.server.send(letter("Old"))

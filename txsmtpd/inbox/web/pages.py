@@ -280,7 +280,8 @@ async def show_sessions(call: Call) -> Response:
     """List sessions, newest first."""
     sessions = await call.store.sessions(call.scope, SESSIONS)
     here = f"{call.base}/sessions"
-    return await _render(call, "sessions.html", page="sessions", session=None, sessions=sessions, here=here)
+    found = {"session": None, "sessions": sessions, "most": SESSIONS}
+    return await _render(call, "sessions.html", page="sessions", here=here, **found)
 
 
 @page

@@ -36,10 +36,13 @@ function showLive(on) {
   live.hidden = false;
   live.classList.toggle("off", !on);
   live.title = on ? "Live updates are on" : "Disconnected from the server; reconnecting";
-  if ($("span", live).textContent !== live.title) $("span", live).textContent = live.title;
+  const text = on ? "Live updates are on" : "Offline";
+  const label = $("span", live);
+  label.className = on ? "sr" : "";
+  if (label.textContent !== text) label.textContent = text;
 }
 document.body.addEventListener("htmx:sseOpen", () => showLive(true));
-document.body.addEventListener("htmx:sseError", () => showLive(false));
+for (const name of ["htmx:sseError", "htmx:sendError"]) document.body.addEventListener(name, () => showLive(false));
 
 // The list: selection and scroll position survive its updates
 
