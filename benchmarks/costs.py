@@ -1,10 +1,14 @@
 """What the log, metrics and limits cost a message, in processor time of the protocol alone.
 
 ``python benchmarks/costs.py [--rounds 40]``
+``python benchmarks/costs.py --instructions``
 
 Sessions run in memory: no reactor, no sockets, so that a percent can be seen at all. Each round runs every variant
 once, in turn, and each variant is compared with the plain server of the same round; shown are the medians. A message
-of a real server costs about 2.5 times the plain figure, so that the percentages of a real server are smaller.
+of a real server costs about three times the plain figure, so that the percentages of a real server are smaller.
+
+Instructions are counted by valgrind. They hardly depend on what else the machine does, but do not show the time that
+caches and the kernel take.
 """
 
 from __future__ import annotations
@@ -13,9 +17,14 @@ import argparse
 import gc
 import os
 import random
+import re
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.address import IPv4Address
@@ -29,6 +38,7 @@ from txsmtpd.observe.metrics import Metrics
 from txsmtpd.service.command_log import CommandLog
 
 MESSAGES = 500  # of a session
+FEW = 250  # the same, while valgrind counts
 MESSAGE = (
     b"MAIL FROM:<a@example.com>\r\n",
     b"RCPT TO:<b@example.com>\r\n",
@@ -38,6 +48,17 @@ MESSAGE = (
 CLIENT = IPv4Address("TCP", "192.0.2.7", 4711)  # one that has limits
 RATES = {"connections": "1000000/s", "messages": "1000000/s", "recipients": "1000000/s"}
 SLOW = {"session_timeout": 3600.0, "error_delay": 1.0}
+
+
+class TwoHooks:
+    """A handler of two coroutines."""
+
+    async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: list[str]) -> str:
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+        return "250 OK"
 
 
 def logged(**options: Any) -> SMTPFactory:
@@ -56,10 +77,17 @@ VARIANTS: dict[str, Callable[[], SMTPFactory]] = {
         Sink(), connection_limit=1000, connection_limit_per_network=50, **SLOW
     ),
     "rates of messages and recipients": lambda: SMTPFactory(Sink(), rates=RATES),
+    "two hooks": lambda: SMTPFactory(TwoHooks()),
+    "two hooks, metrics": lambda: SMTPFactory(TwoHooks(), metrics=Metrics("tcp:25")),
 }
 
 
-def seconds(factory: SMTPFactory) -> float:
+def base_of(name: str) -> str:
+    """The variant that another one is compared with."""
+    return "two hooks" if name.startswith("two hooks") else "plain"
+
+
+def seconds(factory: SMTPFactory, messages: int = MESSAGES) -> float:
     """Processor seconds of one message, in a session of many."""
     protocol: Any = factory.buildProtocol(CLIENT)
     transport = StringTransport(peerAddress=CLIENT)
@@ -68,22 +96,82 @@ def seconds(factory: SMTPFactory) -> float:
     protocol.dataReceived(b"EHLO client.test\r\n")
     transport.clear()
     begin = time.process_time()
-    for _ in range(MESSAGES):
+    for _ in range(messages):
         for octets in MESSAGE:
             protocol.dataReceived(octets)
     used = time.process_time() - begin
     replies = transport.value().count(b"\r\n")
-    if replies != MESSAGES * len(MESSAGE):
+    if replies != messages * len(MESSAGE):
         raise SystemExit(f"{replies} replies: {transport.value()[-200:]!r}")
     protocol.dataReceived(b"QUIT\r\n")
     protocol.connectionLost(Failure(ConnectionDone()))
-    return used / MESSAGES
+    return used / messages
+
+
+def run_under_valgrind() -> None:
+    """Run sessions of two lengths for each variant. Each begins when the parent process asks for it."""
+    gc.disable()
+    for name, make in VARIANTS.items():
+        factory = make()
+        seconds(factory, FEW)
+        for messages in (FEW, 2 * FEW):
+            print(name, flush=True)
+            input()
+            seconds(factory, messages)
+            print("done", flush=True)
+
+
+def count_instructions() -> dict[str, float]:
+    """Return the instructions of one message, by variant: the difference between two sessions."""
+    counts: dict[str, list[int]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        valgrind = ["valgrind", "-q", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={folder}/out"]
+        child = subprocess.Popen(
+            [*valgrind, sys.executable, __file__, "--under-valgrind"],
+            env={**os.environ, "PYTHONHASHSEED": "0"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert child.stdin is not None and child.stdout is not None
+
+        def control(*options: str) -> None:
+            subprocess.run(["callgrind_control", *options, str(child.pid)], check=True, capture_output=True)
+
+        for line in child.stdout:
+            control("--instr=on")
+            control("--zero")
+            child.stdin.write("\n")
+            child.stdin.flush()
+            child.stdout.readline()
+            control("--dump")
+            newest = max(Path(folder).iterdir(), key=lambda file: file.stat().st_mtime_ns)
+            total = re.search(r"^(?:totals|summary): (\d+)", newest.read_text(), re.MULTILINE)
+            assert total is not None
+            counts.setdefault(line.strip(), []).append(int(total[1]))
+            control("--instr=off")
+        child.wait()
+    return {name: (long - short) / FEW for name, (short, long) in counts.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What the log, metrics and limits cost a message.")
     parser.add_argument("--rounds", type=int, default=40)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--instructions", action="store_true", help="count instructions; needs valgrind")
+    parser.add_argument("--under-valgrind", action="store_true", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.under_valgrind:
+        run_under_valgrind()
+    elif asked.instructions:
+        counts = count_instructions()
+        for name, count in counts.items():
+            more = count - counts[base_of(name)]
+            print(f"{name:34} {count:8.0f}  {more:+7.0f}  {more / counts[base_of(name)]:+6.1%}")
+    else:
+        compare_times(asked.rounds)
+
+
+def compare_times(rounds: int) -> None:
     factories = {name: make() for name, make in VARIANTS.items()}
     times: dict[str, list[float]] = {name: [] for name in factories}
     gc.disable()
@@ -94,8 +182,8 @@ def main() -> None:
             if number >= 2:  # the first ones warm up
                 times[name].append(used)
         gc.collect()
-    plain = times["plain"]
     for name, values in times.items():
+        plain = times[base_of(name)]
         more = statistics.median(value / base - 1 for value, base in zip(values, plain, strict=True))
         least = min(values) / min(plain) - 1
         print(f"{name:34} {statistics.median(values) * 1e6:6.2f} us  {more:+6.1%} (of the fastest: {least:+.1%})")
