@@ -41,6 +41,13 @@ class Frozen:
     def write(self):
         print("writing", flush=True)
         os.open("fifo", os.O_WRONLY)
+
+class Forgetful(Frozen):
+    """Does not wait for it."""
+
+    async def handle_DATA(self, server, session, envelope):
+        deferToThread(self.write)
+        return "250 OK"
 '''
 SLOW = """
 import time
@@ -269,6 +276,20 @@ class SignalTests(ProcessTestCase):
         process.line_with("writing")
         process.process.send_signal(signal.SIGTERM)
         process.line_with("stopped listening")
+        process.process.send_signal(signal.SIGTERM)
+        process.line_with("the process is killed")
+        self.assertEqual(process.wait(), 71)
+
+
+    def test_forgottenThread(self) -> None:
+        """A thread that is still busy when all transactions are over does not keep the process for the grace period."""
+        once()
+        os.mkfifo(Path(self.folder, "fifo"))
+        process = self.txsmtpd("--handler=loud.Forgetful", "--grace=600")
+        client = self.connect(process.port())
+        client.begin_data()
+        self.assertTrue(client.say("hello\r\n.").startswith("250"))
+        process.line_with("writing")
         process.process.send_signal(signal.SIGTERM)
         process.line_with("the process is killed")
         self.assertEqual(process.wait(), 71)

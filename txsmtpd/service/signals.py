@@ -87,6 +87,8 @@ class Signals(Service):
 
     def _take_over(self) -> None:
         """Install handlers that call those of the reactor. The reactor has installed its own by now."""
+        # When the services have stopped, only threads are left, such as one that waits for a DNS server.
+        self._reactor.addSystemEventTrigger("during", "shutdown", self._deadline.within, MARGIN)
         for number in self._ends:
             before = signal.getsignal(number)
             if callable(before):
