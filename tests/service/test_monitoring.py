@@ -72,6 +72,21 @@ class ServerTests(SynchronousTestCase):
         self.assertEqual(server._clock().getDelayedCalls(), [])
         self.successResultOf(server.stopService())
 
+    def test_reload(self) -> None:
+        """A reload ends with READY, but not before the first worker serves clients."""
+        waiting: Deferred[None] = Deferred()
+        server = Server(reactor=Clock(), environ={}, when_ready=lambda: waiting)
+        server.notifier = notifier = mock.Mock()
+        server.reload_begins()
+        server.reload_ends()
+        self.assertEqual([each[0] for each in notifier.method_calls], ["reloading"])
+        waiting.callback(None)
+        self.assertEqual([each[0] for each in notifier.method_calls], ["reloading", "ready"])
+        server.health.draining = True
+        server.reload_begins()
+        server.reload_ends()
+        self.assertEqual(notifier.ready.call_count, 1)
+
 
 class MonitoringTests(SynchronousTestCase):
     """The service of the pages."""

@@ -280,7 +280,6 @@ class SignalTests(ProcessTestCase):
         process.line_with("the process is killed")
         self.assertEqual(process.wait(), 71)
 
-
     def test_forgottenThread(self) -> None:
         """A thread that is still busy when all transactions are over does not keep the process for the grace period."""
         once()

@@ -159,10 +159,10 @@ class Server(MultiService):
             self.notifier.reloading()
 
     def reload_ends(self) -> None:
-        """Notify systemd that a reload has ended."""
+        """Notify systemd that a reload has ended, but not before clients are served."""
         self._reloads -= 1
-        if self.notifier is not None and not self._reloads and not self.health.draining:
-            self.notifier.ready(self._status())
+        if self.notifier is not None and not self._reloads:
+            self._tell_ready()
 
     def _repeat(self, period: float, function: Callable[..., object]) -> None:
         call = LoopingCall(function)
