@@ -357,9 +357,11 @@ class RunTests(ProcessTestCase):
         """A port in use is one line and status 71."""
         other = self.txsmtpd("--handler=sink")
         port = other.port()
-        self.assertOneLine(
-            self.run_python("-c", RUN, f"127.0.0.1:{port}"), 71, "Address already in use", command="txsmtpd"
-        )
+        process = self.run_python("-c", RUN, f"127.0.0.1:{port}")
+        self.assertOneLine(process, 71, "Address already in use", command="txsmtpd")
+        self.assertEqual(
+            [process.lines.get() for _ in range(process.lines.qsize())], process.errors
+        )  # it is not logged
 
     def test_mistakes(self) -> None:
         """An invalid option or endpoint is an exception that says why."""

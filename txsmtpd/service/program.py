@@ -70,7 +70,6 @@ def run(
         for warning in useless_auth(factory.settings, provides_tls(endpoint)):
             warnings.warn(warning, stacklevel=2)
         listeners.append(Listener(endpoint, make_endpoint(endpoint), factory, grace))
-    globalLogBeginner.beginLoggingTo([log.lines], redirectStandardIO=False)
 
     def hurry() -> None:
         for each in listeners:
@@ -99,7 +98,6 @@ def _run_workers(
 
     server = WorkerService(factory, *endpoints, workers=workers, grace=grace, logs=False, end_process=stop_with)
     log = CommandLog.open()
-    globalLogBeginner.beginLoggingTo([log.lines], redirectStandardIO=False)
     signals = Signals(reload=[server.reload], hurry=server.hurry, grace=grace + 1, flush=log.close)
     _serve(reactor, log, [signals, server])
 
@@ -112,6 +110,8 @@ def _serve(reactor: Any, log: CommandLog, services: Sequence[IService]) -> None:
         for service in services:
             service.startService()
             reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+        # It begins with the events so far. A service that could not start has said why, on standard error.
+        globalLogBeginner.beginLoggingTo([log.lines], redirectStandardIO=False)
         log.take_standard_streams()
     except BaseException:
         log.close()
