@@ -2,6 +2,6 @@
 
 from hypothesis import HealthCheck, settings
 
-# A busy machine is no defect.
+# A slow machine must not fail a test.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")

@@ -137,5 +137,5 @@ class OptionsPageTests(SynchronousTestCase):
         """Each option is in exactly one of the sections."""
         page = (DOCS / "options.rst").read_text("utf-8")
         found = [name for names in re.findall(r"^\.\. options:: (.*)", page, re.MULTILINE) for name in names.split()]
-        elsewhere = {"handler", "filters", "protocol_mechanisms"}  # of the factory, or not for users
+        elsewhere = {"handler", "filters", "protocol_mechanisms"}  # options of the factory, or not for users
         self.assertEqual(sorted(found), sorted({each.name for each in fields(Settings) if each.init} - elsewhere))

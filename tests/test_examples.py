@@ -196,7 +196,7 @@ class ExampleTests(ProcessTestCase):
 
     def check(self, name: str, *words: str) -> None:
         for folder in EXAMPLES, EXAMPLES / "with_aiosmtpd":
-            # Others run these at the same time, on the same host.
+            # Other test runs on this host may use the same ports.
             text = re.sub(r"\b803\d\b", str(free_port()), (folder / f"{name}.py").read_text())
             self.write(f"{name}.py", text)
             status, said = self.python("-m", *words, name) if words else self.pytest(f"{name}.py")

@@ -19,8 +19,8 @@ import txsmtpd
 
 PACKAGE = Path(txsmtpd.__file__).parent
 
-# What imports what: each layer may import itself and those that stand before it. A layer is a module of the package,
-# or a folder with all that is in it. Layers in one row do not know each other.
+# Which layer may import which: each layer may import itself and those in rows before it. A layer is a module of the
+# package, or a folder with its modules. Layers in the same row do not import each other.
 # Pure: the standard library and each other only.
 PURE = {"reply", "session", "parameters", "recipient_replies", "wire", "mime", "proxy_protocol", "_version"}
 LAYERS = [

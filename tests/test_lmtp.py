@@ -288,7 +288,7 @@ class RepliesTests(LoggingTestCase):
 
         for result in [FULL, OK, GONE, OK], {"log@x": FULL, "b@x": OK, "c@x": GONE, "d@x": OK}:
             self.assertEqual(told(result), [OK, GONE, OK])
-        self.assertEqual([reply[:3] for reply in told([OK, GONE, OK])], ["451"] * 3)  # for whom are they?
+        self.assertEqual([reply[:3] for reply in told([OK, GONE, OK])], ["451"] * 3)  # three for four recipients
 
     def test_droppedByHook(self) -> None:
         """If a hook delivers once to a recipient that is named twice, there are two replies."""

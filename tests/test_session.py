@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 import txsmtpd
 from txsmtpd.session import Envelope, Session
 
-# Two processes with one clock, of which one has forked off the other.
+# Two processes with the same clock: one is a fork of the other.
 TWO_PROCESSES = """
 import os, sys, time
 time.time = lambda: 1.0

@@ -798,8 +798,8 @@ class DecodeDataTests(SynchronousTestCase):
         self.assertEqual(content.encode("utf-8", "surrogateescape"), b"\xff\r\n")
 
 
-# For each hook: what is said before, what calls it, what it is given after server, session and envelope, and the code
-# when it returns 250.
+# For each hook: its name, the octets to send before, the command that calls it, and the arguments after server, session
+# and envelope.
 HOOKS: list[tuple[str, bytes, bytes, tuple[Any, ...]]] = [
     ("HELO", b"", b"HELO client.test", ("client.test",)),
     ("NOOP", b"", b"NOOP", (None,)),
@@ -835,7 +835,7 @@ class HookTests(LoggingTestCase):
             self.assertEqual(call[3:], expected, name)
             self.assertIs(call[0], client.server)
             self.assertIs(call[1], session)
-            if name not in ("HELO", "RSET"):  # these begin with a new one
+            if name not in ("HELO", "RSET"):  # these have a new envelope
                 self.assertIs(call[2], envelope)
             else:
                 self.assertIsInstance(call[2], Envelope)
@@ -894,7 +894,7 @@ class HookTests(LoggingTestCase):
                 "334 ",
                 b"\xff\xfe",
                 object(),
-                ["250 OK", "250 OK"],  # one for each recipient is for DATA, and there is but one
+                ["250 OK", "250 OK"],  # only DATA of LMTP allows one status for each recipient, and there is only one
                 "250 a\n550 b",
             ):
                 for form, hook in in_three_forms(result):
@@ -1305,7 +1305,7 @@ class ExceptionHookTests(LoggingTestCase):
             answer = self.ask(hook)
             self.assertEqual(answer.code, 500)
             self.assertNotIn("secret", answer.text)
-            self.assertEqual(len(self.flushLoggedErrors(LookupError)), 2)  # a KeyError is one
+            self.assertEqual(len(self.flushLoggedErrors(LookupError)), 2)  # KeyError is a LookupError
 
     def test_notForRefusals(self) -> None:
         """Refused is not passed to it."""
@@ -1836,7 +1836,7 @@ class LogTests(LoggingTestCase):
         """Every event can be formatted as JSON. No line of it controls a terminal or contains a traceback."""
         self.assertTrue(self.events)
         for event in self.events:
-            # Other observers of the same process add fields of their own.
+            # Other observers in the process add their own fields.
             fields = {name: event[name] for _, name, _, _ in Formatter().parse(event["log_format"]) if name}
             json.dumps(fields)
             for value in fields.values():

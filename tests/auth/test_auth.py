@@ -568,7 +568,7 @@ class GuessingTests(SynchronousTestCase):
                     "CRAM-MD5 failed for 'user'",
                     "SCRAM-SHA-256 failed for 'tim'",
                     "PLAIN failed for an unknown user",
-                    "XOAUTH2 failed for 'bob'",  # told already, though the client has not yet heard all
+                    "XOAUTH2 failed for 'bob'",  # logged before the final reply
                 )
             ],
         )

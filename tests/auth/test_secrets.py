@@ -166,7 +166,7 @@ def traces(secret: str) -> list[str]:
         "\0",
         "a\0",
         "ab\0",
-    ):  # base64 of it at each of three offsets, without what depends on neighbours
+    ):  # its base64 at three offsets, without the characters that depend on its neighbours
         encoded = base64.b64encode((before[-1:] * (len(before) % 3) + secret).encode()).decode()
         found.append(encoded[4:24])
     found += [each.upper() for each in found]
@@ -219,7 +219,7 @@ class SecretTests(SynchronousTestCase):
                     said += b"".join(client.heard())
                     client.server.connectionLost(Failure(ConnectionLost()))
                     what = f"{name}, {decide.__name__}"
-                    # A challenge of SCRAM quotes the client's nonce, which is no secret.
+                    # A challenge of SCRAM quotes the client's nonce, which is not secret.
                     replies = b"\n".join(each for each in said.split(b"\n") if each[:4] != b"334 ")
                     self.assertSilent(what, replies.decode(), repr(client.session), repr(client.server))
                     self.flushLoggedErrors()

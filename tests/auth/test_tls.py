@@ -45,7 +45,7 @@ class ExportingClient(LineClient):
         """Begin TLS 1.3."""
         context = SSL.Context(SSL.TLS_CLIENT_METHOD)
         context.set_min_proto_version(SSL.TLS1_3_VERSION)
-        self.socket.setblocking(True)  # a timeout would make it not block, and OpenSSL ask to be called again
+        self.socket.setblocking(True)  # with a timeout, OpenSSL would raise WantReadError
         connection = SSL.Connection(context, self.socket)
         connection.set_connect_state()
         connection.do_handshake()

@@ -207,8 +207,9 @@ class Keeper:
         return AuthResult(success=data.password == b"pw")
 
 
-# Places where a callable is called that somebody else wrote. Each is made from a coroutine function that notes where it
-# runs and gives its one argument; "octets" are what a client says to get there.
+# Places where a user's callable is called. Each value is a function that returns the options of a server. It takes a
+# coroutine function that records where it runs, and returns its argument. "octets" is what a client sends so that the
+# server calls it.
 
 AUTH = b"EHLO x\r\nAUTH PLAIN AGEAYg==\r\nQUIT\r\n"
 MAIL = b"EHLO x\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n"
@@ -460,7 +461,7 @@ class ThreadTests(SynchronousTestCase):
         try:
             yield reactor
         finally:
-            reactor.callFromThread(type(reactor).crash, reactor)  # trial runs it again
+            reactor.callFromThread(type(reactor).crash, reactor)  # for trial, which runs the reactor again
             thread.join()
 
     def test_hooks(self) -> None:
@@ -501,7 +502,7 @@ class ThreadTests(SynchronousTestCase):
                 port = wait_for_reactor(reactor, reactor.listenTCP, 0, factory, interface="127.0.0.1")
                 try:
                     heard = converse(port.getHost().port, octets, trusted)
-                    deadline = time.monotonic() + 60  # the last hook is called after the client has left
+                    deadline = time.monotonic() + 60  # the last hook is called after the client has disconnected
                     while not noted and time.monotonic() < deadline:
                         wait_for_reactor(reactor, deferLater, reactor, 0.01)
                 finally:

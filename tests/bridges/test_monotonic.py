@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from txsmtpd.bridges.monotonic import use_monotonic_clock
 
-# A server and its client in one process, whose wall clock is set by so many seconds after a moment.
+# A server and its client in one process. After 0.2 seconds, the wall clock is changed by the given number of seconds.
 STEPPED = """
 import sys, time
 wall, step = time.time, [0.0]

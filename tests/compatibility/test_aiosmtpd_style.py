@@ -370,7 +370,7 @@ class OurTests(Programs, SynchronousTestCase):
     package = "txsmtpd"
 
     def start(self, handler: Any, kind: Any = None, **options: Any) -> Any:
-        # Trial has a reactor that is not asyncio's; programs that have none need not say this.
+        # Trial has installed another reactor than asyncio's. Programs without a reactor do not need this option.
         return super().start(handler, kind, asyncio=True, **options)
 
 

@@ -186,7 +186,7 @@ class StartTests(SynchronousTestCase):
                 port = free.getsockname()[1]
             controller = kind(Sink(), "127.0.0.1", port, ready_timeout=0.05)
             self.assertRaises(TimeoutError, controller.start)
-            controller.stop()  # as is usual in "finally"
+            controller.stop()  # as programs do in "finally"
             self.assertRaises(AssertionError, controller.stop)
             self.assertTrue(refused(controller))
             release.set()
@@ -244,7 +244,7 @@ class StopTests(SynchronousTestCase):
             self.assertRaises(smtplib.SMTPServerDisconnected, client.noop)
         self.assertTrue(refused(controller))
         with controller, smtplib.SMTP(controller.hostname, controller.port):
-            controller.stop()  # and smtplib says QUIT
+            controller.stop()  # smtplib sends QUIT after this
 
     def test_busy(self) -> None:
         """A waiting hook is cancelled before stop() returns."""
@@ -268,7 +268,7 @@ class StopTests(SynchronousTestCase):
             self.assertTrue(begun.wait(30))
             controller.stop()
             self.assertEqual(ends, [asyncio.CancelledError])
-        gc.collect()  # what is left of Deferreds would be logged, and fail the test
+        gc.collect()  # unhandled errors of Deferreds are logged now, and fail the test
 
     def test_tls(self) -> None:
         """A TLS client in the thread that stops the server does not delay the stop."""
@@ -285,7 +285,7 @@ class StopTests(SynchronousTestCase):
         self.assertEqual(client.ehlo()[0], 250)
         stopping = threading.Thread(target=controller.stop, daemon=True)
         stopping.start()
-        stopping.join(60)  # and not an hour
+        stopping.join(60)  # not an hour, as linger would allow
         self.assertEqual((stopping.is_alive(), controller.server), (False, None))
 
     def test_loopStopped(self) -> None:

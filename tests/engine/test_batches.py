@@ -53,7 +53,7 @@ class BatchTests(SynchronousTestCase):
         client.say(b"NOOP\r\n" * 25)
         self.assertEqual(client.heard(), [250] * 10)
         self.clock.advance(0)
-        self.assertEqual(client.heard(), [250] * 15)  # a Clock has no turns: both batches that are left
+        self.assertEqual(client.heard(), [250] * 15)  # a Clock has no iterations, so it runs both remaining batches
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_others(self) -> None:
@@ -76,7 +76,7 @@ class BatchTests(SynchronousTestCase):
         served = []
         while factory.batches.step():
             served.append([number for number, client in enumerate(clients) if client.heard()])
-        # The first had ten commands at once, and the others eight, since it waited already.
+        # The first client had ten commands executed at once, and the others eight, because the first already waited.
         self.assertEqual(served, [[0], [1], [2], [3], [4]] * 3)
 
     def test_fewCommands(self) -> None:

@@ -21,7 +21,7 @@ from txsmtpd.testing.strategies import cuts
 UNLIMITED: dict[str, Any] = dict.fromkeys(
     ("junk_command_limit", "error_limit", "timeout", "command_timeout", "auth_failure_limit", "hook_timeout")
 )
-LONGEST_CHUNK = 99  # octets; what is sent at the end must be longer than the chunk that swallows it
+LONGEST_CHUNK = 99  # octets; the ending must be longer, because a chunk may contain its beginning
 
 PLAIN = base64.b64encode(b"\0fred\0secret")
 PARTS = some.sampled_from(
@@ -156,7 +156,7 @@ class Streaming(Base):
         return Receiver(self.fails or "")
 
 
-# Reaches all that may fail in a handler.
+# Calls everything that may fail in a handler.
 FAILING = [
     b"EHLO a.test\r\n",
     b"MAIL FROM:<a@x.test>\r\n",
@@ -184,7 +184,7 @@ class HostileTests(LoggingTestCase):
             **UNLIMITED,
             **options,
         )
-        # Out of a line, a message, an exchange of AUTH, and a chunk.
+        # Ends a line, a message, an exchange of AUTH, or a chunk.
         ending = b"\r\n.\r\n*\r\n" + b"NOOP\r\n" * (LONGEST_CHUNK // 6 + 3)
         octets += ending
         start = 0

@@ -58,7 +58,7 @@ class MemoryTests(SynchronousTestCase):
         """A message counts from its first octet until the handler's reply."""
         self.hook = Deferred()
         client = self.client(self.factory(), b"DATA\r\n", PIECE)
-        self.assertEqual(self.used, 98)  # what may begin the end of the data is not the message's yet
+        self.assertEqual(self.used, 98)  # CRLF may begin the end of the data, and is not counted yet
         client.say(b".\r\n")
         self.assertEqual(self.used, 100)
         self.hook.callback("250 OK")
@@ -101,7 +101,7 @@ class MemoryTests(SynchronousTestCase):
             self.assertEqual(self.used, 100)
             end(client, self.hook)
             self.flushLoggedErrors(ValueError)
-            if self.used:  # aborted, and the transport has not said so yet
+            if self.used:  # aborted, but connectionLost has not been called yet
                 self.lose(client)
             self.assertEqual(self.used, 0)
 
@@ -141,7 +141,7 @@ class MemoryTests(SynchronousTestCase):
         factory = self.factory(data_size_limit=None)
         first, second, third = (self.client(factory, b"DATA\r\n", PIECE * 14) for _ in range(3))
         self.assertEqual(first.heard() + second.heard() + third.heard(), [354] * 3)
-        second.say(PIECE * 3)  # the third has the reserve; this has come before the second was told to wait
+        second.say(PIECE * 3)  # the third has the reserve; the second has sent this before it was paused
         third.say(PIECE * 4)
         self.assertEqual(factory.settings.memory.waiting, 1)
         held = self.used

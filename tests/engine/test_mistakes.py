@@ -125,7 +125,7 @@ class LostRecipientTests(LoggingTestCase):
         def generates(*arguments: Any) -> Any:
             yield "250 OK"
 
-        gc.collect()  # what earlier tests left, such as a loop that is not closed
+        gc.collect()  # collect garbage of earlier tests, such as a loop that is not closed
         self.flushWarnings()
         for hook, hint in (
             (forgets, "missing await?"),

@@ -103,7 +103,7 @@ class SendAtOnceTests(SynchronousTestCase):
 class Sayer(SMTP):
     """A server that sends much data, in different ways."""
 
-    takes: int | None = None  # octets that the socket takes at once; None: as many as there are
+    takes: int | None = None  # octets that the socket accepts at once; None: no limit
     refuses = False  # whether TLS cannot encrypt now
 
     def smtp_SAY(self, arg: str) -> str:

@@ -12,11 +12,11 @@ from tests.support import Client, LoggingTestCase, answers, codes
 from txsmtpd import LMTP, Envelope, Refused
 from txsmtpd.testing.strategies import Block, body_lines, cuts, lines, octets, sessions
 
-# Nothing here ends a session but what the client says.
+# With these options, only the client's commands end a session.
 UNLIMITED: dict[str, Any] = {
     "junk_command_limit": None,
     "error_limit": None,
-    "error_delay": 0,  # replies would wait for the clock
+    "error_delay": 0,  # with a delay, replies would wait for the clock
     "timeout": None,
     "hook_timeout": None,
 }

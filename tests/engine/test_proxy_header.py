@@ -22,7 +22,7 @@ from txsmtpd.log.events import client_text
 from txsmtpd.observe.transcript import Transcripts
 from txsmtpd.wire.networks import Networks
 
-OWN = ("192.0.2.7", 4321)  # PEER, from which all proxies of these tests connect
+OWN = ("192.0.2.7", 4321)  # PEER, the address of all proxies in these tests
 HEADER = b"PROXY TCP4 203.0.113.9 198.51.100.25 5555 25\r\n"
 CLIENT = ("203.0.113.9", 5555)
 LOCAL = version2(0)

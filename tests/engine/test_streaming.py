@@ -56,7 +56,7 @@ class Receiver:
         self.paused = False
         self.ends: list[str] = []
         self.reason: BaseException | None = None
-        self.broken: list[str] = []  # what the server should not have done
+        self.broken: list[str] = []  # mistakes of the server
 
     def _called(self, name: str) -> Any:
         if self.ends:
@@ -96,7 +96,7 @@ class Receiver:
         finally:
             self.ends.append("abort")
 
-    # What it may do in a call
+    # What the receiver may do while a method is called
 
     def pause(self) -> None:
         self.paused = True
@@ -762,7 +762,7 @@ class PauseTests(ReceiverTestCase):
         """A client that does not read its replies, and a paused receiver, do not end each other's pause."""
         client = self.start({"write0": Receiver.pause})
         client.say(b"DATA\r\na")
-        client.server.pauseProducing()  # what the transport does
+        client.server.pauseProducing()  # as the transport calls it
         self.receiver.resume()
         client.server.pauseProducing()
         client.say(b"b")
@@ -773,7 +773,7 @@ class PauseTests(ReceiverTestCase):
         client.vanish()
 
 
-# The property: exactly one end.
+# The property: each receiver is ended exactly once.
 
 ACTS: dict[str, Callable[[Receiver], Any] | None] = {
     "": None,
@@ -896,7 +896,7 @@ class Scenario:
     def send(self, sending: dict[str, Any]) -> bool:
         """One message, with any events. Returns whether the client is still connected."""
         self.sending = sending
-        self.opening = sending["opening"]  # if it is tried again, all is well
+        self.opening = sending["opening"]  # only the first attempt fails
         way, ending = sending["way"], sending["ending"]
         if way == "DATA" and ending in ("RSET", "EHLO"):
             ending = "complete"
@@ -1082,7 +1082,7 @@ class TCPTests(TestCase):
         client = self.run_client(receiver, size)
         await receiver.began
         seen = receiver.total
-        # The sockets' buffers fill up; the client is stalled when it gets no further in many turns of the reactor.
+        # The sockets' buffers fill up. The client is stalled if it sends nothing in many iterations of the reactor.
         before, turns = -1, 0
         while turns < 200:
             waits: Deferred[None] = Deferred()

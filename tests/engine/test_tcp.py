@@ -27,7 +27,7 @@ from tests.support import GREETING, MESSAGE, TRANSACTION, Waiting, codes, handle
 from tests.support.programs import program
 from txsmtpd import SMTP, Envelope, Session, SMTPFactory
 
-PATIENCE = 60.0  # seconds after which a socket in these tests gives up
+PATIENCE = 60.0  # the timeout in seconds of sockets in these tests
 
 
 class Inbox:
@@ -137,7 +137,7 @@ class DialogTests(TCPTestCase):
     async def test_octetByOctet(self) -> None:
         """So does a session that arrives octet by octet."""
         await self.serve()
-        session = SESSION[: SESSION.rindex(b"QUIT") + 6]  # what follows could make the kernel reset the connection
+        session = SESSION[: SESSION.rindex(b"QUIT") + 6]  # with more input, the kernel could reset the connection
 
         def act(connection: socket.socket) -> bytes:
             for octet in session:
@@ -350,7 +350,7 @@ class FloodTests(TCPTestCase):
                 return b""
             return read_all(connection)
 
-        # What the client still had to send may have cost it the reply.
+        # The reply may be lost, if the kernel resets the connection because of unread input.
         self.assertIn(codes(await self.client(act)), ([552], []))
 
     async def test_everythingAnswered(self) -> None:
@@ -367,7 +367,7 @@ class FloodTests(TCPTestCase):
             connection.setblocking(False)
             received, sent = [], 0
             while True:
-                # Read only when nothing more can be written.
+                # Read only if nothing can be written.
                 _, writable, _ = select.select([], [connection] if sent < len(lines) else [], [], 0.2)
                 if writable:
                     sent += connection.send(lines[sent : sent + 100_000])
@@ -543,5 +543,5 @@ class BlockedTests(TCPTestCase):
         await greeted
         blocked.set()
         spoken.wait(PATIENCE)
-        time.sleep(idle)  # what a hook must not do
+        time.sleep(idle)  # block the reactor, as a hook must not do
         self.assertEqual(await waiting, b"250 2.0.0 OK\r\n")

@@ -257,7 +257,7 @@ class StressTests(LoggingTestCase):
         for client in clients[:4]:
             client.wait(2)
             client.talk(b"NOOP\r\n")
-        clients[0].wait(1)  # the factory's clients have one clock
+        clients[0].wait(1)  # all clients of the factory have the same clock
         self.assertEqual([client.closed for client in clients], [False] * 7)
         clients[0].wait(1)
         for client in clients:

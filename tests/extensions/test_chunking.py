@@ -490,8 +490,8 @@ class Breaks:
         return receiver
 
 
-# What may go wrong with a chunk: what goes before it, the handler, options, and the codes of the chunk's reply: if it
-# is not the last, and if it is.
+# What may go wrong with a chunk: the octets before it, the handler, options, the code of the reply to a chunk that is
+# not the last, and that of the reply to the last chunk.
 Case = tuple[bytes, Callable[[], Keeps], dict[str, Any], int, int]
 CASES: dict[str, Case] = {
     "nothing": (START, Keeps, {}, 250, 250),
@@ -710,7 +710,7 @@ class WaitingTests(SynchronousTestCase):
         self.assertTrue(self.waiting[0].called)
         self.assertEqual(self.handler.messages, [])
         [receiver] = self.handler.receivers
-        self.assertEqual((receiver.finished, receiver.aborts), (0, []))  # it was never handed over
+        self.assertEqual((receiver.finished, receiver.aborts), (0, []))  # the handler never received the message
 
     def test_disobedient(self) -> None:
         """If open_message ignores the cancellation and opens a receiver later, that is aborted."""

@@ -190,7 +190,7 @@ class XClientTests(LoggingTestCase):
     def test_login(self) -> None:
         """LOGIN authenticates the session, until the next XCLIENT without it."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that passwords pass in clear
+            warnings.simplefilter("ignore")  # the warning about passwords without TLS
             client = self.client(auth_required=True, auth_require_tls=False, authenticator=lambda *arguments: True)
         client.talk(b"XCLIENT LOGIN=bob+40example.com\r\n" + GREETING)
         session = client.server.session

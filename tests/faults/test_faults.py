@@ -103,7 +103,7 @@ class RuleTests(SynchronousTestCase):
         inbox = Inbox()
         client = facing(faults, inbox)
         tried = []
-        while not tried or tried[-1] // 100 == 4:  # the retry loop under test
+        while not tried or tried[-1] // 100 == 4:  # this loop stands for the user's code under test
             client.wait(60)
             tried.append(client.send().code)
             client.talk(b"RSET\r\n")
@@ -124,7 +124,7 @@ class RuleTests(SynchronousTestCase):
             if client.send().code == 421:
                 refused += 1
                 self.assertTrue(client.closed)
-                clock.advance(6)  # what the sender under test has to find out
+                clock.advance(6)  # the sender under test must find this pause by itself
         self.assertEqual(refused, 30)
         self.assertAlmostEqual(clock.seconds(), 30 * 6)
 

@@ -125,7 +125,7 @@ def comparable(said: list[tuple[bytes, bytes]]) -> list[tuple[bytes, Any]]:
         if command == b"A" and found and found[-1][0] in (b"A", b"H"):
             continue
         if command == b"H":
-            # Both abort a transaction that a greeting ends: Postfix after the greeting, we before.
+            # If a greeting ends a transaction, both send abort: Postfix after the greeting, txsmtpd before it.
             while found and found[-1][0] in (b"A", b"D"):
                 found.pop()
             found.append((b"D", (b"H", [])))

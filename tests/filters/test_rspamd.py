@@ -23,7 +23,7 @@ from txsmtpd.filters.spool import Spool
 from txsmtpd.reply import Refused
 from txsmtpd.session import Envelope
 
-# Starts in a second or two: no rules but one, no DNS, nothing compiled.
+# A minimal configuration, which starts in a second or two: one rule, no DNS, no compiled expressions.
 CONFIGURATION = """
 options {
     pidfile = "%(folder)s/pid"; control_socket = "%(folder)s/control"; tempdir = "%(folder)s";

@@ -29,7 +29,8 @@ from txsmtpd.wire.grammar import own_host_name
 DEFAULT_PORT = 8025
 MODULES = ("smtp", "controller", "handlers", "lmtp", "main", "proxy_protocol")
 
-# Codes that are another's here, and the texts that they went with. The page "Coming from aiosmtpd" has them all.
+# aiosmtpd's reply codes that are different in txsmtpd: the code, the text with it, and txsmtpd's code. The page "Coming
+# from aiosmtpd" lists all of them.
 OTHER_CODES = (
     (250, b"Supported commands", 214),
     (250, b"Syntax:", 214),
@@ -42,12 +43,12 @@ OTHER_CODES = (
     (535, b"5.7.8", 502),
     (502, b"5.5.1 Too many", 421),
 )
-# Extensions that are offered here besides.
+# Extensions that txsmtpd offers and aiosmtpd does not.
 OTHER_KEYWORDS = {b"8BITMIME", b"CHUNKING", b"BINARYMIME", b"PIPELINING", b"ENHANCEDSTATUSCODES"}
 
 results: dict[str, str] = {}
-white: dict[str, str] = {}  # tests that are no black-box tests, and why
-documented: set[str] = set()  # tests in which a code of OTHER_CODES was what the server said
+white: dict[str, str] = {}  # tests that are not black-box tests, and the reason
+documented: set[str] = set()  # tests in which the server sent a code of OTHER_CODES
 current: list[str] = []
 
 
@@ -80,7 +81,7 @@ def _use_a_free_port() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     controller.InetMixin.__init__.__defaults__ = (None, port, None)
-    # main() uses it too, and clients connect to it by its number.
+    # main() uses this port too, and clients connect to the default port.
     bind, connect = controller.InetMixin._bind, smtplib.SMTP.connect
 
     def bind_free(self: Any, *args: Any) -> Any:
@@ -96,7 +97,7 @@ def _use_a_free_port() -> None:
 
 def _stand_in(package: Any) -> None:
     """Modules that the tests import and that txsmtpd does not have."""
-    module: Any = types.ModuleType("pkg_resources")  # which setuptools has no more
+    module: Any = types.ModuleType("pkg_resources")  # setuptools does not have it any more
     module.resource_filename = lambda package, name: str(Path(importlib.import_module(package).__path__[0], name))
     sys.modules.setdefault("pkg_resources", module)
     package._get_or_new_eventloop = asyncio.new_event_loop

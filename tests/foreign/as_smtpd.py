@@ -51,7 +51,7 @@ class SMTPChannel(ours.SMTPChannel):
     """A channel for a connection that a test has accepted itself."""
 
     _emptystring = ""
-    _asks = 0  # a state of a subclass's own, in which lines are no commands
+    _asks = 0  # the state of a subclass in which lines are not commands
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         """Any method may be overridden. Some methods of asyncore are called here."""
@@ -88,7 +88,7 @@ def _found_terminator(channel: SMTPChannel) -> None:
     raise AssertionError("commands are read beneath the channel")
 
 
-# Methods of asyncore and asynchat, which the tests call and ours does not have.
+# Methods of asyncore and asynchat that the tests call. txsmtpd's class does not have them.
 SMTPChannel.handle_read = _handle_read  # type: ignore[attr-defined]
 SMTPChannel.found_terminator = _found_terminator  # type: ignore[attr-defined]
 
@@ -99,7 +99,7 @@ class Server(ours.SMTPServer):
     channel_class = SMTPChannel
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, bare_newlines=True, **kwargs)  # the messages of the tests have them
+        super().__init__(*args, bare_newlines=True, **kwargs)  # the messages of the tests contain bare newlines
 
     def accept(self) -> Any:
         arrived = super().accept()

@@ -60,7 +60,7 @@ def _functions_of(item: Any) -> Iterator[FunctionType]:
     seen: set[int] = set()
     while waiting:
         found = waiting.pop()
-        found = getattr(found, "fget", None) or getattr(found, "__func__", found)  # of a property, of a method
+        found = getattr(found, "fget", None) or getattr(found, "__func__", found)  # of a property or a method
         found = inspect.unwrap(found) if callable(found) else found
         if id(found) in seen or not _is_of_tests(found):
             continue

@@ -14,7 +14,7 @@ import as_aiosmtpd  # noqa: F401  # replaces the modules first
 from txsmtpd import smtp
 from txsmtpd.auth import MISSING
 
-REPLACED = ("_getaddr", "_call_handler_hook", "push")  # by lenient_addresses, call_hook, and nothing
+REPLACED = ("_getaddr", "_call_handler_hook", "push")  # the last has no replacement
 
 
 class Writer:

@@ -23,14 +23,14 @@ from typing import Any
 
 HERE = Path(__file__).parent
 RELEASE = "aiosmtpd==1.4.6"
-# Plugins for pytest: what they are loaded by, and their tests. With aiosmtpd itself all of them pass.
+# Plugins for pytest: the module to load, and the tests. With aiosmtpd itself, all tests pass.
 SUITES = {
     "smtpdfix==0.5.3": ("smtpdfix", "tests"),
     "pytest-localserver==0.10.0.post0": ("pytest_localserver.plugin", "tests/test_smtp.py"),
 }
 NEEDED = ("cryptography", "portpicker", "werkzeug", "pytest", "pytest-asyncio", "pytest-mock", "pytest-timeout")
 BESIDE = ("anyio", "crochet", "pytest-twisted", "trio")
-# What is loaded by each run of the fixtures. Plugins that are installed take part without being asked.
+# The plugins of each run of the tests of the fixtures. pytest loads other installed plugins as well.
 KIT = {
     ("with_twisted.py",): ("txsmtpd", "twisted"),
     ("with_twisted.py", "--reactor=asyncio"): ("txsmtpd", "twisted"),
@@ -57,8 +57,8 @@ MODULES = (
 )
 LIMIT = 300  # seconds for all of them
 DOCS = HERE.parent.parent / "docs"
-WHITE_BOX = "white box"  # the heading of tests that need no row
-# Waits for the time that the program gives to handshakes by an override of _run.
+WHITE_BOX = "white box"  # the heading of white-box tests, which need no row in the table
+# This test waits for a handshake timeout that the program sets in an override of _run.
 DESELECTED = ("tests/test_controller.py::test_TLS_not_supported",)
 
 

@@ -32,7 +32,7 @@ TESTS = (
     "smtp_validation",
 )
 LIMIT = 600  # seconds
-# A plugin for pytest: a server of this host in the place of a container. PostgreSQL does not run as root.
+# A plugin for pytest: a server on this host instead of a container. PostgreSQL does not run as root.
 POSTGRES = """
 import os, socket, subprocess, tempfile
 import testcontainers.community.postgres as containers

@@ -25,7 +25,7 @@ LIMIT = 300  # seconds
 def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary).absolute()
-        # Mailman starts programs that stand beside its Python.
+        # Mailman starts programs from the folder of its Python.
         venv.create(folder / "env", with_pip=True)
         python = str(folder / "env/bin/python")
         pip = [python, "-m", "pip", "-q"]

@@ -285,7 +285,7 @@ class TwoThreadsTests(DeliveryTestCase):
         self.threads.run()
         delivery.write(b"the end\r\n")
         done = Deferred.fromCoroutine(delivery.finish())
-        done.cancel()  # the commit has not begun, but is on its way
+        done.cancel()  # the commit is queued for the thread, but has not started
         self.failureResultOf(done)
         self.assertEqual(len(self.threads.waiting), 1)
         self.threads.run()

@@ -70,7 +70,7 @@ class MailboxTests(CommandLineTestCase):
             names.add(text.partition("\nName: ")[2].partition("\n")[0])
         self.assertGreaterEqual(len(acknowledged), ENOUGH)
         self.assertEqual(set(acknowledged) - names, set())
-        # What was stored in the last moment may have missed its 250; nothing else is there.
+        # Each client may have one stored message whose 250 it did not receive. There are no others.
         self.assertLessEqual(len(names - set(acknowledged)), CLIENTS)
 
     def test_byteForByte(self) -> None:
@@ -87,7 +87,7 @@ class MailboxTests(CommandLineTestCase):
         command = [swaks, "--server", "127.0.0.1", "--port", str(port), *envelope]
         command += ["--data", data.replace("\n", "\\n")]
         subprocess.run(command, check=True, timeout=PATIENCE, capture_output=True)
-        # swaks ends the data with one more empty line than it was told.
+        # swaks adds an empty line to the end of the data.
         self.assertEqual(self.below_header().rstrip(b"\n"), data.encode().rstrip(b"\n"))
 
     def below_header(self) -> bytes:

@@ -265,7 +265,7 @@ class MaildirDeliveryTests(MaildirTestCase):
         threads = [threading.Thread(target=maildir.deliver, args=([b"x"],)) for _ in range(6)]
         for thread in threads:
             thread.start()
-        for _ in range(7):  # one for each thread, and one for the sync that has begun
+        for _ in range(7):  # one ticket for each thread, and one for the sync that has started
             drawn.acquire(timeout=60)
         synced.set()
         for thread in threads:

@@ -40,7 +40,7 @@ class StreamTests(SynchronousTestCase):
         """It is forwarded like a short message: with its fields, dots and line ends, and the next server's reply."""
         relayed = Relayed(Script())
         self.begun(relayed)
-        self.assertEqual(relayed.script.said("DATA"), ["DATA"])  # while the message is still coming
+        self.assertEqual(relayed.script.said("DATA"), ["DATA"])  # the client is still sending the message
         self.assertEqual(self.end(relayed), ["250 2.6.0 queued as 42"])
         (octets,) = relayed.script.messages
         self.assertTrue(octets.startswith(b"Received: from client.test"))
@@ -48,7 +48,7 @@ class StreamTests(SynchronousTestCase):
         expected = LARGE.replace(b"X-Peer: forged", b"X-Peer: 192.0.2.7")
         self.assertEqual(b"Subject:" + rest, expected.replace(b"\r\n.", b"\r\n.."))
         self.assertEqual(relayed.send(), "250 2.6.0 queued as 42")
-        self.assertEqual(relayed.script.connections, 1)  # which is used again
+        self.assertEqual(relayed.script.connections, 1)  # one connection was used for both messages
 
     def test_binary(self) -> None:
         """BINARYMIME is forwarded in chunks, octet for octet."""

@@ -134,7 +134,7 @@ class VerdictTests(LoggingTestCase):
         for verb in ("MAIL", "RCPT", "DOT"):
             self.assertEqual(self.replies(Relayed(Script(**{verb: b"354 go\r\n"})))[-1][:9], "451 4.5.0", verb)
         self.assertEqual(self.replies(Relayed(Script(DATA=b"250 2.0.0 done\r\n")))[-1][:9], "451 4.5.0")
-        # Behind the 354, before the message: 250 is not the verdict on it, but a refusal is.
+        # A second reply follows the 354, before the message. A 250 is not the reply to the message, but a refusal is.
         self.assertEqual(self.replies(Relayed(Script(DATA=b"354 go\r\n250 2.0.0 ok\r\n")))[-1][:9], "451 4.5.0")
         self.assertEqual(self.replies(Relayed(Script(DATA=b"354 go\r\n552 5.3.4 big\r\n")))[-1], "552 5.3.4 big")
 
@@ -246,7 +246,7 @@ class AnyServerTests(SynchronousTestCase):
             elif deed == "wait":
                 relayed.turn(6)
             elif deed == "RSET":
-                relayed.ask("RSET", patience=30)  # a server that hangs there is waited for
+                relayed.ask("RSET", patience=30)  # the proxy waits for a server that hangs
             else:
                 replies = VerdictTests.replies(self, relayed, 70)  # type: ignore[arg-type]
                 self.assertRegex(replies[-1], "^(250|[45]5[0-9]) ")
@@ -491,7 +491,7 @@ class AbortTests(SynchronousTestCase):
             if wire.producer is not None:
                 wire.producer.resumeProducing()
             heard = relayed.client.heard()
-        self.assertGreater(turns, len(message) // 65536)  # each piece has the time
+        self.assertGreater(turns, len(message) // 65536)  # the timeout starts again with each piece
         self.assertEqual(heard, b"250 2.6.0 queued as 42\r\n")
 
     def test_messageRefusedHere(self) -> None:

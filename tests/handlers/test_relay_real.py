@@ -67,7 +67,7 @@ class SinkTests(RelayTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.stores = Path(tempfile.mkdtemp())  # where another user may write, and paths are short enough for sockets
+        self.stores = Path(tempfile.mkdtemp())  # writable for another user, and short enough for a socket
         self.stores.chmod(0o777)
         self.addCleanup(shutil.rmtree, self.stores)
 

@@ -142,7 +142,7 @@ class TraceHeaderTests(SynchronousTestCase):
         self.assertEqual(message["X-RcptTo"], ", ".join(recipients))
 
 
-# Reverse-paths that a reader who decodes encoded words takes for another address, or for several lines.
+# Reverse-paths that look like another address, or like several lines, to a program that decodes encoded words.
 DISGUISED = (
     "=?utf-8?q?root=40corp=2Eexample=2C?=@evil.example",
     '"=?utf-8?q?root=40corp=2Eexample=2C?="@evil.example',

@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.support.programs import not_here
 
-PRODUCE = 0  # the API keys of Kafka's protocol
+PRODUCE = 0  # an API key of Kafka's protocol
 
 
 def _library() -> Any:

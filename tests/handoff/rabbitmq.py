@@ -20,8 +20,8 @@ from tests.support.programs import not_here, program
 
 SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 CONTROL = "/usr/lib/rabbitmq/bin/rabbitmqctl"
-MAX_MESSAGE_SIZE = 2**24  # octets; what RabbitMQ 4 takes by default
-PATIENCE = 90  # seconds until a broker has started on a busy machine
+MAX_MESSAGE_SIZE = 2**24  # octets; the default of RabbitMQ 4
+PATIENCE = 90  # seconds that a broker may take to start on a busy machine
 
 
 def free_port() -> int:
@@ -102,7 +102,7 @@ class Broker:
             "RABBITMQ_DIST_PORT": str(self.distribution),
             "RABBITMQ_PID_FILE": str(folder / "pid"),
             "RABBITMQ_CONF_ENV_FILE": str(folder / "none"),
-            # Idle schedulers do not spin, and there are two of them: the tests share their processors.
+            # Two schedulers that do not spin while idle: parallel tests share the processors.
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none",
             "ERL_EPMD_PORT": str(self.epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
@@ -160,7 +160,7 @@ class Broker:
         """End the node: immediately with SIGKILL, cleanly with SIGTERM."""
         if self.process is None:
             return
-        with suppress(ProcessLookupError):  # it has ended itself
+        with suppress(ProcessLookupError):  # the broker has already ended
             os.killpg(self.process.pid, number)
         self.process.wait(PATIENCE)
         self.process = None
@@ -174,7 +174,7 @@ class Broker:
             self._epmd = None
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    # What is in it
+    # What the broker contains
 
     def connection(self) -> Any:
         import pika

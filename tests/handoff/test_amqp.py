@@ -163,7 +163,7 @@ class PublishTests(AMQPTestCase):
         channel = await self._channel()
         other = await deferToThread(Client, port)
         huge = message_of(20 * 2**20)
-        self.assertEqual((await deferToThread(send, port, huge))[0], 552)  # at MAIL's size, before it is sent
+        self.assertEqual((await deferToThread(send, port, huge))[0], 552)  # to MAIL with SIZE, before the message
         results = await gatherResults(
             [deferToThread(send, port, huge, declared=False), *(self.send(port) for _ in range(5))]
         )
@@ -214,11 +214,11 @@ class FaultTests(AMQPTestCase):
         self.assertEqual((await self.send(port))[0], 250)
         await deferToThread(self.broker.control, "set_vm_memory_high_watermark", "0.0000001")
         try:
-            # The broker tells whoever publishes, and may read no more than the beginning of this message.
+            # The broker notifies only clients that publish. It may read only the beginning of this message.
             self.assertIn((await deferToThread(send, port, message_of(5 * 2**20)))[0], (250, 451))
             await self.wait_for(lambda: self.handler.not_ready() is not None)
             results = await gatherResults([self.send(port, message_of(2**20)) for _ in range(20)])
-            self.assertEqual({f"{code} {text}" for code, text in results}, {str(UNAVAILABLE)})  # nor was one waited for
+            self.assertEqual({f"{code} {text}" for code, text in results}, {str(UNAVAILABLE)})  # none has waited
             self.assertEqual(self.handler.budget.octets, 0)
         finally:
             await deferToThread(self.broker.control, "set_vm_memory_high_watermark", "absolute", "1GB")

@@ -14,9 +14,9 @@ from tests.handoff.clients import message_of, send
 from tests.handoff.rabbitmq import Broker, free_port, shared_broker
 from tests.service.test_commandline import LOOPBACK, PATIENCE, CommandLineTestCase, Process
 
-ROUNDS = int(os.environ.get("TXSMTPD_KILL_ROUNDS", "1"))  # of killing the broker, and then the server
+ROUNDS = int(os.environ.get("TXSMTPD_KILL_ROUNDS", "1"))  # how often the broker is killed, and then the server
 CLIENTS = 4
-BETWEEN = 40  # messages, from one kill to the next
+BETWEEN = 40  # the number of messages between kills
 MEGABYTE = 2**20
 
 

@@ -50,8 +50,8 @@ class KafkaTests(HandoffTestCase):
         sending = [self.send(port) for _ in range(60)]
         for broker, answered in (2, 10), (3, 25), (1, 40):
             await self.wait_for(lambda answered=answered: sum(bool(each.called) for each in sending) >= answered)
-            # The old leader refuses all that is on its way to it. (An error for one request alone is something that no
-            # broker does to an idempotent producer, which takes the confirm of a later one for its own, too.)
+            # The old leader refuses all requests that are in flight. (A broker does not refuse a single request of
+            # an idempotent producer. The producer would take the confirmation of a later request for its own.)
             self.cluster.lead(broker)
         results = await gatherResults(sending)
         self.assertEqual({code for code, _ in results}, {250})

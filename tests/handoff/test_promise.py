@@ -82,7 +82,7 @@ class OutcomeTests(PromiseTestCase):
         client = self.client()
         self.begin(client)
         before = self.last(client)
-        self.assertEqual(before.code, 250)  # of RCPT: the message has no reply yet
+        self.assertEqual(before.code, 250)  # the reply to RCPT: there is no reply to the message yet
         self.assertEqual(before.status, "2.1.5")
         if isinstance(answer, Exception):
             self.target.answers[-1].errback(answer)
@@ -122,7 +122,7 @@ class OutcomeTests(PromiseTestCase):
         counters = Counters()
         self.serve()
         self.factory = SMTPFactory(self.handoff, metrics=Metrics("tcp:25", counters))
-        SMTPFactory(self.handoff, metrics=Metrics("tcp:587", counters))  # another listener of the same handler
+        SMTPFactory(self.handoff, metrics=Metrics("tcp:587", counters))  # another listener with the same handler
         no = Refused("550 5.1.1 No such user")
         for answer in None, "250 OK", "550 5.7.1 No", no, NotTaken("no"), Unroutable("no"), ConnectionLost():
             self.answered(answer)
@@ -224,7 +224,7 @@ class OutcomeTests(PromiseTestCase):
         self.serve()
         for answer in Refused("550 5.7.1 no"), None, ConnectionLost(), ConnectionLost(), Refused("550 5.7.1 no"), None:
             self.answered(answer)
-        self.assertNotIn("the target accepts mail", self.logged("info"))  # it may fail again with the next message
+        self.assertNotIn("the target accepts mail", self.logged("info"))  # the next message may fail again
         self.answered(ConnectionLost())
         self.clock.advance(61)
         self.answered(None)

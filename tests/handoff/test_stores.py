@@ -116,7 +116,7 @@ class ReceiverTests(PromiseTestCase):
         [upload] = self.store.uploads
         self.assertEqual(len(upload.written), 1)
         client.say(b"x" * 12_000)
-        self.assertEqual(len(upload.written), 1)  # one part at a time
+        self.assertEqual(len(upload.written), 1)  # the next part waits for the current one
         held = self.handoff.budget.octets
         self.assertLess(held, 100_000)
         client.say(b"x" * 36_000)
@@ -188,7 +188,8 @@ class StoreTestCase(HandoffTestCase):
             self.assertIn(self.target.messages[-1].id, reference["uri"])
         self.assertEqual((await self.send(port))[0], 250)
         self.assertTrue(self.target.messages[-1].content.endswith(MESSAGE))
-        # A refusal leaves nothing; after an unknown outcome, a consumer may have the reference.
+        # If the target refuses the reference, the object is deleted. If the outcome is unknown, it is kept, because a
+        # consumer may have the reference.
         before = await deferToThread(self.stored)
         self.target.error = NotTaken("rejected")
         self.assertEqual((await deferToThread(send, port, message))[0], 451)

@@ -132,7 +132,7 @@ class AnswerTests(WebhookTestCase):
             before = len(self.receiver.requests)
             code, text = await self.send(port)
             self.assertTrue(f"{code} {text}".startswith(reply), f"{status} {fields}: {code} {text}")
-            self.assertEqual(len(self.receiver.requests), before + 1, status)  # nothing is followed or tried again
+            self.assertEqual(len(self.receiver.requests), before + 1, status)  # no redirect, no second attempt
 
     async def test_late(self) -> None:
         """A late response is used. After the timeout, the reply is 451."""
@@ -194,7 +194,7 @@ class AnswerTests(WebhookTestCase):
         self.assertEqual((await self.send(port))[0], 451)
         self.assertEqual(len(self.receiver.requests), 5)
         self.receiver.answer = answer(200)
-        self.handler.target.breaker._closed_until = 0.0  # the pause is over
+        self.handler.target.breaker._closed_until = 0.0  # as if the pause were over
         self.assertEqual((await self.send(port))[0], 250)
         self.assertIsNone(self.handler.not_ready())
 

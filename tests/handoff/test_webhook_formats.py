@@ -103,7 +103,7 @@ class SignatureTests(SynchronousTestCase):
 
     def test_known(self) -> None:
         """The signature is that of another implementation of the specification."""
-        # The example of the specification's own libraries.
+        # The example of the specification's reference libraries.
         secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
         headers = dict(Secrets([secret]).headers("msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}'))
         self.assertEqual(headers["webhook-signature"], "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=")

@@ -120,7 +120,7 @@ def chromium(elsewhere: Elsewhere) -> Iterator[Browser]:
                 "--disable-quic",
                 "--no-first-run",
                 *(f"--disable-{each}" for each in quiet),
-                # The browser has business of its own with its maker's hosts, which do not exist here.
+                # The browser connects to its vendor's hosts. Let their names not resolve.
                 f"--host-resolver-rules={rules}",
             ],
             env={**os.environ, "HOME": home},

@@ -133,14 +133,14 @@ NAVIGATION = {
 
 HTML = {**SCRIPTS, **REQUESTS, **NAVIGATION}
 
-# Text in places that the application's own pages show.
+# Header fields that the application's pages show.
 HEADERS = {
     "subject": "<img src=x onerror=alert(1)><script>alert(1)</script>",
     "name": '"><svg onload=alert(1)>',
     "braces": "{{7*7}} ${7*7} {% raw %}",
 }
 
-# Parts that a browser would carry out if it showed them.
+# Parts that a browser would execute if it displayed them.
 PARTS = {
     "image/svg+xml": f"<svg xmlns='http://www.w3.org/2000/svg' onload=\"{JS}\"><image href='{EVIL}/p.png'/></svg>",
     "text/html": f"<script>{JS}</script><img src='{EVIL}/part.png'>",

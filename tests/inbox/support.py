@@ -19,7 +19,7 @@ from txsmtpd.inbox.sqlite import SQLiteStore
 from txsmtpd.inbox.store import Store
 from txsmtpd.inbox.web.site import WebSettings, make_site
 
-PNG = bytes.fromhex("89504e470d0a1a0a0000000d49484452")  # how an image begins
+PNG = bytes.fromhex("89504e470d0a1a0a0000000d49484452")  # the beginning of an image
 
 
 @implementer(IBodyProducer)

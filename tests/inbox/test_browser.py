@@ -347,7 +347,7 @@ class PageTests(BrowserCase):
         """The HTML can be shown with the width of a phone, and in the mail's own dark mode."""
         dark = "<style>@media (prefers-color-scheme: dark) { p { color: rgb(1, 2, 3) } }</style><p>Shown</p>"
         self.server.send(letter("Wide", dark))
-        page = self.open(color_scheme="null")  # not one that is pinned by the test
+        page = self.open(color_scheme="null")  # Playwright must not set a color scheme
         page.locator(".row a").click()
         page.get_by_role("link", name="Phone, 375 pixels").click()
         frame = page.locator("iframe.mail")
@@ -536,7 +536,7 @@ class HostileTests(BrowserCase):
                 url = f"{self.server.url}/api/v1/message/{message}/part/{part['PartID']}"
                 try:
                     page.goto(url, wait_until="load")
-                except Exception as error:  # Playwright's word for a navigation that became a download
+                except Exception as error:  # Playwright raises this if a navigation becomes a download
                     self.assertRegex(str(error), "Download is starting|ERR_ABORTED", subject)
                 page.wait_for_timeout(30)
                 self.assertNotIn("pwned", page.title(), subject)

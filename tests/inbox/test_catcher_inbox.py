@@ -91,7 +91,7 @@ class AsyncioTests(IsolatedAsyncioTestCase):
         catcher = MailCatcher().listen()
         try:
             url = catcher.serve_inbox()
-            markup = "<p>Hello</p>" * 10_000  # so much that a thread is taken for it
+            markup = "<p>Hello</p>" * 10_000  # large enough to be processed in a thread
             await asyncio.to_thread(send, catcher, f"large\r\nContent-Type: text/html\r\n\r\n{markup}")
             waiting = asyncio.to_thread(ask, f"{url}/api/inbox/v1/wait?subject=large&timeout=10")
             self.assertEqual((await waiting)["messages_count"], 1)

@@ -34,7 +34,7 @@ class Server:
         )
         self.url: str | None = None
         self.smtp_port: int | None = None
-        self.before = ""  # what was said until it listened
+        self.before = ""  # the output before the line with the URL
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.before += line

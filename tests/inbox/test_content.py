@@ -10,9 +10,9 @@ from txsmtpd.inbox.web import content, html_check
 from txsmtpd.inbox.web.content import wants_remote
 from txsmtpd.mime import markup
 
-LONG = 2**19  # characters; an expression whose time grows with the square would take an hour
+LONG = 2**19  # characters; an expression with quadratic time would take an hour
 
-# What patterns look for, begun over and over or never finished.
+# Beginnings of what the patterns match, which are repeated or never completed.
 BEGINNINGS = ("src=", "src", "url(", "@import '", "<a href=", "<a ", "<iframe", "cid:", "http://", "a:", "a='", "color")
 REPEATED = ("<a", " href", "<", "a", "a-", "1 ", "111 ", " \n", "\n", "cid:", "http://", "a =", "a:", "src= '", "A1B2")
 

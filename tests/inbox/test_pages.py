@@ -55,7 +55,7 @@ class FullTests(SiteTestCase):
         """If the disk is full, a change gets 507, and messages can still be read."""
         (message,) = await self.add(mail())
         store: Any = self.store
-        await store._write(lambda connection: connection.execute("PRAGMA max_page_count = 1"))  # as a full disk
+        await store._write(lambda connection: connection.execute("PRAGMA max_page_count = 1"))  # simulates a full disk
         tags = [f"{number} {'x' * 90}" for number in range(5000)]
         answer = await self.ask("PUT", "/api/v1/tags", {"IDs": [message.id], "Tags": tags})
         self.assertEqual((answer.status, answer.text), (507, "database or disk is full\n"))

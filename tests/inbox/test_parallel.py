@@ -21,7 +21,7 @@ from tests.support.programs import once
 TESTS = 200
 WORKERS = 8
 CLIENTS = 4
-ACCEPTED = 200  # messages that were accepted when the server is killed
+ACCEPTED = 200  # the number of accepted messages after which the server is killed
 
 
 class ParallelTests(TestCase):

@@ -18,7 +18,7 @@ from txsmtpd.inbox.web.gate import host_is_ours, make_host, make_origin, origin_
 from txsmtpd.inbox.web.site import make_site
 from txsmtpd.inbox.web.table import ROUTES
 
-# Each way to change something, or to listen: method, path, body.
+# All requests that change something or receive events: method, path and body.
 ACTS = [
     (route.method, re.sub(r"\{\w+\}", "x", route.path), {} if route.method in ("POST", "PUT") else None)
     for route in ROUTES

@@ -275,7 +275,7 @@ class SQLiteTests(Shared, StoreTestCase):
     """The store in a file."""
 
     async def settle(self) -> None:
-        await self.store.set_tags([], [])  # changes are done in order
+        await self.store.set_tags([], [])  # changes are executed in order, so the earlier ones are done then
         await self.store.set_tags([], [])
 
     async def test_age(self) -> None:

@@ -13,7 +13,7 @@ from txsmtpd.service.options.limits import GROUP
 from txsmtpd.settings import Settings
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "limits.rst"
-NOT_BOUNDS = {"bare_newlines", "lenient_addresses"}  # options of the group that loosen something else
+NOT_BOUNDS = {"bare_newlines", "lenient_addresses"}  # options of the group that are not limits
 
 
 def rows() -> dict[str, str]:
@@ -43,7 +43,7 @@ class TableTests(SynchronousTestCase):
         for name, text in rows().items():
             found = re.fullmatch(r"([0-9]+)(?: (.*))?", text)
             if name in defaults and found is not None:
-                # Other words behind the number are no unit.
+                # Other words after the number are not a unit.
                 self.assertEqual(int(found[1]) * units.get(found[2] or "", 1), defaults[name], name)
             elif name in defaults and text == "none":
                 self.assertIn(defaults[name], (None, 0), name)

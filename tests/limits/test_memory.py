@@ -53,7 +53,7 @@ class MemoryTests(SynchronousTestCase):
         shares = [self.share(90) for _ in range(6)]
         self.assertEqual(self.memory.waiting, 2)
         self.assertEqual(self.woken, [])
-        shares[3].release()  # which had the reserve
+        shares[3].release()  # this share had the reserve
         self.assertEqual(self.woken, [4])
         shares[0].release()
         self.assertEqual(self.woken, [4])

@@ -28,7 +28,7 @@ class FailuresTests(SynchronousTestCase):
         for second, name in enumerate(["fred", "anna", "fred", "bart"]):
             self.assertIsNone(failures.admit("a", second))
             failures.failed("a", name, second)
-        self.assertEqual(failures.admit("a", 10), Retry(591.0))  # anna failed in second 1
+        self.assertEqual(failures.admit("a", 10), Retry(591.0))  # the login as anna failed in second 1
         self.assertIsNone(failures.admit("b", 10))
         self.assertIsNone(failures.admit("a", 601))
 
@@ -57,7 +57,7 @@ class FailuresTests(SynchronousTestCase):
         for name in "abc":
             failures.failed("192.0.2.1", name, 0)
         later = THREE.period + 1
-        self.assertIsNone(failures.admit("192.0.2.1", later))  # and the login succeeds
+        self.assertIsNone(failures.admit("192.0.2.1", later))  # this login succeeds
         self.assertEqual(failures.failed("192.0.2.2", "d", later), 1)
         self.assertEqual((len(failures), failures.forgotten), (1, 0))
 

@@ -134,7 +134,7 @@ class RedisTests(TestCase):
 
     def setUp(self) -> Any:
         redis = program("redis-server", "redis-server")
-        self.patch(shared, "PATIENCE", 30)  # on a busy machine an answer may take longer than one who waits has time
+        self.patch(shared, "PATIENCE", 30)  # on a busy machine, an answer may take longer than the default
         folder = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, folder)
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -181,7 +181,7 @@ class RedisTests(TestCase):
         """A login that waits for the given time is admitted."""
         one, other = self.hosts("2/s")
         refused = None
-        while refused is None:  # on a slow machine one may be due again before it is asked for
+        while refused is None:  # on a slow machine, both may be admitted
             for host in one, other:
                 refused = await host.admit("messages", "login:fred") or refused
         self.assertTrue(0 < refused.seconds <= 0.5)

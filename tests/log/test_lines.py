@@ -355,7 +355,7 @@ class EventTests(SynchronousTestCase):
         """The line of an accepted message takes few calls, because most sessions have one."""
         log = SessionLog(Lines([].append), "s1")
         fields = {**FIELDS, "recipients": Recipients.of(["b@example.com"])}
-        log(events.MESSAGE, **fields)  # makes the text of the second
+        log(events.MESSAGE, **fields)  # formats the text of the timestamp's second
         self.assertLess(calls_of(lambda: log(events.MESSAGE, **fields)), 8)
 
 
@@ -407,7 +407,7 @@ class CostTests(LinesTestCase):
                 nonlocal counted
                 counted += event == "call"
 
-            gc.disable()  # what others do when it runs is not the log's
+            gc.disable()  # finalizers of other objects must not be counted
             sys.setprofile(count)
             try:
                 log(events.MESSAGE, **FIELDS)

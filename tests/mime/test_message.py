@@ -116,7 +116,7 @@ class MalformedTests(SynchronousTestCase):
             "html": lambda size: b"Content-Type: text/html\r\n\r\n" + b"<a <!--" * (size // 7),
             "hrefs": lambda size: b"Content-Type: text/html\r\n\r\n" + b"<a href=" * (size // 8),
         }
-        # A header that is too long is read as text: the sizes of a pair are on the same side of that bound.
+        # A header that is too long is parsed as text. Both sizes of each pair are above or both are below that limit.
         for size in 2**14, 2**19:
             for name, make in hostile.items():
                 self.assertEqual(grows_faster_than_its_input(read_all, make, size), "", f"{name}, {size}")

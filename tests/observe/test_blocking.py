@@ -101,7 +101,7 @@ class CulpritTests(SynchronousTestCase):
         compute()
         self.assertIsNone(culprit_of(seen[0]))
 
-        def mainLoop() -> None:  # what is outside does not count: a program that has called txsmtpd.run
+        def mainLoop() -> None:  # frames outside of it do not count, such as the caller of txsmtpd.run
             compute()
 
         class Running:

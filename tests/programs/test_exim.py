@@ -64,7 +64,7 @@ HEADER = (
     b"Message-ID: <1@example.org>\r\n"
     b"\r\n"
 )
-# Dots where transparency would double them, commands, no trace of an end that is none, octets beyond ASCII, NUL.
+# Contains dots at the beginning of lines, lines that look like commands, octets beyond ASCII, and NUL.
 BODY = b".\r\n..\r\n.x\r\nQUIT\r\nBDAT 5 LAST\r\n\r\n\xc3\xa9\xff\x00\r\n" + b"x" * 900 + b"\r\n"
 
 
@@ -158,7 +158,7 @@ class EximTests(TestCase):
         if found is None:
             raise not_here("Exim is missing; .ci/exim.sh, run as root, installs it")
         self.exim = found
-        # As root, Exim delivers as the account that it was built for. Nobody else's home or temporary folder will do.
+        # As root, Exim delivers as the account that it was built for. It needs a folder that this account can write to.
         account = pwd.getpwnam("Debian-exim") if os.getuid() == 0 else pwd.getpwuid(os.getuid())
         folder = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, folder)
@@ -254,13 +254,13 @@ class EximTests(TestCase):
         """A message that is too large, without a declared size, is returned to its sender."""
         handler = Collector()
         self.listen(handler, data_size_limit=10000)
-        self.transport_option("size_addition = -1")  # no SIZE with MAIL
+        self.transport_option("size_addition = -1")  # MAIL is sent without SIZE
         await self.queue(HEADER + b"".join(numbered(300)), "b@example.com")
         await self.run_queue()
         self.assertIn("** b@example.com", self.log())
         self.assertIn("552 5.3.4 Message size exceeds the limit", self.log())
         self.assertGreater(handler.commands["BDAT"], 1)
-        # What arrives is the news for the sender.
+        # The only message that arrives is the bounce to the sender.
         [(sender, recipients, _)] = handler.messages
         self.assertEqual((sender, recipients), ("", ["a@example.org"]))
 

@@ -70,7 +70,7 @@ class Fail2banTests(SynchronousTestCase):
             assert time.monotonic() < deadline, self.log.read_text()
         with smtplib.SMTP("127.0.0.1", port, timeout=PATIENCE) as client:
             client.ehlo()
-            # A name that looks like the end of a line of the log.
+            # A user name that looks like the end of a log line.
             name = base64.b64encode(b"\0x, client 192.0.2.99:1\0wrong").decode()
             self.assertEqual(client.docmd("AUTH PLAIN", name)[0], 535)
         with smtplib.SMTP("127.0.0.1", port, timeout=PATIENCE) as client:

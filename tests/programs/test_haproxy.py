@@ -33,7 +33,7 @@ from tests.support.tls import (
 )
 from txsmtpd.handlers.trace_header import received
 
-PROXY, CLIENT = "127.0.0.1", "127.0.0.2"  # loopback is a whole network: who is who shows
+PROXY, CLIENT = "127.0.0.1", "127.0.0.2"  # two addresses of the loopback network, to distinguish the two
 
 CONFIGURATION = """
 global

@@ -24,7 +24,7 @@ from tests.support.programs import not_here, program
 from txsmtpd import LMTP, SMTPFactory
 from txsmtpd.handlers import Mailbox
 
-SOCKET = "txsmtpd/lmtp"  # in the queue's folder, which is what Postfix's processes take for the root where they must
+SOCKET = "txsmtpd/lmtp"  # relative to the queue's folder, because Postfix's processes may run in a chroot there
 MAIN = """
 compatibility_level = 3.6
 queue_directory = {folder}/queue
@@ -94,7 +94,7 @@ class PostfixTests(TestCase):
             (self.folder / name).mkdir()
         account = pwd.getpwnam("postfix")
         os.chown(self.folder / "data", account.pw_uid, account.pw_gid)
-        # What is made in this folder has Postfix's group, so that it may connect.
+        # Files created in this folder get Postfix's group, so that Postfix can connect to the socket.
         os.chown(self.folder / "queue/txsmtpd", -1, account.pw_gid)
         (self.folder / "queue/txsmtpd").chmod(0o2750)
         (self.folder / "etc/main.cf").write_text(MAIN.format(folder=self.folder, socket=SOCKET))
@@ -112,7 +112,7 @@ class PostfixTests(TestCase):
 
     async def run_program(self, *command: str, input: bytes = b"") -> None:
         """Run a program, which must succeed."""
-        # Not into pipes: Postfix would keep them open as long as it runs.
+        # Do not use pipes: Postfix would keep them open while it runs.
         with tempfile.TemporaryFile() as output:
             done = await deferToThread(
                 subprocess.run, command, input=input, stdout=output, stderr=output, timeout=30, check=False

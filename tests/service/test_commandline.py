@@ -449,7 +449,7 @@ class PrivilegesTests(CommandLineTestCase):
         if os.geteuid() != 0:
             raise SkipTest("only root can give up root's rights")
         nobody = pwd.getpwnam("nobody")
-        root = tempfile.mkdtemp()  # trial's folders may be below one that others cannot enter
+        root = tempfile.mkdtemp()  # other users may have no access to trial's folders
         self.addCleanup(shutil.rmtree, root)
         os.chown(root, nobody.pw_uid, nobody.pw_gid)
         users = [f"--uid={nobody.pw_uid}", f"--gid={nobody.pw_gid}"]

@@ -23,7 +23,7 @@ class DescriptorsTests(CommandLineTestCase):
         with ExitStack() as held:
             clients = [held.enter_context(closing(Client(port))) for _ in range(100)]
             greetings = [client.reply()[:3] for client in clients]
-            self.assertEqual(set(greetings), {"220", "421"})  # nobody is closed without a word
+            self.assertEqual(set(greetings), {"220", "421"})  # no connection is closed without a reply
             self.assertEqual(greetings.count("220"), 32)
             served = clients[greetings.index("220")]
             self.assertTrue(served.say("NOOP").startswith("250"))
@@ -45,7 +45,7 @@ class DescriptorsTests(CommandLineTestCase):
             for command in "EHLO c.example", "MAIL FROM:<a@a.example>", "RCPT TO:<b@b.example>":
                 self.assertEqual({client.say(command)[:3] for client in served}, {"250"})
             self.assertEqual({client.say("DATA")[:3] for client in served}, {"354"})
-            for client in served:  # more than is kept in memory: all have a file open now
+            for client in served:  # larger than what is kept in memory, so each message has a file open
                 client.socket.sendall(b"Subject: long\r\n\r\n" + (b"x" * 98 + b"\r\n") * 3000)
             self.assertEqual({client.say(".")[:3] for client in served}, {"250"})
         self.assertEqual(len(os.listdir(Path(self.folder, "mails", "new"))), 16)

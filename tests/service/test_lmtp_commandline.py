@@ -113,7 +113,7 @@ class UnixTests(CommandLineTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.path = os.path.join(self.folder, "lmtp.sock")
-        if len(self.path) > 100:  # what an address has room for
+        if len(self.path) > 100:  # the maximum length of a socket's path is 108
             self.path = os.path.relpath(self.path)
 
     def lmtpd(self, *options: str) -> Process:
@@ -148,7 +148,7 @@ class UnixTests(CommandLineTestCase):
         process.process.kill()
         process.wait()
         self.assertTrue(os.path.exists(self.path))
-        os.symlink(str(os.getpid()), f"{self.path}.lock")  # as another server might have left it
+        os.symlink(str(os.getpid()), f"{self.path}.lock")  # as if another server had left it
         again = self.lmtpd()
         again.line_with("listening on")
         self.assertEqual(len(self.deliver()), 2)

@@ -286,7 +286,7 @@ class HelpTests(SynchronousTestCase):
                 continue
             default = re.search(r"\[default: (.*)\]$", described_option(option)[1])
             assert default is not None, option.name
-            if default[1] not in ("this host's", "ESMTP txsmtpd"):  # are not known before the server is made
+            if default[1] not in ("this host's", "ESMTP txsmtpd"):  # computed when a server is created
                 made = option.read(default[1])
                 self.assertEqual(made, Settings.__dataclass_fields__[option.setting].default, option.name)
 

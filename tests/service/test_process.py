@@ -193,7 +193,7 @@ class UnreadTests(ProcessTestCase):
         while True:
             try:
                 client = Client(path)
-            except (FileNotFoundError, ConnectionRefusedError):  # it is bound before it listens
+            except (FileNotFoundError, ConnectionRefusedError):  # the socket exists before the server listens
                 self.assertLess(time.monotonic(), deadline)
                 time.sleep(0.05)
             else:

@@ -511,7 +511,7 @@ class ServiceTests(SynchronousTestCase):
         port = Accepting()
         self.service(succeed(port)).startService()
         self.assertEqual(port.doRead(), 8)
-        port.numberAccepts = 1  # as a worker does that shares the socket with others
+        port.numberAccepts = 1  # as in a worker that shares the socket
         self.assertEqual(port.doRead(), 1)
         port.numberAccepts = 100
         self.factory.connection_limit = 50

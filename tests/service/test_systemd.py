@@ -17,7 +17,7 @@ from tests.support.systemd import Systemd
 from txsmtpd.service.notify import Notifier
 
 HANDLER = "--handler=sink"
-# What the master checks, and no worker can import after that.
+# A module that can be imported only once. The master imports it, so that the import fails in workers.
 ONCE = """
 import os
 os.open("imported", os.O_CREAT | os.O_EXCL)
@@ -75,7 +75,7 @@ class SystemdTests(SynchronousTestCase):
         self.assertEqual(ready["STATUS"], "0 connections")
         self.assertTrue(banner(socket.AF_INET, tcp.getsockname()).startswith("220 "))
         self.assertEqual([self.systemd.wait_for("WATCHDOG")["WATCHDOG"] for _ in range(2)], ["1", "1"])
-        self.assertEqual(self.systemd.stop(), -signal.SIGTERM)  # which systemd counts as success
+        self.assertEqual(self.systemd.stop(), -signal.SIGTERM)  # systemd counts SIGTERM as success
         stopping = self.systemd.wait_for("STOPPING")
         self.assertEqual(stopping["EXTEND_TIMEOUT_USEC"], "13000000")
         self.assertIn("shutting down", stopping["STATUS"])
@@ -88,12 +88,12 @@ class SystemdTests(SynchronousTestCase):
             self.systemd.wait_for("READY")
             self.assertTrue(banner(socket.AF_UNIX, path).startswith("220 "))
             self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o600)
-            self.assertEqual(self.systemd.stop(), -signal.SIGTERM)  # which systemd counts as success
+            self.assertEqual(self.systemd.stop(), -signal.SIGTERM)  # systemd counts SIGTERM as success
             self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o600)
             assert self.systemd.process is not None and self.systemd.process.stderr is not None
             self.systemd.process.stderr.close()
             with socket.socket(socket.AF_UNIX) as waiting:
-                waiting.connect(path)  # for whom systemd would start the service again
+                waiting.connect(path)  # systemd would start the service again for this client
 
     def test_twoSockets(self) -> None:
         """Several sockets are distinguished by name or by index."""
@@ -235,7 +235,7 @@ class NotifierTests(SynchronousTestCase):
             while True:
                 other.sendto(b"OTHER=1", "\0" + self.address[1:])
         notifier.ready()
-        notifier.status("busy")  # this one may get lost
+        notifier.status("busy")  # this message may be lost
         told = self.messages()
         self.assertEqual(told[0], {"WATCHDOG": "1"})
         self.assertEqual(set(map(str, told[1:])), {"{'OTHER': '1'}"})

@@ -33,7 +33,7 @@ class UnitTests(SynchronousTestCase):
     def test_verify(self) -> None:
         """systemd accepts them without warnings."""
         for unit in UNITS.iterdir():
-            # That there is no such program on this machine would be a fault, too.
+            # systemd would also complain that the program does not exist.
             text = unit.read_text().replace("/opt/mail/bin/txsmtpd", "/bin/true")
             (self.folder / unit.name).write_text(text)
         found = subprocess.run(
@@ -55,7 +55,7 @@ class UnitTests(SynchronousTestCase):
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("TXSMTPD_", "LISTEN_"))}
         variables["PYTHONPATH"] = str(Path(txsmtpd.__file__).parent.parent)
         activate = [program("systemd-socket-activate", "systemd"), "-l", f"[::1]:{port}", "--fdname=smtpd.socket"]
-        # It passes nothing of its own environment on.
+        # systemd-socket-activate does not pass on its environment.
         passed = [f"--setenv={name}={value}" for name, value in variables.items()]
         process = subprocess.Popen(
             [*activate, *passed, sys.executable, "-m", "twisted", "--log-format=text", "smtpd"],

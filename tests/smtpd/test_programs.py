@@ -9,7 +9,7 @@ from typing import Any
 from tests.service.test_commandline import CommandLineTestCase, Process, taken_port
 from tests.support.programs import once
 
-# What each program begins with.
+# The beginning of each program.
 BEGINNING = """
 import sys
 from txsmtpd import smtpd
@@ -27,7 +27,7 @@ def listening(server):
     return server
 """
 
-# A program of the kind that tutorials had; only the two lines that name modules have changed.
+# A program as in old tutorials. Only the two lines that name modules were changed.
 TUTORIAL = """
 import txsmtpd.smtpd as smtpd
 

@@ -21,7 +21,7 @@ from txsmtpd.smtpd.proxies import MailmanMap
 
 MESSAGE = b"Subject: test\r\nX-Peer: 203.0.113.1\r\n\r\n..dot\r\nHello\r\n"
 
-# As Mailman writes it, with either type of map.
+# As Mailman writes the file, for both types of maps.
 HASH = """
 # AUTOMATICALLY GENERATED
 

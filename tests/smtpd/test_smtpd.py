@@ -20,7 +20,7 @@ from txsmtpd import smtpd
 from txsmtpd.testing import PretendedTLS
 from txsmtpd.testing.strategies import cuts, octets, sessions
 
-if sys.version_info < (3, 12):  # later, there is no such module to be compared with
+if sys.version_info < (3, 12):  # later versions do not have the module smtpd
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import asyncore
@@ -64,7 +64,7 @@ def said(octets: bytes, server: Any = None) -> list[str]:
     return Client(factory=server.factory).talk(octets).decode().splitlines()
 
 
-# What is said after HELO, and after EHLO: a line, and the answer's last line.
+# Dialogues: the octets before a line, the line, and the last line of the reply.
 HELO, EHLO = b"HELO c\r\n", b"EHLO c\r\n"
 EXTENDED = " [SP <mail-parameters>]"
 DIALOGUE: list[tuple[bytes, str, str]] = [
@@ -217,7 +217,7 @@ class DialogueTests(LoggingTestCase):
         for before, line, expected in DIALOGUE:
             self.assertEqual(said(before + line.encode() + b"\r\n")[-1], expected, f"{line} after {before!r}")
 
-    if sys.version_info < (3, 12):  # later Pythons have no smtpd to be compared with
+    if sys.version_info < (3, 12):  # later versions do not have the module smtpd
 
         def test_asTheOldModule(self) -> None:
             """The module of Python 3.11 has the same replies. (Later versions have no such module.)"""
@@ -461,7 +461,7 @@ class DebuggingTests(SynchronousTestCase):
             said(HEAD + b"\x1b[2Jgone\r\n.\r\n", server)
         self.assertIn("\\x1b[2Jgone", screen.getvalue())
 
-    if sys.version_info < (3, 12):  # later Pythons have no smtpd to be compared with
+    if sys.version_info < (3, 12):  # later versions do not have the module smtpd
 
         def test_asTheOldModule(self) -> None:
             """The module of Python 3.11 prints the same. (Later versions have no such module.)"""

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-FACTOR = 8  # how much larger the larger input is
-MOST = 3 * FACTOR  # how much more processor time it may take; the square would be FACTOR ** 2
+FACTOR = 8  # the ratio of the sizes of the two inputs
+MOST = 3 * FACTOR  # the maximum ratio of the processor times; quadratic time has FACTOR ** 2
 ATTEMPTS = 6
 
 

@@ -1,7 +1,7 @@
 """Malformed header fields that are difficult for parsers."""
 
-# Header fields on which parsers of Python have raised IndexError, AttributeError, ValueError, TypeError, LookupError,
-# UnicodeError, HeaderParseError or RecursionError, in this version or in another.
+# Header fields for which Python's parsers have raised IndexError, AttributeError, ValueError, TypeError, LookupError,
+# UnicodeError, HeaderParseError or RecursionError, in this version or another one.
 MALFORMED_FIELDS = (
     b"Content-Type: text/plain; name*",
     b"Content-Type: text/plain; name*0*",
@@ -71,7 +71,7 @@ MALFORMED_FIELDS = (
     b"A\xff: x",
 )
 
-# What malformed fields are made of.
+# Pieces from which malformed fields are generated.
 PIECES = (
     *(b"(", b")", b"<", b">", b"[", b"]", b'"', b"\\", b"@", b".", b",", b":", b";", b"=", b"*", b"'", b"%", b"/"),
     *(b" ", b"\t", b"\r\n ", b"\r\n", b"\n", b"\r", b"\0", b"\xff", b"\xc3\xa9", b"a", b"0", b"*0*=", b"''", b"%ff"),

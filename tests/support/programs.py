@@ -6,7 +6,7 @@ import os
 import shutil
 from unittest import SkipTest
 
-# Servers and their tools are in folders that only root's path has.
+# Servers and their tools are in folders that are only in root's PATH.
 FOLDERS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 

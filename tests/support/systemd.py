@@ -19,7 +19,7 @@ import txsmtpd
 PATIENCE = 60  # seconds until a test gives up
 TWIST = ("-m", "twisted", "--log-format=text", "smtpd")
 
-# What systemd does between fork and exec: the sockets become descriptors 3, 4, ..., and LISTEN_PID the process itself.
+# What systemd does between fork and exec: it makes the sockets descriptors 3, 4, ..., and sets LISTEN_PID.
 BECOME = """
 import fcntl, os, sys
 count = int(sys.argv[1])

@@ -16,7 +16,7 @@ class EffortTests(SynchronousTestCase):
     def test_growth(self) -> None:
         """Time that is quadratic in the input is distinguished from linear time, in C functions as well."""
         self.assertEqual(grows_faster_than_its_input(lambda text: text.count("a"), "ab".__mul__, 20_000), "")
-        square = re.compile("a*b")  # tried again at each "a"
+        square = re.compile("a*b")  # matching starts again at each "a"
         self.assertIn("8 times the input takes ", grows_faster_than_its_input(square.search, "a".__mul__, 500))
 
     def test_calls(self) -> None:

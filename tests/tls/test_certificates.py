@@ -282,7 +282,7 @@ class RenewalTests(StoreTestCase):
         stamp = certificates._stamp(self.path)
         content = self.path.read_bytes()
         for _ in range(100):
-            time.sleep(0.001)  # the clock of a file system ticks slowly
+            time.sleep(0.001)  # the clock of a file system is coarse
             self.path.write_bytes(content)
             os.utime(self.path, ns=(before.st_atime_ns, before.st_mtime_ns))
         self.assertNotEqual(certificates._stamp(self.path), stamp)
@@ -407,7 +407,7 @@ class DirectoryTests(StoreTestCase):
             "MX.Test": self.leaf,
             "other.test": self.wild,
             "a.wild.test": self.wild,
-            "b.a.wild.test": self.leaf,  # the asterisk stands for one label
+            "b.a.wild.test": self.leaf,  # the asterisk matches only one label
             "wild.test": self.leaf,
             "unknown.test": self.leaf,
             None: self.leaf,
@@ -577,7 +577,7 @@ class ServerTests(TLSTestCase):
         once()
         leaves = [issue("localhost") for _ in range(3)]
         path = write(self.folder / "swapped.pem", combined(leaves[0]))
-        # A clock that leaps, so that each handshake looks at the file.
+        # The clock jumps, so that each handshake checks the file.
         port = await self.serve(tls_context=Certificates(path, clock=iter(range(100_000)).__next__))
         done = threading.Event()
 

@@ -111,7 +111,7 @@ class FairnessTests(TLSTestCase):
                 turns.count()
                 return "250 OK"
 
-        for together in (False, True):  # with the end of the handshake, or later
+        for together in (False, True):  # whether the commands are sent with the end of the handshake
             turns.counts.clear()
             client = Records(await self.serve(Handler(), implicit_tls=True, junk_command_limit=None))
             await client.handshake()
@@ -123,7 +123,7 @@ class FairnessTests(TLSTestCase):
             client.flush()
             await client.read(1000 * len("250 OK\r\n"))
             await until(lambda: sum(turns.counts) == 1000)
-            self.assertLessEqual(max(turns.counts), 64)  # what was read, and the turn of what was read before
+            self.assertLessEqual(max(turns.counts), 64)  # a batch of new input, and a queued batch
             client.socket.close()
 
     async def test_small(self) -> None:
@@ -143,14 +143,14 @@ class FairnessTests(TLSTestCase):
         """Handshakes that start at the same time are queued, and all are completed."""
         turns = Turns()
         context = PrivateCertificate.load(combined(self.leaf), KeyPair.load(combined(self.leaf), 1), 1).options()
-        # The server does the work with the first message of the client.
+        # The server does the cryptographic work after the client's first message.
         context.getContext().set_tlsext_servername_callback(turns.count)
         port = await self.serve(implicit_tls=True, tls_context=context)
         clients = [Records(port) for _ in range(20)]
         for client in clients:
             client.hello()
         await until(lambda: turns.total == 20)
-        self.assertLessEqual(max(turns.counts), 5)  # one or two, unless the process is interrupted
+        self.assertLessEqual(max(turns.counts), 5)  # usually one or two; more if the process is interrupted
         for client in clients:
             await client.handshake()
             client.flush()

@@ -175,7 +175,7 @@ class SessionTests(TLSTestCase):
         def quits() -> bytes:
             client: LineClient = from_the_first_octet(port)
             client.ask("QUIT")
-            end: bytes = client.socket.recv(100)  # ssl.SSLEOFError if TLS was not ended
+            end: bytes = client.socket.recv(100)  # raises ssl.SSLEOFError if TLS was not closed
             client.close()
             return end
 

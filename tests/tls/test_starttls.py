@@ -301,7 +301,7 @@ class ForgettingTests(TLSTestCase):
             gone = self.handler.gone = Deferred()
             server.dataReceived(ATTACK[:cut])
             if ATTACK[cut:]:
-                server.transport.protocol.dataReceived(ATTACK[cut:])  # what a transport does with its next octets
+                server.transport.protocol.dataReceived(ATTACK[cut:])  # as the transport passes on the next octets
             answer = await self.run_client(shake_hands, client)
             in_one_segment = cut < len(b"STARTTLS\r\n") or cut == len(ATTACK)
             self.assertEqual(answer, "503 5.5.1 Send HELO or EHLO first" if in_one_segment else None, cut)
@@ -334,7 +334,7 @@ class ForgettingTests(TLSTestCase):
         self.handler.handle_NOOP = slow  # type: ignore[attr-defined]
         port = await self.serve(buffer_limit=1000)
         client = await self.run_client(greeted, port)
-        flood = b"MAIL FROM:<evil@example.com>\r\n" * 10_000  # more than comes at once
+        flood = b"MAIL FROM:<evil@example.com>\r\n" * 10_000  # more than one read
         await self.run_client(client.send, b"NOOP\r\nSTARTTLS\r\n" + flood)
         await asked
         server = self.connection()
@@ -346,7 +346,7 @@ class ForgettingTests(TLSTestCase):
             return [client.reply(), client.reply(), client.reply()]
 
         said = await self.run_client(go_on)
-        # The rest of the flood was still in the kernel, and is no TLS.
+        # The rest of the flood was still in the kernel. It is not TLS, so the handshake fails.
         self.assertEqual([reply[:3] for reply in said], ["250", "220", ""])
         await self.handler.gone
         self.assertIsInstance(self.handler.causes[0], TLSSetupException)
@@ -730,7 +730,7 @@ class FailureTests(TLSTestCase, LoggingTestCase):
         asked: Deferred[None] = Deferred()
 
         def never(*arguments: Any) -> Deferred[bool]:
-            reactor.callLater(0, asked.callback, None)  # the turn of the hook has begun by then
+            reactor.callLater(0, asked.callback, None)  # then the hook's turn has started
             return waits
 
         self.handler.handle_STARTTLS = never  # type: ignore[attr-defined]
@@ -749,7 +749,7 @@ class FailureTests(TLSTestCase, LoggingTestCase):
         def talk() -> LineClient:
             client = secured(port)
             assert client.ask("QUIT")[:3] == "221"
-            return client  # which answers the server's close_notify only if it reads on
+            return client  # it answers the server's close_notify only if it reads
 
         client = await self.run_client(talk)
         self.assertEqual(len(self.factory.connections), 1)

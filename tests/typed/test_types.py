@@ -20,7 +20,7 @@ from txsmtpd.interfaces import HOOKS
 from txsmtpd.settings import Settings
 from txsmtpd.typed import FactoryOptions, Options
 
-# Each line that ends in "# error" is one for the type checker, and no other is.
+# The type checker must report an error in each line that ends with "# error", and in no other line.
 PROGRAM = """
 from typing import Any
 
@@ -87,7 +87,7 @@ class MypyTests(SynchronousTestCase):
         folder.mkdir()
         (folder / "program.py").write_text(PROGRAM)
         where = Path(txsmtpd.__file__).parent.parent
-        # What is installed is found by itself, and must not be named.
+        # mypy finds an installed package by itself, and rejects its folder in MYPYPATH.
         path = {} if where.name == "site-packages" else {"MYPYPATH": str(where)}
         done = subprocess.run(
             [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir=cache", "program.py"],

@@ -14,7 +14,7 @@ from txsmtpd.wire.data import DataReader, Fault
 
 END = b".\r\n"
 
-# What a reading comes to: the message or None, its fault, and what follows the end (None: no end yet).
+# The result of reading: the message or None, its fault, and the octets after the end (None: no end yet).
 Outcome = tuple[bytes | None, Fault | None, bytes | None]
 
 

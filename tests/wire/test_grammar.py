@@ -21,7 +21,7 @@ from tests.support.programs import once
 from txsmtpd.reply import Refused
 from txsmtpd.wire import grammar
 
-# Mailboxes of RFC 5321 4.1.2, which must be accepted in brackets and mean what they say.
+# Mailboxes of RFC 5321 4.1.2, which must be accepted in brackets, and returned unchanged.
 MAILBOXES = [
     "a@b",
     "user@example.com",
@@ -505,7 +505,7 @@ PARSERS: list[Callable[[str], Any]] = [
     grammar.local_part,
 ]
 
-# Text that comes near to being right.
+# Pieces of text that is almost valid.
 PIECES = [
     "FROM:",
     "TO:",
@@ -652,7 +652,7 @@ class AnythingTests(SynchronousTestCase):
             text = prefix + (each * size)[:size] + ending
             for parse in parsers:
                 times[parse, prefix, each, ending] = processor_time(functools.partial(attempt, parse), text)
-        # What takes long here is looked at closely: whether it is the machine, or the pattern.
+        # The slowest are measured again with growing input, since the machine may have been slow, and not the pattern.
         for parse, prefix, each, ending in heapq.nlargest(20, times, key=times.__getitem__):
 
             def make(length: int, prefix: str = prefix, each: str = each, ending: str = ending) -> str:
@@ -669,7 +669,7 @@ class PatternTests(SynchronousTestCase):
         """A label has letters, digits, hyphens, underscores, and all characters beyond ASCII (RFC 6531 3.3)."""
         for character in [*map(chr, range(0x20, 0x7F)), "ü", "\u2603", "\uffff", "\U0001f4e8", "\U0010ffff"]:
             accepted = character.isalnum() or character in "-_" or not character.isascii()
-            if character in '.@">':  # they part the address
+            if character in '.@">':  # these separate the parts of an address
                 continue
             with contextlib.suppress(Refused):
                 path, _ = grammar.parse_rcpt(f"TO:<user@exa{character}mple.test>")

@@ -1,6 +1,7 @@
-"""Tells ``twist`` and ``twistd`` of their subcommand ``smtpd``.
+"""The plugin for ``twist`` and ``twistd``: their subcommand ``smtpd``.
 
-Read whenever any plugin is looked for, so it imports nothing else: the module it names is imported when it is wanted.
+Twisted imports this module whenever it looks for plugins. Therefore it imports nothing of txsmtpd. Twisted imports
+``txsmtpd.service`` only if the subcommand is used.
 """
 
 from twisted.application.service import ServiceMaker

@@ -66,7 +66,7 @@ class SQLiteStore(Store):
     ) -> None:
         super().__init__(headers)
         self.retention = retention or Retention()
-        self._folder: str | None = None  # of the temporary file
+        self._folder: str | None = None  # the folder of the temporary file
         self.path = "" if path is None else os.path.abspath(path)
         self.where = self.path or "a temporary file"
         self._reactor = reactor

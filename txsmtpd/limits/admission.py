@@ -57,7 +57,7 @@ class Admission:
         if kind not in self.kinds:
             return None
         peer = session.peer
-        key = self._key_of(peer[0]) if type(peer) is tuple else None  # as in `network`; each message asks twice
+        key = self._key_of(peer[0]) if type(peer) is tuple else None  # as in `network`, inlined for speed
         if key is None:
             self.admitted[kind] += 1
             return None

@@ -23,7 +23,7 @@ class WorkerOptionsTests(SynchronousTestCase):
 
     def test_monitoring(self) -> None:
         """It counts, but serves no pages. It has no drain delay, because the master has waited already."""
-        self.patch(faulthandler, "enable", lambda file: None)  # this process is no worker
+        self.patch(faulthandler, "enable", lambda file: None)  # this process is not a worker, so it must not enable it
         options = Options()
         options.environ = {VARIABLE: json.dumps(asdict(Inherited(slot=0, row=0, rows=4, sockets=1, channel=5)))}
         options.parseOptions(["--handler=sink", "--workers=2", "--metrics=9125", "--drain-delay=10", "--listen=tcp:25"])

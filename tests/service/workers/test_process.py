@@ -46,7 +46,7 @@ class PrintedTests(SynchronousTestCase):
 
     def test_endlessLine(self) -> None:
         """A line without an end uses limited memory."""
-        self.patch(process, "LONGEST_LINE", 2**12)  # trial -j cannot pass on 64 KiB of a log at once
+        self.patch(process, "LONGEST_LINE", 2**12)  # trial -j cannot transfer 64 KiB of a log at once
         worker = Worker(0, 0, Watcher(), Clock(), lambda: 0.0)
         with capturedLogs() as events:
             for _ in range(10):

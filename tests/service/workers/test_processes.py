@@ -54,7 +54,7 @@ class ServingTests(SynchronousTestCase):
             with connect(port) as client:
                 split[process_of(client)] += 1
         self.assertEqual(sum(split.values()), 60)
-        self.assertLessEqual(max(split.values()), 50)  # a busy machine may keep a worker from its turn
+        self.assertLessEqual(max(split.values()), 50)  # on a busy machine, one worker may run less than the others
 
     def test_killed(self) -> None:
         """A worker that is killed loses its own sessions, and no others. It is replaced, and its counts are kept."""
@@ -93,7 +93,7 @@ class ServingTests(SynchronousTestCase):
         port = int(found[1])
         client = connect(port)
         client.putcmd("mail", "FROM:<hang+100@example.com>")
-        # Those that come while it hangs are the other one's, which does not wait for it.
+        # The other worker accepts all connections that arrive meanwhile, and leaves none to the worker that hangs.
         others = [connect(port) for _ in range(6)]
         self.assertEqual(len({*map(process_of, others)}), 1)
         self.assertNotIn("SIGABRT", log.read_text())
@@ -266,7 +266,7 @@ class ReloadTests(SynchronousTestCase):
         master.signal(signal.SIGTERM)
         master.wait_for("stopped listening", 2)
         master.signal(signal.SIGTERM)
-        master.process.wait(PATIENCE)  # and not the grace
+        master.process.wait(PATIENCE)  # without waiting for the grace period
         client.close()
 
     def test_endsWhileStarting(self) -> None:
@@ -295,7 +295,7 @@ class ReloadTests(SynchronousTestCase):
         master.wait_for("the master has died", 2)
         load.stop()
         master.process.wait(PATIENCE)
-        master._reader.join(PATIENCE)  # until no process has the log any more
+        master._reader.join(PATIENCE)  # until all processes have closed the log
         self.assertFalse(master._reader.is_alive())
         self.assertGreaterEqual(len(os.listdir(master.folder / "mail/new")), load.delivered)
 

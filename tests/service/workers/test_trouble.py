@@ -50,7 +50,7 @@ class TroubleTests(SynchronousTestCase):
         master = Master(self, "--handler=naming.naming")
         port = master.port()
         before = descriptors(master.process.pid)
-        for pid in (master.process.pid, *master.pids()):  # 40 MB, of which Twisted and Python have 33
+        for pid in (master.process.pid, *master.pids()):  # about 40 MB, of which Twisted and Python take 33
             self.assertLess(proportional_memory(pid), 50)
         for reloads in (1, 2):
             master.signal(signal.SIGHUP)
@@ -116,7 +116,7 @@ class TroubleTests(SynchronousTestCase):
         words = ["--pidfile=pid", "--logfile=log", f"--uid={uid}", f"--gid={gid}", "smtpd", "--workers=2"]
         words += ["--handler=naming.naming", "--listen=tcp:0:interface=127.0.0.1"]
         master = Master(self, words=["-c", DAEMON, *words], prepare=lambda folder: shutil.chown(folder, uid, gid))
-        self.assertEqual(master.process.wait(PATIENCE), 0)  # the one that was started is the daemon's parent
+        self.assertEqual(master.process.wait(PATIENCE), 0)  # the started process is the daemon's parent, and exits
         pid = int((master.folder / "pid").read_text())
         self.addCleanup(lambda: is_alive(pid) and os.kill(pid, signal.SIGKILL))
         master.wait_for_log("is ready", 2)

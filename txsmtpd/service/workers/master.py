@@ -35,7 +35,7 @@ SILENCE = 60.0  # seconds without a heartbeat after which a worker counts as hun
 MARGIN = 5.0  # seconds after the grace period until a worker is killed
 HURRY = 1.0  # seconds until a worker is killed after a second SIGTERM; the master itself ends after 2 seconds
 BEAT = 1.0  # seconds between checks of the heartbeats
-LATE = 5.0  # seconds without a heartbeat after which the other workers leave no connections to a worker
+LATE = 5.0  # seconds without a heartbeat after which the other workers stop leaving new connections to a worker
 AT_ONCE = max(2, os.cpu_count() or 1)  # workers that start at the same time; each keeps one processor busy
 
 
