@@ -6,7 +6,10 @@ import html
 import re
 from typing import Any
 
+from twisted.trial.unittest import SynchronousTestCase
+
 from tests.inbox.support import SiteTestCase, mail, multipart
+from txsmtpd.inbox.web.presentation import dialog
 
 
 class MessageTests(SiteTestCase):
@@ -108,3 +111,17 @@ class SearchTests(SiteTestCase):
         text = (await self.get("/?query=%3Cscript%3E%22onfocus=x")).text
         self.assertNotIn("<script>", text)
         self.assertIn("&lt;script&gt;&#34;onfocus=x", text)
+
+
+class TranscriptTests(SynchronousTestCase):
+    """The lines of a session."""
+
+    def test_end(self) -> None:
+        """Why a connection ended is said in the words of the log, whatever the exception."""
+        for cause, said in (
+            ("ConnectionDone", "connection closed"),
+            ("Idle", "idle for too long"),
+            ("OddError", "connection closed: OddError"),
+        ):
+            record = {"at": 1.5, "kind": "closed", "mark": "*", "text": f"closed: {cause}"}
+            self.assertEqual([(line.at, line.text) for line in dialog([record])], [("1.500", said)])

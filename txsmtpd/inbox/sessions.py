@@ -77,7 +77,9 @@ def _outcome(records: Iterable[Record]) -> str:
 def _lines(records: Iterable[Record], forgotten: int) -> str:
     lines: list[str] = []
     if forgotten:
-        lines.append(json.dumps({"at": 0, "kind": "gap", "mark": "*", "text": f"{forgotten} records are gone"}))
+        lines.append(
+            json.dumps({"at": 0, "kind": "gap", "mark": "*", "text": f"{forgotten} earlier records were discarded"})
+        )
     size = 0
     left_out = 0
     for record in records:
@@ -87,7 +89,7 @@ def _lines(records: Iterable[Record], forgotten: int) -> str:
             left_out += 1
             continue
         if left_out and isinstance(record, Closed):
-            lines.append(json.dumps({"at": 0, "kind": "gap", "mark": "*", "text": f"{left_out} records are left out"}))
+            lines.append(json.dumps({"at": 0, "kind": "gap", "mark": "*", "text": f"{left_out} records are omitted"}))
         lines.append(line)
     return "\n".join(lines)
 

@@ -68,7 +68,7 @@ def client_text(peer: object) -> str:
     return str(peer) if peer else "this host"
 
 
-_CAUSES = {
+CAUSES = {  # why a connection ended, by the name of the exception
     "ConnectionDone": "connection closed",
     "ConnectionLost": "connection lost",
     "ConnectionAborted": "connection aborted",
@@ -83,7 +83,7 @@ _CAUSES = {
 def cause_text(cause: BaseException) -> str:
     """Describe why a connection ended."""
     name = type(cause).__name__
-    return _CAUSES.get(name, name)
+    return CAUSES.get(name, name)
 
 
 MESSAGE = Event(

@@ -17,6 +17,7 @@ from zlib import crc32
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from txsmtpd.log.events import CAUSES
 from txsmtpd.mime import Address
 from txsmtpd.mime.markup import urls
 
@@ -167,5 +168,8 @@ def dialog(records: Iterable[Mapping[str, Any]]) -> Iterator[Line]:
     for record in records:
         side = SIDES.get(record["kind"], "event")
         text = record["text"]
+        if record["kind"] == "closed":
+            cause = text.removeprefix("closed: ")
+            text = CAUSES.get(cause, f"connection closed: {cause}")
         refused = side == "server" and text[:1] in ("4", "5")
         yield Line(f"{record['at']:.3f}", side, record["mark"].rstrip(":"), text, refused)
