@@ -116,6 +116,7 @@ class WaitTests(SiteTestCase):
             ("within=1", "within requires expect=none"),
             ("count=0", "count must be 1 or more"),
             ("subjct=x", "there is no parameter 'subjct'; did you mean subject?"),
+            ("to=a@example.com&to=b@example.com", "the parameter 'to' is given 2 times"),
             ("zebra=x", "there is no parameter 'zebra'; there are to, domain, "),
         ):
             answer = await self.get(f"{WAIT}?{query}")

@@ -123,10 +123,15 @@ class Call:
     # Parameters and body
 
     @property
+    def parameters(self) -> list[tuple[str, str]]:
+        """The names and values of the query parameters."""
+        _, _, query = self.request.uri.partition(b"?")
+        return _pairs(query.decode("utf-8", "replace"))
+
+    @property
     def query(self) -> dict[str, str]:
         """The query parameters. If a name is repeated, the last one counts."""
-        _, _, query = self.request.uri.partition(b"?")
-        return _fields(query.decode("utf-8", "replace"))
+        return dict(self.parameters)
 
     def number(self, name: str, default: int, most: int | None = None) -> int:
         """Return a parameter that is a number, at least 0.
@@ -196,10 +201,6 @@ class Call:
         for name, value in _pairs(self.body().decode("utf-8", "replace")):
             found.setdefault(name, []).append(value)
         return found
-
-
-def _fields(text: str) -> dict[str, str]:
-    return dict(_pairs(text))
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:

@@ -70,15 +70,17 @@ class Route:
             ):
                 raise HTTPError(403, "the request comes from a page of another site")
         if self.path.startswith(OWN):
-            self._check_parameters(call.query)
+            self._check_parameters([name for name, _ in call.parameters])
         return await self.function(call)
 
-    def _check_parameters(self, query: Iterable[str]) -> None:
+    def _check_parameters(self, names: Sequence[str]) -> None:
         """Check the names of parameters: without a misspelt criterion, a request would apply to other mail.
 
-        :raises HTTPError: if one is unknown.
+        :raises HTTPError: if one is unknown, or repeated.
         """
-        for name in query:
+        for name in names:
+            if names.count(name) > 1:
+                raise HTTPError(400, f"the parameter {name[:50]!r} is given {names.count(name)} times")
             if name not in self.parameters and name != CACHE_BUSTER:
                 near = difflib.get_close_matches(name, self.parameters, 1)
                 known = f"there are {', '.join(self.parameters)}" if self.parameters else "there are none"
