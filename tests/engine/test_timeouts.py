@@ -350,5 +350,5 @@ class ProbeTests(LoggingTestCase):
             client.talk(octets)
             if not client.closed:
                 client.vanish()
-            self.assertEqual(len([line for line in self.logged(level) if "left" in line]), 1, (peer, octets))
-            self.assertEqual(len([line for line in self.logged() if "left" in line]), 1)
+            self.assertEqual(len([line for line in self.logged(level) if "session ended" in line]), 1, (peer, octets))
+            self.assertEqual(len([line for line in self.logged() if "session ended" in line]), 1)
