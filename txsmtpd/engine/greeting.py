@@ -17,27 +17,27 @@ _COUNTED = ("connections", "tls")  # kinds of rate limits that apply at the begi
 def first_turn(server: Any) -> Any:
     """Run the first turn of a connection, before any input is read."""
     if expects_header(server):
-        return ProxyHeader(server, welcome).start()
-    return welcome(server)
+        return ProxyHeader(server, begin_session).start()
+    return begin_session(server)
 
 
-def welcome(server: Any) -> Any:
-    """Greet the client, after the PROXY header if there is one."""
+def begin_session(server: Any) -> Any:
+    """Start TLS if it is implicit, and greet the client. A PROXY header has been read before."""
     interceptor = server._dispatcher.interceptor
     if interceptor is not None:
-        return interceptor.connect(lambda: _welcome(server))
-    return _welcome(server)
+        return interceptor.connect(lambda: _begin_session(server))
+    return _begin_session(server)
 
 
-def _welcome(server: Any) -> Any:
+def _begin_session(server: Any) -> Any:
     settings = server.settings
     in_tls = settings.implicit_tls or is_wrapped(server.transport)
     if not settings.admission.kinds.isdisjoint(_COUNTED):
-        return _greet_if_admitted(server, in_tls)
+        return _greet_once_admitted(server, in_tls)
     return _greet_in_tls(server) if in_tls else greet(server)
 
 
-async def _greet_if_admitted(server: Any, in_tls: bool) -> Any:
+async def _greet_once_admitted(server: Any, in_tls: bool) -> Any:
     admission = server.settings.admission
     try:
         for kind in ("connections", "tls") if in_tls else ("connections",):
@@ -69,10 +69,10 @@ def greet(server: Any) -> Any:
 
 def default_greeting(server: Any) -> Any:
     """Return the greeting, or the reply of the hook CONNECT."""
-    return _ask_first(server) if "CONNECT" in server.settings.hooks else server.settings.greeting
+    return _greeting_from_hook(server) if "CONNECT" in server.settings.hooks else server.settings.greeting
 
 
-async def _ask_first(server: Any) -> Reply:
+async def _greeting_from_hook(server: Any) -> Reply:
     dispatcher = server._dispatcher
     greeting: Reply = server.settings.greeting
     try:

@@ -36,14 +36,14 @@ class ProxyHeader:
     """A stage of a connection: it waits for the PROXY header.
 
     :param server: the protocol that users see.
-    :param welcome: called when the client is known; returns the greeting.
+    :param begin_session: called when the client is known; returns the greeting.
     """
 
-    __slots__ = ("_call", "_reader", "_server", "_welcome")
+    __slots__ = ("_begin_session", "_call", "_reader", "_server")
 
-    def __init__(self, server: Any, welcome: Callable[[Any], Any]) -> None:
+    def __init__(self, server: Any, begin_session: Callable[[Any], Any]) -> None:
         self._server = server
-        self._welcome = welcome
+        self._begin_session = begin_session
         self._reader = ProxyReader()
         self._call: IDelayedCall | None = None
 
@@ -82,7 +82,7 @@ class ProxyHeader:
         refusal = self._refusal_of_factory()
         if refusal is not None:
             return refusal
-        greeting = self._welcome(server)
+        greeting = self._begin_session(server)
         return await greeting if isinstance(greeting, Awaitable) else greeting
 
     async def _is_accepted(self, data: ProxyData) -> bool:
