@@ -1,7 +1,7 @@
 """The client for what smtp-source cannot do: pipelining, TLS, and many connections held open.
 
-One process, one thread, one epoll: each session is a generator that yields when it must wait for its socket. It is as
-cheap as can be, so that the server is the one that limits. It prints a line of JSON for each thing it has to tell.
+It has one process, one thread and one epoll. Each session is a generator that yields when it must wait for its socket.
+The client uses little processor time, so that only the server limits the rate. It prints each result as a line of JSON.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def message(size: int) -> bytes:
 
 
 class Session:
-    """One connection, and what is said on it."""
+    """One connection and its dialogue."""
 
     def __init__(self, port: int, tls: ssl.SSLContext | None) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
@@ -74,7 +74,7 @@ class Session:
             raise SystemExit(f"expected {codes}, got {heard!r}")
 
     def start(self) -> Wait:
-        """Greeting, EHLO, and TLS if that is wanted."""
+        """Receive the greeting, send EHLO, and start TLS if requested."""
         yield from self.hear(b"220")
         yield from self.say(b"EHLO client.example.com\r\n")
         yield from self.hear(b"250")
@@ -95,7 +95,7 @@ class Session:
         yield from self.hear(b"250")
 
     def begin(self, pipelined: bool) -> Wait:
-        """A transaction as far as DATA."""
+        """Start a transaction, up to DATA."""
         if pipelined:
             yield from self.say(GROUP)
             yield from self.hear(b"250", b"250", b"354")
@@ -123,12 +123,12 @@ class Load:
         self.waiting: list[Session] = []
 
     def take(self) -> bool:
-        """Whether there is one more to send; if so, it is yours."""
+        """Take one of the messages. Return False if none is left."""
         self.left -= 1
         return self.left >= 0
 
     def messages(self, session: Session) -> Wait:
-        """Message after message on one connection."""
+        """Send messages one after another on one connection."""
         yield from session.start()
         while self.take():
             yield from self.message(session)
@@ -137,7 +137,7 @@ class Load:
     def message(self, session: Session) -> Wait:
         """One message."""
         yield from session.begin(pipelined=not self.told.tls)
-        # In one piece when small: two segments would cost the server two turns.
+        # Send a small message at once: the server would read two segments separately.
         if len(self.content) < 65536:
             yield from session.say(self.content + b".\r\n")
         else:
@@ -145,19 +145,19 @@ class Load:
         yield from session.hear(b"250")
 
     def handshake(self, session: Session) -> Wait:
-        """A connection with nothing in it."""
+        """Connect, start the session, and disconnect."""
         yield from session.start()
         yield from session.quit()
 
     def hold(self, session: Session) -> Wait:
-        """A transaction that stays where it is."""
+        """Start a transaction, and keep it open."""
         yield from session.start()
         yield from session.say(MAIL)
         yield from session.hear(b"250")
         self.waiting.append(session)
 
     def half(self, session: Session) -> Wait:
-        """A message without its end."""
+        """Send a message without its end."""
         yield from session.start()
         yield from session.begin(pipelined=False)
         yield from session.say(self.content)
@@ -170,7 +170,7 @@ class Load:
 
 
 def run(talks: Iterator[tuple[Session, Wait]], at_once: int) -> None:
-    """Drive the sessions until all are through, so many at one time."""
+    """Run all sessions, at most *at_once* at the same time."""
     poll = select.epoll()
     under_way: dict[int, tuple[Session, Wait]] = {}
     masks: dict[int, int] = {}
@@ -203,7 +203,7 @@ def run(talks: Iterator[tuple[Session, Wait]], at_once: int) -> None:
 
 
 def run_paced(load: Load, sessions: list[Session], rate: float) -> None:
-    """Send the messages over these connections, one after the other, so many a second, however fast the server is."""
+    """Send messages over these connections in turn, at a fixed rate that does not depend on the server."""
     poll = select.epoll()
     under_way: dict[int, tuple[Session, Wait]] = {}
     idle = deque(sessions)

@@ -1,4 +1,4 @@
-"""What a Controller costs beside its messages: start and stop, and memory for connections that are gone.
+"""What a Controller costs apart from messages: start and stop, and memory that remains after connections have ended.
 
 python benchmarks/controllers.py [CYCLES]
 """
@@ -17,7 +17,7 @@ from txsmtpd.handlers import Sink
 
 
 def start_and_stop(cycles: int) -> None:
-    """Print the time of a cycle on a port, of the clock and of the processor."""
+    """Print the time of a start and stop: elapsed time and processor time."""
     clock, processor = [], []
     for _ in range(cycles):
         began, used = time.perf_counter(), time.process_time()
@@ -40,7 +40,7 @@ def talk(controller: Controller) -> None:
 
 
 def connections_gone(number: int) -> None:
-    """Print what is left of connections that have come and gone, by connection."""
+    """Print the memory that remains after connections have ended, per connection."""
     with Controller(Sink(), hostname="127.0.0.1", port=0) as controller:
         for _ in range(100):
             talk(controller)

@@ -3,12 +3,12 @@
 ``python benchmarks/costs.py [--rounds 40]``
 ``python benchmarks/costs.py --instructions``
 
-Sessions run in memory: no reactor, no sockets, so that a percent can be seen at all. Each round runs every variant
-once, in turn, and each variant is compared with the plain server of the same round; shown are the medians. A message
-of a real server costs about three times the plain figure, so that the percentages of a real server are smaller.
+Sessions run in memory, without a reactor and sockets, so that a difference of one percent is visible. Each round runs
+every variant once, and compares it with the plain server of the same round. The medians are printed. A message costs a
+real server about three times the plain figure, so the percentages of a real server are smaller.
 
-Instructions are counted by valgrind. They hardly depend on what else the machine does, but do not show the time that
-caches and the kernel take.
+Valgrind counts the instructions. Their number hardly depends on other load on the machine, but it does not include the
+time that caches and the kernel take.
 """
 
 from __future__ import annotations

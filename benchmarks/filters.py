@@ -3,7 +3,7 @@
     python benchmarks/filters.py [--seconds=5]
 
 Each run starts ``twist smtpd --handler=sink`` with other filters, and loads it with Postfix's smtp-source. The milter
-is the one of the tests, made with Sendmail's libmilter; rspamd is Debian's. What is not installed is left out.
+is that of the tests, built with Sendmail's libmilter. rspamd is Debian's. Programs that are not installed are skipped.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 
 class Empty:
-    """A filter that looks at envelopes, and says nothing."""
+    """A filter that receives envelopes, and returns None."""
 
     def filter_MAIL(self, *arguments: Any) -> None: ...
 
@@ -41,13 +41,13 @@ class Empty:
 
 
 class EmptyMessage:
-    """A filter that looks at messages, and says nothing."""
+    """A filter that receives messages, and returns None."""
 
     def filter_message(self, *arguments: Any) -> None: ...
 
 
 class EmptyHeaders:
-    """A filter that looks at headers, and says nothing."""
+    """A filter that receives headers, and returns None."""
 
     def filter_headers(self, *arguments: Any) -> None: ...
 
@@ -70,7 +70,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running(*command: str, port: int | None = None, path: Path | None = None) -> Iterator[int]:
-    """A program, from when it listens; gives its process id."""
+    """Run a program, and wait until it listens. Yields its process id."""
     environment = {**os.environ, "PYTHONPATH": f"{HERE.parent}:{HERE}"}
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True) as process:
         try:
@@ -96,13 +96,13 @@ def processor_time(pid: int) -> float:
 
 
 def peak_memory(pid: int) -> float:
-    """The most that was resident, in MB."""
+    """Peak resident memory in MB."""
     (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
 
 
 def load(port: int, messages: int, clients: int, size: int) -> float:
-    """Send messages over kept connections; return the seconds that it took."""
+    """Send messages over reused connections. Return the elapsed seconds."""
     program = shutil.which("smtp-source", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
         raise SystemExit("smtp-source is not installed; on Debian it is in the package postfix")
@@ -113,7 +113,7 @@ def load(port: int, messages: int, clients: int, size: int) -> float:
 
 
 def measure(name: str, filters: list[str], seconds: float, handler: str = "sink") -> float:
-    """One line of the table; gives the microseconds of a message."""
+    """Print one line of the table. Return the microseconds per message."""
     port = free_port()
     command = [
         sys.executable,

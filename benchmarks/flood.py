@@ -1,4 +1,4 @@
-"""See what an honest client waits for while others flood a server with commands.
+"""Measure how long an honest client waits while others flood a server with commands.
 
 python benchmarks/flood.py [--clients 1,10,30] [--kinds refused,mail,...] [--clear | --tls] [--sessions 100]
 
@@ -11,12 +11,12 @@ An honest session is a connection, EHLO, one message and QUIT, without TLS. Floo
 * ``records``: as ``refused``, with a TLS record for each command
 * ``handshakes``: TLS handshakes and no commands
 
-Two times are given: how long a session took, and how much the server computed meanwhile. The second is what the floods
-add on a machine where nothing else runs; other load hardly changes it.
+Two times are printed: how long a session took, and how much processor time the server used meanwhile. Other load on the
+machine hardly changes the second.
 
-The server runs as a user runs it, its log in a file, on another processor than the clients where there is one. Loopback
-is among its unlimited networks, so nothing but the sharing of turns holds the floods back. They are bounded: they end
-with the honest sessions. With ``PYTHONPATH`` the server is that of another checkout.
+The server runs as a user runs it, with its log in a file, and on another processor than the clients if there is one.
+Loopback is one of its unlimited networks, so only the batches of commands limit the floods. The floods end with the
+honest sessions. Set ``PYTHONPATH`` to measure the server of another checkout.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from collections.abc import Sequence
 from measure import free_port
 
 FROM, TO = b"MAIL FROM:<flood@example.com>\r\n", b"RCPT TO:<b@example.com>\r\n"
-#: What is said first, and what is said again and again.
+#: What a client sends first, and what it sends repeatedly.
 REFUSED = b"MAIL FROM:<flood@example.com> SIZE=99999999999\r\n"
 KINDS: dict[str, tuple[bytes, list[bytes]]] = {
     "refused": (b"", [REFUSED * 1000]),
@@ -53,7 +53,7 @@ ONLY_TLS = ("records", "handshakes")
 
 
 async def flood(port: int, first: bytes, again: list[bytes], tls: ssl.SSLContext | None) -> None:
-    """Say it again and again, and read the replies; anew, if the server has enough of it."""
+    """Send the commands repeatedly, and read the replies. Connect again if the server closes the connection."""
     while True:
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
@@ -76,8 +76,8 @@ async def flood(port: int, first: bytes, again: list[bytes], tls: ssl.SSLContext
 
 
 def flooding(port: int, kind: str, clients: int, in_tls: bool) -> None:
-    """A process that floods until it is ended."""
-    logging.disable()  # asyncio tells of each octet that comes too late
+    """Flood the server. Runs in a process until that is killed."""
+    logging.disable()  # asyncio logs each write after the connection was lost
     tls = ssl._create_unverified_context() if in_tls else None
 
     async def all_of_them() -> None:
@@ -87,7 +87,7 @@ def flooding(port: int, kind: str, clients: int, in_tls: bool) -> None:
 
 
 def honest(port: int, server: int) -> tuple[float, float]:
-    """Seconds that an honest session takes, and seconds that the server computes meanwhile."""
+    """The seconds of an honest session, and the processor time of the server meanwhile."""
     began, computed = time.perf_counter(), processor_time(server)
     with smtplib.SMTP("127.0.0.1", port, local_hostname="honest.test", timeout=60) as client:
         client.sendmail("a@example.com", ["b@example.com"], "Subject: hello\r\n\r\nHello\r\n")
@@ -95,14 +95,17 @@ def honest(port: int, server: int) -> tuple[float, float]:
 
 
 def measure(kind: str | None, clients: int, in_tls: bool, sessions: int) -> None:
-    """Print the times of honest sessions beside so many clients that flood; None: beside none."""
+    """Print the times of honest sessions while *clients* clients flood the server.
+
+    :param kind: the kind of flood. None: no flood.
+    """
     port, tls_port = free_port(), free_port()
     with tempfile.NamedTemporaryFile() as log:
         words = [sys.executable, "-m", "txsmtpd", "-n", "-l", f"127.0.0.1:{port}", "-c", "txsmtpd.handlers.Sink"]
         if in_tls:
             words = [sys.executable, "-m", "txsmtpd", f"--listen=tcp:{port}:interface=127.0.0.1", "--handler=sink"]
             words += [f"--listen-tls=tcp:{tls_port}:interface=127.0.0.1", "--tls=auto"]
-        # Not in this folder, whose package would come before that of PYTHONPATH.
+        # Run in another folder: the package in this one would take precedence over PYTHONPATH.
         server = subprocess.Popen(words, stdout=log, stderr=log, cwd=tempfile.gettempdir())
         flooders = None
         try:
@@ -147,7 +150,7 @@ def figures(seconds: Sequence[float]) -> str:
 
 
 def processor_time(pid: int) -> float:
-    """Seconds that a process has computed."""
+    """Processor time of a process in seconds."""
     return time.clock_gettime(~pid << 3 | 2)  # Linux: the clock of another process
 
 

@@ -2,17 +2,17 @@
 
 ``python benchmarks/floods.py [--only trickle,idle] [--seconds 10]``
 
-An honest client has a whole session with one message, again and again, from an address of its own. Beside it, one of
-these, from other addresses of 127.0.0.0/8:
+An honest client repeats a session with one message, from its own address. Meanwhile one of these floods runs, from
+other addresses in 127.0.0.0/8:
 
-* ``trickle``: 2,000 clients that send one octet of a command a second, each from a network of its own
-* ``idle``: 2,000 clients that say nothing, each from a network of its own
+* ``trickle``: 2,000 clients that send one octet of a command a second, each from a different network
+* ``idle``: 2,000 clients that send nothing, each from a different network
 * ``connects``: 500 connections a second from one network, each of which is left open
-* ``hellos``: 200 connections a second from one network that begin TLS and say no more
+* ``hellos``: 200 connections a second from one network that start a TLS handshake and send nothing more
 
-The server is ``python -m txsmtpd`` as shipped; what stands behind ``--`` are options of its. Give
-``-- --unlimited-network=none``, since loopback has no limits else. Shown are the median, the 99th percentile and the
-longest of the honest sessions, how many of them were refused, and the server's resident memory at the end.
+The server is ``python -m txsmtpd`` with its defaults. Arguments after ``--`` are options of the server. Give
+``-- --unlimited-network=none``, since loopback has no limits otherwise. Printed are the median, the 99th percentile and
+the maximum of the honest sessions, how many of them were refused, and the server's resident memory at the end.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SESSION = (
     b"Subject: test\r\n\r\n" + b"x" * 1000 + b"\r\n.\r\n",
     b"QUIT\r\n",
 )
-# A ClientHello up to its length: the server waits for the rest.
+# The beginning of a ClientHello. The server waits for the rest.
 HELLO = bytes.fromhex("1603010200010001fc0303")
 
 
@@ -57,7 +57,7 @@ async def reply(reader: asyncio.StreamReader) -> bytes:
 
 
 async def honest_session(port: int) -> float | None:
-    """The seconds of a session with one message; None if it was refused."""
+    """The duration in seconds of a session with one message, or None if it was refused."""
     begin = time.perf_counter()
     try:
         reader, writer = await connect(port, HONEST)
@@ -74,7 +74,7 @@ async def honest_session(port: int) -> float | None:
 
 
 async def honest(port: int, seconds: float) -> list[float | None]:
-    """Sessions at a fixed rate, whether those before them have ended or not."""
+    """Start sessions at a fixed rate, even if earlier ones have not ended."""
     tasks = []
     for _ in range(int(seconds * RATE)):
         tasks.append(asyncio.create_task(honest_session(port)))
@@ -82,7 +82,7 @@ async def honest(port: int, seconds: float) -> list[float | None]:
     return list(await asyncio.gather(*tasks))
 
 
-# Floods. Each runs until its process is ended.
+# Floods. Each runs until its process is killed.
 
 
 def networks(count: int) -> Iterable[str]:
@@ -110,7 +110,7 @@ async def idle(port: int) -> None:
 
 
 async def again(flood: object, *arguments: object) -> None:
-    """One client: who is turned away comes back a second later."""
+    """Run one client. If the server closes the connection, connect again after a second."""
     while True:
         await flood(*arguments)  # type: ignore[operator]
         await asyncio.sleep(1)

@@ -3,8 +3,8 @@
     python benchmarks/handoff.py                     # RabbitMQ of Debian's package, a quorum queue with one member
     python benchmarks/handoff.py --seconds 3 --sizes 8192 --clients 1,4,16,64
 
-Server, broker and client share this machine, so messages a second say little; how they grow with the number of clients,
-and the server's processor time for each message, say more.
+Server, broker and client share this machine, so the number of messages per second means little. More meaningful are its
+growth with the number of clients, and the server's processor time per message.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Server:
             if found := re.search(r"listening on 127.0.0.1:(\d+)", line):
                 self.port = int(found[1])
                 break
-        # Nobody reads the log any more: it goes on into the pipe of a process that drops it.
+        # This process no longer reads the log. Another process reads it from the pipe and discards it.
         self.drain = subprocess.Popen(["cat"], stdin=self.process.stdout, stdout=subprocess.DEVNULL)
 
     def cpu(self) -> float:

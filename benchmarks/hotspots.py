@@ -1,4 +1,4 @@
-"""See where a server in Python spends its time in one scenario.
+"""Profile a server in Python in one scenario.
 
 python benchmarks/hotspots.py reuse [--calls] [--server floor] [--top 40]
 """
@@ -22,7 +22,7 @@ from scenarios import SCENARIOS, Scenario
 
 
 def samples(file: Path, top: int, used: float, messages: int) -> None:
-    """Print what was sampled, in microseconds a message."""
+    """Print the samples as microseconds per message."""
     total, own, with_callees, lines = json.loads(file.read_text())
     each = used / messages * 1e6
     print(f"{messages} messages, {each:,.1f} us of CPU each, {total} samples")
@@ -37,7 +37,7 @@ def samples(file: Path, top: int, used: float, messages: int) -> None:
 
 
 def profile(scenario: Scenario, tools: Tools, told: argparse.Namespace, folder: Path) -> None:
-    """Load the server and print what was seen."""
+    """Load the server, and print its profile."""
     (peer,) = chosen(told.server, PEERS)
     port, file = free_port(), folder / "profile"
     command = peer.command(tools, port, scenario, folder / "Maildir")

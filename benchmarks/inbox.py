@@ -1,10 +1,10 @@
-"""How the web inbox bears a hundred thousand messages, beside maildev.
+"""Measure the web inbox with a hundred thousand messages, and compare it with maildev.
 
     python benchmarks/inbox.py                       # 100,000 messages of 2 KB: some minutes
     python benchmarks/inbox.py --messages 10000 --peer
 
-Each figure is printed with what it should be. ``--peer`` needs npm, and installs maildev into ``--cache``. Load goes to
-127.0.0.1 alone. Processor time is that of the server; times are the client's, by the clock.
+Each figure is printed with its target. ``--peer`` needs npm, and installs maildev into ``--cache``. All load is on
+127.0.0.1. Processor time is that of the server; other times are elapsed times of the client.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ WORDS = ["".join(random.choices("abcdefghijklmnopqrstuvwxyz", k=random.randint(3
 
 
 def message(number: int) -> bytes:
-    """A message of words, no two alike."""
+    """A message of random words."""
     header = (
         f"From: Sender {number} <sender{number}@example.org>\r\nTo: <user{number % 500}@example.com>\r\n"
         f"Subject: {' '.join(random.choices(WORDS, k=5))} {number}\r\nMessage-ID: <{number}@example.org>\r\n\r\n"
@@ -55,7 +55,7 @@ def message(number: int) -> bytes:
 
 
 class Client:
-    """One SMTP connection, in step."""
+    """One SMTP connection without pipelining."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), PATIENCE)
@@ -151,7 +151,7 @@ def p99(act: Callable[[], Any], times: int = REQUESTS) -> float:
 
 
 def fill(server: Server, count: int, first: int = 0) -> tuple[float, float]:
-    """Send messages; messages a second, and processor time of the server for each, in milliseconds."""
+    """Send messages. Return messages per second, and the server's processor time per message in milliseconds."""
     messages = [message(number) for number in range(first, first + min(count, 2000))]
     cpu, started = server.cpu(), time.perf_counter()
 
@@ -169,7 +169,7 @@ def fill(server: Server, count: int, first: int = 0) -> tuple[float, float]:
 
 
 def settle(server: Server) -> None:
-    """Wait until the server has stored the sessions and the index that the last messages have left to do."""
+    """Wait until the server has stored the last sessions and indexed the last messages."""
     before = -1.0
     while (now := server.cpu()) - before > 0.02:
         before = now
@@ -178,7 +178,7 @@ def settle(server: Server) -> None:
 
 @contextlib.contextmanager
 def page_open(server: Server) -> Iterator[None]:
-    """A browser that has the page open: events, and the list anew each second."""
+    """Act as a browser with an open page: receive events, and load the list every second."""
     events = socket.create_connection(("127.0.0.1", server.web))
     events.sendall(b"GET /api/inbox/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
     over = threading.Event()
@@ -205,7 +205,7 @@ def page_open(server: Server) -> Iterator[None]:
 
 
 def wait_latency(server: Server) -> float:
-    """Milliseconds between a 250 and the answer of a request that waited for that message; the median."""
+    """Median time in milliseconds between a 250 and the response to a request that waits for that message."""
     client = Client(server.smtp)
     found = []
     for number in range(30):
@@ -226,10 +226,10 @@ def wait_latency(server: Server) -> float:
 
 
 def smtp_latency(server: Server) -> tuple[float, float]:
-    """Milliseconds that a client needs for a message, the median: alone, and while another one loads pages.
+    """Median time in milliseconds to send a message: alone, and while another client loads pages.
 
-    The two alternate, so that a noisy machine disturbs both. Pages are loaded one after the other, with a pause as
-    long as each took: the server is then half busy with them.
+    The two alternate, so that other load on the machine affects both. After each page there is a pause as long as its
+    loading took, so the pages keep the server busy half of the time.
     """
     client = Client(server.smtp)
     loading, over = threading.Event(), threading.Event()

@@ -1,14 +1,13 @@
-"""Kill a server again and again while clients send, and look for messages that had their 250 and are gone.
+"""Kill a server repeatedly while clients send, and check that no message with a 250 is lost.
 
-``python benchmarks/kills.py --kills=100``. The kills are shared by three servers:
+``python benchmarks/kills.py --kills=100``. The kills are divided among three servers:
 
 * ``mailbox`` stores messages in a maildir
-* ``proxy`` passes them on to another server, which is not killed
-* ``filtered`` keeps them for a filter until it has read them, large ones in a file, and stores them in a maildir
+* ``proxy`` forwards them to another server, which is not killed
+* ``filtered`` spools them for a filter, large ones in a file, and then stores them in a maildir
 
-Messages are short, or so large that they are passed on, or spooled to a file, while they arrive. A message that was
-accepted must be there to its last line. The process is killed with SIGKILL, so this is about the process, not about the
-disk.
+Messages are short, or large enough to be forwarded or spooled to a file while they arrive. Every accepted message must
+be complete. The process is killed with SIGKILL, so this tests the process, and not the disk.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ from pathlib import Path
 from typing import Any
 
 CLIENTS = 4
-SIZES = (200, 5_000, 600_000, 1_600_000)  # octets; the last two are passed on in parts, the last is spooled to a file
+SIZES = (200, 5_000, 600_000, 1_600_000)  # octets; the last two are forwarded in parts, the last is spooled to a file
 PATIENCE = 60.0  # seconds for a server to start
 NUMBER = re.compile(rb"^X-Number: (\S+)", re.MULTILINE)
 END = b"end of the message"
-TAIL = 64  # octets at the end of a file that have the end of its message
+TAIL = 64  # octets; the end of a file, which contains the end of its message
 
 
 class Reads:
@@ -49,7 +48,7 @@ class Reads:
 
 
 class Server:
-    """A server in a process of its own."""
+    """A server in its own process."""
 
     def __init__(self, handler: str, *words: str) -> None:
         with socket.socket() as free:
@@ -81,7 +80,7 @@ class Round:
 
     def __init__(self, port: int, name: str) -> None:
         self.accepted: list[str] = []
-        self.partly = 0  # messages that were being sent
+        self.partly = 0  # messages that were partly sent
         self._port = port
         self._name = name
         self._threads = [threading.Thread(target=self._send, args=(number,)) for number in range(CLIENTS)]
@@ -113,7 +112,7 @@ class Round:
 
 
 def stored(folder: Path) -> set[str]:
-    """The numbers of the messages in a maildir that are there to their last line."""
+    """The numbers of the complete messages in a maildir."""
     found = set()
     for path in (folder / "new").iterdir():
         with path.open("rb") as file:
@@ -126,8 +125,8 @@ def stored(folder: Path) -> set[str]:
 
 
 def kills(what: str, folder: Path, times: int, *words: str) -> tuple[int, int, int]:
-    """Kill servers with these words of a command line; return how many messages had their 250, how many were cut off,
-    and how many of the first are not in the maildir."""
+    """Kill servers that were started with these arguments. Return how many messages got 250, how many were cut off, and
+    how many of those with 250 are not in the maildir."""
     accepted: list[str] = []
     cut_off = 0
     for number in range(times):

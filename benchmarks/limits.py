@@ -1,4 +1,4 @@
-"""How long one decision of a rate limit takes, and that a million addresses keep its table at its bound.
+"""Measure one decision of a rate limit, and check that a million addresses do not exceed the size of its table.
 
 ``python benchmarks/limits.py``: the processor time of a decision, the best of five runs, and the size of the table.
 """

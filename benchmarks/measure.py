@@ -1,4 +1,4 @@
-"""One run: start a server on its core, load it from the other, take its figures, end it."""
+"""One run: start a server on one core, load it from another, measure it, and stop it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ Figures = dict[str, float]
 
 
 class Failed(Exception):
-    """A run came to nothing; the text tells why."""
+    """A run failed. The text states the reason."""
 
 
 class Unavailable(Exception):
-    """The server cannot do what the scenario asks."""
+    """The server does not support the scenario."""
 
 
 def cores() -> tuple[int, int]:
@@ -44,7 +44,7 @@ _libc = ctypes.CDLL(None)
 
 
 def pinned(command: Sequence[str | Path], core: int, **options: object) -> subprocess.Popen[str]:
-    """Start a process on one core. It ends with this one, even if this one is killed."""
+    """Start a process on one core. It ends when this process ends, even if this process is killed."""
 
     def prepare() -> None:
         os.sched_setaffinity(0, {core})
@@ -63,7 +63,7 @@ def _family(pid: int) -> Iterator[int]:
 
 def cpu_seconds(pid: int) -> float:
     """The processor time, user and system, of a process and its descendants that are alive, to the nanosecond."""
-    # The clock of another process, as clock_getcpuclockid(3) makes it; /proc/PID/stat counts hundredths only.
+    # The clock of another process, as in clock_getcpuclockid(3). /proc/PID/stat counts only hundredths of a second.
     return sum(time.clock_gettime(~each << 3 | 2) for each in _family(pid))
 
 
@@ -86,7 +86,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def serving(command: Command, tools: Tools, port: int) -> Iterator[subprocess.Popen[str]]:
-    """A server that has greeted, until the end of the block."""
+    """Run a server until the end of the block. Yields it when it has sent its greeting."""
     core = cores()[0]
     with tempfile.TemporaryFile("w+") as errors:
         server = pinned(command, core, env=tools.environment, stdout=errors, stderr=errors, stdin=subprocess.DEVNULL)
@@ -136,7 +136,7 @@ def _client(tools: Tools, port: int, scenario: Scenario, messages: int) -> Comma
 
 
 def send(tools: Tools, port: int, scenario: Scenario, messages: int, limit: float) -> float:
-    """Send so many messages; return the seconds that it took."""
+    """Send messages. Return the elapsed seconds."""
     start = time.perf_counter()
     client = pinned(
         _client(tools, port, scenario, messages),
@@ -163,11 +163,11 @@ def measure(peer: Peer, scenario: Scenario, tools: Tools, seconds: float, limit:
 
     :param seconds: how long the load should last.
     :param limit: how long it may last.
-    :raises Unavailable: if the server cannot do this.
-    :raises Failed: if something went wrong.
+    :raises Unavailable: if the server does not support the scenario.
+    :raises Failed: if the server or the client fails.
     """
     port = free_port()
-    # Without fsync in memory: what a file system on disk does in its own time falls on whoever runs just then.
+    # Without fsync, use memory: a file system on disk would do its deferred work during any later run.
     folder = Path("/dev/shm") if scenario.maildir and not scenario.fsync else tools.folder
     maildir = Path(tempfile.mkdtemp(prefix="maildir-", dir=folder)) / "Maildir"
     try:
@@ -191,16 +191,16 @@ def measure(peer: Peer, scenario: Scenario, tools: Tools, seconds: float, limit:
             }
     finally:
         if scenario.figure == "cpu":
-            # Not now: after many deletions a file system may make new files slow for a while.
+            # Delete the files at exit: after many deletions, a file system may create files slowly for a while.
             atexit.register(shutil.rmtree, maildir.parent, ignore_errors=True)
         else:
             shutil.rmtree(maildir.parent, ignore_errors=True)
 
 
 def warm_up(tools: Tools, port: int, scenario: Scenario, seconds: float, limit: float) -> int:
-    """Send the first messages; return how many more will take so many seconds.
+    """Send the first messages. Return how many more will take *seconds* seconds.
 
-    Twice, since some servers compile what is often run, and the first messages tell little about the others.
+    This is done twice: some servers compile code while it runs, so the first messages are slower than the others.
     """
     messages = scenario.first
     for share in (0.5, 1.0):
@@ -210,7 +210,7 @@ def warm_up(tools: Tools, port: int, scenario: Scenario, seconds: float, limit: 
 
 
 def _idle(server: subprocess.Popen[str], scenario: Scenario, tools: Tools, port: int, limit: float) -> Figures:
-    """Memory for each connection, from the first fifth of them to the last."""
+    """Memory per connection, from the growth between the first fifth of the connections and all of them."""
     client = pinned(
         _client(tools, port, scenario, scenario.sessions),
         cores()[1],

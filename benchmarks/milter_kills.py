@@ -1,10 +1,10 @@
-"""Kill a server behind a real milter, or the milter, again and again in the middle of messages.
+"""Kill a server that uses a real milter, or the milter, repeatedly during messages.
 
 ``python benchmarks/milter_kills.py --kills=30``. OpenDKIM signs each message, and a maildir stores it. Half of the
-kills hit the server, half of them OpenDKIM, which is started again while the clients go on. Then
+kills hit the server, and half of them OpenDKIM, which is restarted while the clients continue. Then
 
-* a message that was accepted must be there, once, to its last line, and signed once;
-* a message that was not accepted may be there once, signed: its 250 may have been cut off;
+* each accepted message must be stored once, complete, and signed once;
+* a message that was not accepted may be stored once, signed, since its 250 may have been lost;
 * no client waits for a reply for long: without OpenDKIM, the reply is 451, and 421 to new connections.
 """
 
@@ -66,7 +66,7 @@ class OpenDKIM:
 
 
 class Clients:
-    """Clients that go on whatever the replies are, until they are told to stop."""
+    """Clients that continue after any reply until they are stopped."""
 
     def __init__(self, port: int) -> None:
         self.accepted: list[str] = []
@@ -81,7 +81,7 @@ class Clients:
             thread.start()
 
     def go_on(self) -> bool:
-        """Wait until a message is accepted. After failures the server does not ask the milter for some seconds."""
+        """Wait until a message is accepted. After failures, the server does not call the milter for some seconds."""
         before = len(self.accepted)
         deadline = time.monotonic() + TOO_LONG
         while len(self.accepted) == before and time.monotonic() < deadline:
@@ -135,8 +135,8 @@ def text_of(name: str) -> str:
 
 
 def check(folder: Path, accepted: list[str]) -> tuple[int, int]:
-    """Return how many of the accepted messages are not there as they must be, and how many others there are that are
-    damaged: stored twice, cut off, or not signed once."""
+    """Return how many accepted messages are missing or damaged, and how many other messages are damaged. Damaged is
+    a message that is stored twice, cut off, or not signed exactly once."""
     found: Counter[str] = Counter()
     damaged = set()
     for path in (folder / "new").iterdir():

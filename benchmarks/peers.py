@@ -1,4 +1,4 @@
-"""The servers that are compared, and how each is started for a scenario."""
+"""The servers that are compared, and the commands that start them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ Command = list[str | Path]
 
 @dataclass(frozen=True)
 class Peer:
-    """A server: its name in the table, and its command for a port, a scenario and a Maildir; None: it cannot."""
+    """A server: its name in the table, and a function that returns its command for a port, a scenario and a Maildir.
+    The function returns None if the server does not support the scenario."""
 
     name: str
     title: str
@@ -58,13 +59,13 @@ def _smtp_sink(tools: Tools, port: int, scenario: Scenario, maildir: Path) -> Co
     if tools.smtp_sink is None or scenario.tls or scenario.maildir:
         return None
     options: Command = ["-L"] if scenario.lmtp else []
-    if os.geteuid() == 0:  # it refuses to be root
+    if os.geteuid() == 0:  # the program refuses to run as root
         options += ["-u", "nobody"]
     return [tools.smtp_sink, "-4", *options, "-m", "20000", f"127.0.0.1:{port}", "1024"]
 
 
 PEERS = [
-    # First as users start it; then without its log, which tells what that costs; then from a program.
+    # First as users start it. Then without its log, to measure what that costs. Then in a program.
     Peer("txsmtpd", "txsmtpd, the command with its log", _python("txsmtpd_command.py")),
     Peer("quiet", "txsmtpd, the command without its log", _python("txsmtpd_command.py", "--", "--log-level=critical")),
     Peer("factory", "txsmtpd, SMTPFactory in a program", _python("txsmtpd_server.py")),

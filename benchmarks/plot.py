@@ -1,4 +1,4 @@
-"""Draw the figures of a run, given on standard input as JSON: bars of the CPU for each message, txsmtpd's being 1."""
+"""Draw the figures of a run, given on standard input as JSON: the CPU time per message as bars, relative to txsmtpd."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from peers import PEERS
 from scenarios import SCENARIOS
 
 COLOURS = ["#1f6f8b", "#d1603d", "#e3a857", "#7a9e7e", "#6c8ebf", "#777777", "#c9c9c9", "#dedede"]
-LONGEST = 30  # times txsmtpd's; longer bars are cut, lest the others cannot be told apart
+LONGEST = 30  # times txsmtpd's; longer bars are cut, so that the others can be distinguished
 
 
 def draw(record: dict[str, Any], file: str) -> None:

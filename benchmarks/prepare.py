@@ -1,7 +1,7 @@
 """Put everything that the benchmark needs into one folder, once.
 
-Python packages go into a virtual environment, smtp-server comes by npm, Postfix's two test programs, Go and go-smtp are
-taken out of Debian's packages without installing them. What cannot be had is left out, with a line that says so.
+Python packages are installed in a virtual environment, and smtp-server with npm. Postfix's two test programs, Go and
+go-smtp are unpacked from Debian's packages without installing them. What is not available is skipped, with a message.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GO_PACKAGES = [
 
 @dataclass(frozen=True)
 class Tools:
-    """Where things are; None: not to be had here."""
+    """The paths of the tools. None: not available."""
 
     folder: Path
     python: Path
@@ -41,7 +41,7 @@ class Tools:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What every process of the benchmark is started with."""
+        """The environment of each process of the benchmark."""
         environment = {
             **os.environ,
             "PYTHONPATH": str(ROOT),
@@ -52,7 +52,7 @@ class Tools:
         return environment
 
     def versions(self) -> dict[str, str]:
-        """What is compared, for the record."""
+        """The versions of the compared servers."""
         ask = "import platform, importlib.metadata as m; print(platform.python_version(), *map(m.version, {!r}))"
         names = ["Twisted", "aiosmtpd", "pyOpenSSL", "cryptography"]
         answer = _output([self.python, "-c", ask.format(names)]).split()
@@ -67,7 +67,7 @@ class Tools:
 
 
 def prepare(folder: Path, say: Callable[[str], None]) -> Tools:
-    """Make what is not there yet."""
+    """Install what is missing."""
     folder.mkdir(parents=True, exist_ok=True)
 
     def attempt(make: Callable[[Path], Path]) -> Path | None:
@@ -91,7 +91,7 @@ def prepare(folder: Path, say: Callable[[str], None]) -> Tools:
 
 
 def add_packages(tools: Tools, *packages: str) -> None:
-    """Install Python packages that only some uses need."""
+    """Install additional Python packages."""
     _install(tools.python, *packages)
 
 
@@ -136,7 +136,7 @@ def _certificate(folder: Path) -> tuple[Path, Path]:
 
 
 def _unpacked(folder: Path, packages: list[str]) -> Path:
-    """Debian's packages, unpacked and not installed: no root is needed, and the system stays as it is."""
+    """Unpack Debian's packages without installing them. This does not need root, and does not change the system."""
     target = folder / "debian"
     downloads = folder / "downloads"
     for package in packages:

@@ -2,7 +2,7 @@
 
     python benchmarks/run.py --quick --only reuse,connect
 
-The first run puts what is needed into a folder (``--cache``); ``README.md`` tells what is measured and how.
+The first run installs the servers in a folder (``--cache``). ``README.md`` describes what is measured and how.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ Named = TypeVar("Named", Scenario, Peer)
 
 
 def say(text: str) -> None:
-    """Progress, for whoever watches."""
+    """Print progress."""
     print(text, file=sys.stderr, flush=True)
 
 
 def chosen(names: str | None, among: Iterable[Named]) -> list[Named]:
-    """Those of the names, or all."""
+    """The objects with these names, or all."""
     by_name = {each.name: each for each in among}
     if not names:
         return list(by_name.values())
@@ -66,7 +66,7 @@ def default_cache() -> Path:
 
 
 def compare(scenarios: list[Scenario], peers: list[Peer], tools: Tools, told: argparse.Namespace) -> table.Runs:
-    """All runs: the servers take turns within each round, so that what drifts meets all alike."""
+    """Do all runs. Each round runs all servers, so that gradual changes of the machine affect all of them alike."""
     runs: table.Runs = {}
     for scenario in scenarios:
         able = list(peers)

@@ -1,4 +1,4 @@
-"""What is asked of the servers: one line for each scenario."""
+"""The scenarios, one on each line."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ KB, MB = 1024, 1024 * 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """A load: what the client does, what the server must be able to do, and the figure that counts."""
+    """A load: what the client does, what the server must support, and the main figure."""
 
     name: str
     title: str
     size: int = KB  #: octets of a message
     sessions: int = 20  #: connections at one time
-    first: int = 400  #: messages to warm up with, from which is told how many fill the time
+    first: int = 400  #: messages of the warm-up, from which the number of messages of a run is computed
     recipients: int = 1
     reconnect: bool = False  #: a new connection for each message
     client: Literal["smtp-source", "pipelined", "tls", "tls-handshake", "idle", "many"] = "smtp-source"
@@ -25,7 +25,7 @@ class Scenario:
     tls: bool = False
     maildir: bool = False
     fsync: bool = True
-    messages: int | None = None  #: exactly so many, however long it takes
+    messages: int | None = None  #: the number of messages, however long they take; None: computed
 
 
 SCENARIOS = [

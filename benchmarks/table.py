@@ -1,4 +1,4 @@
-"""From the figures of all runs to the tables that are printed."""
+"""Convert the figures of all runs to tables."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def ratios(of: Medians) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def report(runs: Runs) -> str:
-    """The tables: the figure that counts with its ratio to txsmtpd, then the other figures."""
+    """The tables: the main figure with its ratio to txsmtpd, and then the other figures."""
     of = medians(runs)
     scenarios = [scenario for scenario in SCENARIOS if scenario.name in runs]
     servers = [peer.name for peer in PEERS if any(peer.name in runs[scenario.name] for scenario in scenarios)]
@@ -88,7 +88,7 @@ def report(runs: Runs) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits that count."""
+    """Format a number with three significant digits."""
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"

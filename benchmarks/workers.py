@@ -1,10 +1,10 @@
-"""Several processes for one server: how they scale, what they cost, how even they are, and what is lost.
+"""Measure a server with several workers: how they scale, what they cost, how evenly they are loaded, and what is lost.
 
     python benchmarks/workers.py                         # five minutes
     python benchmarks/workers.py --seconds 3 --only scaling,cost
 
-Each figure stands beside its bar. Server and client share the machine: messages a second tell something only where the
-handler is what takes time; elsewhere it is processor time.
+Each figure is printed with its target. Server and client share the machine. Therefore messages per second are compared
+only if the handler takes most of the time, and processor time otherwise.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ import os, time
 from txsmtpd.handlers import Mailbox
 
 class Told:
-    """Tells which process serves."""
+    """Names the process in the reply to MAIL."""
 
     async def handle_MAIL(self, server, session, envelope, address, mail_options):
         if address.startswith("hang"):
@@ -104,9 +104,9 @@ def serving(workers: int, handler: str, *options: str) -> Iterator[Server]:
 
 
 def send(port: int, messages: int, sessions: int = 40, rate: float | None = None) -> float:
-    """Send messages over connections that are kept; return the seconds.
+    """Send messages over reused connections. Return the elapsed seconds.
 
-    :param rate: messages a second. None: as many as there can be.
+    :param rate: messages per second. None: no limit.
     """
     words = [sys.executable, str(HERE / "client.py"), "pipelined" if rate is None else "paced", f"--port={port}"]
     words += [f"--messages={messages}", f"--sessions={sessions}", *([] if rate is None else [f"--rate={rate}"])]
@@ -148,11 +148,11 @@ def scaling(seconds: float) -> None:
 
 
 def cost(seconds: float) -> None:
-    """Processor time of all processes for a message.
+    """Processor time of all processes per message.
 
-    What a process uses for a message depends on how busy it is: one that has much to do finds several messages in a
-    turn of the reactor, and is not put to sleep between them. So the processes that are compared have the same load
-    each. With the same load in all, two workers have half of it each, and use more, as one process with half would.
+    The time per message depends on the load of a process: a busy process handles several messages in one iteration of
+    the reactor, and does not sleep between them. Therefore the compared processes have the same load each. If the total
+    load were the same, each of two workers would have half of it, and use more time per message.
     """
     each = 750.0  # messages a second
     with serving(1, "sink") as one, serving(2, "sink") as two:
@@ -171,7 +171,7 @@ def cost(seconds: float) -> None:
 
 
 def used_by(seconds: float, server: Server, sessions: int, rate: float | None) -> float:
-    """Microseconds of processor for a message."""
+    """Processor time per message in microseconds."""
     count = int(seconds * (min(1500, 500 * sessions) if rate is None else rate))
     before = cpu_seconds(server.process.pid)
     send(server.port, count, sessions, rate)
@@ -204,7 +204,7 @@ def fairness(seconds: float) -> None:
 
 
 def reloads(seconds: float) -> None:
-    """Reload every 3 seconds and kill a worker every 5, under clients that try nothing twice."""
+    """Reload every 3 seconds and kill a worker every 5 seconds, while clients send without retrying."""
     refused: list[str] = []
     broken: list[int | None] = []
     killed: set[int] = set()
@@ -323,12 +323,12 @@ def blocking(seconds: float) -> None:
         for place, name in enumerate(("of a message on a kept connection", "of a new connection and EHLO")):
             value = f"{calm[place] * 1e3:.1f}, {hung[place] * 1e3:.1f}"
             tell(f"one worker blocks: p99 ms {name}, before and now", value, "alike")
-        time.sleep(3)  # until it has gone on, and said so
+        time.sleep(3)  # until it has resumed and reported this
         tell("  seconds that its reactor was late, according to the metrics", f"> {lag(server):g}", "> 2")
 
 
 def lag(server: Server) -> float:
-    """The highest lower bound of how late a reactor has been."""
+    """The highest lower bound of the measured delays of the reactor."""
     [port] = re.findall(r"metrics and health on 127\.0\.0\.1:(\d+)", server.log.read_text())
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         found = re.findall(r'reactor_lag_seconds_bucket{le="(.*?)"} (\S+)', answer.read().decode())
@@ -345,7 +345,7 @@ from twisted.protocols import amp
 
 
 def memory(seconds: float) -> None:
-    """Resident memory, proportional (what is shared counts in part), and private."""
+    """Resident, proportional and private memory. Proportional memory counts shared pages in part."""
     words = [sys.executable, "-c", f"{TWISTED}\nprint(flush=True); input()"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as bare:
         assert bare.stdout is not None
@@ -365,7 +365,7 @@ def memory(seconds: float) -> None:
 
 
 def sizes_text(pid: int) -> str:
-    """Memory: resident; of which shared pages count in part; and without shared pages."""
+    """Resident, proportional and private memory of a process, as text."""
     return f"{memory_of(pid, 'Rss'):.0f}, {memory_of(pid, 'Pss'):.0f}, {private(pid):.0f}"
 
 

@@ -13,7 +13,7 @@ from aiosmtpd.smtp import SMTP
 
 
 class Accept:
-    """Take every message and forget it."""
+    """Accept and discard every message."""
 
     async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, rcpt_options: Any) -> str:
         envelope.rcpt_tos.append(address)

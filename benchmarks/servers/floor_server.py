@@ -1,8 +1,8 @@
-"""The floor: the least that a Twisted protocol can do for a client that does everything right.
+"""The floor: the minimum that a Twisted protocol must do for a correct client.
 
-Fixed answers by the first octet of a line, no parsing, no checks, no limits; only what nobody can leave out: finding
-the end of the mail data and having the message in one piece. A command must not be cut by the end of a segment.
-With ``--direct``, answers go to the socket at once instead of through ``transport.write``.
+It sends fixed replies, chosen by the first octet of a line. It does not parse or check, and has no limits. It only
+finds the end of the mail data, and joins the message. A segment must end with a complete command. With ``--direct``,
+replies are written to the socket immediately instead of with ``transport.write``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ANSWERS = {
 
 
 class Floor(Protocol):
-    """Answers by the first octet of each line."""
+    """Chooses the reply by the first octet of each line."""
 
     chunks: list[bytes] | None = None
     last = b""
@@ -87,7 +87,7 @@ class Floor(Protocol):
 
 
 class Direct(Floor):
-    """The same, with answers sent in the turn that made them."""
+    """The same, but replies are written to the socket immediately."""
 
     def say(self, answer: bytes) -> None:
         self.transport.writeSomeData(answer)
@@ -106,7 +106,7 @@ def main() -> None:
     factory = Factory()
     factory.protocol = Direct if told.direct else Floor
     if told.certificate:
-        if told.direct:  # behind TLS there is no socket to write to
+        if told.direct:  # with TLS, the protocol cannot write to the socket itself
             options.unavailable()
         factory.context = tls_context(told.certificate, told.key)
     if told.maildir:

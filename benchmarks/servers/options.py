@@ -1,4 +1,4 @@
-"""What the servers in Python are told on the command line; those in other languages know the same options."""
+"""Command-line options of the servers in Python. Servers in other languages have the same options."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 
 
 def read(*, lmtp: bool = True, maildir: bool = True) -> argparse.Namespace:
-    """The options; what the server cannot do ends it with EX_UNAVAILABLE."""
+    """Parse the options. If the server does not support one, exit with EX_UNAVAILABLE."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--certificate", help="offer STARTTLS with it")
@@ -29,5 +29,5 @@ def read(*, lmtp: bool = True, maildir: bool = True) -> argparse.Namespace:
 
 
 def unavailable() -> None:
-    """End: the server cannot do what it is told to do."""
+    """Exit, because the server does not support an option."""
     sys.exit(os.EX_UNAVAILABLE)

@@ -1,7 +1,8 @@
-"""Run a server in Python and, between two signals, take note of where its time goes.
+"""Run a server in Python, and profile it between two signals.
 
-SIGUSR1 begins; SIGUSR2 ends it and writes what was seen. Sampling looks at the stack once a millisecond, which hardly
-disturbs, and tells the time of C code and of the kernel as that of the line that called it. Counting calls is cProfile.
+SIGUSR1 starts the profile. SIGUSR2 stops it and writes it. Sampling reads the stack once a millisecond, which hardly
+slows the server. It attributes the time of C code and of the kernel to the line that called it. Calls are counted with
+cProfile.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections import Counter
 from types import FrameType
 from typing import Any
 
-INTERVAL = 0.00097  # seconds; by the clock on the wall, since that of the processor ticks a few times slower
+INTERVAL = 0.00097  # seconds of elapsed time, since the timer of processor time is a few times coarser
 
 
 class Samples:
@@ -59,7 +60,7 @@ def _name(frame: FrameType) -> str:
 
 
 class Calls(cProfile.Profile):
-    """cProfile, written in one step."""
+    """cProfile, whose file appears only when it is complete."""
 
     def dump_stats(self, file: Any) -> None:
         super().dump_stats(file + ".part")

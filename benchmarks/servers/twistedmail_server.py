@@ -15,7 +15,7 @@ from zope.interface import implementer
 
 @implementer(IMessage)
 class Forget:
-    """Take a message and forget it."""
+    """Receive a message and discard it."""
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
@@ -31,7 +31,7 @@ class Forget:
 
 @implementer(IMessageDelivery)
 class Accept:
-    """Accept everybody."""
+    """Accept all senders and recipients."""
 
     def validateFrom(self, helo: Any, origin: Any) -> Any:
         return origin

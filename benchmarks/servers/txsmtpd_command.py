@@ -1,6 +1,6 @@
 """txsmtpd as users start it: the command ``txsmtpd`` with a built-in handler, and its log on standard error.
 
-What is given behind ``--`` are further options of the command, such as ``--log-level=error``.
+Arguments after ``--`` are additional options of the command, such as ``--log-level=error``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from txsmtpd.service.console import main as txsmtpd
 
 
 def command_line(more: list[str]) -> list[str]:
-    """The options of the command for those that all servers of the benchmark have."""
+    """Convert the options of the benchmark's servers to options of the command."""
     told = options.read()
     words = ["--hostname=localhost"]
     words.append(f"--handler=mailbox:{told.maildir}" if told.maildir else "--handler=sink")

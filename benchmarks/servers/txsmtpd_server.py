@@ -13,7 +13,7 @@ from txsmtpd import SMTP, SMTPFactory
 
 
 class Accept:
-    """Take every message and forget it."""
+    """Accept and discard every message."""
 
     async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, rcpt_options: Any) -> str:
         envelope.rcpt_tos.append(address)
@@ -24,7 +24,7 @@ class Accept:
 
 
 def part(module: str, name: str) -> Any:
-    """A part of txsmtpd that may not be there yet."""
+    """Import a part of txsmtpd that an older version may not have."""
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError):
