@@ -357,6 +357,9 @@ class PageTests(BrowserCase):
         page.get_by_role("button", name="dark mode").click()
         shown = page.frame_locator("iframe.mail").get_by_text("Shown")
         self.assertEqual(shown.evaluate("element => getComputedStyle(element).color"), "rgb(1, 2, 3)")
+        page.set_viewport_size({"width": 960, "height": 700})
+        self.assertFits(page.locator("#tab-check"))
+        self.assertFits(page.locator("#mail-dark"))
 
     def test_remoteContent(self) -> None:
         """Remote images are blocked until the user allows them for that message."""
