@@ -27,7 +27,7 @@ from txsmtpd.log.events import client_text
 from txsmtpd.log.warning import warn_program
 from txsmtpd.reply import Reply
 from txsmtpd.session import place_of
-from txsmtpd.settings import Settings, check_names, trusts_nobody, want_number
+from txsmtpd.settings import Settings, check_names, lacks_proxy_check, want_number
 from txsmtpd.smtp import SMTP
 from txsmtpd.typed import Options
 
@@ -132,7 +132,7 @@ class SMTPFactory(ServerFactory):
 
             chosen["filters"] = Chain(filters)
         self.settings = Settings.make(handler, chosen, protocol)
-        if trusts_nobody(self.settings):
+        if lacks_proxy_check(self.settings):
             raise ValueError(
                 "proxy_protocol_timeout alone lets any client claim any address:"
                 " give proxy_from too, or a handler with handle_PROXY"
@@ -149,7 +149,7 @@ class SMTPFactory(ServerFactory):
         self.batches = Batches()  #: connections whose input waits for other connections
         self.stress = Stress()
         self.refused: Counter[str] = Counter()  #: the number of rejected connections by reason, "full" or "network"
-        self.places: list[Places] = []  #: count the connections by network, and by host
+        self.places: list[Places] = []  #: limit the connections of each network, and of each host
         if connection_limit_per_network is not None:
             self.places.append(Places(connection_limit_per_network, self.settings.admission.network))
         if connection_limit_per_host is not None:

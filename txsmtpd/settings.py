@@ -472,7 +472,7 @@ class Settings:
 def check_names(options: Iterable[str], *callables: Callable[..., Any]) -> None:
     """Check the names of options.
 
-    :param callables: these take other arguments by name, which are also allowed and suggested.
+    :param callables: functions or classes. The names of their parameters are valid, too.
     :raises TypeError: for an unknown name, with the most similar one.
     """
     known = [each.name for each in fields(Settings) if each.init and each.name not in _NOT_OPTIONS]
@@ -592,7 +592,7 @@ def _mechanism_in_asyncio(settings: Settings, mechanism: Any) -> Any:
 
 
 def _has_decider(mechanism: Any, authenticator: Callable[..., Any] | None) -> bool:
-    """Return False if nothing can check credentials of the class that the mechanism declares."""
+    """Return False if the mechanism declares the class of its credentials, but nothing can check such credentials."""
     credentials = getattr(mechanism, "credentials", None)
     if credentials is None or getattr(mechanism, "authenticator", None) is not None:
         return True
@@ -674,8 +674,9 @@ def _proxies(settings: Settings) -> Networks | None:
     return Networks("proxy_from", ALL_CLIENTS)
 
 
-def trusts_nobody(settings: Settings) -> bool:
-    """Return True if each connection must start with a PROXY header, and nothing decides which of them to trust."""
+def lacks_proxy_check(settings: Settings) -> bool:
+    """Return True if each connection must start with a PROXY header, but neither *proxy_from* nor ``handle_PROXY``
+    checks where the headers come from."""
     return settings.proxy_from is None and settings.proxies is not None and "PROXY" not in settings.hooks
 
 

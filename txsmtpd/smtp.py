@@ -419,7 +419,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         return reply
 
     async def _call_handler_hook(self, command: str, *arguments: Any) -> Any:
-        """Return the result of a hook, or MISSING. Commands in programs written for aiosmtpd await it."""
+        """Return the result of a hook, or MISSING. Programs written for aiosmtpd call this method in their commands."""
         hook = self.settings.hooks.get(command)
         if hook is None:
             return MISSING

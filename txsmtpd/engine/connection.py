@@ -86,7 +86,7 @@ class Connection:
         self.timeouts: Any = Timeouts(self)  #: the timeouts of this connection
         self.observer: Observer | None = None  #: notified of events, or None
         self.tls_input: TLSInput | None = None  #: the input of TLS, or None
-        self.stage: Stage | None = None  #: the current stage that replaces commands, or None
+        self.stage: Stage | None = None  #: the stage that runs instead of commands, such as a TLS handshake; or None
         self.turn: Turn | None = None  #: the turn that waits, or None
         self.line_request: Deferred[bytes] | None = None  #: set while a turn waits for the client's next line
         self.reader: Reader | None = None  #: reads octets that are not lines, such as a message; or None
@@ -104,7 +104,8 @@ class Connection:
         self._yields = False  # whether the rest of the input is queued behind other connections
         self._in_batch = False  # whether the queue has started the current batch
         self._in_reading = False  # whether read_together() is running
-        # While it is running: the number of commands in the batch, and the time at which the clock was first checked.
+        # While read_together() is running: the number of commands in the batch, and the time at which the batch began
+        # (0.0 until the first check of the clock).
         self._done, self._began = 0, 0.0
         # One timeout for two cases, which exclude each other: the receiver of a message has paused the input, or the
         # connection is closing and the client has not read the last replies.
@@ -406,7 +407,8 @@ class Connection:
         if turn is not None:
             turn.stop_deadline()
         self._await_client()
-        if turn is not None:  # in the first step of a turn it is None, and the caller of run() continues with the input
+        # In the first step of a turn, self.turn is still None. The caller of run() then continues to process the input.
+        if turn is not None:
             self.resume()
         return request
 
@@ -430,7 +432,7 @@ class Connection:
         return self._held or self._yields or (self.turn is not None and self.line_request is None)
 
     def _await_client(self) -> None:
-        """Wait for the client: start its timeouts, and process input unless something else pauses it."""
+        """Wait for the client: restart its timeouts, and unpause the input unless something else pauses it."""
         self.timeouts.restart()
         self.paused = self._output_full or self.server_busy
 

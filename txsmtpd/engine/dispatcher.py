@@ -128,7 +128,7 @@ class Dispatcher:
         # Mask the line after a refused AUTH: the client may have sent its response without waiting for the reply. Also
         # mask lines that look like AUTH, and the lines after them.
         hidden = command is None and self._may_be_secret(line)
-        stray = hidden and (self.verb == b"AUTH" or begins_auth(line))
+        part_of_auth = hidden and (self.verb == b"AUTH" or begins_auth(line))
         if hidden:
             verb = b"AUTH"
         self.verb = verb
@@ -142,7 +142,7 @@ class Dispatcher:
         if command is None:
             if self._announces_payload(line):
                 raise Refused(PAYLOAD_UNKNOWN)
-            raise Refused(NOT_RECOGNIZED if stray else self.unknown_command(word.upper(), line))
+            raise Refused(NOT_RECOGNIZED if part_of_auth else self.unknown_command(word.upper(), line))
         if command.payload is not None:
             self.payload_due = _payload_of(command.payload, rest)
         size_limit = settings.command_size_limit
@@ -294,7 +294,7 @@ class Dispatcher:
         """Return the reply for an exception that a turn has raised. Does not raise."""
         try:
             return await self._reply_for_error(error)
-        except BaseException as another:  # do not call the hook again, to avoid endless recursion
+        except BaseException as another:  # do not raise it: Connection.run would call this method again, without end
             LOGGER.error(
                 "{session} logging raised {type}", session=self.server.session.id, type=type(another).__qualname__
             )

@@ -28,7 +28,7 @@ class TLSSetupException(Exception):
 
 
 def is_wrapped(transport: Any) -> bool:
-    """Whether the endpoint, and not this server, starts TLS."""
+    """Whether the transport is a TLS layer. If it is one at the beginning, the endpoint starts TLS, not the server."""
     return isinstance(transport, TLSMemoryBIOProtocol)
 
 

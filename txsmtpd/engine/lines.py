@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-# Octets of a line that closes the connection. A shorter one may be a line of a message: some clients send the message
-# although DATA was rejected.
+# A line with more octets than this closes the connection. A shorter one that is too long is only refused, because it
+# may belong to a message: some clients send the message although DATA was rejected.
 ENDLESS_LINE = 2**21
 BEGINNING = 16  # octets of an invalid line that are kept, to find out which command it was
 CR = 0x0D
@@ -59,9 +59,9 @@ class LineBuffer:
     def next_line(self) -> bytes | BadLine | None:
         """Take the next line from the input.
 
-        A line that ends with LF alone is refused immediately. The text after the LF is the next line. This limits
-        attacks through clients that remove CRLF from untrusted text, but not LF: of several lines in such a text, only
-        the last one ends with CRLF and is executed.
+        A line that ends with LF alone is refused immediately. The text after the LF is the next line. This limits the
+        injection of commands through clients that pass on untrusted text, and remove CRLF from it, but not LF. If the
+        text has several lines, the server refuses all but the last one. Only that line ends with CRLF.
 
         :return: the line without its CRLF, or a :class:`BadLine`; None if the line is not complete.
         """

@@ -195,7 +195,7 @@ class IncomingMessage:
     # The end of the message
 
     def ends(self) -> None:
-        """Called at the end of the message: the result of the current turn is the reply to it. For subclasses."""
+        """Called in the turn whose result is the reply to the message. Does nothing; subclasses may override it."""
 
     def _complete(self, octets: int) -> Any:
         if self._header is not None and self._header.excess is not None:
@@ -270,7 +270,7 @@ class IncomingMessage:
         return self.gathered(paths, replies)
 
     def recipients(self, envelope: Envelope) -> Sequence[str]:
-        """Return the recipients that a result with one status for each recipient refers to."""
+        """Return the recipients of the message. If the handler returns several statuses, these need one each."""
         return envelope.rcpt_tos
 
     def gathered(self, paths: Sequence[str], replies: Sequence[Reply]) -> Any:

@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Iterator
 
 from txsmtpd.bridges.reactor_thread import LOGGER
-from txsmtpd.settings import SHORT_PROXY_TIMEOUT, Settings, trusts_nobody
+from txsmtpd.settings import SHORT_PROXY_TIMEOUT, Settings, lacks_proxy_check
 
 log = logging.getLogger(LOGGER)
 
@@ -21,7 +21,7 @@ def give_notice(settings: Settings) -> None:
     for warning in [*_warnings(settings), *useless_auth(settings)]:
         log.warning("%s", warning)
     settings.warned.add("auth")
-    if trusts_nobody(settings):
+    if lacks_proxy_check(settings):
         log.error("proxy_protocol_timeout without proxy_from or handle_PROXY: every connection will be closed")
     log.info("Available AUTH mechanisms: %s", " ".join(settings.mechanisms) or "none")
 

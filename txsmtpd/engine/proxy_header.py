@@ -18,7 +18,7 @@ from txsmtpd.engine.results import ANSWERED_LATER, CLOSE, Close
 from txsmtpd.log import events
 from txsmtpd.log.events import client_text
 from txsmtpd.reply import Reply
-from txsmtpd.settings import PROXY_TIMEOUT, trusts_nobody
+from txsmtpd.settings import PROXY_TIMEOUT, lacks_proxy_check
 from txsmtpd.wire.proxy import ProxyData, ProxyReader
 
 
@@ -72,7 +72,7 @@ class ProxyHeader:
         own, client = session.peer, data.client
         if client is not None:
             session.proxy_peer = own
-        if trusts_nobody(server.settings):
+        if lacks_proxy_check(server.settings):
             return self._refuse("the handler has no handle_PROXY, which must accept it")
         if "PROXY" in server.settings.hooks and not await self._is_accepted(data):
             return self._refuse("handle_PROXY has not accepted it")

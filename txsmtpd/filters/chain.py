@@ -216,7 +216,7 @@ class Chain:
     def transaction_over(self, server: Any, session: Any, envelope: Any) -> None:
         """Notify the filters of the end of a transaction, once for each MAIL for which they were called.
 
-        The server calls this where all transactions end, including those that a refused MAIL did not open.
+        The server calls this at the end of each transaction, and after each rejected MAIL.
         """
         verdicts = envelope.filters
         if isinstance(verdicts, Verdicts) and not verdicts.over:

@@ -19,7 +19,7 @@ from zope.interface import alsoProvides
 from txsmtpd.handlers import trace_header
 from txsmtpd.handlers.proxy_stream import StreamedMessage
 from txsmtpd.handlers.relay_message import parted
-from txsmtpd.handlers.transaction import Transaction, in_short
+from txsmtpd.handlers.transaction import Transaction, one_if_equal
 from txsmtpd.handlers.upstream import TLS_MODES, Upstream
 from txsmtpd.interfaces import IStreamingHandler
 from txsmtpd.reply import Refused, Reply
@@ -123,7 +123,7 @@ class Proxy:
             transaction, refusals = await self.transaction_for(server, session, envelope, content)
         finally:
             self._end(session)  # does nothing if the message was passed on
-        return in_short(await transaction.deliver(content, refusals))
+        return one_if_equal(await transaction.deliver(content, refusals))
 
     async def transaction_for(
         self, server: Any, session: Session, envelope: Envelope, start: bytes

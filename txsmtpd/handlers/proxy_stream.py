@@ -14,7 +14,7 @@ from zope.interface import implementer
 
 from txsmtpd.bridges.flow_control import FlowControl
 from txsmtpd.handlers.relay_message import parted_early
-from txsmtpd.handlers.transaction import Transaction, in_short
+from txsmtpd.handlers.transaction import Transaction, one_if_equal
 from txsmtpd.interfaces import IMessageReceiver
 from txsmtpd.reply import Refused, Reply
 from txsmtpd.session import Envelope, Session
@@ -130,7 +130,7 @@ class StreamedMessage(FlowControl):
         except Refused as refused:
             return refused.reply
         verdicts = iter(await self._verdicts(transaction, start))
-        return in_short([reply or next(verdicts) for reply in refusals])
+        return one_if_equal([reply or next(verdicts) for reply in refusals])
 
     async def _verdicts(self, transaction: Transaction, start: bytes) -> list[Reply]:
         """Return the next server's reply for each recipient that it has accepted."""

@@ -195,7 +195,7 @@ class Transaction:
             connection.quit()
 
 
-def in_short(replies: Sequence[Reply]) -> Any:
+def one_if_equal(replies: Sequence[Reply]) -> Any:
     """Return a single reply if all are the same."""
     return replies[0] if len(set(replies)) == 1 else replies
 

@@ -43,8 +43,8 @@ CONNECT_TIMEOUT = 10.0  # seconds
 REQUESTS = 50  # concurrent requests
 MAX_SIZE = 2**25  # octets
 LONGEST_ANSWER = 2**16  # bytes of a response body, which is ignored
-REST = 5.0  # seconds to wait for that body
-SHORT = 2**13  # bytes; smaller messages are encoded into a form without a thread
+BODY_TIMEOUT = 5.0  # seconds to wait for that body
+SHORT = 2**13  # bytes; larger messages are encoded in a thread, except in the format raw
 
 log = Logger(namespace="txsmtpd.handoff")
 
@@ -131,12 +131,13 @@ class WebhookTarget(Service):
         """Reject messages before they are read while the breaker is open."""
         if not self.breaker.allows(self._now()):
             raise NotTaken(self._why, UNAVAILABLE)
-        self.breaker.gave_up()  # the message itself is the request
+        # This method makes no request. If the breaker allows only one, leave it to the message.
+        self.breaker.gave_up()
 
     async def hand_off(self, message: HandoffMessage) -> Any:
         requests = await self._requests(message)
         if len(requests) == 1:
-            return self._told(await self._posted(self.url, requests[0]))
+            return self._status_of(await self._posted(self.url, requests[0]))
         # One decision for each recipient.
         return await gatherResults([Deferred.fromCoroutine(self._verdict(each)) for each in requests])
 
@@ -156,7 +157,8 @@ class WebhookTarget(Service):
         return reply
 
     def _note_recipients(self, trouble: str | None) -> None:
-        """Log changes. Errors with messages are logged by :class:`~txsmtpd.handoff.Handoff`."""
+        """Log why recipients cannot be checked, once for each reason. Failures to hand off messages are logged by
+        :class:`~txsmtpd.handoff.Handoff`."""
         now = time.monotonic()
         if trouble is None:
             self._trouble.worked(now)
@@ -182,8 +184,8 @@ class WebhookTarget(Service):
         except (Refused, OutcomeUnknown) as error:
             return error.reply
 
-    def _told(self, reply: Reply) -> Reply | None:
-        """Return the status, or None for the usual one, which contains the id."""
+    def _status_of(self, reply: Reply) -> Reply | None:
+        """Return the reply, or None for a plain OK. For None, the server sends a reply that contains the id."""
         return None if reply.positive and reply.text == "OK" else reply
 
     async def _posted(self, url: Url, request: Request, refused: Reply = REFUSED) -> Reply:
@@ -233,14 +235,14 @@ class WebhookTarget(Service):
         return result
 
     async def _asked(self, url: Url, request: Request) -> Answer:
-        kept, failure = await self._once(url, request)
-        if isinstance(failure, Failure) and kept:
+        kept, result = await self._once(url, request)
+        if isinstance(result, Failure) and kept:
             # The server has closed a persistent connection, perhaps before it saw the request. Send the same request
             # again: it has the same id.
-            _, failure = await self._once(url, request)
-        if isinstance(failure, Answer):
-            return failure
-        raise _outcome(failure)
+            _, result = await self._once(url, request)
+        if isinstance(result, Answer):
+            return result
+        raise _outcome(result)
 
     async def _once(self, url: Url, request: Request) -> tuple[bool, Answer | Failure]:
         """Make one attempt. Return True if it used a persistent connection, and the response or the failure."""
@@ -321,7 +323,7 @@ def _body(octets: bytes) -> Any:
 
     @implementer(IBodyProducer)
     class Body:
-        """Writes the whole body at once: it is in memory anyway, and has been written if the response comes early."""
+        """Writes the whole body at once, because it is in memory anyway. An early response cannot interrupt it."""
 
         length = len(octets)
 
@@ -342,7 +344,7 @@ class _Ignored(Protocol):
 
     def __init__(self, reactor: Any) -> None:
         self._octets = 0
-        self._deadline = reactor.callLater(REST, self._end)
+        self._deadline = reactor.callLater(BODY_TIMEOUT, self._end)
 
     def dataReceived(self, data: bytes) -> None:
         self._octets += len(data)
@@ -367,7 +369,8 @@ def _answer_of(response: Any) -> Answer:
 
 
 def _outcome(failure: Failure) -> Exception:
-    """Return the exception for a request without a response: not taken without a connection, otherwise unknown."""
+    """Return the exception for a request without a response: NotTaken if the request was not sent, else
+    OutcomeUnknown."""
     from twisted.internet.error import ConnectError, DNSLookupError
     from twisted.web._newclient import RequestNotSent
 

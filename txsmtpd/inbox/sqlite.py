@@ -147,12 +147,12 @@ class SQLiteStore(Store):
     def _write(self, job: Callable[[Connection], Any], weight: int = 0) -> Deferred[Any]:
         if self._writer is None:
             raise StoreError("the inbox is closed")
-        return self._writer.submit(job, weight).addErrback(_explain)
+        return self._writer.submit(job, weight).addErrback(_as_store_error)
 
     def _read(self, job: Callable[[Connection], Any]) -> Deferred[Any]:
         if not self._readers:
             raise StoreError("the inbox is closed")
-        return self._readers[0].submit(job).addErrback(_explain)
+        return self._readers[0].submit(job).addErrback(_as_store_error)
 
     # Mail
 
@@ -338,8 +338,8 @@ _OF_THE_DISK = {
 }
 
 
-def _explain(failure: Failure) -> Failure:
-    """Distinguish problems with the file, which are not bugs in the program, from other errors."""
+def _as_store_error(failure: Failure) -> Failure:
+    """Convert an error of the disk or of the file to StoreError. Return other errors unchanged."""
     code = getattr(failure.value, "sqlite_errorcode", 0) & 0xFF
     if code not in _OF_THE_DISK:
         return failure

@@ -51,7 +51,7 @@ class SessionLog:
         self._limit = limit
         self._now = now
         self._allowance = float(limit or 0)
-        self._updated = 0.0  # when the allowance was last updated; initially it is full, whatever this is
+        self._updated = 0.0  # when the allowance was last updated; 0.0 is right at first, because the allowance is full
         self._left_out = 0
 
     def __call__(self, event: Event, **fields: Any) -> None:

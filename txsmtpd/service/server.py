@@ -252,7 +252,7 @@ def connection_limit(shares: int) -> int | None:
     A process without a free descriptor can neither accept a connection, nor reject it with a reply, nor store a
     message. Therefore clients get 421 before that, and each listener has its own share of the descriptors.
 
-    :param shares: the number of descriptors that one connection of each listener needs in total.
+    :param shares: the number of descriptors in use when each listener has one connection.
     """
     try:
         import resource

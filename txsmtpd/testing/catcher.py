@@ -64,7 +64,7 @@ class ServerInfo:
         raise NotImplementedError
 
     def said(self, text: str = "") -> list[str]:
-        """The transcripts of the sessions in which this was said, as they print."""
+        """Return the transcripts that contain the text, as strings."""
         raise NotImplementedError
 
     @property
@@ -190,7 +190,7 @@ class MailCatcher(ServerInfo, Inbox):
         self.transcripts: Transcripts | None = self.factory.transcript  #: the transcripts of all sessions
         self._port: IListeningPort | None = None
         self._served: Any = None  # the inbox on the web
-        self._listening: Any = None  # the reactor on which it listens
+        self._listening_reactor: Any = None  # the reactor on which it listens
         self._thread: ReactorThread | None = None
         self._in_memory: SMTPFactory | None = None
         self._ca_file: str | None = None
@@ -229,7 +229,7 @@ class MailCatcher(ServerInfo, Inbox):
         self._store.add(mail)
 
     def said(self, text: str = "") -> list[str]:
-        """The transcripts of the sessions in which this was said, as they print."""
+        """Return the transcripts that contain the text, as strings."""
         return [printed for printed in map(str, self.transcripts or ()) if text in printed]
 
     def _authenticate(self, server: Any, session: Any, envelope: Any, mechanism: str, auth_data: Any) -> bool:
@@ -291,7 +291,7 @@ class MailCatcher(ServerInfo, Inbox):
             raise RuntimeError(f"{self!r} listens already")
         reactor = self._reactor
         self._port = reactor.listenTCP(port, self.factory, interface=host)
-        self._listening = reactor
+        self._listening_reactor = reactor
         if isinstance(reactor, LoopReactor):
             reactor.hold()
         return self
@@ -319,7 +319,7 @@ class MailCatcher(ServerInfo, Inbox):
             reason = f"{error.name} is missing; install it by: pip install 'txsmtpd[inbox]'"
             raise ModuleNotFoundError(reason, name=error.name) from error
 
-        return ServedInbox(self._store, self.transcripts, self.faults, self._listening, port, host)
+        return ServedInbox(self._store, self.transcripts, self.faults, self._listening_reactor, port, host)
 
     def stop_listening(self) -> Any:
         """Stop listening, and close all connections.
@@ -339,7 +339,7 @@ class MailCatcher(ServerInfo, Inbox):
         return to_awaitable(gatherResults(ends).addCallback(self._stopped))
 
     def _stopped(self, result: Any) -> None:
-        reactor, self._listening = self._listening, None
+        reactor, self._listening_reactor = self._listening_reactor, None
         if isinstance(reactor, LoopReactor):
             reactor.release()
 
@@ -395,12 +395,12 @@ class MailCatcher(ServerInfo, Inbox):
 
     @property
     def _timer(self) -> Any:
-        # Trial's reactor, and a test's clock, are not running yet when a test starts.
+        # The base class requires a running reactor. This reactor may not run yet: it may be trial's, or a test's clock.
         return self._reactor if self._thread is None else super()._timer
 
     @property
     def _serves_here(self) -> bool:
-        reactor = self._listening
+        reactor = self._listening_reactor
         if reactor is None or runs_here(reactor):
             return reactor is not None
         # Trial calls a test before the reactor runs. If the test waited, the reactor would not start.
@@ -408,9 +408,9 @@ class MailCatcher(ServerInfo, Inbox):
 
     def _soon(self, reactor: Any, function: Callable[..., object], *arguments: Any) -> None:
         # Not now: the client has not received its reply yet, and the code that is notified may stop the server.
-        if self._listening is None:
+        if self._listening_reactor is None:
             function(*arguments)
-        elif self._listening is reactor:
+        elif self._listening_reactor is reactor:
             reactor.callLater(0, function, *arguments)
         else:
             reactor.callFromThread(function, *arguments)

@@ -35,7 +35,7 @@ SILENCE = 60.0  # seconds without a heartbeat after which a worker counts as hun
 MARGIN = 5.0  # seconds after the grace period until a worker is killed
 HURRY = 1.0  # seconds until a worker is killed after a second SIGTERM; the master itself ends after 2 seconds
 BEAT = 1.0  # seconds between checks of the heartbeats
-LATE = 5.0  # seconds without a heartbeat after which the other workers stop leaving new connections to a worker
+LATE = 5.0  # seconds without a heartbeat after which other workers do not wait for a worker to accept connections
 AT_ONCE = max(2, os.cpu_count() or 1)  # workers that start at the same time; each keeps one processor busy
 
 
@@ -79,8 +79,8 @@ class Master(Service):
         self._end_process = end_process
         self._reactor = reactor
         self.seconds: Callable[[], float] = lambda: 0.0
-        self._page: Page | None = None
-        self._sketch: Sketch | None = None
+        self._page: Page | None = None  # a shared table: the connections of each process
+        self._sketch: Sketch | None = None  # a shared table: the connections of each client network
         self._backoffs = [Backoff() for _ in range(count)]
         self._gone = Counters()  # the sum of the counters of workers that have ended
         self._watch: LoopingCall | None = None
@@ -185,13 +185,14 @@ class Master(Service):
         return [worker for worker in self.workers if worker.is_ready and not worker.is_draining]
 
     def _spawn(self, slot: int) -> Worker | None:
-        """Spawn a worker. Return None if the system or the page has no room, or if the service stops."""
+        """Spawn a worker. Return None if the system cannot start it, if all rows of the shared tables are in use, or if
+        the service is stopping."""
         page, sketch = self._page, self._sketch
         if not self.running or page is None or sketch is None:
             return None
         taken = {worker.row for worker in self.workers}
         row = next((row for row in range(page.rows) if row not in taken), None)
-        if row is None:  # the page has two rows for each slot, and all are in use: end the oldest process that drains
+        if row is None:  # there are two rows for each slot, and all are in use: end the oldest process that drains
             oldest = min(self.workers, key=lambda worker: (not worker.is_draining, worker.started))
             log.warn("{worker} is still draining and is stopped: there are too many processes", worker=str(oldest))
             oldest.hurry()
