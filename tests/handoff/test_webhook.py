@@ -14,6 +14,7 @@ from twisted.internet.defer import gatherResults
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
+from twisted.logger import capturedLogs, formatEvent
 
 from tests.handoff.clients import MESSAGE, Client, HandoffTestCase, message_of, send
 from txsmtpd.controller import Controller
@@ -140,9 +141,10 @@ class AnswerTests(WebhookTestCase):
         self.receiver.answer = lambda connection: reactor.callLater(0.2, answer(200), connection)
         self.assertEqual((await self.send(port))[0], 250)
         self.receiver.answer = nothing
-        code, text = await self.send(port)
+        with capturedLogs() as events:
+            code, text = await self.send(port)
         self.assertEqual((code, text[:5]), (451, "4.4.1"))
-        self.assertIn("did not respond within 0.5 seconds", self.handler._trouble.current or "")
+        self.assertIn("did not respond within 0.5 seconds", "\n".join(map(formatEvent, events)))
 
     async def test_reset(self) -> None:
         """If a connection is lost within a response, the reply is 451."""
