@@ -1,6 +1,6 @@
-"""Trim the data of caniemail.com: what each mail program makes of a feature of HTML or CSS, in its latest version.
+"""Trim the data of caniemail.com: which features of HTML and CSS each mail program supports, in its latest version.
 
-Only features are kept that can be found in a document by their name, and that some program does not support.
+The output has only features that can be found in a document by their name, and that some program does not support.
 
     caniemail.py CANIEMAIL.JSON OUTPUT.JSON
 """
@@ -34,7 +34,7 @@ NAMED = {
 
 
 def sign_of(feature: dict[str, Any]) -> tuple[str, str] | None:
-    """By what the feature is found: a kind, and a name; None: it cannot be."""
+    """Return how to find a feature in a document: a kind and a name. None: it cannot be found."""
     if feature["slug"] in NAMED:
         return NAMED[feature["slug"]]
     patterns = {"html": HTML, "css": CSS}.get(feature["category"], ())

@@ -1,8 +1,8 @@
-"""Count what trial's closing lines tell: ``count.py --check LOG`` for one run, ``count.py FOLDER`` for the sum of all.
+"""Sum the results in trial's last lines: ``count.py --check LOG`` for one run, ``count.py FOLDER`` for all runs.
 
-A skipped test counts as failed: what it needs was to be installed. So does a job that failed otherwise. Only in runs
-that are called portable, with the second and further Pythons, skipped tests do not count: there, tests with real
-programs skip.
+A skipped test counts as failed, because CI installs everything that tests need. A job that failed otherwise counts as
+failed too. In portable runs, those with the second and further Pythons, skipped tests do not count: tests with real
+programs are skipped there.
 """
 
 import re
@@ -14,7 +14,7 @@ PASSED = ("successes", "expectedFailures")
 
 
 def counted(log: Path) -> tuple[int, int]:
-    """How many tests passed, and how many did not."""
+    """Return the numbers of tests that passed and that did not."""
     summaries = SUMMARY.findall(log.read_text(errors="replace"))
     if not summaries:
         return 0, 0
@@ -39,7 +39,7 @@ def total(folder: Path) -> int:
     jobs_failed = [status.stem for status in sorted(folder.glob("*.status")) if status.read_text().strip() != "0"]
     if jobs_failed:
         print("Failed:", ", ".join(jobs_failed))
-        # A suite that failed is already in the count by its tests, unless it had no end.
+        # A suite that failed is already counted by its tests, unless it did not finish.
         failed += sum(1 for name in jobs_failed if counted_failures(folder / f"{name}.trial") == 0)
     print(f"{passed} passed, {failed} failed")
     return 0 if passed and not failed else 1

@@ -1,6 +1,6 @@
-"""Make the mistakes that newcomers make, in README's program and with the command: each is told in one clear line.
+"""Make typical mistakes in README's program and with the command, and check that each is reported in one clear line.
 
-``newcomer.py README.md``, in an environment that has txsmtpd. Prints what is told of each mistake.
+Run ``newcomer.py README.md`` in an environment that has txsmtpd. It prints the message for each mistake.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ def free_port() -> int:
 
 
 def send(port: int) -> None:
-    """Send a message as soon as somebody listens; what becomes of it the server tells."""
+    """Send a message as soon as the server listens. The result is in the server's log."""
     end = time.monotonic() + PATIENCE
     while True:
         try:
@@ -42,7 +42,7 @@ def send(port: int) -> None:
 
 
 def told(words: list[str], port: int, sends: bool, expected: str, **variables: str) -> list[str]:
-    """Run the words, and return the lines that they print until the expected one, which is the last."""
+    """Run a command. Return the lines that it prints, up to and including the expected line."""
     process = subprocess.Popen(
         [sys.executable, *words],
         stdin=subprocess.DEVNULL,
@@ -54,7 +54,7 @@ def told(words: list[str], port: int, sends: bool, expected: str, **variables: s
     try:
         if sends:
             send(port)
-            process.terminate()  # which has the rest of the log written
+            process.terminate()  # then the program writes the rest of the log
         _, errors = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
@@ -66,7 +66,7 @@ def told(words: list[str], port: int, sends: bool, expected: str, **variables: s
 
 
 def mistakes(program: str, port: int) -> dict[str, tuple[str, bool, str]]:
-    """The program with each mistake; whether it shows when a message comes; what is expected to be told."""
+    """Each mistake: the program, whether a message is needed to show it, and the expected line."""
 
     def changed(before: str, after: str) -> str:
         assert before in program, before

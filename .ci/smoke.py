@@ -1,8 +1,8 @@
-"""Start a server as a person would, send it mail with smtplib and swaks, and look into its Maildir.
+"""Start a server as a user would, send mail to it with smtplib and swaks, and check its Maildir.
 
-``smoke.py MAILDIR LINE`` runs the line in a shell, in this directory; the server must listen on port 8025. Each message
-must lie in the Maildir byte for byte, with LF line ends, under nothing but its trace headers; SIGTERM must end the
-server.
+``smoke.py MAILDIR LINE`` runs the line in a shell, in this directory. The server must listen on port 8025. The Maildir
+must have each message unchanged, with LF line ends, below the trace fields, which are the only addition. SIGTERM must
+end the server.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 PORT = 8025
-INSTALLATION = 300  # seconds that the line may take until the server listens
+INSTALLATION = 300  # seconds until the server must listen
 TRACE = ("Return-Path", "Received", "X-Peer", "X-MailFrom", "X-RcptTo")
 
 MESSAGE = (
@@ -58,10 +58,10 @@ def send_with_smtplib(sender: str, recipient: str) -> None:
 
 def send_with_swaks(sender: str, recipient: str) -> None:
     with tempfile.NamedTemporaryFile() as data:
-        data.write(MESSAGE.removesuffix(b"\n"))  # swaks ends the last line itself
+        data.write(MESSAGE.removesuffix(b"\n"))  # swaks adds the last line end itself
         data.flush()
         arguments = ["--server", f"127.0.0.1:{PORT}", "--helo", "client.example.com", "--timeout", "30"]
-        arguments += ["--silent", "2"]  # nothing but what goes wrong
+        arguments += ["--silent", "2"]  # print only errors
         arguments += ["--from", sender, "--to", recipient, "--data", f"@{data.name}"]
         subprocess.run(["swaks", *arguments], check=True, stdin=subprocess.DEVNULL)
 
@@ -88,7 +88,7 @@ def main(maildir: Path, line: str) -> None:
     if listening():
         sys.exit(f"something listens on port {PORT} already")
     print(line, flush=True)
-    # A process group of its own: the signal reaches the server and not only the shell.
+    # Use a new process group, so that the signal reaches the server and not only the shell.
     server = subprocess.Popen(["bash", "-c", line], stdin=subprocess.DEVNULL, start_new_session=True)
     try:
         wait_for("the server listens", listening, INSTALLATION, server)

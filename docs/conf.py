@@ -27,7 +27,7 @@ autodoc_typehints_description_target = "documented"
 autoclass_content = "class"
 toc_object_entries_show_parents = "hide"
 
-doctest_test_doctest_blocks = ""  # what is in docstrings, the tests run
+doctest_test_doctest_blocks = ""  # the tests run the examples in docstrings
 doctest_global_setup = """
 from hypothesis import HealthCheck, settings
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -1,4 +1,4 @@
-"""Directives whose text is in the code, so that it is written once: ``.. options:: NAME...``,
+"""Directives that take their text from the code, so that it is written only once: ``.. options:: NAME...``,
 ``.. hooks::``, ``.. log-events::`` and ``.. inbox-routes::``."""
 
 import inspect
