@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from txsmtpd.bridges.host_endpoint import ATTEMPT_DELAY, HostEndpoint
+from txsmtpd.bridges.host_endpoint import AT_ONCE, ATTEMPT_DELAY, HostEndpoint
 
 ADDRESSES = [
     IPv6Address("TCP", "2001:db8::1", 25),
@@ -99,6 +99,20 @@ class HostTests(SynchronousTestCase):
         self.assertNoResult(self.connecting)
         protocol = self.succeed(0)
         self.assertIs(self.successResultOf(self.connecting), protocol)
+
+    def test_many(self) -> None:
+        """Of many addresses that do not answer, only a few are tried at the same time; all are tried in the end."""
+        self.resolver.answer([IPv4Address("TCP", f"192.0.2.{number}", 25) for number in range(200)])
+        for _ in range(100):
+            self.reactor.advance(ATTEMPT_DELAY)
+        self.assertEqual(len(self.tried()), AT_ONCE)
+        for number in range(200):
+            self.assertNoResult(self.connecting)
+            self.fail_attempt(number, TimeoutError())
+            self.assertLessEqual(len(self.tried()) - number - 1, AT_ONCE)
+        self.assertEqual(len(set(self.tried())), 200)
+        self.failureResultOf(self.connecting, TimeoutError)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_noAddress(self) -> None:
         """A name without addresses is an error."""

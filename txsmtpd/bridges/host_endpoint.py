@@ -22,13 +22,14 @@ from zope.interface import implementer
 from txsmtpd.bridges.loop_reactor import OwnTimeTLS
 
 ATTEMPT_DELAY = 0.25  # seconds (RFC 8305 5)
+AT_ONCE = 8  # attempts; a name with hundreds of addresses that do not answer must not use up the file descriptors
 
 
 @implementer(IStreamClientEndpoint)
 class HostEndpoint:
     """Connects to the first address of a host that answers ("Happy Eyeballs", RFC 8305).
 
-    The next address is tried when an attempt has failed, or has taken 250 ms.
+    The next address is tried when an attempt has failed, or has taken 250 ms, but only a few at the same time.
 
     :param timeout: seconds for each attempt.
     """
@@ -100,7 +101,8 @@ class _Attempts:
             return
         attempt = endpoint.connect(self._factory)
         self._pending.add(attempt)
-        self._next = self._reactor.callLater(ATTEMPT_DELAY, self._attempt)
+        if len(self._pending) < AT_ONCE:
+            self._next = self._reactor.callLater(ATTEMPT_DELAY, self._attempt)
         attempt.addBoth(self._ended, attempt)
 
     def _ended(self, result: Any, attempt: Deferred[Any]) -> None:
@@ -113,7 +115,7 @@ class _Attempts:
             return
         if self._next is not None:
             self._next.cancel()
-            self._attempt()
+        self._attempt()
         if not (self._pending or self._next or self._over):
             self._over = True
             self.first.errback(result)
