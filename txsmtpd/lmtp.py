@@ -30,13 +30,13 @@ class MessageForEach(IncomingMessage):
     __slots__ = ()
     one_for_each = True
 
-    def ends(self) -> None:
+    def reply_is_due(self) -> None:
         self._server._dispatcher.owed = self._server._accepted
 
     def recipients(self, envelope: Envelope) -> Sequence[str]:
         return self._server._dispatcher.recipients(envelope)  # type: ignore[no-any-return]
 
-    def gathered(self, paths: Sequence[str], replies: Sequence[Reply]) -> Any:
+    def combined_reply(self, paths: Sequence[str], replies: Sequence[Reply]) -> Any:
         said: dict[str, list[Reply]] = {}
         for path, reply in zip(reversed(paths), reversed(replies), strict=True):
             said.setdefault(path, []).append(reply)

@@ -76,7 +76,7 @@ class IncomingMessage:
             return self.read_into(Discarded())
         if self._server.settings.open_message is not None:
             return self._open_then_read()
-        return self.read_into(self.whole())
+        return self.read_into(self.memory_sink())
 
     async def _open_then_read(self) -> Reply:
         try:
@@ -130,7 +130,7 @@ class IncomingMessage:
     def _end_of_data(self, reader: DataReader) -> Any:
         if self._deadline is not None:
             self._forget_deadline()
-        self.ends()
+        self.reply_is_due()
         if reader.fault is not None:
             raise self.refuse(FAULTS[reader.fault])
         return self._complete(reader.size)
@@ -144,7 +144,7 @@ class IncomingMessage:
         :param last: whether it is the last chunk of the message.
         """
         if last:
-            self.ends()
+            self.reply_is_due()
         try:
             sink = await self._sink_for_chunk(size)
         except BaseException as error:
@@ -194,7 +194,7 @@ class IncomingMessage:
 
     # The end of the message
 
-    def ends(self) -> None:
+    def reply_is_due(self) -> None:
         """Called in the turn whose result is the reply to the message. Does nothing; subclasses may override it."""
 
     def _complete(self, octets: int) -> Any:
@@ -267,13 +267,13 @@ class IncomingMessage:
         replies, missing = replies_for(status, paths)
         if missing:
             dispatcher.reply_for_no_status(status, f"handle_DATA, for {named(missing)},")
-        return self.gathered(paths, replies)
+        return self.combined_reply(paths, replies)
 
     def recipients(self, envelope: Envelope) -> Sequence[str]:
         """Return the recipients of the message. If the handler returns several statuses, these need one each."""
         return envelope.rcpt_tos
 
-    def gathered(self, paths: Sequence[str], replies: Sequence[Reply]) -> Any:
+    def combined_reply(self, paths: Sequence[str], replies: Sequence[Reply]) -> Any:
         """Return the reply to a message with different replies for its recipients."""
         if len(set(replies)) > 1:
             what = in_one_line(Replies(paths, replies))
@@ -288,7 +288,7 @@ class IncomingMessage:
             return Discarded()
         open_message = server.settings.open_message
         if open_message is None:
-            return self.whole()
+            return self.memory_sink()
         receiver = open_message(server, server.session, server.envelope)
         if isinstance(receiver, Awaitable):
             receiver = await receiver
@@ -301,7 +301,7 @@ class IncomingMessage:
             raise Refused(FAILED)
         return sink
 
-    def whole(self, source: Source | None = None) -> Buffered | Discarded:
+    def memory_sink(self, source: Source | None = None) -> Buffered | Discarded:
         """Return a sink that keeps the message in memory, for ``handle_DATA``.
 
         :param source: the source of the octets. Default: the connection.

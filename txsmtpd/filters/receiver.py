@@ -271,7 +271,7 @@ class WholeMessage(FlowControl):
     """
 
     def __init__(self, message: Any) -> None:
-        self._collected = message.whole(self)
+        self._collected = message.memory_sink(self)
         self.write = self._collected.write
         self.abort = self._collected.abort
 

@@ -237,7 +237,7 @@ class ChannelProtocol(SMTP):
     def read_message(self) -> None:
         """Read a message instead of the next command."""
         message = self._begin_message()
-        message.read_into(message.whole())
+        message.read_into(message.memory_sink())
 
     # The end
 
