@@ -114,6 +114,28 @@ class FailOpenTests(LoggingTestCase):
         self.assertEqual(len(self.logged("warn")), 1)
         self.assertIn("Redis is available again", self.logged("info")[0])
 
+    def test_reason(self) -> None:
+        """The log has the reason why Redis is not used."""
+        timed_out = self.limits(Unanswering())
+        for _ in range(3):
+            maybeDeferred(timed_out.admit, "messages", "login:fred")
+            self.clock.advance(0.05)
+        refusing = self.limits(Unanswering(lambda: fail(RuntimeError("NOAUTH Authentication required."))))
+        for _ in range(3):
+            maybeDeferred(refusing.admit, "messages", "login:fred")
+        late, refused = self.logged("warn")
+        self.assertIn("Redis is not available (no answer within 50 ms); each host", late)
+        self.assertIn("Redis is not available (NOAUTH Authentication required.)", refused)
+
+    def test_wrongResults(self) -> None:
+        """A result that the script cannot have returned is a failure: the limits of this process decide."""
+        for result in [], ["a", "b"], "OK", {}:
+            limits = self.limits(Unanswering(lambda result=result: succeed(result)))
+            self.assertIsNone(self.successResultOf(maybeDeferred(limits.admit, "messages", "login:fred")))
+            self.assertIsNone(self.successResultOf(maybeDeferred(limits.admit, "auth", "192.0.2.7")))
+            self.assertEqual(self.successResultOf(maybeDeferred(limits.auth_failed, "192.0.2.7", "fred")), 1)
+            self.assertEqual(limits.errors, 3)
+
     def test_local(self) -> None:
         """Each host counts networks for itself. Kinds without a limit cause no request."""
         connection = Unanswering()

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import ConnectError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -21,6 +22,7 @@ from twisted.python.failure import Failure
 from txsmtpd.limits.breaker import Breaker
 from txsmtpd.limits.limiter import AUTH, LOGIN, Limits
 from txsmtpd.limits.rate import Retry
+from txsmtpd.log.reasons import reason_of
 
 log = Logger(namespace="txsmtpd")
 
@@ -108,17 +110,17 @@ class SharedLimits:
             if self.local.failures is None:
                 return None
             rate = self.local.failures.rate
-            answer = self._ask(_MAY_TRY, [f"names:{key}"], [rate.number, rate.period])
+            answer = self._ask(_MAY_TRY, [f"names:{key}"], [rate.number, rate.period], _retry)
         else:
             buckets = self.local.buckets.get(kind)
             if buckets is None or not key.startswith(LOGIN):
                 return self.local.admit(kind, key)
             interval = buckets.rate.period / buckets.rate.number
             shared_key = f"{kind}:{LOGIN}{_hashed(key.removeprefix(LOGIN))}"
-            answer = self._ask(_RATE, [shared_key], [interval, interval * buckets.rate.burst])
+            answer = self._ask(_RATE, [shared_key], [interval, interval * buckets.rate.burst], _retry)
         if answer is None:
             return self.local.admit(kind, key)
-        return answer.addCallbacks(_retry, lambda failure: self.local.admit(kind, key))
+        return answer.addErrback(lambda failure: self.local.admit(kind, key))
 
     def auth_failed(self, network: str, name: str) -> int | Awaitable[int]:
         """Record a failed login of a client in the network."""
@@ -126,13 +128,19 @@ class SharedLimits:
             return 1
         rate = self.local.failures.rate
         hashed = _hashed(name)
-        answer = self._ask(_FAILED, [f"names:{network}", f"name:{hashed}"], [rate.number, rate.period, hashed])
+        keys = [f"names:{network}", f"name:{hashed}"]
+        answer = self._ask(_FAILED, keys, [rate.number, rate.period, hashed], int)
         if answer is None:
             return self.local.auth_failed(network, name)
-        return answer.addCallbacks(int, lambda failure: self.local.auth_failed(network, name))
+        return answer.addErrback(lambda failure: self.local.auth_failed(network, name))
 
-    def _ask(self, script: str, keys: list[str], arguments: list[object]) -> Deferred[Any] | None:
-        """Run a script. Return None while Redis must not be called."""
+    def _ask(
+        self, script: str, keys: list[str], arguments: list[object], convert: Callable[[Any], Any]
+    ) -> Deferred[Any] | None:
+        """Run a script. Return None while Redis must not be called.
+
+        :param convert: converts the result; raises TypeError or ValueError if the script cannot have returned it.
+        """
         if not self._breaker.allows(self._seconds()):
             self.errors += 1
             return None
@@ -142,6 +150,7 @@ class SharedLimits:
         texts = [format(each, ".9f") if isinstance(each, float) else each for each in arguments]
         answer: Deferred[Any] = self._connection.eval(script, keys, texts)
         answer.addTimeout(PATIENCE, self._clock)
+        answer.addCallback(convert)
         return answer.addCallbacks(self._answered, self._not_answered)
 
     def _answered(self, result: Any) -> Any:
@@ -152,7 +161,8 @@ class SharedLimits:
     def _not_answered(self, failure: Failure) -> Failure:
         self.errors += 1
         if self._breaker.failed(self._seconds()):
-            reason = "no answer in time" if failure.check(CancelledError, ConnectError) else failure.getErrorMessage()
+            late = failure.check(CancelledError, ConnectError, DeferredTimeout)
+            reason = f"no answer within {PATIENCE * 1000:g} ms" if late else reason_of(failure)
             log.warn("Redis is not available ({reason}); each host limits separately", reason=reason)
         return failure
 
