@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 import txsmtpd
@@ -189,6 +190,12 @@ class SessionTests(MetricsTestCase):
             client.wait(wait)
             client.settle()
             self.assertEqual(self.counted("disconnects_total"), {("tcp:25", expected): 1})
+        client = Client(factory=self.factory())
+        client.stop_reading()
+        client.say(b"QUIT\r\n")
+        # The client resets the connection instead of closing it, as many clients do in TLS.
+        client.server.connectionLost(Failure(ConnectionLost()))
+        self.assertEqual(self.counted("disconnects_total"), {("tcp:25", "quit"): 1})
         factory = self.factory(rates={"connections": "1/day,burst=1"})
         for _ in range(3):
             Client(factory=factory).vanish()

@@ -20,12 +20,12 @@ def session_ended(server: Any, cause: BaseException) -> None:
     at_end(). Called once, when the connection is lost.
     """
     dispatcher, observer, settings = server._dispatcher, server._connection.observer, server.settings
-    if dispatcher.meter is not None:
-        dispatcher.meter.closed(cause)
     if dispatcher.verb == b"QUIT" and server._connection.closing and type(cause) is ConnectionLost:
         # After the reply to QUIT, many clients close TCP without closing TLS, or reset the connection. The subclass
         # ConnectionAborted is kept: the server aborts the connection if the client does not read the reply.
         cause = ConnectionDone()
+    if dispatcher.meter is not None:
+        dispatcher.meter.closed(cause)
     if observer is not None:
         observer.closed(cause)
     disconnected = getattr(server.factory, "disconnected", None)
