@@ -34,7 +34,7 @@ from txsmtpd.bridges.reactors import (
 from txsmtpd.factory import SMTPFactory
 from txsmtpd.log.warning import warn_program
 from txsmtpd.service.sockets import replace_stale_socket
-from txsmtpd.settings import check_names
+from txsmtpd.settings import check_names, want_number
 from txsmtpd.smtp import SMTP
 from txsmtpd.typed import ControllerOptions, FactoryOptions, UnixSocketControllerOptions
 
@@ -390,14 +390,15 @@ class InetMixin(BaseController):
 
     :param hostname: a name or an address; the server listens on all addresses of the name. None: that of
         :func:`get_localhost`. Empty: all addresses of this host.
-    :param port: the port; 0 for any free one.
+    :param port: the port; 0 for any free one. A string of digits, as from the environment, is a number, too.
+    :raises TypeError: if the hostname or the port has a wrong type.
     """
 
     def __init__(
         self,
         handler: object,
         hostname: str | None = None,
-        port: int = 8025,
+        port: int | str = 8025,
         loop: Any = None,
         **kwargs: Unpack[ControllerOptions],
     ) -> None:
@@ -405,8 +406,10 @@ class InetMixin(BaseController):
         super().__init__(handler, loop, **options)
         if self.sock is not None:
             hostname, port = self.sock.getsockname()[:2]
+        if not isinstance(hostname, str | None):
+            raise TypeError(f"hostname must be a string or None, not {hostname!r}")
         self.hostname = get_localhost() if hostname is None else hostname
-        self._wanted_port = port
+        self.port = port
 
     @property
     def port(self) -> int:
@@ -415,8 +418,10 @@ class InetMixin(BaseController):
         return int(sockets[0].getsockname()[1]) if sockets else self._wanted_port
 
     @port.setter
-    def port(self, port: int) -> None:
-        self._wanted_port = port
+    def port(self, port: int | str) -> None:
+        number = int(port) if isinstance(port, str) and port.isdecimal() else port
+        want_number("port", number, int)
+        self._wanted_port = int(number)
 
     def _bind(self, reactor: Any, factory: SMTPFactory) -> list[Any]:
         ports: list[Any] = []

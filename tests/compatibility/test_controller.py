@@ -338,6 +338,24 @@ class OptionTests(SynchronousTestCase):
             self.assertIn(f"did you mean {near}?", str(error))
         self.assertRaises(ValueError, Controller, Sink(), timeout=-1)
 
+    def test_address(self) -> None:
+        """An address of a wrong type is refused when the controller is made."""
+        for wrong, text in (
+            ({"port": "smtp"}, "port must be an int, not 'smtp'"),
+            ({"port": None}, "port must be an int, not None"),
+            ({"hostname": 5}, "hostname must be a string or None, not 5"),
+        ):
+            for kind in Controller, UnthreadedController:
+                self.assertEqual(str(self.assertRaises(TypeError, kind, Sink(), **wrong)), text)
+
+    def test_portOfTheEnvironment(self) -> None:
+        """A port may be a string of digits, as programs take it from the environment."""
+        self.assertEqual(Controller(Sink(), port="2525").port, 2525)
+        with Controller(Sink(), "127.0.0.1", "0") as controller, smtplib.SMTP("127.0.0.1", controller.port) as client:
+            self.assertEqual(client.noop()[0], 250)
+        controller.port = "2526"  # type: ignore[assignment]
+        self.assertEqual(controller.port, 2526)
+
     def test_passedOn(self) -> None:
         """Options are passed to the server. SMTPUTF8 is enabled by default."""
         with Controller(Sink(), port=0, server_hostname="mx.test", data_size_limit=1234) as controller:
