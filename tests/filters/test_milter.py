@@ -359,7 +359,7 @@ class FaultTests(MilterTests):
 
     def test_wrongEndpoint(self) -> None:
         """An invalid endpoint is refused when the filter is created."""
-        for wrong in "/run/milter.sock", "inet:8891@localhost", "":
+        for wrong in "/run/milter.sock", "inet:8891@localhost", "", "unix:":
             with self.assertRaisesRegex(ValueError, "is not an endpoint; write unix:"):
                 Milter(wrong)
 

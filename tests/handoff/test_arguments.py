@@ -129,9 +129,13 @@ class CommandLineTests(SynchronousTestCase):
         """Each error is one line that says what to do."""
         wrong = Path(self.mktemp())
         wrong.write_text("sasl.pasword=canary\n")
+        empty = Path(self.mktemp())
+        empty.write_text("# the secrets are still to come\n")
         for spec, expected in (
             ("kafka:topic=mail", "HOST:PORT,... here, or in the environment as TXSMTPD_KAFKA_BROKERS"),
             ("kafka:b.test:9092", "topic=NAME is required"),
+            ("kafka:b.test:9092:topic=a/b", "a topic consists of"),
+            ("kafka:b.test:9092:topic=..", "a topic consists of"),
             (f"kafka:b.test:9092:topic=mail:config={wrong}", 'No such configuration property: "sasl.pasword"'),
             ("kafka:b.test:9092:topic=mail:key=all", "key must be domain or none, not 'all'"),
             ("kafka:b.test:9092:topic=mail:config=/nowhere", "config=/nowhere: cannot be read"),
@@ -139,6 +143,7 @@ class CommandLineTests(SynchronousTestCase):
             ("webhook:http://app.test:format=xml", "format must be one of raw, json, sendgrid, mailgun, not 'xml'"),
             ("webhook:http://app.test:timeout=never", "timeout=never: must be a number of seconds above 0"),
             ("webhook:http://app.test:secret-file=/nowhere", "secret-file=/nowhere: cannot be read"),
+            (f"webhook:http://app.test:secret-file={empty}", "contains no secret"),
             ("amqp", "a URL is needed: here, in the environment as TXSMTPD_AMQP_URL, or by url-file=PATH"),
             ("amqp:amqp://mq.test", "queue=NAME or exchange=NAME is required"),
             ("amqp:mq.test:queue=mail", "not the URL of a broker, such as amqp://"),

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from txsmtpd.handoff.signature import lines_of
+
 _OPTION = re.compile(r"([a-z][a-z_-]*)=(.*)", re.DOTALL)
 _SIZE = re.compile(r"([0-9]{1,15})(?:([kmg])(?:ib)?)?", re.IGNORECASE)
 _FACTORS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
@@ -60,6 +62,14 @@ def secret(path: str) -> str:
         return Path(path).read_text("utf-8").strip()
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def secrets_in(path: str) -> list[str]:
+    """Read the secrets to sign requests with."""
+    found = lines_of(secret(path))
+    if not found:  # requests must not go out unsigned unnoticed
+        raise ValueError("contains no secret")
+    return found
 
 
 def properties_file(path: str) -> dict[str, str]:

@@ -19,6 +19,7 @@ from txsmtpd.handoff.arguments import (
     properties_file,
     seconds,
     secret,
+    secrets_in,
     text,
     url_of,
     yes_or_no,
@@ -27,7 +28,7 @@ from txsmtpd.handoff.kafka import MAX_SIZE as MAX_KAFKA_SIZE
 from txsmtpd.handoff.kafka import KafkaTarget
 from txsmtpd.handoff.message import recipient_of
 from txsmtpd.handoff.promise import CONFIRM_TIMEOUT, LARGEST, Handoff
-from txsmtpd.handoff.signature import Secrets, lines_of
+from txsmtpd.handoff.signature import Secrets
 from txsmtpd.handoff.stores import make_store
 from txsmtpd.handoff.webhook import REQUESTS, TIMEOUT, WebhookTarget
 from txsmtpd.reply import Refused, Reply
@@ -224,7 +225,7 @@ class WebhookHandoff(Handoff):
                 **PROMISE,
                 "url_file": secret,
                 "format": text,
-                "secret_file": secret,
+                "secret_file": secrets_in,
                 "rcpt": text,
                 "timeout": seconds,
                 "requests": number,
@@ -235,7 +236,7 @@ class WebhookHandoff(Handoff):
         )
         url = url_of(parser, given, options, "TXSMTPD_WEBHOOK_URL")
         _make_store(parser, options)
-        secrets = lines_of(options.pop("secret_file", ""))
+        secrets = options.pop("secret_file", ())
         try:
             host = urlsplit(url).hostname or ""
             return cls(url, secrets=secrets, tls_context=_tls_context(host, options), **options)

@@ -7,6 +7,7 @@ delivery reports and passes them to the reactor.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -26,6 +27,7 @@ from txsmtpd.interfaces import IReadiness
 from txsmtpd.log.reasons import reason_of
 from txsmtpd.reply import Refused
 
+_TOPIC = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
 MAX_SIZE = 10**6  # bytes; by default, brokers accept 1,048,588 including the envelope; topics may differ
 HEADERS = 2**16  # bytes for the envelope, in addition
 DELIVERY_TIMEOUT = 55.0  # seconds; less than `confirm_timeout`, so that the report gives the reason
@@ -56,6 +58,8 @@ class KafkaTarget(Service):
     ) -> None:
         if not brokers or not topic:
             raise ValueError("brokers, such as kafka.example.com:9092, and a topic are needed")
+        if not _TOPIC.fullmatch(topic):
+            raise ValueError("a topic consists of up to 249 letters, digits, dots, underscores and hyphens")
         if key not in ("domain", "none"):
             raise ValueError(f"key must be domain or none, not {key!r}")
         if taken := OURS & set(config or ()):

@@ -166,6 +166,8 @@ def check_client_endpoint(description: str) -> None:
     from twisted.internet.task import Clock
 
     try:
+        if description in ("unix:", "unix:path="):  # the path is missing
+            raise ValueError(description)
         # The endpoint is made again later with the real reactor. Importing that now would install it.
         clientFromString(Clock(), description)
     except Exception as error:
