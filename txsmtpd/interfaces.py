@@ -73,7 +73,7 @@ class INoopHook(Interface):
 
 class IQuitHook(Interface):
     def handle_QUIT(server, session, envelope):
-        """QUIT. The connection is closed after the reply, with any status."""
+        """QUIT. The connection is closed after the reply, whatever the status is."""
 
 
 class IRsetHook(Interface):
@@ -107,7 +107,8 @@ class IRcptHook(Interface):
 class IDataHook(Interface):
     def handle_DATA(server, session, envelope):
         """A complete message was received. It is in ``envelope.content``. The status is the reply to the message. With
-        250, your program takes responsibility for it (RFC 5321 4.1.1.4). The transaction ends with any status.
+        250, your program takes responsibility for it (RFC 5321 4.1.1.4). The transaction ends,
+        whatever the status is.
 
         The hook may return a list or tuple of statuses, one for each of ``envelope.rcpt_tos``, or a mapping from
         recipients to statuses. LMTP clients receive all of them; for SMTP clients,

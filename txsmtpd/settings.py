@@ -128,9 +128,10 @@ class Settings:
     that a client sends in AUTH. Unlike *timeout*, it does not restart when octets arrive."""
 
     data_rate_minimum: int | None = 500
-    """Minimum rate of message data, in octets a second. A client may fall behind this rate by up to *timeout* seconds,
-    and may catch up again. If it falls behind further, the reply is 421. Time in which the handler does not accept data
-    is not counted. None: only *timeout* applies."""
+    """Minimum rate of message data, in octets a second. The client starts with *timeout* seconds to send a message. It
+    gains a second each time that it has sent this number of octets, but never has more than *timeout* seconds left.
+    When no time is left, the reply is 421. Time in which the handler does not accept data is not counted. None: only
+    *timeout* applies."""
 
     session_timeout: float | None = None
     """Maximum duration of a connection in seconds. Then it is closed with 421 at the end of the current transaction,
@@ -247,7 +248,7 @@ class Settings:
     """Delay in seconds of the reply to a failed login."""
 
     auth_failures_per_network: Rate | str | None = AUTH_FAILURES
-    """How many distinct user names may fail to log in from one network, such as ``"20/10min"``. Above this rate, AUTH
+    """Maximum rate of distinct user names with failed logins from one network, such as ``"20/10min"``. Above it, AUTH
     is rejected with 454 without checking the credentials. A repeated name does not count, since it may be a client
     with an outdated password; but the delay of its reply doubles each time, up to ten seconds."""
 
@@ -274,8 +275,8 @@ class Settings:
     all Unix sockets. Other connections are not checked for a header."""
 
     proxy_protocol_timeout: float | None = None
-    """Timeout of the PROXY header in seconds. None means 5 with *proxy_from*. A number without *proxy_from* means that
-    all connections must start with a header; ``handle_PROXY`` must then check them."""
+    """Timeout of the PROXY header in seconds. Default with *proxy_from*: 5. If you set a timeout without *proxy_from*,
+    all connections must start with a header. The handler must then have a hook ``handle_PROXY`` that checks them."""
 
     protocol_mechanisms: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The methods ``auth_MECHANISM`` of the protocol's class, by the mechanism's name; found by the factory."""

@@ -138,7 +138,8 @@ class Rule:
         return self._when(Share(share))
 
     def rate(self, number: int, *, per: float) -> Rule:
-        """Apply to each match beyond *number* matches in *per* seconds (a token bucket). The factory's clock counts."""
+        """Apply to each match beyond *number* matches in *per* seconds (a token bucket), measured with the factory's
+        clock."""
         return self._when(Rate(number, per))
 
     def _when(self, schedule: Schedule) -> Rule:
@@ -266,7 +267,8 @@ class Faults:
         :param stages: where it applies: a command (``"rcpt"``), ``"connect"``, ``"greeting"``, ``"message"`` (the
             message is complete, and the handler has not seen it), ``"accepted"`` (the handler has accepted it, and the
             client does not know yet), or ``"any"`` (each command).
-        :param to: a forward-path, with ``*`` as a wildcard: that of RCPT; in later stages, of one of the recipients.
+        :param to: a pattern for the forward-path, in which ``*`` is a wildcard. At RCPT, the path of the command must
+            match. At later stages, the path of one of the recipients must match.
         :param mail_from: the reverse-path.
         :param helo: the argument of HELO or EHLO.
         :param peer: the client's address or network.

@@ -56,8 +56,8 @@ class Handoff(MultiService):
     :param max_size: the maximum size of a message for the target in bytes, including the Received field. Default: the
         target's ``max_size``, or 32 MiB.
     :param in_flight: the maximum number of messages that are being read or not yet confirmed.
-    :param memory: the maximum memory of these, in bytes; beyond it clients wait. Default: 64 MiB, or the size of two
-        largest messages.
+    :param memory: the maximum memory for the messages that *in_flight* counts, in bytes. Further clients wait. Default:
+        64 MiB, or the size of two largest messages.
     :param wait: seconds that a client waits for memory before it gets 451.
     :param confirm_timeout: seconds in which the target must confirm a message.
     :param received: add a Received field to each message (RFC 5321 4.4).

@@ -37,7 +37,7 @@ class MemoryStore(Store):
     """Keep mail in memory.
 
     :param retention: how much to keep. Its ``age`` is ignored.
-    :param headers: header fields whose values messages are filed under.
+    :param headers: the header fields that can be used as scopes, such as ``X-Test``.
     """
 
     def __init__(self, retention: Retention | None = None, headers: Sequence[str] = HEADERS) -> None:

@@ -264,7 +264,7 @@ ROUTES = [
                 after="only messages after this cursor",
                 count="number of messages; default 1",
                 timeout="seconds, at most 60; default 10",
-                expect="none: 200 if no message arrives, otherwise 409 and the message",
+                expect="none, to expect no message: return 200 if no message arrives, or 409 and the message",
                 within="the timeout for expect=none, in seconds",
                 limit="maximum number of messages in the response; default 50",
             ),
