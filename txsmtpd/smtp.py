@@ -1,8 +1,9 @@
 """SMTP: the protocol of one connection, with the commands of RFC 5321. Users subclass it. Therefore all names that they
 may use or override are in one file.
 
-A command is a method ``smtp_VERB(arg)``. It returns a status or raises :class:`~txsmtpd.reply.Refused`. Its
-preconditions are declared with its syntax. A mail transaction is open while ``envelope.mail_from`` is not None.
+A command is a method ``smtp_VERB(arg)``. It returns a status or raises :class:`~txsmtpd.reply.Refused`. The
+decorator ``@syntax`` declares its syntax and its preconditions. A mail transaction is open while
+``envelope.mail_from`` is not None.
 
 :mod:`txsmtpd.engine` reads lines and messages, runs commands, sends replies, and handles TLS and PROXY headers. The
 commands of extensions (AUTH, STARTTLS, BDAT, XCLIENT) are in :mod:`txsmtpd.extensions`.

@@ -44,8 +44,8 @@ class Connection:
 
     __slots__ = (
         "_after_reader",
-        "_began",
-        "_done",
+        "_batch_began",
+        "_batch_commands",
         "_held",
         "_in_batch",
         "_in_reading",
@@ -101,12 +101,12 @@ class Connection:
         self._output_full = False
         self._reading_paused = False
         self._held = False
-        self._yields = False  # whether the rest of the input is queued behind other connections
-        self._in_batch = False  # whether the queue has started the current batch
+        self._yields = False  # whether the connection waits in the queue of its factory; see engine/batches
+        self._in_batch = False  # whether next_batch() is running
         self._in_reading = False  # whether read_together() is running
-        # While read_together() is running: the number of commands in the batch, and the time at which the batch began
-        # (0.0 until the first check of the clock).
-        self._done, self._began = 0, 0.0
+        # These two are 0 unless read_together() is running.
+        self._batch_commands = 0  # the number of commands executed in the batch
+        self._batch_began = 0.0  # the time of the first check of the clock in the batch; 0.0 before it
         # One timeout for two cases, which exclude each other: the receiver of a message has paused the input, or the
         # connection is closing and the client has not read the last replies.
         self._wait_call: IDelayedCall | None = None
@@ -162,25 +162,25 @@ class Connection:
     def process_input(self) -> None:
         """Process input until there is none, or until it must wait."""
         lines, server, transport, timeouts = self.lines, self.server, self.transport, self.timeouts
-        done, began = self._done, self._began
+        commands, began = self._batch_commands, self._batch_began
         self._processing = True
         try:
             # Hooks may close the transport themselves.
             while lines.offset < len(lines.data) and not (
                 self.paused or self.closing or transport.disconnecting or getattr(transport, "_aborting", False)
             ):
-                if done:
+                if commands:
                     limit = server.settings.batch_limit
-                    if done == limit or not done % FEW:
+                    if commands == limit or not commands % FEW:
                         batches = batches_of(server)
                         batches.busy_at = now = monotonic()
-                        took_long = done == limit or (began and now - began > BATCH_TIME)
+                        took_long = commands == limit or (began and now - began > BATCH_TIME)
                         if took_long or (batches and not self._in_batch):
                             self._yields = self.paused = True
                             batches.add(self)
                             break
                         began = began or now
-                done += 1
+                commands += 1
                 reader = self.reader
                 if reader is not None:
                     self._feed(reader)
@@ -200,7 +200,7 @@ class Connection:
         finally:
             self._processing = False
             if self._in_reading:
-                self._done, self._began = done, began
+                self._batch_commands, self._batch_began = commands, began
         if self.output.pending:
             self.output.flush()
         if lines.offset >= len(lines.data):
@@ -215,14 +215,14 @@ class Connection:
             transport.resumeProducing()
 
     def read_together(self, read: Callable[[bytes], object], octets: bytes) -> None:
-        """Call a function that delivers one read of the socket in several parts. The commands in all parts count as one
-        batch."""
+        """Call *read* with octets from the socket. It may call :meth:`data_received` several times, because TLS
+        decrypts one record at a time. The commands of all these calls count as one batch."""
         self._in_reading = True
         try:
             read(octets)
         finally:
             self._in_reading = False
-            self._done, self._began = 0, 0.0
+            self._batch_commands, self._batch_began = 0, 0.0
 
     def next_batch(self) -> None:
         """Process the next batch of the queued input."""
@@ -407,7 +407,7 @@ class Connection:
         if turn is not None:
             turn.stop_deadline()
         self._await_client()
-        # In the first step of a turn, self.turn is still None. The caller of run() then continues to process the input.
+        # During the first step of a turn, self.turn is None. Do not resume: the caller of run() processes the input.
         if turn is not None:
             self.resume()
         return request

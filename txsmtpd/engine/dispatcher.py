@@ -144,7 +144,7 @@ class Dispatcher:
                 raise Refused(PAYLOAD_UNKNOWN)
             raise Refused(NOT_RECOGNIZED if part_of_auth else self.unknown_command(word.upper(), line))
         if command.payload is not None:
-            self.payload_due = _payload_of(command.payload, rest)
+            self.payload_due = _payload_size(command.payload, rest)
         size_limit = settings.command_size_limit
         if len(line) > size_limit and (
             not server.session.extended_smtp or len(line) > settings.line_limits.get(verb, size_limit)
@@ -474,9 +474,9 @@ class Dispatcher:
             self.connection.close()
 
 
-def _payload_of(tell: Callable[[bytes], int], argument: bytes) -> int:
+def _payload_size(size_of: Callable[[bytes], int], argument: bytes) -> int:
     try:
-        return tell(argument)
+        return size_of(argument)
     except Refused:
         raise
     except Exception:

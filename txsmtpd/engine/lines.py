@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-# A line with more octets than this closes the connection. A shorter one that is too long is only refused, because it
-# may belong to a message: some clients send the message although DATA was rejected.
+# The server closes the connection after a line with more octets than this. If a line exceeds only the limit for
+# commands, the server refuses it and continues. The line may belong to a message: some clients send the message
+# although DATA was rejected.
 ENDLESS_LINE = 2**21
 BEGINNING = 16  # octets of an invalid line that are kept, to find out which command it was
 CR = 0x0D
@@ -59,9 +60,11 @@ class LineBuffer:
     def next_line(self) -> bytes | BadLine | None:
         """Take the next line from the input.
 
-        A line that ends with LF alone is refused immediately. The text after the LF is the next line. This limits the
-        injection of commands through clients that pass on untrusted text, and remove CRLF from it, but not LF. If the
-        text has several lines, the server refuses all but the last one. Only that line ends with CRLF.
+        A line that ends with LF alone is refused immediately. The text after the LF is the next line.
+
+        This limits the injection of commands. Some clients insert untrusted text into a command, and remove CRLF from
+        the text, but not LF. If that text contains LF, the server refuses each line that ends with such an LF. It
+        executes at most one line of the text: the last one, which ends with the client's own CRLF.
 
         :return: the line without its CRLF, or a :class:`BadLine`; None if the line is not complete.
         """

@@ -299,13 +299,13 @@ class SQLiteStore(Store):
 
     def _start_pruning(self, choose: Callable[[Connection], list[int]]) -> None:
         self._pruning = True
-        self._in_background(self._pruned(choose))
+        self._in_background(self._delete_chosen(choose))
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         done = Deferred.fromCoroutine(work)
         done.addErrback(lambda failure: log.failure("a job of the inbox's database failed", failure))
 
-    async def _pruned(self, choose: Callable[[Connection], list[int]]) -> None:
+    async def _delete_chosen(self, choose: Callable[[Connection], list[int]]) -> None:
         try:
             gone, _, unread, octets, messages = await self._write(partial(jobs.delete_chosen, choose))
             self._total -= gone

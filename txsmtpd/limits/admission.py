@@ -38,8 +38,8 @@ class Admission:
         self._key_of: Callable[[Any], str | None] = lru_cache(maxsize=REMEMBERED)(self._key_of_host)
         # Kinds without a rate are skipped. A custom limiter without `kinds` may limit all of them.
         self.kinds = frozenset(getattr(limiter, "kinds", [*KINDS, AUTH]))
-        self.admitted = dict.fromkeys(self.kinds, 0)  #: the number of decisions by kind, for the metrics
-        self.refused = dict.fromkeys(self.kinds, 0)  #: the same
+        self.admitted = dict.fromkeys(self.kinds, 0)  #: the number of admitted requests by kind, for the metrics
+        self.refused = dict.fromkeys(self.kinds, 0)  #: the number of refused requests by kind, for the metrics
 
     def network(self, peer: Any) -> str | None:
         """Return the network that a client is counted under, or None if it has no limits.

@@ -215,7 +215,8 @@ def _end_of_path(path: str) -> int | None:
 
 
 def _has_bracket(path: str) -> bool:
-    """Return True if there is a "<" or ">" outside of quoted strings that are closed."""
+    """Return True if there is a "<" or ">" outside of quoted strings. A quotation mark without a closing one does not
+    begin a quoted string."""
     return ("<" in path or ">" in path) and _WITHOUT_BRACKETS.fullmatch(path) is None
 
 
@@ -223,8 +224,10 @@ def _end_of_bare(path: str) -> int:
     """Return the index of the end of an address without brackets.
 
     The address ends at the first space. Spaces within a quoted string, a quoted pair or a comment (RFC 5322 3.2) do not
-    end it. After a comment, spaces that follow a dot do not end it either, as in the example of RFC 5322 A.6.3. If a
-    quoted string, a quoted pair or a comment is not closed, the first space of any kind ends the address.
+    end it. If the text before a space has a comment and ends with a dot, the space does not end the address either (for
+    an example, see RFC 5322 A.6.3).
+
+    If a quoted string or a comment is not closed, or the text ends with a backslash, these exceptions do not apply.
     """
     quoted = escaped = commented = False
     comments = 0

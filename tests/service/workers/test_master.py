@@ -98,10 +98,10 @@ class MasterTests(SynchronousTestCase):
         self.addCleanup(self.close)
 
     def close(self) -> None:
-        for memory in self.master._page, self.master._sketch:
+        for memory in self.master._table, self.master._sketch:
             if memory is not None:
                 memory.close()
-        self.master._page = self.master._sketch = None
+        self.master._table = self.master._sketch = None
 
     def ready(self) -> list[Any]:
         """Let all workers that start become ready. Return the serving ones by slot."""

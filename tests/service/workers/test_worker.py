@@ -10,7 +10,7 @@ from tests.support import GREETING, TRANSACTION, Client, handler
 from tests.support.effort import calls_of
 from tests.test_factory import factory
 from txsmtpd import SMTPFactory
-from txsmtpd.service.workers.page import Page
+from txsmtpd.service.workers.connection_table import ConnectionTable
 from txsmtpd.service.workers.sketch import Sketch
 from txsmtpd.service.workers.worker import count_for_host
 
@@ -23,12 +23,12 @@ class HostTests(SynchronousTestCase):
     def test_stress(self) -> None:
         """All workers are in stress mode when their connections together are near the limit, and leave it when there
         are fewer, on any worker."""
-        page, sketch = Page(2, 1), Sketch(2)
-        self.addCleanup(page.close)
+        table, sketch = ConnectionTable(2, 1), Sketch(2)
+        self.addCleanup(table.close)
         self.addCleanup(sketch.close)
         workers = [factory(handler(), connection_limit=10) for _ in range(2)]
         for row, worker in enumerate(workers):
-            count_for_host(worker, page, sketch, row, 0)
+            count_for_host(worker, table, sketch, row, 0)
         clients = [[Client(factory=worker) for _ in range(4)] for worker in workers]
         for worker in workers:
             worker.reactor_late(0.0)
@@ -44,15 +44,15 @@ class CostTests(SynchronousTestCase):
     """The cost of being one of several processes."""
 
     def setUp(self) -> None:
-        self.page, self.sketch = Page(4, 1), Sketch(4)
-        self.addCleanup(self.page.close)
+        self.table, self.sketch = ConnectionTable(4, 1), Sketch(4)
+        self.addCleanup(self.table.close)
         self.addCleanup(self.sketch.close)
 
     def factories(self) -> tuple[SMTPFactory, SMTPFactory]:
         """The factory of a single process, and that of a worker."""
         limits = {"connection_limit": 100, "connection_limit_per_network": 100}
         alone, shared = (factory(handler(), **limits) for _ in range(2))
-        count_for_host(shared, self.page, self.sketch, 1, 0)
+        count_for_host(shared, self.table, self.sketch, 1, 0)
         return alone, shared
 
     def calls(self, use: Callable[[SMTPFactory], Callable[[], object]]) -> tuple[int, int]:

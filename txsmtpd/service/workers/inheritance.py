@@ -24,7 +24,7 @@ class Inherited:
     """What a worker inherits from its master."""
 
     slot: int  #: the number of the worker, from 0
-    row: int  #: its row of the page and of the sketch
+    row: int  #: its row in the table of connections and in the sketch
     rows: int  #: the number of rows
     sockets: int  #: the number of listening sockets; they are the first inherited descriptors
     channel: int  #: descriptor of the channel to the master
@@ -34,8 +34,8 @@ class Inherited:
     taken: list[int] = field(default_factory=list, compare=False)  #: the sockets that have an endpoint
 
     @property
-    def page(self) -> int:
-        """The descriptor of the page."""
+    def table(self) -> int:
+        """The descriptor of the table of connections."""
         return FIRST + self.sockets
 
     @property

@@ -22,8 +22,8 @@ from txsmtpd.observe.counters import Counters, Snapshot
 from txsmtpd.service.exit_status import EX_OSERR, EX_USAGE, complain
 from txsmtpd.service.listening import GRACE
 from txsmtpd.service.workers.backoff import Backoff
+from txsmtpd.service.workers.connection_table import ConnectionTable
 from txsmtpd.service.workers.inheritance import Inheritance
-from txsmtpd.service.workers.page import Page
 from txsmtpd.service.workers.process import Worker, inherited_environment
 from txsmtpd.service.workers.sketch import Sketch
 from txsmtpd.service.workers.sockets import KeptSocket
@@ -33,9 +33,11 @@ log = Logger(namespace="txsmtpd")
 READY_WITHIN = 30.0  # seconds that a worker may take to start
 SILENCE = 60.0  # seconds without a heartbeat after which a worker counts as hung
 MARGIN = 5.0  # seconds after the grace period until a worker is killed
-HURRY = 1.0  # seconds until a worker is killed after a second SIGTERM; the master itself ends after 2 seconds
+# If SIGTERM arrives twice, workers are killed after this time, and the master itself ends after 2 seconds.
+HURRY = 1.0  # seconds
 BEAT = 1.0  # seconds between checks of the heartbeats
-LATE = 5.0  # seconds without a heartbeat after which other workers do not wait for a worker to accept connections
+# A worker lets another one with fewer connections accept first, if that one has sent a heartbeat within this time.
+LATE = 5.0  # seconds
 AT_ONCE = max(2, os.cpu_count() or 1)  # workers that start at the same time; each keeps one processor busy
 
 
@@ -79,16 +81,16 @@ class Master(Service):
         self._end_process = end_process
         self._reactor = reactor
         self.seconds: Callable[[], float] = lambda: 0.0
-        self._page: Page | None = None  # a shared table: the connections of each process
+        self._table: ConnectionTable | None = None  # a shared table: the connections of each process
         self._sketch: Sketch | None = None  # a shared table: the connections of each client network
         self._backoffs = [Backoff() for _ in range(count)]
         self._gone = Counters()  # the sum of the counters of workers that have ended
         self._watch: LoopingCall | None = None
-        self._looked = 0.0  # when the heartbeats were last checked
+        self._last_check = 0.0  # when the heartbeats were last checked
         self._has_served = False  # whether a worker was ever ready
         self._reloading: _Reload | None = None
         self._again: list[Deferred[bool]] = []  # results of the reload that follows the current one
-        self._served: list[Deferred[None]] = []  # the Deferreds of when_ready(), which fire when a worker is ready
+        self._when_ready: list[Deferred[None]] = []  # results of when_ready(), which fire when a worker is ready
         self._stopped: Deferred[None] | None = None  # fires when the last worker has ended
         self._patience = grace + MARGIN  # maximum time in seconds for workers to end
         self._killing: Any = None  # delayed call that kills those that have not ended by then
@@ -113,9 +115,9 @@ class Master(Service):
         for each in self.sockets:
             each.bind()
             log.info("{count} workers listen on {address}", count=self.count, address=each.address)
-        self._page = Page(2 * self.count, len(self.sockets))
+        self._table = ConnectionTable(2 * self.count, len(self.sockets))
         self._sketch = Sketch(2 * self.count)
-        self._watch = LoopingCall(self._look)
+        self._watch = LoopingCall(self._check_heartbeats)
         self._watch.clock = self._reactor
         self._reactor.callWhenRunning(self._begin)
 
@@ -123,7 +125,7 @@ class Master(Service):
         if self.running and self._watch is not None:
             self._wanted.extend(range(self.count))
             self._start_wanted()
-            self._looked = self.seconds()
+            self._last_check = self.seconds()
             self._watch.start(BEAT, now=False)
 
     def when_ready(self) -> Deferred[None]:
@@ -131,7 +133,7 @@ class Master(Service):
         if self._has_served:
             return succeed(None)
         waiting: Deferred[None] = Deferred()
-        self._served.append(waiting)
+        self._when_ready.append(waiting)
         return waiting
 
     def stopService(self) -> Deferred[None]:
@@ -158,9 +160,9 @@ class Master(Service):
             await self._stopped
             if self._killing.active():
                 self._killing.cancel()
-        if self._page is not None:
-            self._page.close()
-            self._page = None
+        if self._table is not None:
+            self._table.close()
+            self._table = None
         if self._sketch is not None:
             self._sketch.close()
             self._sketch = None
@@ -187,22 +189,22 @@ class Master(Service):
     def _spawn(self, slot: int) -> Worker | None:
         """Spawn a worker. Return None if the system cannot start it, if all rows of the shared tables are in use, or if
         the service is stopping."""
-        page, sketch = self._page, self._sketch
-        if not self.running or page is None or sketch is None:
+        table, sketch = self._table, self._sketch
+        if not self.running or table is None or sketch is None:
             return None
         taken = {worker.row for worker in self.workers}
-        row = next((row for row in range(page.rows) if row not in taken), None)
+        row = next((row for row in range(table.rows) if row not in taken), None)
         if row is None:  # there are two rows for each slot, and all are in use: end the oldest process that drains
             oldest = min(self.workers, key=lambda worker: (not worker.is_draining, worker.started))
             log.warn("{worker} is still draining and is stopped: there are too many processes", worker=str(oldest))
             oldest.hurry()
             return None
-        page.clear(row)
+        table.clear(row)
         sketch.clear(row)
         worker = Worker(slot, row, self, self._reactor, self.seconds)
-        shared = (page.descriptor, sketch.descriptor, *self._inheritance.descriptors)
+        shared = (table.descriptor, sketch.descriptor, *self._inheritance.descriptors)
         descriptors = [*(each.descriptor for each in self.sockets), *shared]
-        describe = self._inheritance.describer(slot, row, page.rows, len(self.sockets))
+        describe = self._inheritance.describer(slot, row, table.rows, len(self.sockets))
         try:
             worker.spawn(self._words, inherited_environment(os.environ, sys.path), descriptors, describe, self._logs)
         except OSError as error:  # the limit of processes or descriptors is reached
@@ -245,8 +247,8 @@ class Master(Service):
         self._has_served = True
         log.info("{worker} is ready", worker=str(worker))
         self._introduce()
-        served, self._served = self._served, []
-        for waiting in served:
+        when_ready, self._when_ready = self._when_ready, []
+        for waiting in when_ready:
             waiting.callback(None)
         if self._reloading is not None:
             self._reloading.worker_ready(worker)
@@ -254,11 +256,11 @@ class Master(Service):
 
     def _introduce(self) -> None:
         """Tell each worker which other workers accept connections."""
-        self._responsive = self._heard_of()
+        self._responsive = self._find_responsive()
         for worker in self._serving():
             worker.meet([other.row for other in self._responsive if other is not worker])
 
-    def _heard_of(self) -> list[Worker]:
+    def _find_responsive(self) -> list[Worker]:
         """Return the workers whose last heartbeat is recent. They probably accept connections."""
         now = self.seconds()
         return [worker for worker in self._serving() if now - worker.heard < LATE]
@@ -268,8 +270,8 @@ class Master(Service):
         self.workers.remove(worker)
         if worker.counted is not None:
             self._gone.add(without_gauges(worker.counted))
-        if self._page is not None and self._sketch is not None:
-            self._page.clear(worker.row)
+        if self._table is not None and self._sketch is not None:
+            self._table.clear(worker.row)
             self._sketch.clear(worker.row)
         self._introduce()
         if not self.running:
@@ -295,14 +297,14 @@ class Master(Service):
             log.info("restarting worker {slot} in {seconds} seconds", slot=worker.slot, seconds=delay)
             self._later(delay, self._start_worker, worker.slot)
 
-    def _look(self) -> None:
+    def _check_heartbeats(self) -> None:
         """Abort workers that hang."""
         now = self.seconds()
         # While this process was stopped, or waited for a processor, it could not receive heartbeats.
-        missed, self._looked = max(now - self._looked - BEAT, 0.0), now
+        missed, self._last_check = max(now - self._last_check - BEAT, 0.0), now
         for worker in self.workers:
             worker.heard += missed
-        if self._heard_of() != self._responsive:
+        if self._find_responsive() != self._responsive:
             self._introduce()
         for worker in self.workers:
             silent = now - worker.heard
@@ -373,8 +375,8 @@ class Master(Service):
 
     def connections(self) -> int:
         """Return the number of open connections of all workers."""
-        page = self._page
-        return 0 if page is None else sum(map(page.row, range(page.rows)))
+        table = self._table
+        return 0 if table is None else sum(map(table.row, range(table.rows)))
 
     def not_ready(self) -> str | None:
         """Return why the workers cannot serve clients, or None; see :class:`~txsmtpd.interfaces.IReadiness`."""

@@ -80,7 +80,7 @@ class Hurry(amp.Command):
 
 
 class Peers(amp.Command):
-    """The other workers that accept connections, by their rows of the page."""
+    """The other workers that accept connections, by their rows in the table of connections."""
 
     arguments = [(b"rows", JSON())]
     requiresAnswer = False

@@ -59,7 +59,7 @@ class Worker(ProcessProtocol):
     """A process that serves clients.
 
     :param slot: the number of the worker, from 0. Its successor has the same number.
-    :param row: its row of the page and of the sketch. No other process has it while this one runs.
+    :param row: its row in the table of connections and in the sketch. No other process has it while this one runs.
     :param watcher: is notified when the worker becomes ready or ends.
     :param reactor: IReactorProcess, IReactorTime, IReactorSocket.
     :param seconds: returns the time of a monotonic clock.

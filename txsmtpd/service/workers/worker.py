@@ -17,10 +17,10 @@ from twisted.python.failure import Failure
 from txsmtpd.factory import SMTPFactory
 from txsmtpd.observe.counters import Snapshot
 from txsmtpd.service.exit_status import stop_with
+from txsmtpd.service.workers.connection_table import ConnectionTable
 from txsmtpd.service.workers.courtesy import Courtesy
 from txsmtpd.service.workers.inheritance import Inherited
 from txsmtpd.service.workers.messages import Beat, Channel, Drain, Farewell, Hurry, Peers, Ready, Reopen, Retire, adopt
-from txsmtpd.service.workers.page import Page
 from txsmtpd.service.workers.sketch import Sketch
 
 BEAT = 1.0  # seconds
@@ -48,7 +48,7 @@ class SharedPlaces:
         self._sketch.add(self._row, self._prefix + network, number)
 
 
-def count_for_host(factory: SMTPFactory, page: Page, sketch: Sketch, row: int, column: int) -> None:
+def count_for_host(factory: SMTPFactory, table: ConnectionTable, sketch: Sketch, row: int, column: int) -> None:
     """Count the connections of a factory in the memory that all workers share, so that its limits apply to all.
 
     :param row: of this process.
@@ -59,13 +59,13 @@ def count_for_host(factory: SMTPFactory, page: Page, sketch: Sketch, row: int, c
     def changed() -> None:
         nonlocal before
         now = len(factory.connections)
-        page.put(row, column, now)
+        table.put(row, column, now)
         if now > before:
-            page.accepted(row)
+            table.accepted(row)
         before = now
 
     factory.connections_changed = changed
-    factory.connections_elsewhere = lambda: page.column(column, without=row)
+    factory.connections_elsewhere = lambda: table.column(column, without=row)
     for number, places in enumerate(factory.places):
         places.shared = SharedPlaces(sketch, row, f"{column} {number} ")
 
@@ -139,7 +139,7 @@ class Link(Service):
         self._problems = problems
         self._hurry = hurry
         self._reactor = reactor
-        self._page = Page(found.rows, found.sockets, found.page)
+        self._table = ConnectionTable(found.rows, found.sockets, found.table)
         self._sketch = Sketch(found.rows, found.sketch)
         self._channel: Channel | None = None
         self._beats = LoopingCall(self._beat)
@@ -160,7 +160,7 @@ class Link(Service):
 
     def _begin(self) -> None:
         for column, listener in enumerate(self._listeners):
-            count_for_host(listener.factory, self._page, self._sketch, self._found.row, column)
+            count_for_host(listener.factory, self._table, self._sketch, self._found.row, column)
             Courtesy(listener.port, self._comes_after, self._reactor)
         os.set_blocking(self._found.channel, False)
         self._channel = _WorkerChannel(self)
@@ -171,7 +171,7 @@ class Link(Service):
         self._beats.start(BEAT)
 
     def _comes_after(self) -> bool:
-        return self._page.comes_after(self._found.row, self.peers)
+        return self._table.comes_after(self._found.row, self.peers)
 
     def _beat(self) -> None:
         if self._silence:  # without a master, a worker that hangs must end itself: it would keep the addresses in use

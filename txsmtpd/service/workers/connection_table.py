@@ -13,7 +13,7 @@ from collections.abc import Iterable
 SIZE = 8  # bytes of a number
 
 
-class Page:
+class ConnectionTable:
     """The table of these numbers.
 
     :param rows: the highest number of processes at one time.
