@@ -72,8 +72,8 @@ def syntax(
     :param argument: True if the command requires an argument, False if it takes none. A command that violates
         this is refused with 501 and the syntax.
     :param junk: whether the command counts towards ``junk_command_limit``, because it does not help to deliver mail.
-    :param payload: a function that returns from the argument how many octets follow the command. They are read and
-        discarded even if the command is refused.
+    :param payload: a function that takes the argument, and returns the number of octets that follow the command. If the
+        command is refused, the server reads and discards these octets.
     :param rate: what the command counts as for rate limits (``rates``), such as ``"messages"``.
     """
 

@@ -1,8 +1,8 @@
 """aiosmtpd's command line: for ``python -m txsmtpd``, and for programs that call :func:`main` or :func:`parseargs`.
 
-``python -m txsmtpd`` runs ``twist smtpd``: aiosmtpd's options are translated to its own, which it checks. Options that
-only ``twist smtpd`` has are passed on unchanged; they must be written with ``=``. :func:`main` runs a controller in the
-program's asyncio loop instead.
+``python -m txsmtpd`` runs ``twist smtpd``. It translates aiosmtpd's options to those of ``twist smtpd``, which checks
+them. Options that only ``twist smtpd`` has are passed on unchanged; they must be written with ``=``. :func:`main` runs
+a controller in the program's asyncio loop instead.
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ def _parse(text: str) -> Reply:
 
 
 def parse_status(status: object) -> Reply:
-    """Convert a status to a reply. It is a :class:`Reply`, or a string (or bytes) such as ``"250 2.0.0 OK"``.
+    """Convert a status to a reply. A status is a :class:`Reply`, or a string (or bytes) such as ``"250 2.0.0 OK"``.
 
     Several lines make a multiline reply, with or without the code on each line.
 
@@ -155,7 +155,8 @@ def parse_status(status: object) -> Reply:
 
 
 def hint_for(what: object) -> str:
-    """Return the likely mistake of a function that returned this instead of a status, or an empty string."""
+    """Return the likely reason why a function has returned this value, which is not a status. If none is known, return
+    an empty string."""
     if what is None:
         return "missing return?"
     if inspect.iscoroutine(what):

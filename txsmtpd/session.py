@@ -55,7 +55,7 @@ class Session:
     proxy_data: ProxyData | None = None  #: the contents of the PROXY header, if there was one
     xclient: XClientData | None = None  #: the client as described by XCLIENT, from a trusted host
     auth_data: Any = None  #: the authenticator's data about the user
-    authenticated: bool | None = None  #: True after a login; False from the first AUTH until then
+    authenticated: bool | None = None  #: None before the first AUTH; then whether the client has logged in
     auth_mechanism: str | None = None  #: the mechanism with which the client logged in
     login_data: Any = None  #: the login, or the result of an ``auth_MECHANISM`` method; see also *auth_data*
     _loop: asyncio.AbstractEventLoop | None = None
@@ -69,9 +69,9 @@ class Session:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The asyncio loop that the session was made with, or else the running one, in which hooks are tasks.
+        """The asyncio loop that was passed to the session. If none was passed: the running loop.
 
-        :raises RuntimeError: if there is none.
+        :raises RuntimeError: if no loop was passed, and none is running.
         """
         return self._loop or asyncio.get_running_loop()
 

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.tls import LineClient, TLSTestCase, from_the_first_octet, secured
 from txsmtpd import SMTP
-from txsmtpd.engine.output import RECORD, closes_at_once, encrypt_at_once, send_at_once, way_to
+from txsmtpd.engine.output import RECORD, closes_at_once, encrypt_at_once, send_at_once, write_function
 
 
 class Stingy(Connection):
@@ -53,7 +53,7 @@ class SendAtOnceTests(SynchronousTestCase):
     def test_all(self) -> None:
         """Octets that the socket accepts are sent, and nothing is queued."""
         connection = self.connection(1000)
-        self.assertIs(way_to(connection), send_at_once)
+        self.assertIs(write_function(connection), send_at_once)
         send_at_once(connection, b"250 OK\r\n")
         self.assertEqual((connection.taken, self.later(connection)), (b"250 OK\r\n", b""))
 
@@ -142,7 +142,7 @@ class EncryptAtOnceTests(TLSTestCase):
         def talk() -> str:
             client: LineClient = connect(port)
             try:
-                self.assertIs(way_to(self.connection().transport), encrypt_at_once)
+                self.assertIs(write_function(self.connection().transport), encrypt_at_once)
                 return client.ask(f"SAY {self.said}")
             finally:
                 client.close()
@@ -164,7 +164,7 @@ class EncryptAtOnceTests(TLSTestCase):
         def talk() -> str:
             client = from_the_first_octet(port)
             try:
-                self.assertIs(way_to(self.connection().transport), encrypt_at_once)
+                self.assertIs(write_function(self.connection().transport), encrypt_at_once)
                 return client.ask("NOOP")
             finally:
                 client.close()

@@ -24,7 +24,7 @@ from txsmtpd.bridges.asyncio_bridge import run_rest
 from txsmtpd.engine.batches import BATCH_TIME, FEW, batches_of
 from txsmtpd.engine.lines import BadLine, LineBuffer
 from txsmtpd.engine.observer import Observer
-from txsmtpd.engine.output import GATHERED, Output, closes_at_once
+from txsmtpd.engine.output import FLUSH_SIZE, Output, closes_at_once
 from txsmtpd.engine.reader import CountedReader, Reader
 from txsmtpd.engine.stage import Stage
 from txsmtpd.engine.timeouts import Late, Timeouts
@@ -455,7 +455,7 @@ class Connection:
             self.observer.reply_sent(octets)
         output = self.output
         output.pending += octets
-        if not self._processing or len(output.pending) >= GATHERED:
+        if not self._processing or len(output.pending) >= FLUSH_SIZE:
             output.flush()
 
     def output_full(self) -> None:

@@ -20,10 +20,12 @@ from OpenSSL.SSL import Error
 from twisted.internet.tcp import Connection
 from twisted.protocols.tls import BufferingTLSTransport
 
-Way = Callable[[Any, bytes], None]
+WriteFunction = Callable[[Any, bytes], None]
 
 RECORD = 2**14  # octets that TLS encrypts as one (RFC 8446 5.1)
-GATHERED = 2048  # octets of collected replies, which are then written, so that back-pressure has an effect
+# If this many octets of replies are pending, they are written before more commands run. Otherwise the server would not
+# notice that the client does not read.
+FLUSH_SIZE = 2048
 
 
 class Output:
@@ -38,7 +40,7 @@ class Output:
     def __init__(self, transport: Any) -> None:
         self.pending = b""  #: octets to be written; callers append to them, and call :meth:`flush`
         self._transport = transport
-        self._write = way_to(transport)
+        self._write = write_function(transport)
 
     def flush(self) -> None:
         """Write the pending octets."""
@@ -60,10 +62,10 @@ class Output:
 
     def transport_changed(self) -> None:
         """TLS has started. Choose the fastest way to send over TLS."""
-        self._write = way_to(self._transport)
+        self._write = write_function(self._transport)
 
 
-def way_to(transport: Any) -> Way:
+def write_function(transport: Any) -> WriteFunction:
     """Return the fastest function that sends octets over a transport. Its arguments are the transport and the octets.
 
     The function also works after TLS has started, but there may be a faster one then.
@@ -73,8 +75,8 @@ def way_to(transport: Any) -> Way:
     if not transport.TLS:
         return send_at_once
     tls = transport.protocol
-    knows = isinstance(tls, BufferingTLSTransport) and hasattr(tls, "_appSendBuffer") and hasattr(tls, "_aggregator")
-    return encrypt_at_once if knows else _write
+    is_known = isinstance(tls, BufferingTLSTransport) and hasattr(tls, "_appSendBuffer") and hasattr(tls, "_aggregator")
+    return encrypt_at_once if is_known else _write
 
 
 def closes_at_once(transport: Any) -> bool:
@@ -129,11 +131,12 @@ def encrypt_at_once(transport: Any, octets: bytes) -> None:
         transport.write(octets[encrypted:])
 
 
-def _send(connection: Any, ordinary: Any, octets: bytes) -> None:
-    """Write to the socket, and pass the octets that it does not accept to the *ordinary* transport."""
+def _send(connection: Any, unencrypted: Any, octets: bytes) -> None:
+    """Write octets to the socket of the connection. If the socket does not accept all of them, pass the rest to the
+    *unencrypted* transport, which queues them and does not encrypt them again."""
     sent = connection.writeSomeData(octets)
     if not isinstance(sent, int):
         # The connection is lost. The transport notices this later, and notifies the protocol.
-        ordinary.write(octets)
+        unencrypted.write(octets)
     elif sent < len(octets):
-        ordinary.write(octets[sent:])
+        unencrypted.write(octets[sent:])

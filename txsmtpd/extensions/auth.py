@@ -162,7 +162,7 @@ async def _conclude(server: Any, exchange: Exchange, result: AuthResult) -> Repl
         )
         return reply
     exchange.failed()
-    failures = await failures_of_name(server, exchange.login)
+    failures = await _record_failure(server, exchange.login)
     reply = _worded(server, result, INVALID)
     too_many = settings.auth_failure_limit is not None and attempts.failures >= settings.auth_failure_limit
     delay = growing_delay(failures, settings.auth_failure_delay, LONGEST_DELAY)
@@ -174,10 +174,10 @@ async def _conclude(server: Any, exchange: Exchange, result: AuthResult) -> Repl
     return reply
 
 
-async def failures_of_name(server: Any, login: str | bytes | None) -> int:
-    """Count a failed login for the client's network.
+async def _record_failure(server: Any, login: str | bytes | None) -> int:
+    """Record a failed login under the client's network and the user name.
 
-    :return: the number of recent failures of the name, including this one.
+    :return: the number of recent failures under this user name, including this one.
     """
     if login is None:
         return 1

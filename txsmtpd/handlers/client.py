@@ -39,7 +39,7 @@ NOT_LET_IN = Reply(451, "4.7.0", "The next server rejected the login, try again 
 NOT_READY = Reply(451, "4.3.2", "The next server does not accept mail now, try again later")
 
 
-def verdict(reply: Reply) -> Reply:
+def reply_for_client(reply: Reply) -> Reply:
     """Convert a reply of the next server to one for our client: 421 becomes 451, and a missing status code is added."""
     code = 451 if reply.code == 421 else reply.code
     if reply.code // 100 == 3:
@@ -125,8 +125,8 @@ class Connection(LineReceiver):
         """Convert a reply without a command, usually 421 before the server closes, to one for our client."""
         if reply.code < 400:
             return GARBLED
-        # Before MAIL it is not a reply to a message. Without TLS it may even be injected by a third party.
-        return verdict(reply) if self.messages else NOT_READY
+        # Before MAIL, the reply does not concern a message, so do not pass it on: a third party may have injected it.
+        return reply_for_client(reply) if self.messages else NOT_READY
 
     def lineLengthExceeded(self, line: bytes) -> None:
         log.warn("the next server has sent a line that is too long")
@@ -205,14 +205,14 @@ class Connection(LineReceiver):
         return await self.reply()
 
     async def ask(self, line: str) -> Reply:
-        """Send a command line and return the reply, converted by :func:`verdict`. If it is 3yz or 421, abort the
-        connection."""
+        """Send a command line and return the reply, converted by :func:`reply_for_client`. If the reply is 3yz or 421,
+        abort the connection."""
         reply = await self.command(line)
         if reply.code // 100 == 3:
             self.fail(GARBLED)
         elif reply.code == 421:
-            self.quit(verdict(reply))
-        return verdict(reply)
+            self.quit(reply_for_client(reply))
+        return reply_for_client(reply)
 
     async def begin(self, hello: str, lmtp: bool) -> None:
         """Wait for the greeting and send EHLO, HELO or LHLO.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 
-from txsmtpd.handlers.client import DROPPED, GARBLED, Connection, verdict
+from txsmtpd.handlers.client import DROPPED, GARBLED, Connection, reply_for_client
 from txsmtpd.handlers.relay_parameters import NEEDS_8BITMIME, with_parameters
 from txsmtpd.reply import Refused, Reply
 from txsmtpd.wire import grammar
@@ -96,7 +96,7 @@ class Transaction:
             if reply.code < 400:
                 connection.fail(GARBLED)
             self.end()
-            raise Refused(connection.gone or verdict(reply))
+            raise Refused(connection.gone or reply_for_client(reply))
 
     async def _send_last(self, connection: Connection, parts: Iterable[bytes]) -> list[Reply]:
         """Send the rest of the message, and its end."""
@@ -107,7 +107,7 @@ class Transaction:
         else:
             self._connection = None
             self._upstream.give_back(connection)
-        verdicts = [verdict(reply) for reply in replies]
+        verdicts = [reply_for_client(reply) for reply in replies]
         return verdicts if each else verdicts * len(self.accepted)
 
     def _prepared(self, content: bytes, connection: Connection) -> tuple[tuple[bytes, ...], str]:
@@ -156,7 +156,7 @@ class Transaction:
         chunk = (b"BDAT %d\r\n" % len(octets), octets)
         (reply,) = await connection.send(chunk, 1, self._upstream.final_timeout)
         if not reply.positive:
-            raise Refused(verdict(reply))
+            raise Refused(reply_for_client(reply))
 
     async def finish(self) -> list[Reply]:
         """End a message that was sent in parts, and return the server's reply for each of *accepted*.

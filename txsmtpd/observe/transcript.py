@@ -263,7 +263,7 @@ class Transcripts:
 
     :param sessions: how many to keep.
     :param octets: the maximum size of all together in bytes, approximately. Beyond it the oldest records are dropped.
-    :param tell: called with each transcript and its newest record, immediately.
+    :param tell: called immediately for each new record, with its transcript and the record.
     :raises ValueError: if *sessions* is 0 and there is no *tell*.
     """
 
@@ -279,7 +279,7 @@ class Transcripts:
             raise ValueError("sessions must be more than 0, or nothing is kept")
         self._limit = sessions
         self._octet_limit = octets
-        self.tell = tell  #: called with each transcript and its newest record, or None
+        self.tell = tell  #: called for each new record, with its transcript and the record; or None
         self._kept: deque[Transcript] = deque()
         self._octets = 0
 
@@ -311,7 +311,8 @@ class Transcripts:
         return next((each for each in self.sessions if each.session == session), None)
 
     def clear(self) -> None:
-        """Remove all transcripts. Open sessions are recorded again from now on."""
+        """Remove all transcripts. If a session is open, its later records are stored in the same transcript, which then
+        lacks the earlier ones."""
         while self._kept:
             self._let_go()
         self._octets = 0
@@ -323,7 +324,7 @@ class Transcripts:
         return Recorder(self, server)
 
     def begin(self, session: str, peer: str) -> Transcript:
-        """Add a new session."""
+        """Return a transcript for a new session. :meth:`add` stores it with its first record."""
         return Transcript(session, peer)
 
     def add(self, transcript: Transcript, record: Record) -> None:

@@ -110,7 +110,7 @@ def _serve(reactor: Any, log: CommandLog, services: Sequence[IService]) -> None:
         for service in services:
             service.startService()
             reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
-        # It begins with the events so far. A service that could not start has said why, on standard error.
+        # The log begins here, with the events so far. A service that cannot start writes the reason to standard error.
         globalLogBeginner.beginLoggingTo([log.lines], redirectStandardIO=False)
         log.take_standard_streams()
     except BaseException:

@@ -1,7 +1,8 @@
 """Lets Twisted's TLS, which uses pyOpenSSL, work with an :class:`ssl.SSLContext`.
 
-The key of an :class:`ssl.SSLContext` cannot be read, so it cannot be converted to a context of pyOpenSSL. Instead, its
-connections are wrapped in an object with pyOpenSSL's interface; both encrypt from memory to memory.
+The key of an :class:`ssl.SSLContext` cannot be read, so the context cannot be converted to one of pyOpenSSL. Instead,
+:class:`MemoryConnection` wraps an :class:`ssl.SSLObject` in the interface of pyOpenSSL's connections. Both libraries
+can encrypt from memory to memory, without a socket.
 """
 
 from __future__ import annotations
