@@ -119,6 +119,14 @@ class HostTests(SynchronousTestCase):
         self.resolver.answer([])
         self.failureResultOf(self.connecting, DNSLookupError)
 
+    def test_invalid(self) -> None:
+        """A name that no DNS server can know is an error at once."""
+        for host in "a" * 64 + ".example", "a..example":
+            connecting = HostEndpoint(self.reactor, host, 25, 30).connect(Factory.forProtocol(Protocol))
+            self.failureResultOf(connecting, DNSLookupError)
+        for host in "::1", "fe80::1%lo", "192.0.2.1", "b\u00fccher.example", "mx.example.":
+            self.assertNoResult(HostEndpoint(self.reactor, host, 25, 30).connect(Factory.forProtocol(Protocol)))
+
     def test_cancelled(self) -> None:
         """Cancelling it cancels its attempts, even while the name is resolved."""
         self.resolver.answer(ADDRESSES)

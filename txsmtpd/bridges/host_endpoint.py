@@ -43,12 +43,16 @@ class HostEndpoint:
     def connect(self, protocolFactory: Any) -> Deferred[Any]:
         """Connect.
 
-        :return: a Deferred of the protocol. It fails with DNSLookupError if the name has no address, or with the error
-            of the last attempt.
+        :return: a Deferred of the protocol. It fails with DNSLookupError if the name is invalid or has no address, or
+            with the error of the last attempt.
         """
         return Deferred.fromCoroutine(self._connect(protocolFactory))
 
     async def _connect(self, factory: Any) -> Any:
+        try:
+            self._host.encode("idna")
+        except UnicodeError as error:  # Twisted's resolver would never answer
+            raise DNSLookupError(f"{self._host} is not a valid name: {error}") from None
         resolution = _Resolution()
         self._reactor.nameResolver.resolveHostName(resolution, self._host, self._port)
         addresses = await resolution.complete

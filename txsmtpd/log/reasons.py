@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.python.failure import Failure
 
 
@@ -14,6 +15,8 @@ def reason_of(error: Any) -> str:
     several = getattr(error, "reasons", None)  # from twisted.web's client
     if several:
         return "; ".join(sorted({reason_of(each) for each in several}))
+    if isinstance(error, DeferredTimeout) and len(error.args) == 2:  # those of Deferred.addTimeout, which has no text
+        return f"no answer within {error.args[0]:g} seconds"
     if type(error).__module__ == "OpenSSL.SSL" and error.args and isinstance(error.args[0], list):
         return "TLS: " + "; ".join(str(each[-1]) for each in error.args[0])
     text = getattr(error, "reply_text", None) or str(error)  # `reply_text` is pika's
