@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support import GREETING, TRANSACTION, Client, handler
 from txsmtpd import LMTP, SMTP, SMTPFactory, syntax
-from txsmtpd.engine.overrides import NEVER_CALLED, PLAIN
+from txsmtpd.engine.overrides import NEVER_CALLED, NOT_ASYNC
 
 
 def subclass(base: type[SMTP] = SMTP, *mixins: type, **members: Any) -> type[SMTP]:
@@ -51,7 +51,7 @@ class OverrideTests(SynchronousTestCase):
 
         async def override(self: Any, *arguments: Any) -> None: ...
 
-        for name in PLAIN:
+        for name in NOT_ASYNC:
             error = self.assertRaises(TypeError, subclass, **{name: override})
             self.assertIn("without async", str(error))
 

@@ -70,10 +70,10 @@ def _is_probe(server: Any) -> bool:
 
 def _tell(server: Any, name: str, *arguments: Any) -> None:
     """Call a hook without waiting for its result."""
-    Deferred.fromCoroutine(_told(server, server._dispatcher.log, name, *arguments))
+    Deferred.fromCoroutine(_run_hook(server, server._dispatcher.log, name, *arguments))
 
 
-async def _told(server: Any, log: Any, name: str, *arguments: Any) -> None:
+async def _run_hook(server: Any, log: Any, name: str, *arguments: Any) -> None:
     try:
         result = server.settings.hooks[name](*arguments)
         if isinstance(result, Awaitable):

@@ -31,7 +31,7 @@ START_MAIL_INPUT = Reply(354, None, "End data with <CR><LF>.<CR><LF>")
 CHUNK_OK = Reply(250, "2.0.0", "Chunk received")
 FAR_TOO_LARGE = ClosingReply(552, "5.3.4", "Message size far exceeds the limit, closing connection")
 NOT_ASCII = Reply(500, "5.6.1", "The message must be ASCII")
-FAULTS = {
+FAULT_REPLIES = {
     Fault.TOO_LARGE: TOO_LARGE,
     Fault.BARE_NEWLINE: Reply(550, "5.6.0", "The message contains a bare CR or LF"),
     Fault.LINE_TOO_LONG: Reply(500, "5.6.0", "A line of the message is too long"),
@@ -119,20 +119,20 @@ class IncomingMessage:
 
     def _far_too_large(self) -> None:
         """Close the connection: the message is too large to be discarded, or discarding it takes too long."""
-        self._forget_deadline()
+        self._cancel_deadline()
         self._server._dispatcher.on_result(FAR_TOO_LARGE)
 
-    def _forget_deadline(self) -> None:
+    def _cancel_deadline(self) -> None:
         deadline, self._deadline = self._deadline, None
         if deadline is not None and deadline.active():
             deadline.cancel()
 
     def _end_of_data(self, reader: DataReader) -> Any:
         if self._deadline is not None:
-            self._forget_deadline()
+            self._cancel_deadline()
         self.reply_is_due()
         if reader.fault is not None:
-            raise self.refuse(FAULTS[reader.fault])
+            raise self.refuse(FAULT_REPLIES[reader.fault])
         return self._complete(reader.size)
 
     # BDAT
@@ -249,7 +249,7 @@ class IncomingMessage:
 
     def abort(self, reason: BaseException) -> None:
         """Abort the sink, because the message will not be complete."""
-        self._forget_deadline()
+        self._cancel_deadline()
         sink, self._sink, self._header = self._sink, None, None
         if sink is not None:
             sink.abort(reason)

@@ -52,11 +52,11 @@ class Buffered:
     :param source: the source of the octets.
     """
 
-    __slots__ = ("_delivered", "_octets", "_owner", "_refused", "_runs", "_share", "_source", "_waiting")
+    __slots__ = ("_delivered", "_joined", "_octets", "_owner", "_refused", "_share", "_source", "_waiting")
 
     def __init__(self, owner: Owner, share: Share, source: Source) -> None:
         self._octets: list[bytes] = []
-        self._runs: list[bytes] | None = None
+        self._joined: list[bytes] | None = None  # octets that were joined to larger pieces
         self._owner = owner
         self._share = share
         self._source = source
@@ -71,9 +71,9 @@ class Buffered:
         self._octets.append(octets)
         if len(self._octets) >= PIECES:
             # Join small pieces, because each object takes much more memory than a few octets.
-            if self._runs is None:
-                self._runs = []
-            self._runs.append(b"".join(self._octets))
+            if self._joined is None:
+                self._joined = []
+            self._joined.append(b"".join(self._octets))
             self._octets.clear()
         if not self._share.add(len(octets)) and self._waiting is None:
             self._waiting = self._owner.call_later(MEMORY_TIMEOUT, self._no_memory)
@@ -95,7 +95,7 @@ class Buffered:
         self._forget()
 
     def _forget(self) -> None:
-        self._runs = None
+        self._joined = None
         self._octets.clear()
         self._stop_waiting()
         self._share.release()
@@ -106,9 +106,9 @@ class Buffered:
             raise Refused(NO_MEMORY)
         if self._waiting is not None:
             self._stop_waiting()
-        octets, runs = self._octets, self._runs
-        message = octets[0] if len(octets) == 1 and runs is None else b"".join([*(runs or ()), *octets])
-        self._runs = None
+        octets, joined = self._octets, self._joined
+        message = octets[0] if len(octets) == 1 and joined is None else b"".join([*(joined or ()), *octets])
+        self._joined = None
         octets.clear()
         self._delivered = True
         return self._owner.deliver(message)

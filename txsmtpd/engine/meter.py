@@ -40,7 +40,7 @@ class Meter:
         """The connection is closed."""
 
 
-def tell_decider(server: Any, by: str) -> None:
+def report_decider(server: Any, by: str) -> None:
     """Call :meth:`Meter.decided`, if the session has a meter."""
     dispatcher = server._dispatcher
     if dispatcher is not None and dispatcher.meter is not None:

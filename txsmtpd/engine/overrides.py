@@ -27,7 +27,7 @@ NEVER_CALLED = {
     "_timeout_cb": "timeoutConnection",
 }
 # Private attributes of aiosmtpd's protocol that programs use, and what to use instead.
-ELSEWHERE = {
+REPLACEMENTS = {
     **NEVER_CALLED,
     "_auth_methods": "settings.mechanisms",
     "_handler_coroutine": "transport.loseConnection",
@@ -42,7 +42,7 @@ OVERRIDABLE = {
     "_authenticator",
 }  # may be overridden, although their names start with an underscore
 # Methods that the engine calls without awaiting the result.
-PLAIN = (
+NOT_ASYNC = (
     "_create_envelope",
     "_create_session",
     "add_recipient",
@@ -69,13 +69,13 @@ class Missing:
     def __get__(self, server: object, cls: type) -> Any:
         name = self._name
         raise AttributeError(
-            f"{cls.__name__!r} object has no attribute {name!r}; use {ELSEWHERE[name]}", name=name, obj=server
+            f"{cls.__name__!r} object has no attribute {name!r}; use {REPLACEMENTS[name]}", name=name, obj=server
         )
 
 
 def add_missing_attributes(cls: type) -> None:
     """Add the attributes of aiosmtpd's protocol that a class does not have."""
-    for name in ELSEWHERE:
+    for name in REPLACEMENTS:
         if not hasattr(cls, name):
             setattr(cls, name, Missing(name))
 
@@ -90,7 +90,7 @@ def check_overrides(cls: type, base: type) -> None:
     """
     names = {*vars(base), *base.__annotations__}
     private = {name for name in names if name.startswith("_") and not name.endswith("__")}
-    private -= OVERRIDABLE | ELSEWHERE.keys()
+    private -= OVERRIDABLE | REPLACEMENTS.keys()
     for each in cls.__mro__:
         was_checked = each is not cls and base in each.__mro__
         if was_checked or each in base.__mro__ or each.__module__.partition(".")[0] == "txsmtpd":
@@ -108,5 +108,5 @@ def check_overrides(cls: type, base: type) -> None:
                     stacklevel=4,
                 )
                 cls.smtp_STARTTLS = base.smtp_STARTTLS  # type: ignore[attr-defined]  # any protocol class
-            if name in PLAIN and inspect.iscoroutinefunction(value):
+            if name in NOT_ASYNC and inspect.iscoroutinefunction(value):
                 raise TypeError(f"{cls.__name__}.{name} must be a plain method, without async: nobody would await it")

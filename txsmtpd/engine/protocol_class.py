@@ -56,7 +56,7 @@ def with_own_commands(server: Any) -> Mapping[bytes, Command]:
 def _own_command(verb: str, function: Callable[[Any], Any], known: Command | None) -> Command:
     """Create a command from an attribute of the object. It inherits the rules of the class's command."""
     declared = getattr(function, "__smtp_syntax__", None)
-    method = partial(_call, function)
+    method = partial(_call_without_server, function)
     if known is not None:
         return replace(known, method=method, syntax=declared or known.syntax)
     if declared is not None:
@@ -64,7 +64,7 @@ def _own_command(verb: str, function: Callable[[Any], Any], known: Command | Non
     return Command(verb, method, (), None, False, None)
 
 
-def _call(function: Callable[[Any], Any], server: Any, arg: Any) -> Any:
+def _call_without_server(function: Callable[[Any], Any], server: Any, arg: Any) -> Any:
     return function(arg)
 
 

@@ -67,8 +67,8 @@ class Timeouts:
     """
 
     __slots__ = (
-        "_again",
         "_connection",
+        "_is_second_check",
         "_paused_at",
         "_session_call",
         "_session_end",
@@ -90,7 +90,7 @@ class Timeouts:
         self._paused_at: float | None = None  # the time at which the receiver of the data paused
         self._timers = timers_of(connection.clock)
         self._timer: Entry | None = None
-        self._again = False  # whether the next check is the second one in a row
+        self._is_second_check = False  # whether the next check is the second one in a row
         self._session_end: float | None = None  # the time at which the session has lasted too long
         self._session_call: IDelayedCall | None = None  # the timeout of a transaction that is open at that time
 
@@ -176,11 +176,11 @@ class Timeouts:
         moment = self._deadline(now)
         if self._session_end is not None and self._session_end < moment:
             moment = self._session_end
-        self._again = False
+        self._is_second_check = False
         if moment != NEVER:
-            self._look_at(moment)
+            self._check_at(moment)
 
-    def _look_at(self, moment: float) -> None:
+    def _check_at(self, moment: float) -> None:
         """Set the timer to a new time."""
         if self._timer is not None:
             self._timers.cancel(self._timer)
@@ -189,7 +189,7 @@ class Timeouts:
     def on_timer(self) -> None:
         """Check whether the client is late. Called when the timer fires."""
         connection = self._connection
-        again, self._again, self._timer = self._again, False, None
+        second, self._is_second_check, self._timer = self._is_second_check, False, None
         now = connection.clock.seconds()
         if self._session_end is not None and self._session_end <= now:
             self._session_over()
@@ -197,19 +197,19 @@ class Timeouts:
                 return
         if connection.server_busy:
             # The client cannot be late now. Check again after the shortest timeout.
-            left = self._least if self._session_end is None else min(self._least, self._session_end - now)
-            self._look_at(now + left)
+            left = self._shortest if self._session_end is None else min(self._shortest, self._session_end - now)
+            self._check_at(now + left)
         elif self._deadline() > now:
             self._schedule(now)
-        elif again:
+        elif second:
             connection.server.timeoutConnection()
         else:
             # The reactor may have been blocked: read pending data from the socket first.
-            self._again = True
-            self._look_at(now)
+            self._is_second_check = True
+            self._check_at(now)
 
     @property
-    def _least(self) -> float:
+    def _shortest(self) -> float:
         """The shortest timeout, in seconds, that applies when the server waits for the client."""
         settings = self._connection.server.settings
         allowed = [self._shortened(each) for each in (settings.timeout, settings.command_timeout)]

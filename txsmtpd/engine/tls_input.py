@@ -29,7 +29,7 @@ class TLSInput:
     :param tls: its :class:`twisted.protocols.tls.TLSMemoryBIOProtocol`.
     """
 
-    __slots__ = ("_batches", "_connection", "_decrypt", "_header", "_input", "_over", "_rest", "_tls")
+    __slots__ = ("_batches", "_connection", "_decrypt", "_header", "_input", "_lost", "_rest", "_tls")
 
     def __init__(self, connection: Connection, tls: Any) -> None:
         self._connection = connection
@@ -39,13 +39,13 @@ class TLSInput:
         self._input = b""  # octets that wait in the queue
         self._rest = 0  # octets of the current record that have not arrived
         self._header = b""  # the first octets of the next record, if its header is incomplete
-        self._over = False
+        self._lost = False
         tls.dataReceived = self.handshake_received
 
     def handshake_received(self, octets: bytes) -> None:
         """Run the next step of the handshake, or queue it if others wait."""
         if self._count_records(octets) > MANY or self._input or not self._batches.are_idle:
-            self._wait(octets)
+            self._queue(octets)
         else:
             self._step(octets)
 
@@ -55,7 +55,7 @@ class TLSInput:
 
     def _received(self, octets: bytes) -> None:
         if self._count_records(octets) > MANY or self._input:
-            self._wait(octets)
+            self._queue(octets)
         elif len(octets) < PART:
             self._connection.read_together(self._decrypt, octets)
         else:
@@ -76,7 +76,7 @@ class TLSInput:
         self._rest = max(position - size, 0)
         return count
 
-    def _wait(self, octets: bytes) -> None:
+    def _queue(self, octets: bytes) -> None:
         """Queue the octets, and pause the transport."""
         if not self._input:
             self._batches.add(self)
@@ -89,7 +89,7 @@ class TLSInput:
 
     def stop(self) -> None:
         """The connection is lost."""
-        self._over = True
+        self._lost = True
         del self._tls.dataReceived  # breaks a reference cycle
 
     # As an entry of the queue
@@ -97,7 +97,7 @@ class TLSInput:
     @property
     def closing(self) -> bool:
         """Whether the connection is lost."""
-        return self._over
+        return self._lost
 
     def call_later(self, period: float, function: Callable[..., Any]) -> Any:
         """Call the function after *period* seconds."""

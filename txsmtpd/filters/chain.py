@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from txsmtpd.engine.meter import tell_decider
+from txsmtpd.engine.meter import report_decider
 from txsmtpd.filters.interfaces import IFilter
 from txsmtpd.filters.message import FilteredMessage
 from txsmtpd.filters.receiver import DiscardedMessage, FilteredReceiver, WholeMessage
@@ -334,7 +334,7 @@ class Chain:
                 result = await self._in_time(result, link.timeout(stage), latest)
             decision = _decision(result)
         except Refused as refused:
-            tell_decider(server, "filter")
+            report_decider(server, "filter")
             log.info(
                 "{session} the filter {name} rejected {stage}: {reply}",
                 session=session.id,
@@ -367,7 +367,7 @@ class Chain:
         if not isinstance(error, StillDownError):
             link.trouble, link.trouble_at = why, stage
         if not link.accepts_on_failure:
-            tell_decider(server, "filter_failure")
+            report_decider(server, "filter_failure")
             raise Refused(CLOSING if stage in OF_CONNECTION else UNAVAILABLE)
         return Verdict("failed", reason=why)
 

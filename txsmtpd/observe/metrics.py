@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 from txsmtpd.engine.handshake import TLSSetupException
 from txsmtpd.engine.message_sink import RECEIVER_METHODS
-from txsmtpd.engine.meter import Meter, tell_decider
+from txsmtpd.engine.meter import Meter, report_decider
 from txsmtpd.engine.proxy_header import ProxyHeaderError
 from txsmtpd.engine.timeouts import CommandTooSlow, DataTooSlow, Idle, SessionTooLong
 from txsmtpd.interfaces import IMessageReceiver
@@ -191,7 +191,7 @@ class Metrics:
                 seconds[0 if took < SHORTEST else bisect_left(BUCKETS, took)] += 1  # most hooks are quick
                 seconds[SUM] += took
                 if refused:
-                    tell_decider(arguments[0], HOOK)
+                    report_decider(arguments[0], HOOK)
 
         return call
 
@@ -400,7 +400,7 @@ class MeasuredReceiver:
         try:
             self._write(octets)
         except Refused:
-            tell_decider(self._server, HOOK)
+            report_decider(self._server, HOOK)
             raise
 
     def finish(self) -> Any:

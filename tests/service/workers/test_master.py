@@ -28,7 +28,7 @@ class Stub:
         self.slot, self.row, self.started, self.heard = slot, row, 0.0, 0.0
         self.heard_of: list[object] = []
 
-    def meet(self, rows: list[int]) -> None:
+    def send_peers(self, rows: list[int]) -> None:
         self.known = rows
 
     def retire(self) -> None:

@@ -8,7 +8,7 @@ of them, new ones first.
   worker's own side; :mod:`.messages` defines the messages between them;
 * :mod:`.inheritance` defines what a worker inherits, and is all that a process without workers imports;
 * :mod:`.connection_table` and :mod:`.sketch` are shared memory; :mod:`.sockets` has the listening sockets;
-  :mod:`.courtesy` balances connections; :mod:`.backoff` delays restarts;
+  :mod:`.balancing` balances connections; :mod:`.backoff` delays restarts;
 * :mod:`.command` makes the master of the command line; :mod:`.service` makes that of other programs, whose workers run
   :mod:`.program` and find their factories by :mod:`.callables`.
 

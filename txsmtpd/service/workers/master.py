@@ -246,7 +246,7 @@ class Master(Service):
         """Handle a worker's message that it is listening."""
         self._has_served = True
         log.info("{worker} is ready", worker=str(worker))
-        self._introduce()
+        self._send_peers()
         when_ready, self._when_ready = self._when_ready, []
         for waiting in when_ready:
             waiting.callback(None)
@@ -254,11 +254,11 @@ class Master(Service):
             self._reloading.worker_ready(worker)
         self._start_wanted()
 
-    def _introduce(self) -> None:
+    def _send_peers(self) -> None:
         """Tell each worker which other workers accept connections."""
         self._responsive = self._find_responsive()
         for worker in self._serving():
-            worker.meet([other.row for other in self._responsive if other is not worker])
+            worker.send_peers([other.row for other in self._responsive if other is not worker])
 
     def _find_responsive(self) -> list[Worker]:
         """Return the workers whose last heartbeat is recent. They probably accept connections."""
@@ -273,7 +273,7 @@ class Master(Service):
         if self._table is not None and self._sketch is not None:
             self._table.clear(worker.row)
             self._sketch.clear(worker.row)
-        self._introduce()
+        self._send_peers()
         if not self.running:
             if self._stopped is not None and not self.workers:
                 stopped, self._stopped = self._stopped, None
@@ -305,7 +305,7 @@ class Master(Service):
         for worker in self.workers:
             worker.heard += missed
         if self._find_responsive() != self._responsive:
-            self._introduce()
+            self._send_peers()
         for worker in self.workers:
             silent = now - worker.heard
             if not worker.is_ready and not worker.is_draining and self._reloading is None and silent > READY_WITHIN:
@@ -431,7 +431,7 @@ class _Reload:
             old = self._old.pop(0)
             if old in self._master.workers:
                 old.retire()
-                self._master._introduce()
+                self._master._send_peers()
             self.next()
 
     def worker_ended(self, worker: Worker) -> bool:

@@ -119,7 +119,7 @@ class Channel(amp.AMP):
         return self.callRemote(command, **arguments) if transport is not None and transport.connected else None
 
 
-class _One(Factory):
+class _ChannelFactory(Factory):
     """Returns an existing protocol."""
 
     noisy = False
@@ -133,4 +133,4 @@ class _One(Factory):
 
 def adopt(reactor: Any, descriptor: int, channel: Channel) -> None:
     """Connect the channel to one end of a socket pair. The descriptor is duplicated."""
-    reactor.adoptStreamConnection(descriptor, socket.AF_UNIX, _One(channel))
+    reactor.adoptStreamConnection(descriptor, socket.AF_UNIX, _ChannelFactory(channel))

@@ -159,7 +159,7 @@ class Worker(ProcessProtocol):
         """Stop the worker now."""
         self._tell(Hurry)
 
-    def meet(self, rows: Sequence[int]) -> None:
+    def send_peers(self, rows: Sequence[int]) -> None:
         """Tell the worker the rows of the others that accept connections."""
         self._tell(Peers, rows=[*rows])
 

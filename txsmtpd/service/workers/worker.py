@@ -17,14 +17,14 @@ from twisted.python.failure import Failure
 from txsmtpd.factory import SMTPFactory
 from txsmtpd.observe.counters import Snapshot
 from txsmtpd.service.exit_status import stop_with
+from txsmtpd.service.workers.balancing import Balancer
 from txsmtpd.service.workers.connection_table import ConnectionTable
-from txsmtpd.service.workers.courtesy import Courtesy
 from txsmtpd.service.workers.inheritance import Inherited
 from txsmtpd.service.workers.messages import Beat, Channel, Drain, Farewell, Hurry, Peers, Ready, Reopen, Retire, adopt
 from txsmtpd.service.workers.sketch import Sketch
 
 BEAT = 1.0  # seconds
-LOOK = 0.25  # seconds between checks for remaining clients
+CLIENT_CHECK = 0.25  # seconds between checks for remaining clients
 ORPHANED = 6.0  # seconds until a worker that hangs ends itself, after the time at which a master would have aborted it
 
 log = Logger(namespace="txsmtpd")
@@ -133,7 +133,7 @@ class Link(Service):
         reactor: Any = None,
     ) -> None:
         self.peers: list[int] = []  #: rows of the other workers that accept connections
-        self._found = found
+        self._inherited = found
         self._listeners = listeners
         self._snapshot = snapshot
         self._problems = problems
@@ -143,7 +143,7 @@ class Link(Service):
         self._sketch = Sketch(found.rows, found.sketch)
         self._channel: Channel | None = None
         self._beats = LoopingCall(self._beat)
-        self._clients = LoopingCall(self._look_for_clients)
+        self._client_check = LoopingCall(self._stop_without_clients)
         self._retires_at = 0.0
         self._grace = grace
         self._silence = silence
@@ -160,22 +160,22 @@ class Link(Service):
 
     def _begin(self) -> None:
         for column, listener in enumerate(self._listeners):
-            count_for_host(listener.factory, self._table, self._sketch, self._found.row, column)
-            Courtesy(listener.port, self._comes_after, self._reactor)
-        os.set_blocking(self._found.channel, False)
+            count_for_host(listener.factory, self._table, self._sketch, self._inherited.row, column)
+            Balancer(listener.port, self._comes_after, self._reactor)
+        os.set_blocking(self._inherited.channel, False)
         self._channel = _WorkerChannel(self)
-        adopt(self._reactor, self._found.channel, self._channel)
-        os.close(self._found.channel)
+        adopt(self._reactor, self._inherited.channel, self._channel)
+        os.close(self._inherited.channel)
         self._channel.tell(Ready)
         self._beats.clock = self._reactor
         self._beats.start(BEAT)
 
     def _comes_after(self) -> bool:
-        return self._table.comes_after(self._found.row, self.peers)
+        return self._table.comes_after(self._inherited.row, self.peers)
 
     def _beat(self) -> None:
         if self._silence:  # without a master, a worker that hangs must end itself: it would keep the addresses in use
-            faulthandler.dump_traceback_later(self._silence + ORPHANED, exit=True, file=self._found.report)
+            faulthandler.dump_traceback_later(self._silence + ORPHANED, exit=True, file=self._inherited.report)
         if self._channel is not None and not self._channel.is_full:  # a master that is stopped reads nothing
             self._channel.tell(Beat, counted=self._counted(), problems=[*self._problems()])
 
@@ -193,14 +193,14 @@ class Link(Service):
         for each in self._listeners:
             Deferred.fromCoroutine(each.stop_listening())
         self._retires_at = self._reactor.seconds() + self._grace
-        self._clients.clock = self._reactor
-        if not self._clients.running:
-            self._clients.start(LOOK, now=False)
+        self._client_check.clock = self._reactor
+        if not self._client_check.running:
+            self._client_check.start(CLIENT_CHECK, now=False)
 
-    def _look_for_clients(self) -> None:
+    def _stop_without_clients(self) -> None:
         has_clients = any(each.factory.connections for each in self._listeners)
         if not has_clients or self._reactor.seconds() >= self._retires_at:
-            self._clients.stop()
+            self._client_check.stop()
             self._stop()
 
     def reopen(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from txsmtpd.service.workers.courtesy import MOMENT, Courtesy
+from txsmtpd.service.workers.balancing import WAIT, Balancer
 
 
 class Port:
@@ -27,14 +27,14 @@ class Port:
         self.reading = True
 
 
-class CourtesyTests(SynchronousTestCase):
+class BalancerTests(SynchronousTestCase):
     """A worker with more connections waits for those with fewer."""
 
     def setUp(self) -> None:
         self.port = Port()
         self.clock = Clock()
         self.has_more = False
-        Courtesy(self.port, lambda: self.has_more, self.clock)
+        Balancer(self.port, lambda: self.has_more, self.clock)
 
     def test_one(self) -> None:
         """A worker that has no more than others accepts immediately, and only one connection."""
@@ -46,7 +46,7 @@ class CourtesyTests(SynchronousTestCase):
         self.has_more = True
         self.port.doRead()
         self.assertEqual((self.port.accepted, self.port.reading), (0, False))
-        self.clock.advance(MOMENT)
+        self.clock.advance(WAIT)
         self.assertTrue(self.port.reading)
         self.port.doRead()
         self.assertEqual(self.port.accepted, 1)
@@ -56,7 +56,7 @@ class CourtesyTests(SynchronousTestCase):
         self.has_more = True
         for _ in range(2):
             self.port.doRead()
-            self.clock.advance(MOMENT)
+            self.clock.advance(WAIT)
             self.port.doRead()
         self.port.doRead()
         self.assertEqual((self.port.accepted, self.port.reading), (2, False))
@@ -66,5 +66,5 @@ class CourtesyTests(SynchronousTestCase):
         self.has_more = True
         self.port.doRead()
         self.port.connected = False
-        self.clock.advance(MOMENT)
+        self.clock.advance(WAIT)
         self.assertFalse(self.port.reading)

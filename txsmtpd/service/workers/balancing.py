@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-MOMENT = 0.002  # seconds; a worker that is idle accepts much sooner
+WAIT = 0.002  # seconds that a worker leaves a connection to others; a worker that is idle accepts much sooner
 
 
-class Courtesy:
+class Balancer:
     """Makes a Twisted port leave connections to other processes.
 
     :param port: a :class:`twisted.internet.tcp.Port` or :class:`twisted.internet.unix.Port`; its ``doRead`` accepts.
@@ -35,10 +35,10 @@ class Courtesy:
             self._port.numberAccepts = 1  # Twisted would accept up to a hundred at once
             return self._accept()
         self._port.stopReading()
-        self._clock.callLater(MOMENT, self._go_on)
+        self._clock.callLater(WAIT, self._accept_again)
         return None
 
-    def _go_on(self) -> None:
+    def _accept_again(self) -> None:
         if getattr(self._port, "connected", True):
             self._has_waited = True
             self._port.startReading()
