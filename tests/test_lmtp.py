@@ -528,6 +528,14 @@ class LogTests(LoggingTestCase):
             [f"DATA refused, {FROM} to <b@x>, <e@x>: {GONE}", f"DATA refused, {FROM} to <d@x>: {FULL}"],
         )
 
+    def test_refusalAfterMessage(self) -> None:
+        """The refusal of an invalid line after a message does not name the sender and the recipients of the message."""
+        client = lmtp(handler(DATA=lambda *arguments: GONE))
+        send(client, b"b@x")
+        client.talk(b"NOOP\n")
+        line = self.logged("info")[-1].partition(" ")[2]
+        self.assertTrue(line.startswith(f"connection refused, client {PEER}: 500 5.5.2 "), line)
+
     def test_messages(self) -> None:
         """With log_messages, a message that is accepted for a recipient is one line, with all replies."""
         send(lmtp(handler(DATA=lambda *arguments: [OK, FULL, OK]), log_messages=True), *BCD)

@@ -99,6 +99,7 @@ class DispatcherForEach(Dispatcher):
             }
             replies = [said[reply] for reply in result.replies]
         pushed, self.owed, self.replies_pushed = self.replies_pushed, (), 0
+        self.ended_message = None
         closes = self.closes_after_reply
         for reply in replies[pushed:]:
             if server.settings.log_dialogue:

@@ -65,16 +65,17 @@ class Dispatcher:
 
     __slots__ = (
         "_log",
-        "about",
         "calls",
         "closes_after_reply",
         "commands",
         "connection",
         "default_reply",
         "draining",
+        "ended_message",
         "errors",
         "interceptor",
         "junk",
+        "line",
         "messages",
         "meter",
         "payload_due",
@@ -91,7 +92,10 @@ class Dispatcher:
         self.interceptor: Interceptor | None = None  #: may replace what commands do, or None
         self.meter: Meter | None = None  #: updates metrics, or None
         self.commands = server.commands
-        self.verb = b""  #: the verb of the current command
+        #: The verb of the current command, or of the last one. Empty before the first command, and after a line that is
+        #: not valid. AUTH after a line that may contain credentials.
+        self.verb = b""
+        self.line = b""  #: the line of the current command, until its reply is sent
         self.pushed = False  #: whether the current command has pushed a whole reply
         #: The reply of a built-in command. It is sent if an override returns nothing.
         self.default_reply: Reply | None = None
@@ -103,8 +107,9 @@ class Dispatcher:
         self.errors = 0  #: the number of the client's errors; see :mod:`txsmtpd.engine.budget`
         self.refusals = 0  #: the number of other refusals
         self.junk = 0  #: the number of commands outside of mail transactions
-        #: What the log says about a refusal: the command line, or the sender and the recipients of a message.
-        self.about: bytes | tuple[str | None, Sequence[str]] = b""
+        #: The sender and the recipients of the message to which the reply is due, or None. The log of a refusal needs
+        #: them, because the server already has the next envelope.
+        self.ended_message: tuple[str | None, Sequence[str]] | None = None
         self._log: SessionLog | None = None
         self.calls: dict[bytes, int] | None = None  #: the number of calls by verb, if it is limited
 
@@ -134,7 +139,8 @@ class Dispatcher:
         self.verb = verb
         self.pushed = False
         self.default_reply = None
-        self.about = line
+        self.line = line
+        self.ended_message = None
         if settings.log_dialogue:
             self.log(events.RECEIVED, line=SECRET if hidden else printable(sanitize(line)))
         if settings.limits_calls:
@@ -188,6 +194,7 @@ class Dispatcher:
         if not requested:
             # If this line looks like AUTH, the next one may be a response to it.
             self.verb = b"AUTH" if self._may_be_secret(bad.begins) else b""
+            self.ended_message = None
         observer = self.connection.observer
         if observer is not None:
             observer.line_refused(bad.why, None if requested or self.verb == b"AUTH" else bad.begins)
@@ -379,7 +386,8 @@ class Dispatcher:
         if server.settings.log_dialogue:
             self.log_reply(reply)
         self.connection.send(reply.encode(True) if server.envelope.smtp_utf8 else reply.octets)
-        self.about = b""
+        self.line = b""
+        self.ended_message = None
         if self.closes_after_reply or self.draining or reply.code == 421:
             self.after_reply(self.closes_after_reply or reply.code == 421)
 
@@ -424,12 +432,12 @@ class Dispatcher:
     def _log_refusal(self, reply: Reply, whom: Sequence[str] | None) -> None:
         envelope = self.server.envelope
         sender, recipients = envelope.mail_from, envelope.rcpt_tos
-        if isinstance(self.about, tuple):
-            sender, recipients = self.about
+        if self.ended_message is not None:
+            sender, recipients = self.ended_message
         elif self.verb == b"MAIL":
-            sender = path_in(self.about)
+            sender = path_in(self.line)
         elif self.verb == b"RCPT":
-            recipients = [path_in(self.about)]
+            recipients = [path_in(self.line)]
         if whom is not None:
             recipients = whom
         fields = {

@@ -226,7 +226,7 @@ class IncomingMessage:
                     _log_message(server, envelope, octets, reply)
             return reply
         finally:
-            server._dispatcher.about = envelope.mail_from, envelope.rcpt_tos
+            server._dispatcher.ended_message = envelope.mail_from, envelope.rcpt_tos
             sink.close()
             self._sink = self._header = server._message = None
             server.reset_transaction()
@@ -243,7 +243,7 @@ class IncomingMessage:
         refused = Refused(reply)
         self.abort(refused)
         server, envelope = self._server, self._server.envelope
-        server._dispatcher.about = envelope.mail_from, envelope.rcpt_tos
+        server._dispatcher.ended_message = envelope.mail_from, envelope.rcpt_tos
         server.reset_transaction()
         return refused
 
