@@ -713,7 +713,8 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
         verbs = (command.verb for command in self.commands.values() if command.is_listed(self))
         return f"Supported commands: {' '.join(sorted(verbs))}"
 
-    # Commands of extensions, which subclasses may override, and methods for AUTH mechanisms
+    # Commands of extensions, which subclasses may override. auth_PLAIN and auth_LOGIN are called only if a subclass
+    # overrides them. Otherwise `settings.mechanisms` contains Plain() and Login().
 
     smtp_STARTTLS = starttls.smtp_STARTTLS
     smtp_AUTH = auth.smtp_AUTH

@@ -91,7 +91,9 @@ class Connection:
         self.line_request: Deferred[bytes] | None = None  #: set while a turn waits for the client's next line
         self.reader: Reader | None = None  #: reads octets that are not lines, such as a message; or None
         self.cause: BaseException | None = None  #: why the server closed the connection, or None
-        self.paused = False  #: whether input must wait
+        #: Whether input must wait: the server is busy (`server_busy`), or the client does not read the replies. This is
+        #: not computed for each line, but updated when one of the two changes.
+        self.paused = False
         self.closing = False  #: whether the connection is closing; further input is ignored
         self.lost = False  #: whether the transport is disconnected
         self.cancelled_turn: Turn | None = None  #: a turn that was cancelled; it may ignore that, and still run
@@ -390,12 +392,6 @@ class Connection:
         self._await_client()
         return True
 
-    @property
-    def waits_for_server(self) -> bool:
-        """Whether the turn waits for the server's own work, such as a hook. False if it waits for the client's next
-        line, or for a stage such as a TLS handshake."""
-        return self.line_request is None and self.stage is None
-
     def request_line(self) -> Deferred[bytes]:
         """Return a Deferred that fires with the client's next line, for a turn that has sent a challenge.
 
@@ -474,8 +470,8 @@ class Connection:
         self.paused = self.server_busy
         self.resume()
 
-    def transport_changed(self) -> None:
-        """The transport has started TLS. Its TLS layer does not know of earlier pauses, so end them."""
+    def end_pauses(self) -> None:
+        """End the pauses of the transport, because it has started TLS. Its TLS layer does not know of them."""
         if self._output_full or self._reading_paused:
             self._output_full = self._reading_paused = False
             self.transport.resumeProducing()
@@ -484,8 +480,8 @@ class Connection:
 
     @property
     def gets_all_replies(self) -> bool:
-        """Whether the client gets all replies even if it has closed its side: it has sent QUIT, or the greeting is
-        due."""
+        """Whether the client gets all replies even if it has closed its side: it has sent QUIT, or the reply is not
+        one to a command, such as the greeting."""
         if self.dispatcher.closes_after_reply or not self.dispatcher.verb:
             return True
         last = self.lines.last_line()

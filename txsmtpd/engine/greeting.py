@@ -54,7 +54,7 @@ async def _greet_once_admitted(server: Any, in_tls: bool) -> Any:
 async def _greet_in_tls(server: Any) -> Reply:
     # After a PROXY header, the first octets of the handshake may already be in the buffer.
     await start_tls(server, server._connection.lines.clear())
-    if server._dispatcher.refuse_all is not None:
+    if server._dispatcher.refuse_all is not None:  # the hook STARTTLS has refused the client
         reply: Reply = server._dispatcher.refuse_all
         return reply
     greeting = greet(server)

@@ -50,7 +50,9 @@ async def start_tls(server: Any, begun: bytes = b"") -> None:
         if "STARTTLS" in settings.hooks and not await dispatcher.result_of_hook("STARTTLS"):
             dispatcher.refuse_all = TLS_NOT_GOOD_ENOUGH
     except BaseException:
-        dispatcher.closes_after_reply = True  # the reply to STARTTLS was already sent; send no other
+        # Close after the reply to the exception: it is the second reply to STARTTLS, and the client would take it for
+        # the reply to its next command.
+        dispatcher.closes_after_reply = True
         raise
     finally:
         if dispatcher.meter is not None:
@@ -99,7 +101,7 @@ class Handshake:
                 self._stop()
                 connection.close()
                 raise
-            connection.transport_changed()
+            connection.end_pauses()
         tls = transport if is_wrapped(transport) else transport.protocol
         if is_wrapped(tls):  # the transport of a test may not start TLS really
             connection.tls_input = TLSInput(connection, tls)

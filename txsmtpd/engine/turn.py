@@ -36,7 +36,9 @@ class Turn:
 
     def wait(self) -> None:
         """Start to wait for the result."""
-        if self._connection.waits_for_server:
+        connection = self._connection
+        # Not if the turn waits for the client's next line, or for a stage such as a TLS handshake: these have timeouts.
+        if connection.line_request is None and connection.stage is None:
             self.start_deadline()
         self._result.addCallbacks(self._done, self._failed)
 

@@ -169,7 +169,7 @@ async def _conclude(server: Any, exchange: Exchange, result: AuthResult) -> Repl
     if delay:
         await deferLater(settings.clock(), delay)
     if too_many:
-        server._dispatcher.closes_after_reply = True
+        server._dispatcher.closes_after_reply = True  # even if the mechanism has pushed its own reply
         return TOO_MANY_FAILURES
     return reply
 
