@@ -130,6 +130,7 @@ class SystemdTests(SynchronousTestCase):
 
     def test_unusable(self) -> None:
         """A socket that cannot accept clients, or that two options name, is one line, and status 64."""
+        once()
         datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.addCleanup(datagrams.close)
         accepted, other = socket.socketpair()
