@@ -183,7 +183,8 @@ class Settings:
     refusal_limit: int | None = REFUSAL_LIMIT
     """Number of other rejections, such as of unknown recipients, after which a connection is closed with 421. Each of
     these also counts as a fraction of an error (*error_limit* divided by *refusal_limit*). So half of this limit and
-    half of *error_limit* together also close the connection. 0 or None: such rejections do not count."""
+    half of *error_limit* together also close the connection. 0 or None: such rejections do not count. If *error_limit*
+    is None, this limit is disabled, too."""
 
     error_delay: float = 1.0
     """Delay in seconds of the reply to the tenth error. The delay doubles with each further error, up to ten seconds.

@@ -67,7 +67,12 @@ FAMILIES = (
     Family("handoff_ready", "gauge", ("target",), "Processes whose broker or web hook is available."),
     Family("reactor_lag_seconds", "histogram", (), "Delay of timed calls in the reactor."),
     Family("limiter_total", "counter", ("limit", "outcome"), "Decisions about rates and other limits of clients."),
-    Family("limiter_forgotten_total", "counter", (), "Keys dropped from full tables while they were limited."),
+    Family(
+        "limiter_forgotten_total",
+        "counter",
+        (),
+        "Networks and user names removed from full tables before their allowance was full again.",
+    ),
     Family(
         "limiter_store_errors_total", "counter", (), "Decisions without the shared store of limits, because it failed."
     ),
