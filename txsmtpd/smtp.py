@@ -458,7 +458,6 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     _greet = default_greeting
     _start_tls = start_tls
     _offered_mechanisms = auth.offered_mechanisms
-    _authentication_failed = auth.authentication_failed
 
     def _reset_session(self) -> None:
         """Discard everything that the client has sent (RFC 3207 4.2). Its address and the session id are kept."""

@@ -1,6 +1,7 @@
 """The exchange of challenges and responses between a mechanism and the client (RFC 4954 4).
 
-It handles base64, the initial response and cancellation by the client, so that mechanisms need not.
+It handles base64, the initial response and cancellation by the client, so that mechanisms need not. It also counts and
+logs failures.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any
 
 from txsmtpd.auth.decision import decide
 from txsmtpd.auth.results import AuthResult
+from txsmtpd.log import events
+from txsmtpd.log.events import client_text
 from txsmtpd.reply import Refused, Reply
 
 ABORTED = Reply(501, "5.7.0", "Authentication aborted")
@@ -79,10 +82,30 @@ class Exchange:
         return await decide(authenticator, self.server, self.mechanism, credentials)
 
     def failed(self) -> None:
-        """Count and log a failed login, once. For mechanisms that send more messages after it."""
-        if not self._has_failed:
-            self._has_failed = True
-            self.server._authentication_failed(self)
+        """Count and log a failed login, once. A mechanism that sends more messages after the failure calls this first,
+        so that a client cannot avoid it by disconnecting.
+        """
+        if self._has_failed:
+            return
+        self._has_failed = True
+        server = self.server
+        server._auth.failures += 1
+        server._dispatcher.log(
+            events.AUTH_FAILED,
+            mechanism=self.mechanism,
+            login=name_shown(self.login, "an unknown user"),
+            client=client_text(server.session.peer),
+        )
+
+
+def name_shown(login: object, unknown: str) -> str:
+    """Return a user name in a form that is safe in a log; it may contain anything.
+
+    :param unknown: what is returned if there is none.
+    """
+    if isinstance(login, bytes):
+        login = login.decode("utf-8", "backslashreplace")
+    return ascii(login)[:200] if isinstance(login, str) and login else unknown
 
 
 def decode_initial(word: str) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 
 from twisted.internet.task import deferLater
 
-from txsmtpd.auth.exchange import Exchange
+from txsmtpd.auth.exchange import Exchange, name_shown
 from txsmtpd.auth.results import INVALID, MISSING, AuthResult
 from txsmtpd.command import Rule, syntax
 from txsmtpd.extensions.base import Extension
@@ -157,7 +157,7 @@ async def _conclude(server: Any, exchange: Exchange, result: AuthResult) -> Repl
         server._dispatcher.log(
             events.AUTHENTICATED,
             mechanism=exchange.mechanism,
-            login=_name_shown(exchange.login or getattr(result.auth_data, "login", None), "a user without a name"),
+            login=name_shown(exchange.login or getattr(result.auth_data, "login", None), "a user without a name"),
             client=client_text(session.peer),
         )
         return reply
@@ -198,27 +198,6 @@ def _worded(server: Any, result: AuthResult, usual: Reply) -> Reply:
         return reply
     server._dispatcher.log(events.NO_REPLY, source="the authenticator", value="a text that may hold a secret", hint="")
     return usual
-
-
-def authentication_failed(server: Any, exchange: Exchange) -> None:
-    """Count and log a failure immediately, so that a client cannot avoid it by disconnecting."""
-    server._auth.failures += 1
-    server._dispatcher.log(
-        events.AUTH_FAILED,
-        mechanism=exchange.mechanism,
-        login=_name_shown(exchange.login, "an unknown user"),
-        client=client_text(server.session.peer),
-    )
-
-
-def _name_shown(login: object, unknown: str) -> str:
-    """Return a user name in a form that is safe in a log; it may contain anything.
-
-    :param unknown: what is returned if there is none.
-    """
-    if isinstance(login, bytes):
-        login = login.decode("utf-8", "backslashreplace")
-    return ascii(login)[:200] if isinstance(login, str) and login else unknown
 
 
 def _warn_of_no_tls(server: Any) -> None:
