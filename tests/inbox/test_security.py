@@ -181,6 +181,22 @@ class GateTests(SiteTestCase):
         clock.advance(1)
         self.assertTrue(transport.disconnecting)
 
+    def test_slowNetwork(self) -> None:
+        """A large message may take as long as it needs at 32 KiB a second, with or without a declared length. A client
+        that stops sending is disconnected after a minute."""
+        for length in (b"Content-Length: 4000000", b"Transfer-Encoding: chunked"):
+            clock = Clock()
+            site = make_site(self.store, reactor=clock)
+            protocol, transport = site.buildProtocol(None), StringTransport()
+            protocol.makeConnection(transport)
+            protocol.dataReceived(b"POST /api/v1/send HTTP/1.1\r\nHost: localhost\r\n" + length + b"\r\n\r\n")
+            for _ in range(100):
+                clock.advance(1)
+                protocol.dataReceived(b"8000\r\n" + b"x" * 2**15 + b"\r\n")
+            self.assertFalse(transport.disconnecting or transport.disconnected, length)
+            clock.advance(60)
+            self.assertTrue(transport.disconnecting, length)
+
     async def test_largeChunks(self) -> None:
         """The same is true for a body without a declared length."""
         self.port.factory.requestFactory.limit = 1000

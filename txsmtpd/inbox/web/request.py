@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from txsmtpd.inbox.web.site import WebSettings
 
 JSON_LIMIT = 2**20  # bytes of a JSON body or a form
-ARRIVAL = 10.0  # seconds in which a request must arrive
-RATE = 2**20  # bytes per second; a longer body may take longer at this rate
+ARRIVAL = 10.0  # seconds in which the header of a request and a short body must arrive
+RATE = 2**14  # bytes per second; a longer body may take longer at this rate, which slow networks have
 MAX_FIELDS = 1000  # in a query or a form
 
 _TOO_LARGE = b"The request is too large.\n"
@@ -55,12 +55,11 @@ class InboxRequest(Request):
         self.channel.forceAbortClient()
 
     def gotLength(self, length: int | None) -> None:
-        if length is not None:
-            if length > self.limit:
-                self._refuse()
-                length = 0
-            else:
-                self._expect(ARRIVAL + length / RATE)
+        if length is not None and length > self.limit:
+            self._refuse()
+            length = 0
+        else:
+            self._expect(ARRIVAL + (self.limit if length is None else length) / RATE)
         super().gotLength(length)
 
     def handleContentChunk(self, data: bytes) -> None:
