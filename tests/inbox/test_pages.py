@@ -34,6 +34,13 @@ class MessageTests(SiteTestCase):
         self.assertEqual(html.unescape(re.sub("</?a( [^<>]*)?>", "", shown)).strip(), text)
         self.assertEqual(set(re.findall("<(/?[a-z]+)", shown)), {"a", "/a"})
 
+    async def test_manyLinks(self) -> None:
+        """Only the first thousand URLs in a text are links: hundreds of thousands would delay all clients."""
+        (message,) = await self.add(mail(text="http://a.test/ " * 1001))
+        shown = (await self.get(f"/m/{message.id}?tab=text")).text.partition('<pre class="text">')[2]
+        self.assertEqual(shown.count("<a "), 1000)
+        self.assertIn("</a> http://a.test/ \n", shown)
+
     async def test_htmlOnly(self) -> None:
         """The views of the HTML exist for messages with HTML; for others, the text is shown."""
         plain, rich = await self.add(mail(), multipart("<p>Hello</p>"))

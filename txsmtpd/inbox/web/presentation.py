@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
+from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 from zlib import crc32
@@ -19,7 +20,7 @@ from markupsafe import Markup, escape
 
 from txsmtpd.log.events import CAUSES
 from txsmtpd.mime import Address
-from txsmtpd.mime.markup import urls
+from txsmtpd.mime.markup import MAX_LINKS, urls
 
 HUES = 8  # number of colours for the circles beside messages, defined in the stylesheet
 RECIPIENTS = 3  # recipients named in a row of the list
@@ -131,7 +132,8 @@ def safe_link(url: str) -> str:
 
 
 def linked(text: str) -> Markup:
-    """Return a text as HTML, in which URLs of the schemes ``http`` and ``https`` are links.
+    """Return a text as HTML, in which URLs of the schemes ``http`` and ``https`` are links. Only the first thousand are:
+    hundreds of thousands would delay all clients.
 
     >>> linked("<b> https://example.com/?a&b.")
     Markup('&lt;b&gt; <a href="https://example.com/?a&amp;b" target="_blank"
@@ -140,7 +142,7 @@ def linked(text: str) -> Markup:
     link = Markup('<a href="{0}" target="_blank" rel="noopener noreferrer nofollow">{0}</a>')
     pieces: list[Markup] = []
     position = 0
-    for start, end in urls(text):
+    for start, end in islice(urls(text), MAX_LINKS):
         pieces += escape(text[position:start]), link.format(text[start:end])
         position = end
     return Markup("").join([*pieces, escape(text[position:])])
