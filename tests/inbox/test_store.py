@@ -342,6 +342,16 @@ class FileTests(TestCase):
             await store.close()
             os.chmod(path, 0o640)
 
+    async def test_link(self) -> None:
+        """A link to a file that does not exist yet is followed, and only the owner can access the new file."""
+        self.addCleanup(os.umask, os.umask(0))
+        path, link = self.mktemp(), self.mktemp()
+        os.symlink(os.path.abspath(path), link)
+        store = SQLiteStore(link)
+        await store.open()
+        await store.close()
+        self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o600)
+
     async def test_kept(self) -> None:
         """Stored messages are there when the file is opened again, and the numbers continue."""
         path = self.mktemp()

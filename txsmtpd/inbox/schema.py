@@ -106,7 +106,7 @@ def prepare(path: str, lasting: bool = True) -> None:
     """
     check_kind(path)
     with suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        os.close(os.open(os.path.realpath(path), os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     connection = connect(path, lasting)
     try:
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
