@@ -9,8 +9,11 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 from twisted.logger import Logger, LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import Resource
 
 from tests.support.effort import calls_of
 from txsmtpd.log import events
@@ -19,6 +22,7 @@ from txsmtpd.log.lines import LONGEST, PLACES, Lines, Tracebacks, continued
 from txsmtpd.log.printable import one_line, printable
 from txsmtpd.log.session import SessionLog
 from txsmtpd.log.sinks import TWISTED
+from txsmtpd.observe.http import PromptSite
 
 FIELDS = {
     "sender": "a@example.com",
@@ -105,6 +109,21 @@ class TextTests(LinesTestCase):
             self.assertEqual(self.written.pop()[29:], f" warn  [{namespace}] {text}\n")
             self.lines()({**event, "log_text": f"my {text}"})
             self.assertEqual(self.written.pop()[29:], f" info  [{namespace}] my {text}\n")
+
+    def test_idleBrowser(self) -> None:
+        """A connection of HTTP that ends because it is idle is logged with level debug: each browser has some."""
+        debug = self.lines(level=events.DEBUG)
+        for written in [], [" debug Timing out client: "]:
+            clock = Clock()
+            site = PromptSite(Resource(), timeout=60, reactor=clock)
+            protocol, transport = site.buildProtocol(None), StringTransport()
+            protocol.makeConnection(transport)
+            observer = debug if written else self.lines()
+            globalLogPublisher.addObserver(observer)
+            self.addCleanup(globalLogPublisher.removeObserver, observer)
+            clock.advance(60)
+            self.assertTrue(transport.disconnecting)
+            self.assertEqual([line[29:55] for line in self.written], written)
 
     def test_longText(self) -> None:
         """The length of a line is limited."""

@@ -30,12 +30,13 @@ CONTINUED = "    | "
 _MILLISECONDS = [f".{number:03d}" for number in range(1000)]
 _encoded = json.JSONEncoder(default=str).encode
 
-# Twisted's events about ports and the reactor, by logger namespace. The server itself logs where it listens and when it
-# stops, so these are logged with level debug.
+# Twisted's events about ports, the reactor and idle HTTP clients, by logger namespace. The server itself logs where it
+# listens and when it stops, and each browser is idle at some time, so these are logged with level debug.
 _SAID_BETTER = {
     "log_legacy": re.compile(r"\S+ starting on (\d+|[bu]?'.*')|\(\w+ Port \S+ Closed\)"),
     "twisted.application.runner._runner.Runner": re.compile(r"Starting reactor\.\.\."),
     "twisted.internet.base": re.compile(r"Main loop terminated\."),
+    "txsmtpd.observe.http.PromptChannel": re.compile(r"(Forcibly t|T)iming out client: .*"),
 }
 
 # Loggers of Twisted for exceptions that the other side's certificate has caused. Their tracebacks are not useful.
