@@ -132,8 +132,8 @@ def safe_link(url: str) -> str:
 
 
 def linked(text: str) -> Markup:
-    """Return a text as HTML, in which URLs of the schemes ``http`` and ``https`` are links. Only the first thousand are:
-    hundreds of thousands would delay all clients.
+    """Return a text as HTML, in which the URLs of the schemes ``http`` and ``https`` are links: the first thousand,
+    because hundreds of thousands would delay all clients.
 
     >>> linked("<b> https://example.com/?a&b.")
     Markup('&lt;b&gt; <a href="https://example.com/?a&amp;b" target="_blank"
