@@ -99,10 +99,12 @@ class Dispatcher:
         self.pushed = False  #: whether the current command has pushed a whole reply
         #: The reply of a built-in command. It is sent if an override returns nothing.
         self.default_reply: Reply | None = None
-        self.payload_due = 0  #: the number of octets after the current command that must still be read
+        self.payload_due = 0  #: the octets that follow the current command, such as BDAT, and must still be read
         self.closes_after_reply = False  #: whether the connection closes after the reply to the current command
-        self.refuse_all: Reply | None = None  #: the reply to all commands but QUIT, or None
-        self.draining: Reply | None = None  #: the 421 to send when no transaction is open, or None
+        #: The reply to all commands but QUIT, after a hook has refused the client or its TLS; or None.
+        self.refuse_all: Reply | None = None
+        #: The 421 to send as soon as no transaction is open: it is set at shutdown, and by `session_timeout`.
+        self.draining: Reply | None = None
         self.messages = 0  #: the number of accepted messages
         self.errors = 0  #: the number of the client's errors; see :mod:`txsmtpd.engine.budget`
         self.refusals = 0  #: the number of other refusals
