@@ -1430,6 +1430,16 @@ class ConnectTests(LoggingTestCase):
         self.assertEqual(client.welcome, b"450 4.7.1 later\r\n")
         self.assertTrue(client.closed)
 
+    def test_raises354(self) -> None:
+        """A hook that raises a reply that cannot be final rejects the client: 451, and the connection closes."""
+
+        async def hook(*arguments: Any) -> str:
+            raise Refused("354 go on")
+
+        client = Client(handler(CONNECT=hook))
+        self.assertEqual(codes(client.welcome), [451])
+        self.assertTrue(client.closed)
+
     def test_fails(self) -> None:
         """If the hook fails, the client is disconnected."""
 

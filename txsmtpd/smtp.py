@@ -232,7 +232,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
 
     @property
     def _tls_protocol(self) -> Any:
-        return self.session.ssl  # hooks in programs test it
+        return None if self.session is None else self.session.ssl  # hooks in programs test it
 
     @property
     def command_size_limits(self) -> SizeLimits:
@@ -461,12 +461,12 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
 
     def _reset_session(self) -> None:
         """Discard everything that the client has sent (RFC 3207 4.2). Its address and the session id are kept."""
+        self.reset_transaction()  # first, so that filters get the session to which the transaction belongs
         before, self.session = self.session, self._create_session()
         self.session.id = before.id
         self.session.peer = before.connection_peer
         self.session.proxy_peer = before.proxy_peer
         self.session.proxy_data = before.proxy_data
-        self.reset_transaction()
 
     # Greetings (RFC 5321 4.1.1.1)
 

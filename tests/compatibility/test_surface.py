@@ -188,14 +188,14 @@ class AttributeTests(SynchronousTestCase):
         self.assertEqual(str(error), "'Own' object has no attribute '_nothing'")
 
     def test_tlsProtocol(self) -> None:
-        """Hooks may test whether the connection uses TLS by the name that programs use."""
-        seen: list[Any] = []
+        """Hooks may test whether the connection uses TLS by a private name. Without a connection it is None."""
+        seen: list[Any] = [SMTP(handler())._tls_protocol]
         hook = handler(NOOP=lambda server, *arguments: seen.append(server._tls_protocol) or "250 OK")
         client = Client(SMTPFactory(hook))
         client.talk(b"NOOP\r\n")
         client.server.session.ssl = "a session"
         client.talk(b"NOOP\r\n")
-        self.assertEqual(seen, [None, "a session"])
+        self.assertEqual(seen, [None, None, "a session"])
 
     def test_notices(self) -> None:
         """A protocol that a program creates itself logs its mechanisms, and options that will keep clients out."""

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.filters.support import Keeper, StreamingKeeper
 from tests.support import GREETING, MESSAGE, TRANSACTION, Client, codes
-from txsmtpd import Extension, SMTPFactory, syntax
+from txsmtpd import SMTP, Extension, SMTPFactory, syntax
 from txsmtpd.filters import ACCEPT, DISCARD, FilterError, Verdict
 from txsmtpd.handlers import Mailbox
 from txsmtpd.lmtp import LMTP
@@ -49,8 +49,9 @@ class FilterTests(SynchronousTestCase):
     def client(self, *filters: Any, handler: Any = None, **options: Any) -> Client:
         """A client that has sent EHLO to a server with these filters."""
         self.handler = Keeper() if handler is None else handler
+        greeting = b"LHLO c.test\r\n" if issubclass(options.get("protocol", SMTP), LMTP) else GREETING
         client = Client(self.handler, filters=filters, **options)
-        self.assertEqual(codes(client.talk(GREETING if "protocol" not in options else b"LHLO c.test\r\n"))[-1], 250)
+        self.assertEqual(codes(client.talk(greeting))[-1], 250)
         return client
 
     def content(self) -> bytes:
@@ -272,6 +273,34 @@ class StageTests(FilterTests):
             counted = [each for each in calls if each in ("MAIL", "RSET", "DISCONNECT")]
             expected = ["MAIL", "RSET"] * (len(counted) // 2) + ["DISCONNECT"]
             self.assertEqual(counted, expected, (name, stage, answer, handler))
+
+    def test_ownMail(self) -> None:
+        """A subclass may refuse MAIL without ending the transaction. Filters are notified before the next MAIL."""
+
+        class Own(SMTP):
+            async def smtp_MAIL(self, arg: str | None) -> Any:
+                return await self._call_handler_hook("MAIL", "a@example.com", [])
+
+        calls: list[str] = []
+        note = {stage: (lambda *more, stage=stage: calls.append(stage)) for stage in ("MAIL", "RSET")}
+        keeper: Any = Keeper()
+        keeper.handle_MAIL = lambda *more: "550 5.7.1 not you"
+        client = self.client(Filter(**note), protocol=Own, handler=keeper)
+        self.assertEqual(client.codes(b"MAIL FROM:<a@example.com>\r\n" * 2), [550, 550])
+        self.assertEqual(calls, ["MAIL", "RSET", "MAIL"])
+        client.vanish(ConnectionDone())
+        self.assertEqual(calls, ["MAIL", "RSET"] * 2)
+
+    def test_newSession(self) -> None:
+        """If STARTTLS ends the transaction, filters are notified with the session to which it belonged."""
+        sessions: list[Any] = []
+        note = {stage: lambda server, session, *more: sessions.append(session) for stage in ("MAIL", "RSET")}
+        client = self.client(Filter(**note))
+        client.talk(TRANSACTION)
+        client.server._reset_session()
+        before, after = sessions
+        self.assertIs(before, after)
+        self.assertIsNot(client.server.session, before)
 
     def test_droppedRecipients(self) -> None:
         """A message that has no recipients left ends the transaction for the filters, too."""

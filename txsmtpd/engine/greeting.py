@@ -79,7 +79,7 @@ async def _greeting_from_hook(server: Any) -> Reply:
         status = await dispatcher.result_of_hook("CONNECT")
         reply: Reply = greeting if status is None else dispatcher.reply_from_hook(status, "CONNECT")
     except Refused as refused:
-        reply = refused.reply
+        reply = dispatcher.reply_from_hook(refused.reply, "CONNECT")
     except BaseException:
         dispatcher.closes_after_reply = True
         raise

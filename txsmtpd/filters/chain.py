@@ -180,6 +180,7 @@ class Chain:
                     self._accepted.setdefault(server, set()).add(link.name)
 
     async def _mail(self, server: Any, session: Any, envelope: Any, address: str, mail_options: list[str]) -> Any:
+        self.transaction_over(server, session, envelope)  # a subclass's smtp_MAIL may not have ended the last one
         envelope.filters = verdicts = Verdicts(f"{session.id}.{next(self._numbers)}")
         verdicts.finished |= self._accepted.get(server, set())
         await self._of_transaction("MAIL", server, session, envelope, address, mail_options)
