@@ -53,8 +53,8 @@ from txsmtpd.engine.masking import sanitize
 from txsmtpd.engine.message import IncomingMessage
 from txsmtpd.engine.notices import give_notice
 from txsmtpd.engine.observer import observer_of
-from txsmtpd.engine.overrides import add_missing_attributes, check_overrides
-from txsmtpd.engine.protocol_class import ProtocolClass, Readable, SizeLimits, setting, with_own_commands
+from txsmtpd.engine.overrides import Readable, add_missing_attributes, check_overrides
+from txsmtpd.engine.protocol_class import ProtocolClass, SizeLimits, setting, with_own_commands
 from txsmtpd.engine.proxy_header import ProxyHeaderError
 from txsmtpd.extensions import auth, chunking, starttls
 from txsmtpd.parameters import NO_PARAMETERS
@@ -225,14 +225,11 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
     enable_SMTPUTF8 = setting("enable_SMTPUTF8", "True if SMTPUTF8 (RFC 6531) is offered.")
     require_starttls = setting("require_starttls", "True if a client must start TLS before it sends mail.")
     auth_required = setting("auth_required", "True if a client must authenticate before it sends mail.")
-    _authenticator = Readable("authenticator")  # used by auth_MECHANISM methods in programs
-    _proxy_timeout = Readable("proxy_protocol_timeout")  # used by tests in programs
-    _call_limit_default = Readable("call_limit_default")
+    _authenticator = Readable(lambda server: server.settings.authenticator)  # auth_MECHANISM methods call it
+    _proxy_timeout = Readable(lambda server: server.settings.proxy_protocol_timeout)  # tests read it
+    _call_limit_default = Readable(lambda server: server.settings.call_limit_default)
+    _tls_protocol = Readable(lambda server: server.session and server.session.ssl)  # hooks test it
     __ident__ = setting("ident", "The text after the server's name in the greeting.")
-
-    @property
-    def _tls_protocol(self) -> Any:
-        return None if self.session is None else self.session.ssl  # hooks in programs test it
 
     @property
     def command_size_limits(self) -> SizeLimits:

@@ -197,6 +197,15 @@ class AttributeTests(SynchronousTestCase):
         client.talk(b"NOOP\r\n")
         self.assertEqual(seen, [None, None, "a session"])
 
+    def test_setByPrograms(self) -> None:
+        """A subclass or an object may set the private attributes that programs read."""
+        for name in ("_tls_protocol", "_authenticator", "_proxy_timeout", "_call_limit_default"):
+            of_class: Any = type("Own", (SMTP,), {name: property(lambda server: "own")})(handler())
+            self.assertEqual(getattr(of_class, name), "own")
+            server: Any = SMTP(handler())
+            setattr(server, name, "set")
+            self.assertEqual(getattr(server, name), "set")
+
     def test_notices(self) -> None:
         """A protocol that a program creates itself logs its mechanisms, and options that will keep clients out."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -1,9 +1,12 @@
-"""Checks subclasses of the protocol for overrides that would never be called, or would break the server."""
+"""Checks subclasses of the protocol for overrides that would never be called, or would break the server. Has attributes
+for the private names of aiosmtpd's protocol that programs use.
+"""
 
 from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 # Methods that other frameworks call, and what to use instead.
@@ -39,7 +42,6 @@ OVERRIDABLE = {
     "_create_session",
     "_create_envelope",
     "_abc_impl",
-    "_authenticator",
 }  # may be overridden, although their names start with an underscore
 # Methods that the engine calls without awaiting the result.
 NOT_ASYNC = (
@@ -53,6 +55,19 @@ NOT_ASYNC = (
     "push",
     "reset_transaction",
 )
+
+
+class Readable:
+    """A private attribute that programs read. It has a value unless a subclass or the object sets the attribute.
+
+    :param read: returns the value from the server.
+    """
+
+    def __init__(self, read: Callable[[Any], Any]) -> None:
+        self._read = read
+
+    def __get__(self, server: Any, cls: Any = None) -> Any:
+        return self if server is None else self._read(server)
 
 
 class Missing:
@@ -91,6 +106,7 @@ def check_overrides(cls: type, base: type) -> None:
     names = {*vars(base), *base.__annotations__}
     private = {name for name in names if name.startswith("_") and not name.endswith("__")}
     private -= OVERRIDABLE | REPLACEMENTS.keys()
+    private -= {name for name, value in vars(base).items() if isinstance(value, Readable)}
     for each in cls.__mro__:
         was_checked = each is not cls and base in each.__mro__
         if was_checked or each in base.__mro__ or each.__module__.partition(".")[0] == "txsmtpd":

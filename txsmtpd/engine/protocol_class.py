@@ -85,16 +85,6 @@ class SizeLimits(dict[str, int]):
         server.settings = server.settings.with_line_limit(verb.upper().encode("ascii"), limit)
 
 
-class Readable:
-    """An attribute that returns the value of an option, unless it is set on the object."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __get__(self, server: Any, cls: Any = None) -> Any:
-        return self if server is None else getattr(server.settings, self.name)
-
-
 def setting(name: str, description: str) -> Any:
     """Create an attribute that returns the value of an option. Setting it changes the option for this connection only.
 
