@@ -110,6 +110,7 @@ class _WorkerChannel(Channel):
 class Link(Service):
     """Sends heartbeats to the master, and executes the master's commands.
 
+    :param inherited: what this process has inherited from the master.
     :param listeners: the services that listen, in the order of the sockets.
     :param snapshot: returns the counters. None: there are no metrics.
     :param problems: returns why this worker cannot serve clients.
@@ -121,7 +122,7 @@ class Link(Service):
 
     def __init__(
         self,
-        found: Inherited,
+        inherited: Inherited,
         listeners: Sequence[Any],
         *,
         snapshot: Callable[[], Snapshot] | None,
@@ -133,14 +134,14 @@ class Link(Service):
         reactor: Any = None,
     ) -> None:
         self.peers: list[int] = []  #: rows of the other workers that accept connections
-        self._inherited = found
+        self._inherited = inherited
         self._listeners = listeners
         self._snapshot = snapshot
         self._problems = problems
         self._hurry = hurry
         self._reactor = reactor
-        self._table = ConnectionTable(found.rows, found.sockets, found.table)
-        self._sketch = Sketch(found.rows, found.sketch)
+        self._table = ConnectionTable(inherited.rows, inherited.sockets, inherited.table)
+        self._sketch = Sketch(inherited.rows, inherited.sketch)
         self._channel: Channel | None = None
         self._beats = LoopingCall(self._beat)
         self._client_check = LoopingCall(self._stop_without_clients)
