@@ -624,11 +624,15 @@ class Keeper:
         self.kept += 1
         return "250 OK"
 
+def send(host, port):
+    with smtplib.SMTP(host, port) as client:
+        client.sendmail("a@example.com", "b@example.com", "hello")
+
 def fifty():
     handler = Keeper()
     for _ in range(50):
-        with Controller(handler, port=0) as controller, smtplib.SMTP(controller.hostname, controller.port) as client:
-            client.sendmail("a@example.com", "b@example.com", "hello")
+        with Controller(handler, port=0) as controller:
+            send(controller.hostname, controller.port)
     return handler.kept
 """
 
@@ -987,10 +991,6 @@ print(loop.is_closed())
         code = f"""{FIFTY}
 import asyncio
 
-def send(host, port):
-    with smtplib.SMTP(host, port) as client:
-        client.sendmail("a@example.com", "b@example.com", "hello")
-
 async def main():
     handler = Keeper()
     controller = Controller(handler, port=0)
@@ -1013,10 +1013,6 @@ asyncio.run(main())
         code = f"""{FIFTY}
 import asyncio
 from txsmtpd.controller import UnthreadedController
-
-def send(host, port):
-    with smtplib.SMTP(host, port) as client:
-        client.sendmail("a@example.com", "b@example.com", "hello")
 
 async def main():
     handler = Keeper()
