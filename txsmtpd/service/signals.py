@@ -1,8 +1,8 @@
 """Signals: SIGHUP reloads, SIGTERM and SIGINT stop the server, a second one closes all connections at once.
 
-Other signals, such as SIGUSR1, are ignored. Stopping has a deadline: work that does not finish within the grace period,
-such as a hanging disk write, does not keep the process alive. On SIGABRT, with which systemd's watchdog ends a service
-that hangs, and on a crash, the process prints what it was doing.
+Other signals, such as SIGUSR1, are ignored. Stopping has deadlines: a few seconds after the last transaction or after
+the grace period, no work keeps the process alive, such as a hanging disk write in a thread. On SIGABRT, with which
+systemd's watchdog ends a service that hangs, and on a crash, the process prints what it was doing.
 """
 
 from __future__ import annotations
@@ -192,6 +192,6 @@ class Deadline:
         with self._changed:
             while (left := self._at - time.monotonic()) > 0:
                 self._changed.wait(min(left, 3600))
-        log.error("the server did not stop in time (a hanging disk?); the process is killed")
+        log.error("the server did not stop in time (a thread still waits, perhaps for a disk); the process is killed")
         self._flush()
         self._end(EX_OSERR)
