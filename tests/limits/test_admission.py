@@ -80,12 +80,13 @@ class AdmissionTests(SynchronousTestCase):
         self.assertIsNone(Admission(notes, ["192.0.2.0/24"]).admit("messages", session()))
 
     def test_not_asked(self) -> None:
-        """The limiter is not asked about kinds without a rate."""
+        """The limiter is not asked about kinds without a rate, and they are not counted."""
         admission = Admission(Limits({"messages": "1/min"}))
         self.assertEqual([admission.admit("recipients", session()) for _ in range(3)], [None] * 3)
         self.assertIsNone(admission.admit("messages", session()))
         self.assertIsInstance(admission.admit("messages", session()), Retry)
         self.assertIsNone(admission.admit("auth", session()))
+        self.assertEqual({kind: count for kind, count in admission.admitted.items() if count}, {"messages": 1})
 
     def test_auth(self) -> None:
         """Failed logins are counted for the network."""
