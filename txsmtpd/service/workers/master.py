@@ -32,7 +32,9 @@ log = Logger(namespace="txsmtpd")
 
 READY_WITHIN = 30.0  # seconds that a worker may take to start
 SILENCE = 60.0  # seconds without a heartbeat after which a worker counts as hung
-MARGIN = 5.0  # seconds after the grace period until a worker is killed
+# Seconds after the grace period until a worker is killed. The deadline of the master itself is a second later, so that
+# it can kill the workers and see them end.
+MARGIN = 5.0
 # If SIGTERM arrives twice, workers are killed after this time, and the master itself ends after 2 seconds.
 HURRY = 1.0  # seconds
 BEAT = 1.0  # seconds between checks of the heartbeats
