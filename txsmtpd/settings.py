@@ -178,13 +178,13 @@ class Settings:
 
     error_limit: int | None = ERROR_LIMIT
     """Number of malformed, unknown and misplaced commands after which a connection is closed with 421. None: no limit,
-    neither for these nor for other rejections."""
+    neither for these nor for other rejections, except in stress mode."""
 
     refusal_limit: int | None = REFUSAL_LIMIT
     """Number of other rejections, such as of unknown recipients, after which a connection is closed with 421. Each of
     these also counts as a fraction of an error (*error_limit* divided by *refusal_limit*). So half of this limit and
     half of *error_limit* together also close the connection. 0 or None: such rejections do not count. If *error_limit*
-    is None, this limit is disabled, too."""
+    is None, this limit is disabled, too, except in stress mode."""
 
     error_delay: float = 1.0
     """Delay in seconds of the reply to the tenth error. The delay doubles with each further error, up to ten seconds.
