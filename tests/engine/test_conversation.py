@@ -352,6 +352,15 @@ class HalfCloseTests(SynchronousTestCase):
         client.wait(2)
         self.assertTrue(client.closed)
 
+    def test_invalidLine(self) -> None:
+        """A client that does not wait for the greeting any more gets no delayed reply to an invalid line."""
+        client = Client(unlimited_networks=[])
+        client.talk(b"NOOP\n" * 9)
+        client.say(b"NOOP\n")
+        client.half_close()
+        self.assertEqual(client.wait(5), b"")
+        self.assertTrue(client.closed)
+
     def test_withoutFarewell(self) -> None:
         """Without QUIT, the client gets the replies that are ready. The waiting hook is cancelled within a second."""
         hook = Waiting()

@@ -160,6 +160,9 @@ class SessionTests(MetricsTestCase):
             (GREETING + b"MAIL FROM:<a@x.test> X=1\r\n", "MAIL", "syntax"),
             (b"FOO\r\n", "unknown", "syntax"),
             (b"\xff\xfe\r\n", "unknown", "syntax"),
+            (b"NOOP\n", "unknown", "syntax"),
+            (b"x" * 3000 + b"\r\n", "unknown", "syntax"),
+            (b"\r\n", "unknown", "syntax"),
             (b"GET / HTTP/1.1\r\n", "unknown", "protocol"),
             (b"AUTH PLAIN\r\n", "AUTH", "sequence"),
             (

@@ -54,6 +54,7 @@ from txsmtpd.wire.chunk import ChunkReader
 
 ALLOWED_BEFORE_STARTTLS = frozenset(b"NOOP EHLO LHLO STARTTLS QUIT".split())
 GREETINGS = frozenset(b"HELO EHLO LHLO".split())
+NO_VERB = b"?"  # in place of a verb, for a line that is invalid or empty
 _LETTERS = re.compile(rb"[A-Z]*")
 
 
@@ -92,8 +93,8 @@ class Dispatcher:
         self.interceptor: Interceptor | None = None  #: may replace what commands do, or None
         self.meter: Meter | None = None  #: updates metrics, or None
         self.commands = server.commands
-        #: The verb of the current command, or of the last one. Empty before the first command, and after a line that is
-        #: not valid. AUTH after a line that may contain credentials.
+        #: The verb of the current command, or of the last one. Empty before the first line, NO_VERB after one without a
+        #: verb. AUTH after a line that may contain credentials.
         self.verb = b""
         self.line = b""  #: the line of the current command, until its reply is sent
         self.pushed = False  #: whether the current command has pushed a whole reply
@@ -138,7 +139,7 @@ class Dispatcher:
         part_of_auth = hidden and (self.verb == b"AUTH" or begins_auth(line))
         if hidden:
             verb = b"AUTH"
-        self.verb = verb
+        self.verb = verb or NO_VERB
         self.pushed = False
         self.default_reply = None
         self.line = line
@@ -195,7 +196,7 @@ class Dispatcher:
         """
         if not requested:
             # If this line looks like AUTH, the next one may be a response to it.
-            self.verb = b"AUTH" if self._may_be_secret(bad.begins) else b""
+            self.verb = b"AUTH" if self._may_be_secret(bad.begins) else NO_VERB
             self.ended_message = None
         observer = self.connection.observer
         if observer is not None:
