@@ -480,8 +480,8 @@ class Connection:
 
     @property
     def gets_all_replies(self) -> bool:
-        """Whether the client gets all replies even if it has closed its side: it has sent QUIT, or the reply is not
-        one to a command, such as the greeting."""
+        """Whether the client gets all replies even if it has closed its side. True if it has sent QUIT, or if the reply
+        does not belong to a command: the greeting, for example."""
         if self.dispatcher.closes_after_reply or not self.dispatcher.verb:
             return True
         last = self.lines.last_line()
@@ -492,8 +492,8 @@ class Connection:
 
         With TCP, this looks the same as a client that has disconnected. A client that has sent QUIT gets all replies,
         no matter how long they take, and a client that waits for the greeting gets the greeting. A client that closes
-        without QUIT violates RFC 5321 4.1.1.10. Its pending work must be cancelled, so it gets only the replies that
-        are ready within a moment.
+        without QUIT violates RFC 5321 4.1.1.10, which requires the server to cancel the open transaction. If a command
+        is still running, the server gives it a moment to finish. Then it cancels the command and closes.
         """
         self.input_ended = True
         if self.closing or self._processing:

@@ -356,13 +356,13 @@ class Dispatcher:
         if result is ANSWERED_LATER:
             return
         if result is None:
-            # The command has sent its reply, or closed the connection; or it is an override that returns nothing.
+            # If the command has pushed its reply, or closed the connection, nothing is left to send.
             if self.pushed or (self.default_reply is None and self.connection.closed_by_command):
                 if self.payload_due:
                     self.drop_payload(FAILED, ANSWERED_LATER)
                 self.after_reply(self.closes_after_reply)
                 return
-            result = self.default_reply
+            result = self.default_reply  # an override has returned nothing: send the built-in reply
         if type(result) is Reply:
             reply = result
         elif isinstance(result, Action):

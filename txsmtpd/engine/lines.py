@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 # The server closes the connection after a line with more octets than this. If a line exceeds only the limit for
-# commands, the server refuses it and continues. The line may belong to a message: some clients send the message
+# commands, the server refuses it and continues, because the line may belong to a message: some clients send the message
 # although DATA was rejected.
 ENDLESS_LINE = 2**21
 BEGINNING = 16  # octets of an invalid line that are kept, to find out which command it was

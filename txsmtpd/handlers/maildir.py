@@ -45,7 +45,7 @@ class Maildir:
     :param system: performs the file operations, instead of :mod:`os`.
     :raises ValueError: if the path is empty.
     :raises FileNotFoundError: if the parent does not exist.
-    :raises NotADirectoryError: if it is not a folder.
+    :raises NotADirectoryError: if the path is not a folder.
     :raises PermissionError: if the server cannot write to the folder, or if everybody can. In a folder that everybody
         can write to, anyone could create links.
     """

@@ -122,7 +122,8 @@ class Proxy:
             content = self.prepare_content(server, session, envelope)
             transaction, refusals = await self.transaction_for(server, session, envelope, content)
         finally:
-            self._end(session)  # does nothing if the message was passed on
+            # If prepare_content has raised, the transaction is still open. Otherwise transaction_for has taken it.
+            self._end(session)
         return one_if_equal(await transaction.deliver(content, refusals))
 
     async def transaction_for(

@@ -180,7 +180,7 @@ class SQLiteStore(Store):
             await self._index(-1)
 
     async def _index(self, most: int) -> None:
-        """Add up to *most* unindexed messages to the search index."""
+        """Add up to *most* unindexed messages to the search index. -1: add all."""
         self._indexing = True
         try:
             self._unindexed = await self._write(partial(jobs.index, most))
@@ -332,7 +332,7 @@ class SQLiteStore(Store):
         return found
 
 
-_OF_THE_DISK = {
+_DISK_ERRORS = {
     *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CORRUPT),
     *(sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN),
 }
@@ -341,7 +341,7 @@ _OF_THE_DISK = {
 def _as_store_error(failure: Failure) -> Failure:
     """Convert an error of the disk or of the file to StoreError. Return other errors unchanged."""
     code = getattr(failure.value, "sqlite_errorcode", 0) & 0xFF
-    if code not in _OF_THE_DISK:
+    if code not in _DISK_ERRORS:
         return failure
     return Failure(StoreError(str(failure.value), code == sqlite3.SQLITE_FULL))
 

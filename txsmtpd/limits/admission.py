@@ -36,7 +36,8 @@ class Admission:
         self.unlimited = Networks("unlimited_networks", unlimited)
         self._network_of = networks_of(prefixes)
         self._key_of: Callable[[Any], str | None] = lru_cache(maxsize=REMEMBERED)(self._key_of_host)
-        # Kinds without a rate are skipped. A custom limiter without `kinds` may limit all of them.
+        # The kinds of request that the limiter limits. All others are admitted without asking the limiter. A custom
+        # limiter without the attribute `kinds` is asked about all of them.
         self.kinds = frozenset(getattr(limiter, "kinds", [*KINDS, AUTH]))
         self.admitted = dict.fromkeys(self.kinds, 0)  #: the number of admitted requests by kind, for the metrics
         self.refused = dict.fromkeys(self.kinds, 0)  #: the number of refused requests by kind, for the metrics

@@ -79,7 +79,7 @@ def decode(octets: bytes, errors: str = "strict") -> str:
     except UnicodeDecodeError:
         raise Refused(_NOT_UTF8) from None
     # str.isprintable is one pass in C, but it also rejects joiners and rare spaces beyond ASCII, which addresses may
-    # contain. If it returns False for such a text, check each character.
+    # contain. If it returns False for a text that is not ASCII, check each character.
     if not text.isprintable() and (
         text.isascii() or any(unicodedata.category(letter) in ("Cc", "Zl", "Zp", "Cs") for letter in text)
     ):
