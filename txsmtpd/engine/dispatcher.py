@@ -444,7 +444,7 @@ class Dispatcher:
         if whom is not None:
             recipients = whom
         fields = {
-            "command": printable(self.verb[:40]) or "connection",
+            "command": "connection" if self.verb in (b"", NO_VERB) else printable(self.verb[:40]),
             "client": client_text(self.server.session.peer),
             "reply": in_one_line(reply),
         }
