@@ -266,6 +266,23 @@ class PageTests(BrowserCase):
         self.assertTrue(page.locator(".row.current").is_visible())
         self.assertFits(page.locator(".row.current"))
 
+    def test_whileLoading(self) -> None:
+        """A message that arrives while the list is being loaded for another one is shown, too."""
+        page = self.open()
+        page.locator("#live:visible").wait_for()
+        page.evaluate("window.told = 0; document.body.addEventListener('htmx:sseMessage', () => { window.told += 1; })")
+        held: list[Any] = []
+        page.route(f"{self.server.url}/", lambda route: held.append((route, route.fetch())), times=1)
+        self.server.send(letter("First"))
+        page.wait_for_function("window.told == 1")
+        while not held:
+            page.wait_for_timeout(30)
+        self.server.send(letter("Second"))
+        page.wait_for_function("window.told == 2")
+        route, response = held.pop()
+        route.fulfill(response=response)
+        page.locator(".row", has_text="Second").wait_for()
+
     def test_phone(self) -> None:
         """On a phone no page is wider than the screen, and the open view is among the visible tabs."""
         refused = "nobody@" + "example." * 20 + "com"

@@ -200,7 +200,7 @@ const keys = {
   "/": () => { $("#query").focus(); $("#query").select(); },
   "?": () => $("#shortcuts").showModal(),
   f: follow,
-  r: () => window.htmx?.trigger("#list", "inbox:reload"),
+  r: () => window.htmx?.trigger("#list-updates", "inbox:reload"),
   u: () => press("#mark-unread"),
   d: () => press($(".row > input:checked") ? '#actions button[value="delete"]' : "#delete"),
   x: () => { const row = focused(); if (row) { const box = $("input", row); box.checked = !box.checked; showSelection(); } },
