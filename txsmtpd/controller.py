@@ -627,7 +627,7 @@ class BaseUnthreadedController(BaseController):
         try:
             coroutine.send(None)
         except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
+            return end.value  # type: ignore[no-any-return]  # StopIteration.value is Any
         raise AssertionError("there is nothing to wait for")
 
     def finalize(self) -> Any:

@@ -519,7 +519,7 @@ class SMTP(LineReceiver, metaclass=ProtocolClass):
                 status = await self._dispatcher.result_of_hook("EHLO", hostname, responses)
                 if isinstance(status, list | tuple) and all(isinstance(line, str) for line in status):
                     status = "\n".join(status)
-                return self._dispatcher.reply_from_hook(status, "EHLO")  # type: ignore[no-any-return]
+                return self._dispatcher.reply_from_hook(status, "EHLO")  # type: ignore[no-any-return]  # the dispatcher is Any
             last = Reply(250, None, lines.pop())
             if "EHLO" in hooks:
                 last = await self.call_hook("EHLO", hostname, default=_never_called)

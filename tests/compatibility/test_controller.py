@@ -353,7 +353,7 @@ class OptionTests(SynchronousTestCase):
         self.assertEqual(Controller(Sink(), port="2525").port, 2525)
         with Controller(Sink(), "127.0.0.1", "0") as controller, smtplib.SMTP("127.0.0.1", controller.port) as client:
             self.assertEqual(client.noop()[0], 250)
-        controller.port = "2526"  # type: ignore[assignment]
+        controller.port = "2526"  # type: ignore[assignment]  # text is accepted, too
         self.assertEqual(controller.port, 2526)
 
     def test_passedOn(self) -> None:

@@ -311,7 +311,7 @@ class StageTests(FilterTests):
             envelope.drop(address)
             return "250 ok"
 
-        handler.handle_RCPT = dropping  # type: ignore[attr-defined]
+        handler.handle_RCPT = dropping  # type: ignore[attr-defined]  # hooks are optional
         client = self.client(Filter(RSET=lambda *arguments: calls.append("RSET")), handler=handler)
         self.assertEqual(client.send_message().code, 250)
         self.assertEqual(calls, ["RSET"])

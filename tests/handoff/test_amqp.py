@@ -284,9 +284,9 @@ class Confused(Protocol):
         factory: Any = self.factory
         factory.connections += 1
         if factory.connections % 2:
-            self.transport.write(b"\1\0\0\0\0\0\4\0\xff\0\xff\xce")  # type: ignore[union-attr]
+            self.transport.write(b"\1\0\0\0\0\0\4\0\xff\0\xff\xce")  # type: ignore[union-attr]  # connected
         else:
-            self.transport.loseConnection()  # type: ignore[union-attr]
+            self.transport.loseConnection()  # type: ignore[union-attr]  # connected
 
 
 class StopTests(HandoffTestCase):

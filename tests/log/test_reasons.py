@@ -24,7 +24,7 @@ class ReasonTests(SynchronousTestCase):
         """Several reasons are named once each; those of OpenSSL without library and function."""
         several = ValueError("several")
         openssl = SSL.Error([("SSL routines", "", "certificate verify failed")])
-        several.reasons = [Failure(OSError("gone")), Failure(OSError("gone")), Failure(openssl)]  # type: ignore[attr-defined]
+        several.reasons = [Failure(OSError("gone")), Failure(OSError("gone")), Failure(openssl)]  # type: ignore[attr-defined]  # as Twisted
         self.assertEqual(reason_of(Failure(several)), "TLS: certificate verify failed; gone")
 
     def test_noText(self) -> None:

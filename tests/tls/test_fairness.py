@@ -219,7 +219,7 @@ class RecordTests(SynchronousTestCase):
             else:
                 self.assertGreater(len(sizes), 10)
                 self.assertLessEqual(max(sizes), PART)
-        self.tls.dataReceived = self.input.handshake_received  # type: ignore[method-assign]
+        self.tls.dataReceived = self.input.handshake_received  # type: ignore[method-assign]  # as the handshake does
         self.assertLessEqual(max(self.received(updates)), PART)
 
     def test_usual(self) -> None:

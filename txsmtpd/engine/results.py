@@ -1,4 +1,6 @@
-"""Results of turns that are more than a reply, or none."""
+"""The results that a turn may have besides an ordinary reply: a reply that closes the connection, an action, or a reply
+that is sent later.
+"""
 
 from __future__ import annotations
 
